@@ -1,0 +1,225 @@
+"""Axes: the named, typed, bounded quantities a grid is declared over, and the ranges they accept.
+
+An axis has a *kind*, which says how it is executed:
+
+* `shape`: changes tensor shapes or the program; cells that differ here cannot share a pack.
+* `lane`: differs per run but not in shape; stacked inside a pack.
+* `observed`: read off a run that happens anyway; never enumerated to plan.
+
+The kind may depend on another axis of the same cell (`KindBy`): training time is observed under a
+constant schedule and a lane under cosine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from raysweep.errors import SweepError, nearest
+
+__all__ = ["RANGES", "Axis", "Kind", "KindBy", "Value", "axis_values", "canonical", "index_axes"]
+
+Kind = Literal["shape", "lane", "observed"]
+Value = bool | int | float | str
+RANGES = ("geom", "log2", "linear", "range")
+_TYPES: dict[type, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a word"}
+
+
+@dataclass(frozen=True)
+class KindBy:
+    """A kind chosen by the value of another axis, e.g. `KindBy("schedule", {"cosine": "lane"}, "observed")`."""
+
+    axis: str
+    kinds: Mapping[Value, Kind]
+    otherwise: Kind
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One quantity of a grid.
+
+    Args:
+        name: Column name, axis name in sweep files.
+        type: `bool`, `int`, `float` or `str`.
+        kind: How the axis is executed; see the module.
+        default: Value of a cell that does not name the axis. A cell's key leaves out axes at their default,
+            so adding an axis to an experiment keeps its old cells.
+        follows: Name of an axis whose value is the default instead (`data_seed` follows `seed`).
+        low, high: Inclusive bounds.
+        choices: The only values allowed.
+        unit, help: Shown by `plan`, in errors and in the ledger's metadata.
+        role: `seed` for replicates, `time` for training time: what a fit may reduce over.
+    """
+
+    name: str
+    type: type
+    kind: Kind | KindBy
+    default: Value | None = None
+    follows: str | None = None
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[Value, ...] = ()
+    unit: str = ""
+    help: str = ""
+    role: Literal["", "seed", "time"] = ""
+
+    def kind_for(self, cell: Mapping[str, Value]) -> Kind:
+        """The kind in a cell that holds at least the axis this kind depends on."""
+        if isinstance(self.kind, KindBy):
+            return self.kind.kinds.get(cell.get(self.kind.axis, ""), self.kind.otherwise)
+        return self.kind
+
+    def parse(self, raw: Any, where: str) -> Value:
+        """One canonical value of this axis.
+
+        Raises:
+            SweepError: wrong type, out of bounds, not among the choices; `where` names the place.
+        """
+        value = canonical(_cast(raw, self.type))
+        if value is None:
+            raise SweepError(f"{where}: {self.name} must be {_TYPES[self.type]}{self._bounds()}, but got {raw!r}")
+        if self.choices and value not in self.choices:
+            raise SweepError(
+                f"{where}: {self.name} must be one of {', '.join(map(str, self.choices))}, but got {raw!r}. "
+                + nearest(str(raw), map(str, self.choices))
+            )
+        if not isinstance(value, str) and (
+            (self.low is not None and value < self.low) or (self.high is not None and value > self.high)
+        ):
+            raise SweepError(f"{where}: {self.name} must be {_TYPES[self.type]}{self._bounds()}, but got {raw!r}")
+        return value
+
+    def _bounds(self) -> str:
+        if self.low is None and self.high is None:
+            return ""
+        low = "-inf" if self.low is None else f"{self.low:g}"
+        high = "inf" if self.high is None else f"{self.high:g}"
+        unit = f" {self.unit}" if self.unit else ""
+        return f" in [{low}, {high}]{unit}"
+
+
+def canonical(value: Value | None) -> Value | None:
+    """Floats to 12 significant digits, so that 0.1 + 0.2, 0.3 and another libm's `pow` share one key."""
+    if isinstance(value, float):
+        return float(f"{value:.12g}") + 0.0  # + 0.0 turns -0.0 into 0.0
+    return value
+
+
+def _cast(raw: Any, to: type) -> Value | None:
+    """`raw` as `to`, or None where that would lose or invent something. YAML reads `1e-3` as a word."""
+    if to is bool or isinstance(raw, bool):
+        return raw if to is bool and isinstance(raw, bool) else None
+    if to is str:
+        return raw if isinstance(raw, str) else str(raw) if isinstance(raw, int | float) else None
+    try:
+        number = float(raw) if isinstance(raw, int | float | str) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    if not math.isfinite(number):
+        return None
+    if to is int:
+        if isinstance(raw, int):
+            return raw
+        return int(number) if number == int(number) else None
+    return number
+
+
+def axis_values(axis: Axis, spec: Any, where: str) -> tuple[Value, ...]:
+    """The distinct values a sweep file's entry stands for, in the order given.
+
+    `spec` is a single value, a list of values, or one range:
+
+    * `{geom: [low, high, n]}`: n points evenly spaced in the logarithm
+    * `{log2: [low, high]}`: low, 2 low, 4 low, ... up to high
+    * `{linear: [low, high, n]}`: n points evenly spaced
+    * `{range: n}`, `{range: [start, stop]}`, `{range: [start, stop, step]}`: as Python's, stop excluded
+
+    Integer axes stay integers: points are rounded, and what coincides is kept once.
+
+    Raises:
+        SweepError: an unknown range, wrong arguments, an empty list or an invalid value.
+    """
+    if isinstance(spec, Mapping):
+        points: Sequence[Any] = _range(axis, spec, where)
+    elif isinstance(spec, list | tuple):
+        points = spec
+    else:
+        points = [spec]
+    if not points:
+        raise SweepError(f"{where}: {axis.name} must have at least one value, but got {spec!r}")
+    return tuple(dict.fromkeys(axis.parse(p, where) for p in points))
+
+
+def _range(axis: Axis, spec: Mapping[str, Any], where: str) -> list[Any]:
+    if len(spec) != 1 or next(iter(spec)) not in RANGES:
+        hint = nearest(str(next(iter(spec), "")), RANGES)
+        raise SweepError(
+            f"{where}: a range must have exactly one of {', '.join(RANGES)}, but got {dict(spec)!r}. {hint}"
+        )
+    if axis.type not in (int, float):
+        raise SweepError(
+            f"{where}: {axis.name} is {_TYPES[axis.type]} and takes a list, not a range; got {dict(spec)!r}"
+        )
+    name, raw = next(iter(spec.items()))
+    args = raw if isinstance(raw, list | tuple) else [raw]
+    numbers = [_cast(a, float) for a in args]
+    forms = {"geom": (3,), "linear": (3,), "log2": (2,), "range": (1, 2, 3)}
+    if len(args) not in forms[name] or any(n is None for n in numbers):
+        usage = {
+            "geom": "[low, high, n]",
+            "linear": "[low, high, n]",
+            "log2": "[low, high]",
+            "range": "n, [start, stop] or [start, stop, step]",
+        }[name]
+        raise SweepError(f"{where}: {name} takes {usage}, but got {raw!r}")
+    x = [float(n) for n in numbers if n is not None]
+    if name == "range":
+        if any(v != int(v) for v in x) or (len(x) == 3 and x[2] == 0):
+            raise SweepError(f"{where}: range takes whole numbers and a step other than 0, but got {raw!r}")
+        return list(range(*map(int, x)))
+    low, high = x[0], x[1]
+    if low > high or (name in ("geom", "log2") and low <= 0):
+        rule = "low <= high" if name == "linear" else "0 < low <= high"
+        raise SweepError(f"{where}: `{rule}` must hold in {name}, but got (low={low:g}, high={high:g})")
+    if name == "log2":
+        count = math.floor(math.log2(high / low) + 1e-9) + 1
+        points = [low * 2**i for i in range(count)]
+    else:
+        n = int(x[2])
+        if n != x[2] or n < 1 or n > 1_000_000 or (n == 1 and low != high):
+            raise SweepError(f"{where}: {name} needs a whole number of points n >= 2, but got {x[2]:g}")
+        step = [i / max(n - 1, 1) for i in range(n)]
+        points = [low * (high / low) ** s for s in step] if name == "geom" else [low + (high - low) * s for s in step]
+        points[-1] = high  # exact, whatever pow rounds to
+    return [round(p) for p in points] if axis.type is int else points
+
+
+def index_axes(axes: Sequence[Axis]) -> dict[str, Axis]:
+    """Axes by name, checked to make sense together.
+
+    Raises:
+        SweepError: two axes of one name, a `follows` or `KindBy` that names no axis, a bad default.
+    """
+    table = {a.name: a for a in axes}
+    if len(table) != len(axes):
+        raise SweepError(f"axis names must be distinct, but got {sorted(a.name for a in axes)}")
+    for axis in axes:
+        if axis.type not in _TYPES:
+            raise SweepError(f"axis {axis.name}: type must be one of bool, int, float, str, but got {axis.type!r}")
+        controls = [axis.follows] if axis.follows else []
+        if isinstance(axis.kind, KindBy):
+            controls.append(axis.kind.axis)
+            if isinstance(table.get(axis.kind.axis, axis).kind, KindBy):
+                raise SweepError(
+                    f"axis {axis.name}: its kind depends on {axis.kind.axis}, which must have a fixed kind"
+                )
+        elif axis.kind not in get_args(Kind):
+            raise SweepError(f"axis {axis.name}: kind must be one of {get_args(Kind)}, but got {axis.kind!r}")
+        for other in controls:
+            if other not in table:
+                raise SweepError(f"axis {axis.name} depends on {other!r}, which is no axis. {nearest(other, table)}")
+        if axis.default is not None:
+            axis.parse(axis.default, f"axis {axis.name}: default")
+    return table

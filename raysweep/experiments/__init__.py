@@ -1,0 +1,74 @@
+"""Experiments by name. Each module exports one `EXPERIMENT`; a user's own joins as `my_module:name`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from raysweep.errors import SweepError, nearest
+from raysweep.experiment import Experiment
+from raysweep.experiments.function import FunctionExperiment, infer_axes
+
+__all__ = ["BUILT_IN", "load_experiment"]
+
+BUILT_IN = {"classifier": "raysweep.experiments.classifier"}
+
+
+def load_experiment(
+    reference: str, grid: Mapping[str, Any], observed: Sequence[str], version: int, folders: Sequence[Path], where: str
+) -> Experiment:
+    """The experiment a sweep file names.
+
+    Args:
+        reference: A built-in name, or `module:attribute` for a user's Experiment or plain function.
+        grid: The sweep's grid, from which a plain function's axes are inferred.
+        observed, version: Of a plain function.
+        folders: Where the user's module may lie.
+        where: Named in errors.
+
+    Raises:
+        SweepError: unknown name, module or attribute, or the attribute is neither.
+    """
+    if ":" not in reference:
+        if reference not in BUILT_IN:
+            raise SweepError(
+                f"{where}: experiment must be built in or `module:name`, but got {reference!r}. "
+                + nearest(reference, BUILT_IN)
+            )
+        built_in: Experiment = importlib.import_module(BUILT_IN[reference]).EXPERIMENT
+        return _own(built_in, observed, version, where)
+    module_name, _, attribute = reference.partition(":")
+    for folder in map(str, folders):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name.split(".")[0]:
+            raise
+        looked = ", ".join(map(str, folders))
+        raise SweepError(
+            f"{where}: experiment's module must be importable, but got {module_name!r}; looked in {looked}"
+        ) from error
+    if not hasattr(module, attribute):
+        raise SweepError(
+            f"{where}: {module_name} must define {attribute!r}, but does not. {nearest(attribute, vars(module))}"
+        )
+    found = getattr(module, attribute)
+    if isinstance(found, Experiment):
+        return _own(found, observed, version, where)
+    if not callable(found):
+        raise SweepError(f"{where}: experiment must be an Experiment or `def train(config)`, but got {found!r}")
+    return FunctionExperiment(reference, found, infer_axes(grid, observed, where), version)
+
+
+def _own(experiment: Experiment, observed: Sequence[str], version: int, where: str) -> Experiment:
+    if observed or version != 1:
+        raise SweepError(
+            f"{where}: `observed` and `version` are for plain functions, but {experiment.name} declares its own; "
+            f"got observed={list(observed)}, version={version}"
+        )
+    return experiment

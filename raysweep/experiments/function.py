@@ -1,0 +1,135 @@
+"""A user's `def train(config) -> dict | iterable of dicts` as an experiment.
+
+Every axis is a shape axis (one run a program) unless the sweep says `observed`. `config` holds one value per
+axis, and for each observed axis the tuple of values asked for; each dict returned or yielded holds the observed
+values it was measured at, and metrics.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from raysweep.axes import RANGES, Axis, Value
+from raysweep.errors import SweepError, nearest
+from raysweep.experiment import Context, Cost, Metric
+from raysweep.grid import Observed, Runs
+
+__all__ = ["FunctionExperiment", "infer_axes", "source_sha"]
+
+_TRACEBACK_LINES = 12
+
+
+@dataclass(frozen=True)
+class FunctionExperiment:
+    """Runs a user's function once per run. Its metrics are whatever it returns."""
+
+    name: str
+    function: Callable[[dict[str, Any]], Any]
+    axes: Sequence[Axis]
+    version: int = 1
+    metrics: Sequence[Metric] = ()
+
+    def cost(self, run: Mapping[str, Value], observed: Observed) -> Cost:
+        """Unknown: nothing is assumed about a user's function."""
+        return Cost()
+
+    def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
+        """One batch per measured row. A raised error fails its run only, with the tail of the traceback."""
+        for lane in range(len(pack)):
+            observed = pack.observed[int(pack.observed_code[lane])]
+            asked = {values: dict(zip(observed.names, values, strict=True)) for values in observed.cells.values()}
+            config = {**pack.row(lane), **{n: observed.values(n) for n in observed.names}}
+            reason = ""
+            try:
+                returned = self.function(config)
+                rows = [returned] if isinstance(returned, Mapping) else returned
+                for row in rows:
+                    values = self._observed_values(row, observed)
+                    asked.pop(values, None)
+                    yield pa.RecordBatch.from_pylist([{"lane": lane, **_metrics(row)}])
+            except Exception:
+                reason = "".join(traceback.format_exc().splitlines(keepends=True)[-_TRACEBACK_LINES:])
+            for missing in asked.values():
+                told = reason or f"the function returned no row with {missing}"
+                yield pa.RecordBatch.from_pylist([{"lane": lane, **missing, "status": "failed", "error": told}])
+
+    def _observed_values(self, row: Any, observed: Observed) -> tuple[Value, ...]:
+        if not isinstance(row, Mapping):
+            raise TypeError(f"{self.name} must return or yield dicts, but got {row!r}")
+        missing = [n for n in observed.names if n not in row]
+        if missing:
+            raise KeyError(f"a row of {self.name} must hold its observed axes, but lacks {missing}: {dict(row)!r}")
+        types = {a.name: a for a in self.axes}
+        return tuple(types[n].parse(row[n], "a row's observed value") for n in observed.names)
+
+
+def _metrics(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain numbers and words; a NaN or infinite number makes its row diverged, as in every experiment."""
+    plain = {k: v.item() if hasattr(v, "item") else v for k, v in row.items()}
+    for name, value in plain.items():
+        if not isinstance(value, bool | int | float | str):
+            raise TypeError(f"a row must hold numbers and words, but {name} is {value!r}")
+    bad = [k for k, v in plain.items() if isinstance(v, float) and not math.isfinite(v)]
+    if bad:
+        plain |= {"status": "diverged", "error": f"not finite: {', '.join(bad)}"}
+    return plain
+
+
+def infer_axes(grid: Mapping[str, Any], observed: Sequence[str], where: str) -> tuple[Axis, ...]:
+    """Axes of a plain function: every name in the grid, typed by its values.
+
+    Raises:
+        SweepError: `observed` names no axis of the grid, or values of one axis mix types.
+    """
+    values: dict[str, list[Any]] = {}
+    _collect(grid, values)
+    for name in observed:
+        if name not in values:
+            raise SweepError(f"{where}: observed must name axes of the grid, but got {name!r}. {nearest(name, values)}")
+    return tuple(
+        Axis(name, _type_of(name, found, where), "observed" if name in observed else "shape")
+        for name, found in values.items()
+    )
+
+
+def _collect(grid: Any, into: dict[str, list[Any]]) -> None:
+    for key, entry in grid.items() if isinstance(grid, Mapping) else ():
+        parts = entry if isinstance(entry, list) else [entry]
+        if key in ("zip", "concat"):
+            for part in parts:
+                _collect(part, into)
+        elif key == "when":
+            for part in parts:
+                _collect(part.get("then", {}) if isinstance(part, Mapping) else {}, into)
+        elif isinstance(entry, Mapping) and len(entry) == 1 and next(iter(entry)) in RANGES:
+            ends = next(iter(entry.values()))
+            ends = list(ends) if isinstance(ends, list) else [ends]
+            into.setdefault(key, []).extend(ends[:2] if next(iter(entry)) in ("geom", "linear") else ends)
+        else:
+            into.setdefault(key, []).extend(parts)
+
+
+def _type_of(name: str, values: Sequence[Any], where: str) -> type:
+    types = {type(v) for v in values}
+    if types == {int, float}:
+        return float
+    if len(types) != 1 or not types <= {bool, int, float, str}:
+        raise SweepError(f"{where}: axis {name} must have values of one type, but got {list(values)!r}")
+    return types.pop()
+
+
+def source_sha(experiment: FunctionExperiment) -> str:
+    """Hash of the function's module as it stands, so that a change without a new `version` can be warned of."""
+    try:
+        text = inspect.getsource(inspect.getmodule(experiment.function) or experiment.function)
+    except (OSError, TypeError):
+        return ""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,64 @@
+"""Recipes: what fully determines a world before anything is trained. Their hash is part of every run's key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from raysweep import data
+
+__all__ = ["FlowRecipe", "GaussianRecipe", "Recipe", "recipe_hash"]
+
+FLOW_VERSION = 1  # bump when the flow's code changes what a recipe means
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FlowRecipe(_Strict):
+    """A class-conditional flow trained on real data (Theisen et al. 2021, arXiv 2106.03357, section 3).
+
+    One invertible net is shared by all classes; classes differ in the mean of a diagonal Gaussian base whose
+    scale they share. The Jacobian cancels in Bayes' rule, so the posterior is exact at every latent temperature.
+    """
+
+    kind: Literal["flow"] = "flow"
+    data: str = Field("digits", description="a data set of raysweep.data")
+    layers: int = Field(10, ge=1, le=64, description="affine coupling layers")
+    hidden: int = Field(128, ge=1, le=4096, description="width of a coupling's residual net")
+    blocks: int = Field(2, ge=1, le=16, description="residual blocks of a coupling")
+    epochs: int = Field(60, ge=1, le=100_000, description="passes over the training items")
+    batch: int = Field(128, ge=1, description="items a step, over all workers together")
+    lr: float = Field(2e-3, gt=0, lt=1, description="peak of a one-cycle schedule (AdamW)")
+    holdout: float = Field(0.15, gt=0, lt=1, description="fraction of items kept for the reported likelihood")
+    seed: int = Field(0, ge=0, description="initialisation, split, order and dequantisation noise")
+
+
+class GaussianRecipe(_Strict):
+    """K Gaussians of unit variance pushed through a fixed random invertible net: every posterior in closed form.
+
+    Class means sit `separation` apart (K=2: on one line; more: on a regular simplex); see science page W0.
+    """
+
+    kind: Literal["gaussian"] = "gaussian"
+    classes: int = Field(2, ge=2, le=1000)
+    dim: int = Field(2, ge=2, le=4096, description="dimensions of x")
+    separation: float = Field(2.0, gt=0, description="distance between any two class means, in standard deviations")
+    prior: tuple[float, ...] | None = Field(None, description="class probabilities; uniform by default")
+    layers: int = Field(4, ge=0, le=64, description="random coupling layers; 0 leaves the Gaussians as they are")
+    seed: int = Field(0, ge=0, description="of the random net")
+
+
+Recipe = Annotated[FlowRecipe | GaussianRecipe, Field(discriminator="kind")]
+
+
+def recipe_hash(recipe: FlowRecipe | GaussianRecipe) -> str:
+    """16 hex digits: the recipe, the hash of the data it is trained on, and the version of the flow's code."""
+    known = {**recipe.model_dump(mode="json"), "version": FLOW_VERSION}
+    if isinstance(recipe, FlowRecipe):
+        known["data_sha256"] = data.load(recipe.data).sha256
+    return hashlib.blake2b(json.dumps(known, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,140 @@
+"""Runs -> packs. A pack is a set of runs of one shape, trained as one program by one trial."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from raysweep.axes import Axis, KindBy, Value
+from raysweep.errors import PackError
+from raysweep.experiment import Cost
+from raysweep.grid import Observed, Runs
+
+__all__ = ["MIN_LANES", "Group", "Pack", "build_packs", "halve", "make_pack", "shape_groups"]
+
+MIN_LANES = 16  # below this, splitting for parallelism costs more in lost packing than it gains
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Runs of equal shape and equal observed set; lane i is run i."""
+
+    id: str
+    runs: Runs
+    attempt: int = 1
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+
+@dataclass(frozen=True)
+class Group:
+    """All pending runs of one shape, and what one of them costs."""
+
+    shape: Mapping[str, Value]
+    index: npt.NDArray[np.int64]
+    observed: Observed
+    cost: Cost
+
+
+def make_pack(runs: Runs, attempt: int = 1) -> Pack:
+    """A pack whose id is the hash of its runs, whatever their order."""
+    digest = hashlib.blake2b(b"\n".join(sorted(runs.keys.tolist())), digest_size=6).hexdigest()
+    return Pack(digest, _slim(runs), attempt)
+
+
+def shape_groups(
+    runs: Runs, axes: Mapping[str, Axis], cost: Callable[[Mapping[str, Value], Observed], Cost]
+) -> list[Group]:
+    """Runs by what must be equal inside a pack: every shape axis and the observed set."""
+    group = runs.observed_code.astype(np.int64)
+    for name, code in runs.codes.items():
+        if _can_be_shape(axes[name]):
+            size = len(runs.values[name])
+            group = np.unique(group * size + code, return_inverse=True)[1].reshape(-1)
+    order = np.argsort(group, kind="stable")
+    bounds = np.flatnonzero(np.diff(group[order], prepend=-1))
+    groups = []
+    for index in np.split(order, bounds[1:]) if len(order) else []:
+        row = runs.row(int(index[0]))
+        observed = runs.observed[int(runs.observed_code[index[0]])]
+        shape = {n: v for n, v in row.items() if axes[n].kind_for(row) == "shape"}
+        groups.append(Group(shape, index, observed, cost(row, observed)))
+    return groups
+
+
+def _can_be_shape(axis: Axis) -> bool:
+    if isinstance(axis.kind, KindBy):
+        return "shape" in (*axis.kind.kinds.values(), axis.kind.otherwise)
+    return axis.kind == "shape"
+
+
+def build_packs(
+    runs: Runs, groups: list[Group], memory: float, slots: int = 1, lanes: int | None = None, attempt: int = 1
+) -> Iterator[Pack]:
+    """Split each group by capacity, and further so that `slots` workers finish together.
+
+    Args:
+        runs: The pending runs that `groups` indexes.
+        groups: `shape_groups(...)`.
+        memory: Bytes a pack may take on its device.
+        slots: Packs that run at the same time; about two packs a slot balance the load.
+        lanes: At most this many lanes a pack.
+        attempt: Stamped on the packs' rows.
+
+    Raises:
+        PackError: one lane alone does not fit in `memory`.
+    """
+    total = sum(len(g.index) * (g.cost.flops + g.cost.flops_eval) for g in groups)
+    share = total / (2 * slots) if slots > 1 else math.inf
+    # Dear packs first: the cheap ones fill the gaps at the end.
+    for group in sorted(groups, key=lambda g: -(g.cost.flops + g.cost.flops_eval)):
+        fits = math.inf if group.cost.bytes <= 0 else memory // group.cost.bytes
+        if fits < 1:
+            raise PackError(
+                f"pack: one lane must fit in {memory / 2**30:.2f} GiB, but {dict(group.shape)} needs "
+                f"{group.cost.bytes / 2**30:.2f} GiB. Give resources.memory_gib more, or make it smaller"
+            )
+        each = group.cost.flops + group.cost.flops_eval
+        balanced = max(MIN_LANES, math.ceil(share / each)) if each > 0 else math.inf
+        most = min(fits, balanced, lanes or math.inf, len(group.index))
+        for index in np.array_split(group.index, math.ceil(len(group.index) / most)):
+            yield make_pack(runs.take(index), attempt)
+
+
+def halve(pack: Pack) -> tuple[Pack, Pack]:
+    """Both halves of a pack that ran out of memory, for the same attempt.
+
+    Raises:
+        PackError: it has one lane.
+    """
+    if len(pack) < 2:
+        raise PackError(f"pack {pack.id}: a pack must have 2 lanes or more to be halved, but it has {len(pack)}")
+    middle = len(pack) // 2
+    index = np.arange(len(pack))
+    return make_pack(pack.runs.take(index[:middle]), pack.attempt), make_pack(
+        pack.runs.take(index[middle:]), pack.attempt
+    )
+
+
+def _slim(runs: Runs) -> Runs:
+    """The same runs without the values and observed sets that none of them uses: a pack travels."""
+    values: dict[str, tuple[Any, ...]] = {}
+    codes: dict[str, npt.NDArray[np.integer[Any]]] = {}
+    for name, code in runs.codes.items():
+        used, codes[name] = np.unique(code, return_inverse=True)
+        values[name] = tuple(runs.values[name][i] for i in used)
+    used, observed_code = np.unique(runs.observed_code, return_inverse=True)
+    return replace(
+        runs,
+        values=values,
+        codes=codes,
+        observed=tuple(runs.observed[i] for i in used),
+        observed_code=observed_code.astype(np.int32),
+    )

@@ -1,0 +1,159 @@
+"""A store: one sweep's folder, on a local path or any URI that pyarrow or fsspec can open.
+
+Everything is written whole: locally a synced temporary file takes the final name, on an object store one
+completed upload appears at it. A reader therefore sees a file entire or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs as pafs
+
+from raysweep.errors import LedgerError
+
+__all__ = ["TEMPORARY", "Store"]
+
+TEMPORARY = ".tmp-"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder by URI. Cheap to make and to pickle; nothing is touched until it is used.
+
+    Args:
+        uri: A local path, `file://...`, or a URI such as `s3://bucket/sweep?region=...`, `gs://...`, `memory://...`.
+    """
+
+    uri: str
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        return Store, (self.uri,)  # the file system is reopened where the copy lands
+
+    @cached_property
+    def _opened(self) -> tuple[pafs.FileSystem, str]:
+        if "://" not in self.uri:
+            return pafs.LocalFileSystem(), str(Path(self.uri).expanduser().absolute())
+        try:
+            opened, path = pafs.FileSystem.from_uri(self.uri)
+            return opened, path
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as unknown:
+            import fsspec
+
+            try:
+                opened, path = fsspec.core.url_to_fs(self.uri)
+            except (ValueError, ImportError) as error:
+                raise LedgerError(
+                    f"store: must be a path or a URI that pyarrow or fsspec opens, got {self.uri!r}: {error}"
+                ) from unknown
+            return pafs.PyFileSystem(pafs.FSSpecHandler(opened)), path
+        except (OSError, ValueError) as error:
+            raise LedgerError(f"store: cannot be opened, got {self.uri!r}: {error}") from error
+
+    @property
+    def fs(self) -> pafs.FileSystem:
+        return self._opened[0]
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.fs, pafs.LocalFileSystem)
+
+    def path(self, name: str = "") -> str:
+        """The path of a file of this store within its file system."""
+        return f"{self._opened[1].rstrip('/')}/{name}" if name else self._opened[1]
+
+    def exists(self, name: str = "") -> bool:
+        return bool(self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
+
+    def list(self, folder: str) -> list[tuple[str, float]]:
+        """(name, modification time in seconds or 0) of the files in a folder, by name; none if it is missing.
+
+        Unfinished temporary files are not shown.
+        """
+        selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
+        found = [
+            (info.base_name, (info.mtime_ns or 0) / 1e9)
+            for info in self.fs.get_file_info(selector)
+            if info.type == pafs.FileType.File and not info.base_name.startswith(TEMPORARY)
+        ]
+        return sorted(found)
+
+    def read(self, name: str) -> bytes:
+        """The whole of a file.
+
+        Raises:
+            LedgerError: it is not there or cannot be read.
+        """
+        try:
+            with self.fs.open_input_stream(self.path(name)) as stream:
+                return bytes(stream.read())
+        except OSError as error:
+            raise LedgerError(f"store {self.uri}: {name} cannot be read: {error}") from error
+
+    def read_json(self, name: str) -> Any:
+        return json.loads(self.read(name))
+
+    def write(self, name: str, data: bytes | pa.Buffer) -> None:
+        """Create or replace a file, all or nothing.
+
+        Raises:
+            LedgerError: it cannot be written (permission, full disk, unreachable store).
+        """
+        path = self.path(name)
+        try:
+            self.fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
+            if self.is_local:
+                _replace(Path(path), data)
+            else:
+                with self.fs.open_output_stream(path) as stream:
+                    stream.write(data)
+        except OSError as error:
+            raise LedgerError(f"store {self.uri}: {name} cannot be written: {error}") from error
+
+    def write_json(self, name: str, data: Any) -> None:
+        self.write(name, json.dumps(data, indent=1, sort_keys=True).encode())
+
+    def delete(self, name: str) -> None:
+        """Remove a file if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.delete_file(self.path(name))
+
+    @contextlib.contextmanager
+    def local_copy(self, name: str) -> Iterator[Path]:
+        """A file of this store as a local path (itself where the store is local)."""
+        if self.is_local:
+            yield Path(self.path(name))
+            return
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / Path(name).name
+            copy.write_bytes(self.read(name))
+            yield copy
+
+
+def _replace(path: Path, data: bytes | pa.Buffer) -> None:
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}-{path.name}"[:200])
+    try:
+        with open(temporary, "xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,242 @@
+"""The sweep file: its schema, how it is loaded and overridden, and the `Sweep` it resolves to.
+
+Every error names the file, the key, the rule broken and the value given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from raysweep.axes import Axis, index_axes
+from raysweep.errors import SweepError, nearest
+from raysweep.experiment import Experiment
+from raysweep.experiments import load_experiment
+from raysweep.grid import Runs, Term, enumerate_runs, expand
+from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, Recipe, recipe_hash
+
+__all__ = ["FitSpec", "Resources", "Sweep", "SweepFile", "from_mapping", "load_sweep"]
+
+_MAX_BYTES = 1 << 20
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FitSpec(_Strict):
+    """One law to fit and draw in the report."""
+
+    law: str = "power"
+    x: str
+    y: str
+    by: tuple[str, ...] = ()
+    where: str | None = Field(None, description="rows to keep, a Polars SQL expression")
+
+
+class Resources(_Strict):
+    """What one pack may use."""
+
+    cpus: float = Field(1.0, gt=0, description="CPU cores a pack")
+    gpus: float = Field(0.0, ge=0, description="GPUs a pack")
+    memory_gib: float | None = Field(None, gt=0, description="device memory a pack may fill; measured by default")
+    lanes: int | None = Field(None, ge=1, description="at most this many runs a pack")
+    attempts: int = Field(3, ge=1, le=100, description="tries of a pack whose worker dies")
+    oracle_workers: int = Field(2, ge=1, description="data-parallel workers that train a flow oracle")
+
+
+class Budget(_Strict):
+    """What the sweep may cost; a dearer plan is refused before anything is spent."""
+
+    flops: float | None = Field(None, gt=0, description="training and evaluation together")
+    cells: int | None = Field(None, gt=0)
+
+
+class SweepFile(_Strict):
+    """The YAML file as written."""
+
+    name: str = Field(pattern=_NAME.pattern, description="names the default store, results/<name>")
+    experiment: str
+    grid: Mapping[str, Any]
+    world: Recipe | None = None
+    version: int = Field(1, ge=1, description="of a plain function: bump it and all cells are new")
+    observed: tuple[str, ...] = Field((), description="of a plain function: axes it reports along the way")
+    fit: tuple[FitSpec, ...] = ()
+    presets: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict, description="named overrides of the grid")
+    resources: Resources = Resources()
+    budget: Budget = Budget()
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file resolved: one experiment, its axes, and the terms of its grid."""
+
+    file: SweepFile
+    path: str
+    experiment: Experiment
+    axes: Mapping[str, Axis]
+    terms: tuple[Term, ...]
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+    @cached_property
+    def identity(self) -> str:
+        """What enters every run key besides the axes: experiment, version, world recipe (with its data's hash)."""
+        world = recipe_hash(self.file.world) if self.file.world else ""
+        return f"experiment={self.experiment.name}\nversion={self.experiment.version}\nworld={world}"
+
+    @cached_property
+    def runs(self) -> Runs:
+        """Every run of the grid."""
+        try:
+            return enumerate_runs(self.terms, self.axes, self.identity)
+        except SweepError as error:
+            raise SweepError(f"{self.path}: {error}") from error
+
+    @cached_property
+    def text(self) -> str:
+        """The resolved file as YAML: what a store keeps under `sweeps/<hash>.yaml`."""
+        return yaml.safe_dump(self.file.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+
+    @cached_property
+    def hash(self) -> str:
+        return hashlib.blake2b(self.text.encode(), digest_size=8).hexdigest()
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads `1e-3` as a number (YAML 1.2), and refuses aliases and repeated keys."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases (*name) are not allowed", self.peek_event().start_mark
+            )
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [k.value for k, _ in node.value]
+        if twice := sorted({k for k in keys if keys.count(k) > 1}):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"keys must be distinct, but {twice[0]!r} is given twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML file's content.
+
+    Raises:
+        SweepError: missing, unreadable, over 1 MiB, or not valid YAML.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise SweepError(f"{path}: a sweep file must be under 1 MiB, but has {path.stat().st_size:,} bytes")
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SweepError(f"{path}: cannot be read: {error}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise SweepError(f"{path}: must be valid YAML: {' '.join(str(error).split())}") from error
+
+
+def load_sweep(path: str | Path, overrides: Sequence[str] = (), preset: str | None = None) -> Sweep:
+    """A sweep from its file.
+
+    Args:
+        path: The YAML file.
+        overrides: `axis=values` of `--set`, e.g. `width=64,128` or `n_train={geom: [64, 4096, 7]}`.
+        preset: A key of the file's `presets`, applied before the overrides.
+
+    Raises:
+        SweepError: anything wrong with the file, an override or the preset.
+    """
+    path = Path(path)
+    raw = read_yaml(path)
+    if isinstance(raw, Mapping) and isinstance(raw.get("world"), str):
+        raw = {**raw, "world": read_yaml(path.parent / raw["world"])}
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("grid", {}), Mapping):
+        raise SweepError(f"{path}: a sweep must be a mapping with a `grid` mapping, but got {raw!r}"[:300])
+    grid = dict(raw.get("grid", {}))
+    if preset is not None:
+        presets = raw.get("presets") or {}
+        if preset not in presets:
+            raise SweepError(f"{path}: presets has no {preset!r}. {nearest(preset, presets)}")
+        grid |= presets[preset]
+    for text in overrides:
+        name, _, values = text.partition("=")
+        if not _ or not name.strip() or not values.strip():
+            raise SweepError(f"--set must be axis=values, but got {text!r}, e.g. --set width=64,128")
+        grid[name.strip()] = _override(values, text)
+    return from_mapping({**raw, "grid": grid}, str(path), [path.parent.absolute(), Path.cwd()])
+
+
+def _override(values: str, text: str) -> Any:
+    try:
+        parsed = yaml.load(values, Loader=_Loader)
+        if isinstance(parsed, str) and "," in values:
+            parsed = yaml.load(f"[{values}]", Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise SweepError(f"--set {text}: must be values or a range: {' '.join(str(error).split())}") from error
+    return parsed
+
+
+def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[Path] = ()) -> Sweep:
+    """A sweep from what its file holds (or from a dict, in Python).
+
+    Raises:
+        SweepError: as `load_sweep`.
+    """
+    try:
+        file = SweepFile.model_validate(raw)
+    except ValidationError as error:
+        raise SweepError(_explain(error, raw, path)) from error
+    experiment = load_experiment(file.experiment, file.grid, file.observed, file.version, folders or [Path.cwd()], path)
+    try:
+        axes = index_axes(list(experiment.axes))
+        terms = expand(file.grid, axes)
+    except SweepError as error:
+        raise SweepError(f"{path}: {error}") from error
+    if file.world is None and getattr(experiment, "needs_world", False):
+        raise SweepError(f"{path}: experiment {experiment.name} needs a `world:` (a recipe, or a file holding one)")
+    return Sweep(file, path, experiment, axes, terms)
+
+
+def _explain(error: ValidationError, raw: Any, path: str) -> str:
+    """The first validation error in one line: file, key, rule, value, nearest valid keys."""
+    first: ErrorDetails = error.errors()[0]
+    place = [part for part in first["loc"] if part not in ("flow", "gaussian")]
+    key = ".".join(map(str, place))
+    if first["type"] == "extra_forbidden":
+        return f"{path}: {key}: unknown key. {nearest(str(place[-1]), _keys_at(place[:-1], raw))}"
+    if first["type"] == "missing":
+        return f"{path}: {key}: must be given"
+    given = first["input"]
+    return f"{path}: {key}: {first['msg'][0].lower()}{first['msg'][1:]}, but got {given!r}"
+
+
+def _keys_at(place: Sequence[Any], raw: Any) -> list[str]:
+    models: dict[str, type[BaseModel]] = {"fit": FitSpec, "resources": Resources, "budget": Budget}
+    if not place:
+        return list(SweepFile.model_fields)
+    if place[0] == "world":
+        kind = raw["world"].get("kind", "flow")
+        return list((GaussianRecipe if kind == "gaussian" else FlowRecipe).model_fields)
+    return list(models[str(place[0])].model_fields)
