@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,7 +20,21 @@ from raysweep.axes import Axis, Value
 from raysweep.errors import SweepError
 from raysweep.grid import Observed, Runs
 
-__all__ = ["SCHEMA_VERSION", "Context", "Cost", "Dist", "Experiment", "Metric", "failure_rows", "row_schema", "stamp"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Context",
+    "Cost",
+    "Dist",
+    "Experiment",
+    "Metric",
+    "Sample",
+    "Stamp",
+    "World",
+    "WorldShape",
+    "failure_rows",
+    "row_schema",
+    "stamp",
+]
 
 SCHEMA_VERSION = 1
 Status = Literal["ok", "diverged", "failed", "skipped"]
@@ -68,18 +83,52 @@ class Dist:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """Labelled items drawn from a world.
+
+    Attributes:
+        x: [n, d] float32.
+        y: [n] the class that generated each item.
+        log_posterior: [n, classes] float64, exact at x as stored.
+    """
+
+    x: npt.NDArray[np.float32]
+    y: npt.NDArray[np.int64]
+    log_posterior: npt.NDArray[np.float64]
+
+
+class WorldShape(Protocol):
+    """What a plan needs to know of a world that is not made yet."""
+
+    @property
+    def classes(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+
+
+class World(WorldShape, Protocol):
+    """A data source whose posterior is known."""
+
+    @property
+    def sha(self) -> str: ...
+    def sample(self, n: int, stream: str, temperature: float = 1.0) -> Sample:
+        """n items of the named stream: the same items in every process; streams are independent."""
+        ...
+
+
+@dataclass(frozen=True)
 class Context:
     """Where and with what an experiment runs. Training code sees Ray only through this.
 
     Attributes:
         device: A torch device name.
-        world: The data source with a known posterior (`oracle.world.World`), where the experiment needs one.
+        world: The data source with a known posterior, where the experiment needs one.
         threads: CPU threads this pack may use.
         dist: Data-parallel hooks, or None on a single device.
     """
 
     device: str = "cpu"
-    world: Any = None
+    world: World | None = None
     threads: int = 1
     dist: Dist | None = None
 
@@ -88,8 +137,10 @@ class Context:
 class Experiment(Protocol):
     """Code that turns cells into measured rows.
 
-    `run` yields record batches with `lane` (int), every observed axis and every metric, and may add `status`,
-    `error`, `flops`, `flops_eval` per row. Raising fails the whole pack's remaining cells.
+    * `cost` is what one run takes, to its longest time, in a world of this shape (None: no world).
+    * `check` refuses runs whose axes do not make sense together, by a SweepError.
+    * `run` yields record batches with `lane` (int), every observed axis and every metric, and may add `status`,
+      `error`, `flops`, `flops_eval` per row. Raising fails the pack's cells that were not yielded.
     """
 
     @property
@@ -100,7 +151,10 @@ class Experiment(Protocol):
     def axes(self) -> Sequence[Axis]: ...
     @property
     def metrics(self) -> Sequence[Metric]: ...
-    def cost(self, run: Mapping[str, Value], observed: Observed) -> Cost: ...
+    @property
+    def needs_world(self) -> bool: ...
+    def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost: ...
+    def check(self, runs: Runs) -> None: ...
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]: ...
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from raysweep.errors import PackError
 from raysweep.experiment import Cost
 from raysweep.grid import Observed, Runs
 
-__all__ = ["MIN_LANES", "Group", "Pack", "build_packs", "halve", "make_pack", "shape_groups"]
+__all__ = ["MIN_LANES", "Group", "Pack", "build_packs", "halve", "lanes_per_pack", "make_pack", "shape_groups"]
 
 MIN_LANES = 16  # below this, splitting for parallelism costs more in lost packing than it gains
 
@@ -26,7 +27,7 @@ class Pack:
     """Runs of equal shape and equal observed set; lane i is run i."""
 
     id: str
-    runs: Runs
+    runs: Runs = field(repr=False)  # Tune prints configurations
     attempt: int = 1
 
     def __len__(self) -> int:
@@ -75,26 +76,22 @@ def _can_be_shape(axis: Axis) -> bool:
     return axis.kind == "shape"
 
 
-def build_packs(
-    runs: Runs, groups: list[Group], memory: float, slots: int = 1, lanes: int | None = None, attempt: int = 1
-) -> Iterator[Pack]:
-    """Split each group by capacity, and further so that `slots` workers finish together.
+def lanes_per_pack(groups: Sequence[Group], memory: float, slots: int = 1, lanes: int | None = None) -> list[int]:
+    """For each group, the most lanes of a pack: by capacity, and so that `slots` workers finish together.
 
     Args:
-        runs: The pending runs that `groups` indexes.
         groups: `shape_groups(...)`.
         memory: Bytes a pack may take on its device.
         slots: Packs that run at the same time; about two packs a slot balance the load.
         lanes: At most this many lanes a pack.
-        attempt: Stamped on the packs' rows.
 
     Raises:
         PackError: one lane alone does not fit in `memory`.
     """
     total = sum(len(g.index) * (g.cost.flops + g.cost.flops_eval) for g in groups)
-    share = total / (2 * slots) if slots > 1 else math.inf
-    # Dear packs first: the cheap ones fill the gaps at the end.
-    for group in sorted(groups, key=lambda g: -(g.cost.flops + g.cost.flops_eval)):
+    share = total / (2 * slots) if slots > 1 else total
+    most = []
+    for group in groups:
         fits = math.inf if group.cost.bytes <= 0 else memory // group.cost.bytes
         if fits < 1:
             raise PackError(
@@ -103,9 +100,26 @@ def build_packs(
             )
         each = group.cost.flops + group.cost.flops_eval
         balanced = max(MIN_LANES, math.ceil(share / each)) if each > 0 else math.inf
-        most = min(fits, balanced, lanes or math.inf, len(group.index))
-        for index in np.array_split(group.index, math.ceil(len(group.index) / most)):
-            yield make_pack(runs.take(index), attempt)
+        most.append(int(min(fits, balanced, lanes or math.inf, len(group.index))))
+    return most
+
+
+def build_packs(
+    runs: Runs, groups: Sequence[Group], most: Sequence[int], attempts: Mapping[str, int] = MappingProxyType({})
+) -> Iterator[Pack]:
+    """The packs of each group, dear ones first: the cheap ones fill the gaps at the end.
+
+    Args:
+        runs: The pending runs that `groups` indexes.
+        groups, most: `shape_groups(...)` and its `lanes_per_pack(...)`.
+        attempts: Tries so far by run key; a pack's rows carry one more than the most tried of its runs.
+    """
+    order = sorted(range(len(groups)), key=lambda i: -(groups[i].cost.flops + groups[i].cost.flops_eval))
+    for i in order:
+        for index in np.array_split(groups[i].index, math.ceil(len(groups[i].index) / most[i])):
+            part = runs.take(index)
+            tried = max((attempts.get(k.decode(), 0) for k in part.keys.tolist()), default=0) if attempts else 0
+            yield make_pack(part, tried + 1)
 
 
 def halve(pack: Pack) -> tuple[Pack, Pack]:

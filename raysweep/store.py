@@ -119,6 +119,27 @@ class Store:
         except OSError as error:
             raise LedgerError(f"store {self.uri}: {name} cannot be written: {error}") from error
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file unless it exists; whether this call wrote it. Of two writers, one wins (locally for sure)."""
+        if self.exists(name):
+            return False
+        if not self.is_local:
+            self.write(name, data)
+            return True
+        path = Path(self.path(name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}")
+        try:
+            _replace(temporary, data)
+            os.link(temporary, path)  # unlike a rename, fails where the name is taken
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise LedgerError(f"store {self.uri}: {name} cannot be written: {error}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
     def write_json(self, name: str, data: Any) -> None:
         self.write(name, json.dumps(data, indent=1, sort_keys=True).encode())
 

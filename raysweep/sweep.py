@@ -6,7 +6,6 @@ Every error names the file, the key, the rule broken and the value given.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -102,7 +101,9 @@ class Sweep:
     def runs(self) -> Runs:
         """Every run of the grid."""
         try:
-            return enumerate_runs(self.terms, self.axes, self.identity)
+            runs = enumerate_runs(self.terms, self.axes, self.identity)
+            self.experiment.check(runs)
+            return runs
         except SweepError as error:
             raise SweepError(f"{self.path}: {error}") from error
 
@@ -121,9 +122,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.constructor.ConstructorError(
-                None, None, "aliases (*name) are not allowed", self.peek_event().start_mark
-            )
+            raise yaml.YAMLError("aliases (*name) are not allowed; write the values out")
         node: yaml.Node | None = super().compose_node(parent, index)
         return node
 
@@ -176,7 +175,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), preset: str | No
         raise SweepError(f"{path}: a sweep must be a mapping with a `grid` mapping, but got {raw!r}"[:300])
     grid = dict(raw.get("grid", {}))
     if preset is not None:
-        presets = raw.get("presets") or {}
+        presets = {"full": {}, **(raw.get("presets") or {})}  # full: the grid as written, unless the file says more
         if preset not in presets:
             raise SweepError(f"{path}: presets has no {preset!r}. {nearest(preset, presets)}")
         grid |= presets[preset]
@@ -214,7 +213,7 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
         terms = expand(file.grid, axes)
     except SweepError as error:
         raise SweepError(f"{path}: {error}") from error
-    if file.world is None and getattr(experiment, "needs_world", False):
+    if file.world is None and experiment.needs_world:
         raise SweepError(f"{path}: experiment {experiment.name} needs a `world:` (a recipe, or a file holding one)")
     return Sweep(file, path, experiment, axes, terms)
 

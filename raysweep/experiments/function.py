@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from raysweep.axes import RANGES, Axis, Value
 from raysweep.errors import SweepError, nearest
-from raysweep.experiment import Context, Cost, Metric
+from raysweep.experiment import Context, Cost, Metric, WorldShape
 from raysweep.grid import Observed, Runs
 
 __all__ = ["FunctionExperiment", "infer_axes", "source_sha"]
@@ -36,10 +36,14 @@ class FunctionExperiment:
     axes: Sequence[Axis]
     version: int = 1
     metrics: Sequence[Metric] = ()
+    needs_world: bool = False
 
-    def cost(self, run: Mapping[str, Value], observed: Observed) -> Cost:
+    def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
         """Unknown: nothing is assumed about a user's function."""
         return Cost()
+
+    def check(self, runs: Runs) -> None:
+        """Any combination of axes is the user's to judge."""
 
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
         """One batch per measured row. A raised error fails its run only, with the tail of the traceback."""

@@ -104,7 +104,7 @@ def bootstrap(
     _, scale_index = np.unique(x, return_inverse=True)
     # has[r, s]: run r was measured at scale s.
     has = np.zeros((run_index.max() + 1, scale_index.max() + 1))
-    has[run_index, scale_index] = 1.0
+    has[run_index[w > 0], scale_index[w > 0]] = 1.0
     runs, spent = len(has), _spent(law, has)
     counts, redrawn = _draw(has, len(law.parameters), draws, np.random.default_rng(np.random.SeedSequence(seed)))
     fitted = estimate(law, x, y, counts[:, run_index] * w)
@@ -114,19 +114,18 @@ def bootstrap(
 def _spent(law: Law, has: Array) -> int:
     """Degrees of freedom the law takes from the runs: p, but 1 where each run alone spans the scales."""
     runs, p = len(has), len(law.parameters)
-    if (has.sum(axis=1) > p).all():
-        if runs < 2:
-            raise FitError(
-                "An interval needs independent runs, but all points come from 1 run. "
-                "Add runs (seeds), or set bootstrap=0 for the estimate alone."
-            )
-        return 1
+    if runs < 2:
+        raise FitError(
+            "An interval needs independent runs, but all points come from 1 run. "
+            "Add runs (seeds), or set bootstrap=0 for the estimate alone."
+        )
     if runs <= p + 1 and has.sum(axis=0).max() < 2:
         raise FitError(
             f"An interval needs 2 runs at some scale, or more than {p + 1} runs, but there are {runs} runs at "
             f"{has.shape[1]} scales. Add runs (seeds) or scales, or set bootstrap=0 for the estimate alone."
         )
-    return p
+    # Few runs that span some scales each lie between the two cases: take what leaves one degree of freedom.
+    return 1 if (has.sum(axis=1) > p).all() else min(p, runs - 1)
 
 
 def _draw(has: Array, fewest: int, draws: int, rng: np.random.Generator) -> tuple[Array, int]:

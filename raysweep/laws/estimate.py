@@ -23,6 +23,7 @@ __all__ = ["Estimate", "Status", "check", "estimate", "nnls"]
 _MAX_ITER = 200
 _TOLERANCE = 1e-10  # of a step, relative to 1 + |parameter|, in centred log units
 _NEGLIGIBLE = 1e-6  # an amplitude whose share of y is below this at every point lies on its bound, 0
+_LEAST_LOG = -230.0  # of a positive parameter, centred: about 1e-100, so that no unit makes it underflow to 0
 _DAMPING_FLOOR = 1e-12
 
 
@@ -140,15 +141,18 @@ def nnls(gram: Array, moment: Array) -> tuple[Array, Array]:
 def _project(law: Law, u: Array, t: Array, w: Array) -> Array:
     """The start of each draw: the best of the exponents' mesh, its amplitudes solved; [draws, parameters].
 
-    Residuals are relative, `law/y - 1`: linear in the amplitudes, and the log residual to first order.
+    Log residuals are linearised about a parabola through the logs, not about y, whose noise would bend the choice.
     """
     mesh = np.array(list(product(*(p.search for p in law.exponents))))
-    columns = law.basis(u, mesh) / np.exp(t)[:, None]  # [mesh, points, k]
+    pilot = np.polyval(np.polyfit(u, t, 2), u)
+    columns = law.basis(u, mesh) / np.exp(pilot)[:, None]  # [mesh, points, k]
     products = columns[..., :, None] * columns[..., None, :]
     gram = np.tensordot(w, products, axes=(1, 1))
-    amplitudes, gain = nnls(gram, np.tensordot(w, columns, axes=(1, 1)))
+    amplitudes, gain = nnls(gram, np.tensordot(w * (1 + t - pilot), columns, axes=(1, 1)))
     best = gain.argmax(axis=1)
-    return np.concatenate([amplitudes[np.arange(len(w)), best], mesh[best]], axis=1)
+    # A positive amplitude starts just above 0, where its logarithm still has a gradient.
+    least = np.where([p.log for p in law.amplitudes], _NEGLIGIBLE / columns.max(axis=1), 0.0)
+    return np.concatenate([np.maximum(amplitudes[np.arange(len(w)), best], least[best]), mesh[best]], axis=1)
 
 
 @dataclass(frozen=True)
@@ -165,14 +169,14 @@ class _Problem:
 
     @property
     def low(self) -> Array:
-        return np.array([-np.inf if p.log else p.low for p in self.law.parameters])
+        return np.array([_LEAST_LOG if p.log else p.low for p in self.law.parameters])
 
     @property
     def high(self) -> Array:
         return np.array([p.high for p in self.law.parameters])
 
     def encode(self, values: Array) -> Array:
-        return np.where(self.log, np.log(np.maximum(values, _NEGLIGIBLE)), values)
+        return np.where(self.log, np.log(np.where(self.log, values, 1.0)), values)
 
     def decode(self, q: Array) -> Array:
         return np.where(self.log, np.exp(np.where(self.log, q, 0.0)), q)
@@ -208,11 +212,15 @@ def _polish(problem: _Problem, w: Array, q: Array) -> tuple[Array, Array, npt.ND
             better = new_cost <= cost[active]
             settled = (np.abs(step) <= _TOLERANCE * (1 + np.abs(here))).all(axis=1)
             settled |= better & (np.abs((g * step).sum(axis=1)) <= 1e-13 * new_cost)
+            promised = -(step * (2 * g + (hessian[active] @ step[..., None])[..., 0])).sum(axis=1)
+            poor = ~better | (cost[active] - new_cost < 0.5 * promised)
             took = active[better]
             q[took], cost[took] = trial[better], new_cost[better]
             gradient[took], hessian[took] = new_gradient[better], new_hessian[better]
-            eased = np.where(damping[active] > 1e-6, damping[active] / 10, _DAMPING_FLOOR)
-            damping[active] = np.where(better, eased, np.maximum(damping[active] * 10, 1e-3))
+            # A step that won less than half of what it promised overshot: without damping it may do so for ever.
+            damping[active] = np.where(
+                poor, np.maximum(damping[active] * 4, 1e-3), np.maximum(damping[active] / 10, _DAMPING_FLOOR)
+            )
             active = active[~settled]
             if not active.size:
                 break

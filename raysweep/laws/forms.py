@@ -133,7 +133,7 @@ LAWS: dict[str, Law] = {
             name="power+floor",
             formula="y = E + A x^-alpha",
             amplitudes=(Parameter("E", "y", 0.0, math.inf), _AMPLITUDE),
-            exponents=(Parameter("alpha", "1", 0.0, 10.0, search=tuple(np.geomspace(0.01, 10.0, 49).tolist())),),
+            exponents=(Parameter("alpha", "1", 0.0, 10.0, search=tuple(np.geomspace(0.01, 10.0, 25).tolist())),),
             basis=_floored_decay,
             slope=_floored_decay_slope,
             fewest_scales=4,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from raysweep import data
+from raysweep.errors import OracleError
 
-__all__ = ["FlowRecipe", "GaussianRecipe", "Recipe", "recipe_hash"]
+__all__ = ["FlowRecipe", "GaussianRecipe", "Recipe", "parse_recipe", "recipe_hash", "shape_of"]
 
 FLOW_VERSION = 1  # bump when the flow's code changes what a recipe means
 
@@ -54,6 +56,35 @@ class GaussianRecipe(_Strict):
 
 
 Recipe = Annotated[FlowRecipe | GaussianRecipe, Field(discriminator="kind")]
+
+
+def parse_recipe(text: bytes | str, where: str) -> FlowRecipe | GaussianRecipe:
+    """A recipe from JSON.
+
+    Raises:
+        OracleError: it is none.
+    """
+    try:
+        found: FlowRecipe | GaussianRecipe = TypeAdapter(Recipe).validate_json(text)
+    except ValidationError as error:
+        raise OracleError(f"{where}: must hold a recipe: {' '.join(str(error).split())}") from error
+    return found
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Dimensions of x and number of classes of a world that need not be made yet."""
+
+    dim: int
+    classes: int
+
+
+def shape_of(recipe: FlowRecipe | GaussianRecipe) -> Shape:
+    """The shape a recipe's world will have."""
+    if isinstance(recipe, GaussianRecipe):
+        return Shape(recipe.dim, recipe.classes)
+    source = data.load(recipe.data)
+    return Shape(source.x.shape[1], source.classes)
 
 
 def recipe_hash(recipe: FlowRecipe | GaussianRecipe) -> str:

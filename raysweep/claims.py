@@ -1,0 +1,95 @@
+"""Claims: leases by which two drivers on one store spare each other double work.
+
+Losing a claim costs compute, never a row. Ages are read off the store's own clock (modification times), so drivers
+with skewed clocks agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from raysweep.errors import LedgerError
+from raysweep.pack import Pack
+from raysweep.store import Store
+
+__all__ = ["LEASE", "Claims", "hold"]
+
+LEASE = 60.0  # seconds a silent driver keeps its packs
+_FOLDER = "claims"
+
+
+@dataclass(frozen=True)
+class Claims:
+    """One driver's claims on a store. A claim file names its owner; the owner's heartbeat file keeps it alive."""
+
+    store: Store
+    owner: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
+
+    def beat(self) -> float:
+        """Renew this driver's lease; returns the store's time in seconds (0 if it keeps none)."""
+        name = f"{self.owner}.heartbeat"
+        self.store.write(f"{_FOLDER}/{name}", self.owner.encode())
+        return dict(self.store.list(_FOLDER)).get(name, 0.0)
+
+    def take(self, pack: Pack) -> bool:
+        """Claim a pack's runs; False if a live driver holds any of them."""
+        mine = self._file(pack)
+        keys = {k.decode() for k in pack.runs.keys.tolist()}
+        self.store.write(mine, json.dumps({"owner": self.owner, "runs": sorted(keys)}).encode())
+        now = self.beat()
+        files = dict(self.store.list(_FOLDER))
+        own_age = files.get(mine.split("/")[1], now)
+        for name, made in files.items():
+            owner = name.split("~")[1].removesuffix(".json") if "~" in name else ""
+            if not owner or owner == self.owner:
+                continue
+            if now - files.get(f"{owner}.heartbeat", -LEASE) > LEASE:
+                self.store.delete(f"{_FOLDER}/{name}")
+            elif (made, owner) < (own_age, self.owner) and keys & self._runs(name):
+                self.release(pack)
+                return False
+        return True
+
+    def release(self, pack: Pack) -> None:
+        """Give a pack back."""
+        self.store.delete(self._file(pack))
+
+    def _runs(self, name: str) -> set[str]:
+        try:
+            return set(self.store.read_json(f"{_FOLDER}/{name}")["runs"])
+        except (LedgerError, ValueError, KeyError, TypeError):
+            return set()  # released or torn in the meantime: no claim
+
+    def _file(self, pack: Pack) -> str:
+        return f"{_FOLDER}/{pack.id}~{self.owner}.json"
+
+
+@contextlib.contextmanager
+def hold(store: Store) -> Iterator[Claims]:
+    """Claims with a heartbeat, all released at the end."""
+    claims = Claims(store)
+    stop = threading.Event()
+
+    def keep() -> None:
+        while not stop.wait(LEASE / 4):
+            with contextlib.suppress(LedgerError):
+                claims.beat()
+
+    claims.beat()
+    thread = threading.Thread(target=keep, daemon=True, name="raysweep-heartbeat")
+    thread.start()
+    try:
+        yield claims
+    finally:
+        stop.set()
+        thread.join()
+        for name, _ in store.list(_FOLDER):
+            if claims.owner in name:
+                store.delete(f"{_FOLDER}/{name}")

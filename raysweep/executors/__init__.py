@@ -1,0 +1,31 @@
+"""Executors: the same packs, in this process or on Ray. Contract-tested against each other."""
+
+from __future__ import annotations
+
+from raysweep.errors import SweepError, nearest
+from raysweep.executors.feed import Feed
+from raysweep.executors.inline import Inline
+from raysweep.executors.work import Counts, Executor, Job
+
+__all__ = ["EXECUTORS", "Counts", "Executor", "Feed", "Inline", "Job", "make_executor"]
+
+EXECUTORS = ("ray", "inline")
+
+
+def make_executor(name: str, address: str | None = None) -> Executor:
+    """An executor by name.
+
+    Args:
+        name: `ray` or `inline`.
+        address: Of a running Ray cluster (`auto` finds it); None starts Ray on this machine, on loopback.
+
+    Raises:
+        SweepError: unknown name.
+    """
+    if name == "inline":
+        return Inline()
+    if name == "ray":
+        from raysweep.executors.raytune import RayExecutor  # ray.tune takes seconds to import
+
+        return RayExecutor(address)
+    raise SweepError(f"executor must be one of {', '.join(EXECUTORS)}, but got {name!r}. {nearest(name, EXECUTORS)}")

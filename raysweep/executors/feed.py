@@ -1,0 +1,100 @@
+"""The feed: packs are asked from it and their fate is told to it. Retries, halved packs and claims live here."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from raysweep.claims import Claims
+from raysweep.errors import PackError
+from raysweep.executors.work import Counts
+from raysweep.ledger import Ledger
+from raysweep.pack import Pack, halve, make_pack
+
+__all__ = ["Feed"]
+
+_WAIT = 5.0  # seconds between looks at packs that another driver holds
+
+
+class Feed:
+    """An ask-tell queue of packs.
+
+    Args:
+        packs: To execute, in order.
+        ledger: Where rows are; asked what a lost pack still lacks.
+        claims: Of this driver.
+        attempts: Tries of a pack whose worker dies.
+        give_up: Called with a pack's unfinished runs and the reason when it is not tried again; returns its counts.
+    """
+
+    def __init__(
+        self,
+        packs: Iterable[Pack],
+        ledger: Ledger,
+        claims: Claims,
+        attempts: int,
+        give_up: Callable[[Pack, str], Counts],
+    ) -> None:
+        self._waiting: deque[Pack] = deque(packs)
+        self._held: deque[Pack] = deque()  # by another driver
+        self._looked = 0.0
+        self._flying: dict[str, Pack] = {}
+        self._first: dict[str, int] = {}  # the attempt a pack's runs started at, by pack
+        self._ledger, self._claims, self._attempts, self._give_up = ledger, claims, attempts, give_up
+
+    @property
+    def finished(self) -> bool:
+        """Nothing waits and nothing is in flight."""
+        return not (self._waiting or self._held or self._flying)
+
+    def ask(self) -> Pack | None:
+        """The next pack, or None while there is none to give (see `finished`)."""
+        if not self._waiting and self._held and time.monotonic() - self._looked > _WAIT:
+            self._looked = time.monotonic()
+            while self._held:
+                pack = self._held.popleft()
+                rest = self._ledger.pending(pack.runs)  # the other driver may have finished it
+                if len(rest):
+                    self._waiting.append(make_pack(rest, pack.attempt))
+        while self._waiting:
+            pack = self._waiting.popleft()
+            if self._claims.take(pack):
+                self._flying[pack.id] = pack
+                return pack
+            self._held.append(pack)
+        return None
+
+    def done(self, pack_id: str) -> None:
+        """The pack ended; its rows are in the ledger."""
+        self._claims.release(self._flying.pop(pack_id))
+
+    def lost(self, pack_id: str, reason: str) -> Counts:
+        """The pack's worker died. What it lacks is tried again, at most `attempts` times, then given up."""
+        pack = self._flying.pop(pack_id)
+        self._claims.release(pack)
+        rest = self._ledger.pending(pack.runs)
+        if not len(rest):
+            return Counts()
+        first = self._first.get(pack_id, pack.attempt)
+        again = replace(make_pack(rest), attempt=pack.attempt + 1)
+        if again.attempt - first >= self._attempts:
+            return self._give_up(replace(again, attempt=pack.attempt), reason)
+        self._first[again.id] = first
+        self._waiting.append(again)
+        return Counts()
+
+    def too_large(self, pack_id: str, reason: str) -> Counts:
+        """The pack ran out of memory: queue both halves, or give up on a single lane."""
+        pack = self._flying.pop(pack_id)
+        self._claims.release(pack)
+        rest = self._ledger.pending(pack.runs)
+        if not len(rest):
+            return Counts()
+        try:
+            halves = halve(make_pack(rest, pack.attempt))
+        except PackError:
+            return self._give_up(make_pack(rest, pack.attempt), f"out of memory with one lane: {reason}")
+        self._waiting.extendleft(reversed(halves))
+        return Counts()

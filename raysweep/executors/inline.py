@@ -1,0 +1,66 @@
+"""The inline executor: everything in this process, one pack after another. For debugging and for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raysweep.executors.feed import Feed
+from raysweep.executors.work import Counts, Job, OutOfMemory, execute
+from raysweep.oracle.recipe import FlowRecipe
+from raysweep.store import Store
+
+if TYPE_CHECKING:
+    from raysweep.oracle.flows import ClassFlow
+
+__all__ = ["Inline"]
+
+
+class Inline:
+    """Runs packs where it is called."""
+
+    slots = 1
+
+    @contextlib.contextmanager
+    def session(self, job: Job, log: Path) -> Iterator[None]:
+        """Nothing to start; torch keeps to the threads a pack may use, as it would in a worker."""
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(max(1, int(job.cpus)))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def train_flow(
+        self, recipe: FlowRecipe, store: Store, workers: int, on_progress: Callable[[Mapping[str, float]], None]
+    ) -> ClassFlow:
+        """On a single device, without checkpoints."""
+        from raysweep.oracle.fit import Curve, curve_name, train_flow
+
+        curve = Curve(store, curve_name(recipe))
+
+        def record(point: Mapping[str, float]) -> None:
+            curve(point)
+            on_progress(point)
+
+        return train_flow(recipe, None, record)
+
+    def run(self, job: Job, feed: Feed, on_counts: Callable[[Counts], None]) -> None:
+        """One pack after another."""
+        while not feed.finished:
+            pack = feed.ask()
+            if pack is None:
+                time.sleep(1.0)
+                continue
+            try:
+                for counts in execute(job, pack):
+                    on_counts(counts)
+            except OutOfMemory as error:
+                on_counts(feed.too_large(pack.id, str(error)))
+            else:
+                feed.done(pack.id)

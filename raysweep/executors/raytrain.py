@@ -1,0 +1,118 @@
+"""Training a flow oracle with Ray Train: data-parallel workers over gloo or NCCL, resumed from checkpoints."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+import ray.train
+import ray.train.torch
+from safetensors.torch import load
+
+from raysweep.errors import LedgerError, OracleError
+from raysweep.experiment import Dist
+from raysweep.oracle.fit import CHECKPOINT, Curve, curve_name, train_flow
+from raysweep.oracle.recipe import FlowRecipe, shape_of
+from raysweep.oracle.world import folder_of, make_flow
+from raysweep.store import Store
+
+if TYPE_CHECKING:
+    from raysweep.oracle.flows import ClassFlow
+
+__all__ = ["fit_flow"]
+
+_FAILURES = 3  # worker groups that may die before training is given up
+
+
+def fit_flow(
+    recipe: FlowRecipe, store: Store, workers: int, on_progress: Callable[[Mapping[str, float]], None]
+) -> ClassFlow:
+    """Train on the running Ray, on GPUs where there is one per worker.
+
+    Raises:
+        OracleError: training failed.
+    """
+    resources = ray.cluster_resources()
+    workers = max(1, min(workers, int(resources.get("CPU", 1))))  # more would wait for ever
+    use_gpu = resources.get("GPU", 0) >= workers
+    trainer = ray.train.torch.TorchTrainer(
+        _worker,
+        train_loop_config={"recipe": recipe.model_dump(mode="json"), "store": store.uri},
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+        run_config=ray.train.RunConfig(
+            name="train",
+            storage_path=store.path(folder_of(recipe)),
+            storage_filesystem=None if store.is_local else store.fs,
+            failure_config=ray.train.FailureConfig(max_failures=_FAILURES),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    stop = threading.Event()
+    follower = threading.Thread(target=_follow, args=(store, recipe, on_progress, stop), daemon=True)
+    follower.start()
+    try:
+        result = trainer.fit()
+    except Exception as error:  # Ray wraps whatever a worker raised in classes of its own
+        raise OracleError(f"oracle: training failed: {str(error).strip().splitlines()[-1]}") from error
+    finally:
+        stop.set()
+        follower.join()
+    if result.checkpoint is None:
+        raise OracleError("oracle: training ended without a checkpoint")
+    shape = shape_of(recipe)
+    flow = make_flow(recipe, shape.dim, shape.classes)
+    with result.checkpoint.as_directory() as folder:
+        tensors = load(Path(folder, CHECKPOINT).read_bytes())
+    flow.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
+    store.fs.delete_dir(store.path(f"{folder_of(recipe)}/train"))
+    return flow
+
+
+def _follow(
+    store: Store, recipe: FlowRecipe, on_progress: Callable[[Mapping[str, float]], None], stop: threading.Event
+) -> None:
+    """Pass on the newest point of the curve that rank 0 writes."""
+    seen = 0
+    while not stop.wait(0.5):
+        try:
+            points = store.read_json(curve_name(recipe))
+        except (LedgerError, ValueError):
+            continue
+        if len(points) > seen:
+            seen = len(points)
+            on_progress(points[-1])
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """One data-parallel worker."""
+    recipe, store = FlowRecipe(**config["recipe"]), Store(config["store"])
+    context = ray.train.get_context()
+    checkpoint = ray.train.get_checkpoint()
+    resume = None
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            resume = {CHECKPOINT: Path(folder, CHECKPOINT).read_bytes()}
+
+    def report(metrics: Mapping[str, Any], files: Mapping[str, bytes] | None) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            saved = None
+            if files is not None:
+                for name, data in files.items():
+                    Path(folder, name).write_bytes(data)
+                saved = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(dict(metrics), checkpoint=saved)
+
+    dist = Dist(
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        wrap=ray.train.torch.prepare_model,
+        report=report,
+        resume=resume,
+    )
+    device = str(ray.train.torch.get_device())
+    train_flow(recipe, dist, Curve(store, curve_name(recipe)), device)

@@ -1,0 +1,199 @@
+"""The Ray executor: one Tune trial per pack, fed by ask-tell to a single running Tuner.
+
+Tune's own per-trial files, loggers and restore are not used: the ledger is the truth. Actors are reused, so a trial
+costs tens of milliseconds instead of a process start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+for _name, _value in {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the controller's next poll: 2 s by default
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's state is never restored
+    "TUNE_WARN_THRESHOLD_S": "10",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a CPU pack must not see a GPU
+}.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402  (the settings above are read at import)
+from ray import tune  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
+
+from raysweep.executors.feed import Feed  # noqa: E402
+from raysweep.executors.quiet import quiet  # noqa: E402
+from raysweep.executors.work import Counts, Job, OutOfMemory, execute  # noqa: E402
+from raysweep.ledger import STATUSES  # noqa: E402
+from raysweep.oracle.recipe import FlowRecipe  # noqa: E402
+from raysweep.store import Store  # noqa: E402
+
+if TYPE_CHECKING:
+    from raysweep.oracle.flows import ClassFlow
+
+__all__ = ["RayExecutor"]
+
+
+class PackTrial(tune.Trainable):  # type: ignore[misc]
+    """A trial: one pack, one `step` per snapshot. The class form lets Tune reuse the actor for the next pack."""
+
+    def setup(self, config: dict[str, Any], job: Job) -> None:
+        import torch
+
+        torch.set_num_threads(max(1, int(job.cpus)))
+        self.job = job
+        self._begin(config)
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.work = execute(self.job, config["pack"])
+        self.spoilt = False
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next pack; False (after running out of memory) makes Tune discard the actor."""
+        self.work.close()
+        if self.spoilt:
+            return False
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        try:
+            counts = next(self.work, None)
+        except OutOfMemory as error:
+            self.spoilt = True
+            return {**_result(Counts()), "out_of_memory": str(error), "done": True}
+        return {**_result(counts or Counts()), "done": counts is None}
+
+    def cleanup(self) -> None:
+        self.work.close()  # flushes what is finished
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the ledger holds what is done."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing."""
+
+
+def _result(counts: Counts) -> dict[str, Any]:
+    return {status: getattr(counts, status) for status in STATUSES}
+
+
+class PackSearch(Searcher):  # type: ignore[misc]
+    """Ask-tell between Tune and the feed."""
+
+    def __init__(self, feed: Feed, on_counts: Callable[[Counts], None]) -> None:
+        super().__init__()
+        self.feed, self.on_counts = feed, on_counts
+        self.packs: dict[str, str] = {}
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        pack = self.feed.ask()
+        if pack is None:
+            return Searcher.FINISHED if self.feed.finished else None
+        self.packs[trial_id] = pack.id
+        return {"pack": pack}
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        pack = self.packs.pop(trial_id, None)
+        if pack is None or error:
+            return  # a lost pack is told by PackWatch, which knows why
+        if result and "out_of_memory" in result:
+            self.on_counts(self.feed.too_large(pack, result["out_of_memory"]))
+        elif result and result.get("done"):
+            self.feed.done(pack)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: Tune's state is never restored."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+
+class PackWatch(tune.Callback):  # type: ignore[misc]
+    """Progress, and the reason when a trial's worker died."""
+
+    def __init__(self, feed: Feed, on_counts: Callable[[Counts], None]) -> None:
+        self.feed, self.on_counts = feed, on_counts
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if STATUSES[0] in result:
+            self.on_counts(Counts(*(int(result[s]) for s in STATUSES)))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        error = trial.get_pickled_error() or trial.get_error()
+        reason = " ".join(str(error).split())[:2000] if error is not None else "its worker died"
+        self.on_counts(self.feed.lost(trial.config["pack"].id, reason))
+
+
+class RayExecutor:
+    """Packs as Tune trials on a local or running Ray.
+
+    Args:
+        address: Of a running cluster (`auto` finds it), or None for a Ray of our own on this machine's loopback.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self.address = address
+        self.slots = 1
+
+    @contextlib.contextmanager
+    def session(self, job: Job, log: Path) -> Iterator[None]:
+        """Ray up, its noise in `log`, Ray down."""
+        local: dict[str, Any] = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        with quiet(log):
+            ray.init(
+                **(local if self.address is None else {"address": self.address}),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                namespace="raysweep",
+            )
+            try:
+                total = ray.cluster_resources()
+                by_cpu = total.get("CPU", 1.0) / job.cpus
+                self.slots = max(1, int(min(by_cpu, total.get("GPU", 0.0) / job.gpus) if job.gpus else by_cpu))
+                yield
+            finally:
+                ray.shutdown()
+
+    def train_flow(
+        self, recipe: FlowRecipe, store: Store, workers: int, on_progress: Callable[[Mapping[str, float]], None]
+    ) -> ClassFlow:
+        """By Ray Train."""
+        from raysweep.executors.raytrain import fit_flow
+
+        return fit_flow(recipe, store, workers, on_progress)
+
+    def run(self, job: Job, feed: Feed, on_counts: Callable[[Counts], None]) -> None:
+        """One Tuner until the feed is finished.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C; workers have flushed what was finished.
+        """
+        with tempfile.TemporaryDirectory(prefix="raysweep-tune-") as scratch:
+            tuner = tune.Tuner(
+                tune.with_resources(
+                    tune.with_parameters(PackTrial, job=job),
+                    {"cpu": job.cpus, **({"gpu": job.gpus} if job.gpus else {})},
+                ),
+                tune_config=tune.TuneConfig(
+                    search_alg=PackSearch(feed, on_counts), num_samples=-1, reuse_actors=True, metric="ok", mode="max"
+                ),
+                run_config=tune.RunConfig(
+                    name="packs", storage_path=scratch, verbose=0, callbacks=[PackWatch(feed, on_counts)]
+                ),
+            )
+            tuner.fit()
+        if not feed.finished:
+            raise KeyboardInterrupt

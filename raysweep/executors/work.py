@@ -1,0 +1,193 @@
+"""What every executor does with a pack: run the experiment, stamp its rows, flush them to the ledger."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import traceback
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysweep.experiment import Context, Experiment, Stamp, World, failure_rows, row_schema, stamp
+from raysweep.ledger import STATUSES, Ledger, sequence, subtract
+from raysweep.oracle.recipe import FlowRecipe
+from raysweep.pack import Pack
+from raysweep.store import Store
+from raysweep.sweep import from_mapping
+
+if TYPE_CHECKING:
+    from raysweep.executors.feed import Feed
+    from raysweep.oracle.flows import ClassFlow
+
+__all__ = ["FLUSH_SECONDS", "Counts", "Executor", "Job", "OutOfMemory", "execute"]
+
+FLUSH_SECONDS = 30.0
+_TRACEBACK_LINES = 12
+
+
+class OutOfMemory(Exception):
+    """A pack did not fit on its device; the feed halves it."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Cells by status."""
+
+    ok: int = 0
+    diverged: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(getattr(self, s) + getattr(other, s) for s in STATUSES))
+
+    @property
+    def total(self) -> int:
+        return self.ok + self.diverged + self.failed + self.skipped
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs besides its packs; small, hashable, and plain to pickle.
+
+    Attributes:
+        sweep: The resolved sweep file as JSON.
+        path: Where it came from, for errors.
+        folders: Where a user's module may lie.
+        store: Where rows go.
+        world: Folder of the world in the store, or "".
+        token: Content of the store's `store.json`; a worker that does not see it has another disk.
+        cpus, gpus: What a pack may use.
+    """
+
+    sweep: str
+    path: str
+    folders: tuple[str, ...]
+    store: Store
+    world: str
+    token: str
+    cpus: float
+    gpus: float
+
+
+class Executor(Protocol):
+    """Where work happens."""
+
+    @property
+    def slots(self) -> int:
+        """Packs of `cpus` and `gpus` that run at the same time; valid inside `session`."""
+        ...
+
+    def session(self, job: Job, log: Path) -> contextlib.AbstractContextManager[None]:
+        """Start what is needed, and stop it at the end. Noise goes to `log`."""
+        ...
+
+    def train_flow(
+        self, recipe: FlowRecipe, store: Store, workers: int, on_progress: Callable[[Mapping[str, float]], None]
+    ) -> ClassFlow:
+        """Train a flow oracle."""
+        ...
+
+    def run(self, job: Job, feed: Feed, on_counts: Callable[[Counts], None]) -> None:
+        """Execute packs until the feed is finished."""
+        ...
+
+
+@lru_cache(maxsize=4)
+def _opened(job: Job) -> tuple[Experiment, pa.Schema, World | None]:
+    """A worker's parts, once per process."""
+    sweep = from_mapping(json.loads(job.sweep), job.path, [Path(f) for f in job.folders])
+    seen = job.store.read("store.json").decode() if job.store.exists("store.json") else ""
+    if seen != job.token:
+        raise RuntimeError(
+            f"store {job.store.uri}: every worker must see the driver's store, but this host sees "
+            f"{'another' if seen else 'none'}. Use a shared folder or an object store"
+        )
+    world = None
+    if job.world:
+        from raysweep.oracle.world import load_world
+
+        world = load_world(job.store, job.world)
+    return sweep.experiment, row_schema(sweep.experiment), world
+
+
+def execute(job: Job, pack: Pack) -> Generator[Counts, None, None]:
+    """Run one pack; yields the cells finished at each snapshot. Rows are flushed at most every 30 s and at the end.
+
+    Raises:
+        OutOfMemory: the device is full; what finished before is in the ledger.
+        LedgerError: rows cannot be written.
+    """
+    experiment, schema, world = _opened(job)
+    device = _device(job)
+    ledger, numbers = Ledger(job.store), sequence()
+    by = Stamp(pack.id, pack.attempt, _device_name(device), world.sha if world else None)
+    context = Context(device=device, world=world, threads=max(1, int(job.cpus)))
+    waiting: list[pa.Table] = []
+    seen: list[pa.ChunkedArray] = []
+    started = flushed = time.monotonic()
+
+    def flush() -> None:
+        if waiting:
+            ledger.append(pa.concat_tables(waiting, promote_options="permissive"), next(numbers))
+            waiting.clear()
+
+    try:
+        reason = "the experiment yielded no row for this cell"
+        try:
+            for batch in experiment.run(pack.runs, context):
+                rows = stamp(batch, pack.runs, schema, replace(by, seconds=time.monotonic() - started))
+                if not len(rows):
+                    continue
+                waiting.append(rows)
+                seen.append(rows.column("cell"))
+                if time.monotonic() - flushed > FLUSH_SECONDS:
+                    flush()
+                    flushed = time.monotonic()
+                yield _count(rows)
+        except Exception as error:
+            if _out_of_memory(error):
+                raise OutOfMemory(str(error).splitlines()[0]) from error
+            reason = "".join(traceback.format_exc().splitlines(keepends=True)[-_TRACEBACK_LINES:])
+        done = [c for chunk in seen for c in chunk.to_pylist()]
+        if len(done) < pack.runs.cells:
+            missing = subtract(pack.runs, done) if done else pack.runs
+            rows = failure_rows(missing, schema, replace(by, seconds=time.monotonic() - started), "failed", reason)
+            waiting.append(rows)
+            yield _count(rows)
+    finally:  # also when the pack is stopped half-way: what is finished stays finished
+        flush()
+
+
+def _count(rows: pa.Table) -> Counts:
+    found = {v["values"]: v["counts"] for v in pc.value_counts(rows.column("status")).to_pylist()}
+    return Counts(*(found.get(s, 0) for s in STATUSES))
+
+
+def _device(job: Job) -> str:
+    if job.gpus <= 0:
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _device_name(device: str) -> str:
+    if device == "cuda":
+        import torch
+
+        return str(torch.cuda.get_device_name())
+    import platform
+
+    return platform.processor() or platform.machine()
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

@@ -1,0 +1,163 @@
+"""The audit: evidence that a world's posterior is the posterior of what it samples. A failed audit stops a sweep.
+
+Sources: science W1 and section 7.3; arXiv 2602.00315 equations 1 to 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from raysweep.errors import OracleError
+from raysweep.experiment import Sample
+from raysweep.oracle.world import FlowWorld
+from raysweep.store import Store
+
+__all__ = ["Audit", "Check", "audit", "require_audit"]
+
+ITEMS = 8192
+SIGMAS = 4.0  # a sound world fails one calibration check in 16,000
+_JACOBIANS = 4
+_BINS = 15
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: it passes where |value| <= limit."""
+
+    name: str
+    value: float
+    limit: float
+    about: str
+
+    @property
+    def passed(self) -> bool:
+        return bool(np.isfinite(self.value) and abs(self.value) <= self.limit)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All checks of one world at one temperature.
+
+    Attributes:
+        aleatoric: Mean entropy of the posterior, nats.
+        bayes_error: 1 - E max_k r_k.
+        reliability: Rows of (mean posterior, frequency of the class, items), over equal-width bins of the posterior.
+    """
+
+    sha: str
+    temperature: float
+    items: int
+    checks: tuple[Check, ...]
+    aleatoric: float
+    bayes_error: float
+    reliability: tuple[tuple[float, float, int], ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(c.passed for c in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, with what passed."""
+        found = asdict(self)
+        found["passed"] = self.passed
+        for check, plain in zip(self.checks, found["checks"], strict=True):
+            plain["passed"] = check.passed
+        return found
+
+
+def audit(world: FlowWorld, temperature: float = 1.0, items: int = ITEMS) -> Audit:
+    """Check the inverse, the log-determinant and the self-calibration of a world.
+
+    Self-calibration: over generated pairs (x, y), mean -log r_y equals the mean entropy of r, and the error rate of
+    argmax r equals 1 - E max r, each within 4 standard errors. It holds only for the posterior of this very world.
+    """
+    sample = world.sample(items, "audit", temperature)
+    x = torch.from_numpy(sample.x).double()
+    checks = [*_bijection(world, x), *calibration(sample)]
+    r = np.exp(sample.log_posterior)
+    return Audit(
+        sha=world.sha,
+        temperature=temperature,
+        items=items,
+        checks=tuple(checks),
+        aleatoric=float(-(r * sample.log_posterior).sum(-1).mean()),
+        bayes_error=float(1 - r.max(-1).mean()),
+        reliability=_reliability(r, sample.y),
+    )
+
+
+def _bijection(world: FlowWorld, x: torch.Tensor) -> list[Check]:
+    net, scale = world.flow.net, float(x.abs().max().clamp_min(1.0))
+    with torch.no_grad():
+        z, _ = net(x)
+        back = float((net.inverse(z)[0] - x).abs().max()) / scale
+    few = x[:_JACOBIANS]
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda v: net(v[None])[0][0]))(few)
+    with torch.no_grad():
+        gap = float((torch.linalg.slogdet(jacobian)[1] - net(few)[1]).abs().max())
+    return [
+        Check("inverse", back, 1e-9, "max |T^-1(T(x)) - x| / max |x|, float64"),
+        Check("log_det", gap, 1e-8 * world.dim, f"max |log det - log|det autograd Jacobian||, {_JACOBIANS} items"),
+    ]
+
+
+def calibration(sample: Sample) -> list[Check]:
+    """The label-based checks of a sample against its claimed posterior."""
+    log_r, r = sample.log_posterior, np.exp(sample.log_posterior)
+    nll = -log_r[np.arange(len(r)), sample.y]
+    surprise = nll + (r * log_r).sum(-1)
+    errors = (r.argmax(-1) != sample.y) - (1 - r.max(-1))
+    rows = float(np.abs(r.sum(-1) - 1).max())
+    return [
+        Check("normalised", rows, 1e-9, "max |sum_k r_k - 1|"),
+        Check("self_calibration", _mean_in_se(surprise), SIGMAS, "mean(-log r_y) - mean entropy, in standard errors"),
+        Check("bayes_error", _mean_in_se(errors), SIGMAS, "error of argmax r - (1 - E max r), in standard errors"),
+    ]
+
+
+def _mean_in_se(values: np.ndarray) -> float:
+    """The mean in standard errors. Rare events need a floor: of n items, one may always be surprising."""
+    error = max(float(values.std(ddof=1)) / len(values) ** 0.5, 1.0 / len(values))
+    return float(values.mean() / error)
+
+
+def _reliability(r: np.ndarray, y: np.ndarray) -> tuple[tuple[float, float, int], ...]:
+    hit = np.zeros_like(r)
+    hit[np.arange(len(y)), y] = 1.0
+    index = np.minimum((r.ravel() * _BINS).astype(int), _BINS - 1)
+    count = np.bincount(index, minlength=_BINS)
+    stated = np.bincount(index, weights=r.ravel(), minlength=_BINS)
+    seen = np.bincount(index, weights=hit.ravel(), minlength=_BINS)
+    return tuple(
+        (float(stated[i] / count[i]), float(seen[i] / count[i]), int(count[i])) for i in range(_BINS) if count[i]
+    )
+
+
+def require_audit(store: Store, folder: str, world: FlowWorld, temperatures: Sequence[float]) -> list[dict[str, Any]]:
+    """Audits at every temperature, kept in the world's `audit.json`; those already there are not repeated.
+
+    Raises:
+        OracleError: a check failed; it says which, its value and its limit.
+    """
+    name = f"{folder}/audit.json"
+    known = store.read_json(name) if store.exists(name) else []
+    kept = {a["temperature"]: a for a in known if a["sha"] == world.sha}
+    for temperature in temperatures:
+        if temperature not in kept:
+            kept[temperature] = audit(world, temperature).to_json()
+    store.write_json(name, [kept[t] for t in sorted(kept)])
+    wanted = [kept[t] for t in temperatures]
+    for found in wanted:
+        for check in found["checks"]:
+            if not check["passed"]:
+                raise OracleError(
+                    f"oracle {store.uri}/{folder}: audit failed at temperature {found['temperature']:g}: "
+                    f"{check['name']} must be within {check['limit']:g}, but is {check['value']:.3g} "
+                    f"({check['about']}). Nothing was trained on it; retrain the oracle or lower the temperature"
+                )
+    return wanted

@@ -1,0 +1,150 @@
+"""Training a flow oracle: one function for a single device and, through `Dist`, for data-parallel workers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from safetensors.torch import load, save
+
+from raysweep import data
+from raysweep.experiment import Dist
+from raysweep.oracle.flows import ClassFlow
+from raysweep.oracle.recipe import FlowRecipe
+from raysweep.oracle.world import folder_of, make_flow
+from raysweep.store import Store
+
+__all__ = ["CHECKPOINT", "Curve", "curve_name", "dequantise", "train_flow"]
+
+CHECKPOINT = "checkpoint.safetensors"
+_REPORTS = 12  # checkpoints and validation points a run; Ray's report is a barrier, so few
+
+
+def dequantise(x: torch.Tensor, levels: int, noise: torch.Tensor) -> torch.Tensor:
+    """Grey levels [n, d] plus uniform noise in [0, 1), scaled to [-1, 1]: a density over the real line."""
+    return (x.float() + noise) * (2.0 / levels) - 1.0
+
+
+@dataclass
+class Curve:
+    """Keeps a training curve in the store while it grows, so that any process can follow it."""
+
+    store: Store
+    name: str
+    points: list[dict[str, float]] = field(default_factory=list)
+
+    def __call__(self, point: Mapping[str, float]) -> None:
+        self.points.append(dict(point))
+        self.store.write(self.name, json.dumps(self.points).encode())
+
+
+def curve_name(recipe: FlowRecipe) -> str:
+    """Where a store keeps the training curve of this recipe's flow."""
+    return f"{folder_of(recipe)}/curve.json"
+
+
+def train_flow(
+    recipe: FlowRecipe,
+    dist: Dist | None = None,
+    on_progress: Callable[[Mapping[str, float]], None] = lambda _: None,
+    device: str = "cpu",
+) -> ClassFlow:
+    """Maximum likelihood by AdamW under a one-cycle schedule.
+
+    Every rank sees its share of each global batch; order and noise depend on (seed, epoch) alone.
+
+    Args:
+        recipe: What to train.
+        dist: Data-parallel hooks; None trains on one device.
+        on_progress: Called by rank 0 once an epoch with epoch, epochs, nll (nats an item, training).
+        device: Where this rank trains.
+
+    Returns:
+        The trained flow (the same on every rank).
+    """
+    source = data.load(recipe.data)
+    rank, world = (dist.rank, dist.world_size) if dist else (0, 1)
+    split = torch.randperm(len(source.x), generator=torch.Generator().manual_seed(recipe.seed))
+    held = int(len(source.x) * recipe.holdout)
+    x, y = torch.from_numpy(source.x), torch.from_numpy(source.y)
+    test_x, test_y = x[split[:held]], y[split[:held]]
+    train_x, train_y = x[split[held:]], y[split[held:]]
+
+    flow = make_flow(recipe, x.shape[1], source.classes)
+    _spread_means(flow, recipe.seed)
+    flow.to(device)
+    train_x, train_y, test_x, test_y = (t.to(device) for t in (train_x, train_y, test_x, test_y))
+    optimiser = torch.optim.AdamW(flow.parameters(), lr=recipe.lr, weight_decay=1e-4)
+    steps = math.ceil(len(train_x) / recipe.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=recipe.lr, total_steps=recipe.epochs * steps)
+    start = 0
+    if dist and dist.resume:
+        start = _restore(load(dist.resume[CHECKPOINT]), flow, optimiser)
+        schedule.last_epoch = start * steps
+    model: torch.nn.Module = dist.wrap(flow) if dist else flow
+    every = max(1, recipe.epochs // _REPORTS)
+
+    for epoch in range(start, recipe.epochs):
+        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(train_x), generator=generator)
+        noise = torch.rand(train_x.shape, generator=generator)
+        order, noise, total = order.to(device), noise.to(device), torch.zeros((), device=device)
+        for step in range(steps):
+            mine = order[step * recipe.batch : (step + 1) * recipe.batch][rank::world]
+            loss = model(dequantise(train_x[mine], source.levels, noise[mine]), train_y[mine])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
+            optimiser.step()
+            schedule.step()
+            total += loss.detach()
+        done = epoch + 1
+        if rank == 0:
+            on_progress({"epoch": done, "epochs": recipe.epochs, "nll": float(total) / steps})
+        if dist and (done % every == 0 or done == recipe.epochs):
+            metrics = {
+                "epoch": done,
+                "nll": float(total) / steps,
+                "test_nll": _nll(flow, test_x, test_y, source.levels),
+            }
+            files = {CHECKPOINT: _checkpoint(flow, optimiser, done)} if rank == 0 else None
+            dist.report(metrics, files)
+    return flow
+
+
+def _spread_means(flow: ClassFlow, seed: int) -> None:
+    """Start the class means apart: from one point they separate slowly."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        flow.means.copy_(torch.randn(flow.means.shape, generator=generator) * 0.5)
+
+
+def _nll(flow: ClassFlow, x: torch.Tensor, y: torch.Tensor, levels: int) -> float:
+    """Held-out negative log-likelihood in nats an item, at fixed noise."""
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device)
+    with torch.no_grad():
+        return float(flow(dequantise(x, levels, noise), y))
+
+
+def _checkpoint(flow: ClassFlow, optimiser: torch.optim.Optimizer, epoch: int) -> bytes:
+    """Weights, both Adam moments and the epoch, as safetensors: no pickle in a store."""
+    tensors = {f"model/{name}": value.detach().cpu().contiguous() for name, value in flow.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"adam/{index}/{name}": value.detach().cpu().contiguous() for name, value in state.items()}
+    data: bytes = save({**tensors, "epoch": torch.tensor(epoch)})
+    return data
+
+
+def _restore(tensors: Mapping[str, torch.Tensor], flow: ClassFlow, optimiser: torch.optim.Optimizer) -> int:
+    """Undo `_checkpoint`; returns the epochs done."""
+    flow.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("adam/"):
+            _, index, name = key.split("/")
+            state.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+    return int(tensors["epoch"])

@@ -1,0 +1,114 @@
+"""The plan: what a sweep collapses to (cells -> runs -> packs) and what it will cost, before anything is spent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from raysweep.cost import Rate, host_memory, measured_rate
+from raysweep.errors import SweepError
+from raysweep.grid import Runs
+from raysweep.ledger import Ledger
+from raysweep.oracle.recipe import shape_of
+from raysweep.pack import Group, Pack, build_packs, lanes_per_pack, shape_groups
+from raysweep.store import Store
+from raysweep.sweep import Sweep
+
+__all__ = ["Plan", "make_plan"]
+
+_MEMORY_SHARE = 0.5  # of free memory, divided among the packs that run at a time
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to do.
+
+    Attributes:
+        runs: The pending ones, each asked only for pending cells.
+        groups: Pending runs by shape.
+        most: Lanes a pack, by group.
+        rate: FLOPs a second of one pack.
+        slots: Packs at a time.
+    """
+
+    sweep: Sweep
+    runs: Runs
+    groups: tuple[Group, ...]
+    most: tuple[int, ...]
+    rate: Rate
+    slots: int
+
+    def packs(self, attempts: dict[str, int]) -> Iterator[Pack]:
+        """The packs, dearest first."""
+        return build_packs(self.runs, self.groups, self.most, attempts)
+
+    @property
+    def flops(self) -> float:
+        return sum(len(g.index) * (g.cost.flops + g.cost.flops_eval) for g in self.groups)
+
+    @property
+    def seconds(self) -> float | None:
+        """Estimated wall time of the packs; None where the experiment states no cost."""
+        return self.flops / self.rate.flops / self.slots if self.flops else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Totals and one row per shape."""
+        shapes = [
+            {
+                "shape": dict(g.shape),
+                "runs": len(g.index),
+                "cells": len(g.index) * g.observed.count,
+                "packs": math.ceil(len(g.index) / most),
+                "lanes": most,
+                "parameters": g.cost.parameters,
+                "flops": len(g.index) * g.cost.flops,
+                "flops_eval": len(g.index) * g.cost.flops_eval,
+                "bytes": most * g.cost.bytes,
+            }
+            for g, most in zip(self.groups, self.most, strict=True)
+        ]
+        total = self.sweep.runs
+        return {
+            "sweep": self.sweep.name,
+            "experiment": f"{self.sweep.experiment.name}/{self.sweep.experiment.version}",
+            "cells": total.cells,
+            "runs": len(total),
+            "done_cells": total.cells - self.runs.cells,
+            "pending_cells": self.runs.cells,
+            "pending_runs": len(self.runs),
+            "packs": sum(s["packs"] for s in shapes),
+            "flops": sum(s["flops"] for s in shapes),
+            "flops_eval": sum(s["flops_eval"] for s in shapes),
+            "slots": self.slots,
+            "seconds": self.seconds,
+            "rate": {"flops_per_second": self.rate.flops, "source": self.rate.source},
+            "shapes": shapes,
+        }
+
+
+def make_plan(sweep: Sweep, store: Store, slots: int, skip_failed: bool = False, retry_diverged: bool = False) -> Plan:
+    """What is pending in a store, grouped into packs.
+
+    Raises:
+        SweepError: the plan is dearer than the sweep's budget.
+        PackError: a lane does not fit in memory.
+    """
+    ledger = Ledger(store)
+    runs = ledger.pending(sweep.runs, skip_failed, retry_diverged)
+    world = shape_of(sweep.file.world) if sweep.file.world else None
+    groups = shape_groups(runs, sweep.axes, lambda run, observed: sweep.experiment.cost(run, observed, world))
+    resources = sweep.file.resources
+    memory = resources.memory_gib * 2**30 if resources.memory_gib else _MEMORY_SHARE * host_memory() / slots
+    most = lanes_per_pack(groups, memory, slots, resources.lanes)
+    measured = ledger.scan(["flops", "flops_eval", "seconds"]).table
+    plan = Plan(sweep, runs, tuple(groups), tuple(most), measured_rate(measured, resources.cpus), slots)
+    budget = sweep.file.budget
+    for name, limit, value in (("flops", budget.flops, plan.flops), ("cells", budget.cells, runs.cells)):
+        if limit is not None and value > limit:
+            raise SweepError(
+                f"{sweep.path}: budget.{name}: at most {limit:.4g} may be spent, but the plan needs {value:.4g}. "
+                "Raise the budget or shorten an axis"
+            )
+    return plan

@@ -1,0 +1,90 @@
+"""One live line on a terminal, one line a minute elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import IO
+
+from raysweep.executors import Counts
+
+__all__ = ["Progress"]
+
+_REFRESH = 0.2
+_LINE_EVERY = 60.0
+
+
+class Progress:
+    """Says what is happening now. Thread-safe: executors report from their own threads.
+
+    Args:
+        stream: Where to write, asked for each line: it may be redirected meanwhile.
+    """
+
+    def __init__(self, stream: Callable[[], IO[str]]) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._last = 0.0
+        self._shown = ""
+        self._total, self._done, self._counts = 0, 0, Counts()
+        self._started = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        with self._lock:
+            self._clear()
+            print(text, file=self._stream(), flush=True)
+            self._last = time.monotonic()
+
+    def live(self, text: str, force: bool = False) -> None:
+        """The passing line."""
+        with self._lock:
+            stream, now = self._stream(), time.monotonic()
+            tty = stream.isatty()
+            if not force and now - self._last < (_REFRESH if tty else _LINE_EVERY):
+                return
+            self._last = now
+            if tty:
+                print(f"\r\x1b[2K{text}", end="", file=stream, flush=True)
+                self._shown = text
+            else:
+                print(text, file=stream, flush=True)
+
+    def begin(self, total: int) -> None:
+        """Start counting cells, `total` of them."""
+        self._total, self._done, self._counts, self._started = total, 0, Counts(), time.monotonic()
+        self.live(self._line(), force=self._stream().isatty())
+
+    def count(self, more: Counts) -> None:
+        """Cells finished."""
+        self._counts += more
+        self._done += more.total
+        self.live(self._line(), force=self._done >= self._total)
+
+    def end(self) -> None:
+        """Leave the terminal clean."""
+        with self._lock:
+            self._clear()
+
+    def _clear(self) -> None:
+        if self._shown:
+            print("\r\x1b[2K", end="", file=self._stream(), flush=True)
+            self._shown = ""
+
+    def _line(self) -> str:
+        elapsed = time.monotonic() - self._started
+        done = min(self._done, self._total)
+        rate = done / elapsed if elapsed > 0 else 0.0
+        eta = clock((self._total - done) / rate) if rate else "?"
+        bad = "".join(f"  {s} {n:,}" for s in ("diverged", "failed") if (n := getattr(self._counts, s)))
+        share = done / self._total if self._total else 1.0
+        return f"cells {done:,}/{self._total:,} ({share:.0%}){bad}  {rate:,.0f}/s  elapsed {clock(elapsed)}  eta {eta}"
+
+
+def clock(seconds: float) -> str:
+    """`4:05` or `2:04:05`."""
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"

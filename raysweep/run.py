@@ -1,0 +1,199 @@
+"""run: prepare the world, plan what is pending, execute it, compact the ledger. Rerunning finishes what is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO
+
+from raysweep import __version__
+from raysweep.claims import hold
+from raysweep.executors import Counts, Executor, Feed, Job
+from raysweep.executors.quiet import terminal
+from raysweep.experiment import Stamp, failure_rows, row_schema
+from raysweep.experiments.function import FunctionExperiment, source_sha
+from raysweep.ledger import Ledger, Scan, sequence
+from raysweep.oracle.recipe import recipe_hash
+from raysweep.pack import Pack
+from raysweep.plan import Plan, make_plan
+from raysweep.progress import Progress, clock
+from raysweep.store import Store
+from raysweep.sweep import Sweep
+
+__all__ = ["Outcome", "run"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        counts: This grid's cells by status, over everything the store holds.
+        pending: Cells still missing (another driver holds them, or they were left aside).
+        seconds: Wall time of this call.
+        scan: The ledger at the end.
+    """
+
+    counts: Counts
+    pending: int
+    seconds: float
+    scan: Scan
+
+
+def run(
+    sweep: Sweep,
+    store: Store,
+    executor: Executor,
+    skip_failed: bool = False,
+    retry_diverged: bool = False,
+    stream: Callable[[], IO[str]] = terminal,
+) -> Outcome:
+    """Execute every pending cell of a sweep.
+
+    Args:
+        sweep: What to run.
+        store: Where its ledger is; made if missing.
+        executor: Where packs run.
+        skip_failed: Leave failed cells as they are.
+        retry_diverged: Run diverged cells again.
+        stream: Where progress is written.
+
+    Raises:
+        RaysweepError: bad input, an unusable store, a failed audit.
+        KeyboardInterrupt: Ctrl-C; what was finished is in the ledger, and the same call goes on from there.
+    """
+    started = time.monotonic()
+    progress = Progress(stream)
+    token = open_store(store, sweep, progress)
+    ledger = Ledger(store)
+    resources = sweep.file.resources
+    job = Job(
+        sweep=json.dumps(sweep.file.model_dump(mode="json")),
+        path=sweep.path,
+        folders=tuple(str(p) for p in (Path(sweep.path).parent.absolute(), Path.cwd())),
+        store=store,
+        world=f"oracle/{recipe_hash(sweep.file.world)}" if sweep.file.world else "",
+        token=token,
+        cpus=resources.cpus,
+        gpus=resources.gpus,
+    )
+    try:
+        if len(ledger.pending(sweep.runs, skip_failed, retry_diverged)):
+            progress.live("starting", force=True)
+            with executor.session(job, _log(store)):
+                sha = _prepare_world(sweep, store, executor, progress)
+                plan = make_plan(sweep, store, executor.slots, skip_failed, retry_diverged)
+                _execute(plan, job, sha, executor, progress)
+    finally:
+        progress.end()
+        scan = ledger.compact()
+    return Outcome(*_tally(sweep, ledger, scan), time.monotonic() - started, scan)
+
+
+def open_store(store: Store, sweep: Sweep, progress: Progress) -> str:
+    """Make or adopt the store's folder: its token, the resolved sweep file, the environment."""
+    store.create("store.json", json.dumps({"id": secrets.token_hex(8), "sweep": sweep.name}).encode())
+    store.create(f"sweeps/{sweep.hash}.yaml", sweep.text.encode())
+    environment = {
+        "raysweep": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "packages": {name: _version(name) for name in ("ray", "torch", "nflows", "numpy", "pyarrow")},
+    }
+    if isinstance(sweep.experiment, FunctionExperiment):
+        source = {f"{sweep.experiment.name}@{sweep.experiment.version}": source_sha(sweep.experiment)}
+        old = store.read_json("env.json").get("source", {}) if store.exists("env.json") else {}
+        for name, sha in source.items():
+            if old.get(name, sha) != sha:
+                progress.say(
+                    f"warning: the source of {sweep.experiment.name} changed since this store was written; "
+                    "finished cells are kept. Bump `version:` in the sweep file to run them anew"
+                )
+        environment["source"] = {**source, **old}
+    store.write_json("env.json", environment)
+    return store.read("store.json").decode()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _log(store: Store) -> Path:
+    """Where Ray's noise goes: beside a local store's ledger, else in the temporary folder."""
+    folder = Path(store.path("logs")) if store.is_local else Path(tempfile.gettempdir())
+    return folder / "ray.log"
+
+
+def _prepare_world(sweep: Sweep, store: Store, executor: Executor, progress: Progress) -> str | None:
+    """Train, adopt or make the sweep's world, and audit it at every temperature the grid asks for."""
+    recipe = sweep.file.world
+    if recipe is None:
+        return None
+    from raysweep.oracle.audit import require_audit
+    from raysweep.oracle.world import folder_of, prepare
+
+    def on_progress(point: Mapping[str, float]) -> None:
+        progress.live(f"oracle: epoch {point['epoch']:.0f}/{point['epochs']:.0f}  nll {point['nll']:.2f} nats")
+
+    started = time.monotonic()
+    progress.live("oracle: starting", force=True)
+    workers = sweep.file.resources.oracle_workers
+    world, made = prepare(store, recipe, lambda flow: executor.train_flow(flow, store, workers, on_progress))
+    did = f"{recipe.kind} world ready" if made else f"{recipe.kind} world found"
+    progress.say(f"oracle: {did} in {clock(time.monotonic() - started)} ({folder_of(recipe)}, weights {world.sha[:8]})")
+    progress.live("oracle: audit", force=True)
+    temperatures = [float(t) for t in sweep.runs.values.get("temperature", (1.0,)) if t is not None]
+    for found in require_audit(store, folder_of(recipe), world, temperatures):
+        z = {c["name"]: c["value"] for c in found["checks"]}
+        progress.say(
+            f"oracle: audit passed at temperature {found['temperature']:g}: aleatoric {found['aleatoric']:.4f} nats, "
+            f"Bayes error {found['bayes_error']:.4f}, self-calibration {z['self_calibration']:+.1f} s.e., "
+            f"inverse error {z['inverse']:.0e}"
+        )
+    return world.sha
+
+
+def _execute(plan: Plan, job: Job, sha: str | None, executor: Executor, progress: Progress) -> None:
+    ledger = Ledger(job.store)
+    schema, numbers = row_schema(plan.sweep.experiment), sequence()
+
+    def give_up(pack: Pack, reason: str) -> Counts:
+        rows = failure_rows(pack.runs, schema, Stamp(pack.id, pack.attempt, "", sha), "failed", reason)
+        ledger.append(rows, next(numbers))
+        return Counts(failed=len(rows))
+
+    with hold(job.store) as claims:
+        packs = list(plan.packs(ledger.attempts()))
+        progress.say(
+            f"plan: {plan.runs.cells:,} cells -> {len(plan.runs):,} runs -> {len(packs):,} packs"
+            + (f", {plan.flops:.2g} FLOP" if plan.flops else "")
+        )
+        progress.begin(plan.runs.cells)
+        feed = Feed(packs, ledger, claims, plan.sweep.file.resources.attempts, give_up)
+        executor.run(job, feed, progress.count)
+
+
+def _tally(sweep: Sweep, ledger: Ledger, scan: Scan) -> tuple[Counts, int]:
+    """This grid's cells by status (the store may hold other grids' too), and how many are in no row."""
+    from raysweep.ledger import STATUSES, subtract
+
+    cells = scan.table.column("cell").to_pylist() if scan.parts else []
+    status = scan.table.column("status").to_pylist() if scan.parts else []
+    found: dict[str, int] = {}
+    for name in STATUSES:
+        own = [c for c, s in zip(cells, status, strict=True) if s == name]
+        found[name] = sweep.runs.cells - subtract(sweep.runs, own).cells if own else 0
+    counts = Counts(**found)
+    return counts, sweep.runs.cells - counts.total
