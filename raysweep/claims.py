@@ -12,14 +12,16 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from raysweep.errors import LedgerError
 from raysweep.pack import Pack
 from raysweep.store import Store
 
-__all__ = ["LEASE", "Claims", "hold"]
+__all__ = ["LEASE", "Claims", "drivers", "hold"]
 
 LEASE = 60.0  # seconds a silent driver keeps its packs
 _FOLDER = "claims"
@@ -69,6 +71,17 @@ class Claims:
 
     def _file(self, pack: Pack) -> str:
         return f"{_FOLDER}/{pack.id}~{self.owner}.json"
+
+
+def drivers(store: Store) -> list[dict[str, Any]]:
+    """Drivers with a heartbeat: their name, the seconds since it by this host's clock, and the packs they hold."""
+    files = store.list(_FOLDER)
+    packs = [name.split("~")[1].removesuffix(".json") for name, _ in files if "~" in name]
+    return [
+        {"driver": owner, "heartbeat_age": round(max(0.0, time.time() - made), 1), "packs": packs.count(owner)}
+        for name, made in files
+        if name.endswith(".heartbeat") and (owner := name.removesuffix(".heartbeat"))
+    ]
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from raysweep.executors import Counts, Executor, Feed, Job
 from raysweep.executors.quiet import terminal
 from raysweep.experiment import Stamp, failure_rows, row_schema
 from raysweep.experiments.function import FunctionExperiment, source_sha
-from raysweep.ledger import Ledger, Scan, sequence
+from raysweep.ledger import STATUSES, Ledger, Scan, sequence, subtract
 from raysweep.oracle.recipe import recipe_hash
 from raysweep.pack import Pack
 from raysweep.plan import Plan, make_plan
@@ -79,7 +79,7 @@ def run(
         sweep=json.dumps(sweep.file.model_dump(mode="json")),
         path=sweep.path,
         folders=tuple(str(p) for p in (Path(sweep.path).parent.absolute(), Path.cwd())),
-        store=store,
+        store=Store(store.absolute),
         world=f"oracle/{recipe_hash(sweep.file.world)}" if sweep.file.world else "",
         token=token,
         cpus=resources.cpus,
@@ -104,6 +104,7 @@ def open_store(store: Store, sweep: Sweep, progress: Progress) -> str:
     store.create(f"sweeps/{sweep.hash}.yaml", sweep.text.encode())
     environment = {
         "raysweep": __version__,
+        "sweep": sweep.hash,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
@@ -187,8 +188,6 @@ def _execute(plan: Plan, job: Job, sha: str | None, executor: Executor, progress
 
 def _tally(sweep: Sweep, ledger: Ledger, scan: Scan) -> tuple[Counts, int]:
     """This grid's cells by status (the store may hold other grids' too), and how many are in no row."""
-    from raysweep.ledger import STATUSES, subtract
-
     cells = scan.table.column("cell").to_pylist() if scan.parts else []
     status = scan.table.column("status").to_pylist() if scan.parts else []
     found: dict[str, int] = {}

@@ -6,6 +6,7 @@ completed upload appears at it. A reader therefore sees a file entire or not at 
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import json
 import os
@@ -37,7 +38,12 @@ class Store:
     uri: str
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
-        return Store, (self.uri,)  # the file system is reopened where the copy lands
+        return Store, (self.absolute,)  # the file system is reopened where the copy lands
+
+    @property
+    def absolute(self) -> str:
+        """The URI with no dependence on the working directory."""
+        return self.uri if "://" in self.uri else self.path()
 
     @cached_property
     def _opened(self) -> tuple[pafs.FileSystem, str]:
@@ -74,7 +80,7 @@ class Store:
     def exists(self, name: str = "") -> bool:
         return bool(self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
 
-    def list(self, folder: str) -> list[tuple[str, float]]:
+    def list(self, folder: str) -> builtins.list[tuple[str, float]]:
         """(name, modification time in seconds or 0) of the files in a folder, by name; none if it is missing.
 
         Unfinished temporary files are not shown.
@@ -86,6 +92,12 @@ class Store:
             if info.type == pafs.FileType.File and not info.base_name.startswith(TEMPORARY)
         ]
         return sorted(found)
+
+    def folders(self, folder: str) -> builtins.list[str]:
+        """The names of the folders in a folder, sorted; none if it is missing."""
+        selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
+        found = self.fs.get_file_info(selector)
+        return sorted(info.base_name for info in found if info.type == pafs.FileType.Directory)
 
     def read(self, name: str) -> bytes:
         """The whole of a file.

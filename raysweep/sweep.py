@@ -110,7 +110,7 @@ class Sweep:
     @cached_property
     def text(self) -> str:
         """The resolved file as YAML: what a store keeps under `sweeps/<hash>.yaml`."""
-        return yaml.safe_dump(self.file.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+        return yaml.safe_dump(self.file.model_dump(mode="json", exclude_unset=True), sort_keys=False)
 
     @cached_property
     def hash(self) -> str:
@@ -140,6 +140,18 @@ _Loader.add_implicit_resolver(
 )
 
 
+def parse_yaml(text: str, where: str) -> Any:
+    """The content of a YAML text.
+
+    Raises:
+        SweepError: it is not valid YAML, repeats a key or uses aliases.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise SweepError(f"{where}: must be valid YAML: {' '.join(str(error).split())}") from error
+
+
 def read_yaml(path: Path) -> Any:
     """A YAML file's content.
 
@@ -149,11 +161,10 @@ def read_yaml(path: Path) -> Any:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise SweepError(f"{path}: a sweep file must be under 1 MiB, but has {path.stat().st_size:,} bytes")
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SweepError(f"{path}: cannot be read: {error}") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise SweepError(f"{path}: must be valid YAML: {' '.join(str(error).split())}") from error
+    return parse_yaml(text, str(path))
 
 
 def load_sweep(path: str | Path, overrides: Sequence[str] = (), preset: str | None = None) -> Sweep:
@@ -188,12 +199,9 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), preset: str | No
 
 
 def _override(values: str, text: str) -> Any:
-    try:
-        parsed = yaml.load(values, Loader=_Loader)
-        if isinstance(parsed, str) and "," in values:
-            parsed = yaml.load(f"[{values}]", Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise SweepError(f"--set {text}: must be values or a range: {' '.join(str(error).split())}") from error
+    parsed = parse_yaml(values, f"--set {text}")
+    if isinstance(parsed, str) and "," in values:
+        parsed = parse_yaml(f"[{values}]", f"--set {text}")
     return parsed
 
 

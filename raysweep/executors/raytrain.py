@@ -41,7 +41,7 @@ def fit_flow(
     use_gpu = resources.get("GPU", 0) >= workers
     trainer = ray.train.torch.TorchTrainer(
         _worker,
-        train_loop_config={"recipe": recipe.model_dump(mode="json"), "store": store.uri},
+        train_loop_config={"recipe": recipe.model_dump(mode="json"), "store": store.absolute},
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu),
         run_config=ray.train.RunConfig(

@@ -20,6 +20,7 @@ for _name, _value in {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's state is never restored
     "TUNE_WARN_THRESHOLD_S": "10",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a user's function stay valid
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a CPU pack must not see a GPU
 }.items():
     os.environ.setdefault(_name, _value)
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from raysweep.oracle.flows import ClassFlow
 
 __all__ = ["RayExecutor"]
+
+
+_TRACEBACK_LINES = 12
 
 
 class PackTrial(tune.Trainable):  # type: ignore[misc]
@@ -81,11 +85,21 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
         """Nothing."""
 
 
+class _Unsaved:
+    """Tune pickles and copies its parts for a restore that never happens; these stay what and where they are."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
+
+
 def _result(counts: Counts) -> dict[str, Any]:
     return {status: getattr(counts, status) for status in STATUSES}
 
 
-class PackSearch(Searcher):  # type: ignore[misc]
+class PackSearch(_Unsaved, Searcher):  # type: ignore[misc]
     """Ask-tell between Tune and the feed."""
 
     def __init__(self, feed: Feed, on_counts: Callable[[Counts], None]) -> None:
@@ -119,7 +133,7 @@ class PackSearch(Searcher):  # type: ignore[misc]
         """Nothing."""
 
 
-class PackWatch(tune.Callback):  # type: ignore[misc]
+class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
     """Progress, and the reason when a trial's worker died."""
 
     def __init__(self, feed: Feed, on_counts: Callable[[Counts], None]) -> None:
@@ -132,9 +146,11 @@ class PackWatch(tune.Callback):  # type: ignore[misc]
             self.on_counts(Counts(*(int(result[s]) for s in STATUSES)))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        error = trial.get_pickled_error() or trial.get_error()
-        reason = " ".join(str(error).split())[:2000] if error is not None else "its worker died"
-        self.on_counts(self.feed.lost(trial.config["pack"].id, reason))
+        told = Path(trial.error_file) if trial.error_file else None
+        lines = (
+            told.read_text(errors="replace").strip().splitlines() if told and told.is_file() else ["its worker died"]
+        )
+        self.on_counts(self.feed.lost(trial.config["pack"].id, "\n".join(lines[-_TRACEBACK_LINES:])))
 
 
 class RayExecutor:

@@ -23,9 +23,11 @@ CHECKPOINT = "checkpoint.safetensors"
 _REPORTS = 12  # checkpoints and validation points a run; Ray's report is a barrier, so few
 
 
-def dequantise(x: torch.Tensor, levels: int, noise: torch.Tensor) -> torch.Tensor:
-    """Grey levels [n, d] plus uniform noise in [0, 1), scaled to [-1, 1]: a density over the real line."""
-    return (x.float() + noise) * (2.0 / levels) - 1.0
+def dequantise(x: torch.Tensor, levels: int, std: float, generator: torch.Generator) -> torch.Tensor:
+    """Grey levels [n, d] plus uniform noise in [0, 1), scaled to [-1, 1], plus N(0, std^2): float32, on x's device."""
+    uniform = torch.rand(x.shape, generator=generator).to(x.device)
+    normal = torch.randn(x.shape, generator=generator).to(x.device)
+    return (x.float() + uniform) * (2.0 / levels) - 1.0 + std * normal
 
 
 @dataclass
@@ -89,12 +91,11 @@ def train_flow(
 
     for epoch in range(start, recipe.epochs):
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(train_x), generator=generator)
-        noise = torch.rand(train_x.shape, generator=generator)
-        order, noise, total = order.to(device), noise.to(device), torch.zeros((), device=device)
+        order = torch.randperm(len(train_x), generator=generator).to(device)
+        noisy, total = dequantise(train_x, source.levels, recipe.noise, generator), torch.zeros((), device=device)
         for step in range(steps):
             mine = order[step * recipe.batch : (step + 1) * recipe.batch][rank::world]
-            loss = model(dequantise(train_x[mine], source.levels, noise[mine]), train_y[mine])
+            loss = model(noisy[mine], train_y[mine])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
@@ -108,7 +109,7 @@ def train_flow(
             metrics = {
                 "epoch": done,
                 "nll": float(total) / steps,
-                "test_nll": _nll(flow, test_x, test_y, source.levels),
+                "test_nll": _nll(flow, test_x, test_y, source.levels, recipe.noise),
             }
             files = {CHECKPOINT: _checkpoint(flow, optimiser, done)} if rank == 0 else None
             dist.report(metrics, files)
@@ -122,11 +123,10 @@ def _spread_means(flow: ClassFlow, seed: int) -> None:
         flow.means.copy_(torch.randn(flow.means.shape, generator=generator) * 0.5)
 
 
-def _nll(flow: ClassFlow, x: torch.Tensor, y: torch.Tensor, levels: int) -> float:
+def _nll(flow: ClassFlow, x: torch.Tensor, y: torch.Tensor, levels: int, std: float) -> float:
     """Held-out negative log-likelihood in nats an item, at fixed noise."""
-    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device)
     with torch.no_grad():
-        return float(flow(dequantise(x, levels, noise), y))
+        return float(flow(dequantise(x, levels, std, torch.Generator().manual_seed(0)), y))
 
 
 def _checkpoint(flow: ClassFlow, optimiser: torch.optim.Optimizer, epoch: int) -> bytes:

@@ -26,10 +26,12 @@ class FlowRecipe(_Strict):
 
     One invertible net is shared by all classes; classes differ in the mean of a diagonal Gaussian base whose
     scale they share. The Jacobian cancels in Bayes' rule, so the posterior is exact at every latent temperature.
+    Noise is part of the world: the flow models data + noise, and its samples are noisy.
     """
 
     kind: Literal["flow"] = "flow"
     data: str = Field("digits", description="a data set of raysweep.data")
+    noise: float = Field(0.0, ge=0, le=100, description="std of Gaussian noise added to items scaled to [-1, 1]")
     layers: int = Field(10, ge=1, le=64, description="affine coupling layers")
     hidden: int = Field(128, ge=1, le=4096, description="width of a coupling's residual net")
     blocks: int = Field(2, ge=1, le=16, description="residual blocks of a coupling")

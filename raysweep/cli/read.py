@@ -1,0 +1,181 @@
+"""Commands that read a store or a table: status, fit, report, audit, compact, doctor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from raysweep.cli.show import print_json, print_table
+from raysweep.errors import FitError, OracleError
+from raysweep.ledger import Ledger
+from raysweep.store import Store
+from raysweep.sweep import FitSpec, SweepFile, parse_yaml
+
+StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A sweep's folder or URI.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    for command in (status, fit, report, audit, compact, doctor):
+        app.command()(command)
+
+
+def status(store: StoreArgument, json: Json = False) -> None:
+    """Say what is done, failed and pending, while a sweep runs and after."""
+    from raysweep.status import status as look
+
+    found = look(Store(store))
+    if json:
+        print_json(found)
+        return
+    counts = ", ".join(f"{n:,} {s}" for s, n in found["cells"].items() if n) or "no finished cells"
+    total = f" of {found['total']:,}; {found['pending']:,} pending" if "total" in found else ""
+    print(f"{found['sweep']}: {counts}{total}  ({found['parts']:,} parts)")
+    for world in found["worlds"]:
+        state = "ready" if world["ready"] else "in training"
+        audits = f", audit {'passed' if world['passed'] else 'FAILED'}" if world["passed"] is not None else ""
+        print(f"  world {world['recipe']}: {state}{audits}")
+    for driver in found["drivers"]:
+        print(
+            f"  driver {driver['driver']}: {driver['packs']} packs, last heard of {driver['heartbeat_age']:.0f} s ago"
+        )
+    for failure in found["failures"]:
+        print(f"  {failure['status']} x {failure['cells']:,}: {failure['cause']}")
+        print("    " + failure["example"]["error"].strip().replace("\n", "\n    "))
+    for file in found["unreadable"]:
+        print(f"  warning: {file['file']}: {file['reason']}")
+
+
+def fit(
+    data: Annotated[
+        str, typer.Argument(metavar="STORE|TABLE", help="A store, or any .csv or .parquet.", show_default=False)
+    ],
+    law: Annotated[str, typer.Option(help="power or power+floor.")] = "power",
+    x: Annotated[str | None, typer.Option(help="Column of the scale.", metavar="COL")] = None,
+    y: Annotated[str | None, typer.Option(help="Column of the measurement.", metavar="COL")] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="Fit each value of this column by itself.", metavar="COL")
+    ] = None,
+    where: Annotated[str | None, typer.Option(help="Rows to keep, SQL: \"labels = 'hard'\".", metavar="EXPR")] = None,
+    at: Annotated[
+        str, typer.Option(help="Snapshot of a run: best on <y>_select, last, or a time.", metavar="best|last|T")
+    ] = "best",
+    run: Annotated[str | None, typer.Option(help="Column that tells independent runs apart.", metavar="COL")] = None,
+    bootstrap: Annotated[int, typer.Option(min=0, help="Draws of the interval; 0 for none.")] = 1000,
+    level: Annotated[float, typer.Option(help="Coverage of the intervals.")] = 0.95,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    json: Json = False,
+) -> None:
+    """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits the sweep names."""
+    from raysweep.laws import fit as fit_law
+
+    source, specs = _source(data)
+    if (x is None) != (y is None):
+        raise FitError("fit: --x and --y go together; give both, or neither for the fits that a store's sweep names")
+    if x is not None and y is not None:
+        asked: Sequence[FitSpec] = [FitSpec(law=law, x=x, y=y, by=tuple(by or ()), where=where)]
+    elif specs:
+        asked = specs
+    else:
+        raise FitError(f"fit: --x and --y must be given, for {data} names no fits of its own")
+    fits = [
+        fit_law(source, s.law, s.x, s.y, s.by, s.where, at=at, run=run, bootstrap=bootstrap, level=level, seed=seed)
+        for s in asked
+    ]
+    if json:
+        print_json([record for one in fits for record in one.to_json()])
+        return
+    from raysweep.report.tables import findings
+
+    for one in fits:
+        for sentence in findings(one):
+            print(sentence)
+        for code, text in one.groups[0].details.items():
+            print(f"  {code}: {text}")
+
+
+def _source(data: str) -> tuple[Any, Sequence[FitSpec]]:
+    """A table to fit, and the fits its sweep names. A folder with an env.json is a store; anything else a file."""
+    store = Store(data)
+    if Path(data).is_file() or not store.exists("env.json"):
+        return data, []
+    scan = Ledger(store).scan()
+    if not scan.parts:
+        raise FitError(f"fit: {data} must hold finished cells, but its ledger is empty")
+    name = f"sweeps/{store.read_json('env.json')['sweep']}.yaml"
+    file = SweepFile.model_validate(parse_yaml(store.read(name).decode(), name))
+    return scan.table, file.fit
+
+
+def report(store: StoreArgument) -> None:
+    """Write the store's report.html and figures/ anew."""
+    from raysweep.report import make_report
+
+    made = make_report(Store(store))
+    for sentence in made.findings:
+        print(sentence)
+    print(f"report: {made.page}")
+
+
+def audit(
+    oracle: Annotated[
+        str, typer.Argument(metavar="ORACLE", help="A world's folder, or a store that holds one.", show_default=False)
+    ],
+    temperature: Annotated[list[float] | None, typer.Option(help="Latent temperature; may be repeated.")] = None,
+    items: Annotated[int, typer.Option(min=100, help="Generated pairs.")] = 8192,
+    json: Json = False,
+) -> None:
+    """Check that a world's posterior is exact: inverse, log-determinant, self-calibration. Exit 1 if it is not."""
+    from raysweep.oracle.audit import audit as check
+    from raysweep.oracle.world import load_world
+
+    store = Store(oracle)
+    folders = [""] if store.exists("recipe.json") else [f"oracle/{f}" for f in store.folders("oracle")]
+    if not folders:
+        raise OracleError(f"audit: {oracle} must be a world's folder or a store with one, but holds neither")
+    found = [check(load_world(store, f), t, items).to_json() for f in folders for t in temperature or [1.0]]
+    if json:
+        print_json(found)
+    else:
+        for one in found:
+            print(
+                f"{oracle}: weights {one['sha'][:8]}, temperature {one['temperature']:g}, {one['items']:,} items: "
+                f"aleatoric {one['aleatoric']:.4f} nats, Bayes error {one['bayes_error']:.4f}"
+            )
+            rows = [
+                [c["name"], f"{c['value']:.3g}", f"{c['limit']:.3g}", "ok" if c["passed"] else "FAILED", c["about"]]
+                for c in one["checks"]
+            ]
+            print_table(["check", "value", "limit", "", "about"], rows)
+    if not all(one["passed"] for one in found):
+        raise typer.Exit(1)
+
+
+def compact(store: StoreArgument) -> None:
+    """Rewrite cells.parquet from the ledger's parts."""
+    scan = Ledger(Store(store)).compact()
+    print(f"{len(scan.table):,} cells from {scan.parts:,} parts -> {store.rstrip('/')}/cells.parquet")
+    for name, reason in scan.skipped:
+        print(f"warning: {name} was skipped: {reason}")
+
+
+def doctor(
+    store: Annotated[str | None, typer.Option("--store", metavar="URI", help="Also check this store.")] = None,
+    json: Json = False,
+) -> None:
+    """Look for what would keep a sweep from running here. Exit 1 if something is wrong."""
+    from raysweep.status import as_json
+    from raysweep.status import doctor as look
+
+    found = look(Store(store) if store else None)
+    if json:
+        print_json(as_json(found))
+    else:
+        rows = [[f.name, "ok" if f.ok else "FAILED", f.value, "" if f.ok else f.remedy] for f in found]
+        print_table(["what", "", "value", "remedy"], rows)
+    if not all(f.ok for f in found):
+        raise typer.Exit(1)

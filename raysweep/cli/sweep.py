@@ -1,0 +1,147 @@
+"""Commands that take a sweep file: plan and run."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from raysweep.cli.show import print_json, print_table
+from raysweep.cost import host_memory
+from raysweep.executors import EXECUTORS, make_executor
+from raysweep.plan import make_plan
+from raysweep.progress import clock
+from raysweep.store import Store
+from raysweep.sweep import Sweep, load_sweep
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="The sweep file, YAML.", show_default=False)]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="AXIS=VALUES", help="Replace an axis: width=64,128 or 'n_train={geom: [64, 4096, 7]}'."
+    ),
+]
+Preset = Annotated[str | None, typer.Option(metavar="NAME", help="A preset of the file, e.g. smoke or full.")]
+StoreOption = Annotated[
+    str | None, typer.Option("--store", metavar="URI", help="A folder or URI (s3://...). Default: results/<name>.")
+]
+SkipFailed = Annotated[bool, typer.Option("--skip-failed", help="Leave failed cells as they are.")]
+Retry = Annotated[str | None, typer.Option(metavar="diverged", help="Also run diverged cells again.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command()(plan)
+    app.command()(run)
+
+
+def _store(sweep: Sweep, uri: str | None) -> Store:
+    return Store(uri or f"results/{sweep.name}")
+
+
+def _retry(retry: str | None) -> bool:
+    if retry not in (None, "diverged"):
+        raise typer.BadParameter(f"--retry must be `diverged`, but got {retry!r} (failed cells are always tried again)")
+    return retry == "diverged"
+
+
+def plan(
+    file: File,
+    set_: Set = None,
+    preset: Preset = None,
+    store: StoreOption = None,
+    skip_failed: SkipFailed = False,
+    retry: Retry = None,
+    json: Json = False,
+) -> None:
+    """Show what a sweep collapses to (cells, runs, packs) and what it will cost. Nothing is run."""
+    sweep = load_sweep(file, set_ or (), preset)
+    resources = sweep.file.resources
+    slots = max(1, int((os.cpu_count() or 1) / resources.cpus))
+    found = make_plan(sweep, _store(sweep, store), slots, skip_failed, _retry(retry)).to_json()
+    if json:
+        print_json(found)
+        return
+    print(f"{found['sweep']} ({found['experiment']})")
+    print(f"  {found['cells']:,} cells -> {found['runs']:,} runs -> {found['packs']:,} packs, {slots} at a time")
+    print(f"  {found['done_cells']:,} cells done, {found['pending_cells']:,} pending in {found['pending_runs']:,} runs")
+    rows = [
+        [
+            ", ".join(f"{k}={v}" for k, v in s["shape"].items() if k in _varying(found["shapes"])) or "all",
+            f"{s['cells']:,}",
+            f"{s['runs']:,}",
+            f"{s['packs']:,} x {s['lanes']:,}",
+            f"{s['parameters']:,.0f}",
+            f"{s['flops']:.2e}",
+            f"{s['flops_eval']:.2e}",
+            f"{s['bytes'] / 2**20:,.1f}",
+        ]
+        for s in found["shapes"][:40]
+    ]
+    head = ["shape", "cells", "runs", "packs x lanes", "parameters", "train FLOP", "eval FLOP", "MiB a pack"]
+    print_table(head, rows, right_from=1)
+    if len(found["shapes"]) > len(rows):
+        print(f"  ... and {len(found['shapes']) - len(rows):,} more shapes")
+    seconds = found["seconds"]
+    if seconds is None:
+        print("  time: unknown; a plain function states no cost")
+    else:
+        rate = found["rate"]
+        speed = f"{rate['flops_per_second']:.1e} FLOP/s a pack, {rate['source']}"
+        print(f"  time: about {clock(seconds)} for the packs ({speed})")
+    print(f"  memory: {host_memory() / 2**30:.1f} GiB free here")
+
+
+def _varying(shapes: list[dict[str, dict[str, object]]]) -> set[str]:
+    """Shape axes worth showing: those that differ."""
+    names = {k for s in shapes for k in s["shape"]}
+    return {k for k in names if len({str(s["shape"].get(k)) for s in shapes}) > 1}
+
+
+def run(
+    file: File,
+    set_: Set = None,
+    preset: Preset = None,
+    store: StoreOption = None,
+    executor: Annotated[str, typer.Option(help=f"One of {', '.join(EXECUTORS)}.")] = "ray",
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="A running Ray cluster; `auto` finds it. Default: start Ray here."),
+    ] = None,
+    skip_failed: SkipFailed = False,
+    retry: Retry = None,
+) -> None:
+    """Run every pending cell of a sweep, then report. Run it again to finish what is missing."""
+    from raysweep.run import run as execute
+
+    sweep = load_sweep(file, set_ or (), preset)
+    target = _store(sweep, store)
+    outcome = execute(sweep, target, make_executor(executor, address), skip_failed, _retry(retry))
+    counts = outcome.counts
+    done = [f"{counts.ok:,} ok"] + [
+        f"{n:,} {s}" for s in ("diverged", "failed", "skipped") if (n := getattr(counts, s))
+    ]
+    pending = f", {outcome.pending:,} pending" if outcome.pending else ""
+    print(f"{sweep.name}: {', '.join(done)}{pending} of {sweep.runs.cells:,} cells in {clock(outcome.seconds)}")
+    for name, reason in outcome.scan.skipped:
+        print(f"warning: {name} was skipped: {reason}")
+    if counts.ok:
+        _report(target)
+    if counts.failed:
+        print(f"{counts.failed:,} cells failed: see `raysweep status {target.uri}`; run again to retry them")
+    if counts.failed or outcome.pending:
+        raise typer.Exit(1)
+
+
+def _report(store: Store) -> None:
+    try:
+        from raysweep.report import make_report
+    except ModuleNotFoundError as error:
+        print(f"no report: {error.name} is not installed here; run `raysweep report {store.uri}` where it is")
+        return
+    report = make_report(store)
+    for sentence in report.findings:
+        print(f"  {sentence}")
+    print(f"report: {report.page}")

@@ -1,0 +1,201 @@
+"""Figures: frames and fits in, matplotlib Figures out. Nothing here reads or writes files."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from raysweep.laws import Fit, GroupFit
+from raysweep.laws.points import Points
+
+__all__ = ["calibration_figure", "law_figure", "learning_figure"]
+
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#000000",
+)  # Okabe & Ito, colour-blind safe
+MARKERS = "osD^vPX"
+_STYLE: Any = {
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+}
+_PANEL = (4.6, 3.6)  # inches
+
+
+def law_figure(fit: Fit, points: Points, floor: str | None = None, total: str | None = None) -> Figure:
+    """Measured points, the fitted law and its interval band, one panel per value of the last by-column.
+
+    Args:
+        fit: Of y on x, in any number of groups.
+        points: What it was fitted to.
+        floor: Column drawn as a grey line (the aleatoric part), in the same panels.
+        total: Column drawn hollow above (the total loss).
+    """
+    names = points.by
+    panels = sorted({group.group[names[-1]] for group in fit}, key=str) if len(names) > 1 else [None]
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(
+            1,
+            len(panels),
+            figsize=(_PANEL[0] * len(panels), _PANEL[1]),
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
+        )
+        for axis, panel in zip(axes[0], panels, strict=True):
+            groups = [g for g in fit if panel is None or g.group[names[-1]] == panel]
+            for i, group in enumerate(groups):
+                _law_series(
+                    axis, group, _rows(points.frame, group), COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], total
+                )
+            if floor is not None:
+                part = points.frame.filter(pl.col(names[-1]) == panel) if panel is not None else points.frame
+                level = part.group_by(fit.x).agg(pl.col(floor).mean()).sort(fit.x)
+                axis.plot(level[fit.x], level[floor], color="#888888", lw=1.2, ls=":", label=floor)
+            axis.set(
+                xscale="log",
+                yscale="log",
+                xlabel=_label(fit.x),
+                title=f"{names[-1]} = {panel}" if panel is not None else "",
+            )
+            axis.legend(loc="best")
+        axes[0][0].set_ylabel(_label(fit.y) + (f"  (hollow: {_label(total)})" if total else ""))
+    return figure
+
+
+def _law_series(axis: Axes, group: GroupFit, rows: pl.DataFrame, colour: str, marker: str, total: str | None) -> None:
+    x = rows[group.x].to_numpy()
+    axis.plot(x, rows[group.y].to_numpy(), marker, ms=3.2, color=colour, alpha=0.45, mew=0)
+    if total is not None:
+        mean = rows.group_by(group.x).agg(pl.col(total).mean()).sort(group.x)
+        axis.plot(
+            mean[group.x], mean[total], marker, ms=4.5, mfc="none", mec=colour, mew=0.9, ls="-", lw=0.5, color=colour
+        )
+    if group.error is not None or not group.params:
+        return
+    grid = np.geomspace(*group.window, 100)
+    name = ", ".join(f"{k}={v}" for k, v in group.group.items())
+    axis.plot(
+        grid, group.predict(grid), color=colour, lw=1.6, label=f"{name or group.law.name}: {exponent_text(group)}"
+    )
+    band = group.band(grid)
+    if np.isfinite(band).all():
+        axis.fill_between(grid, band[:, 0], band[:, 1], color=colour, alpha=0.18, lw=0)
+
+
+def learning_figure(frame: pl.DataFrame, y: str, time: str, colour_by: str, panel_by: Sequence[str]) -> Figure:
+    """Mean of y against training time, one line per value of `colour_by`, one panel per `panel_by` combination.
+
+    The shade is the range over replicates.
+    """
+    panels = frame.select(panel_by).unique().sort(panel_by).to_dicts() if panel_by else [{}]
+    panels = panels[:6]
+    values = frame[colour_by].unique().sort().to_list()
+    shades = plt.get_cmap("viridis")(np.linspace(0.05, 0.9, len(values)))
+    columns = min(len(panels), 2)
+    lines = -(-len(panels) // columns)
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(
+            lines, columns, figsize=(_PANEL[0] * columns, _PANEL[1] * 0.85 * lines),
+            sharex=True, sharey=True, squeeze=False, layout="constrained",
+        )  # fmt: skip
+        for axis, panel in itertools.zip_longest(axes.flat, panels):
+            if panel is None:
+                axis.set_visible(False)
+                continue
+            part = frame.filter(pl.all_horizontal(pl.lit(True), *(pl.col(k).eq_missing(v) for k, v in panel.items())))
+            for value, shade in zip(values, shades, strict=True):
+                own = part.filter((pl.col(colour_by) == value) & (pl.col(time) > 0))
+                curve = own.group_by(time).agg(
+                    mean=pl.col(y).mean(), low=pl.col(y).min(), high=pl.col(y).max()
+                ).sort(time)  # fmt: skip
+                axis.plot(
+                    curve[time],
+                    curve["mean"],
+                    color=shade,
+                    lw=1.4,
+                    label=f"{value:,}" if isinstance(value, int) else str(value),
+                )
+                axis.fill_between(curve[time], curve["low"], curve["high"], color=shade, alpha=0.15, lw=0)
+            axis.set(xscale="log", yscale="log", title=", ".join(f"{k} = {v}" for k, v in panel.items()))
+            axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.yaxis.set_minor_formatter(NullFormatter())
+        for axis in axes[-1]:
+            axis.set_xlabel(_label(time))
+        for row in axes:
+            row[0].set_ylabel(_label(y))
+        axes.flat[0].legend(title=_label(colour_by), ncols=2, fontsize=7.5, title_fontsize=8)
+    return figure
+
+
+def calibration_figure(rows: pl.DataFrame, x: str, colour_by: str, audits: Sequence[Mapping[str, Any]]) -> Figure:
+    """Left: the oracle's posterior against how often its classes occur. Right: classifiers' ECE against x."""
+    with plt.rc_context(_STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(_PANEL[0] * 2, _PANEL[1]), layout="constrained")
+        left.plot([0, 1], [0, 1], color="#888888", lw=1, ls=":")
+        for i, audit in enumerate(audits):
+            stated, seen, count = (np.array(c) for c in zip(*audit["reliability"], strict=True))
+            error = 2 * np.sqrt(np.maximum(seen * (1 - seen), 1e-9) / count)
+            label = f"temperature {audit['temperature']:g}"
+            left.errorbar(stated, seen, error, fmt=MARKERS[i % 7], ms=3.5, lw=1, color=COLOURS[i % 7], label=label)
+        left.set(xlabel="posterior of a class", ylabel="how often it is the generating class", title="oracle")
+        if audits:
+            left.legend(title="2 s.e. bars", title_fontsize=8)
+        for i, value in enumerate(rows[colour_by].unique().sort().to_list()):
+            part = rows.filter(pl.col(colour_by) == value).group_by(x).agg(
+                mean=pl.col("ece").mean(), low=pl.col("ece").min(), high=pl.col("ece").max()
+            ).sort(x)  # fmt: skip
+            right.plot(
+                part[x], part["mean"], MARKERS[i % 7] + "-", ms=4, color=COLOURS[i % 7], label=f"{colour_by} = {value}"
+            )
+            right.fill_between(part[x], part["low"], part["high"], color=COLOURS[i % 7], alpha=0.15, lw=0)
+        right.set(
+            xscale="log", xlabel=_label(x), ylabel="expected calibration error", title="classifiers, best snapshot"
+        )
+        right.legend()
+    return figure
+
+
+def exponent_text(group: GroupFit) -> str:
+    """`alpha = 0.43 [0.40, 0.46]`."""
+    value = group.params.get("alpha")
+    if value is None:
+        return group.law.formula
+    if "alpha" not in group.intervals:
+        return f"alpha = {value:.3f}"
+    low, high = group.intervals["alpha"]
+    return f"alpha = {value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _rows(frame: pl.DataFrame, group: GroupFit) -> pl.DataFrame:
+    same = (pl.col(name).eq_missing(pl.lit(value)) for name, value in group.group.items())
+    return frame.filter(pl.all_horizontal(pl.lit(True), *same))
+
+
+def _label(name: str) -> str:
+    known = {
+        "n_train": "training items N",
+        "steps": "training steps",
+        "epistemic": "epistemic error (nats)",
+        "total": "total loss",
+    }
+    return known.get(name, name.replace("_", " "))

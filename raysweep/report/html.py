@@ -1,0 +1,208 @@
+"""The report: one self-contained HTML page that says what was found, how sure it is, and how to regenerate it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import polars as pl
+from matplotlib.figure import Figure
+
+from raysweep import __version__
+from raysweep.errors import FitError, LedgerError
+from raysweep.laws import Fit, fit
+from raysweep.laws.points import Column, Points, points, read
+from raysweep.ledger import Ledger
+from raysweep.report.figures import calibration_figure, law_figure, learning_figure
+from raysweep.report.tables import Sanity, findings, sanity
+from raysweep.status import status
+from raysweep.store import Store
+from raysweep.sweep import FitSpec, SweepFile, parse_yaml
+
+__all__ = ["PAGE", "Report", "make_report"]
+
+PAGE = "report.html"
+_DPI = 130
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+        page: Path or URI of the page.
+        findings: One sentence a fitted group, and the sanity checks.
+    """
+
+    page: str
+    findings: tuple[str, ...]
+
+
+def make_report(store: Store) -> Report:
+    """Fit the sweep's laws, draw its figures, and write `report.html` and `figures/*.png` into the store.
+
+    Raises:
+        LedgerError: the store has no sweep or no finished cell.
+    """
+    state = status(store)
+    name = f"sweeps/{store.read_json('env.json')['sweep']}.yaml"
+    file = SweepFile.model_validate(parse_yaml(store.read(name).decode(), name))
+    scan = Ledger(store).scan()
+    if not scan.parts:
+        raise LedgerError(f"store {store.uri}: must hold finished cells to report on, but its ledger is empty")
+    frame, columns = read(scan.table)
+    audits = [a for w in state["worlds"] for a in _audits(store, w["recipe"])]
+
+    sentences: list[str] = []
+    sections: list[tuple[str, str]] = []
+    figures: dict[str, Figure] = {}
+    fitted: list[tuple[FitSpec, Fit, Points]] = []
+    for spec in file.fit:
+        try:
+            law = fit(scan.table, spec.law, spec.x, spec.y, spec.by, spec.where)
+            fitted.append((spec, law, points(frame, columns, spec.x, spec.y, spec.by, spec.where)))
+            sentences += findings(law)
+        except FitError as error:
+            sentences.append(f"{spec.law} of {spec.y} in {spec.x}: not fitted: {error}")
+    checked = sanity(frame)
+    if checked is not None:
+        sentences.append(checked.sentence)
+
+    for i, (spec, law, rows) in enumerate(fitted):
+        figures[f"{i + 1}-{spec.law}-{spec.y}-{spec.x}"] = _law(law, rows, columns)
+        sections.append((f"{spec.law}: {law.law.formula}", _fit_table(law)))
+    figures |= _extra_figures(frame, columns, fitted, audits)
+    for key, figure in figures.items():
+        store.write(f"figures/{key.replace('+', '-')}.png", _png(figure))
+    page = _page(file.name, state, sentences, sections, figures, audits, checked)
+    store.write(PAGE, page.encode())
+    for figure in figures.values():
+        plt.close(figure)
+    return Report(page=f"{store.uri.rstrip('/')}/{PAGE}", findings=tuple(sentences))
+
+
+def _audits(store: Store, recipe: str) -> list[dict[str, Any]]:
+    name = f"oracle/{recipe}/audit.json"
+    return list(store.read_json(name)) if store.exists(name) else []
+
+
+def _law(law: Fit, rows: Points, columns: dict[str, Column]) -> Figure:
+    decomposed = law.y == "epistemic" and {"aleatoric", "total"} <= set(columns)
+    return law_figure(law, rows, *(("aleatoric", "total") if decomposed else (None, None)))
+
+
+def _extra_figures(
+    frame: pl.DataFrame,
+    columns: dict[str, Column],
+    fitted: Sequence[tuple[FitSpec, Fit, Points]],
+    audits: Sequence[dict[str, Any]],
+) -> dict[str, Figure]:
+    """Learning curves where time varies, calibration where it was measured."""
+    if not fitted:
+        return {}
+    spec, _, rows = fitted[0]
+    found: dict[str, Figure] = {}
+    ok = frame.filter(pl.col("status") == "ok")
+    time = next((n for n, c in columns.items() if c.axis_role == "time"), None)
+    if time is not None and time != spec.x and ok[time].n_unique() > 1:
+        found["learning-curves"] = learning_figure(ok, spec.y, time, spec.x, list(rows.by))
+    if "ece" in columns and rows.by:
+        found["calibration"] = calibration_figure(rows.frame, spec.x, rows.by[-1], audits)
+    return found
+
+
+def _png(figure: Figure) -> bytes:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=_DPI)
+    return data.getvalue()
+
+
+def _fit_table(law: Fit) -> str:
+    by = list(law.groups[0].group)
+    head = [*by, *(f"{n} [95 %]" for n in law.law.names), "window", "runs", "rms log residual", "status", "notes"]
+    rows = []
+    for group in law:
+        cells = [str(group.group[n]) for n in by]
+        for name in law.law.names:
+            value = group.params.get(name)
+            low, high = group.intervals.get(name, (None, None))
+            span = "" if low is None else f" [{low:.3g}, {high:.3g}]"
+            cells.append("-" if value is None else f"{value:.4g}{span}")
+        cells += [f"{group.window[0]:g} to {group.window[1]:g}", str(group.n_runs)]
+        cells += [f"{group.rmse_log:.3f}" if group.rmse_log is not None else "-", group.error or group.status]
+        cells.append(", ".join(group.notes))
+        rows.append(cells)
+    notes = "".join(
+        f"<li><code>{html.escape(k)}</code> {html.escape(v)}</li>" for k, v in law.groups[0].details.items()
+    )
+    return _table(head, rows) + (f"<ul class=notes>{notes}</ul>" if notes else "")
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+    return f"<div class=wide><table>{line(head, 'th')}{''.join(line(r, 'td') for r in rows)}</table></div>"
+
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a}
+h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #ddd}
+table{border-collapse:collapse;font-size:13px}th,td{text-align:left;padding:.25rem .6rem;border-bottom:1px solid #eee}
+th{background:#f6f6f6}img{max-width:100%}.wide{overflow-x:auto}.notes{font-size:13px;color:#444}.sub{color:#666}
+.found li{margin:.3rem 0}.bad{color:#b00020}pre{background:#f6f6f6;padding:.6rem;overflow-x:auto;font-size:12.5px}
+"""
+
+
+def _page(
+    name: str,
+    state: dict[str, Any],
+    sentences: Sequence[str],
+    sections: Sequence[tuple[str, str]],
+    figures: dict[str, Figure],
+    audits: Sequence[dict[str, Any]],
+    checked: Sanity | None,
+) -> str:
+    cells = ", ".join(f"{n:,} {s}" for s, n in state["cells"].items() if n)
+    last = str(state.get("last_row_at") or "-")[:19]
+    parts = [
+        "<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'>",
+        f"<title>{html.escape(name)} - raysweep</title><style>{_STYLE}</style><h1>{html.escape(name)}</h1>",
+        f"<p class=sub>{html.escape(cells)} cells; raysweep {__version__}; last row {last}</p>",
+        "<h2>What was found</h2><ul class=found>" + "".join(f"<li>{html.escape(s)}</li>" for s in sentences) + "</ul>",
+    ]
+    if checked is not None and not checked.passed:
+        parts.append("<p class=bad>A classifier beat the Bayes classifier: do not trust this world.</p>")
+    for key, figure in figures.items():
+        image = base64.b64encode(_png(figure)).decode()
+        parts.append(f"<figure><img alt='{html.escape(key)}' src='data:image/png;base64,{image}'></figure>")
+    parts += [f"<h2>{html.escape(title)}</h2>{body}" for title, body in sections]
+    if audits:
+        head = ["temperature", "check", "value", "limit", "passed", "about"]
+        rows = [
+            [f"{a['temperature']:g}", c["name"], f"{c['value']:.3g}", f"{c['limit']:.3g}", str(c["passed"]), c["about"]]
+            for a in audits
+            for c in a["checks"]
+        ]
+        parts.append(f"<h2>Audit of the oracle</h2>{_table(head, rows)}")
+    if state["failures"]:
+        rows = [[f["status"], str(f["cells"]), f["cause"]] for f in state["failures"]]
+        parts.append(f"<h2>Failures</h2>{_table(['status', 'cells', 'cause'], rows)}")
+    if state["unreadable"]:
+        rows = [[u["file"], u["reason"]] for u in state["unreadable"]]
+        parts.append(f"<h2>Unreadable files</h2>{_table(['file', 'reason'], rows)}")
+    store = html.escape(state["store"])
+    parts.append(
+        "<h2>Regenerate</h2><p>Every number on this page comes from the store's ledger.</p>"
+        f"<pre>raysweep report {store}\nraysweep fit {store} --json\n"
+        f"python -c \"import polars; print(polars.read_parquet('{store}/cells.parquet'))\"</pre>"
+    )
+    return "\n".join(parts)
