@@ -12,9 +12,10 @@ constant schedule and a lane under cosine.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from raysweep.errors import SweepError, nearest
@@ -24,6 +25,7 @@ __all__ = ["RANGES", "Axis", "Kind", "KindBy", "Value", "axis_values", "canonica
 Kind = Literal["shape", "lane", "observed"]
 Value = bool | int | float | str
 RANGES = ("geom", "log2", "linear", "range")
+_MAX_POINTS = 1_000_000  # of one range
 _TYPES: dict[type, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a word"}
 
 
@@ -113,6 +115,9 @@ def _cast(raw: Any, to: type) -> Value | None:
         return raw if to is bool and isinstance(raw, bool) else None
     if to is str:
         return raw if isinstance(raw, str) else str(raw) if isinstance(raw, int | float) else None
+    if to is int and isinstance(raw, str):
+        with contextlib.suppress(ValueError):
+            return int(raw)  # exact beyond 2^53
     try:
         number = float(raw) if isinstance(raw, int | float | str) else math.nan
     except (ValueError, OverflowError):
@@ -176,24 +181,33 @@ def _range(axis: Axis, spec: Mapping[str, Any], where: str) -> list[Any]:
         raise SweepError(f"{where}: {name} takes {usage}, but got {raw!r}")
     x = [float(n) for n in numbers if n is not None]
     if name == "range":
-        if any(v != int(v) for v in x) or (len(x) == 3 and x[2] == 0):
+        whole = [n for a in args if isinstance(n := _cast(a, int), int)]
+        if len(whole) != len(args) or whole[2:] == [0]:
             raise SweepError(f"{where}: range takes whole numbers and a step other than 0, but got {raw!r}")
-        return list(range(*map(int, x)))
+        if len(range(*whole)) > _MAX_POINTS:
+            raise SweepError(f"{where}: range may have at most {_MAX_POINTS:,} values, but got {raw!r}")
+        return list(range(*whole))
     low, high = x[0], x[1]
     if low > high or (name in ("geom", "log2") and low <= 0):
         rule = "low <= high" if name == "linear" else "0 < low <= high"
         raise SweepError(f"{where}: `{rule}` must hold in {name}, but got (low={low:g}, high={high:g})")
     if name == "log2":
-        count = math.floor(math.log2(high / low) + 1e-9) + 1
-        points = [low * 2**i for i in range(count)]
+        count = math.floor(math.log2(high) - math.log2(low) + 1e-9) + 1
+        points = [math.ldexp(low, i) for i in range(count)]
     else:
         n = int(x[2])
-        if n != x[2] or n < 1 or n > 1_000_000 or (n == 1 and low != high):
-            raise SweepError(f"{where}: {name} needs a whole number of points n >= 2, but got {x[2]:g}")
+        if n != x[2] or n < 1 or n > _MAX_POINTS or (n == 1 and low != high):
+            raise SweepError(
+                f"{where}: {name} needs a whole number of points n in [2, {_MAX_POINTS:,}], but got {x[2]:g}"
+            )
         step = [i / max(n - 1, 1) for i in range(n)]
-        points = [low * (high / low) ** s for s in step] if name == "geom" else [low + (high - low) * s for s in step]
+        # low^(1-s) high^s: high / low may overflow
+        points = (
+            [low ** (1 - s) * high**s for s in step] if name == "geom" else [low * (1 - s) + high * s for s in step]
+        )
         points[-1] = high  # exact, whatever pow rounds to
-    return [round(p) for p in points] if axis.type is int else points
+    # canonical first: a point at one half must not be rounded by the last bit of somebody's pow
+    return [round(float(f"{p:.12g}")) if abs(p) < 1e12 else round(p) for p in points] if axis.type is int else points
 
 
 def index_axes(axes: Sequence[Axis]) -> dict[str, Axis]:
@@ -211,15 +225,30 @@ def index_axes(axes: Sequence[Axis]) -> dict[str, Axis]:
         controls = [axis.follows] if axis.follows else []
         if isinstance(axis.kind, KindBy):
             controls.append(axis.kind.axis)
-            if isinstance(table.get(axis.kind.axis, axis).kind, KindBy):
+            if axis.kind.axis in table and table[axis.kind.axis].kind not in ("shape", "lane"):
                 raise SweepError(
-                    f"axis {axis.name}: its kind depends on {axis.kind.axis}, which must have a fixed kind"
+                    f"axis {axis.name}: its kind depends on {axis.kind.axis}, which must always be shape or lane"
                 )
         elif axis.kind not in get_args(Kind):
             raise SweepError(f"axis {axis.name}: kind must be one of {get_args(Kind)}, but got {axis.kind!r}")
         for other in controls:
             if other not in table:
                 raise SweepError(f"axis {axis.name} depends on {other!r}, which is no axis. {nearest(other, table)}")
-        if axis.default is not None:
-            axis.parse(axis.default, f"axis {axis.name}: default")
+        if axis.follows is not None:
+            lead = table[axis.follows]
+            if lead.follows is not None or lead.type is not axis.type or "observed" in (*_kinds(lead), *_kinds(axis)):
+                raise SweepError(
+                    f"axis {axis.name} follows {lead.name}, which must be of its type and follow none, "
+                    "and neither may be observed"
+                )
+            if axis.default is not None:
+                raise SweepError(
+                    f"axis {axis.name} follows {lead.name}, so it has no default, but got {axis.default!r}"
+                )
+        if axis.default is not None:  # canonical, as the values it is compared with
+            table[axis.name] = replace(axis, default=axis.parse(axis.default, f"axis {axis.name}: default"))
     return table
+
+
+def _kinds(axis: Axis) -> tuple[Kind, ...]:
+    return (*axis.kind.kinds.values(), axis.kind.otherwise) if isinstance(axis.kind, KindBy) else (axis.kind,)

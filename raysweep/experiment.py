@@ -16,11 +16,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysweep.axes import Axis, Value
+from raysweep.axes import Axis, Value, canonical
 from raysweep.errors import SweepError
 from raysweep.grid import Observed, Runs
 
 __all__ = [
+    "RESERVED",
     "SCHEMA_VERSION",
     "Context",
     "Cost",
@@ -178,6 +179,7 @@ _TAIL: tuple[tuple[str, pa.DataType, str], ...] = (
     ("device", pa.string(), "where it ran"),
     ("finished_at", pa.timestamp("us", tz="UTC"), "when the row was made"),
 )
+RESERVED = frozenset(n for n, *_ in (*_STAMPS, *_TAIL)) - {"flops", "flops_eval"}  # names no axis or metric may have
 
 
 def row_schema(experiment: Experiment) -> pa.Schema:
@@ -234,10 +236,15 @@ def stamp(batch: pa.RecordBatch, runs: Runs, schema: pa.Schema, by: Stamp) -> pa
         observed = runs.observed[code]
         rows = np.flatnonzero(runs.observed_code[lanes] == code)
         names = [name for name in observed.names if name in given]
+        if len(names) < len(observed.names) and len(observed.cells) > 1:
+            lacks = [name for name in observed.names if name not in given]
+            if any(len(observed.values(name)) > 1 for name in lacks):
+                raise SweepError(f"an experiment must yield every observed axis as a column, but {lacks} are missing")
         wanted = {tuple(v for n_, v in zip(observed.names, values, strict=True) if n_ in given): s
                   for s, values in observed.cells.items()}  # fmt: skip
         picked = batch.select(names).take(pa.array(rows)) if names else None
-        tuples = zip(*(c.to_pylist() for c in picked.columns), strict=True) if picked is not None else [()] * len(rows)
+        found = [list(map(canonical, c.to_pylist())) for c in picked.columns] if picked is not None else []
+        tuples = zip(*found, strict=True) if found else [()] * len(rows)
         suffix[rows] = [wanted.get(t) for t in tuples]
     asked = np.array([s is not None for s in suffix], dtype=bool)
     batch = batch.filter(pa.array(asked))
@@ -259,7 +266,11 @@ def stamp(batch: pa.RecordBatch, runs: Runs, schema: pa.Schema, by: Stamp) -> pa
     for name, values in runs.values.items():
         type_ = schema.field(name).type
         made[name] = pa.array(values, type_).take(pa.array(runs.codes[name][lanes]))
-    for name in given - set(schema.names) - {"lane"}:  # a user's function declares its metrics by returning them
+        if None in values and name in given:  # observed in some of these runs
+            made[name] = pc.coalesce(made[name], pc.cast(batch.column(name), type_))
+    for name in (
+        n for n in batch.schema.names if n not in {"lane", *schema.names}
+    ):  # a user's function declares its metrics by returning them
         schema = schema.append(_free_metric(batch.schema.field(name)))
     columns = []
     for column in schema:

@@ -39,6 +39,8 @@ class Table:
 
     def project(self, names: Sequence[str]) -> list[tuple[Value, ...]]:
         """Each row restricted to `names`, in order, duplicates kept."""
+        if tuple(names) == self.names:
+            return list(self.rows)
         at = [self.names.index(n) for n in names]
         return [tuple(row[i] for i in at) for row in self.rows]
 
@@ -48,7 +50,8 @@ Term = tuple[Table, ...]
 
 def fragment(name: str, value: Value | None) -> bytes:
     """The bytes by which one axis value enters a key: canonical JSON, the same in every Python version."""
-    return f"{name}={json.dumps(value)}\n".encode()
+    text = repr(value) if type(value) in (int, float) else json.dumps(value)  # the same for numbers, and faster
+    return f"{name}={text}\n".encode()
 
 
 @dataclass(frozen=True)
@@ -135,10 +138,14 @@ class Runs:
 
     def take(self, index: npt.NDArray[Any]) -> Runs:
         """The runs at these positions (or where this mask is true)."""
+        taken: dict[int, npt.NDArray[np.integer[Any]]] = {}  # axes that follow one another share their codes
+        for code in self.codes.values():
+            if id(code) not in taken:
+                taken[id(code)] = code[index]
         return Runs(
             keys=self.keys[index],
             values=self.values,
-            codes={name: code[index] for name, code in self.codes.items()},
+            codes={name: taken[id(code)] for name, code in self.codes.items()},
             observed=self.observed,
             observed_code=self.observed_code[index],
         )
@@ -190,6 +197,8 @@ def expand(spec: Mapping[str, Any], axes: Mapping[str, Axis], where: str = "grid
             for i, group in enumerate(_entries(entry, place)):
                 terms = _times(terms, ((_zip(group, axes, f"{place}[{i}]"),),), place)
         elif key == "concat":
+            if entry == []:
+                raise SweepError(f"{place}: concat needs at least one grid, but got {entry!r}")
             branches = [expand(g, axes, f"{place}[{i}]") for i, g in enumerate(_entries(entry, place))]
             terms = _times(terms, tuple(itertools.chain(*branches)), place)
         else:
@@ -220,7 +229,7 @@ def _zip(group: Any, axes: Mapping[str, Axis], where: str) -> Table:
     columns: dict[str, list[Value]] = {}
     for name, entry in group.items():
         axis = _axis(name, axes, f"{where}.{name}")
-        plain = isinstance(entry, list)  # a plain list may repeat a value here; ranges are distinct anyway
+        plain = isinstance(entry, list | tuple)  # a plain list may repeat a value here; ranges are distinct anyway
         columns[name] = (
             [axis.parse(v, f"{where}.{name}") for v in entry]
             if plain
@@ -252,14 +261,16 @@ def _when(terms: tuple[Term, ...], rule: Any, axes: Mapping[str, Axis], where: s
         wanted = set(axis_values(axis, entry, f"{where}.if.{name}"))
         matching: tuple[Term, ...] = ()
         for term in rest:
-            yes, no = _split(term, axis, wanted)
+            yes, no = _split(term, axis, wanted, axes)
             matching += yes
             kept += no
         rest = matching
     return kept + _times(rest, then, f"{where}.then")
 
 
-def _split(term: Term, axis: Axis, wanted: set[Value]) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
+def _split(
+    term: Term, axis: Axis, wanted: set[Value], axes: Mapping[str, Axis]
+) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
     """The parts of a term in which `axis` is, and is not, among `wanted` (each () or one term)."""
     for i, table in enumerate(term):
         if axis.name in table.names:
@@ -269,6 +280,8 @@ def _split(term: Term, axis: Axis, wanted: set[Value]) -> tuple[tuple[Term, ...]
                 rows = tuple(r for r in table.rows if (r[at] in wanted) == inside)
                 parts.append(((*term[:i], replace(table, rows=rows), *term[i + 1 :]),) if rows else ())
             return parts[0], parts[1]
+    if axis.follows is not None:
+        return _split(term, axes[axis.follows], wanted, axes)
     return ((term,), ()) if axis.default in wanted else ((), (term,))
 
 
@@ -299,7 +312,7 @@ def enumerate_runs(terms: Sequence[Term], axes: Mapping[str, Axis], identity: st
 def _fixed_kinds(term: Term, axes: Mapping[str, Axis]) -> Iterator[Term]:
     """Split a term until each axis whose kind depends on another has one kind."""
     present = {n for t in term for n in t.names}
-    for name in sorted(present):
+    for name in sorted(axes):  # an axis at its default has a kind, too
         kind = axes[name].kind
         if isinstance(kind, KindBy) and kind.axis in present:
             control = next(t for t in term if kind.axis in t.names)
@@ -308,7 +321,7 @@ def _fixed_kinds(term: Term, axes: Mapping[str, Axis]) -> Iterator[Term]:
                 kinds.setdefault(axes[name].kind_for({kind.axis: value}), set()).add(value)
             if len(kinds) > 1:
                 for wanted in kinds.values():
-                    yes, _ = _split(term, axes[kind.axis], wanted)
+                    yes, _ = _split(term, axes[kind.axis], wanted, axes)
                     for part in yes:
                         yield from _fixed_kinds(part, axes)
                 return
@@ -361,14 +374,14 @@ def _term_runs(term: Term, axes: Mapping[str, Axis], identity: str) -> Runs:
     given = {n for t in term for n in t.names}
     for name, axis in axes.items():
         if axis.default is None and axis.follows is None and name not in given:
-            raise SweepError(f"grid: axis {name} has no default and must be given ({axis.help})")
-        if name in values or name in observed:
-            continue
-        if axis.follows is not None:
-            values[name], codes[name] = values[axis.follows], codes[axis.follows]
-        elif axis.default is not None:
+            note = f" ({axis.help})" if axis.help else ""
+            raise SweepError(f"grid: axis {name} has no default and must be given in every branch{note}")
+        if axis.default is not None and name not in values and name not in observed:
             values[name] = (axis.default,)
             codes[name] = np.broadcast_to(np.uint8(0), (n,))
+    for name, axis in axes.items():
+        if axis.follows is not None and name not in values:
+            values[name], codes[name] = values[axis.follows], codes[axis.follows]
 
     defaults = tuple((name, axis.default) for name, axis in axes.items() if name in observed)
     distinct: list[Observed] = []
@@ -381,7 +394,17 @@ def _term_runs(term: Term, axes: Mapping[str, Axis], identity: str) -> Runs:
     for combo in combos.tolist():
         own = tuple(tables[row] for (_, tables), row in zip(tied, combo, strict=True))
         distinct.append(Observed((tuple(free) + own,), defaults))
-    return Runs(_keys(values, codes, axes, identity, n), values, codes, tuple(distinct), code)
+    sets, code = _merge_equal(distinct, code)
+    return Runs(_keys(values, codes, axes, identity, n), values, codes, sets, code)
+
+
+def _merge_equal(
+    observed: Sequence[Observed], code: npt.NDArray[np.integer[Any]]
+) -> tuple[tuple[Observed, ...], npt.NDArray[np.int32]]:
+    """Equal observed sets as one, so that their runs may share a pack; and the runs' codes into them."""
+    place: dict[Observed, int] = {}
+    recode = np.array([place.setdefault(o, len(place)) for o in observed], dtype=np.int32)
+    return tuple(place), recode[code]
 
 
 def _keys(
@@ -396,12 +419,14 @@ def _keys(
     columns: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
     for name in sorted(values):
         axis = axes[name]
+        if axis.follows is not None and codes[name] is codes[axis.follows]:
+            continue  # equal to the axis it follows = at its default
         parts = np.array([fragment(name, v) if v != axis.default else b"" for v in values[name]] + [b""], dtype=object)
         code = codes[name]
-        if axis.follows is not None:  # equal to the axis it follows = at its default
-            lead = axis.follows
-            same = np.array([[v == w for w in values[lead]] for v in values[name]])
-            code = np.where(same[code, codes[lead]], len(values[name]), code)
+        if axis.follows is not None:
+            place = {v: i for i, v in enumerate(values[axis.follows])}
+            shared = np.array([place.get(v, -1) for v in values[name]])
+            code = np.where(shared[code] == codes[axis.follows], len(values[name]), code)
         if len(set(parts.tolist())) > 1 or parts[0]:
             columns.append((parts, code))
     keys = np.empty(n, dtype=f"S{KEY_LENGTH}")
@@ -448,10 +473,11 @@ def _union(parts: Sequence[Runs]) -> Runs:
                 observed.append(replace(observed[which[0]], blocks=sum((observed[s].blocks for s in which), ())))
             merged_code[run] = joined[which]
     used, merged_code = np.unique(merged_code[order], return_inverse=True)
+    distinct, merged_code = _merge_equal([observed[i] for i in used], merged_code)
     return Runs(
         keys=unique[order],
         values={n: tuple(v) for n, v in values.items()},
         codes={n: np.concatenate(c)[first[order]] for n, c in codes.items()},
-        observed=tuple(observed[i] for i in used),
-        observed_code=merged_code.astype(np.int32),
+        observed=distinct,
+        observed_code=merged_code,
     )

@@ -57,7 +57,12 @@ def shape_groups(
     group = runs.observed_code.astype(np.int64)
     for name, code in runs.codes.items():
         if _can_be_shape(axes[name]):
-            size = len(runs.values[name])
+            size = len(runs.values[name]) + 1
+            if isinstance(kind := axes[name].kind, KindBy):  # where it is a lane, it does not tell shapes apart
+                is_shape = [
+                    v is not None and axes[name].kind_for({kind.axis: v}) == "shape" for v in runs.values[kind.axis]
+                ]
+                code = np.where(np.array(is_shape)[runs.codes[kind.axis]], code, size - 1)
             group = np.unique(group * size + code, return_inverse=True)[1].reshape(-1)
     order = np.argsort(group, kind="stable")
     bounds = np.flatnonzero(np.diff(group[order], prepend=-1))
@@ -116,7 +121,8 @@ def build_packs(
     """
     order = sorted(range(len(groups)), key=lambda i: -(groups[i].cost.flops + groups[i].cost.flops_eval))
     for i in order:
-        for index in np.array_split(groups[i].index, math.ceil(len(groups[i].index) / most[i])):
+        count = math.ceil(len(groups[i].index) / most[i])
+        for index in np.array_split(groups[i].index, count) if count > 1 else [groups[i].index]:
             part = runs.take(index)
             tried = max((attempts.get(k.decode(), 0) for k in part.keys.tolist()), default=0) if attempts else 0
             yield make_pack(part, tried + 1)
@@ -141,9 +147,20 @@ def _slim(runs: Runs) -> Runs:
     """The same runs without the values and observed sets that none of them uses: a pack travels."""
     values: dict[str, tuple[Any, ...]] = {}
     codes: dict[str, npt.NDArray[np.integer[Any]]] = {}
+    done: dict[tuple[int, int], str] = {}  # axes that follow one another share values and codes
     for name, code in runs.codes.items():
-        used, codes[name] = np.unique(code, return_inverse=True)
-        values[name] = tuple(runs.values[name][i] for i in used)
+        twin = done.setdefault((id(code), id(runs.values[name])), name)
+        if twin != name:
+            values[name], codes[name] = values[twin], codes[twin]
+        elif len(code) == 1:
+            values[name], codes[name] = (runs.values[name][int(code[0])],), np.zeros(1, dtype=np.uint8)
+        elif len(runs.values[name]) == 1:
+            values[name], codes[name] = runs.values[name], code
+        else:
+            used, codes[name] = np.unique(code, return_inverse=True)
+            values[name] = tuple(runs.values[name][i] for i in used.tolist())
+    if len(runs.observed) == 1:
+        return replace(runs, values=values, codes=codes)
     used, observed_code = np.unique(runs.observed_code, return_inverse=True)
     return replace(
         runs,

@@ -78,7 +78,7 @@ def run(
     job = Job(
         sweep=json.dumps(sweep.file.model_dump(mode="json")),
         path=sweep.path,
-        folders=tuple(str(p) for p in (Path(sweep.path).parent.absolute(), Path.cwd())),
+        folders=tuple(str(folder.absolute()) for folder in sweep.folders),
         store=Store(store.absolute),
         world=f"oracle/{recipe_hash(sweep.file.world)}" if sweep.file.world else "",
         token=token,

@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 
 from raysweep.axes import Axis, index_axes
 from raysweep.errors import SweepError, nearest
-from raysweep.experiment import Experiment
+from raysweep.experiment import Experiment, row_schema
 from raysweep.experiments import load_experiment
 from raysweep.grid import Runs, Term, enumerate_runs, expand
 from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, Recipe, recipe_hash
@@ -27,7 +27,7 @@ from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, Recipe, recipe_ha
 __all__ = ["FitSpec", "Resources", "Sweep", "SweepFile", "from_mapping", "load_sweep"]
 
 _MAX_BYTES = 1 << 20
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # anchored: pydantic searches, and a name becomes a folder
 
 
 class _Strict(BaseModel):
@@ -65,7 +65,7 @@ class Budget(_Strict):
 class SweepFile(_Strict):
     """The YAML file as written."""
 
-    name: str = Field(pattern=_NAME.pattern, description="names the default store, results/<name>")
+    name: str = Field(pattern=_NAME, description="names the default store, results/<name>")
     experiment: str
     grid: Mapping[str, Any]
     world: Recipe | None = None
@@ -79,10 +79,15 @@ class SweepFile(_Strict):
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file resolved: one experiment, its axes, and the terms of its grid."""
+    """A sweep file resolved: one experiment, its axes, and the terms of its grid.
+
+    Attributes:
+        folders: Where a user's module may lie.
+    """
 
     file: SweepFile
     path: str
+    folders: tuple[Path, ...]
     experiment: Experiment
     axes: Mapping[str, Axis]
     terms: tuple[Term, ...]
@@ -127,16 +132,18 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [k.value for k, _ in node.value]
-        if twice := sorted({k for k in keys if keys.count(k) > 1}):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"keys must be distinct, but {twice[0]!r} is given twice", node.start_mark
-            )
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    told = f"keys must be distinct, but {key.value!r} is given twice"
+                    raise yaml.constructor.ConstructorError(None, None, told, key.start_mark)
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
 
 
@@ -148,7 +155,7 @@ def parse_yaml(text: str, where: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # ValueError: the 32nd of May
         raise SweepError(f"{where}: must be valid YAML: {' '.join(str(error).split())}") from error
 
 
@@ -184,11 +191,18 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), preset: str | No
         raw = {**raw, "world": read_yaml(path.parent / raw["world"])}
     if not isinstance(raw, Mapping) or not isinstance(raw.get("grid", {}), Mapping):
         raise SweepError(f"{path}: a sweep must be a mapping with a `grid` mapping, but got {raw!r}"[:300])
-    grid = dict(raw.get("grid", {}))
+    if "grid" not in raw:
+        return from_mapping(raw, str(path))  # which says what is missing
+    grid = dict(raw["grid"])
     if preset is not None:
-        presets = {"full": {}, **(raw.get("presets") or {})}  # full: the grid as written, unless the file says more
+        known = raw.get("presets") or {}
+        if not isinstance(known, Mapping) or not all(isinstance(p, Mapping) for p in known.values()):
+            raise SweepError(
+                f"{path}: presets: must be a mapping from names to parts of a grid, but got {known!r}"[:300]
+            )
+        presets = {"full": {}, **known}  # full: the grid as written, unless the file says more
         if preset not in presets:
-            raise SweepError(f"{path}: presets has no {preset!r}. {nearest(preset, presets)}")
+            raise SweepError(f"{path}: presets has no {preset!r}. {nearest(preset, map(str, presets))}")
         grid |= presets[preset]
     for text in overrides:
         name, _, values = text.partition("=")
@@ -215,15 +229,17 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
         file = SweepFile.model_validate(raw)
     except ValidationError as error:
         raise SweepError(_explain(error, raw, path)) from error
-    experiment = load_experiment(file.experiment, file.grid, file.observed, file.version, folders or [Path.cwd()], path)
+    folders = tuple(folders) or (Path.cwd(),)
+    experiment = load_experiment(file.experiment, file.grid, file.observed, file.version, folders, path)
     try:
         axes = index_axes(list(experiment.axes))
+        row_schema(experiment)  # refuses an axis called `seconds` before anything is spent
         terms = expand(file.grid, axes)
     except SweepError as error:
         raise SweepError(f"{path}: {error}") from error
     if file.world is None and experiment.needs_world:
         raise SweepError(f"{path}: experiment {experiment.name} needs a `world:` (a recipe, or a file holding one)")
-    return Sweep(file, path, experiment, axes, terms)
+    return Sweep(file, path, folders, experiment, axes, terms)
 
 
 def _explain(error: ValidationError, raw: Any, path: str) -> str:

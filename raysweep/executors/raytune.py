@@ -29,9 +29,10 @@ import ray  # noqa: E402  (the settings above are read at import)
 from ray import tune  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
+from raysweep.errors import PackError  # noqa: E402
 from raysweep.executors.feed import Feed  # noqa: E402
 from raysweep.executors.quiet import quiet  # noqa: E402
-from raysweep.executors.work import Counts, Job, OutOfMemory, execute  # noqa: E402
+from raysweep.executors.work import Counts, Job, OutOfMemory, execute, opened  # noqa: E402
 from raysweep.ledger import STATUSES  # noqa: E402
 from raysweep.oracle.recipe import FlowRecipe  # noqa: E402
 from raysweep.store import Store  # noqa: E402
@@ -52,7 +53,11 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
         import torch
 
         torch.set_num_threads(max(1, int(job.cpus)))
-        self.job = job
+        self.job, self.fatal = job, ""
+        try:
+            opened(job)
+        except Exception as error:  # no pack can run here: say so instead of dying pack by pack
+            self.fatal = f"{type(error).__name__}: {error}"
         self._begin(config)
 
     def _begin(self, config: dict[str, Any]) -> None:
@@ -68,6 +73,8 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
+        if self.fatal:
+            return {**_result(Counts()), "fatal": self.fatal, "done": True}
         try:
             counts = next(self.work, None)
         except OutOfMemory as error:
@@ -106,11 +113,14 @@ class PackSearch(_Unsaved, Searcher):  # type: ignore[misc]
         super().__init__()
         self.feed, self.on_counts = feed, on_counts
         self.packs: dict[str, str] = {}
+        self.fatal = ""
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True
 
     def suggest(self, trial_id: str) -> Any:
+        if self.fatal:
+            return Searcher.FINISHED
         pack = self.feed.ask()
         if pack is None:
             return Searcher.FINISHED if self.feed.finished else None
@@ -121,7 +131,9 @@ class PackSearch(_Unsaved, Searcher):  # type: ignore[misc]
         pack = self.packs.pop(trial_id, None)
         if pack is None or error:
             return  # a lost pack is told by PackWatch, which knows why
-        if result and "out_of_memory" in result:
+        if result and "fatal" in result:
+            self.fatal = result["fatal"]
+        elif result and "out_of_memory" in result:
             self.on_counts(self.feed.too_large(pack, result["out_of_memory"]))
         elif result and result.get("done"):
             self.feed.done(pack)
@@ -166,22 +178,25 @@ class RayExecutor:
 
     @contextlib.contextmanager
     def session(self, job: Job, log: Path) -> Iterator[None]:
-        """Ray up, its noise in `log`, Ray down."""
+        """Ray up, its noise in `log`, Ray down. A Ray this process is already connected to is used and left up."""
+        ours = not ray.is_initialized()
         local: dict[str, Any] = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         with quiet(log):
-            ray.init(
-                **(local if self.address is None else {"address": self.address}),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                namespace="raysweep",
-            )
+            if ours:
+                ray.init(
+                    **(local if self.address is None else {"address": self.address}),
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    namespace="raysweep",
+                )
             try:
                 total = ray.cluster_resources()
                 by_cpu = total.get("CPU", 1.0) / job.cpus
                 self.slots = max(1, int(min(by_cpu, total.get("GPU", 0.0) / job.gpus) if job.gpus else by_cpu))
                 yield
             finally:
-                ray.shutdown()
+                if ours:
+                    ray.shutdown()
 
     def train_flow(
         self, recipe: FlowRecipe, store: Store, workers: int, on_progress: Callable[[Mapping[str, float]], None]
@@ -195,8 +210,10 @@ class RayExecutor:
         """One Tuner until the feed is finished.
 
         Raises:
+            PackError: a worker cannot load the sweep, its world or its store.
             KeyboardInterrupt: Ctrl-C; workers have flushed what was finished.
         """
+        search = PackSearch(feed, on_counts)
         with tempfile.TemporaryDirectory(prefix="raysweep-tune-") as scratch:
             tuner = tune.Tuner(
                 tune.with_resources(
@@ -204,12 +221,14 @@ class RayExecutor:
                     {"cpu": job.cpus, **({"gpu": job.gpus} if job.gpus else {})},
                 ),
                 tune_config=tune.TuneConfig(
-                    search_alg=PackSearch(feed, on_counts), num_samples=-1, reuse_actors=True, metric="ok", mode="max"
+                    search_alg=search, num_samples=-1, reuse_actors=True, metric="ok", mode="max"
                 ),
                 run_config=tune.RunConfig(
                     name="packs", storage_path=scratch, verbose=0, callbacks=[PackWatch(feed, on_counts)]
                 ),
             )
             tuner.fit()
+        if search.fatal:
+            raise PackError(f"a worker cannot start: {search.fatal}")
         if not feed.finished:
             raise KeyboardInterrupt

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raysweep.errors import PackError
 from raysweep.experiment import Context, Experiment, Stamp, World, failure_rows, row_schema, stamp
 from raysweep.ledger import STATUSES, Ledger, sequence, subtract
 from raysweep.oracle.recipe import FlowRecipe
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from raysweep.executors.feed import Feed
     from raysweep.oracle.flows import ClassFlow
 
-__all__ = ["FLUSH_SECONDS", "Counts", "Executor", "Job", "OutOfMemory", "execute"]
+__all__ = ["FLUSH_SECONDS", "Counts", "Executor", "Job", "OutOfMemory", "execute", "opened"]
 
 FLUSH_SECONDS = 30.0
 _TRACEBACK_LINES = 12
@@ -101,12 +102,17 @@ class Executor(Protocol):
 
 
 @lru_cache(maxsize=4)
-def _opened(job: Job) -> tuple[Experiment, pa.Schema, World | None]:
-    """A worker's parts, once per process."""
+def opened(job: Job) -> tuple[Experiment, pa.Schema, World | None]:
+    """A worker's parts, once per process.
+
+    Raises:
+        PackError: this host sees another store than the driver.
+        RaysweepError: the sweep or its world cannot be loaded here.
+    """
     sweep = from_mapping(json.loads(job.sweep), job.path, [Path(f) for f in job.folders])
     seen = job.store.read("store.json").decode() if job.store.exists("store.json") else ""
     if seen != job.token:
-        raise RuntimeError(
+        raise PackError(
             f"store {job.store.uri}: every worker must see the driver's store, but this host sees "
             f"{'another' if seen else 'none'}. Use a shared folder or an object store"
         )
@@ -125,7 +131,7 @@ def execute(job: Job, pack: Pack) -> Generator[Counts, None, None]:
         OutOfMemory: the device is full; what finished before is in the ledger.
         LedgerError: rows cannot be written.
     """
-    experiment, schema, world = _opened(job)
+    experiment, schema, world = opened(job)
     device = _device(job)
     ledger, numbers = Ledger(job.store), sequence()
     by = Stamp(pack.id, pack.attempt, _device_name(device), world.sha if world else None)

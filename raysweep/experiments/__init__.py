@@ -46,18 +46,24 @@ def load_experiment(
             sys.path.insert(0, folder)
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name != module_name.split(".")[0]:
-            raise
+    except Exception as error:
         looked = ", ".join(map(str, folders))
+        told = "" if isinstance(error, ModuleNotFoundError) and error.name == module_name else f" ({error!r})"
         raise SweepError(
-            f"{where}: experiment's module must be importable, but got {module_name!r}; looked in {looked}"
+            f"{where}: experiment's module must be importable, but got {module_name!r}{told}; looked in {looked}"
         ) from error
     if not hasattr(module, attribute):
         raise SweepError(
             f"{where}: {module_name} must define {attribute!r}, but does not. {nearest(attribute, vars(module))}"
         )
     found = getattr(module, attribute)
+    if isinstance(found, type):  # `module:MyExperiment`
+        try:
+            found = found()
+        except TypeError as error:
+            raise SweepError(f"{where}: {reference} must be a class that takes no arguments: {error}") from error
+        if not isinstance(found, Experiment):
+            raise SweepError(f"{where}: {reference} must have every member of raysweep.experiment.Experiment")
     if isinstance(found, Experiment):
         return _own(found, observed, version, where)
     if not callable(found):

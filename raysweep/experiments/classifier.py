@@ -228,7 +228,7 @@ class _Held:
 def _rows(snapshot: Snapshot, columns: Mapping[str, np.ndarray], ks: Sequence[Value]) -> pa.RecordBatch:
     """Lane by lane, budget by budget. A diverged lane has no metrics, only the step it was frozen at."""
     diverged = snapshot.diverged_at.cpu().numpy()
-    finite = np.isfinite(columns["total"])
+    finite = np.isfinite(columns["total"]) & np.isfinite(columns["total_select"])
     lanes, budgets = len(diverged), len(ks)
     ok = np.repeat((diverged < 0) & finite, budgets)
     reason = [

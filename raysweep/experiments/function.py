@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import math
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from raysweep.axes import RANGES, Axis, Value
 from raysweep.errors import SweepError, nearest
-from raysweep.experiment import Context, Cost, Metric, WorldShape
+from raysweep.experiment import RESERVED, Context, Cost, Metric, WorldShape
 from raysweep.grid import Observed, Runs
 
 __all__ = ["FunctionExperiment", "infer_axes", "source_sha"]
@@ -47,6 +47,7 @@ class FunctionExperiment:
 
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
         """One batch per measured row. A raised error fails its run only, with the tail of the traceback."""
+        kinds: dict[str, type] = {}  # of each metric, as first met
         for lane in range(len(pack)):
             observed = pack.observed[int(pack.observed_code[lane])]
             asked = {values: dict(zip(observed.names, values, strict=True)) for values in observed.cells.values()}
@@ -54,37 +55,53 @@ class FunctionExperiment:
             reason = ""
             try:
                 returned = self.function(config)
-                rows = [returned] if isinstance(returned, Mapping) else returned
-                for row in rows:
-                    values = self._observed_values(row, observed)
+                if isinstance(returned, str) or not isinstance(returned, Iterable):
+                    raise TypeError(f"{self.name} must return a dict or yield dicts, but returned {returned!r}")
+                for row in [returned] if isinstance(returned, Mapping) else returned:
+                    plain = self._plain(row)
+                    values = self._observed_values(plain, observed)
+                    measured = self._metrics(plain, kinds) | dict(zip(observed.names, values, strict=True))
+                    batch = pa.RecordBatch.from_pylist([{"lane": lane, **measured}])
                     asked.pop(values, None)
-                    yield pa.RecordBatch.from_pylist([{"lane": lane, **_metrics(row)}])
+                    yield batch
             except Exception:
                 reason = "".join(traceback.format_exc().splitlines(keepends=True)[-_TRACEBACK_LINES:])
             for missing in asked.values():
                 told = reason or f"the function returned no row with {missing}"
                 yield pa.RecordBatch.from_pylist([{"lane": lane, **missing, "status": "failed", "error": told}])
 
-    def _observed_values(self, row: Any, observed: Observed) -> tuple[Value, ...]:
+    def _plain(self, row: Any) -> dict[str, Any]:
+        """A row of plain Python values: scalars of numpy and torch are unwrapped."""
         if not isinstance(row, Mapping):
             raise TypeError(f"{self.name} must return or yield dicts, but got {row!r}")
+        plain: dict[str, Any] = {}
+        for name, value in row.items():
+            if not isinstance(name, str) or name in RESERVED:
+                raise ValueError(f"a metric needs a name of its own, but {name!r} is a column of every ledger")
+            try:
+                plain[name] = value.item() if hasattr(value, "item") else value
+            except (ValueError, RuntimeError):
+                plain[name] = value  # an array of several numbers: refused below, by name
+            if not isinstance(plain[name], bool | int | float | str):
+                raise TypeError(f"a row must hold numbers and words, but {name} is {value!r}")
+        return plain
+
+    def _observed_values(self, row: Mapping[str, Any], observed: Observed) -> tuple[Value, ...]:
         missing = [n for n in observed.names if n not in row]
         if missing:
             raise KeyError(f"a row of {self.name} must hold its observed axes, but lacks {missing}: {dict(row)!r}")
         types = {a.name: a for a in self.axes}
         return tuple(types[n].parse(row[n], "a row's observed value") for n in observed.names)
 
-
-def _metrics(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain numbers and words; a NaN or infinite number makes its row diverged, as in every experiment."""
-    plain = {k: v.item() if hasattr(v, "item") else v for k, v in row.items()}
-    for name, value in plain.items():
-        if not isinstance(value, bool | int | float | str):
-            raise TypeError(f"a row must hold numbers and words, but {name} is {value!r}")
-    bad = [k for k, v in plain.items() if isinstance(v, float) and not math.isfinite(v)]
-    if bad:
-        plain |= {"status": "diverged", "error": f"not finite: {', '.join(bad)}"}
-    return plain
+    def _metrics(self, row: Mapping[str, Any], kinds: dict[str, type]) -> dict[str, Any]:
+        """Metrics as floats and words; a NaN or infinite number makes its row diverged, as in every experiment."""
+        axes = {a.name for a in self.axes}  # the ledger knows their values
+        found = {k: v if isinstance(v, str) else float(v) for k, v in row.items() if k not in axes}
+        for name, value in found.items():
+            if kinds.setdefault(name, type(value)) is not type(value):
+                raise TypeError(f"a metric must be a number or a word in all rows, but {name} is now {value!r}")
+        bad = [k for k, v in found.items() if isinstance(v, float) and not math.isfinite(v)]
+        return {**found, "status": "diverged", "error": f"not finite: {', '.join(bad)}"} if bad else found
 
 
 def infer_axes(grid: Mapping[str, Any], observed: Sequence[str], where: str) -> tuple[Axis, ...]:
@@ -106,7 +123,7 @@ def infer_axes(grid: Mapping[str, Any], observed: Sequence[str], where: str) -> 
 
 def _collect(grid: Any, into: dict[str, list[Any]]) -> None:
     for key, entry in grid.items() if isinstance(grid, Mapping) else ():
-        parts = entry if isinstance(entry, list) else [entry]
+        parts = list(entry) if isinstance(entry, list | tuple) else [entry]
         if key in ("zip", "concat"):
             for part in parts:
                 _collect(part, into)
@@ -115,7 +132,7 @@ def _collect(grid: Any, into: dict[str, list[Any]]) -> None:
                 _collect(part.get("then", {}) if isinstance(part, Mapping) else {}, into)
         elif isinstance(entry, Mapping) and len(entry) == 1 and next(iter(entry)) in RANGES:
             ends = next(iter(entry.values()))
-            ends = list(ends) if isinstance(ends, list) else [ends]
+            ends = list(ends) if isinstance(ends, list | tuple) else [ends]
             into.setdefault(key, []).extend(ends[:2] if next(iter(entry)) in ("geom", "linear") else ends)
         else:
             into.setdefault(key, []).extend(parts)

@@ -85,7 +85,9 @@ def train_flow(
     start = 0
     if dist and dist.resume:
         start = _restore(load(dist.resume[CHECKPOINT]), flow, optimiser)
-        schedule.last_epoch = start * steps
+        optimiser.step()  # without gradients it moves nothing, but torch warns where the schedule goes first
+        schedule.last_epoch = start * steps - 1
+        schedule.step()  # sets the rate and the first beta of this step
     model: torch.nn.Module = dist.wrap(flow) if dist else flow
     every = max(1, recipe.epochs // _REPORTS)
 
@@ -94,14 +96,17 @@ def train_flow(
         order = torch.randperm(len(train_x), generator=generator).to(device)
         noisy, total = dequantise(train_x, source.levels, recipe.noise, generator), torch.zeros((), device=device)
         for step in range(steps):
-            mine = order[step * recipe.batch : (step + 1) * recipe.batch][rank::world]
-            loss = model(noisy[mine], train_y[mine])
+            everyone = order[step * recipe.batch : (step + 1) * recipe.batch]
+            mine = everyone[rank::world]
+            nll = model(noisy[mine], train_y[mine])
+            # `wrap` averages over ranks, whose shares may differ by an item: weighed, that is the mean of the batch.
+            loss = nll * (len(mine) * world / len(everyone))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(flow.parameters(), 5.0)
             optimiser.step()
             schedule.step()
-            total += loss.detach()
+            total += nll.detach()
         done = epoch + 1
         if rank == 0:
             on_progress({"epoch": done, "epochs": recipe.epochs, "nll": float(total) / steps})

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 __all__ = ["ClassFlow", "coupling_net"]
 
 
-def coupling_net(dim: int, layers: int, hidden: int, blocks: int, seed: int) -> Transform:
+class _BoundedNet(ResidualNet):  # type: ignore[misc]
+    """Scale parameters and shifts in (-1, 1), whatever the weights: no tails that a float32 item could not hold."""
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
+        return torch.tanh(super().forward(inputs, context))
+
+
+def coupling_net(dim: int, layers: int, hidden: int, blocks: int, seed: int, bounded: bool = False) -> Transform:
     """Random permutations and affine couplings whose scale is bounded, so that fresh base samples invert.
 
     Args:
@@ -26,11 +33,13 @@ def coupling_net(dim: int, layers: int, hidden: int, blocks: int, seed: int) -> 
         layers: Couplings; each transforms every other feature.
         hidden, blocks: Width and residual blocks of a coupling's net.
         seed: Of the permutations and initial weights; the global generator is left as it was.
+        bounded: Bound the shifts too: for weights that are drawn, not trained.
     """
     mask = torch.arange(dim) % 2
+    kind = _BoundedNet if bounded else ResidualNet
 
     def net(inputs: int, outputs: int) -> ResidualNet:
-        return ResidualNet(inputs, outputs, hidden_features=hidden, num_blocks=blocks)
+        return kind(inputs, outputs, hidden_features=hidden, num_blocks=blocks)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -69,8 +78,8 @@ class ClassFlow(nn.Module):
         return len(self.log_scale)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Mean negative log-likelihood of labelled items in nats: the training loss. x [n, dim], y [n]."""
-        return -self.log_density(x)[torch.arange(len(x), device=x.device), y].mean()
+        """Mean negative log-likelihood of labelled items in nats: the training loss. x [n, dim], y [n]; 0 of none."""
+        return -self.log_density(x)[torch.arange(len(x), device=x.device), y].sum() / max(len(x), 1)
 
     def latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z [n, dim] and log|det dz/dx| [n]."""

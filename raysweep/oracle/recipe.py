@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from raysweep import data
 from raysweep.errors import OracleError
@@ -15,6 +16,7 @@ from raysweep.errors import OracleError
 __all__ = ["FlowRecipe", "GaussianRecipe", "Recipe", "parse_recipe", "recipe_hash", "shape_of"]
 
 FLOW_VERSION = 1  # bump when the flow's code changes what a recipe means
+_MAX_SEED = 2**40  # seeds are spread by a million per epoch, within 63 bits
 
 
 class _Strict(BaseModel):
@@ -39,7 +41,7 @@ class FlowRecipe(_Strict):
     batch: int = Field(128, ge=1, description="items a step, over all workers together")
     lr: float = Field(2e-3, gt=0, lt=1, description="peak of a one-cycle schedule (AdamW)")
     holdout: float = Field(0.15, gt=0, lt=1, description="fraction of items kept for the reported likelihood")
-    seed: int = Field(0, ge=0, description="initialisation, split, order and dequantisation noise")
+    seed: int = Field(0, ge=0, le=_MAX_SEED, description="initialisation, split, order and dequantisation noise")
 
 
 class GaussianRecipe(_Strict):
@@ -54,7 +56,14 @@ class GaussianRecipe(_Strict):
     separation: float = Field(2.0, gt=0, description="distance between any two class means, in standard deviations")
     prior: tuple[float, ...] | None = Field(None, description="class probabilities; uniform by default")
     layers: int = Field(4, ge=0, le=64, description="random coupling layers; 0 leaves the Gaussians as they are")
-    seed: int = Field(0, ge=0, description="of the random net")
+    seed: int = Field(0, ge=0, le=_MAX_SEED, description="of the random net")
+
+    @field_validator("prior")
+    @classmethod
+    def _one_chance_per_class(cls, prior: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
+        if prior is not None and (len(prior) != info.data.get("classes") or not all(0 < p < math.inf for p in prior)):
+            raise ValueError("prior must hold one positive number per class")
+        return prior
 
 
 Recipe = Annotated[FlowRecipe | GaussianRecipe, Field(discriminator="kind")]

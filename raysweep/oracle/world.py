@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from raysweep.errors import OracleError
 from raysweep.experiment import Sample
 from raysweep.oracle.flows import ClassFlow, coupling_net
-from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, parse_recipe, recipe_hash
+from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, parse_recipe, recipe_hash, shape_of
 from raysweep.store import Store
 
 __all__ = ["FlowWorld", "adopt", "folder_of", "load_world", "make_flow", "prepare"]
@@ -97,7 +97,7 @@ def make_flow(recipe: FlowRecipe | GaussianRecipe, dim: int, classes: int) -> Cl
         prior = torch.full((classes,), -math.log(classes))
         return ClassFlow(coupling_net(dim, recipe.layers, recipe.hidden, recipe.blocks, recipe.seed), dim, prior)
     prior = torch.tensor(recipe.prior or [1 / classes] * classes, dtype=torch.float64)
-    net = coupling_net(dim, recipe.layers, 16, 1, recipe.seed).double()
+    net = coupling_net(dim, recipe.layers, 16, 1, recipe.seed, bounded=True).double()
     generator = torch.Generator().manual_seed(recipe.seed)
     with torch.no_grad():
         for parameter in net.parameters():  # nflows starts couplings near the identity; this one must bend space
@@ -161,10 +161,13 @@ def load_world(store: Store, folder: str = "") -> FlowWorld:
     try:
         weights = load(data)
         classes, dim = weights["means"].shape
+        wanted = shape_of(recipe)
+        if (dim, classes) != (wanted.dim, wanted.classes):
+            raise ValueError(f"it holds {classes} classes in {dim} dimensions, not {wanted.classes} in {wanted.dim}")
         flow = make_flow(recipe, dim, classes).double()
         flow.load_state_dict(weights)
     except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:300]
         raise OracleError(f"oracle {store.uri}/{folder}: {WEIGHTS} does not fit recipe.json: {reason}") from error
     flow.requires_grad_(False).eval()
     return FlowWorld(flow, recipe, hashlib.sha256(data).hexdigest()[:16])

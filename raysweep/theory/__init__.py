@@ -1,0 +1,1 @@
+"""Closed forms and quadrature truths, one module per source; numpy and scipy only."""

@@ -1,0 +1,76 @@
+"""Shared fixtures: small sweeps, and a store that lives in memory."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raysweep.store import Store
+from raysweep.sweep import Sweep, from_mapping
+
+HERE = Path(__file__).parent
+
+# A function sweep: 3 x 2 runs, each read at 3 epochs, no training at all.
+FUNCTION_SWEEP: dict[str, Any] = {
+    "name": "toy",
+    "experiment": "toy_experiment:train",
+    "observed": ["epoch"],
+    "grid": {"size": [10, 100, 1000], "seed": {"range": 2}, "epoch": [1, 2, 3]},
+    "fit": [{"law": "power", "x": "size", "y": "loss", "by": ["epoch"]}],
+}
+
+# A classifier sweep in an analytic world: 2 widths x 2 sizes x 2 seeds, 2 times, 2 budgets.
+CLASSIFIER_SWEEP: dict[str, Any] = {
+    "name": "tiny",
+    "experiment": "classifier",
+    "world": {"kind": "gaussian", "dim": 4, "classes": 3},
+    "grid": {
+        "n_train": [32, 128],
+        "width": [4, 8],
+        "seed": {"range": 2},
+        "steps": [4, 16],
+        "k": [1, 10],
+        "batch": 16,
+        "pool": 512,
+        "eval_items": 256,
+        "select_items": 128,
+    },
+}
+
+
+@pytest.fixture
+def make_sweep() -> Callable[..., Sweep]:
+    """A sweep from one of the mappings above, with parts of it replaced."""
+
+    def make(base: dict[str, Any], grid: dict[str, Any] | None = None, **changes: Any) -> Sweep:
+        raw = {**base, "grid": {**base["grid"], **(grid or {})}, **changes}
+        return from_mapping(raw, "sweep.yaml", [HERE])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ray_up() -> Iterator[None]:
+    """One Ray for all tests that need it: starting one takes seconds."""
+    import raysweep.executors.raytune  # noqa: F401, I001  (sets what Ray reads at import)
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def memory_store() -> Store:
+    """An empty store on fsspec's in-memory file system."""
+    return Store(f"memory://{uuid.uuid4().hex}")
+
+
+@pytest.fixture(params=["local", "memory"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store, on a disk and in memory."""
+    return Store(str(tmp_path / "store")) if request.param == "local" else Store(f"memory://{uuid.uuid4().hex}")

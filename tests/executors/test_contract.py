@@ -1,0 +1,68 @@
+"""Every executor gives the same rows: the same cells, and the same values to float precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP
+from polars.testing import assert_frame_equal
+
+from raysweep import run as run_module
+from raysweep.errors import PackError
+from raysweep.executors import make_executor
+from raysweep.oracle.world import load_world
+from raysweep.run import run
+from raysweep.store import Store
+from raysweep.sweep import Sweep
+
+UNEQUAL = ["seconds", "finished_at"]
+
+
+def rows_of(store: Store) -> pl.DataFrame:
+    return pl.read_parquet(store.path("cells.parquet")).sort("cell").drop(UNEQUAL)
+
+
+@pytest.mark.usefixtures("ray_up")
+@pytest.mark.parametrize("base", [CLASSIFIER_SWEEP, FUNCTION_SWEEP], ids=["classifier", "function"])
+def test_ray_equals_inline(base: dict[str, object], tmp_path: Path, make_sweep: Callable[..., Sweep]) -> None:
+    sweep = make_sweep(base)
+    stores = {name: Store(str(tmp_path / name)) for name in ("inline", "ray")}
+    for name, store in stores.items():
+        outcome = run(sweep, store, make_executor(name))
+        assert outcome.counts.ok == sweep.runs.cells
+        assert outcome.pending == 0
+    inline, ray = (rows_of(store).drop("pack", "lane") for store in stores.values())
+    assert_frame_equal(inline, ray, rel_tol=1e-4, abs_tol=1e-6)
+
+
+@pytest.mark.usefixtures("ray_up")
+def test_ray_train_makes_an_audited_oracle_that_packs_then_use(
+    tmp_path: Path, make_sweep: Callable[..., Sweep]
+) -> None:
+    flow = {"kind": "flow", "data": "digits", "noise": 0.5, "layers": 2, "hidden": 16, "epochs": 3}
+    sweep = make_sweep(CLASSIFIER_SWEEP, world=flow)
+    store = Store(str(tmp_path))
+    outcome = run(sweep, store, make_executor("ray"))
+    assert outcome.counts.ok == sweep.runs.cells
+    (folder,) = store.folders("oracle")
+    curve = store.read_json(f"oracle/{folder}/curve.json")
+    assert [p["epoch"] for p in curve] == [1, 2, 3]
+    assert curve[-1]["nll"] < curve[0]["nll"]
+    assert not store.folders(f"oracle/{folder}")  # checkpoints are gone
+    assert all(a["passed"] for a in store.read_json(f"oracle/{folder}/audit.json"))
+    world = load_world(store, f"oracle/{folder}")
+    assert set(pl.read_parquet(tmp_path / "cells.parquet")["world_sha"]) == {world.sha}
+
+
+@pytest.mark.usefixtures("ray_up")
+def test_a_worker_that_sees_another_store_stops_the_run_at_once(
+    tmp_path: Path, make_sweep: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = make_sweep(FUNCTION_SWEEP)
+    original = run_module.open_store
+    monkeypatch.setattr(run_module, "open_store", lambda *args: original(*args) + "another host's")
+    with pytest.raises(PackError, match="every worker must see the driver's store"):
+        run(sweep, Store(str(tmp_path)), make_executor("ray"))

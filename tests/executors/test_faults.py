@@ -1,0 +1,131 @@
+"""Whatever dies, finished cells stay finished and rerunning the same command completes exactly the rest."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+from conftest import HERE
+
+from raysweep.executors import make_executor
+from raysweep.ledger import Ledger
+from raysweep.run import run
+from raysweep.store import Store
+from raysweep.sweep import Sweep, load_sweep
+
+SLOW = {
+    "name": "slow",
+    "experiment": "toy_experiment:slow",
+    "grid": {"run_id": {"range": 12}, "duration": 0.4},
+}
+FRAGILE = {
+    "name": "fragile",
+    "experiment": "toy_experiment:fragile",
+    "grid": {"run_id": {"range": 6}},
+}
+
+
+@pytest.fixture
+def markers(tmp_path: Path) -> Path:
+    folder = tmp_path / "markers"
+    folder.mkdir()
+    return folder
+
+
+def final(store: Store) -> pl.DataFrame:
+    frame = pl.read_parquet(store.path("cells.parquet"))
+    assert frame["cell"].n_unique() == frame.height
+    return frame.sort("cell").select("cell", "status", "run_id", "loss")
+
+
+def undisturbed(sweep: Sweep, tmp_path: Path) -> pl.DataFrame:
+    store = Store(str(tmp_path / "undisturbed"))
+    assert run(sweep, store, make_executor("inline")).counts.ok == sweep.runs.cells
+    return final(store)
+
+
+@pytest.mark.usefixtures("ray_up")
+def test_a_killed_worker_costs_its_pack_another_try_and_nothing_else(
+    tmp_path: Path, markers: Path, make_sweep: Callable[..., Sweep]
+) -> None:
+    sweep, store = make_sweep(FRAGILE, {"how": "kill", "markers": str(markers)}), Store(str(tmp_path / "store"))
+    (markers / "kill-2").touch()
+    outcome = run(sweep, store, make_executor("ray"))
+    assert not list(markers.iterdir())
+    assert (outcome.counts.ok, outcome.pending) == (6, 0)
+    attempts = pl.read_parquet(store.path("cells.parquet")).sort("run_id")["attempt"].to_list()
+    assert attempts == [1, 1, 2, 1, 1, 1]
+    assert final(store).equals(undisturbed(sweep, tmp_path))
+
+
+@pytest.mark.usefixtures("ray_up")
+def test_a_run_that_always_kills_its_worker_is_given_up_with_its_reason(
+    tmp_path: Path, make_sweep: Callable[..., Sweep]
+) -> None:
+    sweep = make_sweep(
+        {"name": "dies", "experiment": "toy_experiment:always_dies", "grid": {"run_id": {"range": 3}}},
+        resources={"attempts": 2},
+    )
+    store = Store(str(tmp_path / "store"))
+    outcome = run(sweep, store, make_executor("ray"))
+    assert (outcome.counts.ok, outcome.counts.failed) == (2, 1)
+    bad = pl.read_parquet(store.path("cells.parquet")).filter(pl.col("status") == "failed").to_dicts()
+    assert [(r["run_id"], r["attempt"]) for r in bad] == [(1, 2)]
+    assert "died" in bad[0]["error"]
+
+
+def test_a_run_that_raises_fails_alone_and_is_completed_by_a_rerun(
+    tmp_path: Path, markers: Path, make_sweep: Callable[..., Sweep]
+) -> None:
+    sweep = make_sweep(FRAGILE, {"how": "raise", "markers": str(markers)})
+    store = Store(str(tmp_path / "store"))
+    (markers / "raise-4").touch()
+    outcome = run(sweep, store, make_executor("inline"))
+    assert (outcome.counts.ok, outcome.counts.failed) == (5, 1)
+    (bad,) = pl.read_parquet(store.path("cells.parquet")).filter(pl.col("status") == "failed").to_dicts()
+    assert "ValueError: run 4 was told to fail" in bad["error"]
+    parts = Ledger(store).scan().parts
+    assert run(sweep, store, make_executor("inline"), skip_failed=True).counts.failed == 1
+    assert Ledger(store).scan().parts == parts
+    outcome = run(sweep, store, make_executor("inline"))
+    assert (outcome.counts.ok, outcome.counts.failed) == (6, 0)
+    assert Ledger(store).scan().parts == parts + 1
+    assert final(store).equals(undisturbed(sweep, tmp_path))
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_driver_killed_or_interrupted_is_resumed_by_the_same_command(
+    sent: signal.Signals, code: int, tmp_path: Path, make_sweep: Callable[..., Sweep]
+) -> None:
+    file, store = tmp_path / "slow.yaml", Store(str(tmp_path / "store"))
+    file.write_text(yaml.safe_dump(SLOW))
+    command = [sys.executable, "-m", "raysweep", "run", str(file), "--store", store.uri]
+    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    driver = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 90
+    while Ledger(store).scan(["cell"]).parts < 3 and driver.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    driver.send_signal(sent)
+    output, _ = driver.communicate(timeout=60)
+    assert driver.returncode == code, output
+    sweep = load_sweep(file)
+    done = sweep.runs.cells - Ledger(store).pending(sweep.runs).cells
+    assert 3 <= done < 12
+    before = {name for name, _ in store.list("ledger")}
+    claims_left = store.list("claims")
+    assert bool(claims_left) == (sent == signal.SIGKILL)
+    for name, _ in claims_left:  # as after the lease: the dead driver's heartbeat is a minute old
+        os.utime(store.path(f"claims/{name}"), (1, 1))
+    outcome = run(sweep, store, make_executor("inline"))
+    assert (outcome.counts.ok, outcome.pending) == (12, 0)
+    assert before <= {name for name, _ in store.list("ledger")}
+    assert Ledger(store).scan().parts == 12
+    assert final(store).equals(undisturbed(sweep, tmp_path))

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import FUNCTION_SWEEP
+
+from raysweep import claims as module
+from raysweep.claims import LEASE, Claims, drivers, hold
+from raysweep.pack import Pack, make_pack
+from raysweep.store import Store
+from raysweep.sweep import Sweep
+
+
+@pytest.fixture
+def pack(make_sweep: Callable[..., Sweep]) -> Pack:
+    return make_pack(make_sweep(FUNCTION_SWEEP).runs)
+
+
+def age(tmp_path: Path, owner: str, seconds: float) -> None:
+    """Let a driver's heartbeat be that old."""
+    then = time.time() - seconds
+    os.utime(tmp_path / "claims" / f"{owner}.heartbeat", (then, then))
+
+
+def test_a_pack_is_taken_once_and_free_after_release(tmp_path: Path, pack: Pack) -> None:
+    one, two = Claims(Store(str(tmp_path)), "one"), Claims(Store(str(tmp_path)), "two")
+    assert one.take(pack)
+    assert not two.take(pack)
+    assert one.take(pack)
+    one.release(pack)
+    assert two.take(pack)
+
+
+def test_packs_that_share_a_run_exclude_each_other(tmp_path: Path, pack: Pack) -> None:
+    one, two = Claims(Store(str(tmp_path)), "one"), Claims(Store(str(tmp_path)), "two")
+    index = list(range(len(pack)))
+    half, overlap, rest = (make_pack(pack.runs.take(part)) for part in (index[:3], index[2:4], index[3:]))
+    assert one.take(half)
+    assert not two.take(overlap)
+    assert two.take(rest)
+
+
+def test_a_silent_driver_loses_its_claims(tmp_path: Path, pack: Pack) -> None:
+    one, two = Claims(Store(str(tmp_path)), "one"), Claims(Store(str(tmp_path)), "two")
+    assert one.take(pack)
+    age(tmp_path, "one", LEASE - 10)
+    assert not two.take(pack)
+    age(tmp_path, "one", LEASE + 10)
+    assert two.take(pack)
+
+
+def test_a_torn_claim_claims_nothing(tmp_path: Path, pack: Pack) -> None:
+    store = Store(str(tmp_path))
+    Claims(store, "one").beat()
+    store.write(f"claims/{pack.id}~one.json", b"{")
+    assert Claims(store, "two").take(pack)
+
+
+def test_claims_work_without_modification_times(memory_store: Store, pack: Pack) -> None:
+    one, two = Claims(memory_store, "one"), Claims(memory_store, "two")
+    assert one.take(pack)
+    two.take(pack)  # may or may not succeed: without the store's clock a claim is only a hint
+    one.release(pack)
+    assert two.take(pack)
+
+
+def test_holding_keeps_the_heartbeat_alive_and_leaves_nothing(
+    tmp_path: Path, pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEASE", 0.2)
+    store = Store(str(tmp_path))
+    with hold(store) as claims:
+        assert claims.take(pack)
+        first = dict(store.list("claims"))[f"{claims.owner}.heartbeat"]
+        deadline = time.monotonic() + 10
+        while dict(store.list("claims"))[f"{claims.owner}.heartbeat"] == first and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert dict(store.list("claims"))[f"{claims.owner}.heartbeat"] > first
+        (found,) = drivers(store)
+        assert found["packs"] == 1
+    assert store.list("claims") == []

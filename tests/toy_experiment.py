@@ -1,0 +1,40 @@
+"""Functions that tests run as a user's own experiment. Behaviour is steered by files, so that a rerun may differ."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def train(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A made-up loss that falls with size and epoch."""
+    for epoch in range(1, max(config["epoch"]) + 1):
+        yield {"epoch": epoch, "loss": config["size"] ** -0.5 / epoch * (1 + 0.01 * config["seed"])}
+
+
+def slow(config: dict[str, Any]) -> dict[str, Any]:
+    """Takes a moment, so that there is something to interrupt."""
+    time.sleep(config["duration"])
+    return {"loss": 1.0 / (1 + config["run_id"])}
+
+
+def fragile(config: dict[str, Any]) -> dict[str, Any]:
+    """Dies by SIGKILL or raises the first time it meets a run that a marker file names."""
+    marker = Path(config["markers"]) / f"{config['how']}-{config['run_id']}"
+    if marker.exists():
+        marker.unlink()
+        if config["how"] == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ValueError(f"run {config['run_id']} was told to fail")
+    return {"loss": 1.0 / (1 + config["run_id"])}
+
+
+def always_dies(config: dict[str, Any]) -> dict[str, Any]:
+    """A run that kills its worker every time."""
+    if config["run_id"] == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"loss": 1.0}
