@@ -366,10 +366,12 @@ def _term_runs(term: Term, axes: Mapping[str, Axis], identity: str) -> Runs:
     codes: dict[str, npt.NDArray[np.integer[Any]]] = {}
     for table, at in zip(plain, index, strict=True):
         for name in table.names:
-            column = [row[0] for row in table.project([name])]
-            values[name] = tuple(dict.fromkeys(column))
-            lookup = {v: i for i, v in enumerate(values[name])}
-            small = np.array([lookup[v] for v in column], dtype=np.min_scalar_type(len(lookup)))
+            at_name = table.names.index(name)
+            lookup: dict[Value | None, int] = {}
+            places = [lookup.setdefault(row[at_name], len(lookup)) for row in table.rows]
+            values[name] = tuple(lookup)
+            small = np.array(places, dtype=np.min_scalar_type(len(lookup)))
+            del lookup, places  # a million values: hundreds of MB
             codes[name] = small[at]
     given = {n for t in term for n in t.names}
     for name, axis in axes.items():
@@ -427,7 +429,7 @@ def _keys(
             place = {v: i for i, v in enumerate(values[axis.follows])}
             shared = np.array([place.get(v, -1) for v in values[name]])
             code = np.where(shared[code] == codes[axis.follows], len(values[name]), code)
-        if len(set(parts.tolist())) > 1 or parts[0]:
+        if len(values[name]) > 1 or parts[0]:
             columns.append((parts, code))
     keys = np.empty(n, dtype=f"S{KEY_LENGTH}")
     for start in range(0, n, _CHUNK):

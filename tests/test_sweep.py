@@ -230,9 +230,8 @@ def user(write, tmp_path, monkeypatch):
     def user_(code, reference, grid="{a: [1, 2]}", extra=""):
         module = f"user_{abs(hash((tmp_path, code)))}"
         write(code, f"{module}.py")
-        return write(
-            f"name: u\nexperiment: {reference.replace('M:', module + ':').replace('M.', module + '.')}\ngrid: {grid}\n{extra}\n"
-        )
+        named = reference.replace("M:", f"{module}:").replace("M.", f"{module}.")
+        return write(f"name: u\nexperiment: {named}\ngrid: {grid}\n{extra}\n")
 
     return user_
 

@@ -105,7 +105,7 @@ class FunctionExperiment:
 
 
 def infer_axes(grid: Mapping[str, Any], observed: Sequence[str], where: str) -> tuple[Axis, ...]:
-    """Axes of a plain function: every name in the grid, typed by its values.
+    """Axes of a plain function: every name in the grid, typed by its values; `seed` and `..._seed` are replicates.
 
     Raises:
         SweepError: `observed` names no axis of the grid, or values of one axis mix types.
@@ -116,7 +116,12 @@ def infer_axes(grid: Mapping[str, Any], observed: Sequence[str], where: str) -> 
         if name not in values:
             raise SweepError(f"{where}: observed must name axes of the grid, but got {name!r}. {nearest(name, values)}")
     return tuple(
-        Axis(name, _type_of(name, found, where), "observed" if name in observed else "shape")
+        Axis(
+            name,
+            _type_of(name, found, where),
+            "observed" if name in observed else "shape",
+            role="seed" if name == "seed" or name.endswith("_seed") else "",
+        )
         for name, found in values.items()
     )
 

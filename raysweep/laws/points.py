@@ -74,11 +74,14 @@ def read(data: Source) -> tuple[pl.DataFrame, dict[str, Column]]:
         path = Path(data)
         if not path.is_file():
             raise FitError(f"There is no table at {str(path)!r}. Pass a .csv, .csv.gz or .parquet file.")
-        if path.name.endswith((".csv", ".csv.gz")):
-            return pl.read_csv(path, infer_schema_length=None), {}
-        if path.suffix != ".parquet":
-            raise FitError(f"A table is a .csv, .csv.gz or .parquet file, but got {str(path)!r}.")
-        data = pq.read_table(path)
+        try:
+            if path.name.endswith((".csv", ".csv.gz")):
+                return pl.read_csv(path, infer_schema_length=None), {}
+            if path.suffix != ".parquet":
+                raise FitError(f"A table is a .csv, .csv.gz or .parquet file, but got {str(path)!r}.")
+            data = pq.read_table(path)
+        except (pl.exceptions.PolarsError, pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise FitError(f"{path}: cannot be read as a table: {str(error).splitlines()[0]}") from error
     if not isinstance(data, pa.Table):
         raise FitError(f"A table is a Polars frame, an Arrow table or a file, but got {type(data).__name__}.")
     columns = {}

@@ -1,0 +1,109 @@
+"""The README's examples run, its links exist, its tree is true."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raysweep.executors import make_executor
+from raysweep.run import run
+from raysweep.store import Store
+from raysweep.sweep import load_sweep
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+
+
+def block(language: str, containing: str) -> str:
+    (found,) = [text for name, text in BLOCKS if name == language and containing in text]
+    return found
+
+
+def test_every_link_and_image_exists() -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert targets
+    for target in targets:
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_the_first_screens_sweep_is_the_demo() -> None:
+    shown = yaml.safe_load(block("yaml", "name: demo"))
+    real = yaml.safe_load((ROOT / "sweeps/demo.yaml").read_text())
+    assert len(block("yaml", "name: demo").splitlines()) <= 12
+    assert shown["grid"] == real["grid"]
+    assert shown["fit"] == real["fit"][:1]
+    sweep = load_sweep(ROOT / "sweeps/demo.yaml")
+    assert f"sweeps {sweep.runs.cells:,} cells" in README
+    assert f"= {len(sweep.runs)} runs" in (ROOT / "sweeps/demo.yaml").read_text()
+
+
+def test_a_users_function_works_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, sweep = block("python", "def train(config)"), block("yaml", "my_training:train")
+    assert len(code.splitlines()) < 15
+    (tmp_path / "my_training.py").write_text(code)
+    (tmp_path / "mine.yaml").write_text(sweep)
+    monkeypatch.chdir(tmp_path)
+    loaded = load_sweep("mine.yaml")
+    outcome = run(loaded, Store("results/mine"), make_executor("inline"))
+    assert outcome.counts.ok == loaded.runs.cells == 27
+    done = subprocess.run(
+        [sys.executable, "-m", "raysweep", "fit", "results/mine"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("alpha = ") == 3
+
+
+def test_the_python_example_names_what_exists() -> None:
+    code = block("python", "load_sweep(")
+    assert len(code.strip().splitlines()) <= 13
+    imports = "\n".join(line for line in code.splitlines() if line.startswith("from"))
+    exec(compile(imports, "README.md", "exec"), {})
+    compile(code, "README.md", "exec")
+
+
+def test_the_tree_is_true() -> None:
+    tree = block_of("raysweep/\n  errors.py")
+    named = re.findall(r"^  (\S+)", tree, re.MULTILINE)
+    real = {
+        p.name + "/" * p.is_dir()
+        for p in (ROOT / "raysweep").iterdir()
+        if not p.name.startswith("_") and p.name != "py.typed"
+    }
+    assert set(named) == real
+    for folder in re.findall(r"^(\w+)/", tree, re.MULTILINE):
+        assert (ROOT / folder).is_dir()
+
+
+def block_of(start: str) -> str:
+    (found,) = [text.lstrip() for text in README.split("```")[1::2] if text.lstrip().startswith(start)]
+    return found
+
+
+def test_imports_run_one_way() -> None:
+    """A module imports only rooms listed above it in the README's tree (or its own room)."""
+    order = [
+        n.strip("/").removesuffix(".py")
+        for n in re.findall(r"^  (\S+)", block_of("raysweep/\n  errors.py"), re.MULTILINE)
+    ]
+    rank = {name: i for i, name in enumerate(order)}
+    wrong = []
+    for path in (ROOT / "raysweep").rglob("*.py"):
+        room = path.relative_to(ROOT / "raysweep").parts[0].removesuffix(".py")
+        if room.startswith("_"):
+            continue
+        for target in re.findall(r"^\s*(?:from|import) raysweep\.(\w+)", path.read_text(), re.MULTILINE):
+            if rank[target] > rank[room]:
+                wrong.append(f"{path.relative_to(ROOT)} imports {target}")
+    assert wrong == []
+
+
+def test_only_executors_import_ray() -> None:
+    for path in (ROOT / "raysweep").rglob("*.py"):
+        if path.parent.name != "executors":
+            assert not re.search(r"^\s*(import ray\b|from ray\b)", path.read_text(), re.MULTILINE), path

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP, HERE
+
+from raysweep.errors import OracleError, SweepError
+from raysweep.executors import make_executor
+from raysweep.executors.work import Job, execute
+from raysweep.ledger import Ledger
+from raysweep.oracle import audit as audit_module
+from raysweep.oracle.world import FlowWorld
+from raysweep.pack import make_pack
+from raysweep.run import run
+from raysweep.store import Store
+from raysweep.sweep import Sweep
+
+
+def test_every_row_is_complete_and_typed(any_store: Store, make_sweep: Callable[..., Sweep]) -> None:
+    sweep = make_sweep(CLASSIFIER_SWEEP)
+    outcome = run(sweep, any_store, make_executor("inline"))
+    assert (outcome.counts.ok, outcome.pending) == (32, 0)
+    table = outcome.scan.table
+    frame = pl.DataFrame(pl.from_arrow(table))
+    assert frame["cell"].n_unique() == 32
+    assert frame["run"].n_unique() == 8
+    never_null = [n for n in frame.columns if n not in ("parent", "error")]
+    assert frame.select(pl.col(never_null).null_count()).sum_horizontal().item() == 0
+    assert frame["parent"].is_null().all()
+    assert set(frame["role"]) == {"grid"}
+    assert frame["data_seed"].to_list() == frame["seed"].to_list()
+    gap = (frame["total"] - frame["aleatoric"] - frame["epistemic"]).abs().max()
+    assert isinstance(gap, float)
+    assert gap < 1e-12
+    last = frame.group_by("run").agg(pl.col("flops").max(), pl.col("steps").max())
+    assert (last["flops"] > 0).all()
+    assert any_store.read_json("env.json")["sweep"] == sweep.hash
+    assert any_store.exists(f"sweeps/{sweep.hash}.yaml")
+
+
+def test_a_second_run_does_nothing(any_store: Store, make_sweep: Callable[..., Sweep]) -> None:
+    sweep = make_sweep(FUNCTION_SWEEP)
+    run(sweep, any_store, make_executor("inline"))
+    parts = Ledger(any_store).scan().parts
+    said = io.StringIO()
+    outcome = run(sweep, any_store, make_executor("inline"), stream=lambda: said)
+    assert outcome.counts.ok == sweep.runs.cells
+    assert Ledger(any_store).scan().parts == parts
+    assert said.getvalue() == ""
+
+
+def test_two_grids_share_a_store_and_their_common_cells(tmp_path: Path, make_sweep: Callable[..., Sweep]) -> None:
+    store = Store(str(tmp_path))
+    run(make_sweep(FUNCTION_SWEEP), store, make_executor("inline"))
+    wider = make_sweep(FUNCTION_SWEEP, {"seed": {"range": 3}})
+    outcome = run(wider, store, make_executor("inline"))
+    assert outcome.counts.ok == 27
+    assert outcome.scan.parts == 6 + 3
+    assert len(store.list("sweeps")) == 2
+
+
+def test_a_diverged_lane_is_a_row_with_its_step_and_its_neighbours_finish(
+    tmp_path: Path, make_sweep: Callable[..., Sweep]
+) -> None:
+    sweep = make_sweep(CLASSIFIER_SWEEP, {"lr": [0.02, 1e3], "steps": [16, 64], "width": 8, "depth": 4})
+    outcome = run(sweep, Store(str(tmp_path)), make_executor("inline"))
+    frame = pl.read_parquet(tmp_path / "cells.parquet")
+    bad = frame.filter(pl.col("status") == "diverged")
+    assert outcome.counts.diverged == bad.height > 0
+    assert set(bad["lr"]) == {1e3}
+    assert frame.filter(pl.col("lr") == 0.02)["status"].unique().to_list() == ["ok"]
+    assert bad["error"].str.contains(r"loss not finite (at|by) step \d+").all()
+    assert bad["epistemic"].is_null().all()
+    again = run(sweep, Store(str(tmp_path)), make_executor("inline"), retry_diverged=True)
+    assert again.counts == outcome.counts
+
+
+def test_a_failed_audit_stops_the_sweep_before_any_cell(
+    tmp_path: Path, make_sweep: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = FlowWorld.log_posterior
+
+    def swapped(self: FlowWorld, x: object, temperature: float = 1.0) -> object:
+        return honest(self, x, temperature)[:, [1, 0, 2]]  # type: ignore[arg-type]
+
+    monkeypatch.setattr(audit_module.FlowWorld, "log_posterior", swapped)
+    world = {**CLASSIFIER_SWEEP["world"], "seed": 99}  # its samples are in no cache yet
+    store = Store(str(tmp_path))
+    with pytest.raises(OracleError, match=r"audit failed at temperature 1: self_calibration must be within 4"):
+        run(make_sweep(CLASSIFIER_SWEEP, world=world), store, make_executor("inline"))
+    assert Ledger(store).scan().parts == 0
+
+
+def test_a_plan_over_budget_spends_nothing(tmp_path: Path, make_sweep: Callable[..., Sweep]) -> None:
+    sweep = make_sweep(CLASSIFIER_SWEEP, budget={"flops": 1e3})
+    with pytest.raises(SweepError, match=r"budget\.flops: at most 1000 may be spent, but the plan needs"):
+        run(sweep, Store(str(tmp_path)), make_executor("inline"))
+    assert Ledger(Store(str(tmp_path))).scan().parts == 0
+
+
+def test_a_changed_source_is_warned_of_and_a_new_version_runs_anew(
+    tmp_path: Path, make_sweep: Callable[..., Sweep]
+) -> None:
+    store, said = Store(str(tmp_path)), io.StringIO()
+    run(make_sweep(FUNCTION_SWEEP), store, make_executor("inline"))
+    environment = store.read_json("env.json")
+    environment["source"] = dict.fromkeys(environment["source"], "0" * 16)
+    store.write_json("env.json", environment)
+    run(make_sweep(FUNCTION_SWEEP), store, make_executor("inline"), stream=lambda: said)
+    assert "warning: the source of toy_experiment:train changed" in said.getvalue()
+    newer = make_sweep(FUNCTION_SWEEP, version=2)
+    assert Ledger(store).pending(newer.runs).cells == newer.runs.cells
+
+
+def test_a_pack_stopped_half_way_keeps_what_it_finished(tmp_path: Path, make_sweep: Callable[..., Sweep]) -> None:
+    sweep, store = make_sweep(CLASSIFIER_SWEEP, {"width": 8}), Store(str(tmp_path))
+    run(sweep, store, make_executor("inline"))  # makes the world
+    folder = store.folders("oracle")[0]
+    fresh = make_sweep(CLASSIFIER_SWEEP, {"width": 8, "seed": [7]})
+    text = fresh.file.model_dump_json()
+    token = store.read("store.json").decode()
+    job = Job(text, "sweep.yaml", (str(HERE),), store, f"oracle/{folder}", token, cpus=1, gpus=0)
+    work = execute(job, make_pack(fresh.runs))
+    assert next(work).ok == 4  # the first of two snapshots: 2 sizes x 2 budgets
+    work.close()
+    pending = Ledger(store).pending(fresh.runs)
+    assert pending.cells == 4
+    assert {pending.observed[c].values("steps") for c in pending.observed_code.tolist()} == {(16,)}
+
+
+def test_planning_and_running_work_without_polars(tmp_path: Path) -> None:
+    script = f"""
+import sys
+for name in ("polars", "matplotlib"):
+    sys.modules[name] = None
+sys.path.insert(0, {str(HERE)!r})
+from conftest import FUNCTION_SWEEP
+import yaml
+open("toy.yaml", "w").write(yaml.safe_dump(FUNCTION_SWEEP))
+from raysweep.cli import app
+for arguments in (["plan", "toy.yaml"], ["run", "toy.yaml", "--executor", "inline"], ["status", "results/toy"],
+                  ["compact", "results/toy"]):
+    try:
+        app(arguments)
+    except SystemExit as stop:
+        assert stop.code in (0, None), arguments
+"""
+    script = script.replace("from conftest import FUNCTION_SWEEP", f"FUNCTION_SWEEP = {FUNCTION_SWEEP!r}")
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "is not installed here" in done.stdout
+    assert "toy: 18 ok of 18" in done.stdout
+
+
+def test_planning_imports_neither_torch_nor_ray(tmp_path: Path) -> None:
+    script = """
+import sys
+from raysweep.sweep import from_mapping
+from raysweep.plan import make_plan
+from raysweep.store import Store
+sweep = from_mapping({"name": "a", "experiment": "classifier", "world": {"kind": "gaussian"}, "grid": {"width": [8]}})
+make_plan(sweep, Store("nowhere"), 2)
+assert not {"torch", "ray", "polars", "matplotlib"} & set(sys.modules), sorted(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
