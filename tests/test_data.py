@@ -30,5 +30,5 @@ def test_a_data_set_is_loaded_once():
 
 @pytest.mark.parametrize("name", ["digit", "", "../digits"])
 def test_unknown_names_are_refused_with_the_known_ones(name):
-    with pytest.raises(SweepError, match="must be a known data set.*digits"):
+    with pytest.raises(SweepError, match=r"must be a known data set.*digits"):
         data.load(name)

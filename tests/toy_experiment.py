@@ -23,18 +23,12 @@ def slow(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def fragile(config: dict[str, Any]) -> dict[str, Any]:
-    """Dies by SIGKILL or raises the first time it meets a run that a marker file names."""
+    """Dies by SIGKILL or raises when it meets a run that a marker names: once for a file, always for a folder."""
     marker = Path(config["markers"]) / f"{config['how']}-{config['run_id']}"
     if marker.exists():
-        marker.unlink()
+        if marker.is_file():
+            marker.unlink()
         if config["how"] == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         raise ValueError(f"run {config['run_id']} was told to fail")
     return {"loss": 1.0 / (1 + config["run_id"])}
-
-
-def always_dies(config: dict[str, Any]) -> dict[str, Any]:
-    """A run that kills its worker every time."""
-    if config["run_id"] == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return {"loss": 1.0}

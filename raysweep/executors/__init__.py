@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from raysweep.errors import SweepError, nearest
 from raysweep.executors.feed import Feed
 from raysweep.executors.inline import Inline
@@ -25,6 +27,10 @@ def make_executor(name: str, address: str | None = None) -> Executor:
     if name == "inline":
         return Inline()
     if name == "ray":
+        if address is None:
+            # Both are read by processes that start later: Ray's servers and gloo keep to this machine's loopback.
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         from raysweep.executors.raytune import RayExecutor  # ray.tune takes seconds to import
 
         return RayExecutor(address)

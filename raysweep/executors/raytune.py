@@ -50,10 +50,7 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
     """A trial: one pack, one `step` per snapshot. The class form lets Tune reuse the actor for the next pack."""
 
     def setup(self, config: dict[str, Any], job: Job) -> None:
-        import torch
-
-        torch.set_num_threads(max(1, int(job.cpus)))
-        self.job, self.fatal = job, ""
+        self.job, self.fatal = job, ""  # torch's threads follow the OMP_NUM_THREADS that Ray derives from cpus
         try:
             opened(job)
         except Exception as error:  # no pack can run here: say so instead of dying pack by pack
@@ -180,7 +177,7 @@ class RayExecutor:
     def session(self, job: Job, log: Path) -> Iterator[None]:
         """Ray up, its noise in `log`, Ray down. A Ray this process is already connected to is used and left up."""
         ours = not ray.is_initialized()
-        local: dict[str, Any] = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        local = {"address": "local", "include_dashboard": False}
         with quiet(log):
             if ours:
                 ray.init(

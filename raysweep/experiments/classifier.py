@@ -37,7 +37,7 @@ AXES = (
     Axis("temperature", float, "lane", 1.0, low=1e-3, high=1e3, help="latent temperature of the world: difficulty"),
     Axis("width", int, "shape", 64, low=1, high=65536, unit="units", help="of each hidden layer"),
     Axis("depth", int, "shape", 2, low=0, high=64, unit="layers", help="hidden layers"),
-    Axis("lr", float, "lane", 0.02, low=0.0, high=1e3, help="learning rate, constant"),
+    Axis("lr", float, "lane", 0.02, low=0.0, help="learning rate, constant"),
     Axis("momentum", float, "lane", 0.9, low=0.0, high=1.0),
     Axis("batch", int, "shape", 64, low=1, high=2**20, unit="items", help="drawn with replacement"),
     Axis("seed", int, "lane", 0, low=0, high=2**62, role="seed", help="default of the three seeds below"),
@@ -239,7 +239,7 @@ def _rows(snapshot: Snapshot, columns: Mapping[str, np.ndarray], ks: Sequence[Va
         "steps": pa.repeat(pa.scalar(snapshot.step, pa.int64()), lanes * budgets),
         "k": pa.array(np.tile(np.array(ks, dtype=np.int64), lanes)),
         "status": pa.array(np.where(ok, "ok", "diverged")),
-        "error": pa.array(np.repeat(np.array(reason, dtype=object), budgets), mask=ok),
+        "error": pa.array(np.repeat(np.array(reason, dtype=object), budgets), pa.string(), mask=ok),
     }
     for name, values in columns.items():
         flat = values.reshape(-1) if values.ndim == 2 else np.repeat(values, budgets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,35 +27,27 @@ def rows_of(store: Store) -> pl.DataFrame:
 
 
 @pytest.mark.usefixtures("ray_up")
-@pytest.mark.parametrize("base", [CLASSIFIER_SWEEP, FUNCTION_SWEEP], ids=["classifier", "function"])
-def test_ray_equals_inline(base: dict[str, object], tmp_path: Path, make_sweep: Callable[..., Sweep]) -> None:
-    sweep = make_sweep(base)
-    stores = {name: Store(str(tmp_path / name)) for name in ("inline", "ray")}
-    for name, store in stores.items():
-        outcome = run(sweep, store, make_executor(name))
-        assert outcome.counts.ok == sweep.runs.cells
-        assert outcome.pending == 0
-    inline, ray = (rows_of(store).drop("pack", "lane") for store in stores.values())
-    assert_frame_equal(inline, ray, rel_tol=1e-4, abs_tol=1e-6)
-
-
-@pytest.mark.usefixtures("ray_up")
-def test_ray_train_makes_an_audited_oracle_that_packs_then_use(
+def test_packs_on_ray_equal_packs_inline_in_an_oracle_that_ray_train_made(
     tmp_path: Path, make_sweep: Callable[..., Sweep]
 ) -> None:
     flow = {"kind": "flow", "data": "digits", "noise": 0.5, "layers": 2, "hidden": 16, "epochs": 3}
     sweep = make_sweep(CLASSIFIER_SWEEP, world=flow)
-    store = Store(str(tmp_path))
-    outcome = run(sweep, store, make_executor("ray"))
-    assert outcome.counts.ok == sweep.runs.cells
-    (folder,) = store.folders("oracle")
-    curve = store.read_json(f"oracle/{folder}/curve.json")
+    stores = {name: Store(str(tmp_path / name)) for name in ("ray", "inline")}
+    assert run(sweep, stores["ray"], make_executor("ray")).counts.ok == sweep.runs.cells
+
+    (folder,) = stores["ray"].folders("oracle")
+    curve = stores["ray"].read_json(f"oracle/{folder}/curve.json")
     assert [p["epoch"] for p in curve] == [1, 2, 3]
     assert curve[-1]["nll"] < curve[0]["nll"]
-    assert not store.folders(f"oracle/{folder}")  # checkpoints are gone
-    assert all(a["passed"] for a in store.read_json(f"oracle/{folder}/audit.json"))
-    world = load_world(store, f"oracle/{folder}")
-    assert set(pl.read_parquet(tmp_path / "cells.parquet")["world_sha"]) == {world.sha}
+    assert not stores["ray"].folders(f"oracle/{folder}")  # checkpoints are gone
+    assert all(a["passed"] for a in stores["ray"].read_json(f"oracle/{folder}/audit.json"))
+    world = load_world(stores["ray"], f"oracle/{folder}")
+    assert set(rows_of(stores["ray"])["world_sha"]) == {world.sha}
+
+    shutil.copytree(tmp_path / "ray/oracle", tmp_path / "inline/oracle")
+    assert run(sweep, stores["inline"], make_executor("inline")).counts.ok == sweep.runs.cells
+    inline, ray = (rows_of(stores[name]).drop("pack", "lane") for name in ("inline", "ray"))
+    assert_frame_equal(inline, ray, rel_tol=1e-4, abs_tol=1e-6)
 
 
 @pytest.mark.usefixtures("ray_up")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
+import psutil
 import pytest
 import yaml
 from conftest import HERE
@@ -53,33 +54,23 @@ def undisturbed(sweep: Sweep, tmp_path: Path) -> pl.DataFrame:
 
 
 @pytest.mark.usefixtures("ray_up")
-def test_a_killed_worker_costs_its_pack_another_try_and_nothing_else(
+def test_killed_workers_cost_another_try_and_a_run_that_always_kills_is_given_up(
     tmp_path: Path, markers: Path, make_sweep: Callable[..., Sweep]
 ) -> None:
-    sweep, store = make_sweep(FRAGILE, {"how": "kill", "markers": str(markers)}), Store(str(tmp_path / "store"))
-    (markers / "kill-2").touch()
+    grid = {"how": "kill", "markers": str(markers)}
+    sweep, store = make_sweep(FRAGILE, grid, resources={"attempts": 2}), Store(str(tmp_path / "store"))
+    (markers / "kill-2").touch()  # once
+    (markers / "kill-4").mkdir()  # for ever
     outcome = run(sweep, store, make_executor("ray"))
-    assert not list(markers.iterdir())
-    assert (outcome.counts.ok, outcome.pending) == (6, 0)
-    attempts = pl.read_parquet(store.path("cells.parquet")).sort("run_id")["attempt"].to_list()
-    assert attempts == [1, 1, 2, 1, 1, 1]
+    assert [p.name for p in markers.iterdir()] == ["kill-4"]
+    assert (outcome.counts.ok, outcome.counts.failed, outcome.pending) == (5, 1, 0)
+    rows = pl.read_parquet(store.path("cells.parquet")).sort("run_id")
+    assert rows["status"].to_list() == ["ok", "ok", "ok", "ok", "failed", "ok"]
+    assert rows["attempt"].to_list() == [1, 1, 2, 1, 2, 1]
+    assert "died" in rows["error"][4]
+    (markers / "kill-4").rmdir()
+    assert run(sweep, store, make_executor("inline")).counts.ok == 6
     assert final(store).equals(undisturbed(sweep, tmp_path))
-
-
-@pytest.mark.usefixtures("ray_up")
-def test_a_run_that_always_kills_its_worker_is_given_up_with_its_reason(
-    tmp_path: Path, make_sweep: Callable[..., Sweep]
-) -> None:
-    sweep = make_sweep(
-        {"name": "dies", "experiment": "toy_experiment:always_dies", "grid": {"run_id": {"range": 3}}},
-        resources={"attempts": 2},
-    )
-    store = Store(str(tmp_path / "store"))
-    outcome = run(sweep, store, make_executor("ray"))
-    assert (outcome.counts.ok, outcome.counts.failed) == (2, 1)
-    bad = pl.read_parquet(store.path("cells.parquet")).filter(pl.col("status") == "failed").to_dicts()
-    assert [(r["run_id"], r["attempt"]) for r in bad] == [(1, 2)]
-    assert "died" in bad[0]["error"]
 
 
 def test_a_run_that_raises_fails_alone_and_is_completed_by_a_rerun(
@@ -101,6 +92,14 @@ def test_a_run_that_raises_fails_alone_and_is_completed_by_a_rerun(
     assert final(store).equals(undisturbed(sweep, tmp_path))
 
 
+def listening_addresses(pid: int) -> set[str]:
+    """Where the driver's Ray listens."""
+    processes = psutil.Process(pid).children(recursive=True)
+    sockets = [c for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert sockets
+    return {c.laddr.ip for c in sockets}
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_a_driver_killed_or_interrupted_is_resumed_by_the_same_command(
     sent: signal.Signals, code: int, tmp_path: Path, make_sweep: Callable[..., Sweep]
@@ -113,6 +112,7 @@ def test_a_driver_killed_or_interrupted_is_resumed_by_the_same_command(
     deadline = time.monotonic() + 90
     while Ledger(store).scan(["cell"]).parts < 3 and driver.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
+    assert listening_addresses(driver.pid) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
     driver.send_signal(sent)
     output, _ = driver.communicate(timeout=60)
     assert driver.returncode == code, output

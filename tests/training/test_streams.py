@@ -154,7 +154,7 @@ def test_permutation_holds_every_item_once(size):
 
 
 def test_permutations_put_every_item_first_equally_often():
-    first = np.array([permutation(seed, 16)[0].item() for seed in range(3200)])
+    first = np.array([permutation(seed, 16)[0].item() for seed in range(1600)])
     assert p_value_uniform(first, 16) > 1e-4
 
 
