@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from raysweep.axes import Axis, Value, canonical
 from raysweep.errors import SweepError
-from raysweep.grid import Observed, Runs
+from raysweep.runs import Observed, Runs
 
 __all__ = [
     "RESERVED",

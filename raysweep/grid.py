@@ -1,33 +1,16 @@
-"""Grid algebra (product, zip, concat, when), the runs it stands for, and the keys of runs and cells.
-
-A grid becomes *terms* (products of small tables), and terms become `Runs`: one array of codes per axis.
-Observed axes stay as they were declared, attached to each run as one of a few distinct `Observed` sets, so
-a million runs with a thousand inference budgets each cost a million keys, not a billion.
-"""
+"""Grid algebra: product, zip, concat and when, from a sweep file's mapping to terms (products of small tables)."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from raysweep.axes import Axis, KindBy, Value, axis_values
+from raysweep.axes import Axis, Value, axis_values
 from raysweep.errors import SweepError, nearest
 
-__all__ = ["KEY_LENGTH", "MAX_RUNS", "Observed", "Runs", "Table", "enumerate_runs", "expand", "fragment"]
-
-KEY_LENGTH = 20  # hex digits of a run key: 80 bits, so 10^7 runs collide with probability 4e-11
-MAX_RUNS = 20_000_000
-_SUFFIX_BYTES = 8
-_CHUNK = 1 << 17
+__all__ = ["Table", "Term", "expand", "split"]
 
 
 @dataclass(frozen=True)
@@ -46,132 +29,6 @@ class Table:
 
 
 Term = tuple[Table, ...]
-
-
-def fragment(name: str, value: Value | None) -> bytes:
-    """The bytes by which one axis value enters a key: canonical JSON, the same in every Python version."""
-    text = repr(value) if type(value) in (int, float) else json.dumps(value)  # the same for numbers, and faster
-    return f"{name}={text}\n".encode()
-
-
-@dataclass(frozen=True)
-class Observed:
-    """The observed values asked of one run: a union of products of tables, enumerated only on demand."""
-
-    blocks: tuple[Term, ...]
-    defaults: tuple[tuple[str, Value | None], ...]  # every observed axis of the experiment, and its default
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The observed axes, in the order of a cell's values."""
-        return tuple(name for name, _ in self.defaults)
-
-    @cached_property
-    def count(self) -> int:
-        """How many cells a run with this set has."""
-        if len(self.blocks) == 1:
-            return math.prod(len(t.rows) for t in self.blocks[0])
-        return len(self.cells)
-
-    @cached_property
-    def cells(self) -> dict[str, tuple[Value, ...]]:
-        """Key suffix -> values in the order of `names`, for every cell of a run."""
-        found: dict[str, tuple[Value, ...]] = {}
-        for block in self.blocks:
-            for rows in itertools.product(*(t.rows for t in block)):
-                named = dict(self.defaults)
-                for table, row in zip(block, rows, strict=True):
-                    named.update(zip(table.names, row, strict=True))
-                values = tuple(v for n in self.names if (v := named[n]) is not None)
-                found.setdefault(self.suffix(values), values)
-        return found
-
-    def suffix(self, values: Sequence[Value]) -> str:
-        """What a cell's key adds to its run's: nothing where all observed axes are at their default."""
-        text = b"".join(
-            fragment(name, value)
-            for (name, default), value in sorted(zip(self.defaults, values, strict=True))
-            if value != default
-        )
-        return hashlib.blake2b(text, digest_size=_SUFFIX_BYTES).hexdigest() if text else ""
-
-    def values(self, name: str) -> tuple[Value, ...]:
-        """The distinct values of one observed axis, sorted, without enumerating the product."""
-        tables = [t for block in self.blocks for t in block if name in t.names]
-        found = {row[0] for t in tables for row in t.project([name])}
-        default = dict(self.defaults)[name]
-        if default is not None and any(all(name not in t.names for t in block) for block in self.blocks):
-            found.add(default)
-        return tuple(sorted(found))
-
-    def only(self, suffixes: Sequence[str]) -> Observed:
-        """The same set restricted to these cells."""
-        return replace(self, blocks=((Table(self.names, tuple(self.cells[s] for s in suffixes)),),))
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Many runs, column by column.
-
-    Attributes:
-        keys: [n] run keys, bytes of `KEY_LENGTH` hex digits.
-        values: Per axis that is not observed, its distinct values; None marks runs where it is observed.
-        codes: Per axis, [n] indices into `values`.
-        observed: The distinct observed sets.
-        observed_code: [n] indices into `observed`.
-    """
-
-    keys: npt.NDArray[np.bytes_]
-    values: Mapping[str, tuple[Value | None, ...]]
-    codes: Mapping[str, npt.NDArray[np.integer[Any]]]
-    observed: tuple[Observed, ...]
-    observed_code: npt.NDArray[np.integer[Any]]
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    @cached_property
-    def cells(self) -> int:
-        """The number of cells: runs times their observed values."""
-        counts = np.array([o.count for o in self.observed], dtype=np.int64)
-        return int(np.bincount(self.observed_code, minlength=len(counts)) @ counts) if len(self) else 0
-
-    def take(self, index: npt.NDArray[Any]) -> Runs:
-        """The runs at these positions (or where this mask is true)."""
-        taken: dict[int, npt.NDArray[np.integer[Any]]] = {}  # axes that follow one another share their codes
-        for code in self.codes.values():
-            if id(code) not in taken:
-                taken[id(code)] = code[index]
-        return Runs(
-            keys=self.keys[index],
-            values=self.values,
-            codes={name: taken[id(code)] for name, code in self.codes.items()},
-            observed=self.observed,
-            observed_code=self.observed_code[index],
-        )
-
-    def column(self, name: str) -> list[Any]:
-        """[n] values of one axis."""
-        values = self.values[name]
-        return [values[c] for c in self.codes[name].tolist()]
-
-    def value(self, name: str) -> Any:
-        """The value of an axis that is the same in every run here (a shape axis inside a pack)."""
-        first = int(self.codes[name][0])
-        if not (self.codes[name] == first).all():
-            raise ValueError(f"{name} must be the same in all runs, but got {sorted(set(map(str, self.column(name))))}")
-        return self.values[name][first]
-
-    def row(self, i: int) -> dict[str, Value]:
-        """The resolved axes of one run, observed ones left out."""
-        row = {name: self.values[name][int(code[i])] for name, code in self.codes.items()}
-        return {name: value for name, value in row.items() if value is not None}
-
-    def key(self, i: int) -> str:
-        return bytes(self.keys[i]).decode()
-
-
-# --- from a sweep file's mapping to terms -----------------------------------------------------------------
 
 
 def expand(spec: Mapping[str, Any], axes: Mapping[str, Axis], where: str = "grid") -> tuple[Term, ...]:
@@ -261,14 +118,14 @@ def _when(terms: tuple[Term, ...], rule: Any, axes: Mapping[str, Axis], where: s
         wanted = set(axis_values(axis, entry, f"{where}.if.{name}"))
         matching: tuple[Term, ...] = ()
         for term in rest:
-            yes, no = _split(term, axis, wanted, axes)
+            yes, no = split(term, axis, wanted, axes)
             matching += yes
             kept += no
         rest = matching
     return kept + _times(rest, then, f"{where}.then")
 
 
-def _split(
+def split(
     term: Term, axis: Axis, wanted: set[Value], axes: Mapping[str, Axis]
 ) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
     """The parts of a term in which `axis` is, and is not, among `wanted` (each () or one term)."""
@@ -281,205 +138,5 @@ def _split(
                 parts.append(((*term[:i], replace(table, rows=rows), *term[i + 1 :]),) if rows else ())
             return parts[0], parts[1]
     if axis.follows is not None:
-        return _split(term, axes[axis.follows], wanted, axes)
+        return split(term, axes[axis.follows], wanted, axes)
     return ((term,), ()) if axis.default in wanted else ((), (term,))
-
-
-# --- from terms to runs -----------------------------------------------------------------------------------
-
-
-def enumerate_runs(terms: Sequence[Term], axes: Mapping[str, Axis], identity: str) -> Runs:
-    """Every run of a grid, with its key and its observed set.
-
-    Args:
-        terms: What `expand` returned.
-        axes: The experiment's axes by name.
-        identity: What else enters a run's key: experiment, version, world, data; one line each.
-
-    Raises:
-        SweepError: an axis without default is missing, or the grid has more than `MAX_RUNS` runs.
-    """
-    terms = [part for term in terms for part in _fixed_kinds(term, axes)]
-    size = sum(_run_count(t, axes) for t in terms)
-    if size > MAX_RUNS:
-        raise SweepError(
-            f"grid: at most {MAX_RUNS:,} runs can be planned, but got {size:,}. Make axes shorter, or split the sweep"
-        )
-    parts = [_term_runs(t, axes, identity) for t in terms]
-    return parts[0] if len(parts) == 1 else _union(parts)
-
-
-def _fixed_kinds(term: Term, axes: Mapping[str, Axis]) -> Iterator[Term]:
-    """Split a term until each axis whose kind depends on another has one kind."""
-    present = {n for t in term for n in t.names}
-    for name in sorted(axes):  # an axis at its default has a kind, too
-        kind = axes[name].kind
-        if isinstance(kind, KindBy) and kind.axis in present:
-            control = next(t for t in term if kind.axis in t.names)
-            kinds: dict[str, set[Value]] = {}
-            for (value,) in control.project([kind.axis]):
-                kinds.setdefault(axes[name].kind_for({kind.axis: value}), set()).add(value)
-            if len(kinds) > 1:
-                for wanted in kinds.values():
-                    yes, _ = _split(term, axes[kind.axis], wanted, axes)
-                    for part in yes:
-                        yield from _fixed_kinds(part, axes)
-                return
-    yield term
-
-
-def _observed_names(term: Term, axes: Mapping[str, Axis]) -> set[str]:
-    first: dict[str, Value] = {n: a.default for n, a in axes.items() if a.default is not None}
-    for table in term:
-        first.update(zip(table.names, table.rows[0], strict=True))
-    return {n for n, a in axes.items() if a.kind_for(first) == "observed"}
-
-
-def _run_count(term: Term, axes: Mapping[str, Axis]) -> int:
-    observed = _observed_names(term, axes)
-    return math.prod(len(set(t.project([n for n in t.names if n not in observed]))) for t in term)
-
-
-def _term_runs(term: Term, axes: Mapping[str, Axis], identity: str) -> Runs:
-    observed = _observed_names(term, axes)
-    plain: list[Table] = []  # factors a run is enumerated over
-    free: list[Table] = []  # factors of observed axes alone: the same for every run
-    tied: list[tuple[int, list[Table]]] = []  # (index in plain, its observed rows per plain row)
-    for table in term:
-        runs_by = [n for n in table.names if n not in observed]
-        seen_by = tuple(n for n in table.names if n in observed)
-        if not runs_by:
-            free.append(table)
-            continue
-        groups: dict[tuple[Value, ...], list[tuple[Value, ...]]] = {}
-        for row, seen in zip(table.project(runs_by), table.project(seen_by), strict=True):
-            groups.setdefault(row, []).append(seen)
-        if seen_by:
-            tied.append((len(plain), [Table(seen_by, tuple(rows)) for rows in groups.values()]))
-        plain.append(Table(tuple(runs_by), tuple(groups)))
-    sizes = [len(t.rows) for t in plain]
-    n = math.prod(sizes)
-    strides = [math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
-    index = [(np.arange(n) // stride) % size for stride, size in zip(strides, sizes, strict=True)]
-
-    values: dict[str, tuple[Value | None, ...]] = {}
-    codes: dict[str, npt.NDArray[np.integer[Any]]] = {}
-    for table, at in zip(plain, index, strict=True):
-        for name in table.names:
-            at_name = table.names.index(name)
-            lookup: dict[Value | None, int] = {}
-            places = [lookup.setdefault(row[at_name], len(lookup)) for row in table.rows]
-            values[name] = tuple(lookup)
-            small = np.array(places, dtype=np.min_scalar_type(len(lookup)))
-            del lookup, places  # a million values: hundreds of MB
-            codes[name] = small[at]
-    given = {n for t in term for n in t.names}
-    for name, axis in axes.items():
-        if axis.default is None and axis.follows is None and name not in given:
-            note = f" ({axis.help})" if axis.help else ""
-            raise SweepError(f"grid: axis {name} has no default and must be given in every branch{note}")
-        if axis.default is not None and name not in values and name not in observed:
-            values[name] = (axis.default,)
-            codes[name] = np.broadcast_to(np.uint8(0), (n,))
-    for name, axis in axes.items():
-        if axis.follows is not None and name not in values:
-            values[name], codes[name] = values[axis.follows], codes[axis.follows]
-
-    defaults = tuple((name, axis.default) for name, axis in axes.items() if name in observed)
-    distinct: list[Observed] = []
-    code: npt.NDArray[np.integer[Any]] = np.zeros(n, dtype=np.int32)
-    if tied:
-        combos, code = np.unique(np.stack([index[i] for i, _ in tied], axis=1), axis=0, return_inverse=True)
-        code = code.reshape(-1).astype(np.int32)
-    else:
-        combos = np.zeros((1, 0), dtype=np.int64)
-    for combo in combos.tolist():
-        own = tuple(tables[row] for (_, tables), row in zip(tied, combo, strict=True))
-        distinct.append(Observed((tuple(free) + own,), defaults))
-    sets, code = _merge_equal(distinct, code)
-    return Runs(_keys(values, codes, axes, identity, n), values, codes, sets, code)
-
-
-def _merge_equal(
-    observed: Sequence[Observed], code: npt.NDArray[np.integer[Any]]
-) -> tuple[tuple[Observed, ...], npt.NDArray[np.int32]]:
-    """Equal observed sets as one, so that their runs may share a pack; and the runs' codes into them."""
-    place: dict[Observed, int] = {}
-    recode = np.array([place.setdefault(o, len(place)) for o in observed], dtype=np.int32)
-    return tuple(place), recode[code]
-
-
-def _keys(
-    values: Mapping[str, tuple[Value | None, ...]],
-    codes: Mapping[str, npt.NDArray[np.integer[Any]]],
-    axes: Mapping[str, Axis],
-    identity: str,
-    n: int,
-) -> npt.NDArray[np.bytes_]:
-    """[n] run keys: BLAKE2b over the identity and every axis not at its default, sorted by name."""
-    head = hashlib.blake2b(identity.encode() + b"\n", digest_size=KEY_LENGTH // 2)
-    columns: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
-    for name in sorted(values):
-        axis = axes[name]
-        if axis.follows is not None and codes[name] is codes[axis.follows]:
-            continue  # equal to the axis it follows = at its default
-        parts = np.array([fragment(name, v) if v != axis.default else b"" for v in values[name]] + [b""], dtype=object)
-        code = codes[name]
-        if axis.follows is not None:
-            place = {v: i for i, v in enumerate(values[axis.follows])}
-            shared = np.array([place.get(v, -1) for v in values[name]])
-            code = np.where(shared[code] == codes[axis.follows], len(values[name]), code)
-        if len(values[name]) > 1 or parts[0]:
-            columns.append((parts, code))
-    keys = np.empty(n, dtype=f"S{KEY_LENGTH}")
-    for start in range(0, n, _CHUNK):
-        stop = min(start + _CHUNK, n)
-        texts = (
-            zip(*(parts[code[start:stop]].tolist() for parts, code in columns), strict=True) if columns else [()] * n
-        )
-        digests = []
-        for text in texts:
-            state = head.copy()
-            state.update(b"".join(text))
-            digests.append(state.hexdigest())
-        keys[start:stop] = digests
-    return keys
-
-
-def _union(parts: Sequence[Runs]) -> Runs:
-    """One `Runs` out of several terms': equal keys are one run, whose observed sets are joined."""
-    values: dict[str, dict[Value | None, int]] = {n: {} for p in parts for n in p.values}
-    codes: dict[str, list[npt.NDArray[Any]]] = {n: [] for n in values}
-    for part in parts:
-        for name, table in values.items():
-            column = part.values.get(name, (None,))  # None: observed in this part's runs
-            recode = np.array([table.setdefault(v, len(table)) for v in column], dtype=np.int32)
-            codes[name].append(recode[part.codes.get(name, np.zeros(len(part), dtype=np.uint8))])
-    keys = np.concatenate([p.keys for p in parts])
-    offsets = np.cumsum([0] + [len(p.observed) for p in parts])
-    observed = [o for p in parts for o in p.observed]
-    code = np.concatenate([p.observed_code.astype(np.int32) + o for p, o in zip(parts, offsets, strict=False)])
-    unique, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    order = np.argsort(first)  # keep the order of declaration
-    merged_code = code[first]
-    if len(unique) < len(keys):
-        members: dict[int, list[int]] = {}
-        counts = np.bincount(inverse)
-        for i in np.flatnonzero(counts[inverse] > 1):
-            members.setdefault(int(inverse[i]), []).append(int(code[i]))
-        joined: dict[tuple[int, ...], int] = {}
-        for run, sets in members.items():
-            which = tuple(sorted(set(sets)))
-            if which not in joined:
-                joined[which] = len(observed)
-                observed.append(replace(observed[which[0]], blocks=sum((observed[s].blocks for s in which), ())))
-            merged_code[run] = joined[which]
-    used, merged_code = np.unique(merged_code[order], return_inverse=True)
-    distinct, merged_code = _merge_equal([observed[i] for i in used], merged_code)
-    return Runs(
-        keys=unique[order],
-        values={n: tuple(v) for n, v in values.items()},
-        codes={n: np.concatenate(c)[first[order]] for n, c in codes.items()},
-        observed=distinct,
-        observed_code=merged_code,
-    )

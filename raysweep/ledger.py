@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from raysweep import __version__
 from raysweep.errors import LedgerError
 from raysweep.experiment import SCHEMA_VERSION
-from raysweep.grid import KEY_LENGTH, Observed, Runs
+from raysweep.runs import KEY_LENGTH, Observed, Runs
 from raysweep.store import Store
 
 __all__ = ["CELLS", "STATUSES", "Ledger", "Scan", "sequence"]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from raysweep.axes import Axis, KindBy, Value
 from raysweep.errors import PackError
 from raysweep.experiment import Cost
-from raysweep.grid import Observed, Runs
+from raysweep.runs import Observed, Runs
 
 __all__ = ["MIN_LANES", "Group", "Pack", "build_packs", "halve", "lanes_per_pack", "make_pack", "shape_groups"]
 

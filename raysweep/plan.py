@@ -9,10 +9,10 @@ from typing import Any
 
 from raysweep.cost import Rate, host_memory, measured_rate
 from raysweep.errors import SweepError
-from raysweep.grid import Runs
 from raysweep.ledger import Ledger
 from raysweep.oracle.recipe import shape_of
 from raysweep.pack import Group, Pack, build_packs, lanes_per_pack, shape_groups
+from raysweep.runs import Runs
 from raysweep.store import Store
 from raysweep.sweep import Sweep
 

@@ -21,8 +21,9 @@ from raysweep.axes import Axis, index_axes
 from raysweep.errors import SweepError, nearest
 from raysweep.experiment import Experiment, row_schema
 from raysweep.experiments import load_experiment
-from raysweep.grid import Runs, Term, enumerate_runs, expand
+from raysweep.grid import Term, expand
 from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, Recipe, recipe_hash
+from raysweep.runs import Runs, enumerate_runs
 
 __all__ = ["FitSpec", "Resources", "Sweep", "SweepFile", "from_mapping", "load_sweep"]
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from raysweep.axes import Axis, KindBy, index_axes
 from raysweep.errors import SweepError
-from raysweep.grid import KEY_LENGTH, MAX_RUNS, Observed, Table, enumerate_runs, expand
+from raysweep.grid import Table, expand
+from raysweep.runs import KEY_LENGTH, MAX_RUNS, Observed, enumerate_runs
 
 AXES = index_axes(
     [

@@ -60,7 +60,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(LedgerError, match="file cannot be written.*No space left"):
+    with pytest.raises(LedgerError, match=r"file cannot be written.*No space left"):
         store.write("file", b"new")
     assert store.read("file") == b"old"
     assert os.listdir(tmp_path) == ["file"]

@@ -17,7 +17,7 @@ from raysweep.axes import Axis, Value
 from raysweep.cost import dense_cost
 from raysweep.errors import PackError, SweepError
 from raysweep.experiment import Context, Cost, Metric, World, WorldShape
-from raysweep.grid import Observed, Runs
+from raysweep.runs import Observed, Runs
 
 if TYPE_CHECKING:  # torch takes seconds to import, and planning needs none of it
     import torch

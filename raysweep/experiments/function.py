@@ -20,7 +20,7 @@ import pyarrow as pa
 from raysweep.axes import RANGES, Axis, Value
 from raysweep.errors import SweepError, nearest
 from raysweep.experiment import RESERVED, Context, Cost, Metric, WorldShape
-from raysweep.grid import Observed, Runs
+from raysweep.runs import Observed, Runs
 
 __all__ = ["FunctionExperiment", "infer_axes", "source_sha"]
 

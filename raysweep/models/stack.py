@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from raysweep.training.streams import INIT, uniform
+from raysweep.streams import INIT, uniform
 
 __all__ = ["stacked_parameters"]
 

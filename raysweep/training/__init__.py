@@ -1,1 +1,1 @@
-"""Training a stack of models as one program: streams of random numbers, optimisers, the loop."""
+"""Training a stack of models as one program."""

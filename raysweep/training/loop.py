@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from raysweep.streams import indices, permutation
 from raysweep.training.optim import SGD, Parameters
-from raysweep.training.streams import indices, permutation
 
 __all__ = ["Batches", "Snapshot", "forward", "nested_rows", "train"]
 

@@ -11,7 +11,8 @@ from raysweep.axes import index_axes
 from raysweep.errors import SweepError
 from raysweep.experiment import RESERVED, Context, Stamp, row_schema, stamp
 from raysweep.experiments.function import FunctionExperiment, infer_axes, source_sha
-from raysweep.grid import enumerate_runs, expand
+from raysweep.grid import expand
+from raysweep.runs import enumerate_runs
 from raysweep.sweep import from_mapping, load_sweep
 
 

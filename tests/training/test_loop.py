@@ -1,5 +1,6 @@
 """The stacked loop: each lane is trained as if it were alone, by plain SGD, whatever its neighbours do."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -143,7 +144,7 @@ def test_training_lowers_the_loss_on_the_lanes_own_items(packed):
 
 @pytest.mark.parametrize("bad", [2, 4])
 def test_a_lane_that_is_not_finite_is_frozen_with_its_step_and_its_neighbours_go_on(packed, bad):
-    lr = [1e30 if i == bad else value for i, value in enumerate(LR)]
+    lr = [math.inf if i == bad else value for i, value in enumerate(LR)]
     found = trained(EVERYONE, [0, 10, 200], lr=lr)
     parameters, diverged = found[200]
     assert 0 < diverged[bad] < 100

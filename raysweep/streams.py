@@ -1,0 +1,77 @@
+"""Counter-based random numbers: a value is a hash of (seed, stream, counters) and of nothing else.
+
+So a lane's draws do not depend on its neighbours, its position or the pack's size; they are made on the device,
+inside the step, and are the same on CPU and GPU (64-bit integer arithmetic that wraps).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["INIT", "ORDER", "PERMUTATION", "bits", "indices", "permutation", "uniform"]
+
+# Streams: what a seed is used for. Two uses of one seed never share numbers.
+PERMUTATION, INIT, ORDER = 1, 2, 3
+
+
+def _signed(word: int) -> int:
+    """An unsigned 64-bit word as torch's int64 holds it."""
+    word &= 2**64 - 1
+    return word - 2**64 if word >= 2**63 else word
+
+
+_GAMMA = 0x9E3779B97F4A7C15
+_MIX = (_signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB))
+
+
+def _mix(z: Tensor) -> Tensor:
+    """SplitMix64's finaliser (Steele, Lea & Flood 2014, figure 6): a bijection in which every bit moves every bit."""
+    z = (z ^ _shifted(z, 30)) * _MIX[0]
+    z = (z ^ _shifted(z, 27)) * _MIX[1]
+    return z ^ _shifted(z, 31)
+
+
+def _shifted(z: Tensor, by: int) -> Tensor:
+    """Logical shift to the right: torch's own copies the sign."""
+    unsigned: Tensor = (z >> by) & (2 ** (64 - by) - 1)
+    return unsigned
+
+
+def bits(seed: Tensor, stream: int, *counters: Tensor | int) -> Tensor:
+    """64 random bits as int64, of the broadcast shape of seed and counters.
+
+    Args:
+        seed: int64, non-negative.
+        stream: One of the streams above.
+        counters: int64 or int, non-negative.
+    """
+    h = _mix(seed + _signed(stream * _GAMMA))
+    for i, counter in enumerate(counters):
+        h = _mix((h ^ counter) + _signed((i + 1) * _GAMMA))
+    return h
+
+
+def uniform(seed: Tensor, stream: int, *counters: Tensor | int) -> Tensor:
+    """float64 in [0, 1) with 53 random bits, of the broadcast shape."""
+    return _shifted(bits(seed, stream, *counters), 11).double() / 9007199254740992.0
+
+
+def indices(order_seed: Tensor, step: Tensor | int, batch: int, n: Tensor) -> Tensor:
+    """[lanes, batch] indices below n, i.i.d. with replacement (so a batch may exceed n).
+
+    Args:
+        order_seed: [lanes].
+        step: The training step.
+        n: [lanes] data-set sizes, below 2^31.
+    """
+    item = torch.arange(batch, device=order_seed.device)
+    word = _shifted(bits(order_seed[:, None], ORDER, step, item), 32)
+    below_n: Tensor = (word * n[:, None]) >> 32
+    return below_n
+
+
+def permutation(data_seed: int, size: int) -> Tensor:
+    """[size] a permutation of range(size); its first N items are the data set of size N, so sizes are nested."""
+    key = bits(torch.tensor(data_seed), PERMUTATION, torch.arange(size))
+    return torch.argsort(key, stable=True)
