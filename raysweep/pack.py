@@ -19,7 +19,7 @@ from raysweep.runs import Observed, Runs
 
 __all__ = ["MIN_LANES", "Group", "Pack", "build_packs", "halve", "lanes_per_pack", "make_pack", "shape_groups"]
 
-MIN_LANES = 16  # below this, splitting for parallelism costs more in lost packing than it gains
+MIN_LANES = 32  # below this, a step of a pack costs about the same with fewer lanes: splitting gains nothing
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,13 @@ def lanes_per_pack(groups: Sequence[Group], memory: float, slots: int = 1, lanes
     Args:
         groups: `shape_groups(...)`.
         memory: Bytes a pack may take on its device.
-        slots: Packs that run at the same time; about two packs a slot balance the load.
+        slots: Packs that run at the same time.
         lanes: At most this many lanes a pack.
 
     Raises:
         PackError: one lane alone does not fit in `memory`.
     """
     total = sum(len(g.index) * (g.cost.flops + g.cost.flops_eval) for g in groups)
-    share = total / (2 * slots) if slots > 1 else total
     most = []
     for group in groups:
         fits = math.inf if group.cost.bytes <= 0 else memory // group.cost.bytes
@@ -103,8 +102,10 @@ def lanes_per_pack(groups: Sequence[Group], memory: float, slots: int = 1, lanes
                 f"pack: one lane must fit in {memory / 2**30:.2f} GiB, but {dict(group.shape)} needs "
                 f"{group.cost.bytes / 2**30:.2f} GiB. Give resources.memory_gib more, or make it smaller"
             )
-        each = group.cost.flops + group.cost.flops_eval
-        balanced = max(MIN_LANES, math.ceil(share / each)) if each > 0 else math.inf
+        # Whole groups are the fastest per lane; one is cut only into as many slots as it would fill by itself.
+        own = len(group.index) * (group.cost.flops + group.cost.flops_eval)
+        pieces = max(1, round(own * slots / total)) if total else 1
+        balanced = max(MIN_LANES, math.ceil(len(group.index) / pieces))
         most.append(int(min(fits, balanced, lanes or math.inf, len(group.index))))
     return most
 

@@ -135,12 +135,17 @@ def test_a_lane_that_does_not_fit_is_refused_with_its_shape_and_size():
 
 
 @pytest.mark.parametrize("slots", [2, 3, 8])
-def test_many_slots_get_about_two_packs_each_of_equal_work(slots):
+def test_many_slots_get_about_one_pack_each(slots):
     runs = runs_of({"seed": {"range": 4000}, "width": [63, 127]})
     packs = packs_of(runs, slots=slots)
     work = [len(p) * (p.runs.value("width") + 1) for p in packs]
-    assert 2 * slots <= len(packs) <= 2 * slots + 2
-    assert max(work) <= 1.05 * sum(work) / (2 * slots)
+    assert slots <= len(packs) <= slots + 1
+    assert max(work) <= 1.5 * sum(work) / slots
+
+
+def test_a_group_smaller_than_a_slots_share_stays_whole():
+    packs = packs_of(runs_of({"seed": {"range": 200}, "width": [63, 127]}), slots=2)
+    assert sorted(len(p) for p in packs) == [200, 200]
 
 
 def test_balance_never_splits_below_the_least_lanes():

@@ -79,7 +79,7 @@ def train_flow(
     _spread_means(flow, recipe.seed)
     flow.to(device)
     train_x, train_y, test_x, test_y = (t.to(device) for t in (train_x, train_y, test_x, test_y))
-    optimiser = torch.optim.AdamW(flow.parameters(), lr=recipe.lr, weight_decay=1e-4)
+    optimiser = torch.optim.AdamW(flow.parameters(), lr=recipe.lr, weight_decay=1e-4, fused=True)
     steps = math.ceil(len(train_x) / recipe.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=recipe.lr, total_steps=recipe.epochs * steps)
     start = 0
