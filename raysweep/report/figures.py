@@ -64,9 +64,8 @@ def law_figure(fit: Fit, points: Points, floor: str | None = None, total: str | 
         for axis, panel in zip(axes[0], panels, strict=True):
             groups = [g for g in fit if panel is None or g.group[names[-1]] == panel]
             for i, group in enumerate(groups):
-                _law_series(
-                    axis, group, _rows(points.frame, group), COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], total
-                )
+                name = ", ".join(f"{k} = {v}" for k, v in group.group.items() if panel is None or k != names[-1])
+                _law_series(axis, group, _rows(points.frame, group), i % len(COLOURS), name, total)
             if floor is not None:
                 part = points.frame.filter(pl.col(names[-1]) == panel) if panel is not None else points.frame
                 level = part.group_by(fit.x).agg(pl.col(floor).mean()).sort(fit.x)
@@ -82,7 +81,8 @@ def law_figure(fit: Fit, points: Points, floor: str | None = None, total: str | 
     return figure
 
 
-def _law_series(axis: Axes, group: GroupFit, rows: pl.DataFrame, colour: str, marker: str, total: str | None) -> None:
+def _law_series(axis: Axes, group: GroupFit, rows: pl.DataFrame, i: int, name: str, total: str | None) -> None:
+    colour, marker = COLOURS[i], MARKERS[i]
     x = rows[group.x].to_numpy()
     axis.plot(x, rows[group.y].to_numpy(), marker, ms=3.2, color=colour, alpha=0.45, mew=0)
     if total is not None:
@@ -93,7 +93,6 @@ def _law_series(axis: Axes, group: GroupFit, rows: pl.DataFrame, colour: str, ma
     if group.error is not None or not group.params:
         return
     grid = np.geomspace(*group.window, 100)
-    name = ", ".join(f"{k}={v}" for k, v in group.group.items())
     axis.plot(
         grid, group.predict(grid), color=colour, lw=1.6, label=f"{name or group.law.name}: {exponent_text(group)}"
     )

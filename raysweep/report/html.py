@@ -46,6 +46,15 @@ class Report:
     findings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A figure as it is written: its file's name, what it shows, and the PNG."""
+
+    name: str
+    caption: str
+    png: bytes
+
+
 def make_report(store: Store) -> Report:
     """Fit the sweep's laws, draw its figures, and write `report.html` and `figures/*.png` into the store.
 
@@ -63,7 +72,7 @@ def make_report(store: Store) -> Report:
 
     sentences: list[str] = []
     sections: list[tuple[str, str]] = []
-    figures: dict[str, Figure] = {}
+    drawings: list[Drawing] = []
     fitted: list[tuple[FitSpec, Fit, Points]] = []
     for spec in file.fit:
         try:
@@ -77,15 +86,14 @@ def make_report(store: Store) -> Report:
         sentences.append(checked.sentence)
 
     for i, (spec, law, rows) in enumerate(fitted):
-        figures[f"{i + 1}-{spec.law}-{spec.y}-{spec.x}"] = _law(law, rows, columns)
+        name = f"{i + 1}-{spec.law}-{spec.y}-{spec.x}".replace("+", "-")
+        drawings.append(_draw(name, _law_caption(law, columns), _law(law, rows, columns)))
         sections.append((f"{spec.law}: {law.law.formula}", _fit_table(law)))
-    figures |= _extra_figures(frame, columns, fitted, audits)
-    for key, figure in figures.items():
-        store.write(f"figures/{key.replace('+', '-')}.png", _png(figure))
-    page = _page(file.name, state, sentences, sections, figures, audits, checked)
+    drawings += _extra_drawings(frame, columns, fitted, audits)
+    for drawing in drawings:
+        store.write(f"figures/{drawing.name}.png", drawing.png)
+    page = _page(file.name, state, sentences, sections, drawings, audits, checked)
     store.write(PAGE, page.encode())
-    for figure in figures.values():
-        plt.close(figure)
     return Report(page=f"{store.uri.rstrip('/')}/{PAGE}", findings=tuple(sentences))
 
 
@@ -99,30 +107,48 @@ def _law(law: Fit, rows: Points, columns: dict[str, Column]) -> Figure:
     return law_figure(law, rows, *(("aleatoric", "total") if decomposed else (None, None)))
 
 
-def _extra_figures(
+def _law_caption(law: Fit, columns: dict[str, Column]) -> str:
+    text = (
+        f"{law.law.formula} (y: {law.y}, x: {law.x}) fitted to every run (small markers); the shade is the "
+        f"{law.groups[0].level:.0%} band of the mean law."
+    )
+    if law.y == "epistemic" and {"aleatoric", "total"} <= set(columns):
+        text += " Hollow: mean total loss = aleatoric + epistemic. Dotted: the aleatoric floor."
+    return text
+
+
+def _extra_drawings(
     frame: pl.DataFrame,
     columns: dict[str, Column],
     fitted: Sequence[tuple[FitSpec, Fit, Points]],
     audits: Sequence[dict[str, Any]],
-) -> dict[str, Figure]:
+) -> list[Drawing]:
     """Learning curves where time varies, calibration where it was measured."""
     if not fitted:
-        return {}
+        return []
     spec, _, rows = fitted[0]
-    found: dict[str, Figure] = {}
+    found = []
     ok = frame.filter(pl.col("status") == "ok")
     time = next((n for n, c in columns.items() if c.axis_role == "time"), None)
     if time is not None and time != spec.x and ok[time].n_unique() > 1:
-        found["learning-curves"] = learning_figure(ok, spec.y, time, spec.x, list(rows.by))
+        figure = learning_figure(ok, spec.y, time, spec.x, list(rows.by))
+        found.append(
+            _draw("learning-curves", f"{spec.y} against {time}; lines: means, shades: ranges over seeds.", figure)
+        )
     if "ece" in columns and rows.by:
-        found["calibration"] = calibration_figure(rows.frame, spec.x, rows.by[-1], audits)
+        figure = calibration_figure(rows.frame, spec.x, rows.by[-1], audits)
+        text = (
+            "Left: the oracle's posterior against how often its classes occur. Right: calibration of the classifiers."
+        )
+        found.append(_draw("calibration", text, figure))
     return found
 
 
-def _png(figure: Figure) -> bytes:
+def _draw(name: str, caption: str, figure: Figure) -> Drawing:
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=_DPI)
-    return data.getvalue()
+    plt.close(figure)
+    return Drawing(name, caption, data.getvalue())
 
 
 def _fit_table(law: Fit) -> str:
@@ -158,7 +184,9 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding
 h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #ddd}
 table{border-collapse:collapse;font-size:13px}th,td{text-align:left;padding:.25rem .6rem;border-bottom:1px solid #eee}
 th{background:#f6f6f6}img{max-width:100%}.wide{overflow-x:auto}.notes{font-size:13px;color:#444}.sub{color:#666}
-.found li{margin:.3rem 0}.bad{color:#b00020}pre{background:#f6f6f6;padding:.6rem;overflow-x:auto;font-size:12.5px}
+.found li{margin:.3rem 0}.bad{color:#b00020}
+figure{margin:1.6rem 0}figcaption{font-size:13px;color:#555}
+pre{background:#f6f6f6;padding:.6rem;overflow-x:auto;font-size:12.5px}
 """
 
 
@@ -167,7 +195,7 @@ def _page(
     state: dict[str, Any],
     sentences: Sequence[str],
     sections: Sequence[tuple[str, str]],
-    figures: dict[str, Figure],
+    drawings: Sequence[Drawing],
     audits: Sequence[dict[str, Any]],
     checked: Sanity | None,
 ) -> str:
@@ -181,9 +209,10 @@ def _page(
     ]
     if checked is not None and not checked.passed:
         parts.append("<p class=bad>A classifier beat the Bayes classifier: do not trust this world.</p>")
-    for key, figure in figures.items():
-        image = base64.b64encode(_png(figure)).decode()
-        parts.append(f"<figure><img alt='{html.escape(key)}' src='data:image/png;base64,{image}'></figure>")
+    for drawing in drawings:
+        image = base64.b64encode(drawing.png).decode()
+        picture = f"<img alt='{html.escape(drawing.name)}' src='data:image/png;base64,{image}'>"
+        parts.append(f"<figure>{picture}<figcaption>{html.escape(drawing.caption)}</figcaption></figure>")
     parts += [f"<h2>{html.escape(title)}</h2>{body}" for title, body in sections]
     if audits:
         head = ["temperature", "check", "value", "limit", "passed", "about"]

@@ -107,7 +107,8 @@ def test_a_driver_killed_or_interrupted_is_resumed_by_the_same_command(
     file, store = tmp_path / "slow.yaml", Store(str(tmp_path / "store"))
     file.write_text(yaml.safe_dump(SLOW))
     command = [sys.executable, "-m", "raysweep", "run", str(file), "--store", store.uri]
-    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path}
     driver = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 90
     while Ledger(store).scan(["cell"]).parts < 3 and driver.poll() is None and time.monotonic() < deadline:

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import matplotlib
+import numpy as np
+import polars as pl
+import pytest
+from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP
+
+from raysweep.errors import LedgerError
+from raysweep.executors import make_executor
+from raysweep.laws import fit
+from raysweep.progress import Progress
+from raysweep.report import make_report
+from raysweep.report.figures import calibration_figure, law_figure, learning_figure
+from raysweep.report.tables import findings
+from raysweep.run import open_store, run
+from raysweep.store import Store
+from raysweep.sweep import Sweep
+
+matplotlib.use("Agg")
+
+
+def power_table(floor: float = 0.0, noise: float = 0.02) -> pl.DataFrame:
+    rng = np.random.default_rng(1)
+    n = np.repeat(np.geomspace(10, 10_000, 8), 5)
+    return pl.DataFrame({"n": n, "loss": (floor + 3.0 * n**-0.7) * np.exp(rng.normal(0, noise, n.size))})
+
+
+def test_findings_say_law_interval_window_runs_and_whether_there_is_a_floor() -> None:
+    (plain,) = findings(fit(power_table(), "power", "n", "loss"))
+    assert plain.startswith("power: loss = A n^-alpha, A = ")
+    assert "n 10 to 10000, 40 runs, rms log residual 0.0" in plain
+    assert "E = 0" not in plain
+    (none,) = findings(fit(power_table(), "power+floor", "n", "loss"))
+    assert none.endswith("E = 0 is within its interval")
+    (some,) = findings(fit(power_table(floor=0.2), "power+floor", "n", "loss"))
+    assert some.endswith("its interval excludes E = 0")
+
+
+def test_law_figure_draws_points_line_and_band_on_log_axes() -> None:
+    from raysweep.laws.points import points
+
+    frame = power_table()
+    figure = law_figure(fit(frame, "power", "n", "loss"), points(frame, {}, "n", "loss"))
+    (axis,) = figure.axes
+    assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
+    measured, line = axis.get_lines()
+    assert sorted(measured.get_ydata()) == sorted(frame["loss"])
+    slope = np.polyfit(np.log(line.get_xdata()), np.log(line.get_ydata()), 1)[0]
+    assert slope == pytest.approx(-fit(frame, "power", "n", "loss").params["alpha"])
+    assert len(axis.collections) == 1  # the band
+
+
+def test_learning_figure_has_a_panel_per_group_and_a_line_per_scale() -> None:
+    frame = pl.DataFrame(
+        {"n": [1, 1, 2, 2] * 2, "t": [1, 10] * 4, "arm": ["a"] * 4 + ["b"] * 4, "loss": np.linspace(1, 2, 8)}
+    )
+    figure = learning_figure(frame, "loss", "t", "n", ["arm"])
+    assert [a.get_title() for a in figure.axes if a.get_visible()] == ["arm = a", "arm = b"]
+    assert [len(a.get_lines()) for a in figure.axes] == [2, 2]
+
+
+def test_calibration_figure_shows_the_audits_reliability() -> None:
+    rows = pl.DataFrame({"n": [1, 2], "arm": ["a", "a"], "ece": [0.2, 0.1]})
+    audit = {"temperature": 2.0, "reliability": [[0.1, 0.12, 50], [0.9, 0.88, 40]]}
+    left, right = calibration_figure(rows, "n", "arm", [audit]).axes
+    assert left.get_legend().get_texts()[0].get_text() == "temperature 2"
+    assert right.get_lines()[0].get_ydata().tolist() == [0.2, 0.1]
+
+
+@pytest.mark.parametrize("base", [FUNCTION_SWEEP, CLASSIFIER_SWEEP])
+def test_a_report_is_written_anywhere(
+    base: dict[str, object], memory_store: Store, make_sweep: Callable[..., Sweep]
+) -> None:
+    run(make_sweep(base), memory_store, make_executor("inline"))
+    made = make_report(memory_store)
+    page = memory_store.read("report.html").decode()
+    assert made.page == f"{memory_store.uri}/report.html"
+    for sentence in made.findings:
+        assert sentence.split(":")[0] in page
+    assert page.count("<img") == len(memory_store.list("figures"))
+
+
+def test_an_empty_ledger_has_no_report(memory_store: Store, make_sweep: Callable[..., Sweep]) -> None:
+    import sys
+
+    open_store(memory_store, make_sweep(FUNCTION_SWEEP), Progress(lambda: sys.stderr))
+    with pytest.raises(LedgerError, match="must hold finished cells to report on"):
+        make_report(memory_store)
