@@ -21,7 +21,7 @@ lint: $(STAMP)
 # torch goes in first by plain pip: anything else that pulls it in may bring gigabytes of CUDA.
 # On a machine without a GPU: make demo PIP_ARGS="--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple"
 $(STAMP): pyproject.toml constraints.txt Makefile
-	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "raysweep needs Python 3.11 or 3.12: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 12) else "raysweep needs Python 3.11 or 3.12: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade $(PIP_ARGS) "pip>=25.1"
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) torch==$(TORCH)

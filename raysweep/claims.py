@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raysweep.errors import LedgerError
-from raysweep.pack import Pack
 from raysweep.store import Store
 
 __all__ = ["LEASE", "Claims", "drivers", "hold"]
@@ -40,37 +39,36 @@ class Claims:
         self.store.write(f"{_FOLDER}/{name}", self.owner.encode())
         return dict(self.store.list(_FOLDER)).get(name, 0.0)
 
-    def take(self, pack: Pack) -> bool:
-        """Claim a pack's runs; False if a live driver holds any of them."""
-        mine = self._file(pack)
-        keys = {k.decode() for k in pack.runs.keys.tolist()}
-        self.store.write(mine, json.dumps({"owner": self.owner, "runs": sorted(keys)}).encode())
+    def take(self, name: str, keys: set[str]) -> bool:
+        """Claim these keys (a pack's runs, an oracle) under a name; False if a live driver holds any of them."""
+        mine = self._file(name)
+        self.store.write(mine, json.dumps({"owner": self.owner, "keys": sorted(keys)}).encode())
         now = self.beat()
         files = dict(self.store.list(_FOLDER))
         own_age = files.get(mine.split("/")[1], now)
-        for name, made in files.items():
-            owner = name.split("~")[1].removesuffix(".json") if "~" in name else ""
+        for file, made in files.items():
+            owner = file.split("~")[1].removesuffix(".json") if "~" in file else ""
             if not owner or owner == self.owner:
                 continue
             if now - files.get(f"{owner}.heartbeat", -LEASE) > LEASE:
-                self.store.delete(f"{_FOLDER}/{name}")
-            elif (made, owner) < (own_age, self.owner) and keys & self._runs(name):
-                self.release(pack)
+                self.store.delete(f"{_FOLDER}/{file}")
+            elif (made, owner) < (own_age, self.owner) and keys & self._keys(file):
+                self.release(name)
                 return False
         return True
 
-    def release(self, pack: Pack) -> None:
-        """Give a pack back."""
-        self.store.delete(self._file(pack))
+    def release(self, name: str) -> None:
+        """Give back what was claimed under a name."""
+        self.store.delete(self._file(name))
 
-    def _runs(self, name: str) -> set[str]:
+    def _keys(self, file: str) -> set[str]:
         try:
-            return set(self.store.read_json(f"{_FOLDER}/{name}")["runs"])
-        except (LedgerError, ValueError, KeyError, TypeError):
+            return set(self.store.read_json(f"{_FOLDER}/{file}")["keys"])
+        except (LedgerError, KeyError, TypeError):
             return set()  # released or torn in the meantime: no claim
 
-    def _file(self, pack: Pack) -> str:
-        return f"{_FOLDER}/{pack.id}~{self.owner}.json"
+    def _file(self, name: str) -> str:
+        return f"{_FOLDER}/{name}~{self.owner}.json"
 
 
 def drivers(store: Store) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["FitError", "LedgerError", "OracleError", "PackError", "RaysweepError", "SweepError", "nearest"]
+__all__ = ["FitError", "LedgerError", "OracleError", "PackError", "RaysweepError", "SweepError", "nearest", "tail"]
 
 
 class RaysweepError(Exception):
@@ -30,6 +30,11 @@ class FitError(RaysweepError):
 
 class OracleError(RaysweepError):
     """A world cannot be trained, loaded or trusted (its audit failed)."""
+
+
+def tail(text: str, lines: int = 12) -> str:
+    """The last lines of a traceback or log: what a row's `error` keeps."""
+    return "\n".join(text.strip().splitlines()[-lines:])
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -33,6 +33,11 @@ class Pack:
     def __len__(self) -> int:
         return len(self.runs)
 
+    @property
+    def run_keys(self) -> set[str]:
+        """The keys of its runs: what a claim on the pack covers."""
+        return {k.decode() for k in self.runs.keys.tolist()}
+
 
 @dataclass(frozen=True)
 class Group:

@@ -58,9 +58,9 @@ class Progress:
 
     def count(self, more: Counts) -> None:
         """Cells finished."""
+        before, self._done = self._done, self._done + more.total
         self._counts += more
-        self._done += more.total
-        self.live(self._line(), force=self._done >= self._total)
+        self.live(self._line(), force=before < self._total <= self._done)
 
     def end(self) -> None:
         """Leave the terminal clean."""

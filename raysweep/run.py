@@ -10,12 +10,13 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO
 
 from raysweep import __version__
-from raysweep.claims import hold
+from raysweep.claims import Claims, hold
 from raysweep.executors import Counts, Executor, Feed, Job
 from raysweep.executors.quiet import terminal
 from raysweep.experiment import Stamp, failure_rows, row_schema
@@ -25,6 +26,7 @@ from raysweep.oracle.recipe import recipe_hash
 from raysweep.pack import Pack
 from raysweep.plan import Plan, make_plan
 from raysweep.progress import Progress, clock
+from raysweep.runs import Runs
 from raysweep.store import Store
 from raysweep.sweep import Sweep
 
@@ -88,10 +90,11 @@ def run(
     try:
         if len(ledger.pending(sweep.runs, skip_failed, retry_diverged)):
             progress.live("starting", force=True)
-            with executor.session(job, _log(store)):
-                sha = _prepare_world(sweep, store, executor, progress)
+            with executor.session(job, _log(store)), hold(store) as claims:
+                sha = _prepare_world(sweep, store, executor, claims, progress)
                 plan = make_plan(sweep, store, executor.slots, skip_failed, retry_diverged)
-                _execute(plan, job, sha, executor, progress)
+                pending = partial(ledger.pending, skip_failed=skip_failed, retry_diverged=retry_diverged)
+                _execute(plan, job, sha, executor, claims, pending, progress)
     finally:
         progress.end()
         scan = ledger.compact()
@@ -121,7 +124,7 @@ def open_store(store: Store, sweep: Sweep, progress: Progress) -> str:
                 )
         environment["source"] = {**source, **old}
     store.write_json("env.json", environment)
-    return store.read("store.json").decode()
+    return store.read_text("store.json")
 
 
 def _version(name: str) -> str | None:
@@ -137,13 +140,13 @@ def _log(store: Store) -> Path:
     return folder / "ray.log"
 
 
-def _prepare_world(sweep: Sweep, store: Store, executor: Executor, progress: Progress) -> str | None:
+def _prepare_world(sweep: Sweep, store: Store, executor: Executor, claims: Claims, progress: Progress) -> str | None:
     """Train, adopt or make the sweep's world, and audit it at every temperature the grid asks for."""
     recipe = sweep.file.world
     if recipe is None:
         return None
     from raysweep.oracle.audit import require_audit
-    from raysweep.oracle.world import folder_of, prepare
+    from raysweep.oracle.world import folder_of, is_made, prepare
 
     def on_progress(point: Mapping[str, float]) -> None:
         progress.live(f"oracle: epoch {point['epoch']:.0f}/{point['epochs']:.0f}  nll {point['nll']:.2f} nats")
@@ -151,7 +154,12 @@ def _prepare_world(sweep: Sweep, store: Store, executor: Executor, progress: Pro
     started = time.monotonic()
     progress.live("oracle: starting", force=True)
     workers = sweep.file.resources.oracle_workers
+    name = f"oracle-{recipe_hash(recipe)}"
+    while not is_made(store, recipe) and not claims.take(name, {name}):
+        progress.live("oracle: another driver is making it")
+        time.sleep(1.0)
     world, made = prepare(store, recipe, lambda flow: executor.train_flow(flow, store, workers, on_progress))
+    claims.release(name)
     did = f"{recipe.kind} world ready" if made else f"{recipe.kind} world found"
     progress.say(f"oracle: {did} in {clock(time.monotonic() - started)} ({folder_of(recipe)}, weights {world.sha[:8]})")
     progress.live("oracle: audit", force=True)
@@ -166,7 +174,15 @@ def _prepare_world(sweep: Sweep, store: Store, executor: Executor, progress: Pro
     return world.sha
 
 
-def _execute(plan: Plan, job: Job, sha: str | None, executor: Executor, progress: Progress) -> None:
+def _execute(
+    plan: Plan,
+    job: Job,
+    sha: str | None,
+    executor: Executor,
+    claims: Claims,
+    pending: Callable[[Runs], Runs],
+    progress: Progress,
+) -> None:
     ledger = Ledger(job.store)
     schema, numbers = row_schema(plan.sweep.experiment), sequence()
 
@@ -175,15 +191,14 @@ def _execute(plan: Plan, job: Job, sha: str | None, executor: Executor, progress
         ledger.append(rows, next(numbers))
         return Counts(failed=len(rows))
 
-    with hold(job.store) as claims:
-        packs = list(plan.packs(ledger.attempts()))
-        progress.say(
-            f"plan: {plan.runs.cells:,} cells -> {len(plan.runs):,} runs -> {len(packs):,} packs"
-            + (f", {plan.flops:.2g} FLOP" if plan.flops else "")
-        )
-        progress.begin(plan.runs.cells)
-        feed = Feed(packs, ledger, claims, plan.sweep.file.resources.attempts, give_up)
-        executor.run(job, feed, progress.count)
+    packs = list(plan.packs(ledger.attempts()))
+    progress.say(
+        f"plan: {plan.runs.cells:,} cells -> {len(plan.runs):,} runs -> {len(packs):,} packs"
+        + (f", {plan.flops:.2g} FLOP" if plan.flops else "")
+    )
+    progress.begin(plan.runs.cells)
+    feed = Feed(packs, pending, claims, plan.sweep.file.resources.attempts, give_up)
+    executor.run(job, feed, progress.count)
 
 
 def _tally(sweep: Sweep, ledger: Ledger, scan: Scan) -> tuple[Counts, int]:

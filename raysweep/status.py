@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 
 from raysweep.claims import drivers
 from raysweep.cost import host_memory
-from raysweep.errors import LedgerError, RaysweepError, SweepError
+from raysweep.errors import RaysweepError, SweepError
 from raysweep.ledger import STATUSES, Ledger, subtract
+from raysweep.oracle.recipe import stored_audits
 from raysweep.store import Store
-from raysweep.sweep import Sweep, from_mapping, parse_yaml
+from raysweep.sweep import Sweep, from_mapping, stored_sweep
 
 __all__ = ["doctor", "latest_sweep", "status"]
 
@@ -29,13 +30,11 @@ def latest_sweep(store: Store) -> Sweep | None:
     """The sweep last run into a store; None if its experiment cannot be imported here.
 
     Raises:
-        LedgerError: it is not a store.
+        LedgerError: it is not a store, or its files are damaged.
     """
-    if not store.exists("env.json"):
-        raise LedgerError(f"store {store.uri}: must hold env.json and a ledger, but does not; is the path right?")
-    name = f"sweeps/{store.read_json('env.json')['sweep']}.yaml"
+    file, name = stored_sweep(store)
     try:
-        return from_mapping(parse_yaml(store.read(name).decode(), f"{store.uri}/{name}"), name, [Path.cwd()])
+        return from_mapping(file.model_dump(mode="json"), name, [Path.cwd()])
     except SweepError:
         return None
 
@@ -53,7 +52,7 @@ def status(store: Store) -> dict[str, Any]:
         counts |= {v["values"]: v["counts"] for v in pc.value_counts(table.column("status")).to_pylist()}
     found: dict[str, Any] = {
         "store": store.uri,
-        "sweep": sweep.name if sweep else store.read_json("store.json").get("sweep"),
+        "sweep": stored_sweep(store)[0].name,
         "cells": counts,
         "failures": _failures(table) if scan.parts else [],
         "parts": scan.parts,
@@ -92,8 +91,7 @@ def _failures(table: Any) -> list[dict[str, Any]]:
 def _worlds(store: Store) -> list[dict[str, Any]]:
     found = []
     for folder in store.folders("oracle"):
-        name = f"oracle/{folder}/audit.json"
-        audits = store.read_json(name) if store.exists(name) else []
+        audits = stored_audits(store, f"oracle/{folder}")
         found.append(
             {
                 "recipe": folder,
@@ -119,7 +117,7 @@ def doctor(store: Store | None = None) -> list[Finding]:
     """What would keep a sweep from running here, each with a remedy."""
     needed = ("ray", "torch", "nflows", "pyarrow", "pydantic", "polars", "matplotlib")
     found = [
-        Finding("python", (3, 11) <= sys.version_info[:2] < (3, 14), platform.python_version(), "use 3.11 or 3.12")
+        Finding("python", (3, 11) <= sys.version_info[:2] < (3, 13), platform.python_version(), "use 3.11 or 3.12")
     ]
     for name in needed:
         try:

@@ -48,7 +48,10 @@ class Store:
     @cached_property
     def _opened(self) -> tuple[pafs.FileSystem, str]:
         if "://" not in self.uri:
-            return pafs.LocalFileSystem(), str(Path(self.uri).expanduser().absolute())
+            folder = Path(self.uri).expanduser().absolute()
+            if folder.is_file():
+                raise LedgerError(f"store {self.uri}: must be a folder, but is a file")
+            return pafs.LocalFileSystem(), str(folder)
         try:
             opened, path = pafs.FileSystem.from_uri(self.uri)
             return opened, path
@@ -57,7 +60,7 @@ class Store:
 
             try:
                 opened, path = fsspec.core.url_to_fs(self.uri)
-            except (ValueError, ImportError) as error:
+            except Exception as error:  # file systems raise what they like
                 raise LedgerError(
                     f"store: must be a path or a URI that pyarrow or fsspec opens, got {self.uri!r}: {error}"
                 ) from unknown
@@ -78,7 +81,18 @@ class Store:
         return f"{self._opened[1].rstrip('/')}/{name}" if name else self._opened[1]
 
     def exists(self, name: str = "") -> bool:
-        return bool(self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
+        """Whether there is such a file or folder.
+
+        Raises:
+            LedgerError: the store cannot be reached, or lies below a file.
+        """
+        return bool(self._info(self.path(name)).type != pafs.FileType.NotFound)
+
+    def _info(self, where: str | pafs.FileSelector) -> Any:
+        try:
+            return self.fs.get_file_info(where)
+        except (OSError, pa.ArrowException) as error:
+            raise LedgerError(f"store {self.uri}: cannot be looked into: {error}") from error
 
     def list(self, folder: str) -> builtins.list[tuple[str, float]]:
         """(name, modification time in seconds or 0) of the files in a folder, by name; none if it is missing.
@@ -88,7 +102,7 @@ class Store:
         selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
         found = [
             (info.base_name, (info.mtime_ns or 0) / 1e9)
-            for info in self.fs.get_file_info(selector)
+            for info in self._info(selector)
             if info.type == pafs.FileType.File and not info.base_name.startswith(TEMPORARY)
         ]
         return sorted(found)
@@ -96,8 +110,7 @@ class Store:
     def folders(self, folder: str) -> builtins.list[str]:
         """The names of the folders in a folder, sorted; none if it is missing."""
         selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
-        found = self.fs.get_file_info(selector)
-        return sorted(info.base_name for info in found if info.type == pafs.FileType.Directory)
+        return sorted(info.base_name for info in self._info(selector) if info.type == pafs.FileType.Directory)
 
     def read(self, name: str) -> bytes:
         """The whole of a file.
@@ -111,8 +124,19 @@ class Store:
         except OSError as error:
             raise LedgerError(f"store {self.uri}: {name} cannot be read: {error}") from error
 
+    def read_text(self, name: str) -> str:
+        """The whole of a text file; raises LedgerError as `read`, and where it is not UTF-8."""
+        try:
+            return self.read(name).decode()
+        except UnicodeDecodeError as error:
+            raise LedgerError(f"store {self.uri}: {name} must be UTF-8 text, but is not: {error}") from error
+
     def read_json(self, name: str) -> Any:
-        return json.loads(self.read(name))
+        """A JSON file's content; raises LedgerError as `read_text`, and where it is not JSON."""
+        try:
+            return json.loads(self.read_text(name))
+        except ValueError as error:
+            raise LedgerError(f"store {self.uri}: {name} must be JSON, but is not: {error}") from error
 
     def write(self, name: str, data: bytes | pa.Buffer) -> None:
         """Create or replace a file, all or nothing.
@@ -139,9 +163,9 @@ class Store:
             self.write(name, data)
             return True
         path = Path(self.path(name))
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             _replace(temporary, data)
             os.link(temporary, path)  # unlike a rename, fails where the name is taken
         except FileExistsError:
@@ -149,7 +173,8 @@ class Store:
         except OSError as error:
             raise LedgerError(f"store {self.uri}: {name} cannot be written: {error}") from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
         return True
 
     def write_json(self, name: str, data: Any) -> None:

@@ -18,12 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from raysweep.axes import Axis, index_axes
-from raysweep.errors import SweepError, nearest
+from raysweep.errors import FitError, LedgerError, SweepError, nearest
 from raysweep.experiment import Experiment, row_schema
 from raysweep.experiments import load_experiment
 from raysweep.grid import Term, expand
+from raysweep.laws.forms import law
 from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, Recipe, recipe_hash
 from raysweep.runs import Runs, enumerate_runs
+from raysweep.store import Store
 
 __all__ = ["FitSpec", "Resources", "Sweep", "SweepFile", "from_mapping", "load_sweep"]
 
@@ -143,8 +145,21 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# YAML 1.1 reads 1:30 as 90; here a number is a number.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"""[-+]?(?:(?:\d[\d_]*)?\.\d+|\d[\d_]*\.|\d+(?=[eE]))(?:[eE][-+]?\d+)?$
+        |[-+]?\.(?:inf|Inf|INF)$
+        |\.(?:nan|NaN|NAN)$""",
+        re.VERBOSE,
+    ),
+    list("-+.0123456789"),
 )
 
 
@@ -158,6 +173,25 @@ def parse_yaml(text: str, where: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # ValueError: the 32nd of May
         raise SweepError(f"{where}: must be valid YAML: {' '.join(str(error).split())}") from error
+
+
+def stored_sweep(store: Store) -> tuple[SweepFile, str]:
+    """The sweep file last run into a store, as resolved then, and its name there.
+
+    Raises:
+        LedgerError: it is not a store, or its files are damaged.
+    """
+    if not store.exists("env.json"):
+        raise LedgerError(f"store {store.uri}: must hold env.json and a ledger, but does not; is the path right?")
+    environment = store.read_json("env.json")
+    digest = environment.get("sweep") if isinstance(environment, dict) else None
+    if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{16}", digest):
+        raise LedgerError(f"store {store.uri}: env.json must name its sweep by 16 hex digits, but has {digest!r}")
+    name = f"sweeps/{digest}.yaml"
+    try:
+        return SweepFile.model_validate(parse_yaml(store.read_text(name), name)), name
+    except (ValidationError, SweepError) as error:
+        raise LedgerError(f"store {store.uri}: {name} must be a sweep file: {' '.join(str(error).split())}") from error
 
 
 def read_yaml(path: Path) -> Any:
@@ -236,16 +270,34 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
         axes = index_axes(list(experiment.axes))
         row_schema(experiment)  # refuses an axis called `seconds` before anything is spent
         terms = expand(file.grid, axes)
-    except SweepError as error:
+        _check_fits(file.fit, axes, experiment)
+    except (SweepError, FitError) as error:
         raise SweepError(f"{path}: {error}") from error
     if file.world is None and experiment.needs_world:
         raise SweepError(f"{path}: experiment {experiment.name} needs a `world:` (a recipe, or a file holding one)")
     return Sweep(file, path, folders, experiment, axes, terms)
 
 
+def _check_fits(fits: Sequence[FitSpec], axes: Mapping[str, Axis], experiment: Experiment) -> None:
+    """Refuse a fit that cannot be made before anything is spent on its data."""
+    metrics = {m.name for m in experiment.metrics}
+    for i, spec in enumerate(fits):
+        law(spec.law)
+        known = {*axes, *metrics, "flops", "flops_eval", "seconds"}
+        for key, name in (("x", spec.x), ("y", spec.y)):
+            if metrics and name not in known:  # a plain function's metrics are known when it returns them
+                raise SweepError(
+                    f"fit.{i}.{key}: must be an axis or a metric, but got {name!r}. {nearest(name, known)}"
+                )
+        for name in spec.by:
+            if name not in axes:
+                raise SweepError(f"fit.{i}.by: must name axes, but got {name!r}. {nearest(name, axes)}")
+
+
 def _explain(error: ValidationError, raw: Any, path: str) -> str:
     """The first validation error in one line: file, key, rule, value, nearest valid keys."""
-    first: ErrorDetails = error.errors()[0]
+    # An unknown key is often the misspelt form of one that is missing: it says more.
+    first: ErrorDetails = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     place = [part for part in first["loc"] if part not in ("flow", "gaussian")]
     key = ".".join(map(str, place))
     if first["type"] == "extra_forbidden":

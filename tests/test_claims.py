@@ -28,44 +28,44 @@ def age(tmp_path: Path, owner: str, seconds: float) -> None:
 
 def test_a_pack_is_taken_once_and_free_after_release(tmp_path: Path, pack: Pack) -> None:
     one, two = Claims(Store(str(tmp_path)), "one"), Claims(Store(str(tmp_path)), "two")
-    assert one.take(pack)
-    assert not two.take(pack)
-    assert one.take(pack)
-    one.release(pack)
-    assert two.take(pack)
+    assert one.take(pack.id, pack.run_keys)
+    assert not two.take(pack.id, pack.run_keys)
+    assert one.take(pack.id, pack.run_keys)
+    one.release(pack.id)
+    assert two.take(pack.id, pack.run_keys)
 
 
 def test_packs_that_share_a_run_exclude_each_other(tmp_path: Path, pack: Pack) -> None:
     one, two = Claims(Store(str(tmp_path)), "one"), Claims(Store(str(tmp_path)), "two")
     index = list(range(len(pack)))
     half, overlap, rest = (make_pack(pack.runs.take(part)) for part in (index[:3], index[2:4], index[3:]))
-    assert one.take(half)
-    assert not two.take(overlap)
-    assert two.take(rest)
+    assert one.take(half.id, half.run_keys)
+    assert not two.take(overlap.id, overlap.run_keys)
+    assert two.take(rest.id, rest.run_keys)
 
 
 def test_a_silent_driver_loses_its_claims(tmp_path: Path, pack: Pack) -> None:
     one, two = Claims(Store(str(tmp_path)), "one"), Claims(Store(str(tmp_path)), "two")
-    assert one.take(pack)
+    assert one.take(pack.id, pack.run_keys)
     age(tmp_path, "one", LEASE - 10)
-    assert not two.take(pack)
+    assert not two.take(pack.id, pack.run_keys)
     age(tmp_path, "one", LEASE + 10)
-    assert two.take(pack)
+    assert two.take(pack.id, pack.run_keys)
 
 
 def test_a_torn_claim_claims_nothing(tmp_path: Path, pack: Pack) -> None:
     store = Store(str(tmp_path))
     Claims(store, "one").beat()
     store.write(f"claims/{pack.id}~one.json", b"{")
-    assert Claims(store, "two").take(pack)
+    assert Claims(store, "two").take(pack.id, pack.run_keys)
 
 
 def test_claims_work_without_modification_times(memory_store: Store, pack: Pack) -> None:
     one, two = Claims(memory_store, "one"), Claims(memory_store, "two")
-    assert one.take(pack)
-    two.take(pack)  # may or may not succeed: without the store's clock a claim is only a hint
-    one.release(pack)
-    assert two.take(pack)
+    assert one.take(pack.id, pack.run_keys)
+    two.take(pack.id, pack.run_keys)  # may or may not succeed: without the store's clock a claim is only a hint
+    one.release(pack.id)
+    assert two.take(pack.id, pack.run_keys)
 
 
 def test_holding_keeps_the_heartbeat_alive_and_leaves_nothing(
@@ -74,7 +74,7 @@ def test_holding_keeps_the_heartbeat_alive_and_leaves_nothing(
     monkeypatch.setattr(module, "LEASE", 0.2)
     store = Store(str(tmp_path))
     with hold(store) as claims:
-        assert claims.take(pack)
+        assert claims.take(pack.id, pack.run_keys)
         first = dict(store.list("claims"))[f"{claims.owner}.heartbeat"]
         deadline = time.monotonic() + 10
         while dict(store.list("claims"))[f"{claims.owner}.heartbeat"] == first and time.monotonic() < deadline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
 
@@ -18,6 +19,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Declare a grid once; train it packed on Ray; get one ledger and scaling laws with honest intervals.",
 )
+_UsageError: Any = typer.BadParameter.__base__  # typer brings its own click and does not export this
 sweep.add_to(app)
 read.add_to(app)
 
@@ -25,10 +27,13 @@ read.add_to(app)
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 some cells failed, 2 usage or input error, 130 interrupted."""
     try:
-        app(standalone_mode=True)
+        sys.exit(app(standalone_mode=False))
     except RaysweepError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted; run the same command again to go on from here", file=sys.stderr)
+    except _UsageError as error:
+        print(f"error: {error.format_message()} See `raysweep --help`.", file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; run the same command again to go on from here", file=sys.stderr)
         sys.exit(130)

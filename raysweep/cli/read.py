@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from raysweep.cli.show import print_json, print_table
-from raysweep.errors import FitError, OracleError
+from raysweep.errors import FitError, LedgerError, OracleError
 from raysweep.ledger import Ledger
 from raysweep.store import Store
-from raysweep.sweep import FitSpec, SweepFile, parse_yaml
+from raysweep.sweep import FitSpec, stored_sweep
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A sweep's folder or URI.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -73,7 +73,7 @@ def fit(
     """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits the sweep names."""
     from raysweep.laws import fit as fit_law
 
-    source, specs = _source(data)
+    source, specs = _source(data, specs=x is None)
     if (x is None) != (y is None):
         raise FitError("fit: --x and --y go together; give both, or neither for the fits that a store's sweep names")
     if x is not None and y is not None:
@@ -98,7 +98,7 @@ def fit(
             print(f"  {code}: {text}")
 
 
-def _source(data: str) -> tuple[Any, Sequence[FitSpec]]:
+def _source(data: str, specs: bool) -> tuple[Any, Sequence[FitSpec]]:
     """A table to fit, and the fits its sweep names. A folder with an env.json is a store; anything else a file."""
     store = Store(data)
     if Path(data).is_file() or not store.exists("env.json"):
@@ -106,9 +106,7 @@ def _source(data: str) -> tuple[Any, Sequence[FitSpec]]:
     scan = Ledger(store).scan()
     if not scan.parts:
         raise FitError(f"fit: {data} must hold finished cells, but its ledger is empty")
-    name = f"sweeps/{store.read_json('env.json')['sweep']}.yaml"
-    file = SweepFile.model_validate(parse_yaml(store.read(name).decode(), name))
-    return scan.table, file.fit
+    return scan.table, stored_sweep(store)[0].fit if specs else ()
 
 
 def report(store: StoreArgument) -> None:
@@ -158,6 +156,8 @@ def audit(
 def compact(store: StoreArgument) -> None:
     """Rewrite cells.parquet from the ledger's parts."""
     scan = Ledger(Store(store)).compact()
+    if not scan.parts:
+        raise LedgerError(f"compact: {store} must hold a ledger with parts, but holds none")
     print(f"{len(scan.table):,} cells from {scan.parts:,} parts -> {store.rstrip('/')}/cells.parquet")
     for name, reason in scan.skipped:
         print(f"warning: {name} was skipped: {reason}")

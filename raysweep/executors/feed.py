@@ -10,8 +10,8 @@ from dataclasses import replace
 from raysweep.claims import Claims
 from raysweep.errors import PackError
 from raysweep.executors.work import Counts
-from raysweep.ledger import Ledger
 from raysweep.pack import Pack, halve, make_pack
+from raysweep.runs import Runs
 
 __all__ = ["Feed"]
 
@@ -23,7 +23,7 @@ class Feed:
 
     Args:
         packs: To execute, in order.
-        ledger: Where rows are; asked what a lost pack still lacks.
+        pending: What of some runs is still to do, asked of the ledger when a pack is lost or was held elsewhere.
         claims: Of this driver.
         attempts: Tries of a pack whose worker dies.
         give_up: Called with a pack's unfinished runs and the reason when it is not tried again; returns its counts.
@@ -32,7 +32,7 @@ class Feed:
     def __init__(
         self,
         packs: Iterable[Pack],
-        ledger: Ledger,
+        pending: Callable[[Runs], Runs],
         claims: Claims,
         attempts: int,
         give_up: Callable[[Pack, str], Counts],
@@ -42,7 +42,7 @@ class Feed:
         self._looked = 0.0
         self._flying: dict[str, Pack] = {}
         self._first: dict[str, int] = {}  # the attempt a pack's runs started at, by pack
-        self._ledger, self._claims, self._attempts, self._give_up = ledger, claims, attempts, give_up
+        self._pending, self._claims, self._attempts, self._give_up = pending, claims, attempts, give_up
 
     @property
     def finished(self) -> bool:
@@ -55,12 +55,12 @@ class Feed:
             self._looked = time.monotonic()
             while self._held:
                 pack = self._held.popleft()
-                rest = self._ledger.pending(pack.runs)  # the other driver may have finished it
+                rest = self._pending(pack.runs)  # the other driver may have finished it
                 if len(rest):
                     self._waiting.append(make_pack(rest, pack.attempt))
         while self._waiting:
             pack = self._waiting.popleft()
-            if self._claims.take(pack):
+            if self._claims.take(pack.id, pack.run_keys):
                 self._flying[pack.id] = pack
                 return pack
             self._held.append(pack)
@@ -68,13 +68,14 @@ class Feed:
 
     def done(self, pack_id: str) -> None:
         """The pack ended; its rows are in the ledger."""
-        self._claims.release(self._flying.pop(pack_id))
+        self._flying.pop(pack_id)
+        self._claims.release(pack_id)
 
     def lost(self, pack_id: str, reason: str) -> Counts:
         """The pack's worker died. What it lacks is tried again, at most `attempts` times, then given up."""
         pack = self._flying.pop(pack_id)
-        self._claims.release(pack)
-        rest = self._ledger.pending(pack.runs)
+        self._claims.release(pack_id)
+        rest = self._pending(pack.runs)
         if not len(rest):
             return Counts()
         first = self._first.get(pack_id, pack.attempt)
@@ -88,8 +89,8 @@ class Feed:
     def too_large(self, pack_id: str, reason: str) -> Counts:
         """The pack ran out of memory: queue both halves, or give up on a single lane."""
         pack = self._flying.pop(pack_id)
-        self._claims.release(pack)
-        rest = self._ledger.pending(pack.runs)
+        self._claims.release(pack_id)
+        rest = self._pending(pack.runs)
         if not len(rest):
             return Counts()
         try:

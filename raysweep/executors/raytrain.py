@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -52,16 +53,7 @@ def fit_flow(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
     )
-    stop = threading.Event()
-    follower = threading.Thread(target=_follow, args=(store, recipe, on_progress, stop), daemon=True)
-    follower.start()
-    try:
-        result = trainer.fit()
-    except Exception as error:  # Ray wraps whatever a worker raised in classes of its own
-        raise OracleError(f"oracle: training failed: {str(error).strip().splitlines()[-1]}") from error
-    finally:
-        stop.set()
-        follower.join()
+    result = _fit(trainer, lambda: _newest(store, recipe, on_progress))
     if result.checkpoint is None:
         raise OracleError("oracle: training ended without a checkpoint")
     shape = shape_of(recipe)
@@ -73,19 +65,37 @@ def fit_flow(
     return flow
 
 
-def _follow(
-    store: Store, recipe: FlowRecipe, on_progress: Callable[[Mapping[str, float]], None], stop: threading.Event
-) -> None:
-    """Pass on the newest point of the curve that rank 0 writes."""
-    seen = 0
-    while not stop.wait(0.5):
+def _fit(trainer: ray.train.torch.TorchTrainer, meanwhile: Callable[[], None]) -> Any:
+    """`trainer.fit()` in a thread, so that Ctrl-C reaches this one: in the main thread Ray Train takes SIGINT over,
+    keeps it afterwards, and ends the process by `sys.exit`.
+
+    Raises:
+        OracleError: training failed.
+        KeyboardInterrupt: Ctrl-C; the next run goes on from the last checkpoint.
+    """
+    ended: dict[str, Any] = {}
+
+    def work() -> None:
         try:
-            points = store.read_json(curve_name(recipe))
-        except (LedgerError, ValueError):
-            continue
-        if len(points) > seen:
-            seen = len(points)
-            on_progress(points[-1])
+            ended["result"] = trainer.fit()
+        except BaseException as error:  # Ray wraps whatever a worker raised in classes of its own
+            ended["error"] = error
+
+    thread = threading.Thread(target=work, daemon=True, name="raysweep-train")
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.5)
+        meanwhile()
+    if "error" in ended:
+        error = ended["error"]
+        raise OracleError(f"oracle: training failed: {str(error).strip().splitlines()[-1]}") from error
+    return ended["result"]
+
+
+def _newest(store: Store, recipe: FlowRecipe, on_progress: Callable[[Mapping[str, float]], None]) -> None:
+    """Pass on the newest point of the curve that rank 0 writes."""
+    with contextlib.suppress(LedgerError):  # not written yet
+        on_progress(store.read_json(curve_name(recipe))[-1])
 
 
 def _worker(config: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ import ray  # noqa: E402  (the settings above are read at import)
 from ray import tune  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from raysweep.errors import PackError  # noqa: E402
+from raysweep.errors import PackError, tail  # noqa: E402
 from raysweep.executors.feed import Feed  # noqa: E402
 from raysweep.executors.quiet import quiet  # noqa: E402
 from raysweep.executors.work import Counts, Job, OutOfMemory, execute, opened  # noqa: E402
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
     from raysweep.oracle.flows import ClassFlow
 
 __all__ = ["RayExecutor"]
-
-
-_TRACEBACK_LINES = 12
 
 
 class PackTrial(tune.Trainable):  # type: ignore[misc]
@@ -156,10 +153,8 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         told = Path(trial.error_file) if trial.error_file else None
-        lines = (
-            told.read_text(errors="replace").strip().splitlines() if told and told.is_file() else ["its worker died"]
-        )
-        self.on_counts(self.feed.lost(trial.config["pack"].id, "\n".join(lines[-_TRACEBACK_LINES:])))
+        reason = tail(told.read_text(errors="replace")) if told and told.is_file() else "its worker died"
+        self.on_counts(self.feed.lost(trial.config["pack"].id, reason))
 
 
 class RayExecutor:
@@ -180,14 +175,24 @@ class RayExecutor:
         local = {"address": "local", "include_dashboard": False}
         with quiet(log):
             if ours:
-                ray.init(
-                    **(local if self.address is None else {"address": self.address}),
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    namespace="raysweep",
-                )
+                try:
+                    ray.init(
+                        **(local if self.address is None else {"address": self.address}),
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                        namespace="raysweep",
+                    )
+                except Exception as error:
+                    reason = str(error).strip().splitlines()[0]
+                    raise PackError(f"ray: cannot start or reach {self.address or 'a Ray here'}: {reason}") from error
             try:
                 total = ray.cluster_resources()
+                for name, need in (("CPU", job.cpus), ("GPU", job.gpus)):
+                    if need > total.get(name, 0.0):
+                        raise PackError(
+                            f"resources.{name.lower()}s: a pack needs {need:g} {name}s, but this Ray has "
+                            f"{total.get(name, 0.0):g}. Ask for fewer, or give --address of a larger cluster"
+                        )
                 by_cpu = total.get("CPU", 1.0) / job.cpus
                 self.slots = max(1, int(min(by_cpu, total.get("GPU", 0.0) / job.gpus) if job.gpus else by_cpu))
                 yield

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysweep.errors import PackError
+from raysweep.errors import PackError, tail
 from raysweep.experiment import Context, Experiment, Stamp, World, failure_rows, row_schema, stamp
 from raysweep.ledger import STATUSES, Ledger, sequence, subtract
 from raysweep.oracle.recipe import FlowRecipe
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["FLUSH_SECONDS", "Counts", "Executor", "Job", "OutOfMemory", "execute", "opened"]
 
 FLUSH_SECONDS = 30.0
-_TRACEBACK_LINES = 12
 
 
 class OutOfMemory(Exception):
@@ -161,7 +160,7 @@ def execute(job: Job, pack: Pack) -> Generator[Counts, None, None]:
         except Exception as error:
             if _out_of_memory(error):
                 raise OutOfMemory(str(error).splitlines()[0]) from error
-            reason = "".join(traceback.format_exc().splitlines(keepends=True)[-_TRACEBACK_LINES:])
+            reason = tail(traceback.format_exc())
         done = [c for chunk in seen for c in chunk.to_pylist()]
         if len(done) < pack.runs.cells:
             missing = subtract(pack.runs, done) if done else pack.runs

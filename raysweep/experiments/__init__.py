@@ -46,7 +46,7 @@ def load_experiment(
             sys.path.insert(0, folder)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         looked = ", ".join(map(str, folders))
         told = "" if isinstance(error, ModuleNotFoundError) and error.name == module_name else f" ({error!r})"
         raise SweepError(

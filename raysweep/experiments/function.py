@@ -18,13 +18,11 @@ from typing import Any
 import pyarrow as pa
 
 from raysweep.axes import RANGES, Axis, Value
-from raysweep.errors import SweepError, nearest
+from raysweep.errors import SweepError, nearest, tail
 from raysweep.experiment import RESERVED, Context, Cost, Metric, WorldShape
 from raysweep.runs import Observed, Runs
 
 __all__ = ["FunctionExperiment", "infer_axes", "source_sha"]
-
-_TRACEBACK_LINES = 12
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,8 @@ class FunctionExperiment:
                     batch = pa.RecordBatch.from_pylist([{"lane": lane, **measured}])
                     asked.pop(values, None)
                     yield batch
-            except Exception:
-                reason = "".join(traceback.format_exc().splitlines(keepends=True)[-_TRACEBACK_LINES:])
+            except (Exception, SystemExit):  # sys.exit() in a user's function ends its run, not the sweep
+                reason = tail(traceback.format_exc())
             for missing in asked.values():
                 told = reason or f"the function returned no row with {missing}"
                 yield pa.RecordBatch.from_pylist([{"lane": lane, **missing, "status": "failed", "error": told}])
@@ -138,7 +136,10 @@ def _collect(grid: Any, into: dict[str, list[Any]]) -> None:
         elif isinstance(entry, Mapping) and len(entry) == 1 and next(iter(entry)) in RANGES:
             ends = next(iter(entry.values()))
             ends = list(ends) if isinstance(ends, list | tuple) else [ends]
-            into.setdefault(key, []).extend(ends[:2] if next(iter(entry)) in ("geom", "linear") else ends)
+            if next(iter(entry)) == "linear" and len(ends) == 3 and all(type(e) is int for e in ends) and ends[2] > 1:
+                step = (ends[1] - ends[0]) / (ends[2] - 1)  # 0 to 1 in 11 points is not about whole numbers
+                ends = [*ends[:2], int(step) if step == int(step) else step]
+            into.setdefault(key, []).extend(ends[:2] if next(iter(entry)) == "geom" else ends)
         else:
             into.setdefault(key, []).extend(parts)
 

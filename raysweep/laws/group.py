@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from raysweep.errors import FitError, nearest
 from raysweep.laws.bootstrap import Bootstrap, bootstrap
@@ -15,6 +16,9 @@ from raysweep.laws.estimate import Status, estimate
 from raysweep.laws.forms import Array, Law
 
 __all__ = ["GroupFit", "fit_group"]
+
+
+_SUSPICIOUS = 0.001  # p-value below which a fit is flagged
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,25 @@ class GroupFit:
         return record if self.error is None else {**record, "error": self.error}
 
 
+def lack_of_fit(x: Array, residual: Array, parameters: int, run: npt.NDArray[Any]) -> float | None:
+    """The p-value of the F test of lack of fit against the spread of replicates (Draper & Smith 1998, section 2.1).
+
+    Args:
+        x: Scales, [points].
+        residual: Log residuals of the fit, [points].
+        parameters: What the fit estimated.
+        run: Run of each point, [points]; None is returned where one run has several points: they are not replicates.
+    """
+    scales, at, count = np.unique(x, return_inverse=True, return_counts=True)
+    free, spare = len(scales) - parameters, len(x) - len(scales)
+    if free < 1 or spare < 1 or len(np.unique(run)) < len(run):
+        return None
+    means = np.bincount(at, residual) / count
+    pure = float(((residual - means[at]) ** 2).sum())
+    lack = float((count * means**2).sum())
+    return float(stats.f.sf((lack / free) / (pure / spare), free, spare)) if pure > 0 else None
+
+
 def fit_group(
     law: Law,
     x: npt.ArrayLike,
@@ -164,6 +187,13 @@ def fit_group(
     if status is Status.BOUND_HIT:
         notes["parameter_at_bound"] = (
             "An estimate lies on a bound of its parameter, so a law without that parameter fits as well."
+        )
+    p_value = lack_of_fit(np.log(x), np.log(y) - np.log(law.predict(x, fitted.values[0])), len(law.parameters), runs)
+    if p_value is not None and p_value < _SUSPICIOUS:
+        notes["lack_of_fit"] = (
+            f"Means at each scale stray from the law by more than the spread of runs explains (F test, p = "
+            f"{p_value:.1g}): the interval is of the best law of this form, not of one the data follow. "
+            "Try another form or window."
         )
     if np.unique(np.stack([x, runs]), axis=1).shape[1] == scales.size:
         notes["one_run_per_scale"] = (

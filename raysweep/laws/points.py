@@ -113,6 +113,8 @@ def points(
     details: dict[str, str] = {}
     for name in (x, y, *by, *([run] if run else [])):
         require(frame, name)
+    if {x, y} & set(by) or x == y or len(set(by)) < len(by):
+        raise FitError(f"x, y and by must be different columns, but got x={x!r}, y={y!r}, by={list(by)}.")
     if where is not None:
         try:
             frame = frame.filter(pl.sql_expr(where))
@@ -202,6 +204,8 @@ def _snapshot(
     else:
         try:
             moment = float(at)
+            if not math.isfinite(moment):
+                raise ValueError
         except ValueError:
             raise FitError(f"at is 'best', 'last' or a value of {time!r}, but got {at!r}.") from None
         near = (pl.col(time) - moment).abs() <= 1e-9 * math.fabs(moment)

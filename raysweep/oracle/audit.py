@@ -5,6 +5,7 @@ Sources: science W1 and section 7.3; arXiv 2602.00315 equations 1 to 4.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 
 from raysweep.errors import OracleError
 from raysweep.experiment import Sample
+from raysweep.oracle.recipe import stored_audits
 from raysweep.oracle.world import FlowWorld
 from raysweep.store import Store
 
@@ -76,6 +78,8 @@ def audit(world: FlowWorld, temperature: float = 1.0, items: int = ITEMS) -> Aud
     Self-calibration: over generated pairs (x, y), mean -log r_y equals the mean entropy of r, and the error rate of
     argmax r equals 1 - E max r, each within 4 standard errors. It holds only for the posterior of this very world.
     """
+    if not 0 < temperature < math.inf:
+        raise OracleError(f"audit: temperature must be a positive number, but got {temperature}")
     sample = world.sample(items, "audit", temperature)
     x = torch.from_numpy(sample.x).double()
     checks = [*_bijection(world, x), *calibration(sample)]
@@ -145,8 +149,7 @@ def require_audit(store: Store, folder: str, world: FlowWorld, temperatures: Seq
         OracleError: a check failed; it says which, its value and its limit.
     """
     name = f"{folder}/audit.json"
-    known = store.read_json(name) if store.exists(name) else []
-    kept = {a["temperature"]: a for a in known if a["sha"] == world.sha}
+    kept = {a["temperature"]: a for a in stored_audits(store, folder) if a["sha"] == world.sha}
     for temperature in temperatures:
         if temperature not in kept:
             kept[temperature] = audit(world, temperature).to_json()

@@ -6,14 +6,15 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 
 from raysweep import data
-from raysweep.errors import OracleError
+from raysweep.errors import LedgerError, OracleError
+from raysweep.store import Store
 
-__all__ = ["FlowRecipe", "GaussianRecipe", "Recipe", "parse_recipe", "recipe_hash", "shape_of"]
+__all__ = ["FlowRecipe", "GaussianRecipe", "Recipe", "parse_recipe", "recipe_hash", "shape_of", "stored_audits"]
 
 FLOW_VERSION = 1  # bump when the flow's code changes what a recipe means
 _MAX_SEED = 2**40  # seeds are spread by a million per epoch, within 63 bits
@@ -58,6 +59,13 @@ class GaussianRecipe(_Strict):
     layers: int = Field(4, ge=0, le=64, description="random coupling layers; 0 leaves the Gaussians as they are")
     seed: int = Field(0, ge=0, le=_MAX_SEED, description="of the random net")
 
+    @field_validator("dim")
+    @classmethod
+    def _room_for_a_simplex(cls, dim: int, info: ValidationInfo) -> int:
+        if info.data.get("classes", 0) > dim + 1:
+            raise ValueError(f"`classes <= dim + 1` must hold, for a simplex of {info.data['classes']} class means")
+        return dim
+
     @field_validator("prior")
     @classmethod
     def _one_chance_per_class(cls, prior: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
@@ -96,6 +104,15 @@ def shape_of(recipe: FlowRecipe | GaussianRecipe) -> Shape:
         return Shape(recipe.dim, recipe.classes)
     source = data.load(recipe.data)
     return Shape(source.x.shape[1], source.classes)
+
+
+def stored_audits(store: Store, folder: str) -> list[dict[str, Any]]:
+    """The audits kept beside a world; none where the file is missing or damaged (it is then made anew)."""
+    try:
+        found = store.read_json(f"{folder}/audit.json")
+        return [a for a in found if {"sha", "temperature", "checks", "passed", "reliability"} <= set(a)]
+    except (LedgerError, TypeError):
+        return []
 
 
 def recipe_hash(recipe: FlowRecipe | GaussianRecipe) -> str:

@@ -20,7 +20,7 @@ from raysweep.oracle.flows import ClassFlow, coupling_net
 from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, parse_recipe, recipe_hash, shape_of
 from raysweep.store import Store
 
-__all__ = ["FlowWorld", "adopt", "folder_of", "load_world", "make_flow", "prepare"]
+__all__ = ["FlowWorld", "adopt", "folder_of", "is_made", "load_world", "make_flow", "prepare"]
 
 WEIGHTS = "weights.safetensors"
 _CHUNK = 8192
@@ -136,11 +136,16 @@ def adopt(store: Store, recipe: FlowRecipe | GaussianRecipe, flow: ClassFlow) ->
     return load_world(store, folder)
 
 
+def is_made(store: Store, recipe: FlowRecipe | GaussianRecipe) -> bool:
+    """Whether the store holds this recipe's finished world."""
+    return store.exists(f"{folder_of(recipe)}/{WEIGHTS}")
+
+
 def prepare(
     store: Store, recipe: FlowRecipe | GaussianRecipe, train: Callable[[FlowRecipe], ClassFlow]
 ) -> tuple[FlowWorld, bool]:
     """The recipe's world out of the store, made first if it is not there; and whether it was made now."""
-    if store.exists(f"{folder_of(recipe)}/{WEIGHTS}"):
+    if is_made(store, recipe):
         return load_world(store, folder_of(recipe)), False
     flow = train(recipe) if isinstance(recipe, FlowRecipe) else make_flow(recipe, recipe.dim, recipe.classes)
     return adopt(store, recipe, flow), True

@@ -21,11 +21,12 @@ from raysweep.errors import FitError, LedgerError
 from raysweep.laws import Fit, fit
 from raysweep.laws.points import Column, Points, points, read
 from raysweep.ledger import Ledger
+from raysweep.oracle.recipe import stored_audits
 from raysweep.report.figures import calibration_figure, law_figure, learning_figure
 from raysweep.report.tables import Sanity, findings, sanity
 from raysweep.status import status
 from raysweep.store import Store
-from raysweep.sweep import FitSpec, SweepFile, parse_yaml
+from raysweep.sweep import FitSpec, stored_sweep
 
 __all__ = ["PAGE", "Report", "make_report"]
 
@@ -62,13 +63,12 @@ def make_report(store: Store) -> Report:
         LedgerError: the store has no sweep or no finished cell.
     """
     state = status(store)
-    name = f"sweeps/{store.read_json('env.json')['sweep']}.yaml"
-    file = SweepFile.model_validate(parse_yaml(store.read(name).decode(), name))
+    file, _ = stored_sweep(store)
     scan = Ledger(store).scan()
     if not scan.parts:
         raise LedgerError(f"store {store.uri}: must hold finished cells to report on, but its ledger is empty")
     frame, columns = read(scan.table)
-    audits = [a for w in state["worlds"] for a in _audits(store, w["recipe"])]
+    audits = [a for w in state["worlds"] for a in stored_audits(store, f"oracle/{w['recipe']}")]
 
     sentences: list[str] = []
     sections: list[tuple[str, str]] = []
@@ -95,11 +95,6 @@ def make_report(store: Store) -> Report:
     page = _page(file.name, state, sentences, sections, drawings, audits, checked)
     store.write(PAGE, page.encode())
     return Report(page=f"{store.uri.rstrip('/')}/{PAGE}", findings=tuple(sentences))
-
-
-def _audits(store: Store, recipe: str) -> list[dict[str, Any]]:
-    name = f"oracle/{recipe}/audit.json"
-    return list(store.read_json(name)) if store.exists(name) else []
 
 
 def _law(law: Fit, rows: Points, columns: dict[str, Column]) -> Figure:

@@ -35,7 +35,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
             main()
             code = 0
         except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
+            code = {None: 0}.get(stop.code, stop.code)  # type: ignore[call-overload]
         out, err = capfd.readouterr()
         return code, out, err
 
@@ -143,6 +143,16 @@ ERRORS = {
     "misspelt key": ({"wordl": 1}, "wordl: unknown key. Did you mean 'world'?"),
     "out of bounds": ({"grid": {"width": [0]}}, "grid.width: width must be an integer in [1, 65536] units, but got 0"),
     "no world": ({"world": None}, "experiment classifier needs a `world:`"),
+    "unknown law": ({"fit": [{"law": "pwoer", "x": "n_train", "y": "epistemic"}]}, "Did you mean 'power'"),
+    "unknown metric": (
+        {"fit": [{"x": "n_train", "y": "epistemik"}]},
+        "fit.0.y: must be an axis or a metric, but got 'epistemik'. Did you mean 'epistemic'",
+    ),
+    "misspelt needed key": ({"experimnt": "classifier"}, "experimnt: unknown key. Did you mean 'experiment'?"),
+    "no room for the classes": (
+        {"world": {"kind": "gaussian", "classes": 5, "dim": 2}},
+        "world.dim: value error, `classes <= dim + 1` must hold",
+    ),
     "unknown experiment": ({"experiment": "clasifier"}, "Did you mean 'classifier'?"),
 }
 
@@ -176,6 +186,13 @@ def test_bad_input_is_one_line_that_names_file_key_rule_and_value(case: str, cli
         (["fit", "table.csv", "--x", "n", "--y", "loss", "--where", "n >"], "'n >'"),
         (["fit", "table.csv", "--x", "n", "--y", "loss", "--law", "pwer"], "Did you mean 'power'"),
         (["fit", "broken.parquet", "--x", "n", "--y", "loss"], "broken.parquet"),
+        (["fit", "table.csv", "--x", "n", "--y", "loss", "--by", "n"], "must be different columns"),
+        (["fit", "damaged", "--x", "n", "--y", "loss"], "its ledger is empty"),
+        (["status", "damaged"], "env.json must be JSON"),
+        (["report", "damaged"], "env.json must be JSON"),
+        (["run", "tiny.yaml", "--executor", "inline", "--store", "table.csv"], "table.csv"),
+        (["plan", "tiny.yaml", "--store", "table.csv"], "table.csv"),
+        (["compact", "nowhere"], "compact: nowhere must hold a ledger"),
         (["audit", "nowhere"], "audit: nowhere must be a world's folder"),
     ],
 )
@@ -183,6 +200,8 @@ def test_every_input_error_exits_2_with_one_line(arguments: list[str], message: 
     write("tiny.yaml", CLASSIFIER_SWEEP)
     Path("table.csv").write_text("n,loss\n1,3\n2,2\n4,1.5\n8,1\n")
     Path("broken.parquet").write_bytes(b"PAR1 no")
+    Path("damaged/ledger").mkdir(parents=True)
+    Path("damaged/env.json").write_text("{bad")
     code, _, err = cli(*arguments)
     assert code == 2, err
     assert message in err

@@ -14,7 +14,7 @@ import polars as pl
 import psutil
 import pytest
 import yaml
-from conftest import HERE
+from conftest import CLASSIFIER_SWEEP, HERE
 
 from raysweep.executors import make_executor
 from raysweep.ledger import Ledger
@@ -130,3 +130,22 @@ def test_a_driver_killed_or_interrupted_is_resumed_by_the_same_command(
     assert before <= {name for name, _ in store.list("ledger")}
     assert Ledger(store).scan().parts == 12
     assert final(store).equals(undisturbed(sweep, tmp_path))
+
+
+def test_two_drivers_on_one_store_share_the_oracle_and_the_packs(
+    tmp_path: Path, make_sweep: Callable[..., Sweep]
+) -> None:
+    flow = {"kind": "flow", "data": "digits", "noise": 0.5, "layers": 2, "hidden": 16, "epochs": 20}
+    sweep, store = make_sweep(CLASSIFIER_SWEEP, world=flow), Store(str(tmp_path / "store"))
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump({**CLASSIFIER_SWEEP, "world": flow}))
+    command = [sys.executable, "-m", "raysweep", "run", str(file), "--store", store.uri, "--executor", "inline"]
+    pair = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    said = [driver.communicate(timeout=120)[0] for driver in pair]
+    assert [driver.returncode for driver in pair] == [0, 0], said
+    assert sorted(s.count("flow world ready") + 2 * s.count("flow world found") for s in said) == [1, 2], said
+    frame = pl.read_parquet(store.path("cells.parquet"))
+    assert (frame.height, frame["cell"].n_unique(), frame["world_sha"].n_unique()) == (32, 32, 1)
+    assert set(frame["status"]) == {"ok"}
+    assert Ledger(store).scan().parts == 2  # one a pack: nothing was trained twice
+    assert sweep.runs.cells == 32

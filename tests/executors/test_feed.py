@@ -33,7 +33,7 @@ def pack(make_sweep: Callable[..., Sweep]) -> Pack:
 
 def feed_of(tmp_path: Path, packs: list[Pack], attempts: int = 3, owner: str = "me") -> tuple[Feed, Given]:
     given, store = Given(), Store(str(tmp_path))
-    return Feed(packs, Ledger(store), Claims(store, owner), attempts, given), given
+    return Feed(packs, Ledger(store).pending, Claims(store, owner), attempts, given), given
 
 
 def taken(feed: Feed) -> Pack:
@@ -98,10 +98,10 @@ def test_a_pack_another_driver_holds_waits_and_is_taken_when_released(
 ) -> None:
     monkeypatch.setattr(module, "_WAIT", 0.0)
     other = Claims(Store(str(tmp_path)), "other")
-    assert other.take(pack)
+    assert other.take(pack.id, pack.run_keys)
     feed, _ = feed_of(tmp_path, [pack])
     assert feed.ask() is None
     assert not feed.finished
     assert feed.ask() is None
-    other.release(pack)
+    other.release(pack.id)
     assert taken(feed).id == pack.id
