@@ -305,7 +305,8 @@ def _explain(error: ValidationError, raw: Any, path: str) -> str:
     if first["type"] == "missing":
         return f"{path}: {key}: must be given"
     given = first["input"]
-    return f"{path}: {key}: {first['msg'][0].lower()}{first['msg'][1:]}, but got {given!r}"
+    rule = first["msg"].removeprefix("Value error, ")
+    return f"{path}: {key}: {rule[0].lower()}{rule[1:]}, but got {given!r}"
 
 
 def _keys_at(place: Sequence[Any], raw: Any) -> list[str]:

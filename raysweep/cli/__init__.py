@@ -19,6 +19,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Declare a grid once; train it packed on Ray; get one ledger and scaling laws with honest intervals.",
 )
+_INTERRUPTED = 130
 _UsageError: Any = typer.BadParameter.__base__  # typer brings its own click and does not export this
 sweep.add_to(app)
 read.add_to(app)
@@ -27,13 +28,13 @@ read.add_to(app)
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 some cells failed, 2 usage or input error, 130 interrupted."""
     try:
-        sys.exit(app(standalone_mode=False))
+        code = app(standalone_mode=False)
+        if code == _INTERRUPTED:  # what typer makes of Ctrl-C
+            print("interrupted; run the same command again to go on from here", file=sys.stderr)
+        sys.exit(code)
     except RaysweepError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except _UsageError as error:
         print(f"error: {error.format_message()} See `raysweep --help`.", file=sys.stderr)
         sys.exit(2)
-    except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; run the same command again to go on from here", file=sys.stderr)
-        sys.exit(130)

@@ -111,8 +111,6 @@ def make_flow(recipe: FlowRecipe | GaussianRecipe, dim: int, classes: int) -> Cl
 
 def _simplex(classes: int, dim: int, separation: float) -> torch.Tensor:
     """[classes, dim] points pairwise `separation` apart, centred (K=2: on the first axis)."""
-    if classes > dim + 1:
-        raise OracleError(f"gaussian world: `classes <= dim + 1` must hold, but got (classes={classes}, dim={dim})")
     corners = torch.eye(classes, dtype=torch.float64) * separation / math.sqrt(2)
     centred = corners - corners.mean(0)
     # Rotate the (classes - 1)-dimensional simplex into the first coordinates.

@@ -151,7 +151,7 @@ ERRORS = {
     "misspelt needed key": ({"experimnt": "classifier"}, "experimnt: unknown key. Did you mean 'experiment'?"),
     "no room for the classes": (
         {"world": {"kind": "gaussian", "classes": 5, "dim": 2}},
-        "world.dim: value error, `classes <= dim + 1` must hold",
+        "world.dim: `classes <= dim + 1` must hold",
     ),
     "unknown experiment": ({"experiment": "clasifier"}, "Did you mean 'classifier'?"),
 }

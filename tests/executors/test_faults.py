@@ -117,6 +117,7 @@ def test_a_driver_killed_or_interrupted_is_resumed_by_the_same_command(
     driver.send_signal(sent)
     output, _ = driver.communicate(timeout=60)
     assert driver.returncode == code, output
+    assert ("interrupted; run the same command again" in output) == (sent == signal.SIGINT)
     sweep = load_sweep(file)
     done = sweep.runs.cells - Ledger(store).pending(sweep.runs).cells
     assert 3 <= done < 12

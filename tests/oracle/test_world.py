@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load, save
 
 from raysweep.errors import OracleError
@@ -96,8 +97,8 @@ def test_class_means_are_separation_apart_and_centred(classes, dim):
 
 
 def test_more_classes_than_corners_are_refused():
-    with pytest.raises(OracleError, match=r"classes <= dim \+ 1.*classes=4, dim=2"):
-        make_flow(GaussianRecipe(classes=4, dim=2), 2, 4)
+    with pytest.raises(ValidationError, match=r"classes <= dim \+ 1"):
+        GaussianRecipe(classes=4, dim=2)
 
 
 @pytest.mark.parametrize("dim", [2, 4, 16, 64])
