@@ -28,5 +28,8 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e . --group dev
 	@touch $(STAMP)
 
+bench: $(STAMP)
+	$(BIN)/python tests/benchmarks/planning.py
+
 clean:
 	rm -rf .venv results

@@ -27,13 +27,14 @@ def findings(fit: Fit) -> list[str]:
             low, high = group.intervals.get(parameter, (None, None))
             parts.append(f"{parameter} = {value:.3g}" + ("" if low is None else f" [{low:.3g}, {high:.3g}]"))
         bound = " (at a bound)" if group.status == "BOUND_HIT" else ""
+        stray = "; means stray from it beyond the runs' spread (lack_of_fit)" if "lack_of_fit" in group.notes else ""
         floor = ""
         if "E" in group.intervals:
             floor = "; its interval excludes E = 0" if group.intervals["E"][0] > 0 else "; E = 0 is within its interval"
         sentences.append(
             f"{head}: {fit.y} {group.law.formula.removeprefix('y ').replace('x', fit.x)}, {', '.join(parts)}{bound}; "
             f"{fit.x} {group.window[0]:g} to {group.window[1]:g}, {group.n_runs} runs, "
-            f"rms log residual {group.rmse_log:.3f}{floor}"
+            f"rms log residual {group.rmse_log:.3f}{floor}{stray}"
         )
     return sentences
 

@@ -35,6 +35,8 @@ def test_findings_say_law_interval_window_runs_and_whether_there_is_a_floor() ->
     assert "E = 0" not in plain
     (none,) = findings(fit(power_table(), "power+floor", "n", "loss"))
     assert none.endswith("E = 0 is within its interval")
+    (wrong,) = findings(fit(power_table(floor=0.2), "power", "n", "loss"))
+    assert wrong.endswith("(lack_of_fit)")
     (some,) = findings(fit(power_table(floor=0.2), "power+floor", "n", "loss"))
     assert some.endswith("its interval excludes E = 0")
 
