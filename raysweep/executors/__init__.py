@@ -7,7 +7,8 @@ import os
 from raysweep.errors import SweepError, nearest
 from raysweep.executors.feed import Feed
 from raysweep.executors.inline import Inline
-from raysweep.executors.work import Counts, Executor, Job
+from raysweep.executors.protocol import Executor
+from raysweep.executors.work import Counts, Job
 
 __all__ = ["EXECUTORS", "Counts", "Executor", "Feed", "Inline", "Job", "make_executor"]
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 import traceback
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,16 +16,11 @@ import pyarrow.compute as pc
 from raysweep.errors import PackError, tail
 from raysweep.experiment import Context, Experiment, Stamp, World, failure_rows, row_schema, stamp
 from raysweep.ledger import STATUSES, Ledger, sequence, subtract
-from raysweep.oracle.recipe import FlowRecipe
 from raysweep.pack import Pack
 from raysweep.store import Store
 from raysweep.sweep import from_mapping
 
-if TYPE_CHECKING:
-    from raysweep.executors.feed import Feed
-    from raysweep.oracle.flows import ClassFlow
-
-__all__ = ["FLUSH_SECONDS", "Counts", "Executor", "Job", "OutOfMemory", "execute", "opened"]
+__all__ = ["FLUSH_SECONDS", "Counts", "Job", "OutOfMemory", "execute", "opened"]
 
 FLUSH_SECONDS = 30.0
 
@@ -75,29 +68,6 @@ class Job:
     token: str
     cpus: float
     gpus: float
-
-
-class Executor(Protocol):
-    """Where work happens."""
-
-    @property
-    def slots(self) -> int:
-        """Packs of `cpus` and `gpus` that run at the same time; valid inside `session`."""
-        ...
-
-    def session(self, job: Job, log: Path) -> contextlib.AbstractContextManager[None]:
-        """Start what is needed, and stop it at the end. Noise goes to `log`."""
-        ...
-
-    def train_flow(
-        self, recipe: FlowRecipe, store: Store, workers: int, on_progress: Callable[[Mapping[str, float]], None]
-    ) -> ClassFlow:
-        """Train a flow oracle."""
-        ...
-
-    def run(self, job: Job, feed: Feed, on_counts: Callable[[Counts], None]) -> None:
-        """Execute packs until the feed is finished."""
-        ...
 
 
 @lru_cache(maxsize=4)
