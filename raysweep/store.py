@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -184,19 +183,6 @@ class Store:
         """Remove a file if it is there."""
         with contextlib.suppress(FileNotFoundError):
             self.fs.delete_file(self.path(name))
-
-    @contextlib.contextmanager
-    def local_copy(self, name: str) -> Iterator[Path]:
-        """A file of this store as a local path (itself where the store is local)."""
-        if self.is_local:
-            yield Path(self.path(name))
-            return
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / Path(name).name
-            copy.write_bytes(self.read(name))
-            yield copy
 
 
 def _replace(path: Path, data: bytes | pa.Buffer) -> None:

@@ -73,9 +73,7 @@ class Feed:
 
     def lost(self, pack_id: str, reason: str) -> Counts:
         """The pack's worker died. What it lacks is tried again, at most `attempts` times, then given up."""
-        pack = self._flying.pop(pack_id)
-        self._claims.release(pack_id)
-        rest = self._pending(pack.runs)
+        pack, rest = self._landed(pack_id)
         if not len(rest):
             return Counts()
         first = self._first.get(pack_id, pack.attempt)
@@ -88,9 +86,7 @@ class Feed:
 
     def too_large(self, pack_id: str, reason: str) -> Counts:
         """The pack ran out of memory: queue both halves, or give up on a single lane."""
-        pack = self._flying.pop(pack_id)
-        self._claims.release(pack_id)
-        rest = self._pending(pack.runs)
+        pack, rest = self._landed(pack_id)
         if not len(rest):
             return Counts()
         try:
@@ -99,3 +95,9 @@ class Feed:
             return self._give_up(make_pack(rest, pack.attempt), f"out of memory with one lane: {reason}")
         self._waiting.extendleft(reversed(halves))
         return Counts()
+
+    def _landed(self, pack_id: str) -> tuple[Pack, Runs]:
+        """A pack that did not end well, and what of it is still to do."""
+        pack = self._flying.pop(pack_id)
+        self._claims.release(pack_id)
+        return pack, self._pending(pack.runs)
