@@ -6,13 +6,18 @@ inside the step, and are the same on CPU and GPU (64-bit integer arithmetic that
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-__all__ = ["INIT", "ORDER", "PERMUTATION", "bits", "indices", "permutation", "uniform"]
+__all__ = [
+    "INIT", "INPUT_NOISE", "LABEL_NOISE", "MEMBER", "ORDER", "PERMUTATION",
+    "bits", "indices", "member_seed", "normal", "permutation", "uniform",
+]  # fmt: skip
 
 # Streams: what a seed is used for. Two uses of one seed never share numbers.
-PERMUTATION, INIT, ORDER = 1, 2, 3
+PERMUTATION, INIT, ORDER, LABEL_NOISE, INPUT_NOISE, MEMBER = 1, 2, 3, 4, 5, 6
 
 
 def _signed(word: int) -> int:
@@ -55,6 +60,20 @@ def bits(seed: Tensor, stream: int, *counters: Tensor | int) -> Tensor:
 def uniform(seed: Tensor, stream: int, *counters: Tensor | int) -> Tensor:
     """float64 in [0, 1) with 53 random bits, of the broadcast shape."""
     return _shifted(bits(seed, stream, *counters), 11).double() / 9007199254740992.0
+
+
+def normal(seed: Tensor, stream: int, *counters: Tensor | int) -> Tensor:
+    """Standard normal float32, of the broadcast shape: Box-Muller on the two halves of one word."""
+    word = bits(seed, stream, *counters)
+    radius = (_shifted(word, 40).float() + 0.5) / 2**24
+    angle = (word & (2**24 - 1)).float() / 2**24
+    return (-2 * radius.log()).sqrt() * torch.cos(2 * math.pi * angle)
+
+
+def member_seed(seed: Tensor, member: Tensor) -> Tensor:
+    """The seed of a member of an ensemble: member 0 is the run alone, so its seed is the run's."""
+    drawn = _shifted(bits(seed, MEMBER, member), 2)
+    return torch.where(member == 0, seed, drawn)
 
 
 def indices(order_seed: Tensor, step: Tensor | int, batch: int, n: Tensor) -> Tensor:

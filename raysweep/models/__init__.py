@@ -1,6 +1,5 @@
-"""Classifiers as plain modules that stack: no buffers updated in place (GroupNorm, never BatchNorm)."""
+"""Classifiers as functions over a stack of lanes; their layouts, initial values and width scaling."""
 
-from raysweep.models.mlp import MLP
-from raysweep.models.stack import stacked_parameters
+from raysweep.models.architecture import ACTIVATIONS, KINDS, Architecture, image_of
 
-__all__ = ["MLP", "stacked_parameters"]
+__all__ = ["ACTIVATIONS", "KINDS", "Architecture", "image_of"]

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["MLP", "mlp_sizes"]
+from raysweep.models.ops import activate, linear_across
 
-
-def mlp_sizes(inputs: int, width: int, depth: int, outputs: int) -> list[int]:
-    """Layer widths, input first: `depth` hidden layers of `width`."""
-    return [inputs, *[width] * depth, outputs]
+__all__ = ["MLP"]
 
 
-class MLP(nn.Module):
-    """Linear layers with ReLU between them; logits out. x [n, inputs] -> [n, outputs]."""
+@dataclass(frozen=True)
+class MLP:
+    """Linear layers with an activation between them.
 
-    def __init__(self, inputs: int, width: int, depth: int, outputs: int) -> None:
-        super().__init__()
-        sizes = mlp_sizes(inputs, width, depth, outputs)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+    Attributes:
+        depth: Hidden layers.
+        activation: `relu`, `gelu` or `tanh`.
+        output_scale: Multiplies the logits (mu-P).
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        *hidden, last = self.layers
-        for layer in hidden:
-            x = layer(x).relu()
-        out: Tensor = last(x)
-        return out
+    depth: int
+    activation: str = "relu"
+    output_scale: float = 1.0
+
+    def __call__(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Logits [lanes, n, classes] of x [lanes, n, inputs]; p: {name: [lanes, ...]}."""
+        h = x.transpose(1, 2)
+        for i in range(self.depth + 1):
+            h = linear_across(h, p[f"layers.{i}.weight"], p[f"layers.{i}.bias"])
+            if i < self.depth:
+                h = activate(h, self.activation)
+        return (h * self.output_scale if self.output_scale != 1.0 else h).transpose(1, 2)

@@ -2,55 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+import torch.nn.functional as F
+from torch import Tensor
 
-from raysweep.streams import indices, permutation
-from raysweep.training.optim import SGD, Parameters
+from raysweep.training.batches import Batches
+from raysweep.training.graph import Repeated
+from raysweep.training.legs import Leg
+from raysweep.training.optim import Optimiser, Parameters, State
+from raysweep.training.schedule import Schedule
 
-__all__ = ["Batches", "Snapshot", "forward", "nested_rows", "train"]
+if TYPE_CHECKING:
+    from raysweep.models.architecture import Model
 
+__all__ = ["DIVERGED", "Snapshot", "forward", "train"]
 
-@dataclass(frozen=True)
-class Batches:
-    """Training batches for every lane out of one resident pool; no copies per lane.
-
-    Attributes:
-        x: [pools * items, d] inputs of all pools (one pool per temperature).
-        targets: [kinds * pools * items, classes] probabilities by label kind.
-        rows: [seeds, longest] positions in a pool: each data seed's permutation, cut to the largest N.
-        seed_row: [lanes] row of `rows` of each lane.
-        pool_offset: [lanes] first row of `x` of each lane's pool.
-        target_offset: [lanes] first row of `targets` of each lane's kind and pool.
-        n: [lanes] data-set sizes.
-        order_seed: [lanes].
-        batch: Items a step.
-    """
-
-    x: Tensor
-    targets: Tensor
-    rows: Tensor
-    seed_row: Tensor
-    pool_offset: Tensor
-    target_offset: Tensor
-    n: Tensor
-    order_seed: Tensor
-    batch: int
-
-    def at(self, step: Tensor) -> tuple[Tensor, Tensor]:
-        """x [lanes, batch, d] and target probabilities [lanes, batch, classes] of a step."""
-        item = indices(self.order_seed, step, self.batch, self.n)
-        row = self.rows[self.seed_row[:, None], item]
-        return self.x[row + self.pool_offset[:, None]], self.targets[row + self.target_offset[:, None]]
-
-
-def nested_rows(data_seeds: Sequence[int], pool: int, longest: int) -> Tensor:
-    """[seeds, longest] what `Batches.rows` holds."""
-    return torch.stack([permutation(seed, pool)[:longest] for seed in data_seeds])
+DIVERGED = 1e6  # nats; a loss above it is as good as infinite
 
 
 @dataclass(frozen=True)
@@ -58,58 +29,125 @@ class Snapshot:
     """The stack at one step.
 
     Attributes:
-        step: Steps taken.
-        parameters: {name: [lanes, ...]}; the live tensors, to be read before the loop goes on.
-        diverged_at: [lanes] step whose loss was not finite, or -1. Such a lane is frozen since.
+        step: Steps taken, the branch's included.
+        lanes: [m] the lanes still in the stack, as positions in the stack that training began with.
+        parameters: {name: [m, ...]}; the live tensors, to be read before the loop goes on.
+        diverged_at: [all lanes] updates done when a lane's loss was not finite or above `DIVERGED`; or -1. Such a lane
+            is frozen since then.
     """
 
     step: int
+    lanes: Tensor
     parameters: Parameters
     diverged_at: Tensor
 
 
-def forward(module: nn.Module, parameters: Parameters, x: Tensor) -> Tensor:
+def forward(model: Model, parameters: Parameters, x: Tensor) -> Tensor:
     """[lanes, n, classes] logits of every lane on shared inputs x [n, d]."""
+    lanes = len(next(iter(parameters.values())))
+    return model(parameters, x.expand(lanes, *x.shape))
 
-    def one(p: Parameters) -> Tensor:
-        out: Tensor = functional_call(module, p, (x,))
-        return out
 
-    logits: Tensor = vmap(one)(parameters)
-    return logits
+class _Stack:
+    """What one step reads and writes; all of it stays where it is, so that a captured step can be replayed."""
+
+    def __init__(
+        self, model: Model, parameters: Parameters, batches: Batches, optimiser: Optimiser, schedule: Schedule,
+        compute: torch.dtype,
+    ) -> None:  # fmt: skip
+        self.model, self.batches, self.optimiser, self.schedule = model, batches, optimiser, schedule
+        self.parameters = {name: p.requires_grad_() for name, p in parameters.items()}
+        self.state: State = optimiser.state(parameters)
+        self.compute = compute
+        self.step = torch.zeros((), dtype=torch.int64, device=batches.x.device)
+        self.diverged_at = torch.full_like(batches.n, -1)
+        self.lanes = torch.arange(len(batches), device=batches.x.device)
+        self.run = Repeated(self._update, str(batches.x.device))
+
+    def _update(self) -> None:
+        """One step of every lane. A lane that fails is frozen before its update."""
+        x, targets = self.batches.at(self.step)
+        logits = self.model(self.parameters, x.to(self.compute))
+        loss = _cross_entropy(logits, targets)
+        gradients = torch.autograd.grad(loss.sum(), list(self.parameters.values()))
+        with torch.no_grad():
+            failed = ~(loss <= DIVERGED) & (self.diverged_at < 0)
+            self.diverged_at.copy_(torch.where(failed, self.step, self.diverged_at))
+            lr = (self.optimiser.lr * self.schedule.factor(self.step)).to(self.optimiser.lr.dtype)
+            named = dict(zip(self.parameters, gradients, strict=True))
+            self.optimiser.step(self.parameters, named, self.state, lr, self.diverged_at >= 0, self.step)
+            self.step += 1
+
+    def tensors(self) -> list[Tensor]:
+        """All that training changes."""
+        moments = [t for by_name in self.state.values() for t in by_name.values()]
+        return [*self.parameters.values(), *moments, self.step, self.diverged_at]
+
+    def take(self, index: Tensor) -> _Stack:
+        """A smaller stack of these lanes, as they are now."""
+        parameters = {name: p.detach()[index] for name, p in self.parameters.items()}
+        small = _Stack(
+            self.model, parameters, self.batches.take(index), self.optimiser.take(index), self.schedule.take(index),
+            self.compute,
+        )  # fmt: skip
+        small.state = {m: {name: t[index] for name, t in by_name.items()} for m, by_name in self.state.items()}
+        small.step, small.diverged_at, small.lanes = self.step, self.diverged_at[index], self.lanes[index]
+        return small
 
 
 def train(
-    module: nn.Module, parameters: Parameters, batches: Batches, optimiser: SGD, snapshots: Sequence[int]
+    model: Model,
+    parameters: Parameters,
+    batches: Batches,
+    optimiser: Optimiser,
+    schedule: Schedule,
+    legs: Sequence[Leg],
+    compute: torch.dtype | None = None,
 ) -> Iterator[Snapshot]:
-    """Minimise cross-entropy to the targets; yield at each snapshot step.
+    """Minimise cross-entropy to the targets; yield at the end of each leg that is a snapshot.
 
-    A lane whose loss is not finite is frozen before the update and its step recorded; the others go on. Nothing
-    in the loop waits for the device.
+    A lane that diverges is frozen and its step recorded; the others go on. Nothing between snapshots waits for the
+    device. At a snapshot, once at most half of the stack still trains (the others diverged, or passed their horizon),
+    the stack is compacted to those lanes.
 
     Args:
-        module: The model's shape.
+        model: The forward function.
         parameters: Stacked initial parameters; updated in place.
-        snapshots: Increasing steps; the last is the horizon. 0 is the initial state.
+        legs: What to train, in order.
+        compute: Type of the activations; the parameters' by default.
     """
-
-    def loss(p: Parameters, x: Tensor, target: Tensor) -> Tensor:
-        logits = functional_call(module, p, (x,))
-        return -(target * torch.log_softmax(logits, dim=-1)).sum(-1).mean()
-
-    gradient: Callable[..., tuple[Parameters, Tensor]] = vmap(grad_and_value(loss))
-    state = optimiser.state(parameters)
-    device = batches.x.device
-    diverged_at = torch.full_like(batches.n, -1)
-    step = torch.zeros((), dtype=torch.int64, device=device)
+    first = next(iter(parameters.values()))
+    stack = _Stack(model, parameters, batches, optimiser, schedule, compute or first.dtype)
+    diverged_at = stack.diverged_at.clone()
     done = 0
-    for stop in snapshots:
-        for _ in range(stop - done):
-            x, target = batches.at(step)
-            gradients, value = gradient(parameters, x, target)
-            failed = ~torch.isfinite(value) & (diverged_at < 0)
-            diverged_at = torch.where(failed, step, diverged_at)
-            optimiser.step(parameters, gradients, state, diverged_at < 0)
-            step += 1
-        done = stop
-        yield Snapshot(stop, parameters, diverged_at)
+    for i, leg in enumerate(legs):
+        saved = [t.detach().clone() for t in stack.tensors()] if leg.decay else []
+        if leg.decay:
+            schedule.branch(done, leg.stop)
+        if len(stack.lanes):
+            stack.run(leg.stop - done)
+        diverged_at[stack.lanes] = stack.diverged_at
+        if leg.snapshot:
+            yield Snapshot(leg.stop, stack.lanes, {n: p.detach() for n, p in stack.parameters.items()}, diverged_at)
+        if leg.decay:
+            schedule.trunk()
+            with torch.no_grad():
+                for tensor, old in zip(stack.tensors(), saved, strict=True):
+                    tensor.copy_(old)
+            diverged_at[stack.lanes] = stack.diverged_at
+        else:
+            done = leg.stop
+        if leg.snapshot and i + 1 < len(legs):
+            busy = stack.diverged_at < 0
+            if schedule.kind == "cosine":
+                busy &= stack.schedule.horizon > done
+            left = torch.nonzero(busy)[:, 0]
+            if 2 * len(left) <= len(busy) > 0:
+                stack = stack.take(left)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """[lanes] mean over items of -sum_k target_k log q_k, in float32 at least."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    each = F.cross_entropy(wide.transpose(1, 2), targets.transpose(1, 2), reduction="none")
+    return each.mean(-1)

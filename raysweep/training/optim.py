@@ -1,36 +1,109 @@
-"""Optimisers over stacked parameters, with a hyper-parameter per lane."""
+"""Optimisers over stacked parameters, with hyper-parameters per lane; torch's update rules."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
 
-__all__ = ["SGD"]
+__all__ = ["OPTIMISERS", "Optimiser", "Parameters", "State"]
 
 Parameters = dict[str, Tensor]
+State = dict[str, dict[str, Tensor]]
+
+OPTIMISERS = ("sgd", "nesterov", "adamw")
+_MOMENTS = {"sgd": ("velocity",), "nesterov": ("velocity",), "adamw": ("mean", "square")}
 
 
 @dataclass(frozen=True)
-class SGD:
-    """Stochastic gradient descent with heavy-ball momentum: v <- mu v + g, p <- p - lr v (torch's convention).
+class Optimiser:
+    """SGD with heavy-ball or Nesterov momentum (L2 penalty), or AdamW (decoupled decay).
 
     Attributes:
-        lr, momentum: [lanes].
+        kind: One of `OPTIMISERS`.
+        lr: [lanes].
+        momentum: [lanes]; of SGD.
+        beta1, beta2, eps: [lanes]; of AdamW.
+        weight_decay: [lanes], or None where no lane decays.
+        clip: [lanes] largest norm of a lane's whole gradient, inf for none; None where no lane clips.
+        rates: {name: factor on the learning rate} (mu-P); weight decay follows the unscaled rate.
     """
 
+    kind: str
     lr: Tensor
     momentum: Tensor
+    beta1: Tensor
+    beta2: Tensor
+    eps: Tensor
+    weight_decay: Tensor | None = None
+    clip: Tensor | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
 
-    def state(self, parameters: Parameters) -> Parameters:
-        """Zero velocities."""
-        return {name: torch.zeros_like(p) for name, p in parameters.items()}
+    def take(self, lanes: Tensor) -> Optimiser:
+        """The optimiser of these lanes."""
+        tensors = {f.name: v[lanes] for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **tensors)  # type: ignore[arg-type]  # keyed by the fields' own names
+
+    def state(self, parameters: Parameters) -> State:
+        """{moment: {name: zeros}}."""
+        return {m: {name: torch.zeros_like(p) for name, p in parameters.items()} for m in _MOMENTS[self.kind]}
 
     @torch.no_grad()
-    def step(self, parameters: Parameters, gradients: Parameters, state: Parameters, alive: Tensor) -> None:
-        """Update in place; lanes that are not alive keep their parameters."""
+    def step(
+        self, parameters: Parameters, gradients: Parameters, state: State, lr: Tensor, dead: Tensor, step: Tensor
+    ) -> None:
+        """Update in place. Lanes whose rate is 0, and dead ones, keep their parameters exactly.
+
+        Args:
+            gradients: Overwritten.
+            lr: [lanes] learning rates of this step.
+            dead: [lanes] bool; their gradients may be anything.
+            step: Updates done before.
+        """
+        if self.clip is not None:
+            norm = sum(g.flatten(1).square().sum(1) for g in gradients.values()) ** 0.5  # type: ignore[operator]
+            scale = (self.clip / (norm + 1e-6)).clamp(max=1)
+            for g in gradients.values():
+                g.mul_(_over(scale, g))
         for name, p in parameters.items():
-            shape = (-1, *[1] * (p.dim() - 1))
-            velocity = state[name].mul_(self.momentum.view(shape)).add_(gradients[name])
-            p.sub_(torch.where(alive.view(shape), self.lr.view(shape) * velocity, 0.0))
+            rate = lr * self.rates.get(name, 1.0)
+            moments = [state[m][name] for m in _MOMENTS[self.kind]]
+            update = self._adamw if self.kind == "adamw" else self._sgd
+            update(p, gradients[name], moments, lr, rate, dead, step)
+
+    def _sgd(
+        self, p: Tensor, g: Tensor, moments: list[Tensor], lr: Tensor, rate: Tensor, dead: Tensor, step: Tensor
+    ) -> None:
+        (velocity,) = moments
+        momentum = _over(self.momentum, p)
+        if self.weight_decay is not None:
+            g.addcmul_(p, _over(self.weight_decay, p))
+        torch.addcmul(g, velocity, momentum, out=velocity)
+        # Zero times the NaN of a dead lane would still be NaN.
+        velocity.masked_fill_(_over(dead, p), 0.0)
+        if self.kind == "nesterov":
+            g.addcmul_(velocity, momentum).masked_fill_(_over(dead, p), 0.0)
+            p.addcmul_(g, _over(-rate, p))
+        else:
+            p.addcmul_(velocity, _over(-rate, p))
+
+    def _adamw(
+        self, p: Tensor, g: Tensor, moments: list[Tensor], lr: Tensor, rate: Tensor, dead: Tensor, step: Tensor
+    ) -> None:
+        mean, square = moments
+        g.masked_fill_(_over(dead, p), 0.0)
+        mean.lerp_(g, _over(1 - self.beta1, p))
+        square.mul_(_over(self.beta2, p)).addcmul_(g * g, _over(1 - self.beta2, p))
+        t = (step + 1).double()
+        c1, c2 = 1 - self.beta1.double() ** t, 1 - self.beta2.double() ** t
+        if self.weight_decay is not None:
+            p.mul_(_over(1 - lr * self.weight_decay, p))
+        root = square.sqrt().mul_(_over(c2.rsqrt().to(p.dtype), p)).add_(_over(self.eps, p))
+        p.addcmul_(mean / root, _over((-rate / c1).to(p.dtype), p))
+
+
+def _over(values: Tensor, like: Tensor) -> Tensor:
+    """[lanes] as [lanes, 1, ...], to broadcast over a parameter."""
+    return values.view(-1, *[1] * (like.dim() - 1))

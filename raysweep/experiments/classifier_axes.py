@@ -1,0 +1,82 @@
+"""Axes and metrics of the `classifier` experiment."""
+
+from __future__ import annotations
+
+from raysweep.axes import Axis, KindBy
+from raysweep.experiment import Metric
+from raysweep.models import ACTIVATIONS, KINDS
+
+__all__ = ["AXES", "LABELS", "METRICS", "PRECISIONS"]
+
+LABELS = ("hard", "argmax", "soft")
+PRECISIONS = ("float32", "float64", "tf32", "bf16")
+_TIME = KindBy("schedule", {"cosine": "lane"}, "observed")  # a cosine needs its horizon from the start
+
+AXES = (
+    # The data.
+    Axis("n_train", int, "lane", 1024, low=1, high=2**31 - 1, unit="items", help="training items, nested by data_seed"),
+    Axis("labels", str, "lane", "hard", choices=LABELS, help="generating class, argmax of the posterior, posterior"),
+    Axis("temperature", float, "lane", 1.0, low=1e-3, high=1e3, help="latent temperature of the world: difficulty"),
+    Axis("label_noise", float, "lane", 0.0, low=0.0, high=1.0, help="chance that an item's label is drawn at random"),
+    Axis("label_smoothing", float, "lane", 0.0, low=0.0, high=1.0, help="targets mixed with the uniform distribution"),
+    Axis("label_temperature", float, "lane", 1.0, low=1e-3, high=1e3, help="targets become target^(1/T), normalised"),
+    Axis("input_noise", float, "lane", 0.0, low=0.0, help="std of Gaussian noise on inputs, new at every step"),
+    # The model.
+    Axis("model", str, "shape", "mlp", choices=KINDS, help="classifier"),
+    Axis("width", int, "shape", 64, low=1, high=65536, unit="units", help="of hidden layers; channels; tokens"),
+    Axis("depth", int, "shape", 2, low=0, high=64, unit="layers", help="hidden layers; convolutions; blocks"),
+    Axis("activation", str, "shape", "relu", choices=ACTIVATIONS),
+    Axis("patch", int, "shape", 4, low=1, high=64, unit="pixels", help="side of a transformer's patch"),
+    Axis("heads", int, "shape", 4, low=1, high=64, help="attention heads"),
+    Axis("base_width", int, "shape", 0, low=0, high=65536, unit="units", help="mu-P from this width; 0: standard"),
+    Axis("members", int, "shape", 1, low=1, high=1024, unit="models", help="ensemble a run; its mean prediction counts"),
+    # Training.
+    Axis("optimiser", str, "shape", "sgd", choices=("sgd", "nesterov", "adamw")),
+    Axis("lr", float, "lane", 0.02, low=0.0, help="peak learning rate"),
+    Axis("momentum", float, "lane", 0.9, low=0.0, high=1.0, help="of sgd and nesterov"),
+    Axis("beta1", float, "lane", 0.9, low=0.0, high=1.0, help="of adamw"),
+    Axis("beta2", float, "lane", 0.999, low=0.0, high=1.0, help="of adamw"),
+    Axis("eps", float, "lane", 1e-8, low=0.0, help="of adamw"),
+    Axis("weight_decay", float, "lane", 0.0, low=0.0, help="L2 of sgd and nesterov; decoupled under adamw"),
+    Axis("clip", float, "lane", 0.0, low=0.0, help="largest norm of the whole gradient; 0: none"),
+    Axis("batch", int, "shape", 64, low=1, high=2**20, unit="items", help="drawn with replacement"),
+    Axis("schedule", str, "shape", "constant", choices=("constant", "wsd", "cosine"), help="of the learning rate"),
+    Axis("warmup", int, "lane", 0, low=0, high=2**32 - 1, unit="steps", help="linear warm-up"),
+    Axis("decay", float, "shape", 0.2, low=0.0, high=1.0, help="share of the time that decays, under wsd"),
+    Axis("steps", int, _TIME, 2048, low=0, high=2**32 - 1, unit="steps", role="time", help="training time"),
+    Axis("precision", str, "shape", "float32", choices=PRECISIONS, help="of products; parameters stay 32 or 64 bits"),
+    # Seeds.
+    Axis("seed", int, "lane", 0, low=0, high=2**62, role="seed", help="default of the three seeds below"),
+    Axis("data_seed", int, "lane", follows="seed", low=0, high=2**62, role="seed", help="which items are drawn"),
+    Axis("init_seed", int, "lane", follows="seed", low=0, high=2**62, role="seed", help="initial parameters"),
+    Axis("order_seed", int, "lane", follows="seed", low=0, high=2**62, role="seed", help="batch order"),
+    # Evaluation.
+    Axis("k", int, "observed", 1, low=1, high=10**12, unit="draws", help="inference budget of pass_at_k"),
+    Axis("pool", int, "shape", 32768, low=1, high=2**26, unit="items", help="world items that data sets are cut from"),
+    Axis("eval_items", int, "shape", 4096, low=16, high=2**26, unit="items", help="evaluation sample"),
+    Axis("select_items", int, "shape", 2048, low=16, high=2**26, unit="items", help="selection sample, disjoint"),
+    Axis("eval_share", float, "shape", 0.0625, low=0.0, high=1e6,
+         help="evaluation items per item trained on so far, from an eighth of the sample up to all; 0: always all"),
+)  # fmt: skip
+
+_DECOMPOSITION: tuple[tuple[str, str, str, str], ...] = (
+    ("total", "nats", "low", "cross-entropy to the exact posterior = aleatoric + epistemic"),
+    ("aleatoric", "nats", "low", "entropy of the exact posterior: the floor no classifier beats"),
+    ("epistemic", "nats", "low", "KL(posterior || prediction): what could still be learned"),
+    ("epistemic_se", "nats", "", "Monte-Carlo standard error of epistemic over its sample"),
+    ("nll", "nats", "low", "mean -log q_y on generating labels"),
+    ("excess_nll", "nats", "low", "mean -log q_y + log r_y on generating labels; its expectation is epistemic"),
+    ("excess_nll_se", "nats", "", "standard error of excess_nll"),
+    ("accuracy", "", "high", "rate of argmax q = generating label"),
+    ("bayes_accuracy", "", "high", "rate of argmax r = generating label: the Bayes classifier"),
+    ("excess_error", "", "low", "bayes_accuracy - accuracy"),
+    ("excess_error_se", "", "", "standard error of excess_error, paired"),
+    ("ece", "", "low", "expected calibration error, 15 equal-width bins of the top probability"),
+    ("posterior_gap", "", "low", "mean |max q - r at argmax q|: calibration without bins"),
+    ("pass_at_k", "", "high", "chance that one of k draws from the posterior equals the prediction"),
+)
+METRICS = tuple(
+    Metric(name + suffix, unit, help_ + note, better)  # type: ignore[arg-type]
+    for suffix, note in (("", ""), ("_select", "; on the selection sample"))
+    for name, unit, better, help_ in _DECOMPOSITION
+)

@@ -1,0 +1,103 @@
+"""Held-out samples of a world, and what a stack of classifiers scores on them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from raysweep.experiment import World
+from raysweep.metrics import decompose, expected_calibration_error, pass_at_k, posterior_gap
+from raysweep.runs import Runs
+from raysweep.training.loop import Snapshot, forward
+
+if TYPE_CHECKING:
+    from raysweep.models.architecture import Model
+
+__all__ = ["HeldOut"]
+
+_NUMBERS = 1 << 25  # log-probabilities in flight; runs are taken in slices to stay below
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One temperature's sample: x [n, d], log posterior [n, classes], y [n]."""
+
+    x: Tensor
+    log_r: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A sample per temperature, and which runs live there.
+
+    Attributes:
+        parts: By temperature.
+        part_of: [runs] index into parts.
+        members: Adjacent lanes a run; their mean probability is its prediction.
+    """
+
+    parts: tuple[_Part, ...]
+    part_of: npt.NDArray[np.int64]
+    members: int
+
+    @staticmethod
+    def draw(pack: Runs, world: World, stream: str, dtype: torch.dtype, device: str) -> HeldOut:
+        """The sample `stream` ("eval" or "select") of every temperature in a pack."""
+        parts = []
+        for temperature in pack.values["temperature"]:
+            sample = world.sample(pack.value(f"{stream}_items"), stream, float(temperature or 1.0))
+            x = torch.from_numpy(sample.x).to(device=device, dtype=dtype)
+            parts.append(
+                _Part(x, torch.from_numpy(sample.log_posterior).to(device), torch.from_numpy(sample.y).to(device))
+            )
+        return HeldOut(tuple(parts), pack.codes["temperature"].astype(np.int64), pack.value("members"))
+
+    @torch.no_grad()
+    def measure(
+        self, model: Model, snapshot: Snapshot, runs: npt.NDArray[np.int64], items: int, ks: Tensor
+    ) -> dict[str, npt.NDArray[np.float64]]:
+        """Scores of some runs on the first `items` of their sample.
+
+        Args:
+            runs: Positions in the pack of runs whose lanes are all in the snapshot.
+            ks: Inference budgets.
+
+        Returns:
+            {metric: [runs] or, for pass_at_k, [runs, budgets]}.
+        """
+        lanes = snapshot.lanes.cpu().numpy()
+        place = np.full(len(self.part_of) * self.members, -1)
+        place[lanes] = np.arange(len(lanes))
+        found: dict[str, npt.NDArray[np.float64]] = {}
+        for code, part in enumerate(self.parts):
+            x, log_r, y = part.x[:items], part.log_r[:items], part.y[:items]
+            own = np.flatnonzero(self.part_of[runs] == code)
+            at_a_time = max(1, _NUMBERS // (log_r.numel() * self.members))
+            for chunk in np.split(own, range(at_a_time, len(own), at_a_time)) if len(own) else []:
+                slots = place[(runs[chunk][:, None] * self.members + np.arange(self.members)).ravel()]
+                values = self._score(model, snapshot, torch.from_numpy(slots).to(x.device), x, log_r, y, ks)
+                for name, value in values.items():
+                    shape = (len(runs), *value.shape[1:])
+                    found.setdefault(name, np.full(shape, np.nan))[chunk] = value.cpu().numpy()
+        return found
+
+    def _score(
+        self, model: Model, snapshot: Snapshot, slots: Tensor, x: Tensor, log_r: Tensor, y: Tensor, ks: Tensor
+    ) -> dict[str, Tensor]:
+        whole = len(slots) == len(snapshot.lanes)
+        own = snapshot.parameters if whole else {name: p[slots] for name, p in snapshot.parameters.items()}
+        log_q = torch.log_softmax(forward(model, own, x).double(), dim=-1)
+        if self.members > 1:
+            log_q = log_q.unflatten(0, (-1, self.members)).logsumexp(1) - math.log(self.members)
+        values = decompose(log_q, log_r, y)
+        values["ece"] = expected_calibration_error(log_q, y)
+        values["posterior_gap"] = posterior_gap(log_q, log_r)
+        values["pass_at_k"] = pass_at_k(log_q, log_r, ks)
+        return values

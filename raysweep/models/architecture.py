@@ -1,0 +1,163 @@
+"""Which classifier: its layout, its forward function, and how both scale with width. Needs no torch to plan with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from raysweep.models.layout import STAGES, Layout, cnn_layout, mlp_layout, resnet_layout, vit_layout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raysweep.models.ops import Conv
+
+    Model = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+    """({name: [lanes, ...]}, x [lanes, n, inputs]) -> logits [lanes, n, classes]."""
+
+__all__ = ["ACTIVATIONS", "KINDS", "Architecture", "image_of"]
+
+KINDS = ("mlp", "cnn", "resnet", "vit")
+ACTIVATIONS = ("relu", "gelu", "tanh")
+
+
+def image_of(inputs: int) -> tuple[int, int, int] | None:
+    """(channels, height, width) of a square grey or colour image with so many numbers, or None."""
+    for channels in (1, 3):
+        side = math.isqrt(inputs // channels)
+        if channels * side * side == inputs:
+            return (channels, side, side)
+    return None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A classifier's shape.
+
+    Attributes:
+        kind: One of `KINDS`.
+        inputs, outputs: Numbers an item, classes.
+        width: Units of a hidden layer; channels of a convolutional network's first layers; a transformer's width.
+        depth: Hidden layers; convolutions; blocks a stage; blocks.
+        activation: One of `ACTIVATIONS` (residual networks: ReLU).
+        patch, heads: Of a transformer.
+        base_width: mu-P scales relative to this width (Yang et al. 2022, arXiv 2203.03466, table 8); 0: standard.
+    """
+
+    kind: str
+    inputs: int
+    outputs: int
+    width: int
+    depth: int
+    activation: str = "relu"
+    patch: int = 4
+    heads: int = 4
+    base_width: int = 0
+
+    def problem(self) -> str:
+        """The rule this shape breaks and the values, or nothing."""
+        if self.kind == "mlp":
+            return ""
+        image = image_of(self.inputs)
+        if image is None:
+            return f"items must be square images with 1 or 3 channels, but have {self.inputs} numbers"
+        if self.depth < 1:
+            return f"`depth >= 1` must hold, but got (depth={self.depth})"
+        if self.kind == "resnet" and self.activation != "relu":
+            return f"a residual network has activation relu, but got {self.activation}"
+        if self.kind == "resnet" and image[1] % 2 ** (STAGES - 1):
+            return f"images must be divisible by {2 ** (STAGES - 1)}, but are {image[1]} pixels wide"
+        if self.kind == "vit" and image[1] % self.patch:
+            return f"`patch` must divide the image, but got (patch={self.patch}, pixels={image[1]})"
+        if self.kind == "vit" and (self.width % self.heads or (self.base_width and self.base_width % self.heads)):
+            return f"`heads` must divide the width, but got (heads={self.heads}, width={self.width})"
+        return ""
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Of one item.
+
+        Raises:
+            ValueError: it is no image; `problem` says so before.
+        """
+        image = image_of(self.inputs)
+        if image is None:
+            raise ValueError(self.problem())
+        return image
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Parameters and cost of one lane."""
+        if self.kind == "mlp":
+            return mlp_layout(self.inputs, self.width, self.depth, self.outputs)
+        if self.kind == "vit":
+            return vit_layout(self.image, self.width, self.depth, self.outputs, self.patch, self.heads)
+        build = cnn_layout if self.kind == "cnn" else resnet_layout
+        return build(self.image, self.width, self.depth, self.outputs)
+
+    @cached_property
+    def base(self) -> Layout:
+        """The layout at the base width; the same without mu-P."""
+        return replace(self, width=self.base_width).layout if self.base_width else self.layout
+
+    @property
+    def _output_scale(self) -> float:
+        return self.base.parameters[-1].fan_in / self.layout.parameters[-1].fan_in
+
+    def rates(self, adaptive: bool) -> dict[str, float]:
+        """{name: factor on the learning rate}.
+
+        With r_in and r_out the ratios of fan-in and fan-out to the base's: SGD wants r_out on what only fans out
+        (input weights, biases, gains), r_in on the output weights, 1 on hidden weights; Adam 1 / r_in on hidden
+        weights and 1 elsewhere. The output weights' own multiplier is in the forward pass.
+
+        Args:
+            adaptive: For Adam's kind of update.
+        """
+        factors = {}
+        for p, base in zip(self.layout.parameters, self.base.parameters, strict=True):
+            r_out = p.fan_out / base.fan_out
+            r_in = p.fan_in / base.fan_in if p.name.endswith(".weight") else 1.0
+            hidden = r_in != 1.0 and r_out != 1.0
+            if adaptive:
+                factors[p.name] = 1.0 / r_in if hidden else 1.0
+            else:
+                factors[p.name] = r_out / r_in if hidden else r_out * r_in
+        return factors
+
+    def bounds(self) -> dict[str, float]:
+        """{name: half-width of the uniform start}: 1/sqrt(fan_in), where mu-P wants it at the base width."""
+        found = {}
+        for p, base in zip(self.layout.parameters, self.base.parameters, strict=True):
+            hidden = p.name.endswith(".weight") and p.fan_out != base.fan_out
+            found[p.name] = (p if hidden else base).fan_in ** -0.5
+        return found
+
+    def model(self, conv: Conv = "loop", tf32: bool = False) -> Model:
+        """The forward function of a stack.
+
+        Args:
+            conv: How convolutions run.
+            tf32: Round float32 products to TF32 in kernels of our own.
+        """
+        scale = self._output_scale
+        if self.kind == "mlp":
+            from raysweep.models.mlp import MLP
+
+            return MLP(self.depth, self.activation, scale)
+        if self.kind == "cnn":
+            from raysweep.models.cnn import CNN
+
+            return CNN(self.image, self.depth, self.activation, scale, conv)
+        if self.kind == "resnet":
+            from raysweep.models.resnet import ResNet
+
+            return ResNet(self.image, self.depth, scale, conv, tf32)
+        from raysweep.models.vit import ViT
+
+        head = self.width // self.heads
+        attention = (self.base_width // self.heads) ** 0.5 / head if self.base_width else None
+        return ViT(self.image, self.depth, self.patch, self.heads, self.activation, attention, scale)

@@ -1,0 +1,40 @@
+"""Initial parameters of many models of one shape, stacked along a leading lane axis."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from raysweep.models.architecture import Architecture
+from raysweep.streams import INIT, uniform
+
+__all__ = ["initial_parameters"]
+
+
+def initial_parameters(
+    architecture: Architecture, init_seed: Tensor, dtype: torch.dtype, device: str
+) -> dict[str, Tensor]:
+    """{name: [lanes, ...]} initial parameters, lane i drawn from init_seed[i] alone.
+
+    Drawn in float64 and then rounded, so that precisions start from the same point.
+
+    Args:
+        architecture: The models' shape.
+        init_seed: [lanes] int64.
+    """
+    bounds = architecture.bounds()
+    seeds = init_seed.to(device)
+    parameters: dict[str, Tensor] = {}
+    for index, p in enumerate(architecture.layout.parameters):
+        shape = (len(seeds), *p.shape)
+        if p.start != "uniform":
+            parameters[p.name] = torch.full(shape, float(p.start == "ones"), dtype=dtype, device=device)
+            continue
+        item = torch.arange(p.size, device=device)
+        values = torch.empty(shape, dtype=dtype, device=device)
+        # In slices: 64-bit words of a large stack would take a multiple of its memory.
+        for lanes in torch.split(torch.arange(len(seeds)), max(1, 2**24 // p.size)):
+            draws = uniform(seeds[lanes, None], INIT, index, item)
+            values[lanes] = ((2 * draws - 1) * bounds[p.name]).view(-1, *p.shape).to(dtype)
+        parameters[p.name] = values
+    return parameters

@@ -1,0 +1,181 @@
+"""What a classifier is made of, before anything is allocated: parameters, multiply-adds, activations. Needs no torch.
+
+One layout serves the initial values, the counted cost and the width scaling, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = [
+    "Layout",
+    "Parameter",
+    "cnn_layout",
+    "groups_of",
+    "mlp_layout",
+    "mlp_sizes",
+    "resnet_layout",
+    "stage_widths",
+    "vit_layout",
+]
+
+STAGES = 3  # of a residual network: widths w, 2w, 4w
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor of a model.
+
+    Attributes:
+        name: Unique in its model.
+        shape: Of one lane.
+        fan_in, fan_out: Of the layer it belongs to; for gains and biases fan_in is that of the layer's weight.
+        start: `uniform` in +-1/sqrt(fan_in) (torch's default for linear layers and convolutions), `ones`, `zeros`.
+        macs: Multiply-adds an item, forward.
+        first: Its layer sees the data, which needs no gradient.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    fan_in: int
+    fan_out: int
+    start: Literal["uniform", "ones", "zeros"] = "uniform"
+    macs: int = 0
+    first: bool = False
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A model's parameters in order, and what one item costs.
+
+    Attributes:
+        parameters: Those that train.
+        activations: Numbers an item keeps for the backward pass, inputs included.
+        inner: Multiply-adds between activations (attention), forward.
+    """
+
+    parameters: tuple[Parameter, ...]
+    activations: int
+    inner: int = 0
+
+    @property
+    def size(self) -> int:
+        """N: every trainable scalar."""
+        return sum(p.size for p in self.parameters)
+
+    @property
+    def forward_flops(self) -> int:
+        """Of one item; 2 per multiply-add."""
+        return 2 * (sum(p.macs for p in self.parameters) + self.inner)
+
+    @property
+    def backward_flops(self) -> int:
+        """Of one item: a gradient for every weight, and for every input but the data."""
+        return 2 * sum(p.macs * (1 if p.first else 2) for p in self.parameters) + 4 * self.inner
+
+
+def _dense(name: str, inputs: int, outputs: int, times: int = 1, first: bool = False) -> list[Parameter]:
+    weight = Parameter(f"{name}.weight", (outputs, inputs), inputs, outputs, macs=times * inputs * outputs, first=first)
+    return [weight, Parameter(f"{name}.bias", (outputs,), inputs, outputs)]
+
+
+def _conv(name: str, inputs: int, outputs: int, kernel: int, pixels: int, first: bool = False) -> Parameter:
+    """Height, width, input channel, output channel: channels last, as activations are."""
+    fan_in = kernel * kernel * inputs
+    shape = (kernel, kernel, inputs, outputs)
+    return Parameter(f"{name}.weight", shape, fan_in, outputs, macs=pixels * fan_in * outputs, first=first)
+
+
+def _norm(name: str, channels: int) -> list[Parameter]:
+    return [
+        Parameter(f"{name}.gain", (channels,), 1, channels, start="ones"),
+        Parameter(f"{name}.bias", (channels,), 1, channels, start="zeros"),
+    ]
+
+
+def mlp_sizes(inputs: int, width: int, depth: int, outputs: int) -> list[int]:
+    """Layer widths, input first: `depth` hidden layers of `width`."""
+    return [inputs, *[width] * depth, outputs]
+
+
+def mlp_layout(inputs: int, width: int, depth: int, outputs: int) -> Layout:
+    """Multi-layer perceptron: `layers.0` sees the data, the last gives logits."""
+    sizes = mlp_sizes(inputs, width, depth, outputs)
+    layers = [_dense(f"layers.{i}", a, b, first=i == 0) for i, (a, b) in enumerate(itertools.pairwise(sizes))]
+    return Layout(tuple(itertools.chain(*layers)), sum(sizes))
+
+
+def cnn_layout(image: Sequence[int], width: int, depth: int, outputs: int) -> Layout:
+    """`depth` 3x3 convolutions of width w, 2w, 4w, ..., each followed by 2x2 mean pooling; then a linear head."""
+    inputs, side, _ = image
+    parameters: list[Parameter] = []
+    activations = inputs * side * side
+    for i in range(depth):
+        channels = width * 2**i
+        parameters.append(_conv(f"convs.{i}", inputs, channels, 3, side * side, first=i == 0))
+        parameters.append(Parameter(f"convs.{i}.bias", (channels,), 9 * inputs, channels))
+        activations += 2 * channels * side * side
+        inputs, side = channels, max(1, side // 2)
+    return Layout((*parameters, *_dense("head", inputs, outputs)), activations)
+
+
+def stage_widths(width: int) -> list[int]:
+    """Channels of a residual network's stages."""
+    return [width * 2**i for i in range(STAGES)]
+
+
+def groups_of(channels: int) -> int:
+    """Groups of a GroupNorm: 8 where they divide."""
+    return math.gcd(8, channels)
+
+
+def resnet_layout(image: Sequence[int], width: int, depth: int, outputs: int) -> Layout:
+    """Three stages of `depth` basic blocks (He et al. 2016), GroupNorm after each convolution, stride 2 between."""
+    inputs, side, _ = image
+    activations = inputs * side * side
+    parameters = [_conv("stem", inputs, width, 3, side * side, first=True), *_norm("stem.norm", width)]
+    activations += 2 * width * side * side
+    channels = width
+    for stage, out in enumerate(stage_widths(width)):
+        for block in range(depth):
+            name = f"stages.{stage}.{block}"
+            stride = 2 if stage and not block else 1
+            side //= stride
+            pixels = side * side
+            parameters += [_conv(f"{name}.conv1", channels, out, 3, pixels), *_norm(f"{name}.norm1", out)]
+            parameters += [_conv(f"{name}.conv2", out, out, 3, pixels), *_norm(f"{name}.norm2", out)]
+            activations += 4 * out * pixels
+            if channels != out:
+                parameters += [_conv(f"{name}.shortcut", channels, out, 1, pixels), *_norm(f"{name}.norm3", out)]
+                activations += 2 * out * pixels
+            channels = out
+    return Layout((*parameters, *_dense("head", channels, outputs)), activations)
+
+
+def vit_layout(image: Sequence[int], width: int, depth: int, outputs: int, patch: int, heads: int) -> Layout:
+    """Vision transformer (Dosovitskiy et al. 2021), pre-norm, mean of tokens, no dropout; hidden layers of 4 widths."""
+    channels, side, _ = image
+    tokens = (side // patch) ** 2
+    inputs = channels * patch * patch
+    parameters = _dense("embed", inputs, width, tokens, first=True)
+    parameters.append(Parameter("position", (tokens, width), tokens, width))
+    activations = channels * side * side + tokens * width
+    for i in range(depth):
+        name = f"blocks.{i}"
+        parameters += [*_norm(f"{name}.norm1", width), *_dense(f"{name}.qkv", width, 3 * width, tokens)]
+        parameters += [*_dense(f"{name}.proj", width, width, tokens), *_norm(f"{name}.norm2", width)]
+        parameters += [
+            *_dense(f"{name}.up", width, 4 * width, tokens),
+            *_dense(f"{name}.down", 4 * width, width, tokens),
+        ]
+        activations += tokens * width * 18 + heads * tokens * tokens
+    parameters += [*_norm("norm", width), *_dense("head", width, outputs)]
+    return Layout(tuple(parameters), activations, inner=2 * depth * tokens * tokens * width)

@@ -1,0 +1,82 @@
+"""Layers over a stack of lanes: every tensor has a leading lane axis, and each lane its own weights.
+
+Images are channels last, [lanes, n, height, width, channels]. Weights are kept in float32 or float64 and cast to the
+activations' type where they are used.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["CONVS", "Conv", "activate", "conv2d", "group_norm", "layer_norm", "linear", "linear_across"]
+
+Conv = Literal["grouped", "loop", "fused"]
+CONVS: tuple[Conv, ...] = ("grouped", "loop", "fused")
+
+
+def activate(x: Tensor, kind: str) -> Tensor:
+    """ReLU, GELU or tanh, element by element."""
+    if kind == "relu":
+        return x.relu()
+    return F.gelu(x) if kind == "gelu" else x.tanh()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x [lanes, m, inputs], weight [lanes, outputs, inputs], bias [lanes, outputs] -> [lanes, m, outputs]."""
+    w, b = weight.to(x.dtype), bias.to(x.dtype)
+    return torch.baddbmm(b[:, None], x, w.transpose(1, 2))
+
+
+def linear_across(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The same on transposed items: x [lanes, inputs, n] -> [lanes, outputs, n].
+
+    Items along the last axis keep products of few features vectorised: on CPUs about twice as fast.
+    """
+    w, b = weight.to(x.dtype), bias.to(x.dtype)
+    return torch.baddbmm(b[:, :, None], w, x)
+
+
+def conv2d(x: Tensor, weight: Tensor, stride: int, how: Conv) -> Tensor:
+    """Convolution with padding k // 2.
+
+    Args:
+        x: [lanes, n, H, W, C].
+        weight: [lanes, k, k, C, outputs].
+        how: `grouped` is one convolution with a group a lane; `loop` is one a lane (the fastest on CPUs, where a
+            lane fills the cores).
+
+    Returns:
+        [lanes, n, H', W', outputs].
+    """
+    lanes, kernel, _, _, outputs = weight.shape
+    w = weight.to(x.dtype)
+    if how == "loop" or lanes == 1:
+        each = [
+            F.conv2d(item.permute(0, 3, 1, 2), kernels.permute(3, 2, 0, 1), stride=stride, padding=kernel // 2)
+            for item, kernels in zip(x.unbind(0), w.unbind(0), strict=True)
+        ]
+        return torch.stack(each).permute(0, 1, 3, 4, 2)
+    merged = x.permute(1, 0, 4, 2, 3).flatten(1, 2)  # no copy where lanes already lie inside pixels
+    kernels = w.permute(0, 4, 3, 1, 2).flatten(0, 1)
+    out = F.conv2d(merged, kernels, stride=stride, padding=kernel // 2, groups=lanes)
+    each_lane: Tensor = out.unflatten(1, (lanes, outputs))
+    return each_lane.permute(1, 0, 3, 4, 2)
+
+
+def group_norm(x: Tensor, gain: Tensor, bias: Tensor, groups: int, eps: float = 1e-5) -> Tensor:
+    """GroupNorm (Wu & He 2018) of x [lanes, n, H, W, C]; gain, bias [lanes, C]. Statistics in float32 at least."""
+    wide = x.unflatten(-1, (groups, -1))
+    wide = wide if x.dtype == torch.float64 else wide.float()
+    var, mean = torch.var_mean(wide, dim=(2, 3, 5), correction=0, keepdim=True)
+    normal: Tensor = ((wide - mean) * torch.rsqrt(var + eps)).flatten(-2)
+    return (normal * gain[:, None, None, None] + bias[:, None, None, None]).to(x.dtype)
+
+
+def layer_norm(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    """LayerNorm over the last axis of x [lanes, m, width]; gain, bias [lanes, width]."""
+    normal = F.layer_norm(x if x.dtype == torch.float64 else x.float(), x.shape[-1:])
+    return (normal * gain[:, None] + bias[:, None]).to(x.dtype)

@@ -1,0 +1,59 @@
+"""Running a step many times: as it is on CPUs, as one captured CUDA graph on GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+__all__ = ["Repeated"]
+
+_WARM_UP = 3  # steps before capture: libraries choose algorithms and take workspaces in them
+
+
+class Repeated:
+    """A function without arguments that updates tensors in place, called many times.
+
+    On a CUDA device the first calls are eager, on a stream of their own, and count as calls; then one call is captured
+    and replayed, so that a step costs one launch and its kernels follow each other without gaps.
+
+    Args:
+        step: What to call; it must neither wait for the device nor allocate what outlives it.
+        device: A torch device name.
+    """
+
+    def __init__(self, step: Callable[[], None], device: str) -> None:
+        self._step = step
+        self._eager = torch.device(device).type != "cuda"
+        self._calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, times: int) -> None:
+        """Call it so many times."""
+        if self._eager:
+            for _ in range(times):
+                self._step()
+            return
+        done = self._warm_up(min(times, _WARM_UP - self._calls)) if self._calls < _WARM_UP else 0
+        if done == times:
+            return
+        if self._graph is None:
+            self._graph = self._captured()
+        for _ in range(times - done):
+            self._graph.replay()
+
+    def _warm_up(self, times: int) -> int:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(times):
+                self._step()
+        torch.cuda.current_stream().wait_stream(stream)
+        self._calls += times
+        return times
+
+    def _captured(self) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step()
+        return graph

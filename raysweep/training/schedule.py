@@ -1,0 +1,57 @@
+"""Learning-rate schedules, evaluated on the device from the step, with parameters per lane."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+__all__ = ["Schedule"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The factor on each lane's learning rate.
+
+    Attributes:
+        kind: `constant`, `wsd` or `cosine`.
+        warmup: [lanes] steps of linear warm-up.
+        horizon: [lanes] training time under cosine; not read otherwise.
+        decay: [2] first and last step of the branch being run, under wsd; written by the loop.
+    """
+
+    kind: str
+    warmup: Tensor
+    horizon: Tensor
+    decay: Tensor
+
+    @staticmethod
+    def make(kind: str, warmup: Tensor, horizon: Tensor) -> Schedule:
+        """With no branch being run."""
+        schedule = Schedule(kind, warmup.double(), horizon.double(), torch.empty(2, device=warmup.device).double())
+        schedule.trunk()
+        return schedule
+
+    def take(self, lanes: Tensor) -> Schedule:
+        """The schedule of these lanes."""
+        return replace(self, warmup=self.warmup[lanes], horizon=self.horizon[lanes])
+
+    def trunk(self) -> None:
+        """No decay from here."""
+        self.branch(2**52, 2**52 + 1)
+
+    def branch(self, start: int, stop: int) -> None:
+        """Decay linearly to 0 between these steps."""
+        self.decay.copy_(torch.tensor([start, stop], dtype=torch.float64))
+
+    def factor(self, step: Tensor) -> Tensor:
+        """[lanes] float64 for the update that follows `step` updates."""
+        warm = ((step + 1) / self.warmup.clamp(min=1)).clamp(max=1)
+        if self.kind == "wsd":
+            return warm * ((self.decay[1] - step) / (self.decay[1] - self.decay[0])).clamp(0, 1)
+        if self.kind == "cosine":
+            through = ((step - self.warmup) / (self.horizon - self.warmup).clamp(min=1)).clamp(0, 1)
+            return warm * 0.5 * (1 + torch.cos(math.pi * through)) * (step < self.horizon)
+        return warm
