@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from raysweep.models.ops import activate, linear_across
+from raysweep.models.ops import linear_across
 
 __all__ = ["MLP"]
 
@@ -30,7 +30,6 @@ class MLP:
         """Logits [lanes, n, classes] of x [lanes, n, inputs]; p: {name: [lanes, ...]}."""
         h = x.transpose(1, 2)
         for i in range(self.depth + 1):
-            h = linear_across(h, p[f"layers.{i}.weight"], p[f"layers.{i}.bias"])
-            if i < self.depth:
-                h = activate(h, self.activation)
+            activation = self.activation if i < self.depth else ""
+            h = linear_across(h, p[f"layers.{i}.weight"], p[f"layers.{i}.bias"], activation)
         return (h * self.output_scale if self.output_scale != 1.0 else h).transpose(1, 2)

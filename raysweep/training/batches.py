@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from raysweep.streams import INPUT_NOISE, LABEL_NOISE, bits, indices, normal, permutation, uniform
+from raysweep.kernels import fused
+from raysweep.streams import INPUT_NOISE, LABEL_NOISE, ORDER, bits, indices, normal, permutation, uniform
 
 __all__ = ["Batches", "nested_rows"]
 
@@ -61,10 +62,15 @@ class Batches:
 
     def at(self, step: Tensor) -> tuple[Tensor, Tensor]:
         """x [lanes, batch, d] and target probabilities [lanes, batch, classes] of a step."""
-        item = indices(self.order_seed, step, self.batch, self.n) + (self.seed_row * self.rows.shape[1])[:, None]
-        row = _pick(self.rows.view(-1), item)
-        x = _pick(self.x, row + self.pool_offset[:, None])
-        targets = _pick(self.targets, row + self.target_offset[:, None])
+        if fused(self.x):
+            from raysweep.kernels.draw import draw
+
+            x, targets, row = draw(
+                self.x, self.targets, self.rows, self.order_seed, self.seed_row, self.pool_offset,
+                self.target_offset, self.n, step, self.batch, ORDER,
+            )  # fmt: skip
+        else:
+            x, targets, row = self._draw(step)
         if self.sharpness is not None:
             targets = torch.softmax(targets.log() * self.sharpness[:, None, None], -1)
         if self.label_noise is not None:
@@ -77,6 +83,14 @@ class Batches:
             noise = normal(self.order_seed[:, None], INPUT_NOISE, step, number).view(x.shape).to(x.dtype)
             x = x + self.input_noise[:, None, None] * noise
         return x, targets
+
+    def _draw(self, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x, targets, and their row in the pool [lanes, batch]."""
+        item = indices(self.order_seed, step, self.batch, self.n) + (self.seed_row * self.rows.shape[1])[:, None]
+        row = _pick(self.rows.view(-1), item)
+        x = _pick(self.x, row + self.pool_offset[:, None])
+        targets = _pick(self.targets, row + self.target_offset[:, None])
+        return x, targets, row
 
     def _relabel(self, targets: Tensor, row: Tensor, chance: Tensor) -> Tensor:
         classes = targets.shape[-1]

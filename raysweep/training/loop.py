@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from raysweep.training.batches import Batches
 from raysweep.training.graph import Repeated
 from raysweep.training.legs import Leg
+from raysweep.training.loss import loss_and_gradient
 from raysweep.training.optim import Optimiser, Parameters, State
 from raysweep.training.schedule import Schedule
 
@@ -68,8 +68,9 @@ class _Stack:
         """One step of every lane. A lane that fails is frozen before its update."""
         x, targets = self.batches.at(self.step)
         logits = self.model(self.parameters, x.to(self.compute))
-        loss = _cross_entropy(logits, targets)
-        gradients = torch.autograd.grad(loss.sum(), list(self.parameters.values()))
+        with torch.no_grad():
+            loss, downstream = loss_and_gradient(logits, targets)
+        gradients = torch.autograd.grad(logits, list(self.parameters.values()), downstream)
         with torch.no_grad():
             failed = ~(loss <= DIVERGED) & (self.diverged_at < 0)
             self.diverged_at.copy_(torch.where(failed, self.step, self.diverged_at))
@@ -144,10 +145,3 @@ def train(
             left = torch.nonzero(busy)[:, 0]
             if 2 * len(left) <= len(busy) > 0:
                 stack = stack.take(left)
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """[lanes] mean over items of -sum_k target_k log q_k, in float32 at least."""
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    each = F.cross_entropy(wide.transpose(1, 2), targets.transpose(1, 2), reduction="none")
-    return each.mean(-1)

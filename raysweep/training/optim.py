@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
+from raysweep.kernels import fused
+
 __all__ = ["OPTIMISERS", "Optimiser", "Parameters", "State"]
 
 Parameters = dict[str, Tensor]
@@ -70,8 +72,22 @@ class Optimiser:
         for name, p in parameters.items():
             rate = lr * self.rates.get(name, 1.0)
             moments = [state[m][name] for m in _MOMENTS[self.kind]]
+            if fused(p):
+                self._fused(p, gradients[name], moments, lr, rate, dead, step)
+                continue
             update = self._adamw if self.kind == "adamw" else self._sgd
             update(p, gradients[name], moments, lr, rate, dead, step)
+
+    def _fused(
+        self, p: Tensor, g: Tensor, moments: list[Tensor], lr: Tensor, rate: Tensor, dead: Tensor, step: Tensor
+    ) -> None:
+        from raysweep.kernels import update
+
+        if self.kind == "adamw":
+            betas = self.beta1, self.beta2, self.eps
+            update.adamw(p, g, *moments, lr, rate, *betas, self.weight_decay, dead, step)
+        else:
+            update.sgd(p, g, *moments, rate, self.momentum, self.weight_decay, dead, self.kind == "nesterov")
 
     def _sgd(
         self, p: Tensor, g: Tensor, moments: list[Tensor], lr: Tensor, rate: Tensor, dead: Tensor, step: Tensor

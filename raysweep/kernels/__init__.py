@@ -1,0 +1,21 @@
+"""Triton kernels for a stack of lanes on CUDA. Each has a plain torch twin, which other devices and float64 use."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+__all__ = ["fused"]
+
+
+@cache
+def _triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def fused(x: Tensor) -> bool:
+    """Whether the kernels take this tensor: on a CUDA device, not in float64, and Triton is installed."""
+    return x.is_cuda and x.dtype != torch.float64 and _triton()

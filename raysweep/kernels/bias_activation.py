@@ -1,0 +1,105 @@
+"""Bias and activation in one pass, backward with the bias' gradient in one pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+__all__ = ["bias_activation"]
+
+_KINDS = {"": 0, "relu": 1, "gelu": 2, "tanh": 3}
+
+
+@triton.jit
+def _tanh(x):
+    # exp of a negative number cannot overflow
+    e = tl.exp(-2 * tl.abs(x))
+    t = (1 - e) / (1 + e)
+    return tl.where(x < 0, -t, t)
+
+
+@triton.jit
+def _forward(z, bias, out, n: tl.constexpr, KIND: tl.constexpr, N: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    b = tl.load(bias + row).to(tl.float32)
+    for first in range(0, n, N):
+        i = first + tl.arange(0, N)
+        v = tl.load(z + row * n + i, mask=i < n, other=0.0).to(tl.float32) + b
+        if KIND == 1:
+            v = tl.maximum(v, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        elif KIND == 2:
+            v = 0.5 * v * (1 + tl.erf(v * 0.7071067811865476))
+        elif KIND == 3:
+            v = _tanh(v)
+        tl.store(out + row * n + i, v.to(out.dtype.element_ty), mask=i < n)
+
+
+@triton.jit
+def _backward(gradient, z, bias, out, dz, db, n: tl.constexpr, KIND: tl.constexpr, N: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    b = tl.load(bias + row).to(tl.float32)
+    total = tl.zeros((N,), dtype=tl.float32)
+    for first in range(0, n, N):
+        i = first + tl.arange(0, N)
+        g = tl.load(gradient + row * n + i, mask=i < n, other=0.0).to(tl.float32)
+        if KIND == 1:
+            a = tl.load(out + row * n + i, mask=i < n, other=0.0).to(tl.float32)
+            g = tl.where(a > 0, g, 0.0)
+        elif KIND == 2:
+            v = tl.load(z + row * n + i, mask=i < n, other=0.0).to(tl.float32) + b
+            cdf = 0.5 * (1 + tl.erf(v * 0.7071067811865476))
+            g = g * (cdf + v * 0.3989422804014327 * tl.exp(-0.5 * v * v))
+        elif KIND == 3:
+            a = tl.load(out + row * n + i, mask=i < n, other=0.0).to(tl.float32)
+            g = g * (1 - a * a)
+        if KIND != 0:
+            tl.store(dz + row * n + i, g.to(dz.dtype.element_ty), mask=i < n)
+        total += g
+    tl.store(db + row, tl.sum(total, 0).to(db.dtype.element_ty))
+
+
+class _BiasActivation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, bias: Tensor, kind: int) -> Tensor:
+        rows, n = z.shape[0] * z.shape[1], z.shape[2]
+        out = torch.empty_like(z) if kind == 2 else z  # GELU's derivative needs its input
+        _forward[(rows,)](z, bias, out, n, KIND=kind, N=_block(n), num_warps=_warps(n))
+        ctx.save_for_backward(z, bias, out)
+        ctx.kind = kind
+        if out is z:
+            ctx.mark_dirty(z)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        z, bias, out = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        n = z.shape[2]
+        dz = gradient if ctx.kind == 0 else torch.empty_like(gradient)
+        db = torch.empty_like(bias)
+        _backward[(z.shape[0] * z.shape[1],)](
+            gradient, z, bias, out, dz, db, n, KIND=ctx.kind, N=_block(n), num_warps=_warps(n)
+        )
+        return dz, db, None
+
+
+def _block(n: int) -> int:
+    return min(1024, triton.next_power_of_2(n))
+
+
+def _warps(n: int) -> int:
+    return 1 if n <= 256 else 4
+
+
+def bias_activation(z: Tensor, bias: Tensor, kind: str) -> Tensor:
+    """activation(z + bias); z [lanes, features, n] is contiguous and overwritten, bias [lanes, features].
+
+    Args:
+        kind: `relu`, `gelu`, `tanh`, or `` for none.
+    """
+    out: Tensor = _BiasActivation.apply(z, bias, _KINDS[kind])
+    return out
