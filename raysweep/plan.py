@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from raysweep.capacity import Probe, fit_to_device
 from raysweep.cost import Rate, host_memory, measured_rate
 from raysweep.errors import SweepError
 from raysweep.ledger import Ledger
@@ -88,8 +89,18 @@ class Plan:
         }
 
 
-def make_plan(sweep: Sweep, store: Store, slots: int, skip_failed: bool = False, retry_diverged: bool = False) -> Plan:
+def make_plan(
+    sweep: Sweep,
+    store: Store,
+    slots: int,
+    skip_failed: bool = False,
+    retry_diverged: bool = False,
+    probe: Probe | None = None,
+) -> Plan:
     """What is pending in a store, grouped into packs.
+
+    Args:
+        probe: Asks the GPUs that packs will run on.
 
     Raises:
         SweepError: the plan is dearer than the sweep's budget.
@@ -100,7 +111,12 @@ def make_plan(sweep: Sweep, store: Store, slots: int, skip_failed: bool = False,
     world = shape_of(sweep.file.world) if sweep.file.world else None
     groups = shape_groups(runs, sweep.axes, lambda run, observed: sweep.experiment.cost(run, observed, world))
     resources = sweep.file.resources
-    memory = resources.memory_gib * 2**30 if resources.memory_gib else _MEMORY_SHARE * host_memory() / slots
+    if resources.memory_gib:
+        memory = resources.memory_gib * 2**30
+    elif resources.gpus:
+        groups, memory = fit_to_device(runs, groups, sweep.experiment, resources.gpus, probe)
+    else:
+        memory = _MEMORY_SHARE * host_memory() / slots
     most = lanes_per_pack(groups, memory, slots, resources.lanes)
     measured = ledger.scan(["flops", "flops_eval", "seconds"]).table
     plan = Plan(sweep, runs, tuple(groups), tuple(most), measured_rate(measured, resources.cpus), slots)

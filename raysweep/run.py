@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from raysweep import __version__
+from raysweep.capacity import Device
 from raysweep.claims import Claims, hold
 from raysweep.executors import Counts, Executor, Feed, Job
 from raysweep.executors.quiet import terminal
@@ -92,13 +93,27 @@ def run(
             progress.live("starting", force=True)
             with executor.session(job, _log(store)), hold(store) as claims:
                 sha = _prepare_world(sweep, store, executor, claims, progress)
-                plan = make_plan(sweep, store, executor.slots, skip_failed, retry_diverged)
+                plan = make_plan(sweep, store, executor.slots, skip_failed, retry_diverged, _Probe(executor, job))
                 pending = partial(ledger.pending, skip_failed=skip_failed, retry_diverged=retry_diverged)
                 _execute(plan, job, sha, executor, claims, pending, progress)
     finally:
         progress.end()
         scan = ledger.compact()
     return Outcome(*_tally(sweep, ledger, scan), time.monotonic() - started, scan)
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """Asks the devices that an executor's packs run on."""
+
+    executor: Executor
+    job: Job
+
+    def device(self) -> Device:
+        return self.executor.device(self.job)
+
+    def peak_bytes(self, pack: Pack) -> float:
+        return self.executor.peak_bytes(self.job, pack)
 
 
 def open_store(store: Store, sweep: Sweep, progress: Progress) -> str:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raysweep.capacity import Device
 from raysweep.executors.feed import Feed
-from raysweep.executors.work import Counts, Job, OutOfMemory, execute
+from raysweep.executors.work import Counts, Job, OutOfMemory, execute, gpu, peak_bytes
 from raysweep.oracle.recipe import FlowRecipe
+from raysweep.pack import Pack
 from raysweep.store import Store
 
 if TYPE_CHECKING:
@@ -35,6 +37,14 @@ class Inline:
             yield
         finally:
             torch.set_num_threads(before)
+
+    def device(self, job: Job) -> Device:
+        """This process's GPU."""
+        return gpu(job)
+
+    def peak_bytes(self, job: Job, pack: Pack) -> float:
+        """Measured here."""
+        return peak_bytes(job, pack)
 
     def train_flow(
         self, recipe: FlowRecipe, store: Store, workers: int, on_progress: Callable[[Mapping[str, float]], None]

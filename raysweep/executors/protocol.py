@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from raysweep.capacity import Device
 from raysweep.executors.feed import Feed
 from raysweep.executors.work import Counts, Job
 from raysweep.oracle.recipe import FlowRecipe
+from raysweep.pack import Pack
 from raysweep.store import Store
 
 if TYPE_CHECKING:
@@ -28,6 +30,14 @@ class Executor(Protocol):
 
     def session(self, job: Job, log: Path) -> contextlib.AbstractContextManager[None]:
         """Start what is needed, and stop it at the end. Noise goes to `log`."""
+        ...
+
+    def device(self, job: Job) -> Device:
+        """The GPU that packs run on; asked only where `job.gpus` is not 0."""
+        ...
+
+    def peak_bytes(self, job: Job, pack: Pack) -> float:
+        """Most bytes of the GPU allocated while a pack trains to its first snapshot."""
         ...
 
     def train_flow(

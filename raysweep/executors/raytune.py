@@ -29,12 +29,14 @@ import ray  # noqa: E402  (the settings above are read at import)
 from ray import tune  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from raysweep.errors import PackError, tail  # noqa: E402
+from raysweep.capacity import Device  # noqa: E402
+from raysweep.errors import PackError, RaysweepError, tail  # noqa: E402
 from raysweep.executors.feed import Feed  # noqa: E402
 from raysweep.executors.quiet import quiet  # noqa: E402
-from raysweep.executors.work import Counts, Job, OutOfMemory, execute, opened  # noqa: E402
+from raysweep.executors.work import Counts, Job, OutOfMemory, execute, gpu, opened, peak_bytes  # noqa: E402
 from raysweep.ledger import STATUSES  # noqa: E402
 from raysweep.oracle.recipe import FlowRecipe  # noqa: E402
+from raysweep.pack import Pack  # noqa: E402
 from raysweep.store import Store  # noqa: E402
 
 if TYPE_CHECKING:
@@ -154,7 +156,10 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         told = Path(trial.error_file) if trial.error_file else None
         reason = tail(told.read_text(errors="replace")) if told and told.is_file() else "its worker died"
-        self.on_counts(self.feed.lost(trial.config["pack"].id, reason))
+        pack = trial.config["pack"].id
+        # Ray kills a worker when the host runs out of memory; half of the pack may fit.
+        fate = self.feed.too_large if "OutOfMemoryError" in reason else self.feed.lost
+        self.on_counts(fate(pack, reason))
 
 
 class RayExecutor:
@@ -199,6 +204,30 @@ class RayExecutor:
             finally:
                 if ours:
                     ray.shutdown()
+
+    def device(self, job: Job) -> Device:
+        """A worker's GPU."""
+        found: Device = self._ask(job, gpu, job)
+        return found
+
+    def peak_bytes(self, job: Job, pack: Pack) -> float:
+        """Measured by a worker."""
+        found: float = self._ask(job, peak_bytes, job, pack)
+        return found
+
+    def _ask(self, job: Job, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The answer of a task that holds what a pack would hold.
+
+        Raises:
+            RaysweepError: as the function; Ray's wrapping is taken off.
+        """
+        task = ray.remote(num_cpus=job.cpus, num_gpus=job.gpus, max_retries=0)(function)
+        try:
+            return ray.get(task.remote(*arguments))
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, RaysweepError):
+                raise error.cause from error
+            raise PackError(f"a worker's device cannot be measured: {tail(str(error))}") from error
 
     def train_flow(
         self, recipe: FlowRecipe, store: Store, workers: int, on_progress: Callable[[Mapping[str, float]], None]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raysweep.capacity import Device
 from raysweep.errors import PackError, tail
 from raysweep.experiment import Context, Experiment, Stamp, World, failure_rows, row_schema, stamp
 from raysweep.ledger import STATUSES, Ledger, sequence, subtract
@@ -20,7 +21,7 @@ from raysweep.pack import Pack
 from raysweep.store import Store
 from raysweep.sweep import from_mapping
 
-__all__ = ["FLUSH_SECONDS", "Counts", "Job", "OutOfMemory", "execute", "opened"]
+__all__ = ["FLUSH_SECONDS", "Counts", "Job", "OutOfMemory", "execute", "gpu", "opened", "peak_bytes"]
 
 FLUSH_SECONDS = 30.0
 
@@ -141,6 +142,31 @@ def execute(job: Job, pack: Pack) -> Generator[Counts, None, None]:
         flush()
 
 
+def gpu(job: Job) -> Device:
+    """The GPU this process sees.
+
+    Raises:
+        PackError: none.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise PackError(f"resources.gpus: a pack asks for {job.gpus:g} GPUs, but torch sees none here")
+    return Device(str(torch.cuda.get_device_name()), float(torch.cuda.get_device_properties(0).total_memory))
+
+
+def peak_bytes(job: Job, pack: Pack) -> float:
+    """Most bytes of the GPU allocated while a pack trains to its first snapshot and is evaluated there."""
+    import torch
+
+    experiment, _, world = opened(job)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    work = experiment.run(pack.runs, Context(device="cuda", world=world, threads=max(1, int(job.cpus))))
+    next(iter(work))
+    return float(torch.cuda.max_memory_allocated())
+
+
 def _count(rows: pa.Table) -> Counts:
     found = {v["values"]: v["counts"] for v in pc.value_counts(rows.column("status")).to_pylist()}
     return Counts(*(found.get(s, 0) for s in STATUSES))
@@ -165,4 +191,6 @@ def _device_name(device: str) -> str:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    """Of the device, of the host by Python, or by torch's CPU allocator, which raises a plain RuntimeError."""
+    told = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate" in str(error)
+    return told or isinstance(error, MemoryError)

@@ -89,6 +89,7 @@ class Classifier:
         from raysweep.experiments.lanes import batches_of, initial_of, optimiser_of, schedule_of
         from raysweep.training.loop import train
         from raysweep.training.precision import compute_dtype, products
+        from raysweep.training.probe import fastest_conv
 
         world, device = context.world, context.device
         if world is None:
@@ -104,7 +105,9 @@ class Classifier:
         a_step = float(pack.value("members")) * batch * (layout.forward_flops + layout.backward_flops)
         spent = np.zeros(len(pack))  # evaluation FLOPs so far
         with products(precision):
-            model = architecture.model("loop" if device == "cpu" else "grouped", precision == "tf32")
+            tf32 = precision == "tf32"
+            conv = fastest_conv(architecture, len(pack) * pack.value("members"), batch, compute, device, tf32)
+            model = architecture.model(conv, tf32)
             stack = train(
                 model,
                 initial_of(pack, architecture, device),

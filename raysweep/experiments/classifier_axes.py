@@ -29,7 +29,7 @@ AXES = (
     Axis("patch", int, "shape", 4, low=1, high=64, unit="pixels", help="side of a transformer's patch"),
     Axis("heads", int, "shape", 4, low=1, high=64, help="attention heads"),
     Axis("base_width", int, "shape", 0, low=0, high=65536, unit="units", help="mu-P from this width; 0: standard"),
-    Axis("members", int, "shape", 1, low=1, high=1024, unit="models", help="ensemble a run; its mean prediction counts"),
+    Axis("members", int, "shape", 1, low=1, high=1024, unit="models", help="of a run: an ensemble, scored by its mean"),
     # Training.
     Axis("optimiser", str, "shape", "sgd", choices=("sgd", "nesterov", "adamw")),
     Axis("lr", float, "lane", 0.02, low=0.0, help="peak learning rate"),

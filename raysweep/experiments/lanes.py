@@ -1,4 +1,4 @@
-"""A pack of classifier runs as tensors: what each lane trains on, from, and how. A run owns `members` adjacent lanes."""
+"""A pack of classifier runs as tensors: what each lane trains on, from and how; `members` adjacent lanes a run."""
 
 from __future__ import annotations
 

@@ -23,43 +23,47 @@ def _tanh(x):
 
 
 @triton.jit
-def _forward(z, bias, out, n: tl.constexpr, KIND: tl.constexpr, N: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    b = tl.load(bias + row).to(tl.float32)
+def _forward(z, bias, out, rows, n: tl.constexpr, KIND: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    b = tl.load(bias + row, mask=row < rows, other=0.0).to(tl.float32)[:, None]
     for first in range(0, n, N):
         i = first + tl.arange(0, N)
-        v = tl.load(z + row * n + i, mask=i < n, other=0.0).to(tl.float32) + b
+        place, inside = row[:, None] * n + i[None, :], (row < rows)[:, None] & (i < n)[None, :]
+        v = tl.load(z + place, mask=inside, other=0.0).to(tl.float32) + b
         if KIND == 1:
             v = tl.maximum(v, 0.0, propagate_nan=tl.PropagateNan.ALL)
         elif KIND == 2:
             v = 0.5 * v * (1 + tl.erf(v * 0.7071067811865476))
         elif KIND == 3:
             v = _tanh(v)
-        tl.store(out + row * n + i, v.to(out.dtype.element_ty), mask=i < n)
+        tl.store(out + place, v.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _backward(gradient, z, bias, out, dz, db, n: tl.constexpr, KIND: tl.constexpr, N: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    b = tl.load(bias + row).to(tl.float32)
-    total = tl.zeros((N,), dtype=tl.float32)
+def _backward(
+    gradient, z, bias, out, dz, db, rows, n: tl.constexpr, KIND: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    b = tl.load(bias + row, mask=row < rows, other=0.0).to(tl.float32)[:, None]
+    total = tl.zeros((ROWS, N), dtype=tl.float32)
     for first in range(0, n, N):
         i = first + tl.arange(0, N)
-        g = tl.load(gradient + row * n + i, mask=i < n, other=0.0).to(tl.float32)
+        place, inside = row[:, None] * n + i[None, :], (row < rows)[:, None] & (i < n)[None, :]
+        g = tl.load(gradient + place, mask=inside, other=0.0).to(tl.float32)
         if KIND == 1:
-            a = tl.load(out + row * n + i, mask=i < n, other=0.0).to(tl.float32)
+            a = tl.load(out + place, mask=inside, other=0.0).to(tl.float32)
             g = tl.where(a > 0, g, 0.0)
         elif KIND == 2:
-            v = tl.load(z + row * n + i, mask=i < n, other=0.0).to(tl.float32) + b
+            v = tl.load(z + place, mask=inside, other=0.0).to(tl.float32) + b
             cdf = 0.5 * (1 + tl.erf(v * 0.7071067811865476))
             g = g * (cdf + v * 0.3989422804014327 * tl.exp(-0.5 * v * v))
         elif KIND == 3:
-            a = tl.load(out + row * n + i, mask=i < n, other=0.0).to(tl.float32)
+            a = tl.load(out + place, mask=inside, other=0.0).to(tl.float32)
             g = g * (1 - a * a)
         if KIND != 0:
-            tl.store(dz + row * n + i, g.to(dz.dtype.element_ty), mask=i < n)
+            tl.store(dz + place, g.to(dz.dtype.element_ty), mask=inside)
         total += g
-    tl.store(db + row, tl.sum(total, 0).to(db.dtype.element_ty))
+    tl.store(db + row, tl.sum(total, 1).to(db.dtype.element_ty), mask=row < rows)
 
 
 class _BiasActivation(torch.autograd.Function):
@@ -67,7 +71,8 @@ class _BiasActivation(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, bias: Tensor, kind: int) -> Tensor:
         rows, n = z.shape[0] * z.shape[1], z.shape[2]
         out = torch.empty_like(z) if kind == 2 else z  # GELU's derivative needs its input
-        _forward[(rows,)](z, bias, out, n, KIND=kind, N=_block(n), num_warps=_warps(n))
+        tile, width = _tile(n)
+        _forward[(triton.cdiv(rows, tile),)](z, bias, out, rows, n, KIND=kind, ROWS=tile, N=width)
         ctx.save_for_backward(z, bias, out)
         ctx.kind = kind
         if out is z:
@@ -75,24 +80,24 @@ class _BiasActivation(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         z, bias, out = ctx.saved_tensors
         gradient = gradient.contiguous()
         n = z.shape[2]
         dz = gradient if ctx.kind == 0 else torch.empty_like(gradient)
         db = torch.empty_like(bias)
-        _backward[(z.shape[0] * z.shape[1],)](
-            gradient, z, bias, out, dz, db, n, KIND=ctx.kind, N=_block(n), num_warps=_warps(n)
+        rows = z.shape[0] * z.shape[1]
+        tile, width = _tile(n)
+        _backward[(triton.cdiv(rows, tile),)](
+            gradient, z, bias, out, dz, db, rows, n, KIND=ctx.kind, ROWS=tile, N=width
         )
         return dz, db, None
 
 
-def _block(n: int) -> int:
-    return min(1024, triton.next_power_of_2(n))
-
-
-def _warps(n: int) -> int:
-    return 1 if n <= 256 else 4
+def _tile(n: int) -> tuple[int, int]:
+    """Rows and columns of a program's tile: 2,048 numbers, 16 a thread."""
+    width = min(1024, 1 << (n - 1).bit_length())
+    return max(1, 2048 // width), width
 
 
 def bias_activation(z: Tensor, bias: Tensor, kind: str) -> Tensor:

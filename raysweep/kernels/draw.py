@@ -33,7 +33,8 @@ def _copy(table, row, out, columns: tl.constexpr, inside, COLUMNS: tl.constexpr)
 @triton.jit
 def _draw(
     x, targets, rows, order_seed, seed_row, pool_offset, target_offset, n, step, x_out, targets_out, row_out,
-    batch, longest, inputs: tl.constexpr, classes: tl.constexpr, ORDER: tl.constexpr, ITEMS: tl.constexpr, COLUMNS: tl.constexpr,
+    batch, longest, inputs: tl.constexpr, classes: tl.constexpr,
+    ORDER: tl.constexpr, ITEMS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     gamma: tl.constexpr = 0x9E3779B97F4A7C15
     lane = tl.program_id(0).to(tl.int64)
@@ -56,7 +57,7 @@ def draw(
     x: Tensor, targets: Tensor, rows: Tensor, order_seed: Tensor, seed_row: Tensor, pool_offset: Tensor,
     target_offset: Tensor, n: Tensor, step: Tensor, batch: int, stream: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """x [lanes, batch, d], targets [lanes, batch, classes] and pool rows [lanes, batch]; arguments as `Batches` holds them.
+    """x [lanes, batch, d], targets [lanes, batch, classes], pool rows [lanes, batch]; arguments as in `Batches`.
 
     Args:
         stream: `streams.ORDER`.

@@ -65,12 +65,13 @@ class Optimiser:
             step: Updates done before.
         """
         if self.clip is not None:
-            norm = sum(g.flatten(1).square().sum(1) for g in gradients.values()) ** 0.5  # type: ignore[operator]
+            norm = sum(g.flatten(1).square().sum(1) for g in gradients.values()) ** 0.5
             scale = (self.clip / (norm + 1e-6)).clamp(max=1)
             for g in gradients.values():
                 g.mul_(_over(scale, g))
         for name, p in parameters.items():
-            rate = lr * self.rates.get(name, 1.0)
+            factor = self.rates.get(name, 1.0)
+            rate = lr if factor == 1.0 else lr * factor
             moments = [state[m][name] for m in _MOMENTS[self.kind]]
             if fused(p):
                 self._fused(p, gradients[name], moments, lr, rate, dead, step)
@@ -84,10 +85,11 @@ class Optimiser:
         from raysweep.kernels import update
 
         if self.kind == "adamw":
+            mean, square = moments
             betas = self.beta1, self.beta2, self.eps
-            update.adamw(p, g, *moments, lr, rate, *betas, self.weight_decay, dead, step)
+            update.adamw(p, g, mean, square, lr, rate, *betas, self.weight_decay, dead, step)
         else:
-            update.sgd(p, g, *moments, rate, self.momentum, self.weight_decay, dead, self.kind == "nesterov")
+            update.sgd(p, g, moments[0], rate, self.momentum, self.weight_decay, dead, self.kind == "nesterov")
 
     def _sgd(
         self, p: Tensor, g: Tensor, moments: list[Tensor], lr: Tensor, rate: Tensor, dead: Tensor, step: Tensor

@@ -1,0 +1,112 @@
+"""How many lanes a device takes: bytes a lane, measured once per shape and device and kept in the user's cache."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from raysweep.experiment import Experiment
+from raysweep.pack import Group, Pack, make_pack
+from raysweep.runs import Runs
+
+__all__ = ["Device", "Probe", "cache_file", "fit_to_device"]
+
+_FILL = 0.8  # of a device's memory; the rest is for libraries, fragments and evaluation
+_SURE = 4 * 2**30  # bytes that any device we run on has: a smaller estimate needs no look at it
+_CLOSE = 0.25  # an estimate above this share of the device is measured
+_LANES = (8, 24)  # of the two packs whose difference is the bytes of a lane
+_ASSUMED = 80 * 2**30  # where no device can be asked
+
+
+@dataclass(frozen=True)
+class Device:
+    """An accelerator: its name and its bytes of memory."""
+
+    name: str
+    memory: float
+
+
+class Probe(Protocol):
+    """Asks a worker's device."""
+
+    def device(self) -> Device: ...
+
+    def peak_bytes(self, pack: Pack) -> float:
+        """Most bytes allocated while a pack trains to its first snapshot and is evaluated there."""
+        ...
+
+
+def cache_file() -> Path:
+    """Where measurements are kept: `$XDG_CACHE_HOME/raysweep/capacity.json`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "raysweep" / "capacity.json"
+
+
+def fit_to_device(
+    runs: Runs, groups: Sequence[Group], experiment: Experiment, gpus: float, probe: Probe | None
+) -> tuple[list[Group], float]:
+    """The groups with measured bytes where the estimate comes close to a GPU's memory, and the bytes a pack may take.
+
+    Args:
+        runs: The pending runs that `groups` indexes.
+        gpus: GPUs a pack; a fraction shares the memory.
+        probe: None where there is nobody to ask; then estimates and an 80 GiB device are assumed.
+    """
+    share = _FILL * min(gpus, 1.0)
+    if max((len(g.index) * g.cost.bytes for g in groups), default=0.0) <= _SURE * share:
+        return list(groups), _SURE
+    if probe is None:
+        return list(groups), share * _ASSUMED
+    device = probe.device()
+    memory = share * device.memory
+    kept = _read()
+    found = []
+    for group in groups:
+        if len(group.index) * group.cost.bytes > _CLOSE * memory and len(group.index) > _LANES[0]:
+            key = _key(group, experiment, device)
+            if key not in kept:
+                kept[key] = _measured(runs, group, probe)
+                _write(kept)
+            group = replace(group, cost=replace(group.cost, bytes=kept[key]))
+        found.append(group)
+    return found, memory
+
+
+def _measured(runs: Runs, group: Group, probe: Probe) -> float:
+    """Bytes a lane, all that packs share left out."""
+    first = min(group.observed.cells.items(), key=lambda cell: [str(v).zfill(24) for v in cell[1]])[0]
+    peaks, lanes = [], [min(n, len(group.index)) for n in _LANES]
+    for n in lanes:
+        few = runs.take(group.index[:n])
+        short = replace(few, observed=tuple(o.only([first]) if o == group.observed else o for o in few.observed))
+        peaks.append(probe.peak_bytes(make_pack(short)))
+    return max((peaks[1] - peaks[0]) / max(lanes[1] - lanes[0], 1), 1.0)
+
+
+def _key(group: Group, experiment: Experiment, device: Device) -> str:
+    parts = [experiment.name, experiment.version, sorted(group.shape.items()), device.name, device.memory]
+    return hashlib.blake2b(json.dumps(parts, default=str).encode(), digest_size=10).hexdigest()
+
+
+def _read() -> dict[str, float]:
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(cache_file().read_text())
+        if isinstance(found, dict):
+            return {k: float(v) for k, v in found.items() if isinstance(v, int | float) and np.isfinite(v) and v > 0}
+    return {}
+
+
+def _write(kept: dict[str, float]) -> None:
+    """A cache that cannot be written is only slower."""
+    with contextlib.suppress(OSError):
+        cache_file().parent.mkdir(parents=True, exist_ok=True)
+        scratch = cache_file().with_suffix(f".{os.getpid()}")
+        scratch.write_text(json.dumps(kept, indent=1))
+        scratch.replace(cache_file())

@@ -1,0 +1,84 @@
+"""How a convolutional network's lanes run fastest on a device: measured once per shape and kept in the user's cache."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from raysweep.capacity import cache_file
+from raysweep.kernels import fused
+from raysweep.models import Architecture
+from raysweep.models.initial import initial_parameters
+from raysweep.models.ops import CONVS
+from raysweep.training.loss import loss_and_gradient
+
+if TYPE_CHECKING:
+    from raysweep.models.ops import Conv
+
+__all__ = ["fastest_conv"]
+
+_LANES = 8  # of a trial
+_STEPS = 3  # timed, after one that compiles and picks algorithms
+
+
+def fastest_conv(
+    architecture: Architecture, lanes: int, batch: int, dtype: torch.dtype, device: str, tf32: bool
+) -> Conv:
+    """The way of `models.ops.CONVS` with the shortest forward and backward pass.
+
+    On CPUs one convolution a lane: a lane fills the cores. On GPUs a short trial of each way that runs, once per
+    shape, precision and device.
+    """
+    if architecture.kind in ("mlp", "vit") or device == "cpu":
+        return "loop"
+    cache = cache_file().with_name("convolutions.json")
+    known: dict[str, Conv] = {}
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(cache.read_text())
+    key = f"{torch.cuda.get_device_name()}/{torch.__version__}/{architecture}/{batch}/{dtype}/{tf32}"
+    if known.get(key) not in CONVS:
+        times = {how: _seconds(architecture, how, min(lanes, _LANES), batch, dtype, device, tf32) for how in CONVS}
+        known[key] = min(times, key=times.__getitem__)
+        with contextlib.suppress(OSError):
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            cache.write_text(json.dumps(known, indent=1))
+    return known[key]
+
+
+def _seconds(
+    architecture: Architecture, how: Conv, lanes: int, batch: int, dtype: torch.dtype, device: str, tf32: bool
+) -> float:
+    """Of a forward and backward pass; inf where this way does not run."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    x = torch.randn(lanes, batch, architecture.inputs, device=device).to(dtype)
+    if how == "fused" and (architecture.kind != "resnet" or not fused(x)):
+        return math.inf
+    model = architecture.model(how, tf32)
+    start = initial_parameters(architecture, torch.arange(lanes), wide, device)
+    parameters = {name: p.requires_grad_() for name, p in start.items()}
+    targets = torch.full((lanes, batch, architecture.outputs), 1 / architecture.outputs, device=device, dtype=wide)
+    taken = math.inf
+    try:
+        for step in range(_STEPS + 1):
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            logits = model(parameters, x)
+            with torch.no_grad():
+                _, downstream = loss_and_gradient(logits, targets)
+            torch.autograd.grad(logits, list(parameters.values()), downstream)
+            torch.cuda.synchronize()
+            taken = min(taken, time.perf_counter() - began) if step else math.inf
+    except (ValueError, RuntimeError) as error:  # no kernel for this shape, or it does not fit this device
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return math.inf
+    except Exception as error:
+        if type(error).__name__ != "OutOfResources":  # Triton's: more shared memory than the device has
+            raise
+        return math.inf
+    return taken
