@@ -1,11 +1,27 @@
 """Counter-based random numbers: golden, uniform, and functions of (seed, stream, counters) alone."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chi2
+from scipy.stats import chi2, kstest, norm
 
-from raysweep.streams import INIT, ORDER, PERMUTATION, bits, indices, permutation, uniform
+from raysweep import streams
+from raysweep.streams import (
+    INIT,
+    INPUT_NOISE,
+    LABEL_NOISE,
+    MEMBER,
+    ORDER,
+    PERMUTATION,
+    bits,
+    indices,
+    member_seed,
+    normal,
+    permutation,
+    uniform,
+)
 
 # Computed once: every run key stands for these draws, so they may never move.
 GOLDEN_BITS = [
@@ -63,7 +79,7 @@ def test_bits_are_the_hash_in_exact_integers(seed, counter):
     assert bits(seeds(seed), ORDER, counter, 3).item() == reference(seed, ORDER, counter, 3)
 
 
-@pytest.mark.parametrize("stream", [PERMUTATION, INIT, ORDER])
+@pytest.mark.parametrize("stream", [PERMUTATION, INIT, ORDER, LABEL_NOISE, INPUT_NOISE])
 @pytest.mark.parametrize("vary", ["seed", "step", "item"])
 @pytest.mark.parametrize("shift", [0, 24, 56], ids=["low", "middle", "high"])
 def test_bits_are_uniform_in_every_counter(stream, vary, shift):
@@ -92,8 +108,10 @@ def test_neighbouring_counters_draw_independently(vary):
 
 def test_streams_of_one_seed_share_no_numbers():
     item = torch.arange(4096)
-    a, b, c = (uniform(seeds(5), s, 0, item).numpy() for s in (PERMUTATION, INIT, ORDER))
-    for u, v in ((a, b), (b, c), (a, c)):
+    streams = (PERMUTATION, INIT, ORDER, LABEL_NOISE, INPUT_NOISE, MEMBER)
+    drawn = [uniform(seeds(5), s, 0, item).numpy() for s in streams]
+    assert len(set(streams)) == 6
+    for u, v in itertools.combinations(drawn, 2):
         assert not np.intersect1d(u, v).size
         assert abs(np.corrcoef(u, v)[0, 1]) < 4 / 64
 
@@ -159,3 +177,72 @@ def test_seeds_that_differ_in_high_bits_alone_differ(other):
     item = torch.arange(64)
     assert (bits(seeds(other), ORDER, 0, item) != bits(seeds(low), ORDER, 0, item)).sum() >= 63
     assert not torch.equal(permutation(other, 64), permutation(low, 64))
+
+
+# --- normal draws -----------------------------------------------------------------------------------------
+
+
+def test_normal_draws_have_the_moments_of_a_standard_normal():
+    z = normal(seeds(0, 1)[:, None], INPUT_NOISE, 4, torch.arange(1 << 17)).double().numpy().ravel()
+    n = z.size
+    assert z.mean() == pytest.approx(0, abs=4.5 / n**0.5)
+    assert z.var() == pytest.approx(1, abs=4.5 * (2 / n) ** 0.5)
+    assert (z**3).mean() == pytest.approx(0, abs=4.5 * (15 / n) ** 0.5)
+    assert (z**4).mean() == pytest.approx(3, abs=4.5 * (96 / n) ** 0.5)
+    assert 4 < np.abs(z).max() < 6.1  # 2.6e5 draws of a normal; the radius has 24 bits
+
+
+@pytest.mark.parametrize("vary", ["seed", "step", "item"])
+def test_normal_draws_are_normal_and_neighbours_independent_in_every_counter(vary):
+    n = torch.arange(1 << 15)
+    z = {
+        "seed": lambda: normal(n, INPUT_NOISE, 3, 5),
+        "step": lambda: normal(seeds(11), INPUT_NOISE, n, 5),
+        "item": lambda: normal(seeds(11), INPUT_NOISE, 3, n),
+    }[vary]().double()
+    assert kstest(z.numpy(), "norm").pvalue > 1e-4
+    u = norm.cdf(z.numpy())
+    pair = (u[:-1] * 8).astype(int) * 8 + (u[1:] * 8).astype(int)
+    assert p_value_uniform(pair[::2], 64) > 1e-4
+    squares = z.numpy() ** 2
+    assert abs(np.corrcoef(squares[:-1], squares[1:])[0, 1]) < 4.5 / len(n) ** 0.5
+
+
+def test_normal_draws_are_box_muller_of_the_words_halves():
+    word = [reference(9, INPUT_NOISE, 2, item) & (2**64 - 1) for item in range(200)]
+    radius = np.array([((w >> 40) + 0.5) / 2**24 for w in word])
+    angle = np.array([(w & (2**24 - 1)) / 2**24 for w in word])
+    wanted = np.sqrt(-2 * np.log(radius)) * np.cos(2 * np.pi * angle)
+    found = normal(seeds(9), INPUT_NOISE, 2, torch.arange(200))
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-4, atol=2e-6)
+
+
+def test_normal_draws_are_finite_at_the_ends_of_the_radius(monkeypatch):
+    """The hash's upper 24 bits all zero: the largest radius; all one: the smallest."""
+    ends = torch.tensor([0, -1, 2**40 - 1, -(2**40)])
+    monkeypatch.setattr(streams, "bits", lambda *_: ends)
+    z = normal(seeds(0), INPUT_NOISE, 0)
+    assert torch.isfinite(z).all()
+    assert z.abs().max().item() == pytest.approx((-2 * np.log(0.5 / 2**24)) ** 0.5, rel=1e-5)
+    assert z.abs().min() < 1e-3
+
+
+# --- members ----------------------------------------------------------------------------------------------
+
+
+def test_member_0_is_the_run_and_all_others_differ():
+    run = torch.tensor([0, 1, 2, 2**40, 2**62])
+    found = member_seed(run[:, None], torch.arange(64))
+    assert found[:, 0].tolist() == run.tolist()
+    assert len(found.unique()) == found.numel()
+    assert found.min() >= 0
+    assert found.max() <= 2**62
+    assert torch.equal(found, member_seed(run[:, None].expand(5, 64), torch.arange(64).expand(5, 64)))
+
+
+def test_a_members_seed_depends_on_its_run_and_its_number_alone():
+    alone = member_seed(seeds(5), torch.tensor([3]))
+    packed = member_seed(seeds(1, 1, 5, 5), torch.tensor([0, 3, 3, 1]))
+    assert packed[2] == alone[0]
+    assert len(set(packed.tolist())) == 4

@@ -60,7 +60,8 @@ class _Stack:
         self.state: State = optimiser.state(parameters)
         self.compute = compute
         self.step = torch.zeros((), dtype=torch.int64, device=batches.x.device)
-        self.diverged_at = torch.full_like(batches.n, -1)
+        self.updates = torch.zeros_like(batches.n)
+        self.alive = torch.ones_like(batches.n, dtype=torch.bool)
         self.lanes = torch.arange(len(batches), device=batches.x.device)
         self.run = Repeated(self._update, str(batches.x.device))
 
@@ -72,17 +73,22 @@ class _Stack:
             loss, downstream = loss_and_gradient(logits, targets)
         gradients = torch.autograd.grad(logits, list(self.parameters.values()), downstream)
         with torch.no_grad():
-            failed = ~(loss <= DIVERGED) & (self.diverged_at < 0)
-            self.diverged_at.copy_(torch.where(failed, self.step, self.diverged_at))
-            lr = (self.optimiser.lr * self.schedule.factor(self.step)).to(self.optimiser.lr.dtype)
+            self.alive.logical_and_(loss <= DIVERGED)  # false for NaN
+            self.updates.add_(self.alive)
+            lr = self.schedule.scaled(self.optimiser.lr, self.step)
             named = dict(zip(self.parameters, gradients, strict=True))
-            self.optimiser.step(self.parameters, named, self.state, lr, self.diverged_at >= 0, self.step)
+            self.optimiser.step(self.parameters, named, self.state, lr, ~self.alive, self.step)
             self.step += 1
+
+    @property
+    def diverged_at(self) -> Tensor:
+        """[lanes] updates done before a lane diverged, or -1."""
+        return torch.where(self.alive, -1, self.updates)
 
     def tensors(self) -> list[Tensor]:
         """All that training changes."""
         moments = [t for by_name in self.state.values() for t in by_name.values()]
-        return [*self.parameters.values(), *moments, self.step, self.diverged_at]
+        return [*self.parameters.values(), *moments, self.step, self.updates, self.alive]
 
     def take(self, index: Tensor) -> _Stack:
         """A smaller stack of these lanes, as they are now."""
@@ -92,7 +98,8 @@ class _Stack:
             self.compute,
         )  # fmt: skip
         small.state = {m: {name: t[index] for name, t in by_name.items()} for m, by_name in self.state.items()}
-        small.step, small.diverged_at, small.lanes = self.step, self.diverged_at[index], self.lanes[index]
+        small.step, small.updates = self.step, self.updates[index]
+        small.alive, small.lanes = self.alive[index], self.lanes[index]
         return small
 
 
@@ -119,7 +126,7 @@ def train(
     """
     first = next(iter(parameters.values()))
     stack = _Stack(model, parameters, batches, optimiser, schedule, compute or first.dtype)
-    diverged_at = stack.diverged_at.clone()
+    diverged_at = torch.full_like(stack.updates, -1)
     done = 0
     for i, leg in enumerate(legs):
         saved = [t.detach().clone() for t in stack.tensors()] if leg.decay else []
@@ -139,7 +146,7 @@ def train(
         else:
             done = leg.stop
         if leg.snapshot and i + 1 < len(legs):
-            busy = stack.diverged_at < 0
+            busy = stack.alive.clone()
             if schedule.kind == "cosine":
                 busy &= stack.schedule.horizon > done
             left = torch.nonzero(busy)[:, 0]

@@ -20,17 +20,21 @@ class Schedule:
         warmup: [lanes] steps of linear warm-up.
         horizon: [lanes] training time under cosine; not read otherwise.
         decay: [2] first and last step of the branch being run, under wsd; written by the loop.
+        flat: The factor is 1 throughout.
     """
 
     kind: str
     warmup: Tensor
     horizon: Tensor
     decay: Tensor
+    flat: bool = False
 
     @staticmethod
     def make(kind: str, warmup: Tensor, horizon: Tensor) -> Schedule:
         """With no branch being run."""
-        schedule = Schedule(kind, warmup.double(), horizon.double(), torch.empty(2, device=warmup.device).double())
+        decay = torch.empty(2, dtype=torch.float64, device=warmup.device)
+        flat = kind == "constant" and not bool(warmup.any())
+        schedule = Schedule(kind, warmup.double(), horizon.double(), decay, flat)
         schedule.trunk()
         return schedule
 
@@ -45,6 +49,10 @@ class Schedule:
     def branch(self, start: int, stop: int) -> None:
         """Decay linearly to 0 between these steps."""
         self.decay.copy_(torch.tensor([start, stop], dtype=torch.float64))
+
+    def scaled(self, lr: Tensor, step: Tensor) -> Tensor:
+        """[lanes] learning rates of the update that follows `step` updates."""
+        return lr if self.flat else (lr * self.factor(step)).to(lr.dtype)
 
     def factor(self, step: Tensor) -> Tensor:
         """[lanes] float64 for the update that follows `step` updates."""

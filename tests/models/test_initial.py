@@ -3,10 +3,19 @@
 import pytest
 import torch
 
-from raysweep.models import MLP, stacked_parameters
-from raysweep.models.mlp import mlp_sizes
+from raysweep.models import Architecture
+from raysweep.models.initial import initial_parameters
+from raysweep.models.layout import mlp_sizes
 
 SEEDS = torch.tensor([0, 1, 7, 2**62])
+MLP = Architecture("mlp", 5, 3, 8, 2)
+ALL = [
+    MLP,
+    Architecture("cnn", 192, 4, 4, 2),
+    Architecture("resnet", 64, 4, 4, 1),
+    Architecture("vit", 64, 4, 8, 1, patch=4, heads=2),
+]
+every = pytest.mark.parametrize("architecture", ALL, ids=lambda a: a.kind)
 
 
 @pytest.fixture(autouse=True)
@@ -14,58 +23,82 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+def start(architecture, seeds=SEEDS, dtype=torch.float64):
+    return initial_parameters(architecture, seeds, dtype, "cpu")
+
+
+@every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_lane_of_the_stack_is_the_model_of_its_seed_alone(dtype):
-    module = MLP(5, 8, 2, 3)
-    stack = stacked_parameters(module, SEEDS, dtype, "cpu")
+def test_a_lane_of_the_stack_is_the_model_of_its_seed_alone(architecture, dtype):
+    stack = start(architecture, dtype=dtype)
     for lane, seed in enumerate(SEEDS):
-        alone = stacked_parameters(module, seed[None], dtype, "cpu")
-        assert stack.keys() == alone.keys() == dict(module.named_parameters()).keys()
+        alone = start(architecture, seed[None], dtype)
+        assert list(stack) == list(alone) == [p.name for p in architecture.layout.parameters]
         assert all(torch.equal(stack[name][lane], alone[name][0]) for name in stack)
 
 
-def test_float32_init_is_the_float64_init_rounded():
-    module = MLP(5, 8, 2, 3)
-    single, double = (stacked_parameters(module, SEEDS, t, "cpu") for t in (torch.float32, torch.float64))
+@every
+def test_float32_init_is_the_float64_init_rounded(architecture):
+    single, double = (start(architecture, dtype=t) for t in (torch.float32, torch.float64))
     assert all(torch.equal(single[name], double[name].float()) for name in single)
     assert {p.dtype for p in single.values()} == {torch.float32}
 
 
+def fills(values, bound):
+    """Uniform in +-bound, by its extremes and two moments."""
+    assert values.abs().max() <= bound
+    assert values.abs().max() > 0.9 * bound
+    assert values.mean().abs() < 4 * bound / (3 * values.numel()) ** 0.5
+    assert values.var().item() == pytest.approx(bound**2 / 3, rel=4 * (0.8 / values.numel()) ** 0.5)
+
+
 @pytest.mark.parametrize(("inputs", "width", "depth"), [(3, 64, 1), (64, 32, 3)])
 def test_weights_and_biases_fill_plus_minus_one_over_sqrt_fan_in(inputs, width, depth):
-    module = MLP(inputs, width, depth, 4)
-    stack = stacked_parameters(module, torch.arange(50), torch.float64, "cpu")
+    stack = start(Architecture("mlp", inputs, 4, width, depth), torch.arange(50))
     for i, fan_in in enumerate([inputs, *[width] * depth]):
-        bound = fan_in**-0.5
         for kind in ("weight", "bias"):
-            values = stack[f"layers.{i}.{kind}"]
-            assert values.abs().max() <= bound
-            assert values.abs().max() > 0.9 * bound
-            assert values.mean().abs() < 4 * bound / (3 * values.numel()) ** 0.5
-            assert values.var().item() == pytest.approx(bound**2 / 3, rel=4 * (0.8 / values.numel()) ** 0.5)
+            fills(stack[f"layers.{i}.{kind}"], fan_in**-0.5)
 
 
-def test_no_two_lanes_or_parameters_share_values():
-    stack = stacked_parameters(MLP(4, 4, 2, 4), SEEDS, torch.float64, "cpu")
-    values = torch.cat([p.reshape(-1) for p in stack.values()])  # one fan-in, so one range
+def test_convolutions_and_tokens_start_by_their_fan_in_and_norms_at_the_identity():
+    """torch's own defaults: 9 pixels times channels; gains are 1, their biases 0."""
+    cnn = start(Architecture("cnn", 192, 4, 8, 2), torch.arange(50))
+    for name, fan_in in (("convs.0", 27), ("convs.1", 72)):
+        fills(cnn[f"{name}.weight"], fan_in**-0.5)
+        fills(cnn[f"{name}.bias"], fan_in**-0.5)
+    fills(cnn["head.weight"], 16**-0.5)
+    resnet = start(Architecture("resnet", 64, 4, 4, 1), torch.arange(50))
+    for name, fan_in in (("stem", 9), ("stages.0.0.conv2", 36), ("stages.1.0.shortcut", 4), ("stages.2.0.conv2", 144)):
+        fills(resnet[f"{name}.weight"], fan_in**-0.5)
+    vit = start(Architecture("vit", 64, 4, 8, 1, patch=4, heads=2), torch.arange(50))
+    for name, fan_in in (("embed.weight", 16), ("position", 4), ("blocks.0.qkv.bias", 8), ("blocks.0.down.weight", 32)):
+        fills(vit[name], fan_in**-0.5)
+    norms = {n: p for stack in (resnet, vit) for n, p in stack.items() if "norm" in n}
+    assert len(norms) == 2 * (1 + 3 * 2 + 2) + 2 * 3
+    assert all((p == float(name.endswith("gain"))).all() for name, p in norms.items())
+
+
+@pytest.mark.parametrize("architecture", [Architecture("mlp", 4, 4, 4, 2), *ALL[1:]], ids=lambda a: a.kind)
+def test_no_two_lanes_or_parameters_share_values(architecture):
+    bounds = architecture.bounds()
+    stack = start(architecture)
+    drawn = [p.name for p in architecture.layout.parameters if p.start == "uniform"]
+    values = torch.cat([(stack[name] / bounds[name]).reshape(-1) for name in drawn])  # one range
     assert len(values.unique()) == len(values)
-    assert not torch.equal(stack["layers.0.weight"][0], stack["layers.1.weight"][0])
-
-
-def test_the_modules_own_values_are_not_read():
-    first, second = MLP(3, 4, 1, 2), MLP(3, 4, 1, 2)
-    a, b = (stacked_parameters(m, SEEDS, torch.float32, "cpu") for m in (first, second))
-    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_mlp_is_affine_relu_affine(depth):
-    module = MLP(3, 5, depth, 2).double()
+    architecture = Architecture("mlp", 3, 2, 5, depth)
+    stack = start(architecture)
     sizes = mlp_sizes(3, 5, depth, 2)
-    assert [tuple(layer.weight.shape) for layer in module.layers] == list(zip(sizes[1:], sizes[:-1], strict=True))
+    shapes = [tuple(p.shape) for p in architecture.layout.parameters if p.name.endswith("weight")]
+    assert shapes == list(zip(sizes[1:], sizes[:-1], strict=True))
     x = torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3)
-    h = x
-    for i, layer in enumerate(module.layers):
-        h = h @ layer.weight.T + layer.bias
-        h = h.clamp_min(0) if i < depth else h
-    torch.testing.assert_close(module(x), h, rtol=1e-12, atol=1e-12)
+    for lane in range(len(SEEDS)):
+        h = x
+        for i in range(depth + 1):
+            h = h @ stack[f"layers.{i}.weight"][lane].T + stack[f"layers.{i}.bias"][lane]
+            h = h.clamp_min(0) if i < depth else h
+        ours = architecture.model()(stack, x.expand(len(SEEDS), 4, 3))[lane]
+        torch.testing.assert_close(ours, h, rtol=1e-12, atol=1e-12)
