@@ -1,52 +1,17 @@
-"""What a run costs: parameters, FLOPs and bytes by layer; and time, from throughput that was measured.
-
-Conventions. A multiply-add is 2 FLOPs; forward and backward are counted layer by layer (the first layer has no
-input gradient); activations, normalisation, optimiser arithmetic and data indexing are not counted. N counts
-every trainable scalar, biases included.
-"""
+"""What a sweep takes: time, from throughput that was measured, and memory of this host."""
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysweep.experiment import Cost
+__all__ = ["ASSUMED_FLOPS", "Rate", "host_memory", "measured_rate"]
 
-__all__ = ["ASSUMED_FLOPS", "Rate", "dense_cost", "host_memory", "measured_rate"]
-
-ASSUMED_FLOPS = 4e9  # per second and core, float32 packs of small MLPs; used until something was measured
-
-
-def dense_cost(
-    sizes: Sequence[int], batch: int, steps: int, evaluations: int, samples: int, itemsize: int, state: int = 1
-) -> Cost:
-    """Cost of training a multi-layer perceptron.
-
-    Args:
-        sizes: Layer widths, input first.
-        batch: Items a step.
-        steps: Training steps.
-        evaluations: Snapshots evaluated.
-        samples: Items each evaluation forwards.
-        itemsize: Bytes of one number.
-        state: Optimiser numbers kept per parameter (1 for momentum).
-    """
-    products = [a * b for a, b in itertools.pairwise(sizes)]
-    parameters = sum(products) + sum(sizes[1:])
-    forward = 2 * sum(products)
-    backward = 4 * sum(products) - 2 * products[0]
-    activations = 3 * batch * sum(sizes)  # forward values, their gradients, the gathered batch
-    return Cost(
-        parameters=parameters,
-        flops=float(steps) * batch * (forward + backward),
-        flops_eval=float(evaluations) * samples * forward,
-        bytes=float(itemsize) * (parameters * (2 + state) + activations),
-    )
+# A second, for packs of small models, until something was measured: per core in float32, per GPU in TF32.
+ASSUMED_FLOPS, ASSUMED_GPU_FLOPS = 4e9, 1e13
 
 
 @dataclass(frozen=True)
@@ -57,7 +22,7 @@ class Rate:
     source: str
 
 
-def measured_rate(cells: pa.Table | None, threads: float = 1.0) -> Rate:
+def measured_rate(cells: pa.Table | None, threads: float = 1.0, gpus: float = 0.0) -> Rate:
     """FLOPs a second of a pack, from the rows of an earlier run of the sweep, else an assumption.
 
     A row's `seconds` are its pack's wall time divided by the lanes, so that they add up over the last rows of runs.
@@ -69,7 +34,8 @@ def measured_rate(cells: pa.Table | None, threads: float = 1.0) -> Rate:
         seconds = pc.sum(runs.column("seconds_max")).as_py() or 0.0
         if work > 0 and seconds > 0:
             return Rate(work / seconds, f"measured on {len(runs):,} runs of this store")
-    return Rate(ASSUMED_FLOPS * max(threads, 1.0), "assumed; nothing measured in this store yet")
+    assumed = ASSUMED_GPU_FLOPS * gpus if gpus else ASSUMED_FLOPS * max(threads, 1.0)
+    return Rate(assumed, "assumed; nothing measured in this store yet")
 
 
 def host_memory() -> float:

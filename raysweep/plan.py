@@ -32,6 +32,7 @@ class Plan:
         most: Lanes a pack, by group.
         rate: FLOPs a second of one pack.
         slots: Packs at a time.
+        memory: Bytes of its device that a pack may take.
     """
 
     sweep: Sweep
@@ -40,6 +41,7 @@ class Plan:
     most: tuple[int, ...]
     rate: Rate
     slots: int
+    memory: float
 
     def packs(self, attempts: dict[str, int]) -> Iterator[Pack]:
         """The packs, dearest first."""
@@ -83,6 +85,7 @@ class Plan:
             "flops": sum(s["flops"] for s in shapes),
             "flops_eval": sum(s["flops_eval"] for s in shapes),
             "slots": self.slots,
+            "memory": self.memory,
             "seconds": self.seconds,
             "rate": {"flops_per_second": self.rate.flops, "source": self.rate.source},
             "shapes": shapes,
@@ -119,7 +122,8 @@ def make_plan(
         memory = _MEMORY_SHARE * host_memory() / slots
     most = lanes_per_pack(groups, memory, slots, resources.lanes)
     measured = ledger.scan(["flops", "flops_eval", "seconds"]).table
-    plan = Plan(sweep, runs, tuple(groups), tuple(most), measured_rate(measured, resources.cpus), slots)
+    rate = measured_rate(measured, resources.cpus, resources.gpus)
+    plan = Plan(sweep, runs, tuple(groups), tuple(most), rate, slots, memory)
     budget = sweep.file.budget
     for name, limit, value in (("flops", budget.flops, plan.flops), ("cells", budget.cells, runs.cells)):
         if limit is not None and value > limit:

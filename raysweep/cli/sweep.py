@@ -91,7 +91,8 @@ def plan(
         rate = found["rate"]
         speed = f"{rate['flops_per_second']:.1e} FLOP/s a pack, {rate['source']}"
         print(f"  time: about {clock(seconds)} for the packs ({speed})")
-    print(f"  memory: {host_memory() / 2**30:.1f} GiB free here")
+    on = "of a GPU" if resources.gpus else f"of {host_memory() / 2**30:.1f} GiB free here"
+    print(f"  memory: a pack may take {found['memory'] / 2**30:.1f} GiB {on}")
 
 
 def _varying(shapes: list[dict[str, dict[str, object]]]) -> set[str]:

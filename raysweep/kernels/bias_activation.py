@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["bias_activation"]
+__all__ = ["KINDS", "activated", "bias_activation", "slope"]
 
-_KINDS = {"": 0, "relu": 1, "gelu": 2, "tanh": 3}
+KINDS = {"": 0, "relu": 1, "gelu": 2, "tanh": 3}
 
 
 @triton.jit
@@ -23,6 +23,30 @@ def _tanh(x):
 
 
 @triton.jit
+def activated(v, KIND: tl.constexpr):
+    """The activation of v."""
+    if KIND == 1:
+        v = tl.maximum(v, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    elif KIND == 2:
+        v = 0.5 * v * (1 + tl.erf(v * 0.7071067811865476))
+    elif KIND == 3:
+        v = _tanh(v)
+    return v
+
+
+@triton.jit
+def slope(v, KIND: tl.constexpr):
+    """The activation's derivative: of GELU at its input v, of ReLU and tanh at their output v."""
+    if KIND == 1:
+        v = tl.where(v > 0, 1.0, 0.0)
+    elif KIND == 2:
+        v = 0.5 * (1 + tl.erf(v * 0.7071067811865476)) + v * 0.3989422804014327 * tl.exp(-0.5 * v * v)
+    elif KIND == 3:
+        v = 1 - v * v
+    return v
+
+
+@triton.jit
 def _forward(z, bias, out, rows, n: tl.constexpr, KIND: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     b = tl.load(bias + row, mask=row < rows, other=0.0).to(tl.float32)[:, None]
@@ -30,13 +54,7 @@ def _forward(z, bias, out, rows, n: tl.constexpr, KIND: tl.constexpr, ROWS: tl.c
         i = first + tl.arange(0, N)
         place, inside = row[:, None] * n + i[None, :], (row < rows)[:, None] & (i < n)[None, :]
         v = tl.load(z + place, mask=inside, other=0.0).to(tl.float32) + b
-        if KIND == 1:
-            v = tl.maximum(v, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        elif KIND == 2:
-            v = 0.5 * v * (1 + tl.erf(v * 0.7071067811865476))
-        elif KIND == 3:
-            v = _tanh(v)
-        tl.store(out + place, v.to(out.dtype.element_ty), mask=inside)
+        tl.store(out + place, activated(v, KIND).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -50,16 +68,10 @@ def _backward(
         i = first + tl.arange(0, N)
         place, inside = row[:, None] * n + i[None, :], (row < rows)[:, None] & (i < n)[None, :]
         g = tl.load(gradient + place, mask=inside, other=0.0).to(tl.float32)
-        if KIND == 1:
-            a = tl.load(out + place, mask=inside, other=0.0).to(tl.float32)
-            g = tl.where(a > 0, g, 0.0)
-        elif KIND == 2:
-            v = tl.load(z + place, mask=inside, other=0.0).to(tl.float32) + b
-            cdf = 0.5 * (1 + tl.erf(v * 0.7071067811865476))
-            g = g * (cdf + v * 0.3989422804014327 * tl.exp(-0.5 * v * v))
-        elif KIND == 3:
-            a = tl.load(out + place, mask=inside, other=0.0).to(tl.float32)
-            g = g * (1 - a * a)
+        if KIND == 2:
+            g = g * slope(tl.load(z + place, mask=inside, other=0.0).to(tl.float32) + b, KIND)
+        elif KIND != 0:
+            g = g * slope(tl.load(out + place, mask=inside, other=0.0).to(tl.float32), KIND)
         if KIND != 0:
             tl.store(dz + place, g.to(dz.dtype.element_ty), mask=inside)
         total += g
@@ -106,5 +118,5 @@ def bias_activation(z: Tensor, bias: Tensor, kind: str) -> Tensor:
     Args:
         kind: `relu`, `gelu`, `tanh`, or `` for none.
     """
-    out: Tensor = _BiasActivation.apply(z, bias, _KINDS[kind])
+    out: Tensor = _BiasActivation.apply(z, bias, KINDS[kind])
     return out

@@ -1,6 +1,10 @@
 """What a classifier is made of, before anything is allocated: parameters, multiply-adds, activations. Needs no torch.
 
 One layout serves the initial values, the counted cost and the width scaling, so that they cannot disagree.
+
+Conventions. A multiply-add is 2 FLOPs; forward and backward are counted layer by layer (a layer that sees the data has
+no input gradient); activations, normalisation, optimiser arithmetic and data indexing are not counted. N counts every
+trainable scalar, biases included.
 """
 
 from __future__ import annotations

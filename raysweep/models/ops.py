@@ -27,10 +27,23 @@ def activate(x: Tensor, kind: str) -> Tensor:
     return F.gelu(x) if kind == "gelu" else x.tanh()
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x [lanes, m, inputs], weight [lanes, outputs, inputs], bias [lanes, outputs] -> [lanes, m, outputs]."""
-    w, b = weight.to(x.dtype), bias.to(x.dtype)
-    return torch.baddbmm(b[:, None], x, w.transpose(1, 2))
+def linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "") -> Tensor:
+    """Linear layer and activation of rows.
+
+    Args:
+        x: [lanes, m, inputs].
+        weight, bias: [lanes, outputs, inputs], [lanes, outputs].
+
+    Returns:
+        [lanes, m, outputs].
+    """
+    w = weight.to(x.dtype).transpose(1, 2)
+    if fused(x):
+        from raysweep.kernels.rows import row_bias_activation
+
+        return row_bias_activation(torch.bmm(x, w), bias, activation)
+    out = torch.baddbmm(bias.to(x.dtype)[:, None], x, w)
+    return activate(out, activation) if activation else out
 
 
 def linear_across(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "") -> Tensor:
@@ -85,5 +98,9 @@ def group_norm(x: Tensor, gain: Tensor, bias: Tensor, groups: int, eps: float = 
 
 def layer_norm(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     """LayerNorm over the last axis of x [lanes, m, width]; gain, bias [lanes, width]."""
+    if fused(x):
+        from raysweep.kernels import rows
+
+        return rows.layer_norm(x, gain, bias)
     normal = F.layer_norm(x if x.dtype == torch.float64 else x.float(), x.shape[-1:])
     return (normal * gain[:, None] + bias[:, None]).to(x.dtype)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from raysweep.models.ops import activate, layer_norm, linear
+from raysweep.models.ops import layer_norm, linear
 
 __all__ = ["ViT"]
 
@@ -46,7 +46,7 @@ class ViT:
         for i in range(self.depth):
             name = f"blocks.{i}"
             h = h + self._attention(p, name, _norm(p, f"{name}.norm1", h), n)
-            up = activate(_linear(p, f"{name}.up", _norm(p, f"{name}.norm2", h)), self.activation)
+            up = _linear(p, f"{name}.up", _norm(p, f"{name}.norm2", h), self.activation)
             h = h + _linear(p, f"{name}.down", up)
         h = _norm(p, "norm", h).unflatten(1, (n, -1)).mean(2)
         return _linear(p, "head", h) * self.output_scale
@@ -59,8 +59,8 @@ class ViT:
         return _linear(p, f"{name}.proj", out.transpose(1, 2).reshape(lanes, -1, width))
 
 
-def _linear(p: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return linear(x, p[f"{name}.weight"], p[f"{name}.bias"])
+def _linear(p: Mapping[str, Tensor], name: str, x: Tensor, activation: str = "") -> Tensor:
+    return linear(x, p[f"{name}.weight"], p[f"{name}.bias"], activation)
 
 
 def _norm(p: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from raysweep.store import Store
 __all__ = ["FlowWorld", "adopt", "folder_of", "is_made", "load_world", "make_flow", "prepare"]
 
 WEIGHTS = "weights.safetensors"
-_CHUNK = 8192
+_CHUNK = 2048  # items whose activations stay in cache
 
 
 @dataclass(frozen=True)

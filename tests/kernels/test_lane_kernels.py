@@ -16,6 +16,8 @@ from raysweep.kernels import update  # noqa: E402
 from raysweep.kernels.bias_activation import bias_activation  # noqa: E402
 from raysweep.kernels.draw import draw  # noqa: E402
 from raysweep.kernels.loss import loss_and_gradient  # noqa: E402
+from raysweep.kernels.rows import layer_norm, row_bias_activation  # noqa: E402
+from raysweep.models import ops  # noqa: E402
 from raysweep.models.ops import activate  # noqa: E402
 from raysweep.streams import ORDER  # noqa: E402
 from raysweep.training import loss as plain_loss  # noqa: E402
@@ -38,7 +40,8 @@ def test_a_drawn_batch_is_the_streams_batch(batch: int, inputs: int, step: int) 
     batches = Batches(
         x=x.cpu(), targets=targets.cpu(), rows=nested_rows([3, 2**61], pool, 40), batch=batch,
         seed_row=torch.tensor([0, 1, 1]), pool_offset=offset, target_offset=offset + torch.tensor([0, 0, 2 * pool]),
-        n=torch.tensor([40, 1, 23]), order_seed=torch.tensor([0, 2**62, 12345678901]), data_seed=torch.tensor([0, 1, 1]),
+        n=torch.tensor([40, 1, 23]), order_seed=torch.tensor([0, 2**62, 12345678901]),
+        data_seed=torch.tensor([0, 1, 1]),
     )  # fmt: skip
     wanted = batches._draw(torch.tensor(step))
     order = ("rows", "order_seed", "seed_row", "pool_offset", "target_offset", "n")
@@ -62,6 +65,35 @@ def test_bias_and_activation_and_their_gradients(kind: str, n: int) -> None:
         into += [out, *torch.autograd.grad(out, leaves, gradient)]
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["", "relu", "gelu", "tanh"])
+@pytest.mark.parametrize(("m", "width"), [(5, 3), (150, 64), (40, 300)])
+def test_rows_with_bias_and_activation_and_their_gradients(kind: str, m: int, width: int) -> None:
+    z, bias, gradient = normal(LANES, m, width), normal(LANES, width, seed=1), normal(LANES, m, width, seed=2)
+    found, wanted = [], []
+    for into, function in (
+        (found, lambda z, b: row_bias_activation(z * 1.0, b, kind)),
+        (wanted, lambda z, b: activate(z + b[:, None], kind) if kind else z + b[:, None]),
+    ):
+        leaves = [z.clone().requires_grad_(), bias.clone().requires_grad_()]
+        out = function(*leaves)
+        into += [out, *torch.autograd.grad(out, leaves, gradient)]
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=5e-5, atol=5e-5)
+
+
+@pytest.mark.parametrize(("m", "width"), [(5, 3), (150, 64), (40, 300)])
+def test_layer_norm_and_its_gradients(m: int, width: int) -> None:
+    x, gain, bias = 3 * normal(LANES, m, width) + 1, normal(LANES, width, seed=1), normal(LANES, width, seed=2)
+    gradient = normal(LANES, m, width, seed=3)
+    found, wanted = [], []
+    for into, function, dtype in ((found, layer_norm, torch.float32), (wanted, ops.layer_norm, torch.float64)):
+        leaves = [v.clone().to(dtype).requires_grad_() for v in (x, gain, bias)]
+        out = function(*leaves)
+        into += [v.double() for v in (out, *torch.autograd.grad(out, leaves, gradient.to(dtype)))]
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("across", [False, True])
