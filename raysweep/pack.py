@@ -76,8 +76,28 @@ def shape_groups(
         row = runs.row(int(index[0]))
         observed = runs.observed[int(runs.observed_code[index[0]])]
         shape = {n: v for n, v in row.items() if axes[n].kind_for(row) == "shape"}
-        groups.append(Group(shape, index, observed, cost(row, observed)))
+        groups.append(Group(shape, index, observed, _mean_cost(runs, index, row, observed, axes, cost)))
     return groups
+
+
+def _mean_cost(
+    runs: Runs,
+    index: npt.NDArray[np.int64],
+    row: Mapping[str, Value],
+    observed: Observed,
+    axes: Mapping[str, Axis],
+    cost: Callable[[Mapping[str, Value], Observed], Cost],
+) -> Cost:
+    """What a run of a group costs on average: they differ where training time is a lane."""
+    lanes = [n for n in row if axes[n].role == "time" and axes[n].kind_for(row) == "lane" and len(runs.values[n]) > 1]
+    if not lanes:
+        return cost(row, observed)
+    (name,) = lanes
+    codes, counts = np.unique(runs.codes[name][index], return_counts=True)
+    found = [cost({**row, name: runs.values[name][c]}, observed) for c in codes.tolist()]
+    share = counts / len(index)
+    mean = {f: float(share @ [getattr(c, f) for c in found]) for f in ("parameters", "flops", "flops_eval")}
+    return Cost(**mean, bytes=max(c.bytes for c in found))
 
 
 def _can_be_shape(axis: Axis) -> bool:

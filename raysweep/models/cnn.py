@@ -26,7 +26,7 @@ class CNN:
         image: (channels, height, width) of an item.
         depth: Convolutions; the width doubles from one to the next.
         activation: `relu`, `gelu` or `tanh`.
-        output_scale: Multiplies the logits (mu-P).
+        output_scale: Multiplies the output weights (mu-P), by way of their input.
         conv: How lanes are convolved.
     """
 
@@ -46,4 +46,4 @@ class CNN:
             if h.shape[2] > 1:
                 even = h[:, :, : h.shape[2] // 2 * 2, : h.shape[3] // 2 * 2]
                 h = even.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5))
-        return linear(h.mean((2, 3)), p["head.weight"], p["head.bias"]) * self.output_scale
+        return linear(h.mean((2, 3)) * self.output_scale, p["head.weight"], p["head.bias"])

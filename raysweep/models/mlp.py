@@ -19,7 +19,7 @@ class MLP:
     Attributes:
         depth: Hidden layers.
         activation: `relu`, `gelu` or `tanh`.
-        output_scale: Multiplies the logits (mu-P).
+        output_scale: Multiplies the output weights (mu-P), by way of their input.
     """
 
     depth: int
@@ -31,5 +31,7 @@ class MLP:
         h = x.transpose(1, 2)
         for i in range(self.depth + 1):
             activation = self.activation if i < self.depth else ""
+            if i == self.depth and self.output_scale != 1.0:
+                h = h * self.output_scale
             h = linear_across(h, p[f"layers.{i}.weight"], p[f"layers.{i}.bias"], activation)
-        return (h * self.output_scale if self.output_scale != 1.0 else h).transpose(1, 2)
+        return h.transpose(1, 2)

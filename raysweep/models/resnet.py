@@ -21,7 +21,7 @@ class ResNet:
     Attributes:
         image: (channels, height, width) of an item.
         depth: Blocks a stage.
-        output_scale: Multiplies the logits (mu-P).
+        output_scale: Multiplies the output weights (mu-P), by way of their input.
         conv: How lanes are convolved; `fused` runs convolution, norm, sum and ReLU in one kernel.
         tf32: Round float32 products to TF32 in `fused`.
     """
@@ -44,7 +44,7 @@ class ResNet:
                     shortcut = self._unit(p, f"{name}.shortcut", f"{name}.norm3", h, stride, relu=False)
                 h = self._unit(p, f"{name}.conv1", f"{name}.norm1", h, stride)
                 h = self._unit(p, f"{name}.conv2", f"{name}.norm2", h, residual=shortcut)
-        return linear(h.mean((2, 3)), p["head.weight"], p["head.bias"]) * self.output_scale
+        return linear(h.mean((2, 3)) * self.output_scale, p["head.weight"], p["head.bias"])
 
     def _unit(
         self,

@@ -24,7 +24,7 @@ class ViT:
         heads: Attention heads.
         activation: Of the blocks' hidden layer.
         attention_scale: Multiplies queries times keys; None is 1/sqrt(head size). mu-P wants 1/(head size).
-        output_scale: Multiplies the logits (mu-P).
+        output_scale: Multiplies the output weights (mu-P), by way of their input.
     """
 
     image: tuple[int, int, int]
@@ -49,7 +49,7 @@ class ViT:
             up = _linear(p, f"{name}.up", _norm(p, f"{name}.norm2", h), self.activation)
             h = h + _linear(p, f"{name}.down", up)
         h = _norm(p, "norm", h).unflatten(1, (n, -1)).mean(2)
-        return _linear(p, "head", h) * self.output_scale
+        return _linear(p, "head", h * self.output_scale)
 
     def _attention(self, p: Mapping[str, Tensor], name: str, x: Tensor, n: int) -> Tensor:
         lanes, _, width = x.shape

@@ -39,7 +39,7 @@ def legs(kind: str, times: Sequence[int], decay: float) -> list[Leg]:
     found: list[Leg] = []
     trunk = 0
     for time in times:
-        start = time - math.ceil(decay * time)
+        start = time - math.ceil(round(decay * time, 9))
         if start > trunk:
             found.append(Leg(start, False))
             trunk = start

@@ -32,8 +32,8 @@ class Snapshot:
         step: Steps taken, the branch's included.
         lanes: [m] the lanes still in the stack, as positions in the stack that training began with.
         parameters: {name: [m, ...]}; the live tensors, to be read before the loop goes on.
-        diverged_at: [all lanes] updates done when a lane's loss was not finite or above `DIVERGED`; or -1. Such a lane
-            is frozen since then.
+        diverged_at: [all lanes] updates done when a lane's loss was not finite or above `DIVERGED`, or -1; live, too.
+            Such a lane is frozen since then.
     """
 
     step: int

@@ -69,35 +69,41 @@ class Optimiser:
             scale = (self.clip / (norm + 1e-6)).clamp(max=1)
             for g in gradients.values():
                 g.mul_(_over(scale, g))
+        decay = self.weight_decay
         for name, p in parameters.items():
             factor = self.rates.get(name, 1.0)
             rate = lr if factor == 1.0 else lr * factor
+            if self.kind != "adamw" and self.weight_decay is not None:
+                decay = self.weight_decay / factor  # an L2 gradient is multiplied by the rate once more
             moments = [state[m][name] for m in _MOMENTS[self.kind]]
             if fused(p):
-                self._fused(p, gradients[name], moments, lr, rate, dead, step)
-                continue
-            update = self._adamw if self.kind == "adamw" else self._sgd
-            update(p, gradients[name], moments, lr, rate, dead, step)
+                self._fused(p, gradients[name], moments, lr, rate, decay, dead, step)
+            elif self.kind == "adamw":
+                alive = ~dead
+                self._adamw(p, gradients[name], moments, lr * alive, rate * alive, dead, step)
+            else:
+                self._sgd(p, gradients[name], moments, rate, decay, dead)
 
     def _fused(
-        self, p: Tensor, g: Tensor, moments: list[Tensor], lr: Tensor, rate: Tensor, dead: Tensor, step: Tensor
-    ) -> None:
+        self, p: Tensor, g: Tensor, moments: list[Tensor], lr: Tensor, rate: Tensor, decay: Tensor | None,
+        dead: Tensor, step: Tensor,
+    ) -> None:  # fmt: skip
         from raysweep.kernels import update
 
         if self.kind == "adamw":
             mean, square = moments
             betas = self.beta1, self.beta2, self.eps
-            update.adamw(p, g, mean, square, lr, rate, *betas, self.weight_decay, dead, step)
+            update.adamw(p, g, mean, square, lr, rate, *betas, decay, dead, step)
         else:
-            update.sgd(p, g, moments[0], rate, self.momentum, self.weight_decay, dead, self.kind == "nesterov")
+            update.sgd(p, g, moments[0], rate, self.momentum, decay, dead, self.kind == "nesterov")
 
     def _sgd(
-        self, p: Tensor, g: Tensor, moments: list[Tensor], lr: Tensor, rate: Tensor, dead: Tensor, step: Tensor
+        self, p: Tensor, g: Tensor, moments: list[Tensor], rate: Tensor, decay: Tensor | None, dead: Tensor
     ) -> None:
         (velocity,) = moments
         momentum = _over(self.momentum, p)
-        if self.weight_decay is not None:
-            g.addcmul_(p, _over(self.weight_decay, p))
+        if decay is not None:
+            g.addcmul_(p, _over(decay, p))
         torch.addcmul(g, velocity, momentum, out=velocity)
         # Zero times the NaN of a dead lane would still be NaN.
         velocity.masked_fill_(_over(dead, p), 0.0)
@@ -112,7 +118,7 @@ class Optimiser:
     ) -> None:
         mean, square = moments
         g.masked_fill_(_over(dead, p), 0.0)
-        mean.lerp_(g, _over(1 - self.beta1, p))
+        mean.lerp_(g, _over(1 - self.beta1, p)).masked_fill_(_over(dead, p), 0.0)
         square.mul_(_over(self.beta2, p)).addcmul_(g * g, _over(1 - self.beta2, p))
         t = (step + 1).double()
         c1, c2 = 1 - self.beta1.double() ** t, 1 - self.beta2.double() ** t

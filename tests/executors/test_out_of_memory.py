@@ -72,7 +72,7 @@ def test_a_full_gpu_splits_packs_and_loses_no_lane(tmp_path: Path) -> None:
     sweep = from_mapping({**SWEEP, "resources": {"gpus": 1}})
     run(from_mapping({**SWEEP, "grid": {**GRID, "seed": 0}}), Store(str(tmp_path / "warm")), make_executor("inline"))
     torch.cuda.empty_cache()
-    free, total = torch.cuda.mem_get_info()
+    total = torch.cuda.mem_get_info()[1]
     torch.cuda.set_per_process_memory_fraction(160 * 2**20 / total)
     try:
         outcome = run(sweep, Store(str(tmp_path / "store")), make_executor("inline"))

@@ -10,7 +10,8 @@ import torch
 from raysweep.axes import index_axes
 from raysweep.errors import PackError, SweepError
 from raysweep.experiment import Context, Stamp, row_schema, stamp
-from raysweep.experiments.classifier import EXPERIMENT, METRICS
+from raysweep.experiments.classifier import EXPERIMENT
+from raysweep.experiments.classifier_axes import METRICS
 from raysweep.grid import expand
 from raysweep.oracle.recipe import GaussianRecipe, recipe_hash
 from raysweep.oracle.world import FlowWorld, make_flow
@@ -19,7 +20,15 @@ from raysweep.runs import enumerate_runs
 from raysweep.theory.gaussian import truth
 
 AXES = index_axes(list(EXPERIMENT.axes))
-SMALL = {"width": 8, "depth": 1, "batch": 16, "pool": 512, "eval_items": 400, "select_items": 200}
+SMALL = {
+    "width": 8,
+    "depth": 1,
+    "batch": 16,
+    "pool": 512,
+    "eval_items": 400,
+    "select_items": 200,
+    "eval_share": 0.0,
+}
 RECIPE = GaussianRecipe(separation=2.0)
 WORLD = FlowWorld(make_flow(RECIPE, 2, 2).requires_grad_(False), RECIPE, recipe_hash(RECIPE))
 
@@ -146,7 +155,7 @@ def test_a_diverged_lane_has_nulls_and_a_reason_and_its_neighbours_have_not():
     for row in late:
         assert all(row[m.name] is None for m in METRICS)
         assert row["flops"] > 0
-        assert row["error"].startswith("loss not finite at step ")
+        assert row["error"].startswith("loss not finite or above 1e6 nats at step ")
         assert 0 < int(row["error"].split()[-1]) < 64
     alone = rows_of(runs.take(np.flatnonzero(np.array(runs.column("lr")) == 0.02)))
     for a, b in zip(alone, good, strict=True):

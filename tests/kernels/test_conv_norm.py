@@ -1,6 +1,5 @@
 """The kernels against torch's own convolution and group norm, in float64."""
 
-import os
 from typing import Any
 
 import pytest
@@ -8,9 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Without a GPU the kernels run in triton's interpreter, which must be asked for before they are defined.
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 triton = pytest.importorskip("triton", reason="the kernels need triton")
 
 from raysweep.kernels.conv_norm import conv_norm, supported  # noqa: E402

@@ -29,7 +29,7 @@ def test_draws_are_the_same_on_both_devices() -> None:
 
 @pytest.mark.parametrize(("dtype", "steps", "tolerance"), [("float64", 200, 1e-9), ("float32", 10, 1e-4)])
 def test_a_pack_trains_alike_on_both_devices(dtype: str, steps: int, tolerance: float) -> None:
-    grid = {**CLASSIFIER_SWEEP["grid"], "width": 8, "dtype": dtype, "steps": steps, "labels": ["hard", "soft"]}
+    grid = {**CLASSIFIER_SWEEP["grid"], "width": 8, "precision": dtype, "steps": steps, "labels": ["hard", "soft"]}
     sweep = from_mapping({**CLASSIFIER_SWEEP, "grid": grid}, "sweep.yaml", [HERE])
     recipe = GaussianRecipe(dim=4, classes=3)
     world = FlowWorld(make_flow(recipe, 4, 3).requires_grad_(False), recipe, "test")

@@ -59,9 +59,10 @@ def follow(architecture, lane, kind, steps, batch=8):
 
 @optimisers
 def test_a_lane_is_torchs_own_optimiser_on_the_same_batches(optimiser):
-    ends = trained(MLP, FIVE, [200], optimiser)[200]
+    steps = 200 if optimiser == "sgd" else 30
+    ends = trained(MLP, FIVE, [steps], optimiser)[steps]
     for i, lane in enumerate(FIVE):
-        assert largest_gap(to_torch(ends.of(i)), follow(MLP, lane, optimiser, 200)) < 1e-9, i
+        assert largest_gap(to_torch(ends.of(i)), follow(MLP, lane, optimiser, steps)) < 1e-9, i
 
 
 @optimisers
@@ -104,11 +105,14 @@ def test_bf16_activations_train_float32_parameters_near_float32(architecture):
         assert went.dtype == torch.float32
         assert (went - meant).norm() <= 3e-2 * whole.norm()
         if lane.lr:
-            assert 0 < (went - meant).norm() < 0.35 * meant.norm()  # of how far it went, not of where it is
+            assert 0 < (went - meant).norm() < 0.5 * meant.norm()  # of how far it went, not of where it is
 
 
-@pytest.mark.parametrize("architecture", SMALL, ids=lambda a: a.kind)
-@optimisers
+@pytest.mark.parametrize(
+    ("architecture", "optimiser"),
+    [(SMALL[0], "nesterov"), (SMALL[1], "adamw"), (SMALL[2], "sgd"), (SMALL[3], "adamw")],
+    ids=["mlp", "cnn", "resnet", "vit"],
+)
 def test_training_lowers_the_loss_on_the_lanes_own_items(architecture, optimiser):
     lanes = [Lane(seed=i, data_seed=i, n=16, lr=lr, momentum=0.5) for i, lr in enumerate((0.003, 0.0, 0.01))]
     ends = trained(architecture, lanes, [0, 60], optimiser)
@@ -134,7 +138,6 @@ def test_forward_stacks_the_modules_own_outputs():
 # --- lanes that diverge -----------------------------------------------------------------------------------
 
 EIGHT = [Lane(seed=i, data_seed=i, n=40, lr=0.02, momentum=0.5, soft=bool(i % 2)) for i in range(8)]
-TIMES = [0, 4, 40]
 
 
 @optimisers
@@ -142,7 +145,7 @@ TIMES = [0, 4, 40]
 @pytest.mark.parametrize("architecture", [SMALL[0], SMALL[3]], ids=lambda a: a.kind)
 def test_lane_3_of_8_diverges_and_the_others_equal_their_solo_runs(architecture, dtype, optimiser):
     lanes = [replace(lane, lr=1e30) if i == 3 else lane for i, lane in enumerate(EIGHT)]
-    steps = 40 if architecture.kind == "mlp" else 8
+    steps = 25 if architecture.kind == "mlp" else 6
     end = trained(architecture, lanes, [4, steps], optimiser, dtype=dtype)[steps]
     assert [d >= 0 for d in end.diverged] == [i == 3 for i in range(8)]
     assert 0 < end.diverged[3] <= 3
@@ -160,12 +163,12 @@ def test_lane_3_of_8_diverges_and_the_others_equal_their_solo_runs(architecture,
 def test_a_lane_stays_for_ever_as_it_was_when_its_loss_failed(dtype, weight_decay, optimiser):
     """The loss at step `at` is what failed, so `at` updates were done, and no more."""
     lanes = [EIGHT[0], EIGHT[1], replace(EIGHT[2], lr=1e4, momentum=0.9, weight_decay=weight_decay, clip=1e9)]
-    (at,) = [d for d in trained(MLP, lanes, [60], optimiser, dtype=dtype)[60].diverged if d >= 0]
-    ends = trained(MLP, lanes, [at, at + 1, at + 2, at + 50], optimiser, dtype=dtype)
+    (at,) = [d for d in trained(MLP, lanes, [30], optimiser, dtype=dtype)[30].diverged if d >= 0]
+    ends = trained(MLP, lanes, [at, at + 1, at + 2, at + 12], optimiser, dtype=dtype)
     assert ends[at].diverged == [-1, -1, -1]
-    assert all(ends[t].diverged == [-1, -1, at] for t in (at + 1, at + 2, at + 50))
-    assert all(equal(ends[t].of(2), ends[at].of(2)) for t in (at + 1, at + 2, at + 50))
-    assert not equal(ends[at + 50].of(0), ends[at].of(0))
+    assert all(ends[t].diverged == [-1, -1, at] for t in (at + 1, at + 2, at + 12))
+    assert all(equal(ends[t].of(2), ends[at].of(2)) for t in (at + 1, at + 2, at + 12))
+    assert not equal(ends[at + 12].of(0), ends[at].of(0))
 
 
 @optimisers
@@ -250,6 +253,29 @@ def test_once_half_of_the_lanes_failed_the_stack_shrinks_and_the_rest_go_on(sche
         for i in left:
             assert largest_gap(ends[t].of(i), trained(MLP, [lanes[i]], [t], optimiser, schedule)[t].of(0)) < 1e-9
     assert ends[5].diverged == ends[20].diverged
+
+
+def test_a_lane_that_fails_in_a_stack_that_shrank_has_its_step():
+    """The loss of the last lane is spoiled after 12 updates; the stack shrank after 5."""
+    lanes = [replace(lane, lr=1e30) if i < 4 else lane for i, lane in enumerate(EIGHT)]
+    calls = []
+
+    def model(p, x):
+        calls.append(len(x))
+        out = MLP.model()(p, x)
+        last = torch.arange(len(x))[:, None, None] == len(x) - 1
+        return torch.where(last, torch.nan, out) if len(calls) == 13 else out
+
+    batches, optimiser = batches_of(MLP, lanes, torch.float64), optimiser_of(MLP, lanes, torch.float64, "sgd")
+    schedule = Schedule.make("constant", torch.zeros(8), torch.zeros(8))
+    legs = [Leg(5, True), Leg(20, True)]
+    ends = [
+        s.diverged_at.tolist()
+        for s in train(model, start_of(MLP, lanes, torch.float64), batches, optimiser, schedule, legs)
+    ]
+    assert calls == [8] * 5 + [4] * 15
+    assert ends[-1][4:] == [-1, -1, -1, 12]
+    assert 0 < min(ends[-1][:4]) <= max(ends[-1][:4]) < 5
 
 
 def test_fewer_failures_leave_the_stack_as_it_is():
