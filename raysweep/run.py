@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import platform
 import secrets
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,10 +22,11 @@ from raysweep.capacity import Device
 from raysweep.claims import Claims, hold
 from raysweep.executors import Counts, Executor, Feed, Job
 from raysweep.executors.quiet import terminal
+from raysweep.executors.work import gpu, peak_bytes
 from raysweep.experiment import Stamp, failure_rows, row_schema
 from raysweep.experiments.function import FunctionExperiment, source_sha
 from raysweep.ledger import STATUSES, Ledger, Scan, sequence, subtract
-from raysweep.oracle.recipe import recipe_hash
+from raysweep.oracle.recipe import folder_of, is_made, recipe_hash
 from raysweep.pack import Pack
 from raysweep.plan import Plan, make_plan
 from raysweep.progress import Progress, clock
@@ -91,6 +94,8 @@ def run(
     try:
         if len(ledger.pending(sweep.runs, skip_failed, retry_diverged)):
             progress.live("starting", force=True)
+            if sweep.file.world is not None:  # torch takes seconds to import; Ray takes as long to start
+                threading.Thread(target=importlib.import_module, args=("raysweep.oracle.audit",), daemon=True).start()
             with executor.session(job, _log(store)), hold(store) as claims:
                 sha = _prepare_world(sweep, store, executor, claims, progress)
                 plan = make_plan(sweep, store, executor.slots, skip_failed, retry_diverged, _Probe(executor, job))
@@ -110,10 +115,12 @@ class _Probe:
     job: Job
 
     def device(self) -> Device:
-        return self.executor.device(self.job)
+        found: Device = self.executor.call(self.job, gpu, self.job, gpus=self.job.gpus)
+        return found
 
     def peak_bytes(self, pack: Pack) -> float:
-        return self.executor.peak_bytes(self.job, pack)
+        found: float = self.executor.call(self.job, peak_bytes, self.job, pack, gpus=self.job.gpus)
+        return found
 
 
 def open_store(store: Store, sweep: Sweep, progress: Progress) -> str:
@@ -161,7 +168,7 @@ def _prepare_world(sweep: Sweep, store: Store, executor: Executor, claims: Claim
     if recipe is None:
         return None
     from raysweep.oracle.audit import require_audit
-    from raysweep.oracle.world import folder_of, is_made, prepare
+    from raysweep.oracle.world import prepare
 
     def on_progress(point: Mapping[str, float]) -> None:
         progress.live(f"oracle: epoch {point['epoch']:.0f}/{point['epochs']:.0f}  nll {point['nll']:.2f} nats")

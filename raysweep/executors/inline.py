@@ -6,13 +6,11 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from raysweep.capacity import Device
 from raysweep.executors.feed import Feed
-from raysweep.executors.work import Counts, Job, OutOfMemory, execute, gpu, peak_bytes
+from raysweep.executors.work import Counts, Job, OutOfMemory, execute
 from raysweep.oracle.recipe import FlowRecipe
-from raysweep.pack import Pack
 from raysweep.store import Store
 
 if TYPE_CHECKING:
@@ -38,13 +36,9 @@ class Inline:
         finally:
             torch.set_num_threads(before)
 
-    def device(self, job: Job) -> Device:
-        """This process's GPU."""
-        return gpu(job)
-
-    def peak_bytes(self, job: Job, pack: Pack) -> float:
-        """Measured here."""
-        return peak_bytes(job, pack)
+    def call(self, job: Job, function: Callable[..., Any], *arguments: Any, gpus: float = 0.0) -> Any:
+        """The answer of a function."""
+        return function(*arguments)
 
     def train_flow(
         self, recipe: FlowRecipe, store: Store, workers: int, on_progress: Callable[[Mapping[str, float]], None]

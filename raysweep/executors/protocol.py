@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from raysweep.capacity import Device
 from raysweep.executors.feed import Feed
 from raysweep.executors.work import Counts, Job
 from raysweep.oracle.recipe import FlowRecipe
-from raysweep.pack import Pack
 from raysweep.store import Store
 
 if TYPE_CHECKING:
@@ -32,12 +30,8 @@ class Executor(Protocol):
         """Start what is needed, and stop it at the end. Noise goes to `log`."""
         ...
 
-    def device(self, job: Job) -> Device:
-        """The GPU that packs run on; asked only where `job.gpus` is not 0."""
-        ...
-
-    def peak_bytes(self, job: Job, pack: Pack) -> float:
-        """Most bytes of the GPU allocated while a pack trains to its first snapshot."""
+    def call(self, job: Job, function: Callable[..., Any], *arguments: Any, gpus: float = 0.0) -> Any:
+        """The answer of a function run where packs run; what it raises is raised here."""
         ...
 
     def train_flow(

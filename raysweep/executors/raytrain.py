@@ -17,8 +17,8 @@ from safetensors.torch import load
 from raysweep.errors import LedgerError, OracleError
 from raysweep.experiment import Dist
 from raysweep.oracle.fit import CHECKPOINT, Curve, curve_name, train_flow
-from raysweep.oracle.recipe import FlowRecipe, shape_of
-from raysweep.oracle.world import folder_of, make_flow
+from raysweep.oracle.recipe import FlowRecipe, folder_of, shape_of
+from raysweep.oracle.world import make_flow
 from raysweep.store import Store
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ for _name, _value in {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's state is never restored
     "TUNE_WARN_THRESHOLD_S": "10",
+    "RAY_prestart_worker_first_driver": "0",  # an actor never takes a waiting worker: they would only cost their start
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a user's function stay valid
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a CPU pack must not see a GPU
 }.items():
@@ -29,20 +30,20 @@ import ray  # noqa: E402  (the settings above are read at import)
 from ray import tune  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from raysweep.capacity import Device  # noqa: E402
 from raysweep.errors import PackError, RaysweepError, tail  # noqa: E402
 from raysweep.executors.feed import Feed  # noqa: E402
 from raysweep.executors.quiet import quiet  # noqa: E402
-from raysweep.executors.work import Counts, Job, OutOfMemory, execute, gpu, opened, peak_bytes  # noqa: E402
+from raysweep.executors.work import Counts, Job, OutOfMemory, execute, opened  # noqa: E402
 from raysweep.ledger import STATUSES  # noqa: E402
 from raysweep.oracle.recipe import FlowRecipe  # noqa: E402
-from raysweep.pack import Pack  # noqa: E402
 from raysweep.store import Store  # noqa: E402
 
 if TYPE_CHECKING:
     from raysweep.oracle.flows import ClassFlow
 
 __all__ = ["RayExecutor"]
+
+_STARTING = 200  # actors that start at a time
 
 
 class PackTrial(tune.Trainable):  # type: ignore[misc]
@@ -205,29 +206,19 @@ class RayExecutor:
                 if ours:
                     ray.shutdown()
 
-    def device(self, job: Job) -> Device:
-        """A worker's GPU."""
-        found: Device = self._ask(job, gpu, job)
-        return found
-
-    def peak_bytes(self, job: Job, pack: Pack) -> float:
-        """Measured by a worker."""
-        found: float = self._ask(job, peak_bytes, job, pack)
-        return found
-
-    def _ask(self, job: Job, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The answer of a task that holds what a pack would hold.
+    def call(self, job: Job, function: Callable[..., Any], *arguments: Any, gpus: float = 0.0) -> Any:
+        """The answer of a task that holds a pack's CPUs.
 
         Raises:
             RaysweepError: as the function; Ray's wrapping is taken off.
         """
-        task = ray.remote(num_cpus=job.cpus, num_gpus=job.gpus, max_retries=0)(function)
+        task = ray.remote(num_cpus=job.cpus, num_gpus=gpus, max_retries=0)(function)
         try:
             return ray.get(task.remote(*arguments))
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, RaysweepError):
                 raise error.cause from error
-            raise PackError(f"a worker's device cannot be measured: {tail(str(error))}") from error
+            raise PackError(f"a worker failed: {tail(str(error))}") from error
 
     def train_flow(
         self, recipe: FlowRecipe, store: Store, workers: int, on_progress: Callable[[Mapping[str, float]], None]
@@ -245,6 +236,8 @@ class RayExecutor:
             KeyboardInterrupt: Ctrl-C; workers have flushed what was finished.
         """
         search = PackSearch(feed, on_counts)
+        # By default a searcher's trials start one after another.
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(self.slots, _STARTING))
         with tempfile.TemporaryDirectory(prefix="raysweep-tune-") as scratch:
             tuner = tune.Tuner(
                 tune.with_resources(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from raysweep.errors import FitError
 from raysweep.laws.estimate import estimate
@@ -66,7 +66,7 @@ class Bootstrap:
     def _widened(self, centre: Array, draws: Array, level: float) -> Array:
         n, freedom = self.runs, self.runs - self.spent
         tails = np.array([(1 - level) / 2, (1 + level) / 2])
-        factor = np.sqrt(n / freedom) * stats.t.ppf(tails[1], freedom) / stats.norm.ppf(tails[1])
+        factor = np.sqrt(n / freedom) * stdtrit(freedom, tails[1]) / ndtri(tails[1])
         low, high = np.quantile(draws - centre, tails, axis=0)
         # An estimate on its bound may have every draw on one side; its interval still holds the estimate.
         return np.stack([centre + factor * np.minimum(low, 0.0), centre + factor * np.maximum(high, 0.0)], axis=-1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import fdtrc
 
 from raysweep.errors import FitError, nearest
 from raysweep.laws.bootstrap import Bootstrap, bootstrap
@@ -129,7 +129,7 @@ def lack_of_fit(x: Array, residual: Array, parameters: int, run: npt.NDArray[Any
     means = np.bincount(at, residual) / count
     pure = float(((residual - means[at]) ** 2).sum())
     lack = float((count * means**2).sum())
-    return float(stats.f.sf((lack / free) / (pure / spare), free, spare)) if pure > 0 else None
+    return float(fdtrc(free, spare, (lack / free) / (pure / spare))) if pure > 0 else None
 
 
 def fit_group(

@@ -13,8 +13,8 @@ from safetensors.torch import load, save
 from raysweep import data
 from raysweep.experiment import Dist
 from raysweep.oracle.flows import ClassFlow
-from raysweep.oracle.recipe import FlowRecipe
-from raysweep.oracle.world import folder_of, make_flow
+from raysweep.oracle.recipe import FlowRecipe, folder_of
+from raysweep.oracle.world import make_flow
 from raysweep.store import Store
 
 __all__ = ["CHECKPOINT", "Curve", "curve_name", "dequantise", "train_flow"]

@@ -14,8 +14,20 @@ from raysweep import data
 from raysweep.errors import LedgerError, OracleError
 from raysweep.store import Store
 
-__all__ = ["FlowRecipe", "GaussianRecipe", "Recipe", "parse_recipe", "recipe_hash", "shape_of", "stored_audits"]
+__all__ = [
+    "WEIGHTS",
+    "FlowRecipe",
+    "GaussianRecipe",
+    "Recipe",
+    "folder_of",
+    "is_made",
+    "parse_recipe",
+    "recipe_hash",
+    "shape_of",
+    "stored_audits",
+]
 
+WEIGHTS = "weights.safetensors"
 FLOW_VERSION = 1  # bump when the flow's code changes what a recipe means
 _MAX_SEED = 2**40  # seeds are spread by a million per epoch, within 63 bits
 
@@ -121,3 +133,13 @@ def recipe_hash(recipe: FlowRecipe | GaussianRecipe) -> str:
     if isinstance(recipe, FlowRecipe):
         known["data_sha256"] = data.load(recipe.data).sha256
     return hashlib.blake2b(json.dumps(known, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def folder_of(recipe: FlowRecipe | GaussianRecipe) -> str:
+    """Where a store keeps this recipe's world."""
+    return f"oracle/{recipe_hash(recipe)}"
+
+
+def is_made(store: Store, recipe: FlowRecipe | GaussianRecipe) -> bool:
+    """Whether the store holds this recipe's finished world."""
+    return store.exists(f"{folder_of(recipe)}/{WEIGHTS}")

@@ -17,12 +17,20 @@ from safetensors.torch import load, save
 from raysweep.errors import OracleError
 from raysweep.experiment import Sample
 from raysweep.oracle.flows import ClassFlow, coupling_net
-from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, parse_recipe, recipe_hash, shape_of
+from raysweep.oracle.recipe import (
+    WEIGHTS,
+    FlowRecipe,
+    GaussianRecipe,
+    folder_of,
+    is_made,
+    parse_recipe,
+    recipe_hash,
+    shape_of,
+)
 from raysweep.store import Store
 
-__all__ = ["FlowWorld", "adopt", "folder_of", "is_made", "load_world", "make_flow", "prepare"]
+__all__ = ["FlowWorld", "adopt", "load_world", "make_flow", "prepare"]
 
-WEIGHTS = "weights.safetensors"
 _CHUNK = 2048  # items whose activations stay in cache
 
 
@@ -120,11 +128,6 @@ def _simplex(classes: int, dim: int, separation: float) -> torch.Tensor:
     return points
 
 
-def folder_of(recipe: FlowRecipe | GaussianRecipe) -> str:
-    """Where a store keeps this recipe's world."""
-    return f"oracle/{recipe_hash(recipe)}"
-
-
 def adopt(store: Store, recipe: FlowRecipe | GaussianRecipe, flow: ClassFlow) -> FlowWorld:
     """Keep a finished flow in the store, unless another writer already did; return the one that is kept."""
     folder = folder_of(recipe)
@@ -132,11 +135,6 @@ def adopt(store: Store, recipe: FlowRecipe | GaussianRecipe, flow: ClassFlow) ->
     weights = {name: value.detach().cpu().contiguous() for name, value in flow.state_dict().items()}
     store.create(f"{folder}/{WEIGHTS}", save(weights))
     return load_world(store, folder)
-
-
-def is_made(store: Store, recipe: FlowRecipe | GaussianRecipe) -> bool:
-    """Whether the store holds this recipe's finished world."""
-    return store.exists(f"{folder_of(recipe)}/{WEIGHTS}")
 
 
 def prepare(
