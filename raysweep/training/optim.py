@@ -70,6 +70,8 @@ class Optimiser:
             for g in gradients.values():
                 g.mul_(_over(scale, g))
         decay = self.weight_decay
+        # To look costs nothing on a CPU, and it spares passes over the parameters.
+        frozen = dead if dead.is_cuda or bool(dead.any()) else None
         for name, p in parameters.items():
             factor = self.rates.get(name, 1.0)
             rate = lr if factor == 1.0 else lr * factor
@@ -80,9 +82,9 @@ class Optimiser:
                 self._fused(p, gradients[name], moments, lr, rate, decay, dead, step)
             elif self.kind == "adamw":
                 alive = ~dead
-                self._adamw(p, gradients[name], moments, lr * alive, rate * alive, dead, step)
+                self._adamw(p, gradients[name], moments, lr * alive, rate * alive, frozen, step)
             else:
-                self._sgd(p, gradients[name], moments, rate, decay, dead)
+                self._sgd(p, gradients[name], moments, rate, decay, frozen)
 
     def _fused(
         self, p: Tensor, g: Tensor, moments: list[Tensor], lr: Tensor, rate: Tensor, decay: Tensor | None,
@@ -98,27 +100,32 @@ class Optimiser:
             update.sgd(p, g, moments[0], rate, self.momentum, decay, dead, self.kind == "nesterov")
 
     def _sgd(
-        self, p: Tensor, g: Tensor, moments: list[Tensor], rate: Tensor, decay: Tensor | None, dead: Tensor
+        self, p: Tensor, g: Tensor, moments: list[Tensor], rate: Tensor, decay: Tensor | None, dead: Tensor | None
     ) -> None:
         (velocity,) = moments
         momentum = _over(self.momentum, p)
         if decay is not None:
             g.addcmul_(p, _over(decay, p))
         torch.addcmul(g, velocity, momentum, out=velocity)
-        # Zero times the NaN of a dead lane would still be NaN.
-        velocity.masked_fill_(_over(dead, p), 0.0)
+        if dead is not None:  # zero times the NaN of a dead lane would still be NaN
+            velocity.masked_fill_(_over(dead, p), 0.0)
         if self.kind == "nesterov":
-            g.addcmul_(velocity, momentum).masked_fill_(_over(dead, p), 0.0)
+            g.addcmul_(velocity, momentum)
+            if dead is not None:
+                g.masked_fill_(_over(dead, p), 0.0)
             p.addcmul_(g, _over(-rate, p))
         else:
             p.addcmul_(velocity, _over(-rate, p))
 
     def _adamw(
-        self, p: Tensor, g: Tensor, moments: list[Tensor], lr: Tensor, rate: Tensor, dead: Tensor, step: Tensor
+        self, p: Tensor, g: Tensor, moments: list[Tensor], lr: Tensor, rate: Tensor, dead: Tensor | None, step: Tensor
     ) -> None:
         mean, square = moments
-        g.masked_fill_(_over(dead, p), 0.0)
-        mean.lerp_(g, _over(1 - self.beta1, p)).masked_fill_(_over(dead, p), 0.0)
+        if dead is not None:
+            g.masked_fill_(_over(dead, p), 0.0)
+        mean.lerp_(g, _over(1 - self.beta1, p))
+        if dead is not None:
+            mean.masked_fill_(_over(dead, p), 0.0)
         square.mul_(_over(self.beta2, p)).addcmul_(g * g, _over(1 - self.beta2, p))
         t = (step + 1).double()
         c1, c2 = 1 - self.beta1.double() ** t, 1 - self.beta2.double() ** t

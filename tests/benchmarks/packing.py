@@ -417,8 +417,8 @@ def world_data(bench: Bench, case: Case) -> tuple[Path, Path, str]:
     """The world in a store of its own, and its pool and evaluation sample as the rivals read them."""
     import numpy as np
 
-    from raysweep.oracle.recipe import parse_recipe
-    from raysweep.oracle.world import folder_of, prepare
+    from raysweep.oracle.recipe import folder_of, parse_recipe
+    from raysweep.oracle.world import prepare
     from raysweep.store import Store
 
     made = parse_recipe(json.dumps(recipe(case)), "packing")

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 
 from raysweep.errors import OracleError
-from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, recipe_hash
-from raysweep.oracle.world import FlowWorld, adopt, folder_of, load_world, make_flow, prepare
+from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, folder_of, recipe_hash
+from raysweep.oracle.world import FlowWorld, adopt, load_world, make_flow, prepare
 from raysweep.store import Store
 from raysweep.theory.gaussian import truth
 
