@@ -30,6 +30,8 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/planning.py
+	$(BIN)/python tests/benchmarks/packing.py run --device cpu --cases mlp-small,mlp
+	$(BIN)/python tests/benchmarks/evaluation.py
 
 clean:
 	rm -rf .venv results
