@@ -27,6 +27,9 @@ class Repeated:
         self._eager = torch.device(device).type != "cuda"
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
+        if not self._eager:
+            # Gives autograd's own thread a CUDA context: cuBLAS would warn that it has none.
+            torch.ones(1, device=device, requires_grad=True).mul(2).backward()
 
     def __call__(self, times: int) -> None:
         """Call it so many times."""

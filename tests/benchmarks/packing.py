@@ -404,7 +404,8 @@ def end_to_end(bench: Bench, case: Case, runs: int) -> dict[str, Any]:
     with suppress(Exception):
         rows = bench.ledger(store, ["nll", "status", "pack", "seconds"])
         sound = [s == "ok" for s in rows["status"]]
-        found["nll"] = [v for v, ok in zip(rows["nll"], sound, strict=True) if ok]
+        nll = [v for v, ok in zip(rows["nll"], sound, strict=True) if ok]
+        found["nll"] = nll[:: max(1, len(nll) // 1024)]  # enough to compare, and a small file
         found["unsound"] = len(sound) - sum(sound)
         packs = {p: [s for s, q in zip(rows["seconds"], rows["pack"], strict=True) if q == p] for p in rows["pack"]}
         found["packs"] = [{"lanes": len(s), "seconds": sum(s)} for s in packs.values()]
