@@ -1,4 +1,4 @@
-"""The figure of packing.py: how much faster packs are than models one at a time, against lanes and width."""
+"""The figure of packing.py: how much faster packs are than processes side by side, against lanes and width."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 # Okabe & Ito's palette: distinct under every common colour blindness; markers tell the lines apart once more.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
@@ -19,41 +19,46 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def _sweep(path: Path, found: dict[str, Any]) -> Path:
-    """Speed-up against lanes, a line a width."""
+    """Speed-up against lanes, a line a width; points that were not measured are absent."""
     entry = found["sweep"]
     rival = {int(w): r for w, r in entry["rival_steps_per_s"].items()}
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0, 0.98, 1))  # type: ignore[union-attr, call-arg]
+    figure, axes = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
+    measured: set[int] = set()
     for i, width in enumerate(w for w in entry["widths"] if rival.get(w)):
-        own = [(p["lanes"], p["steps_per_s"]) for p in entry["steady"] if p["width"] == width and p.get("steps_per_s")]
+        own = {p["lanes"]: p["steps_per_s"] for p in entry["steady"] if p["width"] == width and p.get("steps_per_s")}
         if not own:
             continue
-        lanes, rates = zip(*sorted(own), strict=True)
-        axes.plot(
-            lanes, [r / rival[width] for r in rates], color=COLOURS[i % 6], marker=MARKERS[i % 6], label=f"{width}"
-        )
-    axes.axhline(1.0, color="0.4", linewidth=1, linestyle=":")
+        measured |= own.keys()
+        lanes = sorted(own)
+        look = {"color": COLOURS[i % 6], "marker": MARKERS[i % 6], "markersize": 6.5}
+        axes.plot(lanes, [own[n] / rival[width] for n in lanes], label=f"{width}", **look)
+    axes.axhline(1.0, color="0.4", linewidth=1, linestyle="--", zorder=1)
+    axes.annotate("equal speed", (1, 1), (0, 3), axes.get_yaxis_transform(), "offset points", ha="right", color="0.4")
+    axes.set_axisbelow(True)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(entry["lanes"]))
+    axes.xaxis.set_major_locator(FixedLocator(sorted(measured)))
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("lanes a pack (models trained together)")
-    axes.set_ylabel("model-steps/s over Ray Tune's, steady state")
+    axes.set_xlabel("lanes in a pack (models trained together, log scale)")
+    axes.set_ylabel("speed-up at steady state\n(ratio of model-steps/s, log scale)")
     axes.grid(True, which="major", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(title="width", frameon=False)
+    figure.legend(title="width (units)", frameon=False, loc="outside right center")
     case, packs = entry["case"], max((p.get("packs") or 1 for p in entry["steady"]), default=1)
-    many = f", {packs} packs side by side" if packs > 1 else ""
+    ours = "one raysweep pack" if packs == 1 else f"{packs} raysweep packs"
+    shape = "-".join([f"{case['inputs']}", *["width"] * case["depth"], "10"])
     axes.set_title(
-        f"MLP {case['inputs']}-w-w-10, batch {case['batch']}, {case['precision']}, {entry['device']}{many}\n"
-        "Ray Tune: a process for each of plain Tune's slots, one model each; Tune's own cost left out",
-        fontsize=8,
-        loc="left",
+        f"Speed-up of {ours} over processes side by side, {entry['device']}", fontsize=11, loc="left", pad=34
     )
+    told = (
+        f"MLP {shape}, batch {case['batch']}, {case['precision']}. Processes: one model in each,\n"
+        "as many at once as plain Ray Tune has slots, without Ray Tune's own cost"
+    )
+    axes.annotate(told, (0, 1), (0, 7), "axes fraction", "offset points", fontsize=8.5, color="0.3", va="bottom")
     target = path.with_suffix(".png")
     figure.savefig(target, dpi=160)
     plt.close(figure)
@@ -63,4 +68,6 @@ def _sweep(path: Path, found: dict[str, Any]) -> Path:
 def draw(path: Path) -> list[Path]:
     """Every figure that a result has the numbers for."""
     found = json.loads(path.read_text())
-    return [_sweep(path, found)] if found.get("sweep", {}).get("steady") else []
+    entry = found.get("sweep", {})
+    measured = any(p.get("steps_per_s") for p in entry.get("steady", ())) and any(entry["rival_steps_per_s"].values())
+    return [_sweep(path, found)] if measured else []
