@@ -12,8 +12,9 @@ from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP
 from polars.testing import assert_frame_equal
 
 from raysweep import run as run_module
-from raysweep.errors import PackError
-from raysweep.executors import make_executor
+from raysweep.errors import OracleError, PackError
+from raysweep.executors import Job, make_executor
+from raysweep.oracle.recipe import GaussianRecipe, folder_of
 from raysweep.oracle.world import load_world
 from raysweep.run import run
 from raysweep.store import Store
@@ -59,3 +60,14 @@ def test_a_worker_that_sees_another_store_stops_the_run_at_once(
     monkeypatch.setattr(run_module, "open_store", lambda *args: original(*args) + "another host's")
     with pytest.raises(PackError, match="every worker must see the driver's store"):
         run(sweep, Store(str(tmp_path)), make_executor("ray"))
+
+
+@pytest.mark.usefixtures("ray_up")
+@pytest.mark.parametrize("name", ["inline", "ray"])
+def test_a_call_answers_and_raises_what_the_function_raised(name: str, tmp_path: Path) -> None:
+    executor = make_executor(name)
+    job = Job("{}", "sweep", (), Store(str(tmp_path)), "", "", 1.0, 0.0)
+    recipe = GaussianRecipe()
+    assert executor.call(job, folder_of, recipe) == folder_of(recipe)
+    with pytest.raises(OracleError, match=r"must hold recipe\.json"):
+        executor.call(job, load_world, job.store)
