@@ -139,7 +139,7 @@ class Experiment(Protocol):
     """Code that turns cells into measured rows.
 
     * `cost` is what one run takes, to its longest time, in a world of this shape (None: no world).
-    * `check` refuses runs whose axes do not make sense together, by a SweepError.
+    * `check` refuses runs whose axes do not make sense together, in this world or on these GPUs, by a SweepError.
     * `run` yields record batches with `lane` (int), every observed axis and every metric, and may add `status`,
       `error`, `flops`, `flops_eval` per row. Raising fails the pack's cells that were not yielded.
     """
@@ -155,7 +155,7 @@ class Experiment(Protocol):
     @property
     def needs_world(self) -> bool: ...
     def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost: ...
-    def check(self, runs: Runs) -> None: ...
+    def check(self, runs: Runs, world: WorldShape | None, gpus: float) -> None: ...
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]: ...
 
 

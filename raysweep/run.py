@@ -77,6 +77,7 @@ def run(
         KeyboardInterrupt: Ctrl-C; what was finished is in the ledger, and the same call goes on from there.
     """
     started = time.monotonic()
+    sweep.runs  # noqa: B018  # refuses what makes no sense before anything is written
     progress = Progress(stream)
     token = open_store(store, sweep, progress)
     ledger = Ledger(store)
@@ -104,7 +105,7 @@ def run(
     finally:
         progress.end()
         scan = ledger.compact()
-    return Outcome(*_tally(sweep, ledger, scan), time.monotonic() - started, scan)
+    return Outcome(*_tally(sweep, scan), time.monotonic() - started, scan)
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ def _execute(
     executor.run(job, feed, progress.count)
 
 
-def _tally(sweep: Sweep, ledger: Ledger, scan: Scan) -> tuple[Counts, int]:
+def _tally(sweep: Sweep, scan: Scan) -> tuple[Counts, int]:
     """This grid's cells by status (the store may hold other grids' too), and how many are in no row."""
     cells = scan.table.column("cell").to_pylist() if scan.parts else []
     status = scan.table.column("status").to_pylist() if scan.parts else []

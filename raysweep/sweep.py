@@ -23,7 +23,7 @@ from raysweep.experiment import Experiment, row_schema
 from raysweep.experiments import load_experiment
 from raysweep.grid import Term, expand
 from raysweep.laws.forms import law
-from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, Recipe, recipe_hash
+from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, Recipe, recipe_hash, shape_of
 from raysweep.runs import Runs, enumerate_runs
 from raysweep.store import Store
 
@@ -110,7 +110,8 @@ class Sweep:
         """Every run of the grid."""
         try:
             runs = enumerate_runs(self.terms, self.axes, self.identity)
-            self.experiment.check(runs)
+            world = shape_of(self.file.world) if self.file.world else None
+            self.experiment.check(runs, world, self.file.resources.gpus)
             return runs
         except SweepError as error:
             raise SweepError(f"{self.path}: {error}") from error

@@ -32,7 +32,7 @@ class Toy:
     def cost(self, run, observed, world):
         return Cost()
 
-    def check(self, runs):
+    def check(self, runs, world, gpus):
         pass
 
     def run(self, pack, context):

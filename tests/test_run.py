@@ -170,3 +170,20 @@ assert not {"torch", "ray", "polars", "matplotlib"} & set(sys.modules), sorted(s
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("grid", "told"),
+    [
+        ({"precision": "tf32"}, r"grid\.precision: tf32 is arithmetic of GPUs.*resources\.gpus=0"),
+        ({"model": "vit", "patch": 3}, r"grid\.model: vit needs square images.*4 numbers|grid\.patch"),
+        ({"n_train": 10**6}, r"n_train <= pool"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_written(
+    tmp_path: Path, make_sweep: Callable[..., Sweep], grid: dict[str, object], told: str
+) -> None:
+    store = tmp_path / "store"
+    with pytest.raises(SweepError, match=told):
+        run(make_sweep(CLASSIFIER_SWEEP, grid), Store(str(store)), make_executor("inline"))
+    assert not store.exists() or not list(store.iterdir())

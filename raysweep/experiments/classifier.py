@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and planning needs none of i
 
 __all__ = ["EXPERIMENT", "Classifier"]
 
+_SHAPE = ("model", "width", "depth", "activation", "patch", "heads", "base_width")  # what an architecture reads
 _BYTES = {"float64": 8, "bf16": 2}  # of an activation; 4 otherwise
 _MOMENTS = {"adamw": 2}  # optimiser numbers a parameter; 1 otherwise
 
@@ -44,17 +45,10 @@ class Classifier:
     needs_world: bool = True
 
     def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
-        """Of all members of a run, by layer; branches of the schedule and subsampled evaluations counted.
-
-        Raises:
-            SweepError: this model cannot be built for this world.
-        """
+        """Of all members of a run, by layer; branches of the schedule and subsampled evaluations counted."""
         if world is None:
             raise PackError("classifier: a world is needed to know the input's size")
-        architecture = _architecture(run, world)
-        if problem := architecture.problem():
-            raise SweepError(f"grid.model: {run['model']}: {problem}")
-        layout, batch, members = architecture.layout, int(run["batch"]), int(run["members"])
+        layout, batch, members = _architecture(run, world).layout, int(run["batch"]), int(run["members"])
         times = _times(run, observed)
         done = trained = 0
         for leg in legs(str(run["schedule"]), times, float(run["decay"])):
@@ -71,8 +65,8 @@ class Classifier:
             bytes=float(members) * (wide * state * layout.size + 3 * narrow * batch * layout.activations),
         )
 
-    def check(self, runs: Runs) -> None:
-        """A data set cannot be larger than the pool it is cut from."""
+    def check(self, runs: Runs, world: WorldShape | None, gpus: float) -> None:
+        """A data set fits the pool it is cut from, a model the world's items, TF32 the device."""
         n, pool = (np.array([v or 0 for v in runs.values[name]])[runs.codes[name]] for name in ("n_train", "pool"))
         if (n > pool).any():
             at = int(np.argmax(n - pool))
@@ -80,6 +74,16 @@ class Classifier:
                 f"grid.n_train: `n_train <= pool` must hold, but got (n_train={n[at]}, pool={pool[at]}). "
                 "Make `pool` larger; four times the largest n_train keeps seeds nearly independent"
             )
+        if "tf32" in runs.values["precision"] and not gpus:
+            raise SweepError(
+                "grid.precision: tf32 is arithmetic of GPUs, but got (precision=tf32, resources.gpus=0). "
+                "Ask for resources: {gpus: 1}, or use float32"
+            )
+        if world is not None:
+            shapes = np.stack([np.asarray(runs.codes[name]) for name in _SHAPE], axis=1)
+            for first in np.unique(shapes, axis=0, return_index=True)[1].tolist() if len(runs) else []:
+                if problem := _architecture(runs.row(first), world).problem():
+                    raise SweepError(f"grid.{problem}")
 
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
         """Train the pack's lanes together; one batch of rows per snapshot, one row per run and budget."""
@@ -126,8 +130,9 @@ class Classifier:
                     items = _items(row, stream, snapshot.step)
                     for name, values in held[stream].measure(model, snapshot, sound, items, ks).items():
                         columns[name + suffix] = values
-                spent[here] += float(pack.value("members")) * _evaluated(row, snapshot.step) * layout.forward_flops
-                cost = {"flops": np.full(len(here), a_step * snapshot.step), "flops_eval": spent[here]}
+                spent[sound] += float(pack.value("members")) * _evaluated(row, snapshot.step) * layout.forward_flops
+                trained = np.where(diverged[here] < 0, snapshot.step, diverged[here])
+                cost = {"flops": a_step * trained, "flops_eval": spent[here]}
                 yield _rows(snapshot.step, here, diverged[here], columns, cost, observed.values("k"))
 
 
@@ -157,7 +162,7 @@ def _items(run: Mapping[str, Value], stream: str, step: int) -> int:
     """Items of a sample that a snapshot is evaluated on: `eval_share` of those trained on so far, within an eighth
     of the sample and all of it.
 
-    A function of the cell alone, so that a longer grid leaves its rows as they are. An early snapshot needs no more:
+    A function of the cell alone, so that a longer grid leaves its scores as they are. An early snapshot needs no more:
     its standard error is stored beside it.
     """
     sample, share = int(run[f"{stream}_items"]), float(run["eval_share"])

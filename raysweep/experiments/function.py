@@ -40,7 +40,7 @@ class FunctionExperiment:
         """Unknown: nothing is assumed about a user's function."""
         return Cost()
 
-    def check(self, runs: Runs) -> None:
+    def check(self, runs: Runs, world: WorldShape | None, gpus: float) -> None:
         """Any combination of axes is the user's to judge."""
 
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:

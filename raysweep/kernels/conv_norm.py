@@ -33,12 +33,12 @@ def supported(x_shape: Sequence[int], weight_shape: Sequence[int], stride: int, 
     return fits and c <= 128 and 8 <= cout <= 128 and cout % groups == 0
 
 
-def forward_tile(side: int, stride: int, area: int, c: int, cout: int, dtype: torch.dtype) -> Tile:
+def forward_tile(area: int, c: int, cout: int, dtype: torch.dtype) -> Tile:
     """For output images of `area` pixels."""
     if dtype == torch.float32:
         return Tile(max(4096 // cout, 32), 32 if c < 8 else 16, warps=4)
     if c < 8:
-        return Tile(min(area, 256), 32, warps=4) if area >= 256 else Tile(max(area, 4096 // cout), 32, warps=4)
+        return Tile(256 if area >= 256 else max(area, 4096 // cout), 32, warps=4)
     pixels = max(area, 8192 // cout)
     return Tile(pixels, _depth(c), warps=4 if pixels * cout <= 8192 else 8)
 
@@ -49,8 +49,8 @@ def norm_tile(area: int, cout: int) -> Tile:
     return Tile(pixels, warps=min(max(pixels * cout // 1024, 4), 8))
 
 
-def input_tile(side: int, stride: int, area: int, c: int, cout: int, dtype: torch.dtype) -> Tile:
-    """For output images of `area` pixels."""
+def input_tile(c: int, cout: int, dtype: torch.dtype) -> Tile:
+    """For the gradient of inputs of c channels."""
     if dtype == torch.float32:
         return Tile(max(2048 // max(c, 16), 32), 16, warps=4)
     return Tile(max(4096 // max(c, 16), 128), _depth(cout), warps=4)
@@ -91,7 +91,7 @@ class _ConvNorm(torch.autograd.Function):
         area = out_size(x.shape[2], side, stride) * out_size(x.shape[3], side, stride)
         return forward(
             x, weight.to(x.dtype), gain, bias, residual, stride=stride, groups=groups, relu=relu, eps=eps,
-            precision=precision, tile=forward_tile(side, stride, area, c, cout, x.dtype),
+            precision=precision, tile=forward_tile(area, c, cout, x.dtype),
         )  # fmt: skip
 
     @staticmethod
@@ -119,7 +119,7 @@ class _ConvNorm(torch.autograd.Function):
             exchanged = x.new_empty(lanes, side, side, cout, c).copy_(weight.transpose(-1, -2))
             dx = input_gradient(
                 dy, exchanged, (x.shape[2], x.shape[3]), stride=ctx.stride, precision=ctx.precision,
-                tile=input_tile(side, ctx.stride, ho * wo, c, cout, x.dtype), into=None,
+                tile=input_tile(c, cout, x.dtype), into=None,
             )  # fmt: skip
         dweight = weight_gradient(
             x, dy, side, stride=ctx.stride, precision=ctx.precision,

@@ -58,22 +58,29 @@ class Architecture:
     base_width: int = 0
 
     def problem(self) -> str:
-        """The rule this shape breaks and the values, or nothing."""
+        """The axis at fault, the rule it breaks, the values and a way out; or nothing."""
         if self.kind == "mlp":
             return ""
         image = image_of(self.inputs)
         if image is None:
-            return f"items must be square images with 1 or 3 channels, but have {self.inputs} numbers"
+            return (
+                f"model: {self.kind} needs square images of 1 or 3 channels, but items have {self.inputs} numbers. "
+                "Use model: mlp, or another world"
+            )
+        side = image[1]
         if self.depth < 1:
-            return f"`depth >= 1` must hold, but got (depth={self.depth})"
+            return f"depth: `depth >= 1` must hold for a {self.kind}, but got (depth={self.depth})"
         if self.kind == "resnet" and self.activation != "relu":
-            return f"a residual network has activation relu, but got {self.activation}"
-        if self.kind == "resnet" and image[1] % 2 ** (STAGES - 1):
-            return f"images must be divisible by {2 ** (STAGES - 1)}, but are {image[1]} pixels wide"
-        if self.kind == "vit" and image[1] % self.patch:
-            return f"`patch` must divide the image, but got (patch={self.patch}, pixels={image[1]})"
-        if self.kind == "vit" and (self.width % self.heads or (self.base_width and self.base_width % self.heads)):
-            return f"`heads` must divide the width, but got (heads={self.heads}, width={self.width})"
+            return f"activation: a resnet has relu, but got {self.activation}. Leave the axis out"
+        if self.kind == "resnet" and side % 2 ** (STAGES - 1):
+            return f"model: a resnet halves images {STAGES - 1} times, but they are {side} pixels wide"
+        if self.kind == "vit" and side % self.patch:
+            fits = ", ".join(str(p) for p in range(1, side + 1) if side % p == 0)
+            return f"patch: must divide the image, but got (patch={self.patch}, pixels={side}). Choose one of {fits}"
+        if self.kind == "vit" and self.width % self.heads:
+            return f"heads: must divide the width, but got (heads={self.heads}, width={self.width})"
+        if self.kind == "vit" and self.base_width % self.heads:
+            return f"base_width: `heads` must divide it, but got (heads={self.heads}, base_width={self.base_width})"
         return ""
 
     @property

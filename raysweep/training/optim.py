@@ -10,12 +10,11 @@ from torch import Tensor
 
 from raysweep.kernels import fused
 
-__all__ = ["OPTIMISERS", "Optimiser", "Parameters", "State"]
+__all__ = ["Optimiser", "Parameters", "State"]
 
 Parameters = dict[str, Tensor]
 State = dict[str, dict[str, Tensor]]
 
-OPTIMISERS = ("sgd", "nesterov", "adamw")
 _MOMENTS = {"sgd": ("velocity",), "nesterov": ("velocity",), "adamw": ("mean", "square")}
 
 
@@ -24,7 +23,7 @@ class Optimiser:
     """SGD with heavy-ball or Nesterov momentum (L2 penalty), or AdamW (decoupled decay).
 
     Attributes:
-        kind: One of `OPTIMISERS`.
+        kind: `sgd`, `nesterov` or `adamw`.
         lr: [lanes].
         momentum: [lanes]; of SGD.
         beta1, beta2, eps: [lanes]; of AdamW.

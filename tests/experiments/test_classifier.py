@@ -239,8 +239,8 @@ def test_nobody_beats_the_posterior_on_generating_labels(learned):
 
 def test_a_data_set_larger_than_its_pool_is_refused():
     with pytest.raises(SweepError, match=r"n_train <= pool.*n_train=600, pool=512"):
-        EXPERIMENT.check(runs_of(n_train=[16, 600]))
-    EXPERIMENT.check(runs_of(n_train=[16, 512]))
+        EXPERIMENT.check(runs_of(n_train=[16, 600]), None, 0.0)
+    EXPERIMENT.check(runs_of(n_train=[16, 512]), None, 0.0)
 
 
 def test_a_world_is_needed():

@@ -212,10 +212,10 @@ def test_every_model_learns_a_world_of_images(model, base_width):
 
 
 REFUSED = [
-    ({"model": "vit", "patch": 3}, 64, r"grid.model: vit: `patch` must divide the image.*patch=3, pixels=8"),
-    ({"model": "resnet"}, 50, r"grid.model: resnet: items must be square images.*50 numbers"),
-    ({"model": "vit", "heads": 3}, 64, r"grid.model: vit: `heads` must divide the width.*heads=3, width=8"),
-    ({"model": "cnn", "depth": 0}, 64, r"grid.model: cnn: `depth >= 1` must hold.*depth=0"),
+    ({"model": "vit", "patch": 3}, 64, r"grid.patch: must divide the image.*patch=3, pixels=8"),
+    ({"model": "resnet"}, 50, r"grid.model: resnet needs square images.*50 numbers"),
+    ({"model": "vit", "heads": 3}, 64, r"grid.heads: must divide the width.*heads=3, width=8"),
+    ({"model": "cnn", "depth": 0}, 64, r"grid.depth: `depth >= 1` must hold.*depth=0"),
 ]
 
 

@@ -184,16 +184,16 @@ def test_colour_channels_come_first_in_an_item():
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
-        ({"kind": "cnn", "inputs": 50}, "square images with 1 or 3 channels, but have 50 numbers"),
+        ({"kind": "cnn", "inputs": 50}, "square images of 1 or 3 channels, but items have 50 numbers"),
         ({"kind": "resnet", "inputs": 50}, "square images"),
         ({"kind": "vit", "inputs": 50}, "square images"),
         ({"kind": "cnn", "depth": 0}, r"depth >= 1.*depth=0"),
         ({"kind": "resnet", "depth": 0}, r"depth >= 1.*depth=0"),
-        ({"kind": "resnet", "activation": "gelu"}, "relu, but got gelu"),
-        ({"kind": "resnet", "inputs": 36}, "divisible by 4, but are 6"),
-        ({"kind": "vit", "patch": 3}, "patch=3, pixels=8"),
+        ({"kind": "resnet", "activation": "gelu"}, "activation: a resnet has relu, but got gelu"),
+        ({"kind": "resnet", "inputs": 36}, "halves images 2 times, but they are 6 pixels wide"),
+        ({"kind": "vit", "patch": 3}, "^patch: .*patch=3, pixels=8.*1, 2, 4, 8"),
         ({"kind": "vit", "heads": 3}, "heads=3, width=8"),
-        ({"kind": "vit", "heads": 4, "base_width": 6}, "heads=4"),
+        ({"kind": "vit", "heads": 4, "base_width": 6}, "^base_width: .*heads=4, base_width=6"),
     ],
 )
 def test_a_shape_that_cannot_be_built_has_its_problem_named(changes, rule):
