@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysweep.executors.feed import Feed
-from raysweep.executors.work import Counts, Job, OutOfMemory, execute
+from raysweep.executors.work import Counts, Job, OutOfMemory, execute, release_memory
 from raysweep.oracle.recipe import FlowRecipe
 from raysweep.store import Store
 
@@ -68,3 +68,5 @@ class Inline:
                 on_counts(feed.too_large(pack.id, str(error)))
             else:
                 feed.done(pack.id)
+                continue
+            release_memory()  # the error is gone, and with it the frames that held the pack

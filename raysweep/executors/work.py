@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 import traceback
@@ -21,9 +22,10 @@ from raysweep.pack import Pack
 from raysweep.store import Store
 from raysweep.sweep import from_mapping
 
-__all__ = ["FLUSH_SECONDS", "Counts", "Job", "OutOfMemory", "execute", "gpu", "opened", "peak_bytes"]
+__all__ = ["FLUSH_SECONDS", "Counts", "Job", "OutOfMemory", "execute", "gpu", "opened", "peak_bytes", "release_memory"]
 
 FLUSH_SECONDS = 30.0
+_FULL = ("DefaultCPUAllocator: can't allocate", "CUDA out of memory", "_ALLOC_FAILED")
 
 
 class OutOfMemory(Exception):
@@ -167,6 +169,15 @@ def peak_bytes(job: Job, pack: Pack) -> float:
     return float(torch.cuda.max_memory_allocated())
 
 
+def release_memory() -> None:
+    """Give back what a pack that failed left behind."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def _count(rows: pa.Table) -> Counts:
     found = {v["values"]: v["counts"] for v in pc.value_counts(rows.column("status")).to_pylist()}
     return Counts(*(found.get(s, 0) for s in STATUSES))
@@ -191,6 +202,15 @@ def _device_name(device: str) -> str:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Of the device, of the host by Python, or by torch's CPU allocator, which raises a plain RuntimeError."""
-    told = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate" in str(error)
-    return told or isinstance(error, MemoryError)
+    """Whether an error, or one that it was raised on top of, is a lack of memory.
+
+    By torch on the device or by Python; by torch's CPU allocator and by cuBLAS as a plain RuntimeError; and an
+    allocation that fails inside a captured graph ends as an error of the capture on top of it.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        told = str(seen)
+        if type(seen).__name__ == "OutOfMemoryError" or isinstance(seen, MemoryError) or any(t in told for t in _FULL):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

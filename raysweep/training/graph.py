@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 
 __all__ = ["Repeated"]
 
 _WARM_UP = 3  # steps before capture: libraries choose algorithms and take workspaces in them
+
+
+@cache
+def _side_stream(device: int) -> torch.cuda.Stream:
+    """One for all captures: cuBLAS keeps a workspace of 32 MiB for every stream it ever ran on."""
+    return torch.cuda.Stream(device)
 
 
 class Repeated:
@@ -46,7 +53,7 @@ class Repeated:
             self._graph.replay()
 
     def _warm_up(self, times: int) -> int:
-        stream = torch.cuda.Stream()
+        stream = _side_stream(torch.cuda.current_device())
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(times):
@@ -57,6 +64,6 @@ class Repeated:
 
     def _captured(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=_side_stream(torch.cuda.current_device())):
             self._step()
         return graph

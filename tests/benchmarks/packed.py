@@ -63,7 +63,7 @@ def steady(case: Mapping[str, Any], go: Any = None) -> dict[str, Any]:
     steps, lengths = schedule(case["warm"], repeats, case["unit"])
     raw = {**case["sweep"], "grid": {**case["sweep"]["grid"], "steps": steps}}
     raw["grid"] |= {"eval_items": 16, "select_items": 16}
-    sweep = from_mapping(raw)
+    sweep = from_mapping(raw | ({"resources": {"gpus": 1}} if cuda else {}))
     lanes = len(sweep.runs)
     world = load_world(Store(case["store"]), case["folder"])
     if cuda:

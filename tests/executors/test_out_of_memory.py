@@ -70,10 +70,15 @@ def test_a_full_gpu_splits_packs_and_loses_no_lane(tmp_path: Path) -> None:
     from raysweep.sweep import from_mapping
 
     sweep = from_mapping({**SWEEP, "resources": {"gpus": 1}})
-    run(from_mapping({**SWEEP, "grid": {**GRID, "seed": 0}}), Store(str(tmp_path / "warm")), make_executor("inline"))
+    run(
+        from_mapping({**SWEEP, "resources": {"gpus": 1}, "grid": {**GRID, "seed": 0}}),
+        Store(str(tmp_path / "warm")),
+        make_executor("inline"),
+    )
     torch.cuda.empty_cache()
     total = torch.cuda.mem_get_info()[1]
-    torch.cuda.set_per_process_memory_fraction(160 * 2**20 / total)
+    cap = torch.cuda.memory_allocated() + 400 * 2**20  # libraries keep workspaces
+    torch.cuda.set_per_process_memory_fraction(cap / total)
     try:
         outcome = run(sweep, Store(str(tmp_path / "store")), make_executor("inline"))
     finally:
