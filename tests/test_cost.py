@@ -19,7 +19,8 @@ GRID = {"width": 16, "depth": 2, "batch": 8, "eval_items": 100, "select_items": 
 
 def cost_of(grid, world=WORLD, run=0):
     recipe = {"kind": "gaussian", "dim": world.dim, "classes": world.classes}
-    sweep = from_mapping({"name": "c", "experiment": "classifier", "grid": {**GRID, **grid}, "world": recipe})
+    raw = {"name": "c", "experiment": "classifier", "grid": {**GRID, **grid}, "world": recipe, "resources": {"gpus": 1}}
+    sweep = from_mapping(raw)
     runs = sweep.runs
     return EXPERIMENT.cost(runs.row(run), runs.observed[int(runs.observed_code[run])], world)
 
@@ -127,12 +128,12 @@ def test_precision_and_optimiser_change_the_bytes_alone():
 @pytest.mark.parametrize(
     ("grid", "dim", "told"),
     [
-        ({"model": "resnet"}, 50, r"grid.model: resnet: .*square images.*50 numbers"),
-        ({"model": "vit", "patch": 3}, 64, r"grid.model: vit: .*`patch` must divide.*patch=3, pixels=8"),
-        ({"model": "vit", "heads": 5}, 64, r"grid.model: vit: .*`heads` must divide.*heads=5, width=16"),
-        ({"model": "cnn", "depth": 0}, 64, r"grid.model: cnn: .*depth >= 1.*depth=0"),
-        ({"model": "resnet", "activation": "tanh"}, 64, r"grid.model: resnet: .*relu, but got tanh"),
-        ({"model": "resnet"}, 100, r"grid.model: resnet: .*divisible by 4, but are 10"),
+        ({"model": "resnet"}, 50, r"grid\.model: resnet needs square images.*50 numbers"),
+        ({"model": "vit", "patch": 3}, 64, r"grid\.patch: must divide.*patch=3, pixels=8"),
+        ({"model": "vit", "heads": 5}, 64, r"grid\.heads: must divide.*heads=5, width=16"),
+        ({"model": "cnn", "depth": 0}, 64, r"grid\.depth: .*depth >= 1.*depth=0"),
+        ({"model": "resnet", "activation": "tanh"}, 64, r"grid\.activation: .*relu, but got tanh"),
+        ({"model": "resnet"}, 100, r"grid\.model: .*halves images 2 times, but they are 10 pixels"),
     ],
 )
 def test_a_model_that_cannot_be_built_is_refused_when_planned(grid, dim, told):

@@ -17,6 +17,8 @@ from raysweep.training.loop import train
 from raysweep.training.optim import Optimiser
 from raysweep.training.schedule import Schedule
 
+OPTIMISERS = ("sgd", "nesterov", "adamw")
+
 POOLS, ITEMS = 2, 300
 
 

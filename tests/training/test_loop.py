@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 from models.reference import load, reference_of, to_torch
-from training.packs import FIVE, Lane, batches_of, equal, largest_gap, optimiser_of, start_of, trained
+from training.packs import FIVE, OPTIMISERS, Lane, batches_of, equal, largest_gap, optimiser_of, start_of, trained
 
 from raysweep.models import Architecture
 from raysweep.training.legs import Leg
 from raysweep.training.loop import DIVERGED, forward, train
-from raysweep.training.optim import OPTIMISERS, Optimiser
+from raysweep.training.optim import Optimiser
 from raysweep.training.schedule import Schedule
 
 MLP = Architecture("mlp", 3, 4, 8, 2)

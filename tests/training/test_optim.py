@@ -4,10 +4,9 @@ import math
 
 import pytest
 import torch
+from training.packs import OPTIMISERS
 
 from raysweep.training.optim import Optimiser
-
-OPTIMISERS = ("sgd", "nesterov", "adamw")
 
 LANES = 3
 LR = torch.tensor([0.1, 0.02, 0.5], dtype=torch.float64)

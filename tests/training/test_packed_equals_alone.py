@@ -5,10 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from training.packs import FIVE, equal, largest_gap, start_of, trained
+from training.packs import FIVE, OPTIMISERS, equal, largest_gap, start_of, trained
 
 from raysweep.models import Architecture
-from raysweep.training.optim import OPTIMISERS
 
 SCHEDULES = ("constant", "wsd", "cosine")
 MLPS = [
