@@ -104,10 +104,10 @@ def test_an_ensemble_costs_all_its_members():
 
 
 def test_early_evaluations_forward_a_part_of_the_sample():
-    """A sixteenth of the items trained on, from an eighth of the sample up to all of it, rounded up."""
+    """A sixteenth of the items trained on, from an eighth of the sample up to all of it; half as many to select on."""
     layout = layout_of()
     cost = cost_of({"eval_share": 0.0625, "steps": [0, 30, 100, 1000]})
-    items = (13 + 7) + (15 + 15) + (50 + 50) + (100 + 50)
+    items = (13 + 7) + (15 + 8) + (50 + 25) + (100 + 50)
     assert cost.flops_eval == items * layout.forward_flops
 
 

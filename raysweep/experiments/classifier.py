@@ -159,8 +159,8 @@ def _times(run: Mapping[str, Value], observed: Observed) -> list[int]:
 
 
 def _items(run: Mapping[str, Value], stream: str, step: int) -> int:
-    """Items of a sample that a snapshot is evaluated on: `eval_share` of those trained on so far, within an eighth
-    of the sample and all of it.
+    """Items of a sample that a snapshot is evaluated on. The evaluation sample grows by `eval_share` of the items
+    trained on, from an eighth of it to all of it; the selection sample in proportion.
 
     A function of the cell alone, so that a longer grid leaves its scores as they are. An early snapshot needs no more:
     its standard error is stored beside it.
@@ -168,7 +168,8 @@ def _items(run: Mapping[str, Value], stream: str, step: int) -> int:
     sample, share = int(run[f"{stream}_items"]), float(run["eval_share"])
     if not share:
         return sample
-    return min(sample, max(math.ceil(sample / 8), math.ceil(share * int(run["batch"]) * step)))
+    part = share * int(run["batch"]) * step / int(run["eval_items"])
+    return math.ceil(sample * min(1.0, max(0.125, part)))
 
 
 def _evaluated(run: Mapping[str, Value], step: int) -> int:

@@ -364,10 +364,10 @@ def sizes_seen(**grid):
 
 
 def test_a_snapshot_is_evaluated_on_a_share_of_the_items_trained_on_so_far():
-    """A sixteenth of 16 a step is one a step: from an eighth of 400 and of 200 up to all of both."""
+    """A sixteenth of 16 a step is one a step: from an eighth of 400 up to all; half of it to select on."""
     found = sizes_seen(eval_share=0.0625, steps=[0, 30, 60, 150, 201, 500])
-    assert found == {0: 50 + 25, 30: 50 + 30, 60: 60 + 60, 150: 150 + 150, 201: 201 + 200, 500: 400 + 200}
-    assert sizes_seen(eval_share=0.05, steps=[73]) == {73: 59 + 59}  # 58.4, rounded up
+    assert found == {0: 50 + 25, 30: 50 + 25, 60: 60 + 30, 150: 150 + 75, 201: 201 + 101, 500: 400 + 200}
+    assert sizes_seen(eval_share=0.05, steps=[73]) == {73: 59 + 30}  # 58.4 and 29.2, rounded up
 
 
 def test_with_a_share_of_0_all_of_the_sample_is_used():
