@@ -55,7 +55,7 @@ AXES = (
     Axis("pool", int, "shape", 32768, low=1, high=2**26, unit="items", help="world items that data sets are cut from"),
     Axis("eval_items", int, "shape", 4096, low=16, high=2**26, unit="items", help="evaluation sample"),
     Axis("select_items", int, "shape", 2048, low=16, high=2**26, unit="items", help="selection sample, disjoint"),
-    Axis("eval_share", float, "shape", 0.02, low=0.0, high=1e6,
+    Axis("eval_share", float, "shape", 0.016, low=0.0, high=1e6,
          help="evaluation items per item trained on so far, from an eighth of the sample up to all; 0: always all"),
 )  # fmt: skip
 
