@@ -104,7 +104,7 @@ def norm_backward(
 def _input_kernel(
     dy, weight, dx, n,
     H: tl.constexpr, W: tl.constexpr, C: tl.constexpr, HO: tl.constexpr, WO: tl.constexpr, N: tl.constexpr,
-    SIDE: tl.constexpr, STRIDE: tl.constexpr, ADD: tl.constexpr, PIXELS: tl.constexpr, DEPTH: tl.constexpr,
+    SIDE: tl.constexpr, STRIDE: tl.constexpr, PIXELS: tl.constexpr, DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One program: PIXELS x STRIDE^2 pixels of one lane's dx, by their places in the stride: each has its own taps."""
@@ -140,16 +140,11 @@ def _input_kernel(
                 dy, weight, row, column, base, inside, acc,
                 HO, WO, N, C, 1, 1, 0, 0, -1, 1, 0, 0, 1, DEPTH, PRECISION,
             )  # fmt: skip
-        if ADD:
-            if SIDE == 3 or place == 0:
-                acc += tl.load(dx + at, mask=inside[:, None], other=0.0).to(tl.float32)
-                tl.store(dx + at, acc.to(dx.dtype.element_ty), mask=inside[:, None])
-        else:
-            tl.store(dx + at, acc.to(dx.dtype.element_ty), mask=inside[:, None])
+        tl.store(dx + at, acc.to(dx.dtype.element_ty), mask=inside[:, None])
 
 
 def input_gradient(
-    dy: Tensor, weight: Tensor, size: tuple[int, int], *, stride: int, precision: str, tile: Tile, into: Tensor | None
+    dy: Tensor, weight: Tensor, size: tuple[int, int], *, stride: int, precision: str, tile: Tile
 ) -> Tensor:
     """[lanes, n, H, W, C] gradient of the convolution's input.
 
@@ -157,15 +152,14 @@ def input_gradient(
         dy: [lanes, n, H', W', Cout].
         weight: [lanes, k, k, Cout, C] of dy's dtype: the forward weights with the channels exchanged.
         size: H, W.
-        into: Gradient so far, to which this one is added in place; or None.
     """
     lanes, n, ho, wo, cout = dy.shape
     side, c = weight.shape[1], weight.shape[-1]
-    dx = dy.new_empty(lanes, n, *size, c) if into is None else into
+    dx = dy.new_empty(lanes, n, *size, c)
     with torch.cuda.device_of(dy):
         _input_kernel[(triton.cdiv(n * ho * wo, tile.pixels), lanes)](
             dy, weight, dx, n,
-            H=size[0], W=size[1], C=c, HO=ho, WO=wo, N=cout, SIDE=side, STRIDE=stride, ADD=into is not None,
+            H=size[0], W=size[1], C=c, HO=ho, WO=wo, N=cout, SIDE=side, STRIDE=stride,
             PIXELS=tile.pixels, DEPTH=tile.depth, PRECISION=precision, num_warps=tile.warps,
         )  # fmt: skip
     return dx

@@ -119,7 +119,7 @@ class _ConvNorm(torch.autograd.Function):
             exchanged = x.new_empty(lanes, side, side, cout, c).copy_(weight.transpose(-1, -2))
             dx = input_gradient(
                 dy, exchanged, (x.shape[2], x.shape[3]), stride=ctx.stride, precision=ctx.precision,
-                tile=input_tile(c, cout, x.dtype), into=None,
+                tile=input_tile(c, cout, x.dtype),
             )  # fmt: skip
         dweight = weight_gradient(
             x, dy, side, stride=ctx.stride, precision=ctx.precision,
