@@ -23,6 +23,7 @@ _FILL = 0.8  # of a device's memory; the rest is for libraries, fragments and ev
 _SURE = 4 * 2**30  # bytes that any device we run on has: a smaller estimate needs no look at it
 _CLOSE = 0.25  # an estimate above this share of the device is measured
 _LANES = (8, 24)  # of the two packs whose difference is the bytes of a lane
+_LEAST = 0.1  # of the estimate; a smaller difference was lost in what packs share
 _ASSUMED = 80 * 2**30  # where no device can be asked
 
 
@@ -80,14 +81,15 @@ def fit_to_device(
 
 
 def _measured(runs: Runs, group: Group, probe: Probe) -> float:
-    """Bytes a lane, all that packs share left out."""
+    """Bytes a lane without what packs share; the estimate where two packs hardly differ, for want of a reading."""
     first = min(group.observed.cells.items(), key=lambda cell: [str(v).zfill(24) for v in cell[1]])[0]
     peaks, lanes = [], [min(n, len(group.index)) for n in _LANES]
     for n in lanes:
         few = runs.take(group.index[:n])
         short = replace(few, observed=tuple(o.only([first]) if o == group.observed else o for o in few.observed))
         peaks.append(probe.peak_bytes(make_pack(short)))
-    return max((peaks[1] - peaks[0]) / max(lanes[1] - lanes[0], 1), 1.0)
+    found = (peaks[1] - peaks[0]) / max(lanes[1] - lanes[0], 1)
+    return found if found > _LEAST * group.cost.bytes else group.cost.bytes
 
 
 def _key(group: Group, experiment: Experiment, device: Device) -> str:

@@ -77,6 +77,15 @@ def test_a_shape_is_measured_once_by_two_packs_at_its_earliest_time(planned: Cal
     assert cache_file().is_file()
 
 
+def test_lanes_lost_in_what_packs_share_keep_their_estimate(planned: Callable[..., Any]) -> None:
+    class Flat(FakeGPU):
+        def peak_bytes(self, pack: Pack) -> float:
+            return SHARED
+
+    estimates = [g.cost.bytes for g in planned(None).groups]
+    assert [g.cost.bytes for g in planned(Flat()).groups] == estimates
+
+
 def test_a_small_sweep_does_not_ask_the_device(planned: Callable[..., Any]) -> None:
     class Nobody:
         def device(self) -> Device:

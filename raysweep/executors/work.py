@@ -158,15 +158,23 @@ def gpu(job: Job) -> Device:
 
 
 def peak_bytes(job: Job, pack: Pack) -> float:
-    """Most bytes of the GPU allocated while a pack trains to its first snapshot and is evaluated there."""
+    """Most bytes of the GPU held while a pack trains to its first snapshot and is evaluated there.
+
+    Held, not allocated: a captured graph keeps what it once took. It trains twice, because what is tried and loaded on
+    the way the first time (ways to convolve, workspaces, the world's samples) would hide what the lanes take.
+    """
     import torch
 
     experiment, _, world = opened(job)
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    work = experiment.run(pack.runs, Context(device="cuda", world=world, threads=max(1, int(job.cpus))))
-    next(iter(work))
-    return float(torch.cuda.max_memory_allocated())
+    for _ in range(2):
+        release_memory()
+        torch.cuda.reset_peak_memory_stats()
+        work = experiment.run(pack.runs, Context(device="cuda", world=world, threads=max(1, int(job.cpus))))
+        next(iter(work))
+        found = float(torch.cuda.max_memory_reserved())
+        del work
+    release_memory()
+    return found
 
 
 def release_memory() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import torch
@@ -64,6 +66,19 @@ class Repeated:
 
     def _captured(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=_side_stream(torch.cuda.current_device())):
+        with _no_collection(), torch.cuda.graph(graph, stream=_side_stream(torch.cuda.current_device())):
             self._step()
         return graph
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python's collector at rest: were it to destroy an earlier pack's graph now, CUDA would void this capture."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -56,7 +56,8 @@ def _seconds(
     """Of a forward and backward pass; inf where this way does not run."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     x = torch.randn(lanes, batch, architecture.inputs, device=device).to(dtype)
-    if how == "fused" and (architecture.kind != "resnet" or not fused(x)):
+    too_long = architecture.layout.activations * batch >= 2**31  # the kernels count a lane's elements in 32 bits
+    if how == "fused" and (architecture.kind != "resnet" or not fused(x) or too_long):
         return math.inf
     model = architecture.model(how, tf32)
     start = initial_parameters(architecture, torch.arange(lanes), wide, device)

@@ -60,8 +60,10 @@ def measure(bench: Bench, case: Case) -> None:
             bench.save()
         for runs in args.runs or [case.runs]:
             if bench.fits(f"{case.key} raysweep end to end, {runs:,} runs", 20):
-                ways.setdefault("raysweep", {}).setdefault("end_to_end", []).append(end_to_end(bench, case, runs))
-                bench.save()
+                for executor in args.executors:
+                    found = end_to_end(bench, case, runs, executor)
+                    ways.setdefault("raysweep", {}).setdefault("end_to_end", []).append(found)
+                    bench.save()
     task = ways.get("processes", {}).get("variant") or task_of(case, bench.device)
     if "processes" in args.ways and bench.fits(f"{case.key} processes", 25):
         found = processes_way(bench, case, [task], sample)
@@ -128,6 +130,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     p.add_argument("--plain-slots", type=int, help="trials at once of plain Tune; default 16 a GPU")
     p.add_argument("--processes", type=_numbers, default=[], help="scanned counts; default 4,8,16, cores on a CPU")
     p.add_argument("--runs", type=_numbers, default=[], help="of raysweep's end-to-end grids, instead of the case's")
+    p.add_argument("--executors", type=_names, default=["ray"], help="of raysweep's end-to-end grids: ray, inline")
     p.add_argument("--lanes", type=int, help="resources.lanes of the end-to-end grid; default: the product's choice")
     p.add_argument("--repeats", type=int, default=3, help="timed intervals at steady state")
     p.add_argument("--target-s", type=float, default=0.3, help="least seconds of such an interval")

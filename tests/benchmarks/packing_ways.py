@@ -22,16 +22,23 @@ def resources(bench: Bench, lanes: int | None) -> dict[str, Any]:
     return found | ({"lanes": lanes} if lanes else {})
 
 
-def end_to_end(bench: Bench, case: Case, runs: int) -> dict[str, Any]:
+def end_to_end(bench: Bench, case: Case, runs: int, executor: str) -> dict[str, Any]:
     """`python -m raysweep run` on an empty store: everything a user waits for."""
     import yaml
 
-    name = f"e2e-{case.name}-{case.precision}-{runs}"
+    name = f"e2e-{case.name}-{case.precision}-{runs}-{executor}"
     store, file = bench.scratch / f"store-{name}", bench.scratch / f"{name}.yaml"
     file.write_text(yaml.safe_dump({**sweep_of(case, runs), "resources": resources(bench, bench.args.lanes)}))
     command = [sys.executable, "-m", "raysweep", "run", str(file), "--store", str(store)]
+    command += ["--executor", executor]
     with bench.child(command, name) as (sampler, ended):
-        found: dict[str, Any] = {"wall_s": ended["wall_s"], "runs": runs, "rc": ended["rc"], "command": command[1:4]}
+        found: dict[str, Any] = {
+            "wall_s": ended["wall_s"],
+            "runs": runs,
+            "executor": executor,
+            "rc": ended["rc"],
+            "command": command[1:4],
+        }
         found |= sampler.peak([ended["begin"], ended["end"]])
     with suppress(Exception):
         rows = bench.ledger(store, ["nll", "status", "pack", "seconds"])

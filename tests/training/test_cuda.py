@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from conftest import CLASSIFIER_SWEEP, HERE
@@ -11,6 +13,7 @@ from raysweep.oracle.recipe import GaussianRecipe
 from raysweep.oracle.world import FlowWorld, make_flow
 from raysweep.streams import INIT, ORDER, bits, indices, uniform
 from raysweep.sweep import from_mapping
+from raysweep.training.graph import Repeated
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -39,3 +42,25 @@ def test_a_pack_trains_alike_on_both_devices(dtype: str, steps: int, tolerance: 
         found[device] = batch.to_pydict()
     for name in ("total", "epistemic", "epistemic_select", "posterior_gap", "pass_at_k"):
         assert found["cuda"][name] == pytest.approx(found["cpu"][name], rel=tolerance, abs=tolerance), name
+
+
+def test_an_earlier_graph_that_is_garbage_does_not_void_a_capture() -> None:
+    """Destroying a graph is forbidden while another is captured; packs leave theirs to Python's collector."""
+    value = torch.zeros(8, device="cuda")
+    old = Repeated(lambda: value.zero_().add_(1), "cuda")  # type: ignore[arg-type, return-value]
+    old(5)
+    old.itself = old  # type: ignore[attr-defined]  # a cycle: only the collector frees it
+    kept, calls = [old], []
+
+    def step() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            kept.clear()  # garbage from the last call before the capture
+        if len(calls) == 4:
+            gc.collect()
+        value.add_(1)
+
+    del old
+    new = Repeated(step, "cuda")
+    new(10)
+    assert (len(calls), value.tolist()) == (4, [11.0] * 8)
