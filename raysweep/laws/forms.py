@@ -1,8 +1,8 @@
 """Laws: what a functional form is, and the forms that can be fitted.
 
-Every law here is a sum of amplitudes times basis functions, `y = sum_k amplitude_k * basis_k(x; exponents)`. That is
-all a fit needs to know: the amplitudes are solved exactly, only the exponents are searched (variable projection,
-Golub & Pereyra 1973). A further law is one more `Law` value, not a branch anywhere.
+Almost every law is a sum of amplitudes times positive terms, `y = sum_k amplitude_k term_k(scales; exponents)`. That is
+all a fit needs to know: the amplitudes are solved exactly, only the exponents are searched (variable projection, Golub
+& Pereyra 1973). A further law is one more `Law` value, not a branch anywhere.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from raysweep.errors import FitError, nearest
+from raysweep.laws import m4, terms
+from raysweep.laws.terms import Array, Restored, Terms
 
-__all__ = ["LAWS", "Array", "Law", "Parameter", "law"]
-
-Array: TypeAlias = npt.NDArray[np.float64]
+__all__ = ["LAWS", "Array", "Derived", "Law", "Parameter", "law"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Parameter:
         unit: In terms of the units of x and y; `"1"` is dimensionless.
         low, high: Closed bounds; an estimate that lies on one has status `BOUND_HIT`.
         log: Strictly positive, and its error is multiplicative: searched, and given an interval, on the log scale.
-        search: Values an exponent's outer search starts from (empty for an amplitude).
+        search: Values an exponent's outer search starts from, for scales centred at 1 (empty for an amplitude).
     """
 
     name: str
@@ -43,30 +42,62 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Law:
-    """A functional form `y = sum_k amplitude_k * basis_k(x; exponents)`.
+class Derived:
+    """A quantity that follows from a law's parameters.
 
-    `basis(u, exponents)` takes `u = log x` of shape [points] and exponents [..., m] and returns [..., points, k];
-    `slope`, its derivative in the exponents, returns [..., points, k, m]. Each basis function must satisfy
-    `basis(u + v) = basis(u) * basis(v)`: then a fit may centre log x and put the amplitudes back exactly.
+    Attributes:
+        name: As it appears in tables and JSON.
+        about: What it is.
+        of: Parameter values [..., parameters] to the quantity, [...].
+    """
+
+    name: str
+    about: str
+    of: Callable[[Array], Array]
+
+
+Evaluate: TypeAlias = Callable[[Array, Array], tuple[Array, list[Array]]]
+
+
+@dataclass(frozen=True)
+class Law:
+    """A functional form of y on one or more scales.
 
     Attributes:
         name: What `law=` accepts.
         formula: For people.
-        amplitudes: The linear parameters, one a basis function, all non-negative.
-        exponents: The nonlinear parameters.
-        fewest_scales: Fewest distinct x that leave a residual to judge the law by.
+        axes: What the scales are called in the formula, in the order of every array of scales.
+        amplitudes: The linear parameters, one a term, all non-negative; none for an implicit law.
+        exponents: The other parameters.
+        fewest_scales: Fewest distinct points of scales that leave a residual to judge the law by.
         source: Where the form comes from.
+        when: When to use it, and when not.
+        terms, restore_terms: See `raysweep.laws.terms`.
+        levels: Fewest distinct values of each scale.
+        centred: Which scales a fit may divide by a typical one.
+        derived: Quantities that follow from the parameters.
+        starts: How many starts of the search are polished.
+        pairs: (amplitude, parameter) of each term that is exp(log amplitude + exponent * slope(x)): where all terms but
+            a constant one are such, second derivatives are known too, and the polish is Newton's method.
+        implicit: `evaluate` of a law that is no sum of terms; None for the others.
     """
 
     name: str
     formula: str
+    axes: tuple[str, ...]
     amplitudes: tuple[Parameter, ...]
     exponents: tuple[Parameter, ...]
-    basis: Callable[[Array, Array], Array]
-    slope: Callable[[Array, Array], Array]
     fewest_scales: int
     source: str
+    when: str
+    terms: Callable[[Array, Array], Terms] | None = None
+    restore_terms: Callable[[Array, Array], Restored] | None = None
+    levels: tuple[int, ...] = (2,)
+    centred: tuple[bool, ...] = (True,)
+    derived: tuple[Derived, ...] = ()
+    starts: int = 1
+    pairs: tuple[tuple[int, int], ...] = ()
+    implicit: Evaluate | None = None
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -78,10 +109,41 @@ class Law:
         return tuple(p.name for p in self.parameters)
 
     def predict(self, x: Array, values: Array) -> Array:
-        """The law's y, [..., points], at x > 0 of shape [points], for parameter values [..., parameters]."""
+        """The law's y, [..., points], at scales x > 0, [points] or [axes, points], for values [..., parameters]."""
+        u = np.log(np.atleast_2d(np.asarray(x, dtype=np.float64)))
+        return np.asarray(np.exp(self.evaluate(u, np.asarray(values, dtype=np.float64))[0]))
+
+    def evaluate(self, u: Array, values: Array) -> tuple[Array, list[Array]]:
+        """log y, [..., points], and its derivative in each parameter (each broadcasts to it).
+
+        Args:
+            u: Log scales, [..., axes, points].
+            values: Parameter values, [..., parameters].
+        """
+        if self.implicit is not None:
+            return self.implicit(u, values)
+        assert self.terms is not None
         k = len(self.amplitudes)
-        columns = self.basis(np.log(x), values[..., k:])
-        return np.asarray((columns @ values[..., :k, None])[..., 0])
+        logs, slopes = self.terms(u, values[..., k:])
+        each = [np.exp(log) for log in logs]
+        parts = [values[..., j, None] * term for j, term in enumerate(each)]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        inverse = 1.0 / total
+        rows = [term * inverse for term in each]
+        rows += [np.zeros(1)] * len(self.exponents)
+        for j, m, slope in slopes:
+            rows[k + m] = rows[k + m] + parts[j] * slope * inverse
+        return np.log(total), rows
+
+    def restore(self, values: Array, u0: Array, t0: Array) -> Array:
+        """Values for x and y, from those for x / exp(u0) and y / exp(t0); u0 [..., axes], t0 [...]."""
+        if self.restore_terms is None:
+            return m4.restore(values, u0, t0)
+        k = len(self.amplitudes)
+        exponents, grown = self.restore_terms(values[..., k:], u0)
+        return np.concatenate([values[..., :k] * np.exp(grown + t0[..., None]), exponents], axis=-1)
 
 
 def law(name: str) -> Law:
@@ -95,25 +157,25 @@ def law(name: str) -> Law:
     return LAWS[name]
 
 
-def _decay(u: Array, exponents: Array) -> Array:
-    return np.exp(-exponents[..., None, :] * u[:, None])
+def _mesh(low: float, high: float, count: int) -> tuple[float, ...]:
+    return tuple(np.geomspace(low, high, count).tolist())
 
 
-def _decay_slope(u: Array, exponents: Array) -> Array:
-    return (-u[:, None] * _decay(u, exponents))[..., None]
+def _share(mine: int, other: int) -> Callable[[Array], Array]:
+    """Exponent of the compute-optimal scale under C ~ x t: the other's exponent over the sum of both."""
+    return lambda values: values[..., other] / (values[..., mine] + values[..., other])
 
 
-def _floored_decay(u: Array, exponents: Array) -> Array:
-    decay = _decay(u, exponents)
-    return np.concatenate([np.ones_like(decay), decay], axis=-1)
+_FLOOR = Parameter("E", "y", 0.0, math.inf)
+_A = Parameter("A", "y x^alpha", 0.0, math.inf, log=True)
 
 
-def _floored_decay_slope(u: Array, exponents: Array) -> Array:
-    slope = _decay_slope(u, exponents)
-    return np.concatenate([np.zeros_like(slope), slope], axis=-2)
+def _falling(name: str, low: float, high: float, count: int) -> Parameter:
+    """An exponent of decay."""
+    return Parameter(name, "1", 0.0, 10.0, search=_mesh(low, high, count))
 
 
-_AMPLITUDE = Parameter("A", "y x^alpha", 0.0, math.inf, log=True)
+_HOFFMANN = "Hoffmann et al. 2022, arXiv 2203.15556, eq. 2"
 
 LAWS: dict[str, Law] = {
     law.name: law
@@ -121,23 +183,193 @@ LAWS: dict[str, Law] = {
         Law(
             name="power",
             formula="y = A x^-alpha",
-            amplitudes=(_AMPLITUDE,),
+            axes=("x",),
+            amplitudes=(_A,),
             # Linear in (log A, alpha), so any start reaches the one optimum, whatever alpha's sign.
             exponents=(Parameter("alpha", "1", -math.inf, math.inf, search=(0.0,)),),
-            basis=_decay,
-            slope=_decay_slope,
             fewest_scales=3,
             source="Hestness et al. 2017, arXiv 1712.00409",
+            when="An error that goes to 0, such as the epistemic error against an exact posterior. Not a total loss.",
+            terms=terms.power,
+            restore_terms=terms.power_restore,
         ),
         Law(
             name="power+floor",
             formula="y = E + A x^-alpha",
-            amplitudes=(Parameter("E", "y", 0.0, math.inf), _AMPLITUDE),
-            exponents=(Parameter("alpha", "1", 0.0, 10.0, search=tuple(np.geomspace(0.01, 10.0, 25).tolist())),),
-            basis=_floored_decay,
-            slope=_floored_decay_slope,
+            axes=("x",),
+            amplitudes=(_FLOOR, _A),
+            exponents=(_falling("alpha", 0.01, 10.0, 25),),
             fewest_scales=4,
-            source="one axis of Hoffmann et al. 2022, arXiv 2203.15556, eq. 2",
+            source="one axis of " + _HOFFMANN,
+            when="A loss with a floor (noise of the labels, a fixed width), seen while it bends.",
+            terms=terms.floor_power,
+            restore_terms=terms.floor_power_restore,
+            pairs=((1, 2),),
+        ),
+        Law(
+            name="shifted",
+            formula="y = E + A (x + s)^-alpha",
+            axes=("x",),
+            amplitudes=(_FLOOR, _A),
+            exponents=(
+                _falling("alpha", 0.03, 8.0, 16),
+                Parameter("s", "x", 0.0, math.inf, search=(0.0, *_mesh(0.003, 30.0, 11))),
+            ),
+            fewest_scales=5,
+            source="Zhai et al. 2022, arXiv 2106.04560, eq. 1",
+            when="Still flat at the small end. Three scales of x cannot tell s.",
+            terms=terms.shifted,
+            restore_terms=terms.shifted_restore,
+            levels=(5,),
+            starts=3,
+        ),
+        Law(
+            name="m4",
+            formula="(y - E) / (I - y)^gamma = A x^-alpha",
+            axes=("x",),
+            amplitudes=(),
+            exponents=(
+                _FLOOR,
+                Parameter("I", "y", 0.0, math.inf, log=True),
+                Parameter("A", "y^(1 - gamma) x^alpha", 0.0, math.inf, log=True),
+                Parameter("alpha", "1", 0.0, 20.0),
+                Parameter("gamma", "1", 0.01, 50.0, log=True),
+            ),
+            fewest_scales=7,
+            source="Alabdulmohsin et al. 2022, arXiv 2209.06640, M4",
+            when="A curve that starts at chance level and ends at a floor.",
+            levels=(7,),
+            starts=4,
+            implicit=m4.evaluate,
+        ),
+        Law(
+            name="broken",
+            formula="y = E + A x^-alpha (1 + (x / d)^(1/f))^(-gamma f)",
+            axes=("x",),
+            amplitudes=(_FLOOR, _A),
+            exponents=(
+                Parameter("alpha", "1", -5.0, 10.0, search=(0.0, *_mesh(0.03, 2.0, 6))),
+                Parameter("gamma", "1", -10.0, 10.0, search=(-0.5, 0.1, 0.3, 1.0, 2.0)),
+                Parameter("d", "x", 0.0, math.inf, log=True, search=_mesh(0.05, 20.0, 7)),
+                Parameter("f", "1", 0.03, 3.0, log=True, search=(0.1, 0.5, 1.0)),
+            ),
+            fewest_scales=8,
+            source="Caballero et al. 2023, arXiv 2210.14891, one break",
+            when="A change of slope seen inside the data. Never to foretell a break.",
+            terms=terms.broken,
+            restore_terms=terms.broken_restore,
+            levels=(8,),
+            starts=3,
+        ),
+        Law(
+            name="exponential",
+            formula="y = E + A exp(-x / scale)",
+            axes=("x",),
+            amplitudes=(_FLOOR, Parameter("A", "y", 0.0, math.inf, log=True)),
+            exponents=(Parameter("scale", "x", 0.0, math.inf, log=True, search=_mesh(1e-3, 1e3, 25)),),
+            fewest_scales=4,
+            source="a rival that a power law must beat",
+            when="As a rival of power+floor.",
+            terms=terms.exponential,
+            restore_terms=terms.exponential_restore,
+        ),
+        Law(
+            name="chinchilla",
+            formula="y = E + A N^-alpha + B D^-beta",
+            axes=("N", "D"),
+            amplitudes=(
+                _FLOOR,
+                Parameter("A", "y N^alpha", 0.0, math.inf, log=True),
+                Parameter("B", "y D^beta", 0.0, math.inf, log=True),
+            ),
+            exponents=(_falling("alpha", 0.03, 3.0, 16), _falling("beta", 0.03, 3.0, 16)),
+            fewest_scales=6,
+            source=_HOFFMANN,
+            when="Loss over width (parameters) and data. Needs both to vary apart from each other.",
+            terms=terms.separable,
+            restore_terms=terms.separable_restore,
+            pairs=((1, 3), (2, 4)),
+            levels=(3, 3),
+            centred=(True, True),
+            derived=(
+                Derived("a_opt", "N* ~ C^a_opt under C ~ N D", _share(3, 4)),
+                Derived("b_opt", "D* ~ C^b_opt under C ~ N D", _share(4, 3)),
+            ),
+        ),
+        Law(
+            name="kaplan",
+            formula="y = E + A (N^-alpha + R D^-beta)^gamma",
+            axes=("N", "D"),
+            amplitudes=(_FLOOR, Parameter("A", "y N^(alpha gamma)", 0.0, math.inf, log=True)),
+            exponents=(
+                _falling("alpha", 0.05, 3.0, 7),
+                _falling("beta", 0.05, 3.0, 7),
+                Parameter("gamma", "1", 0.01, 20.0, log=True, search=(0.3, 1.0, 3.0)),
+                Parameter("R", "D^beta N^-alpha", 0.0, math.inf, log=True, search=(0.1, 1.0, 10.0)),
+            ),
+            fewest_scales=7,
+            source="Kaplan et al. 2020, arXiv 2001.08361, eq. 1.5, with a floor; gamma = 1 is chinchilla",
+            when="Width and data limit each other (a bottleneck). Needs a grid, not a line.",
+            terms=terms.coupled,
+            restore_terms=terms.coupled_restore,
+            levels=(3, 3),
+            centred=(True, True),
+            derived=(
+                Derived("a_opt", "N* ~ C^a_opt under C ~ N D", _share(2, 3)),
+                Derived("b_opt", "D* ~ C^b_opt under C ~ N D", _share(3, 2)),
+            ),
+            starts=3,
+        ),
+        Law(
+            name="time",
+            formula="y = E + A x^-alpha + B t^-gamma",
+            axes=("x", "t"),
+            amplitudes=(_FLOOR, _A, Parameter("B", "y t^gamma", 0.0, math.inf, log=True)),
+            exponents=(_falling("alpha", 0.03, 3.0, 16), _falling("gamma", 0.03, 3.0, 16)),
+            fewest_scales=6,
+            source="Kaplan et al. 2020, arXiv 2001.08361, eq. 1.6, with a floor",
+            when="Training time as an axis: a constant learning rate, or decay branches. Not along a cosine.",
+            terms=terms.separable,
+            restore_terms=terms.separable_restore,
+            pairs=((1, 3), (2, 4)),
+            levels=(3, 3),
+            centred=(True, True),
+            derived=(
+                Derived("a_opt", "x* ~ C^a_opt under C ~ x t", _share(3, 4)),
+                Derived("b_opt", "t* ~ C^b_opt under C ~ x t", _share(4, 3)),
+            ),
+        ),
+        Law(
+            name="passk",
+            formula="y = C k^-beta",
+            axes=("k",),
+            amplitudes=(Parameter("C", "1", 0.0, math.inf, log=True),),
+            exponents=(Parameter("beta", "1", -math.inf, math.inf, search=(0.0,)),),
+            fewest_scales=3,
+            source="Schaeffer et al. 2025, arXiv 2502.17578",
+            when="1 - pass@k against the number of attempts k, where k is large.",
+            terms=terms.power,
+            restore_terms=terms.power_restore,
+        ),
+        Law(
+            name="passk+training",
+            formula="y = C k^-b(N), b(N) = beta - delta / (1 + (N / N0)^gamma)",
+            axes=("k", "N"),
+            amplitudes=(Parameter("C", "1", 0.0, math.inf, log=True),),
+            exponents=(
+                Parameter("beta", "1", 0.0, 20.0, search=_mesh(0.05, 5.0, 9)),
+                Parameter("delta", "1", 0.0, 20.0, search=_mesh(0.02, 5.0, 8)),
+                Parameter("N0", "N", 0.0, math.inf, log=True, search=_mesh(0.03, 30.0, 9)),
+                Parameter("gamma", "1", 0.05, 20.0, log=True, search=(0.5, 1.5, 4.0)),
+            ),
+            fewest_scales=6,
+            source="arXiv 2601.03764 (LID): the effective exponent grows with training and saturates at beta",
+            when="1 - pass@k over attempts and training data. Needs N on both sides of the turn.",
+            terms=terms.steepening,
+            restore_terms=terms.steepening_restore,
+            levels=(2, 4),
+            centred=(False, True),
+            starts=3,
         ),
     )
 }

@@ -6,7 +6,8 @@ from scipy import optimize
 
 from raysweep.errors import FitError
 from raysweep.laws import law
-from raysweep.laws.estimate import Status, estimate, nnls
+from raysweep.laws.estimate import Status, estimate
+from raysweep.laws.start import nnls
 
 POWER, FLOOR = law("power"), law("power+floor")
 X = np.repeat(2.0 ** np.arange(4, 12), 3)

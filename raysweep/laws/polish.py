@@ -1,0 +1,179 @@
+"""The polish of a fit: Levenberg-Marquardt on log residuals within bounds, every problem with its own damping."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from raysweep.laws.forms import Array, Law
+from raysweep.laws.start import nnls
+
+__all__ = ["Problems", "polish"]
+
+_MAX_ITER = 300
+_TOLERANCE = 1e-10  # of a step, relative to 1 + |parameter|, in centred log units
+_LEAST_LOG = -230.0  # of a positive parameter, centred: about 1e-100, so that no unit makes it underflow to 0
+_LEAST = math.exp(_LEAST_LOG)
+_DAMPING_FLOOR = 1e-12
+_OUTLIER = 0.3  # how much of its majorising curvature a residual beyond Huber's delta adds; found by trial
+
+
+@dataclass(frozen=True)
+class Problems:
+    """Centred points of many fits, or of one that many problems share; parameters as the polish moves them.
+
+    Attributes:
+        law: What is fitted.
+        u: Centred log scales, [problems or 1, axes, points].
+        t: Centred log measurements, [problems or 1, points].
+        w: Weights, [problems, points].
+        huber: Where the loss turns from quadratic to linear, in log units; None for a quadratic one.
+    """
+
+    law: Law
+    u: Array
+    t: Array
+    w: Array
+    huber: float | None = None
+
+    @property
+    def log(self) -> npt.NDArray[np.bool_]:
+        return np.array([p.log for p in self.law.parameters])
+
+    @property
+    def low(self) -> Array:
+        return self.encode(np.array([p.low for p in self.law.parameters]))
+
+    @property
+    def high(self) -> Array:
+        return self.encode(np.array([p.high for p in self.law.parameters]))
+
+    def take(self, index: npt.NDArray[np.int64]) -> Problems:
+        """Some of the problems; those that share their points go on sharing them."""
+        u, t = (shared if len(shared) == 1 else shared[index] for shared in (self.u, self.t))
+        return Problems(self.law, u, t, self.w[index], self.huber)
+
+    def encode(self, values: Array) -> Array:
+        return np.where(self.log, np.log(np.where(self.log, np.maximum(values, _LEAST), 1.0)), values)
+
+    def decode(self, q: Array) -> Array:
+        return np.where(self.log, np.exp(np.where(self.log, q, 0.0)), q)
+
+    def _loss(self, residual: Array) -> tuple[Array, Array, Array]:
+        """Objective [problems], its slope in each residual (half of it, for the square) and its curvature."""
+        if self.huber is None:
+            pull = self.w * residual
+            return (pull * residual).sum(axis=1), pull, self.w
+        size = np.abs(residual)
+        inside = size <= self.huber
+        linear = self.huber / np.where(inside, 1.0, size)
+        pull = self.w * np.where(inside, residual, linear * residual)
+        cost = (self.w * np.where(inside, residual**2 / 2, self.huber * (size - self.huber / 2))).sum(axis=1)
+        return cost, pull, self.w * np.where(inside, 1.0, _OUTLIER * linear)
+
+    def refined(self, q: Array) -> Array:
+        """The amplitudes solved anew for the exponents of q, by a step of non-negative least squares.
+
+        Floor, amplitude and exponent of a law trade along a bent valley. With the amplitudes put back on its floor
+        after every step, the search only walks along the exponents, where it is straight.
+        """
+        law, k = self.law, len(self.law.amplitudes)
+        if k < 2 or law.terms is None:
+            return q
+        values = self.decode(q)
+        logs, _ = law.terms(self.u, values[:, k:])
+        columns = np.empty((len(q), k, self.w.shape[1]))
+        for j, log in enumerate(logs):
+            columns[:, j] = np.exp(log)
+        f = (values[:, None, :k] @ columns)[:, 0]
+        _, pull, curve = self._loss(np.log(f) - self.t)
+        columns /= f[:, None]
+        gram = (columns * curve[:, None]) @ np.swapaxes(columns, 1, 2)
+        moment = (gram @ values[:, :k, None] - columns @ pull[..., None])[..., 0]
+        values[:, :k] = nnls(gram, moment)[0]
+        return self.encode(values)
+
+    def normal(self, q: Array) -> tuple[Array, Array, Array]:
+        """Objective [problems], half its gradient (the whole of it, for Huber's loss) and the matrix of the step."""
+        values = self.decode(q)
+        logs, rows = self.law.evaluate(self.u, values)
+        residual = logs - self.t
+        jacobian = np.empty((len(q), q.shape[1], residual.shape[1]))
+        for j, (row, log) in enumerate(zip(rows, self.log, strict=True)):
+            jacobian[:, j] = row * values[:, j, None] if log else row
+        cost, pull, curve = self._loss(residual)
+        gradient = (jacobian @ pull[..., None])[..., 0]
+        if self.law.pairs:
+            curve = curve - pull
+        matrix = (jacobian * curve[:, None]) @ np.swapaxes(jacobian, 1, 2)
+        for a, m in self.law.pairs:  # the rest of Newton's matrix, see `Law.pairs`
+            share, slope = jacobian[:, a], jacobian[:, m]
+            matrix[:, a, a] += gradient[:, a]
+            matrix[:, a, m] += gradient[:, m]
+            matrix[:, m, a] += gradient[:, m]
+            matrix[:, m, m] += (pull * slope * slope / np.maximum(share, 1e-300)).sum(axis=1)
+        return cost, gradient, matrix
+
+
+def polish(problems: Problems, q: Array, relative: float = 1e-13) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+    """Move every problem's parameters to its nearest optimum.
+
+    Args:
+        problems: What to minimise.
+        q: Where to start, encoded, [problems, parameters].
+        relative: A step that promises less than this share of the objective is the last.
+
+    Returns:
+        q, the objective, [problems], and whether each problem settled.
+    """
+    low, high = problems.low, problems.high
+    q = np.clip(q, low, high)
+    damping = np.full(len(q), _DAMPING_FLOOR)
+    active = np.arange(len(q))
+    here = problems
+    half = 1.0 if problems.huber is None else 0.5  # Huber's loss has the whole gradient, the square half of it
+    # A trial step may overflow; it is then not finite, not better, and not taken.
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        cost, gradient, hessian = problems.normal(q)
+        for _ in range(_MAX_ITER):
+            at, g, h = q[active], gradient[active], hessian[active]
+            held = ((at <= low) & (g > 0)) | ((at >= high) & (g < 0))
+            trial = np.clip(at + _step(h, g, held, damping[active]), low, high)
+            trial = np.clip(here.refined(trial), low, high)
+            step = trial - at
+            new_cost, new_gradient, new_hessian = here.normal(trial)
+            better = new_cost <= cost[active]
+            settled = (np.abs(step) <= _TOLERANCE * (1 + np.abs(at))).all(axis=1)
+            settled |= better & (np.abs((g * step).sum(axis=1)) <= relative * new_cost)
+            promised = -half * (step * (2 * g + (h @ step[..., None])[..., 0])).sum(axis=1)
+            poor = ~better | (cost[active] - new_cost < 0.5 * promised)
+            took = active[better]
+            q[took], cost[took] = trial[better], new_cost[better]
+            gradient[took], hessian[took] = new_gradient[better], new_hessian[better]
+            # A step that won less than half of what it promised overshot: without damping it may do so for ever.
+            damping[active] = np.where(
+                poor, np.maximum(damping[active] * 4, 1e-3), np.maximum(damping[active] / 10, _DAMPING_FLOOR)
+            )
+            if settled.any():
+                active = active[~settled]
+                if not active.size:
+                    break
+                here = problems.take(active)
+    converged = np.ones(len(q), dtype=bool)
+    converged[active] = False
+    return q, cost, converged
+
+
+def _step(hessian: Array, gradient: Array, held: npt.NDArray[np.bool_], damping: Array) -> Array:
+    """The damped Gauss-Newton step of the parameters that are not held at a bound; 0 for those that are."""
+    diagonal = np.diagonal(hessian, axis1=1, axis2=2)
+    scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    free = ~held
+    matrix = hessian / (scale[:, :, None] * scale[:, None, :]) * (free[:, :, None] & free[:, None, :])
+    identity = np.eye(gradient.shape[1])
+    matrix += identity * np.where(held, 1.0, damping[:, None])[:, :, None]
+    solution = np.linalg.solve(matrix, (np.where(free, gradient, 0.0) / scale)[..., None])[..., 0]
+    return np.asarray(-solution / scale)

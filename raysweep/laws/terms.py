@@ -1,0 +1,137 @@
+"""Terms of laws: the positive functions whose weighted sum a law is, their slopes, and how they take new units.
+
+A term function takes `u = log x` of shape [..., axes, points] and exponents [..., m] and returns `(logs, slopes)`: the
+log of each term, [..., points], and triples `(term, exponent, d log term / d exponent)`. A restore function turns
+exponents found for scales divided by exp(u0), u0 of shape [..., axes], into those for the scales themselves, and gives
+the log of what each term grew by on the way, [..., terms].
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[np.float64]
+Terms: TypeAlias = "tuple[tuple[Array, ...], tuple[tuple[int, int, Array], ...]]"
+Restored: TypeAlias = "tuple[Array, Array]"
+
+_ONE = np.zeros(1)  # log of the term 1, the floor's
+
+
+def softplus(z: Array) -> Array:
+    """log(1 + e^z) without overflow."""
+    return np.maximum(z, 0.0) + np.log1p(np.exp(-np.abs(z)))
+
+
+def sigmoid(z: Array) -> Array:
+    """1 / (1 + e^-z) without overflow."""
+    e = np.exp(-np.abs(z))
+    return np.where(z >= 0, 1.0, e) / (1.0 + e)
+
+
+def power(u: Array, q: Array) -> Terms:
+    """x^-a."""
+    u = u[..., 0, :]
+    return (-q[..., 0, None] * u,), ((0, 0, -u),)
+
+
+def power_restore(q: Array, u0: Array) -> Restored:
+    return q, q * u0
+
+
+def floor_power(u: Array, q: Array) -> Terms:
+    """1, x^-a."""
+    u = u[..., 0, :]
+    return (_ONE, -q[..., 0, None] * u), ((1, 0, -u),)
+
+
+def floor_power_restore(q: Array, u0: Array) -> Restored:
+    return q, np.stack([np.zeros_like(q[..., 0]), q[..., 0] * u0[..., 0]], axis=-1)
+
+
+def shifted(u: Array, q: Array) -> Terms:
+    """1, (x + s)^-a; exponents a, s."""
+    x, (a, s) = np.exp(u[..., 0, :]), _columns(q)
+    far = np.log(x + s)
+    return (_ONE, -a * far), ((1, 0, -far), (1, 1, -a / (x + s)))
+
+
+def shifted_restore(q: Array, u0: Array) -> Restored:
+    u0 = u0[..., 0]
+    grown = np.stack([np.zeros_like(q[..., 0]), q[..., 0] * u0], axis=-1)
+    return np.stack([q[..., 0], q[..., 1] * np.exp(u0)], axis=-1), grown
+
+
+def broken(u: Array, q: Array) -> Terms:
+    """1, x^-c0 (1 + (x/d)^(1/f))^(-c1 f); exponents c0, c1, d, f."""
+    u, (c0, c1, d, f) = u[..., 0, :], _columns(q)
+    v = (u - np.log(d)) / f
+    bend, past = softplus(v), sigmoid(v)
+    slopes = (1, 0, -u), (1, 1, -f * bend), (1, 2, c1 * past / d), (1, 3, -c1 * (bend - v * past))
+    return (_ONE, -c0 * u - c1 * f * bend), slopes
+
+
+def broken_restore(q: Array, u0: Array) -> Restored:
+    u0 = u0[..., 0]
+    out = np.array(q, dtype=np.float64)
+    out[..., 2] *= np.exp(u0)
+    return out, np.stack([np.zeros_like(q[..., 0]), q[..., 0] * u0], axis=-1)
+
+
+def exponential(u: Array, q: Array) -> Terms:
+    """1, exp(-x / scale)."""
+    falls = -np.exp(u[..., 0, :]) / q[..., 0, None]
+    return (_ONE, falls), ((1, 0, -falls / q[..., 0, None]),)
+
+
+def exponential_restore(q: Array, u0: Array) -> Restored:
+    return q * np.exp(u0), np.zeros((*q.shape[:-1], 2))
+
+
+def separable(u: Array, q: Array) -> Terms:
+    """1, x^-a, t^-b."""
+    n, d = u[..., 0, :], u[..., 1, :]
+    return (_ONE, -q[..., 0, None] * n, -q[..., 1, None] * d), ((1, 0, -n), (2, 1, -d))
+
+
+def separable_restore(q: Array, u0: Array) -> Restored:
+    return q, np.concatenate([np.zeros_like(q[..., :1]), q * u0], axis=-1)
+
+
+def coupled(u: Array, q: Array) -> Terms:
+    """1, (x^-a + R t^-b)^g; exponents a, b, g, R."""
+    (a, b, g, r), n, d = _columns(q), u[..., 0, :], u[..., 1, :]
+    first, second = -a * n, np.log(r) - b * d
+    total = np.logaddexp(first, second)
+    share = np.exp(first - total)
+    rest = 1.0 - share
+    return (_ONE, g * total), ((1, 0, -g * share * n), (1, 1, -g * rest * d), (1, 2, total), (1, 3, g * rest / r))
+
+
+def coupled_restore(q: Array, u0: Array) -> Restored:
+    a, b, g = q[..., 0], q[..., 1], q[..., 2]
+    out = np.array(q, dtype=np.float64)
+    out[..., 3] *= np.exp(b * u0[..., 1] - a * u0[..., 0])
+    return out, np.stack([np.zeros_like(a), a * g * u0[..., 0]], axis=-1)
+
+
+def steepening(u: Array, q: Array) -> Terms:
+    """k^-b(N), b(N) = beta - delta / (1 + (N / N0)^gamma); exponents beta, delta, N0, gamma."""
+    (beta, delta, n0, gamma), k, n = _columns(q), u[..., 0, :], u[..., 1, :]
+    v = gamma * (n - np.log(n0))
+    early = sigmoid(-v)  # 1 / (1 + (N / N0)^gamma)
+    bend = delta * early * (1.0 - early)
+    slopes = (0, 0, -k), (0, 1, k * early), (0, 2, k * bend * gamma / n0), (0, 3, -k * bend * (n - np.log(n0)))
+    return (-k * (beta - delta * early),), slopes
+
+
+def steepening_restore(q: Array, u0: Array) -> Restored:
+    out = np.array(q, dtype=np.float64)
+    out[..., 2] *= np.exp(u0[..., 1])
+    return out, np.zeros((*q.shape[:-1], 1))
+
+
+def _columns(q: Array) -> tuple[Array, ...]:
+    return tuple(q[..., j, None] for j in range(q.shape[-1]))
