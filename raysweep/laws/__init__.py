@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from raysweep.laws.forms import LAWS, Law, law
-from raysweep.laws.group import GroupFit, fit_group
+from raysweep.laws.group import GroupFit
 
 if TYPE_CHECKING:
     from raysweep.laws.table import Fit, fit
 
-__all__ = ["LAWS", "Fit", "GroupFit", "Law", "fit", "fit_group", "law"]
+__all__ = ["LAWS", "Fit", "GroupFit", "Law", "fit", "law"]
 
 
 def __getattr__(name: str) -> Any:

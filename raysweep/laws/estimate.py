@@ -196,6 +196,7 @@ def _solved(problems: Problems, begin: Array | None, relative: float) -> tuple[A
 def _negligible(problems: Problems, values: Array) -> npt.NDArray[np.bool_]:
     """Whether some amplitude adds next to nothing at any point: it lies on its bound, 0."""
     law, k = problems.law, len(problems.law.amplitudes)
-    _, rows = law.evaluate(problems.u, values)
+    with np.errstate(all="ignore"):  # at the padding
+        _, rows = law.evaluate(problems.u, values)
     shares = [np.where(problems.w > 0, rows[j] * values[:, j, None], 0.0).max(axis=1) for j in range(k)]
     return np.any([share < NEGLIGIBLE for share in shares], axis=0) if shares else np.zeros(len(values), dtype=bool)

@@ -111,7 +111,8 @@ class Law:
     def predict(self, x: Array, values: Array) -> Array:
         """The law's y, [..., points], at scales x > 0, [points] or [axes, points], for values [..., parameters]."""
         u = np.log(np.atleast_2d(np.asarray(x, dtype=np.float64)))
-        return np.asarray(np.exp(self.evaluate(u, np.asarray(values, dtype=np.float64))[0]))
+        with np.errstate(all="ignore"):  # far outside its window a law may vanish or overflow; its slopes are not asked
+            return np.asarray(np.exp(self.evaluate(u, np.asarray(values, dtype=np.float64))[0]))
 
     def evaluate(self, u: Array, values: Array) -> tuple[Array, list[Array]]:
         """log y, [..., points], and its derivative in each parameter (each broadcasts to it).
@@ -143,7 +144,10 @@ class Law:
             return m4.restore(values, u0, t0)
         k = len(self.amplitudes)
         exponents, grown = self.restore_terms(values[..., k:], u0)
-        return np.concatenate([values[..., :k] * np.exp(grown + t0[..., None]), exponents], axis=-1)
+        amplitudes = values[..., :k] * np.exp(grown + t0[..., None])
+        return np.concatenate(
+            [amplitudes, np.broadcast_to(exponents, (*amplitudes.shape[:-1], len(self.exponents)))], -1
+        )
 
 
 def law(name: str) -> Law:
@@ -239,23 +243,23 @@ LAWS: dict[str, Law] = {
             source="Alabdulmohsin et al. 2022, arXiv 2209.06640, M4",
             when="A curve that starts at chance level and ends at a floor.",
             levels=(7,),
-            starts=4,
+            starts=3,
             implicit=m4.evaluate,
         ),
         Law(
             name="broken",
-            formula="y = E + A x^-alpha (1 + (x / d)^(1/f))^(-gamma f)",
+            formula="y = E + A x^-alpha (1 + (x / d)^(1/f))^((alpha - beta) f)",
             axes=("x",),
             amplitudes=(_FLOOR, _A),
             exponents=(
-                Parameter("alpha", "1", -5.0, 10.0, search=(0.0, *_mesh(0.03, 2.0, 6))),
-                Parameter("gamma", "1", -10.0, 10.0, search=(-0.5, 0.1, 0.3, 1.0, 2.0)),
+                Parameter("alpha", "1", 0.0, 10.0, search=(0.0, *_mesh(0.03, 2.0, 6))),
+                Parameter("beta", "1", 0.0, 10.0, search=(0.03, *_mesh(0.1, 4.0, 6))),
                 Parameter("d", "x", 0.0, math.inf, log=True, search=_mesh(0.05, 20.0, 7)),
                 Parameter("f", "1", 0.03, 3.0, log=True, search=(0.1, 0.5, 1.0)),
             ),
             fewest_scales=8,
             source="Caballero et al. 2023, arXiv 2210.14891, one break",
-            when="A change of slope seen inside the data. Never to foretell a break.",
+            when="A slope that changes, from alpha to beta, inside the data. Never to foretell a break.",
             terms=terms.broken,
             restore_terms=terms.broken_restore,
             levels=(8,),

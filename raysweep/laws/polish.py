@@ -13,7 +13,7 @@ from raysweep.laws.start import nnls
 
 __all__ = ["Problems", "polish"]
 
-_MAX_ITER = 300
+_MAX_ITER = 200
 _TOLERANCE = 1e-10  # of a step, relative to 1 + |parameter|, in centred log units
 _LEAST_LOG = -230.0  # of a positive parameter, centred: about 1e-100, so that no unit makes it underflow to 0
 _LEAST = math.exp(_LEAST_LOG)
@@ -49,7 +49,8 @@ class Problems:
 
     @property
     def high(self) -> Array:
-        return self.encode(np.array([p.high for p in self.law.parameters]))
+        high = self.encode(np.array([p.high for p in self.law.parameters]))
+        return np.where(self.log, np.minimum(high, -_LEAST_LOG), high)
 
     def take(self, index: npt.NDArray[np.int64]) -> Problems:
         """Some of the problems; those that share their points go on sharing them."""
@@ -86,8 +87,8 @@ class Problems:
         values = self.decode(q)
         logs, _ = law.terms(self.u, values[:, k:])
         columns = np.empty((len(q), k, self.w.shape[1]))
-        for j, log in enumerate(logs):
-            columns[:, j] = np.exp(log)
+        for j, (log, amplitude) in enumerate(zip(logs, law.amplitudes, strict=True)):
+            columns[:, j] = np.exp(log) if amplitude.high > 0 else 0.0
         f = (values[:, None, :k] @ columns)[:, 0]
         _, pull, curve = self._loss(np.log(f) - self.t)
         columns /= f[:, None]

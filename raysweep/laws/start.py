@@ -49,12 +49,13 @@ def _projected(law: Law, u: Array, t: Array, w: Array, mesh: Array) -> Array:
     shape = (len(pilot), len(mesh), w.shape[1])
     # Beyond e^300 a term is far from any fit; clipped, it stays finite.
     columns = np.stack([np.exp(np.clip(np.broadcast_to(g, shape) - pilot[:, None], -300, 300)) for g in logs], axis=2)
+    columns *= np.array([a.high > 0 for a in law.amplitudes])[:, None]  # an amplitude that must be 0 has no column
     weighted = columns * w[:, None, None, :]
     gram = weighted @ np.swapaxes(columns, 2, 3)
     moment = (weighted @ np.broadcast_to(1 + t - pilot, w.shape)[:, None, :, None])[..., 0]
     amplitudes, gain = nnls(gram, moment)
     # A positive amplitude starts just above 0, where its logarithm still has a gradient.
-    least = np.where([p.log for p in law.amplitudes], NEGLIGIBLE / columns.max(axis=3), 0.0)
+    least = np.where([p.log for p in law.amplitudes], NEGLIGIBLE / np.maximum(columns.max(axis=3), 1e-300), 0.0)
     amplitudes = np.maximum(amplitudes, least)
     found = np.concatenate([amplitudes, np.broadcast_to(mesh, (len(w), *mesh.shape))], axis=2)
     return _best(law, found, gain, len(law.exponents[-1].search))

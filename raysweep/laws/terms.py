@@ -65,12 +65,12 @@ def shifted_restore(q: Array, u0: Array) -> Restored:
 
 
 def broken(u: Array, q: Array) -> Terms:
-    """1, x^-c0 (1 + (x/d)^(1/f))^(-c1 f); exponents c0, c1, d, f."""
-    u, (c0, c1, d, f) = u[..., 0, :], _columns(q)
+    """1, x^-a (1 + (x/d)^(1/f))^(-(b - a) f): slope a before the break at d, b after it; exponents a, b, d, f."""
+    u, (a, b, d, f) = u[..., 0, :], _columns(q)
     v = (u - np.log(d)) / f
-    bend, past = softplus(v), sigmoid(v)
-    slopes = (1, 0, -u), (1, 1, -f * bend), (1, 2, c1 * past / d), (1, 3, -c1 * (bend - v * past))
-    return (_ONE, -c0 * u - c1 * f * bend), slopes
+    bend, past, turn = softplus(v), sigmoid(v), b - a
+    slopes = (1, 0, f * bend - u), (1, 1, -f * bend), (1, 2, turn * past / d), (1, 3, turn * (v * past - bend))
+    return (_ONE, -a * u - turn * f * bend), slopes
 
 
 def broken_restore(q: Array, u0: Array) -> Restored:

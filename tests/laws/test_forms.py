@@ -1,52 +1,130 @@
-"""A law is a sum of amplitudes times multiplicative basis functions, and its slope is its derivative."""
+"""A law is what its formula says, its slope its derivative, and its parameters follow the units."""
 
 import numpy as np
 import pytest
 
 from raysweep.errors import FitError
 from raysweep.laws import LAWS, law
+from raysweep.laws.estimate import Status, estimate
 
-U = np.linspace(-2.0, 3.0, 7)
-
-
-def exponents(form):
-    return np.linspace(0.3, 0.9, len(form.exponents))
-
-
-def test_power_is_amplitude_times_a_negative_power():
-    x = np.array([1.0, 4.0, 9.0])
-    assert law("power").predict(x, np.array([3.0, 0.5])) == pytest.approx(3.0 / np.sqrt(x), rel=1e-15)
-
-
-def test_power_with_floor_tends_to_its_floor():
-    x = np.array([1.0, 4.0, 1e300])
-    assert law("power+floor").predict(x, np.array([0.2, 3.0, 0.5])) == pytest.approx([3.2, 1.7, 0.2], rel=1e-15)
-
-
-@pytest.mark.parametrize("form", LAWS.values(), ids=LAWS)
-def test_basis_of_a_sum_of_logs_is_the_product_of_bases(form):
-    product = form.basis(U, exponents(form)) * form.basis(np.array([1.7]), exponents(form))
-    assert form.basis(U + 1.7, exponents(form)) == pytest.approx(product, rel=1e-13)
+ONE = np.geomspace(10, 1e5, 16)[None]
+TWO = np.stack([axis.ravel() for axis in np.meshgrid(np.geomspace(10, 1e4, 6), np.geomspace(20, 5e4, 7))])
+TRUTHS = {
+    "power": [3, 0.5],
+    "power+floor": [0.3, 4, 0.4],
+    "shifted": [0.2, 30, 0.7, 200],
+    "m4": [0.1, 2.3, 80, 0.8, 1.5],
+    "broken": [0.05, 3, 0.1, 0.7, 1000, 0.4],
+    "exponential": [0.2, 2, 5000],
+    "chinchilla": [1.7, 4, 5, 0.34, 0.28],
+    "kaplan": [1.2, 3, 0.5, 0.4, 0.7, 0.6],
+    "time": [0.1, 20, 5, 0.5, 0.3],
+    "passk": [2, 0.4],
+    "passk+training": [0.9, 2.5, 2.4, 70, 1.62],
+}
+EVERY = pytest.mark.parametrize("form", LAWS.values(), ids=LAWS)
 
 
-@pytest.mark.parametrize("form", LAWS.values(), ids=LAWS)
-def test_slope_is_the_derivative_of_the_basis_in_each_exponent(form):
-    slope = form.slope(U, exponents(form))
-    for j, nudge in enumerate(1e-6 * np.eye(len(form.exponents))):
-        central = (form.basis(U, exponents(form) + nudge) - form.basis(U, exponents(form) - nudge)) / 2e-6
-        assert slope[..., j] == pytest.approx(central, rel=1e-7, abs=1e-9)
+def scales(form):
+    return ONE if len(form.axes) == 1 else TWO
 
 
-@pytest.mark.parametrize("form", LAWS.values(), ids=LAWS)
+def truth(form):
+    return np.array(TRUTHS[form.name], dtype=float)
+
+
+def formula(form, x, v):
+    """The formula of the docs, written once more."""
+    E, A = v[:2]
+    match form.name:
+        case "power" | "passk":
+            return v[0] * x[0] ** -v[1]
+        case "power+floor":
+            return E + A * x[0] ** -v[2]
+        case "shifted":
+            return E + A * (x[0] + v[3]) ** -v[2]
+        case "broken":
+            return E + A * x[0] ** -v[2] * (1 + (x[0] / v[4]) ** (1 / v[5])) ** ((v[2] - v[3]) * v[5])
+        case "exponential":
+            return E + A * np.exp(-x[0] / v[2])
+        case "chinchilla" | "time":
+            return E + A * x[0] ** -v[3] + v[2] * x[1] ** -v[4]
+        case "kaplan":
+            return E + A * (x[0] ** -v[2] + v[5] * x[1] ** -v[3]) ** v[4]
+        case "passk+training":
+            return v[0] * x[0] ** -(v[1] - v[2] / (1 + (x[1] / v[3]) ** v[4]))
+
+
+@EVERY
+def test_a_law_is_its_formula(form):
+    y = form.predict(scales(form), truth(form))
+    if form.name == "m4":
+        floor, chance, amplitude, alpha, gamma = truth(form)
+        assert (y - floor) / (chance - y) ** gamma == pytest.approx(amplitude * ONE[0] ** -alpha, rel=1e-9)
+    else:
+        assert y == pytest.approx(formula(form, scales(form), truth(form)), rel=1e-13)
+
+
+@EVERY
+def test_slopes_are_the_derivatives_in_each_parameter(form):
+    u, v = np.log(scales(form)), truth(form)
+    logs, rows = form.evaluate(u, v)
+    for j, row in enumerate(rows):
+        step = np.zeros_like(v)
+        step[j] = 1e-5 * v[j]
+        central = (form.evaluate(u, v + step)[0] - form.evaluate(u, v - step)[0]) / (2 * step[j])
+        assert np.broadcast_to(row, logs.shape) == pytest.approx(central, rel=1e-5, abs=1e-7 * np.abs(central).max())
+
+
+@EVERY
 def test_many_parameter_vectors_predict_as_each_alone(form):
-    many = np.random.default_rng(0).uniform(0.1, 1.0, (5, len(form.parameters)))
-    alone = np.stack([form.predict(np.exp(U), values) for values in many])
-    assert np.array_equal(form.predict(np.exp(U), many), alone)
+    many = truth(form) * np.random.default_rng(0).uniform(0.9, 1.1, (5, len(form.parameters)))
+    alone = np.stack([form.predict(scales(form), values) for values in many])
+    assert np.array_equal(form.predict(scales(form), many), alone)
 
 
-@pytest.mark.parametrize("form", LAWS.values(), ids=LAWS)
-def test_a_law_needs_one_more_scale_than_it_has_parameters(form):
-    assert form.fewest_scales == len(form.parameters) + 1
+@EVERY
+def test_noise_free_points_give_back_every_law(form):
+    fit = estimate(form, scales(form), form.predict(scales(form), truth(form)))
+    assert fit.values[0] == pytest.approx(truth(form), rel=1e-8)
+    assert fit.status[0] == Status.CONVERGED
+
+
+@EVERY
+def test_units_of_scales_and_measurements_change_nothing_but_units(form):
+    x, noise = scales(form), np.random.default_rng(1).standard_normal(scales(form).shape[1])
+    y = form.predict(x, truth(form)) * np.exp(0.01 * noise)
+    units = np.where(form.centred, 1e6, 1.0)[:, None]
+    one, other = estimate(form, x, y), estimate(form, x * units, y * 1e-3)
+    assert other.objective == pytest.approx(one.objective, rel=1e-6)
+    assert form.predict(x * units, other.values[0]) == pytest.approx(1e-3 * form.predict(x, one.values[0]), rel=1e-3)
+
+
+@EVERY
+def test_restored_values_give_the_same_law_in_other_units(form):
+    shift = np.where(form.centred, 1.3, 0.0)
+    values = form.restore(truth(form)[None], shift[None], np.array([0.7]))[0]
+    x = scales(form)
+    moved = form.predict(x * np.exp(shift)[:, None], values)
+    assert moved == pytest.approx(np.exp(0.7) * form.predict(x, truth(form)), rel=1e-12)
+
+
+@EVERY
+def test_a_law_needs_one_more_point_than_it_has_parameters(form):
+    assert form.fewest_scales > len(form.parameters)
+    assert len(form.levels) == len(form.centred) == len(form.axes)
+
+
+def test_the_compute_optimal_exponent_is_that_of_the_closed_form():
+    form = law("chinchilla")
+    v = truth(form)
+    a = next(d for d in form.derived if d.name == "a_opt").of(v)
+    assert a == pytest.approx(0.28 / (0.34 + 0.28))
+    best = []
+    for compute in (1e12, 1e14):
+        n = np.geomspace(1e-2, 1e2, 20001) * np.sqrt(compute)
+        best.append(n[form.predict(np.stack([n, compute / n]), v).argmin()])
+    assert np.log(best[1] / best[0]) / np.log(100) == pytest.approx(a, abs=1e-3)
 
 
 def test_a_law_is_known_by_its_exact_name_only():
