@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.special import chdtrc
 
 from raysweep.errors import FitError
-from raysweep.laws.estimate import Estimate, scales_of, solve
+from raysweep.laws.estimate import Estimate, distinct, scales_of, solve
 from raysweep.laws.forms import LAWS, Array, Law
 
 __all__ = ["CANDIDATES", "Choice", "Evidence", "choose", "evidence", "held_out", "likelihood_ratio"]
@@ -24,7 +24,7 @@ _FALLBACK = ("power+floor", "power")  # where scales are too few to compare
 _CUTS = (0.2, 0.5)  # shares of distinct scales left out: one shallow, one deep; the worse of the two scores counts
 _MARGIN = 1.05  # a law with more parameters must be better by this factor
 _LATE = 0.75  # a break beyond this share of the window (in logs) is hearsay
-_RELATIVE = 1e-9
+_RELATIVE = 1e-6  # of a fit that is compared: far below what tells laws apart
 RIVALS: Mapping[str, tuple[str, ...]] = {
     "power": ("power+floor", "shifted", "broken"),
     "power+floor": ("power", "exponential", "shifted", "broken"),
@@ -87,8 +87,8 @@ def choose(
 
     Each law is fitted without the top 20 % and without the top 50 % of distinct scales; its score is the worse log RMSE
     of what was left out. The law with the fewest parameters within 5 % of the best is taken. A break so late, or so at
-    its bounds, that data beyond it are few is no candidate. Where scales are too few for any, `power+floor`, then
-    `power`.
+    its bounds, that data beyond it are few is no candidate. Where scales are too few for the deep cut the shallow one
+    decides alone; where they are too few for that, `power+floor` is taken, or `power`.
 
     Args:
         laws: Names of candidates.
@@ -102,18 +102,23 @@ def choose(
     forms = [LAWS[name] for name in laws]
     scales, y = scales_of(LAWS["power"], x), np.asarray(y, dtype=np.float64)
     w = np.ones(y.size) if weights is None else np.asarray(weights, dtype=np.float64)
-    kept = np.stack([np.ones(y.size, dtype=bool), *(~held_out(scales, cut) for cut in _CUTS)])
-    distinct = [np.unique(scales[0, row]).size for row in kept]
-    fits, scores = {}, {}
-    for form in forms:
-        if min(distinct) >= form.fewest_scales:
-            fits[form.name] = _fit(form, scales, y, w * kept, huber)
-            scores[form.name] = _score(form, fits[form.name], scales, y, w, kept)
-    if not np.isfinite(list(scores.values())).any():
-        name = next((n for n in _FALLBACK if distinct[0] >= LAWS[n].fewest_scales), "")
+    fits: dict[str, Estimate] = {}
+    scores: dict[str, float] = {}
+    for cuts in (_CUTS, _CUTS[:1]):  # where the deep cut leaves too few scales, the shallow one alone
+        kept = np.stack([np.ones(y.size, dtype=bool), *(~held_out(scales, cut) for cut in cuts)])
+        fewest = min(distinct(scales[:, row]) for row in kept)
+        for form in forms:
+            if fewest >= form.fewest_scales:
+                fits[form.name] = _fit(form, scales, y, w * kept, huber)
+                scores[form.name] = _score(form, fits[form.name], scales, y, w, kept)
+        if np.isfinite(list(scores.values())).any():
+            break
+    else:
+        count = distinct(scales)
+        name = next((n for n in _FALLBACK if count >= LAWS[n].fewest_scales), "")
         if not name:
             raise FitError(
-                f"A law needs at least {LAWS['power'].fewest_scales} distinct scales, but there are {distinct[0]}. "
+                f"A law needs at least {LAWS['power'].fewest_scales} distinct scales, but there are {count}. "
                 "Add scales."
             )
         return Choice(LAWS[name], _fit(LAWS[name], scales, y, w[None], huber), scores)
@@ -186,9 +191,9 @@ def evidence(law: Law, x: Array, y: Array, weights: Array | None = None, holdout
     n, rows = y.size, []
     for name in (law.name, *RIVALS[law.name]):
         form = _pinned(name)
-        if any(np.unique(x[:, row > 0], axis=1).shape[1] < form.fewest_scales for row in kept[:1]):
+        if any(distinct(x[:, row > 0]) < form.fewest_scales for row in kept[:1]):
             continue
-        few = len(kept) > 1 and np.unique(x[:, kept[1] > 0], axis=1).shape[1] < form.fewest_scales
+        few = len(kept) > 1 and distinct(x[:, kept[1] > 0]) < form.fewest_scales
         fit = _fit(form, x, y, w * (kept[:1] if few else kept), None)
         with np.errstate(all="ignore"):
             missed = np.log(form.predict(x, fit.values)) - np.log(y)

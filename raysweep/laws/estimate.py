@@ -17,7 +17,7 @@ from raysweep.laws.forms import Array, Law
 from raysweep.laws.polish import Problems, polish
 from raysweep.laws.start import NEGLIGIBLE, starts
 
-__all__ = ["Estimate", "Status", "check", "estimate", "scales_of", "solve"]
+__all__ = ["Estimate", "Status", "check", "distinct", "estimate", "scales_of", "solve"]
 
 _CHUNK = 2**16  # points of problems that are solved together: what a core's cache holds
 
@@ -62,6 +62,11 @@ def scales_of(law: Law, x: npt.ArrayLike) -> Array:
     return found
 
 
+def distinct(x: Array) -> int:
+    """How many distinct points of scales there are in x, [axes, points]."""
+    return int(np.unique(x[0]).size if len(x) == 1 else np.unique(x, axis=1).shape[1])
+
+
 def check(law: Law, x: Array, y: Array) -> None:
     """Refuse points to which `law` cannot be fitted on the log scale; x is [axes, points].
 
@@ -76,14 +81,14 @@ def check(law: Law, x: Array, y: Array) -> None:
                 f"A fit on the log scale needs positive, finite {name}, but {bad.size} of {values.size} are not "
                 f"(the first is {bad[0]:g}). Remove those points, or fit a quantity that stays above 0."
             )
-    for name, values, need in zip(law.axes, x, law.levels, strict=True):
+    for name, values, need in zip(law.axes, x, law.levels, strict=True) if several else ():
         have = np.unique(values).size
-        if several and have < need:
+        if have < need:
             raise FitError(
                 f"The law {law.name!r} ({law.formula}) needs at least {need} distinct {name}, but there are {have}. "
                 f"Add values of {name}."
             )
-    scales = np.unique(x, axis=1).shape[1]
+    scales = distinct(x)
     if scales < law.fewest_scales:
         raise FitError(
             f"The law {law.name!r} ({law.formula}) needs at least {law.fewest_scales} distinct scales, "
@@ -198,5 +203,5 @@ def _negligible(problems: Problems, values: Array) -> npt.NDArray[np.bool_]:
     law, k = problems.law, len(problems.law.amplitudes)
     with np.errstate(all="ignore"):  # at the padding
         _, rows = law.evaluate(problems.u, values)
-    shares = [np.where(problems.w > 0, rows[j] * values[:, j, None], 0.0).max(axis=1) for j in range(k)]
+        shares = [np.where(problems.w > 0, rows[j] * values[:, j, None], 0.0).max(axis=1) for j in range(k)]
     return np.any([share < NEGLIGIBLE for share in shares], axis=0) if shares else np.zeros(len(values), dtype=bool)

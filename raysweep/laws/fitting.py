@@ -12,7 +12,7 @@ from raysweep.errors import FitError
 from raysweep.laws import forms
 from raysweep.laws.bootstrap import Bootstrap, resample
 from raysweep.laws.choice import choose, evidence, held_out
-from raysweep.laws.estimate import Status, check, scales_of, solve
+from raysweep.laws.estimate import Status, check, distinct, scales_of, solve
 from raysweep.laws.forms import Array, Law
 from raysweep.laws.group import Data, GroupFit, Holdout, lack_of_fit
 
@@ -258,7 +258,7 @@ def _held_out(groups: Sequence[_Group], options: Options) -> list[Holdout | None
         if group.error is None:
             left = held_out(group.data.x, options.holdout)
             kept = group.data.x[:, ~left]
-            enough = np.unique(kept, axis=1).shape[1] >= group.law.fewest_scales
+            enough = distinct(kept) >= group.law.fewest_scales
             levels = zip(kept, group.law.levels, strict=True)
             if enough and all(np.unique(scale).size >= need for scale, need in levels):
                 rest[i] = left
@@ -299,7 +299,7 @@ def _finished(
     rivals: bool,
 ) -> GroupFit:
     law, data = group.law, group.data
-    points = np.unique(data.x, axis=1).shape[1]
+    points = distinct(data.x)
     failed = GroupFit(
         law=law,
         x=tuple(x),
@@ -337,7 +337,7 @@ def _finished(
             f"{p_value:.1g}): the interval is of the best law of this form, not of one the data follow. "
             "Try another form or window."
         )
-    if np.unique(np.concatenate([data.x, group.run[None]]), axis=1).shape[1] == points:
+    if data.y.size == points or distinct(np.concatenate([data.x, group.run[None]])) == points:
         details["one_run_per_scale"] = (
             "There is one run at each scale, so the spread between runs is judged from the residuals of the law alone."
         )

@@ -182,7 +182,9 @@ def lack_of_fit(x: Array, residual: Array, parameters: int, run: npt.NDArray[Any
         parameters: What the fit estimated.
         run: Run of each point, [points]; None is returned where one run has several points: they are not replicates.
     """
-    _, at, count = np.unique(np.atleast_2d(x), axis=1, return_inverse=True, return_counts=True)
+    x = np.atleast_2d(x)
+    scales, axis = (x[0], None) if len(x) == 1 else (x, 1)
+    _, at, count = np.unique(scales, axis=axis, return_inverse=True, return_counts=True)
     free, spare = len(count) - parameters, len(at) - len(count)
     if free < 1 or spare < 1 or len(np.unique(run)) < len(run):
         return None

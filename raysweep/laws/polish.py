@@ -13,7 +13,7 @@ from raysweep.laws.start import nnls
 
 __all__ = ["Problems", "polish"]
 
-_MAX_ITER = 200
+_MAX_ITER = 100
 _TOLERANCE = 1e-10  # of a step, relative to 1 + |parameter|, in centred log units
 _LEAST_LOG = -230.0  # of a positive parameter, centred: about 1e-100, so that no unit makes it underflow to 0
 _LEAST = math.exp(_LEAST_LOG)
