@@ -18,6 +18,7 @@ from raysweep.laws.group import Data
 __all__ = ["Group", "Options", "bootstraps", "solve_all", "weights_of"]
 
 _RATIO = 10.0  # of the largest weight to the smallest: beyond, a mistaken standard error could rule a fit
+_MOST = 20_000  # points of a group whose draws are held at a time
 _DRAWN = 1e-7  # see `estimate`'s relative: far below the spread of draws
 
 
@@ -104,6 +105,9 @@ def bootstraps(
             continue
         there = w > 0
         d = group.data
+        if there.sum() > _MOST:
+            out[i] = (None, f"An interval of more than {_MOST:,} points at as many scales is not drawn. Average them.")
+            continue
         try:
             samples[i] = resample(
                 group.law, d.x[:, there], d.y[there], group.values,

@@ -14,16 +14,18 @@ from scipy.special import chdtrc
 from raysweep.errors import FitError
 from raysweep.laws.estimate import Estimate, distinct, scales_of, solve
 from raysweep.laws.forms import LAWS, Array, Law
+from raysweep.laws.polish import ITERATIONS
 
 __all__ = ["CANDIDATES", "Choice", "Evidence", "choose", "evidence", "held_out", "likelihood_ratio"]
 
-# Fewest parameters first. Without power and power+floor, limits of these, which win short hold-outs by luck: on the 92
-# curves of Alabdulmohsin et al. (2022) their presence made the predictions of every domain worse (analysis/LOG.md).
+# Fewest parameters first. Without power and power+floor, limits of these that win short hold-outs by luck. Candidates,
+# cuts and margin were picked on the 92 curves of Alabdulmohsin et al. (2022), test parts included (analysis/LOG.md).
 CANDIDATES = ("shifted", "m4", "broken")
 _FALLBACK = ("power+floor", "power")  # where scales are too few to compare
 _CUTS = (0.2, 0.5)  # shares of distinct scales left out: one shallow, one deep; the worse of the two scores counts
 _MARGIN = 1.05  # a law with more parameters must be better by this factor
 _LATE = 0.75  # a break beyond this share of the window (in logs) is hearsay
+_SCORED = 25  # iterations of a fit that is only scored
 _RELATIVE = 1e-6  # of a fit that is compared: far below what tells laws apart
 RIVALS: Mapping[str, tuple[str, ...]] = {
     "power": ("power+floor", "shifted", "broken"),
@@ -104,13 +106,18 @@ def choose(
     w = np.ones(y.size) if weights is None else np.asarray(weights, dtype=np.float64)
     fits: dict[str, Estimate] = {}
     scores: dict[str, float] = {}
-    for cuts in (_CUTS, _CUTS[:1]):  # where the deep cut leaves too few scales, the shallow one alone
+    for cuts in (
+        _CUTS,
+        _CUTS[:1],
+    ):  # the deep cut counts only where it leaves enough scales for all that the shallow does
         kept = np.stack([np.ones(y.size, dtype=bool), *(~held_out(scales, cut) for cut in cuts)])
-        fewest = min(distinct(scales[:, row]) for row in kept)
-        for form in forms:
-            if fewest >= form.fewest_scales:
-                fits[form.name] = _fit(form, scales, y, w * kept, huber)
-                scores[form.name] = _score(form, fits[form.name], scales, y, w, kept)
+        shallow, deep = (distinct(scales[:, kept[i]]) for i in (1, -1))
+        able = [form for form in forms if shallow >= form.fewest_scales]
+        if any(deep < form.fewest_scales for form in able):
+            continue
+        for form in able:
+            fits[form.name] = _fit(form, scales, y, w * kept, huber, _SCORED)
+            scores[form.name] = _score(form, fits[form.name], scales, y, w, kept)
         if np.isfinite(list(scores.values())).any():
             break
     else:
@@ -125,15 +132,13 @@ def choose(
     best = min(scores.values())
     ranked = sorted(scores, key=lambda name: len(LAWS[name].parameters))
     name = next(n for n in ranked if scores[n] <= _MARGIN * best)
-    found = fits[name]
-    return Choice(LAWS[name], replace(found, **{k: getattr(found, k)[:1] for k in _ARRAYS}), scores)
+    start = fits[name].values[:1]
+    final = solve(LAWS[name], np.log(scales)[None], np.log(y)[None], w[None], huber, start)
+    return Choice(LAWS[name], final, scores)
 
 
-_ARRAYS = ("values", "objective", "status")
-
-
-def _fit(form: Law, x: Array, y: Array, w: Array, huber: float | None) -> Estimate:
-    return solve(form, np.log(x)[None], np.log(y)[None], w, huber, relative=_RELATIVE)
+def _fit(form: Law, x: Array, y: Array, w: Array, huber: float | None, iterations: int = ITERATIONS) -> Estimate:
+    return solve(form, np.log(x)[None], np.log(y)[None], w, huber, None, _RELATIVE, iterations)
 
 
 def _score(form: Law, fit: Estimate, x: Array, y: Array, w: Array, kept: npt.NDArray[np.bool_]) -> float:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from raysweep.errors import FitError
 from raysweep.laws.forms import Array, Law
-from raysweep.laws.polish import Problems, polish
+from raysweep.laws.polish import ITERATIONS, Problems, polish
 from raysweep.laws.start import NEGLIGIBLE, starts
 
 __all__ = ["Estimate", "Status", "check", "distinct", "estimate", "scales_of", "solve"]
@@ -144,6 +144,7 @@ def solve(
     huber: float | None = None,
     start: Array | None = None,
     relative: float = 1e-13,
+    iterations: int = ITERATIONS,
 ) -> Estimate:
     """`estimate` for points that are already checked, each problem with its own if there are as many as weights.
 
@@ -152,6 +153,7 @@ def solve(
         t: Log measurements, [problems or 1, points].
         w: Weights, [problems, points]; 0 pads problems of fewer points (whose u and t are then any finite numbers).
         start: Parameters to start from, [problems or 1, parameters].
+        iterations: Steps of the polish at most.
     """
     # Centred logs: amplitudes and exponents are then nearly uncorrelated, and units cannot matter.
     there = np.asarray((w > 0).any(axis=0, keepdims=True) if len(u) == len(t) == 1 else w > 0)
@@ -169,13 +171,15 @@ def solve(
         begin = None
         if start is not None:
             begin = law.restore(start if len(start) == 1 else start[part], -one_u0, -one_t0)
-        values, objective, status = _solved(Problems(law, one_u, one_t, w[part], huber), begin, relative)
+        values, objective, status = _solved(Problems(law, one_u, one_t, w[part], huber), begin, relative, iterations)
         parts.append((law.restore(values, one_u0, one_t0), objective, status))
     values, objective, status = (np.concatenate(p) for p in zip(*parts, strict=True))
     return Estimate(law, values, objective, status)
 
 
-def _solved(problems: Problems, begin: Array | None, relative: float) -> tuple[Array, Array, npt.NDArray[np.int64]]:
+def _solved(
+    problems: Problems, begin: Array | None, relative: float, iterations: int
+) -> tuple[Array, Array, npt.NDArray[np.int64]]:
     """The best optimum of each problem from its starts, or from `begin`."""
     law, n = problems.law, len(problems.w)
     if begin is None:
@@ -186,12 +190,12 @@ def _solved(problems: Problems, begin: Array | None, relative: float) -> tuple[A
             q, _, _ = polish(Problems(law, many.u, many.t, many.w), many.encode(tried.reshape(n, -1)), 1e-6)
         else:
             q = many.encode(tried.reshape(n * several, -1))
-        q, objective, converged = polish(many, q, relative)
+        q, objective, converged = polish(many, q, relative, iterations)
         best = objective.reshape(n, several).argmin(axis=1) + several * np.arange(n)
         q, objective, converged = q[best], objective[best], converged[best]
     else:
         q = problems.encode(np.broadcast_to(begin, (n, begin.shape[1])))
-        q, objective, converged = polish(problems, q, relative)
+        q, objective, converged = polish(problems, q, relative, iterations)
     values = problems.decode(q)
     at_bound = ((q <= problems.low) | (q >= problems.high)).any(axis=1) | _negligible(problems, values)
     status = np.where(converged, np.where(at_bound, Status.BOUND_HIT, Status.CONVERGED), Status.MAX_ITER)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from raysweep.errors import FitError
 from raysweep.laws import forms
@@ -13,7 +14,7 @@ from raysweep.laws.batch import Group, Options, bootstraps, solve_all, weights_o
 from raysweep.laws.bootstrap import Bootstrap
 from raysweep.laws.choice import choose, evidence, held_out
 from raysweep.laws.estimate import Status, check, distinct, scales_of
-from raysweep.laws.forms import Law
+from raysweep.laws.forms import Array, Law
 from raysweep.laws.group import Data, GroupFit, Holdout, lack_of_fit
 
 __all__ = ["Options", "fit_groups"]
@@ -22,6 +23,8 @@ _SUSPICIOUS = 0.001  # p-value below which a fit is flagged
 _UNCERTAIN = 0.05  # p-value of no floor above which a floor is not told from none
 _ROUNDS = 3  # of weights and fit in turn
 _BATCH = 4_000_000  # numbers of draws' points held at a time
+_MANY = 50_000  # points of a group beyond which runs are averaged in batches
+_BATCHES = 100
 _KEEP = 2000  # groups beyond which draws are not kept, only their intervals
 _SHOWN = 50  # groups beyond which rivals are not fitted
 
@@ -62,7 +65,7 @@ def _begin(law: Law | None, data: Data, options: Options) -> Group:
         se=None if data.se is None else data.se[order],
     )
     run = run[order] if data.run is not None else run
-    details = dict(data.details)
+    details, weights = dict(data.details), np.ones(data.y.size)
     form, error = law or forms.law("power"), None
     try:
         if law is None:
@@ -76,7 +79,26 @@ def _begin(law: Law | None, data: Data, options: Options) -> Group:
             raise FitError("Standard errors must be finite and >= 0. Filter the rows without one, or leave se out.")
     except FitError as refused:
         error = str(refused)
-    return Group(form, data, run, np.ones(data.y.size), np.zeros(0), 0, details, error)
+    if error is None and data.y.size > _MANY and distinct(data.x) * _BATCHES < data.y.size:
+        rows = data.y.size
+        data, run, weights = _batched(data, run)
+        details["batched_runs"] = (
+            f"{rows:,} rows of many runs were averaged (geometric means) in {_BATCHES} batches of runs, which stand "
+            "for independent runs: estimates are those of all rows."
+        )
+    return Group(form, data, run, weights, np.zeros(0), 0, details, error)
+
+
+def _batched(data: Data, run: npt.NDArray[np.int64]) -> tuple[Data, npt.NDArray[np.int64], Array]:
+    """Geometric means over each batch of runs at each point of scales, and how many rows each stands for."""
+    _, scale = np.unique(data.x, axis=1, return_inverse=True)
+    _, first, cell, count = np.unique(
+        scale * _BATCHES + run % _BATCHES, return_index=True, return_inverse=True, return_counts=True
+    )
+    y = np.exp(np.bincount(cell, np.log(data.y)) / count)
+    se = None if data.se is None else y * np.sqrt(np.bincount(cell, (data.se / data.y) ** 2)) / count
+    batch = run[first] % _BATCHES
+    return replace(data, x=data.x[:, first], y=y, run=batch, se=se), batch, count.astype(np.float64)
 
 
 def _estimated(groups: Sequence[Group], huber: float | None) -> list[Group]:

@@ -80,6 +80,7 @@ class Law:
         pairs: (amplitude, parameter) of each term that is exp(log amplitude + exponent * slope(x)): where all terms but
             a constant one are such, second derivatives are known too, and the polish is Newton's method.
         implicit: `evaluate` of a law that is no sum of terms; None for the others.
+        inner: Its parameters that are solved anew after each step of the others, as amplitudes are.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Law:
     starts: int = 1
     pairs: tuple[tuple[int, int], ...] = ()
     implicit: Evaluate | None = None
+    inner: tuple[int, ...] = ()
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -245,6 +247,7 @@ LAWS: dict[str, Law] = {
             levels=(7,),
             starts=3,
             implicit=m4.evaluate,
+            inner=(2, 3),
         ),
         Law(
             name="broken",

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from raysweep.laws.forms import Array, Law
 from raysweep.laws.start import nnls
 
-__all__ = ["Problems", "polish"]
+__all__ = ["ITERATIONS", "Problems", "polish"]
 
-_MAX_ITER = 100
+ITERATIONS = 100
 _TOLERANCE = 1e-10  # of a step, relative to 1 + |parameter|, in centred log units
 _LEAST_LOG = -230.0  # of a positive parameter, centred: about 1e-100, so that no unit makes it underflow to 0
 _LEAST = math.exp(_LEAST_LOG)
@@ -82,9 +82,11 @@ class Problems:
         after every step, the search only walks along the exponents, where it is straight.
         """
         law, k = self.law, len(self.law.amplitudes)
+        values = self.decode(q)
+        if law.implicit is not None:
+            return self._inner(q)
         if k < 2 or law.terms is None:
             return q
-        values = self.decode(q)
         logs, _ = law.terms(self.u, values[:, k:])
         columns = np.empty((len(q), k, self.w.shape[1]))
         for j, (log, amplitude) in enumerate(zip(logs, law.amplitudes, strict=True)):
@@ -96,6 +98,19 @@ class Problems:
         moment = (gram @ values[:, :k, None] - columns @ pull[..., None])[..., 0]
         values[:, :k] = nnls(gram, moment)[0]
         return self.encode(values)
+
+    def _inner(self, q: Array) -> Array:
+        """A step of the parameters that an implicit law calls inner, the others held."""
+        inner = np.array(self.law.inner)
+        _, gradient, matrix = self.normal(q)
+        gradient, matrix = gradient[:, inner], matrix[:, inner][:, :, inner]
+        bad = ~(np.isfinite(matrix).all(axis=(1, 2)) & np.isfinite(gradient).all(axis=1))
+        matrix[bad], gradient[bad] = np.eye(inner.size), 0.0
+        scale = np.maximum(np.diagonal(matrix, axis1=1, axis2=2), 1e-300) ** 0.5
+        matrix = matrix / (scale[:, :, None] * scale[:, None, :]) + 1e-12 * np.eye(inner.size)
+        out = q.copy()
+        out[:, inner] -= np.linalg.solve(matrix, (gradient / scale)[..., None])[..., 0] / scale
+        return out
 
     def normal(self, q: Array) -> tuple[Array, Array, Array]:
         """Objective [problems], half its gradient (the whole of it, for Huber's loss) and the matrix of the step."""
@@ -119,13 +134,16 @@ class Problems:
         return cost, gradient, matrix
 
 
-def polish(problems: Problems, q: Array, relative: float = 1e-13) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+def polish(
+    problems: Problems, q: Array, relative: float = 1e-13, iterations: int = ITERATIONS
+) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
     """Move every problem's parameters to its nearest optimum.
 
     Args:
         problems: What to minimise.
         q: Where to start, encoded, [problems, parameters].
         relative: A step that promises less than this share of the objective is the last.
+        iterations: Steps tried at most.
 
     Returns:
         q, the objective, [problems], and whether each problem settled.
@@ -139,7 +157,7 @@ def polish(problems: Problems, q: Array, relative: float = 1e-13) -> tuple[Array
     # A trial step may overflow; it is then not finite, not better, and not taken.
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         cost, gradient, hessian = problems.normal(q)
-        for _ in range(_MAX_ITER):
+        for _ in range(iterations):
             at, g, h = q[active], gradient[active], hessian[active]
             held = ((at <= low) & (g > 0)) | ((at >= high) & (g < 0))
             trial = np.clip(at + _step(h, g, held, damping[active]), low, high)

@@ -142,3 +142,16 @@ def test_a_law_is_chosen_for_each_group_by_holdout():
     found = fit_groups(None, [Data(x[None], flat), Data(x[None, :4], flat[:4])], ["n"], "y", QUICK)
     assert [g.law.name in ("shifted", "m4", "broken") for g in found] == [True, False]
     assert all("law_chosen" in g.notes for g in found)
+
+
+def test_batches_of_many_runs_give_the_estimate_of_all_rows():
+    x = np.repeat(np.geomspace(64, 8192, 8), 8000)
+    y = world(7, 0.5, x=x)
+    options = Options(draws=200)
+    (found,) = fit_groups(law("power"), [Data(x[None], y)], ["n"], "y", options)
+    assert "batched_runs" in found.notes
+    assert list(found.params.values()) == pytest.approx(estimate(law("power"), x, y).values[0], rel=1e-9)
+    low, high = found.interval("alpha")
+    assert low < found.params["alpha"] < high
+    spread = 0.5 / np.sqrt(((np.log(x) - np.log(x).mean()) ** 2).sum())  # standard error of ordinary least squares
+    assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.25)
