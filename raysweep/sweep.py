@@ -40,11 +40,20 @@ class _Strict(BaseModel):
 class FitSpec(_Strict):
     """One law to fit and draw in the report."""
 
-    law: str = "power"
-    x: str
+    law: str = Field("power", description="a key of LAWS, or auto")
+    x: str | tuple[str, ...] = Field(description="one column for each scale of the law")
     y: str
     by: tuple[str, ...] = ()
     where: str | None = Field(None, description="rows to keep, a Polars SQL expression")
+    at: float | str = Field("best", description="the snapshot of a run that counts: best, last, or a time")
+    se: str | None = Field(None, description="standard error of y; <y>_se if there is one")
+    huber: float | None = Field(None, gt=0, description="Huber's loss on log residuals, linear beyond this")
+    holdout: float = Field(0.3, ge=0, le=0.9, description="share of the largest scales a second fit is judged on")
+
+    @property
+    def scales(self) -> tuple[str, ...]:
+        """The columns of x."""
+        return (self.x,) if isinstance(self.x, str) else self.x
 
 
 class Resources(_Strict):
@@ -283,9 +292,15 @@ def _check_fits(fits: Sequence[FitSpec], axes: Mapping[str, Axis], experiment: E
     """Refuse a fit that cannot be made before anything is spent on its data."""
     metrics = {m.name for m in experiment.metrics}
     for i, spec in enumerate(fits):
-        law(spec.law)
+        wanted = ("x",) if spec.law == "auto" else law(spec.law).axes
+        if len(spec.scales) != len(wanted):
+            raise SweepError(
+                f"fit.{i}.x: the law {spec.law} takes {len(wanted)} scales ({', '.join(wanted)}), "
+                f"but got {len(spec.scales)}: {', '.join(spec.scales)}"
+            )
         known = {*axes, *metrics, "flops", "flops_eval", "seconds"}
-        for key, name in (("x", spec.x), ("y", spec.y)):
+        named = [*(("x", name) for name in spec.scales), ("y", spec.y), *([("se", spec.se)] if spec.se else [])]
+        for key, name in named:
             if metrics and name not in known:  # a plain function's metrics are known when it returns them
                 raise SweepError(
                     f"fit.{i}.{key}: must be an axis or a metric, but got {name!r}. {nearest(name, known)}"

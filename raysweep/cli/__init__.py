@@ -1,4 +1,4 @@
-"""The `raysweep` command: plan, run, status, fit, report, audit, compact, doctor."""
+"""The `raysweep` command: plan, run, status, fit, allocate, report, audit, compact, doctor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from raysweep.cli import read, sweep
+from raysweep.cli import laws, read, sweep
 from raysweep.errors import RaysweepError
 
 __all__ = ["app", "main"]
@@ -22,6 +22,7 @@ app = typer.Typer(
 _INTERRUPTED = 130
 _UsageError: Any = typer.BadParameter.__base__  # typer brings its own click and does not export this
 sweep.add_to(app)
+laws.add_to(app)
 read.add_to(app)
 
 

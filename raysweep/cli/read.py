@@ -1,18 +1,15 @@
-"""Commands that read a store or a table: status, fit, report, audit, compact, doctor."""
+"""Commands that read a store: status, report, audit, compact, doctor."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from raysweep.cli.show import print_json, print_table
-from raysweep.errors import FitError, LedgerError, OracleError
+from raysweep.errors import LedgerError, OracleError
 from raysweep.ledger import Ledger
 from raysweep.store import Store
-from raysweep.sweep import FitSpec, stored_sweep
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A sweep's folder or URI.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -20,7 +17,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (status, fit, report, audit, compact, doctor):
+    for command in (status, report, audit, compact, doctor):
         app.command()(command)
 
 
@@ -48,65 +45,6 @@ def status(store: StoreArgument, json: Json = False) -> None:
         print("    " + failure["example"]["error"].strip().replace("\n", "\n    "))
     for file in found["unreadable"]:
         print(f"  warning: {file['file']}: {file['reason']}")
-
-
-def fit(
-    data: Annotated[
-        str, typer.Argument(metavar="STORE|TABLE", help="A store, or any .csv or .parquet.", show_default=False)
-    ],
-    law: Annotated[str, typer.Option(help="power or power+floor.")] = "power",
-    x: Annotated[str | None, typer.Option(help="Column of the scale.", metavar="COL")] = None,
-    y: Annotated[str | None, typer.Option(help="Column of the measurement.", metavar="COL")] = None,
-    by: Annotated[
-        list[str] | None, typer.Option(help="Fit each value of this column by itself.", metavar="COL")
-    ] = None,
-    where: Annotated[str | None, typer.Option(help="Rows to keep, SQL: \"labels = 'hard'\".", metavar="EXPR")] = None,
-    at: Annotated[
-        str, typer.Option(help="Snapshot of a run: best on <y>_select, last, or a time.", metavar="best|last|T")
-    ] = "best",
-    run: Annotated[str | None, typer.Option(help="Column that tells independent runs apart.", metavar="COL")] = None,
-    bootstrap: Annotated[int, typer.Option(min=0, help="Draws of the interval; 0 for none.")] = 1000,
-    level: Annotated[float, typer.Option(help="Coverage of the intervals.")] = 0.95,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
-    json: Json = False,
-) -> None:
-    """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits the sweep names."""
-    from raysweep.laws import fit as fit_law
-
-    source, specs = _source(data, specs=x is None)
-    if (x is None) != (y is None):
-        raise FitError("fit: --x and --y go together; give both, or neither for the fits that a store's sweep names")
-    if x is not None and y is not None:
-        asked: Sequence[FitSpec] = [FitSpec(law=law, x=x, y=y, by=tuple(by or ()), where=where)]
-    elif specs:
-        asked = specs
-    else:
-        raise FitError(f"fit: --x and --y must be given, for {data} names no fits of its own")
-    fits = [
-        fit_law(source, s.law, s.x, s.y, s.by, s.where, at=at, run=run, bootstrap=bootstrap, level=level, seed=seed)
-        for s in asked
-    ]
-    if json:
-        print_json([record for one in fits for record in one.to_json()])
-        return
-    from raysweep.report.tables import findings
-
-    for one in fits:
-        for sentence in findings(one):
-            print(sentence)
-        for code, text in one.groups[0].details.items():
-            print(f"  {code}: {text}")
-
-
-def _source(data: str, specs: bool) -> tuple[Any, Sequence[FitSpec]]:
-    """A table to fit, and the fits its sweep names. A folder with an env.json is a store; anything else a file."""
-    store = Store(data)
-    if Path(data).is_file() or not store.exists("env.json"):
-        return data, []
-    scan = Ledger(store).scan()
-    if not scan.parts:
-        raise FitError(f"fit: {data} must hold finished cells, but its ledger is empty")
-    return scan.table, stored_sweep(store)[0].fit if specs else ()
 
 
 def report(store: StoreArgument) -> None:

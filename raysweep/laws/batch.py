@@ -111,7 +111,7 @@ def bootstraps(
         try:
             samples[i] = resample(
                 group.law, d.x[:, there], d.y[there], group.values,
-                None if d.run is None else group.run[there], w[there], options.draws, options.seed,
+                None if d.run is None else d.run[there], w[there], options.draws, options.seed,
             )  # fmt: skip
         except FitError as error:
             out[i] = (None, str(error))

@@ -1,26 +1,89 @@
-"""The bootstrap of a law: draws of whole runs, and the intervals and bands they give.
+"""The bootstrap of a law: draws of whole runs, and the intervals, bands and comparisons they give.
 
-The unit is the independently trained run: all rows of one run move together, so checkpoints of a run are one cluster
-(Cameron, Gelbach & Miller 2008). Percentiles of few runs are too narrow, so deviations of the draws from the estimate
-are widened by sqrt(n / (n - p)), the degrees of freedom the fit used up, and by Student's t over the normal quantile
-(Hesterberg 2015, section 5).
+The unit is the independently trained run: all points of one run move together, so checkpoints of a run are one cluster
+(Cameron, Gelbach & Miller 2008).
+
+* More than 30 runs: whole runs are drawn with replacement. Percentiles of draws are too narrow, so deviations from the
+  estimate are widened by sqrt(n / (n - p)), the degrees of freedom the fit used up, and by Student's t over the normal
+  quantile (Hesterberg 2015, section 5).
+* Fewer: a wild cluster bootstrap (Wu 1986; Cameron, Gelbach & Miller 2008). A draw's log y is the fit plus each run's
+  residuals, enlarged by the run's leverage, times a multiplier: Webb's six points times sqrt(nu / chi2_nu), nu = n - p,
+  so that draws of a linear law follow Student's t. Runs at one scale each borrow residuals from each other, see
+  `resampling.Residuals.drawn`. Percentiles are the interval as they stand: it bends as the law does, keeps to the
+  bounds, and is the same for a quantity and for a monotone function of it.
+* A parameter on its bound: a bootstrap is not consistent there (Andrews 2000). As long as a share of the draws beyond
+  the tail lies on a bound, the data do not exclude the law without that parameter, and the interval of every quantity
+  also holds the percentiles of those draws alone.
+
+tests/benchmarks/laws_coverage.py simulates how often the intervals hold the truth; tests/benchmarks/laws-coverage.json
+has the table.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri, stdtrit
 
-from raysweep.errors import FitError
-from raysweep.laws.estimate import estimate
+from raysweep.laws.estimate import estimate, scales_of, solve
 from raysweep.laws.forms import Array, Law
+from raysweep.laws.resampling import canonical, measured, multiplicities, residuals, spent_by
 
-__all__ = ["Bootstrap", "bootstrap"]
+__all__ = ["Bootstrap", "Difference", "Resample", "bootstrap", "compare", "resample"]
 
-_REDRAWS = 100
+_MANY = 30  # runs beyond which whole runs are drawn, not multipliers of their residuals
+_FAR = 50.0  # of log y, beyond any interval: one degree of freedom has draws whose y would overflow
+_RELATIVE = 1e-7  # how far a draw is polished: far below the spread of draws
+Kind = Literal["case", "wild"]
+
+
+@dataclass(frozen=True)
+class Resample:
+    """The problems whose solutions are the draws of a bootstrap; points in the caller's order.
+
+    Attributes:
+        kind: "case" draws runs, "wild" draws their residuals' signs and sizes.
+        weights: Weights of each draw's points, [draws, points]; None where they are those of the estimate.
+        y: Measurements of each draw, [draws, points]; None where they are those of the estimate.
+        runs: Independent runs, n.
+        spent: Degrees of freedom the law takes from them, p.
+        redrawn: How many draws lost too many scales to fit the law and were drawn again.
+        discarded: How many of them still had too few after many attempts and are not here.
+        spread: Standard deviation of log y about the law, from the residuals.
+        labels: Sorted labels of the runs, [runs]; None if none were given.
+        seed: Of the draws.
+    """
+
+    kind: Kind
+    weights: Array | None = field(repr=False)
+    y: Array | None = field(repr=False)
+    runs: int
+    spent: int
+    redrawn: int
+    discarded: int
+    spread: float = 0.0
+    labels: npt.NDArray[Any] | None = field(default=None, repr=False)
+    seed: int = 0
+
+    def solved(self, law: Law, values: Array, draws: Array) -> Bootstrap:
+        """The bootstrap these draws make: `draws` [draws, parameters] solve `weights` and `y`."""
+        return Bootstrap(
+            law,
+            values,
+            draws,
+            self.redrawn,
+            self.discarded,
+            self.runs,
+            self.spent,
+            self.kind,
+            self.spread,
+            self.labels,
+            self.seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -31,19 +94,25 @@ class Bootstrap:
         law: The law.
         values: The estimate the draws surround, [parameters].
         draws: Parameter values of each draw, in the estimate's units, [draws, parameters].
-        redrawn: How many draws lost too many scales to fit the law and were drawn again.
-        discarded: How many of them still had too few after many attempts and are not in `draws`.
-        runs: Independent runs, n.
-        spent: Degrees of freedom the law takes from them, p.
+        redrawn, discarded, runs, spent, kind, spread, labels, seed: See `Resample`.
     """
 
     law: Law
     values: Array
-    draws: Array
+    draws: Array = field(repr=False)
     redrawn: int
     discarded: int
     runs: int
     spent: int
+    kind: Kind = "case"
+    spread: float = 0.0
+    labels: npt.NDArray[Any] | None = field(default=None, repr=False)
+    seed: int = 0
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of the spread between runs, n - p."""
+        return self.runs - self.spent
 
     def interval(self, level: float = 0.95) -> Array:
         """Low and high of each parameter, [parameters, 2], within the parameter's bounds."""
@@ -53,23 +122,135 @@ class Bootstrap:
         def scale(values: Array) -> Array:
             return np.where(log, np.log(np.where(log, values, 1.0)), values)
 
-        ends = self._widened(scale(self.values), scale(self.draws), level)
+        ends = self._interval(scale(self.values), scale(self.draws), level)
         ends = np.where(log[:, None], np.exp(np.where(log[:, None], ends, 0.0)), ends)
         return np.clip(ends, [[p.low] for p in parameters], [[p.high] for p in parameters])
 
-    def band(self, x: npt.ArrayLike, level: float = 0.95) -> Array:
-        """Low and high of the mean law at each new x > 0 of shape [points]: [points, 2], pointwise."""
-        x = np.asarray(x, dtype=np.float64)
-        centre, draws = self.law.predict(x, self.values), self.law.predict(x, self.draws)
-        return np.exp(self._widened(np.log(centre), np.log(draws), level))
+    def interval_of(self, function: Callable[[Array], Array], level: float = 0.95, log: bool = False) -> Array:
+        """Low and high, [..., 2], of what `function` makes of parameter values, [..., parameters] to [...].
 
-    def _widened(self, centre: Array, draws: Array, level: float) -> Array:
-        n, freedom = self.runs, self.runs - self.spent
-        tails = np.array([(1 - level) / 2, (1 + level) / 2])
-        factor = np.sqrt(n / freedom) * stdtrit(freedom, tails[1]) / ndtri(tails[1])
-        low, high = np.quantile(draws - centre, tails, axis=0)
-        # An estimate on its bound may have every draw on one side; its interval still holds the estimate.
-        return np.stack([centre + factor * np.minimum(low, 0.0), centre + factor * np.maximum(high, 0.0)], axis=-1)
+        Args:
+            function: Such as `Derived.of`, or a law's prediction at one point.
+            level: Nominal coverage.
+            log: The quantity is positive and its error multiplicative.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):  # a draw may lack the quantity
+            centre, draws = np.asarray(function(self.values)), np.asarray(function(self.draws))
+            if log:
+                centre, draws = np.log(centre), np.log(draws)
+            ends = self._interval(centre, draws, level)
+        return np.asarray(np.exp(ends)) if log else ends
+
+    def band(self, x: npt.ArrayLike, level: float = 0.95) -> Array:
+        """Low and high of the mean law at new scales x > 0, [points] or [axes, points]: [points, 2], pointwise."""
+        x = np.asarray(x, dtype=np.float64)
+        return self.interval_of(lambda values: self.law.predict(x, values), level, log=True)
+
+    def prediction(self, x: npt.ArrayLike, level: float = 0.95, noise: npt.ArrayLike | None = None) -> Array:
+        """Low and high of a new run's measurement at scales x > 0, [points] or [axes, points]: [points, 2].
+
+        Args:
+            x: Where.
+            level: Nominal coverage.
+            noise: Standard deviation of log y about the law, a number or [points]: between runs and, added in
+                quadrature, of a finite evaluation. What the residuals show (`spread`) if not given.
+        """
+        x = np.asarray(x, dtype=np.float64)
+        sd = self.spread if noise is None else np.asarray(noise, dtype=np.float64)
+        centre, draws = (np.log(self.law.predict(x, values)) for values in (self.values, self.draws))
+        # Every quantile of Student's t once, in an order without relation to the draws'.
+        count = len(draws)
+        errors = stdtrit(self.freedom, (np.arange(count) + 0.5) / count)
+        errors = np.random.default_rng(self.seed).permuted(np.broadcast_to(errors[:, None], draws.shape), axis=0)
+        away = self._away(centre, draws, level) + sd * errors
+        return np.asarray(np.exp(_ends(centre, away, level, self._at_bounds())))
+
+    def _at_bounds(self) -> list[npt.NDArray[np.bool_]]:
+        """Which draws lie on each bound that some draw lies on, each [draws]."""
+        sides = [
+            side
+            for j, p in enumerate(self.law.parameters)
+            for side in (self.draws[:, j] <= p.low, self.draws[:, j] >= p.high)
+        ]
+        return [side for side in sides if side.any()]
+
+    def _interval(self, centre: Array, draws: Array, level: float) -> Array:
+        return _ends(centre, self._away(centre, draws, level), level, self._at_bounds())
+
+    def _away(self, centre: Array, draws: Array, level: float) -> Array:
+        """Deviations of the draws, [draws, ...], whose percentiles are those of the estimate's error."""
+        if self.kind == "wild":  # widened before they were solved
+            return draws - centre
+        tail = (1 + level) / 2
+        factor = np.sqrt(self.runs / self.freedom) * stdtrit(self.freedom, tail) / ndtri(tail)
+        return np.asarray(factor * (draws - centre))
+
+
+def _ends(centre: Array, away: Array, level: float, at_bounds: list[npt.NDArray[np.bool_]]) -> Array:
+    """Ends of the interval of a quantity, [..., 2], from its deviations, [draws, ...]."""
+    low, high = _percentiles(away, level)
+    for side in at_bounds:
+        if side.mean() >= (1 - level) / 2:  # see the module's last rule
+            ends = _percentiles(away[side], level)
+            low, high = np.minimum(low, ends[0]), np.maximum(high, ends[1])
+    # An estimate on its bound may have every draw on one side; its interval still holds the estimate.
+    return np.stack([centre + np.minimum(low, 0.0), centre + np.maximum(high, 0.0)], axis=-1)
+
+
+def _percentiles(away: Array, level: float) -> tuple[Array, Array]:
+    """The percentiles of deviations, [draws, ...], between which `level` of them lie, [...] each."""
+    undefined = np.isnan(away)  # a draw without the quantity (0 / 0) may be anywhere: beyond either end
+    with np.errstate(invalid="ignore"):
+        low, high = (
+            # Order statistics at share * (draws + 1): without bias however few the draws (Davison & Hinkley 1997, 2.4).
+            np.quantile(np.where(undefined, far, away), share, axis=0, method="weibull")
+            for far, share in ((-np.inf, (1 - level) / 2), (np.inf, (1 + level) / 2))
+        )
+    return low, high
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One quantity of two data sets, compared.
+
+    Attributes:
+        value: The first's minus the second's.
+        low, high: Its interval.
+        paired: Whether the two share their runs' draws; otherwise they are taken to be independent.
+    """
+
+    value: float
+    low: float
+    high: float
+    paired: bool
+
+
+def compare(a: Bootstrap, b: Bootstrap, function: Callable[[Array], Array], level: float = 0.95) -> Difference:
+    """What `function` gives for `a` minus what it gives for `b`, with an interval.
+
+    Where both were drawn with the same seed and labels of runs, draws are differenced one by one, and what the arms'
+    runs share (a seed's data, its initialisation) cancels; otherwise the arms are taken to be independent.
+
+    Args:
+        a, b: Two data sets' bootstraps, of any laws.
+        function: Parameter values, [..., parameters], to a quantity, [...].
+        level: Nominal coverage.
+    """
+    paired = (
+        a.labels is not None
+        and b.labels is not None
+        and np.array_equal(a.labels, b.labels)
+        and (a.seed, a.kind, len(a.draws)) == (b.seed, b.kind, len(b.draws))
+    )
+    count = min(len(a.draws), len(b.draws))
+    # Unpaired draws of one seed still have their multipliers in common; in another order they do not.
+    order = np.arange(count) if paired else np.random.default_rng(b.seed).permutation(len(b.draws))[:count]
+    first, second = np.asarray(function(a.values)), np.asarray(function(b.values))
+    away = a._away(first, np.asarray(function(a.draws)), level)[:count]
+    away = away - b._away(second, np.asarray(function(b.draws)), level)[order]
+    sides = [side[:count] for side in a._at_bounds()] + [side[order] for side in b._at_bounds()]
+    low, high = _ends(first - second, away, level, sides)
+    return Difference(float(first - second), float(low), float(high), paired)
 
 
 def bootstrap(
@@ -80,64 +261,76 @@ def bootstrap(
     weights: npt.ArrayLike | None = None,
     draws: int = 1000,
     seed: int = 0,
+    huber: float | None = None,
 ) -> Bootstrap:
-    """Refit `law` to `draws` samples of runs, drawn with replacement.
+    """Refit `law` to `draws` resamples of its runs; the order of points does not matter.
 
     Args:
         law: What to fit.
-        x: Scales, positive, [points].
+        x: Scales, positive, [points] or [axes, points].
         y: Measurements, positive, [points].
         run: The run each point comes from, [points]; every point is a run of its own if not given.
         weights: Non-negative, [points]; all 1 if not given.
         draws: How many.
-        seed: The same seed gives the same draws, and data sets with the same runs share their multiplicities, which
-            keeps comparisons between them paired.
+        seed: The same seed gives the same draws, and data sets with the same runs share their multiplicities or
+            multipliers, which keeps comparisons between them paired.
+        huber: See `estimate`.
 
     Raises:
         FitError: `law` does not fit these points at all (see `estimate.check`), or there are too few independent
             runs to judge an error by.
     """
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    w = np.ones(x.size) if weights is None else np.asarray(weights, dtype=np.float64)
-    centre = estimate(law, x, y, w).values[0]
-    _, run_index = np.unique(np.arange(x.size) if run is None else np.asarray(run), return_inverse=True)
-    _, scale_index = np.unique(x, return_inverse=True)
-    # has[r, s]: run r was measured at scale s.
-    has = np.zeros((run_index.max() + 1, scale_index.max() + 1))
-    has[run_index[w > 0], scale_index[w > 0]] = 1.0
-    runs, spent = len(has), _spent(law, has)
-    counts, redrawn = _draw(has, len(law.parameters), draws, np.random.default_rng(np.random.SeedSequence(seed)))
-    fitted = estimate(law, x, y, counts[:, run_index] * w)
-    return Bootstrap(law, centre, fitted.values, redrawn, draws - len(counts), runs, spent)
+    scales, y = scales_of(law, x), np.asarray(y, dtype=np.float64)
+    w = np.ones(y.size) if weights is None else np.asarray(weights, dtype=np.float64)
+    labels = None if run is None else np.asarray(run)
+    order = canonical(scales, y, labels)
+    scales, y, w, labels = scales[:, order], y[order], w[order], None if labels is None else labels[order]
+    values = estimate(law, scales, y, w, huber=huber).values[0]
+    sample = resample(law, scales, y, values, labels, w, draws, seed)
+    count = draws - sample.discarded
+    drawn = solve(
+        law,
+        np.log(scales)[None],
+        np.log(np.atleast_2d(y if sample.y is None else sample.y)),
+        np.broadcast_to(w, (count, w.size)) if sample.weights is None else sample.weights,
+        huber,
+        np.broadcast_to(values, (count, values.size)),
+        _RELATIVE,
+    )
+    return sample.solved(law, values, drawn.values)
 
 
-def _spent(law: Law, has: Array) -> int:
-    """Degrees of freedom the law takes from the runs: p, but 1 where each run alone spans the scales."""
-    runs, p = len(has), len(law.parameters)
-    if runs < 2:
-        raise FitError(
-            "An interval needs independent runs, but all points come from 1 run. "
-            "Add runs (seeds), or set bootstrap=0 for the estimate alone."
-        )
-    if runs <= p + 1 and has.sum(axis=0).max() < 2:
-        raise FitError(
-            f"An interval needs 2 runs at some scale, or more than {p + 1} runs, but there are {runs} runs at "
-            f"{has.shape[1]} scales. Add runs (seeds) or scales, or set bootstrap=0 for the estimate alone."
-        )
-    # Few runs that span some scales each lie between the two cases: take what leaves one degree of freedom.
-    return 1 if (has.sum(axis=1) > p).all() else min(p, runs - 1)
+def resample(
+    law: Law,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    fitted: Array,
+    run: npt.ArrayLike | None = None,
+    weights: npt.ArrayLike | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Resample:
+    """What to solve for the draws of a bootstrap around the estimate `fitted`, [parameters]; see `bootstrap`.
 
-
-def _draw(has: Array, fewest: int, draws: int, rng: np.random.Generator) -> tuple[Array, int]:
-    """Multiplicities of the runs, [draws, runs], that keep `fewest` scales; and how many draws were redrawn."""
-    runs = len(has)
-    uniform = np.full(runs, 1.0 / runs)
-    counts = rng.multinomial(runs, uniform, size=draws)
-    lost = np.flatnonzero(((counts @ has) > 0).sum(axis=1) < fewest)
-    redrawn = lost.size
-    for _ in range(_REDRAWS):
-        if not lost.size:
-            break
-        counts[lost] = rng.multinomial(runs, uniform, size=lost.size)
-        lost = lost[((counts[lost] @ has) > 0).sum(axis=1) < fewest]
-    return np.delete(counts, lost, axis=0).astype(np.float64), redrawn
+    Raises:
+        FitError: There are too few independent runs to judge an error by.
+    """
+    x, y = scales_of(law, x), np.asarray(y, dtype=np.float64)
+    w = np.ones(y.size) if weights is None else np.asarray(weights, dtype=np.float64)
+    given = None if run is None else np.asarray(run)
+    order = canonical(x, y, given)
+    order = order[w[order] > 0]
+    labels, cluster = (None, np.arange(order.size)) if given is None else np.unique(given[order], return_inverse=True)
+    has = measured(x[:, order], cluster)
+    runs, spent = len(has), spent_by(law, x[:, order], cluster, has)
+    rng = np.random.default_rng(np.random.SeedSequence(seed))
+    u, t = np.log(x[:, order]), np.log(y[order])
+    left = residuals(law, u, t, w[order], fitted, cluster)
+    if runs > _MANY:
+        counts, redrawn = multiplicities(has, len(law.parameters), draws, rng)
+        drawn = np.zeros((len(counts), y.size))
+        drawn[:, order] = counts[:, cluster] * w[order]
+        return Resample("case", drawn, None, runs, spent, redrawn, draws - len(counts), left.spread, labels, seed)
+    drawn = np.tile(y, (draws, 1))
+    drawn[:, order] = np.exp(left.centre + np.clip(left.drawn(runs - spent, draws, rng), -_FAR, _FAR))
+    return Resample("wild", None, drawn, runs, spent, 0, 0, left.spread, labels, seed)

@@ -98,8 +98,10 @@ def _batched(data: Data, run: npt.NDArray[np.int64]) -> tuple[Data, npt.NDArray[
     )
     y = np.exp(np.bincount(cell, np.log(data.y)) / count)
     se = None if data.se is None else y * np.sqrt(np.bincount(cell, (data.se / data.y) ** 2)) / count
-    batch = run[first] % _BATCHES
-    return replace(data, x=data.x[:, first], y=y, run=batch, se=se), batch, count.astype(np.float64)
+    # Rows that are runs of their own stay so as batches.
+    batch = np.arange(first.size) if data.run is None else run[first] % _BATCHES
+    label = None if data.run is None else batch
+    return replace(data, x=data.x[:, first], y=y, run=label, se=se), batch, count.astype(np.float64)
 
 
 def _estimated(groups: Sequence[Group], huber: float | None) -> list[Group]:

@@ -1,4 +1,4 @@
-"""Figures: frames and fits in, matplotlib Figures out. Nothing here reads or writes files."""
+"""Figures of a sweep: frames and fits in, matplotlib Figures out. Nothing here reads or writes files."""
 
 from __future__ import annotations
 
@@ -15,84 +15,64 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from raysweep.laws import Fit, GroupFit
 from raysweep.laws.points import Points
+from raysweep.report.style import COLOURS, MARKERS, PANEL, STYLE, axis_name, sample
 
 __all__ = ["calibration_figure", "law_figure", "learning_figure"]
 
-COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#000000",
-)  # Okabe & Ito, colour-blind safe
-MARKERS = "osD^vPX"
-_STYLE: Any = {
-    "font.size": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-}
-_PANEL = (4.6, 3.6)  # inches
+_MOST, _MOST_PANELS = 28, 6  # groups and panels that are drawn
 
 
 def law_figure(fit: Fit, points: Points, floor: str | None = None, total: str | None = None) -> Figure:
     """Measured points, the fitted law and its interval band, one panel per value of the last by-column.
 
     Args:
-        fit: Of y on x, in any number of groups.
+        fit: Of y on one scale; of many groups the first are drawn.
         points: What it was fitted to.
         floor: Column drawn as a grey line (the aleatoric part), in the same panels.
         total: Column drawn hollow above (the total loss).
     """
-    names = points.by
-    panels = sorted({group.group[names[-1]] for group in fit}, key=str) if len(names) > 1 else [None]
-    with plt.rc_context(_STYLE):
+    names, (x,), drawn = points.by, fit.x, fit.groups[:_MOST]
+    panels = sorted({group.group[names[-1]] for group in drawn}, key=str)[:_MOST_PANELS] if len(names) > 1 else [None]
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             1,
             len(panels),
-            figsize=(_PANEL[0] * len(panels), _PANEL[1]),
+            figsize=(PANEL[0] * len(panels), PANEL[1]),
             sharey=True,
             squeeze=False,
             layout="constrained",
         )
         for axis, panel in zip(axes[0], panels, strict=True):
-            groups = [g for g in fit if panel is None or g.group[names[-1]] == panel]
+            groups = [g for g in drawn if panel is None or g.group[names[-1]] == panel]
             for i, group in enumerate(groups):
                 name = ", ".join(f"{k} = {v}" for k, v in group.group.items() if panel is None or k != names[-1])
-                _law_series(axis, group, _rows(points.frame, group), i % len(COLOURS), name, total)
+                _law_series(axis, group, points.of(group.group), i % len(COLOURS), name, total)
             if floor is not None:
                 part = points.frame.filter(pl.col(names[-1]) == panel) if panel is not None else points.frame
-                level = part.group_by(fit.x).agg(pl.col(floor).mean()).sort(fit.x)
-                axis.plot(level[fit.x], level[floor], color="#888888", lw=1.2, ls=":", label=floor)
+                level = part.group_by(x).agg(pl.col(floor).mean()).sort(x)
+                axis.plot(level[x], level[floor], color="#888888", lw=1.2, ls=":", label=floor)
             axis.set(
                 xscale="log",
                 yscale="log",
-                xlabel=_label(fit.x),
+                xlabel=axis_name(x),
                 title=f"{names[-1]} = {panel}" if panel is not None else "",
             )
             axis.legend(loc="best")
-        axes[0][0].set_ylabel(_label(fit.y) + (f"  (hollow: {_label(total)})" if total else ""))
+        axes[0][0].set_ylabel(axis_name(fit.y) + (f"  (hollow: {axis_name(total)})" if total else ""))
     return figure
 
 
 def _law_series(axis: Axes, group: GroupFit, rows: pl.DataFrame, i: int, name: str, total: str | None) -> None:
     colour, marker = COLOURS[i], MARKERS[i]
-    x = rows[group.x].to_numpy()
-    axis.plot(x, rows[group.y].to_numpy(), marker, ms=3.2, color=colour, alpha=0.45, mew=0)
+    (x,) = group.x
+    shown = sample(rows)
+    axis.plot(shown[x].to_numpy(), shown[group.y].to_numpy(), marker, ms=3.2, color=colour, alpha=0.45, mew=0)
     if total is not None:
-        mean = rows.group_by(group.x).agg(pl.col(total).mean()).sort(group.x)
-        axis.plot(
-            mean[group.x], mean[total], marker, ms=4.5, mfc="none", mec=colour, mew=0.9, ls="-", lw=0.5, color=colour
-        )
+        mean = rows.group_by(x).agg(pl.col(total).mean()).sort(x)
+        axis.plot(mean[x], mean[total], marker, ms=4.5, mfc="none", mec=colour, mew=0.9, ls="-", lw=0.5, color=colour)
     if group.error is not None or not group.params:
         return
-    grid = np.geomspace(*group.window, 100)
+    grid = np.geomspace(*group.window[0], 100)
     axis.plot(
         grid, group.predict(grid), color=colour, lw=1.6, label=f"{name or group.law.name}: {exponent_text(group)}"
     )
@@ -112,9 +92,9 @@ def learning_figure(frame: pl.DataFrame, y: str, time: str, colour_by: str, pane
     shades = plt.get_cmap("viridis")(np.linspace(0.05, 0.9, len(values)))
     columns = min(len(panels), 2)
     lines = -(-len(panels) // columns)
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            lines, columns, figsize=(_PANEL[0] * columns, _PANEL[1] * 0.85 * lines),
+            lines, columns, figsize=(PANEL[0] * columns, PANEL[1] * 0.85 * lines),
             sharex=True, sharey=True, squeeze=False, layout="constrained",
         )  # fmt: skip
         for axis, panel in itertools.zip_longest(axes.flat, panels):
@@ -139,17 +119,17 @@ def learning_figure(frame: pl.DataFrame, y: str, time: str, colour_by: str, pane
             axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axis.yaxis.set_minor_formatter(NullFormatter())
         for axis in axes[-1]:
-            axis.set_xlabel(_label(time))
+            axis.set_xlabel(axis_name(time))
         for row in axes:
-            row[0].set_ylabel(_label(y))
-        axes.flat[0].legend(title=_label(colour_by), ncols=2, fontsize=7.5, title_fontsize=8)
+            row[0].set_ylabel(axis_name(y))
+        axes.flat[0].legend(title=axis_name(colour_by), ncols=2, fontsize=7.5, title_fontsize=8)
     return figure
 
 
 def calibration_figure(rows: pl.DataFrame, x: str, colour_by: str, audits: Sequence[Mapping[str, Any]]) -> Figure:
     """Left: the oracle's posterior against how often its classes occur. Right: classifiers' ECE against x."""
-    with plt.rc_context(_STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(_PANEL[0] * 2, _PANEL[1]), layout="constrained")
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(PANEL[0] * 2, PANEL[1]), layout="constrained")
         left.plot([0, 1], [0, 1], color="#888888", lw=1, ls=":")
         for i, audit in enumerate(audits):
             stated, seen, count = (np.array(c) for c in zip(*audit["reliability"], strict=True))
@@ -168,7 +148,7 @@ def calibration_figure(rows: pl.DataFrame, x: str, colour_by: str, audits: Seque
             )
             right.fill_between(part[x], part["low"], part["high"], color=COLOURS[i % 7], alpha=0.15, lw=0)
         right.set(
-            xscale="log", xlabel=_label(x), ylabel="expected calibration error", title="classifiers, best snapshot"
+            xscale="log", xlabel=axis_name(x), ylabel="expected calibration error", title="classifiers, best snapshot"
         )
         right.legend()
     return figure
@@ -183,18 +163,3 @@ def exponent_text(group: GroupFit) -> str:
         return f"alpha = {value:.3f}"
     low, high = group.intervals["alpha"]
     return f"alpha = {value:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _rows(frame: pl.DataFrame, group: GroupFit) -> pl.DataFrame:
-    same = (pl.col(name).eq_missing(pl.lit(value)) for name, value in group.group.items())
-    return frame.filter(pl.all_horizontal(pl.lit(True), *same))
-
-
-def _label(name: str) -> str:
-    known = {
-        "n_train": "training items N",
-        "steps": "training steps",
-        "epistemic": "epistemic error (nats)",
-        "total": "total loss",
-    }
-    return known.get(name, name.replace("_", " "))

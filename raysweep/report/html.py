@@ -18,12 +18,16 @@ from matplotlib.figure import Figure
 
 from raysweep import __version__
 from raysweep.errors import FitError, LedgerError
-from raysweep.laws import Fit, fit
-from raysweep.laws.points import Column, Points, points, read
+from raysweep.laws import Fit
+from raysweep.laws.fitting import Options
+from raysweep.laws.points import Points, points
+from raysweep.laws.source import Column, scan
+from raysweep.laws.table import fit_points
 from raysweep.ledger import Ledger
 from raysweep.oracle.recipe import stored_audits
+from raysweep.report.diagnostics import diagnostics_figure
 from raysweep.report.figures import calibration_figure, law_figure, learning_figure
-from raysweep.report.tables import Sanity, findings, sanity
+from raysweep.report.tables import Sanity, findings, formula, sanity
 from raysweep.status import status
 from raysweep.store import Store
 from raysweep.sweep import FitSpec, stored_sweep
@@ -32,6 +36,8 @@ __all__ = ["PAGE", "Report", "make_report"]
 
 PAGE = "report.html"
 _DPI = 130
+_BESIDE = ("aleatoric", "total", "ece")  # columns that figures show beside a law
+_ROWS = 200  # of a table of groups
 
 
 @dataclass(frozen=True)
@@ -64,10 +70,11 @@ def make_report(store: Store) -> Report:
     """
     state = status(store)
     file, _ = stored_sweep(store)
-    scan = Ledger(store).scan()
-    if not scan.parts:
+    ledger = Ledger(store).scan()
+    if not ledger.parts:
         raise LedgerError(f"store {store.uri}: must hold finished cells to report on, but its ledger is empty")
-    frame, columns = read(scan.table)
+    rows, columns = scan(ledger.table)
+    frame = rows.collect()
     audits = [a for w in state["worlds"] for a in stored_audits(store, f"oracle/{w['recipe']}")]
 
     sentences: list[str] = []
@@ -76,25 +83,35 @@ def make_report(store: Store) -> Report:
     fitted: list[tuple[FitSpec, Fit, Points]] = []
     for spec in file.fit:
         try:
-            law = fit(scan.table, spec.law, spec.x, spec.y, spec.by, spec.where)
-            fitted.append((spec, law, points(frame, columns, spec.x, spec.y, spec.by, spec.where)))
+            beside = [name for name in _BESIDE if name in columns and name != spec.y]
+            found = points(ledger.table, spec.scales, spec.y, spec.by, spec.where, spec.at, None, spec.se, beside)
+            law = fit_points(found, spec.law, Options(huber=spec.huber, holdout=spec.holdout))
+            fitted.append((spec, law, found))
             sentences += findings(law)
         except FitError as error:
-            sentences.append(f"{spec.law} of {spec.y} in {spec.x}: not fitted: {error}")
+            sentences.append(f"{spec.law} of {spec.y} in {', '.join(spec.scales)}: not fitted: {error}")
     checked = sanity(frame)
     if checked is not None:
         sentences.append(checked.sentence)
 
-    for i, (spec, law, rows) in enumerate(fitted):
-        name = f"{i + 1}-{spec.law}-{spec.y}-{spec.x}".replace("+", "-")
-        drawings.append(_draw(name, _law_caption(law, columns), _law(law, rows, columns)))
-        sections.append((f"{spec.law}: {law.law.formula}", _fit_table(law)))
+    for i, (spec, law, found) in enumerate(fitted):
+        name = f"{i + 1}-{spec.law}-{spec.y}-{'-'.join(spec.scales)}".replace("+", "-")
+        if len(law.x) == 1:
+            drawings.append(_draw(name, _law_caption(law, columns), _law(law, found, columns)))
+        drawings.append(_draw(f"{name}-diagnostics", _DIAGNOSTICS, diagnostics_figure(law, found)))
+        sections.append((f"{spec.law}: {'; '.join(one.formula for one in law.laws)}", _fit_table(law)))
     drawings += _extra_drawings(frame, columns, fitted, audits)
     for drawing in drawings:
         store.write(f"figures/{drawing.name}.png", drawing.png)
     page = _page(file.name, state, sentences, sections, drawings, audits, checked)
     store.write(PAGE, page.encode())
     return Report(page=f"{store.uri.rstrip('/')}/{PAGE}", findings=tuple(sentences))
+
+
+_DIAGNOSTICS = (
+    "Left: the law through its data, with the band of the mean law and the wider one of a new run. Right: how far "
+    "measurements lie off it. Hollow: the largest scales, which the dashed law was fitted without."
+)
 
 
 def _law(law: Fit, rows: Points, columns: dict[str, Column]) -> Figure:
@@ -104,7 +121,7 @@ def _law(law: Fit, rows: Points, columns: dict[str, Column]) -> Figure:
 
 def _law_caption(law: Fit, columns: dict[str, Column]) -> str:
     text = (
-        f"{law.law.formula} (y: {law.y}, x: {law.x}) fitted to every run (small markers); the shade is the "
+        f"{'; '.join({formula(group): None for group in law})} fitted to every run (small markers); the shade is the "
         f"{law.groups[0].level:.0%} band of the mean law."
     )
     if law.y == "epistemic" and {"aleatoric", "total"} <= set(columns):
@@ -122,16 +139,16 @@ def _extra_drawings(
     if not fitted:
         return []
     spec, _, rows = fitted[0]
-    found = []
+    found, x = [], spec.scales[0]
     ok = frame.filter(pl.col("status") == "ok")
     time = next((n for n, c in columns.items() if c.axis_role == "time"), None)
-    if time is not None and time != spec.x and ok[time].n_unique() > 1:
-        figure = learning_figure(ok, spec.y, time, spec.x, list(rows.by))
+    if time is not None and time not in spec.scales and ok[time].n_unique() > 1:
+        figure = learning_figure(ok, spec.y, time, x, list(rows.by))
         found.append(
             _draw("learning-curves", f"{spec.y} against {time}; lines: means, shades: ranges over seeds.", figure)
         )
     if "ece" in columns and rows.by:
-        figure = calibration_figure(rows.frame, spec.x, rows.by[-1], audits)
+        figure = calibration_figure(rows.frame, x, rows.by[-1], audits)
         text = (
             "Left: the oracle's posterior against how often its classes occur. Right: calibration of the classifiers."
         )
@@ -148,23 +165,33 @@ def _draw(name: str, caption: str, figure: Figure) -> Drawing:
 
 def _fit_table(law: Fit) -> str:
     by = list(law.groups[0].group)
-    head = [*by, *(f"{n} [95 %]" for n in law.law.names), "window", "runs", "rms log residual", "status", "notes"]
+    names = list(dict.fromkeys(n for group in law for n in (*group.params, *group.derived)))
+    head = [*by, *(["law"] if len(law.laws) > 1 else []), *(f"{n} [{law.groups[0].level:.0%}]" for n in names)]
+    head += ["window", "runs", "rms log residual", "held out: rms log error", "covered", "status", "notes"]
     rows = []
-    for group in law:
-        cells = [str(group.group[n]) for n in by]
-        for name in law.law.names:
-            value = group.params.get(name)
+    for group in law.groups[:_ROWS]:
+        cells = [str(group.group[n]) for n in by] + ([group.law.name] if len(law.laws) > 1 else [])
+        for name in names:
+            value = {**group.params, **group.derived}.get(name)
             low, high = group.intervals.get(name, (None, None))
             span = "" if low is None else f" [{low:.3g}, {high:.3g}]"
             cells.append("-" if value is None else f"{value:.4g}{span}")
-        cells += [f"{group.window[0]:g} to {group.window[1]:g}", str(group.n_runs)]
-        cells += [f"{group.rmse_log:.3f}" if group.rmse_log is not None else "-", group.error or group.status]
-        cells.append(", ".join(group.notes))
+        held = group.holdout
+        cells += [", ".join(f"{low:g} to {high:g}" for low, high in group.window), str(group.n_runs)]
+        cells += [f"{group.rmse_log:.3f}" if group.rmse_log is not None else "-"]
+        cells += ["-", "-"] if held is None else [f"{held.rmse_log:.3f}", _percent(held.coverage)]
+        cells += [group.error or group.status, ", ".join(group.notes)]
         rows.append(cells)
+    if len(law) > _ROWS:
+        rows.append([f"... and {len(law) - _ROWS:,} more groups"] + [""] * (len(head) - 1))
     notes = "".join(
         f"<li><code>{html.escape(k)}</code> {html.escape(v)}</li>" for k, v in law.groups[0].details.items()
     )
     return _table(head, rows) + (f"<ul class=notes>{notes}</ul>" if notes else "")
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

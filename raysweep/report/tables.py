@@ -1,42 +1,138 @@
-"""What a report says in words: one sentence per fitted group, and whether any classifier beat Bayes."""
+"""What a report says in words: the findings of each fitted group, and whether any classifier beat Bayes."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import polars as pl
 
-from raysweep.laws import Fit
+from raysweep.laws import Fit, GroupFit
+from raysweep.laws.choice import Evidence
 
-__all__ = ["Sanity", "findings", "sanity"]
+__all__ = ["MOST", "Sanity", "findings", "formula", "paragraphs", "sanity", "title"]
 
 SIGMAS = 4.0
+MOST = 20  # groups that are told of; more are counted
 
 
 def findings(fit: Fit) -> list[str]:
-    """One sentence per group: the law, its parameters with intervals, the window and the runs."""
+    """One sentence per group, of the first `MOST`: the law, its parameters with intervals, the window and the runs."""
     sentences = []
-    for group in fit:
-        name = ", ".join(f"{k}={v}" for k, v in group.group.items())
-        head = f"{group.law.name} ({name})" if name else group.law.name
+    for group in fit.groups[:MOST]:
         if group.error is not None:
-            sentences.append(f"{head}: not fitted: {group.error}")
+            sentences.append(f"{title(group)}: not fitted: {group.error}")
             continue
-        parts = []
-        for parameter, value in group.params.items():
-            low, high = group.intervals.get(parameter, (None, None))
-            parts.append(f"{parameter} = {value:.3g}" + ("" if low is None else f" [{low:.3g}, {high:.3g}]"))
+        parts = [f"{name} = {value:.3g}{_interval(group, name, '.3g', ' ')}" for name, value in group.params.items()]
         bound = " (at a bound)" if group.status == "BOUND_HIT" else ""
         stray = "; means stray from it beyond the runs' spread (lack_of_fit)" if "lack_of_fit" in group.notes else ""
-        floor = ""
-        if "E" in group.intervals:
-            floor = "; its interval excludes E = 0" if group.intervals["E"][0] > 0 else "; E = 0 is within its interval"
         sentences.append(
-            f"{head}: {fit.y} {group.law.formula.removeprefix('y ').replace('x', fit.x)}, {', '.join(parts)}{bound}; "
-            f"{fit.x} {group.window[0]:g} to {group.window[1]:g}, {group.n_runs} runs, "
-            f"rms log residual {group.rmse_log:.3f}{floor}{stray}"
+            f"{title(group)}: {formula(group)}, {', '.join(parts)}{bound}; {_window(group)}, {group.n_runs} runs, "
+            f"rms log residual {group.rmse_log:.3f}{_floor(group)}{stray}"
         )
-    return sentences
+    return sentences + _more(fit)
+
+
+def paragraphs(fit: Fit) -> list[list[str]]:
+    """Lines for a terminal, a paragraph a group of the first `MOST`, then what is true of all of them.
+
+    A paragraph has the law with its numbers, beside them those of the fit without the largest scales; what it was
+    fitted to; how the largest scales were foretold; and its notes.
+    """
+    shown = fit.groups[:MOST]
+    common: dict[str, str] = {}
+    if len(fit) > 1:
+        first, *others = (group.details for group in shown)
+        common = {code: text for code, text in first.items() if all(other.get(code) == text for other in others)}
+    told = [
+        [*_paragraph(group), *(f"  {code}: {text}" for code, text in group.details.items() if code not in common)]
+        for group in shown
+    ]
+    if common:
+        told.append([f"All {len(fit):,} groups:", *(f"  {code}: {text}" for code, text in common.items())])
+    return told + ([_more(fit)] if _more(fit) else [])
+
+
+def title(group: GroupFit) -> str:
+    """`power (width=64, labels=hard)`."""
+    name = ", ".join(f"{k}={v}" for k, v in group.group.items())
+    return f"{group.law.name} ({name})" if name else group.law.name
+
+
+def formula(group: GroupFit) -> str:
+    """The law in the names of the columns; of several scales it keeps their letters and says which column is which."""
+    text = re.sub(r"\by\b", lambda _: group.y, group.law.formula)
+    if len(group.x) == 1:
+        return re.sub(rf"\b{group.law.axes[0]}\b", lambda _: group.x[0], text)
+    meant = [f"{axis} is column {name}" for axis, name in zip(group.law.axes, group.x, strict=True)]
+    return f"{text} where {' and '.join(meant)}"
+
+
+def _paragraph(group: GroupFit) -> list[str]:
+    head = f"{title(group)}: {formula(group)}"
+    if group.error is not None:
+        return [head, f"  not fitted: {group.error}"]
+    held = group.holdout
+    rows = [["", f"{group.level:.0%} interval" if group.intervals else "", ""]]
+    if held is not None:
+        rows[0][2] = f"without the top {held.share:.0%} of scales"
+    numbers = {**group.params, **group.derived}
+    longest = max(map(len, numbers))
+    rows[0][0] = f"{'':{longest}}   all scales"
+    for name, value in numbers.items():
+        second = held.params.get(name) if held is not None else None
+        ends = _interval(group, name)
+        rows.append([f"{name:{longest}} = {value:.4g}", ends, "" if second is None else f"{second:.4g}"])
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = [head]
+    lines += ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    scales = f"{group.n_scales:,} " + (f"points of {' and '.join(group.x)}" if len(group.x) > 1 else "scales")
+    huber = "" if group.huber is None else f" under Huber's loss of {group.huber:g}"
+    lines.append(
+        f"  fitted to {group.n_points:,} rows of {group.n_runs:,} runs at {scales}{huber}: {_window(group)}; rms log "
+        f"residual {group.rmse_log:.4f}{_floor(group)}"
+    )
+    if held is not None:
+        inside = "" if held.coverage is None else f", {held.coverage:.0%} of them in their {group.level:.0%} interval"
+        lines.append(
+            f"  held out: {held.n_points:,} rows beyond {' x '.join(group.x)} = {held.cut:.4g} were foretold with an "
+            f"rms log error of {held.rmse_log:.4f}{inside}"
+        )
+    if len(group.rivals) > 1:
+        lines.append(
+            "  beside other laws (AICc above the best, held-out log error): " + "; ".join(map(_rival, group.rivals))
+        )
+    return lines
+
+
+def _rival(rival: Evidence) -> str:
+    out = "" if rival.holdout is None else f" ({rival.holdout:.4f})"
+    return f"{rival.law} +{rival.aicc:.1f}{out}"
+
+
+def _interval(group: GroupFit, name: str, digits: str = ".4g", before: str = "") -> str:
+    if name not in group.intervals:
+        return ""
+    low, high = group.intervals[name]
+    return f"{before}[{low:{digits}}, {high:{digits}}]"
+
+
+def _window(group: GroupFit) -> str:
+    ends = zip(group.x, group.window, strict=True)
+    return ", ".join(f"{name} {low:.6g} to {high:.6g}" for name, (low, high) in ends)
+
+
+def _floor(group: GroupFit) -> str:
+    if "E" not in group.intervals:
+        return ""
+    return "; its interval excludes E = 0" if group.intervals["E"][0] > 0 else "; E = 0 is within its interval"
+
+
+def _more(fit: Fit) -> list[str]:
+    rest = fit.groups[MOST:]
+    failed = sum(group.error is not None for group in rest)
+    about = f", {failed:,} of them not fitted" if failed else ""
+    return [f"... and {len(rest):,} more groups{about}; --json or Fit.to_frame() has them all"] if rest else []
 
 
 @dataclass(frozen=True)

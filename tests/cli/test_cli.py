@@ -71,10 +71,11 @@ def test_a_sweep_from_run_to_report(cli: Cli, tmp_path: Path) -> None:
     assert out.rstrip().splitlines()[-1] == "report: results/tiny/report.html"
     assert "alpha" in out
     page = (tmp_path / "results/tiny/report.html").read_text()
-    assert page.count("<img") == 3  # the law, learning curves, calibration
+    assert page.count("<img") == 4  # the law, its diagnostics, learning curves, calibration
     assert "src='data:image/png;base64," in page
     assert "http" not in page.split("<title>")[1]  # self-contained
     assert sorted(p.name for p in (tmp_path / "results/tiny/figures").iterdir()) == [
+        "1-power-epistemic-n_train-diagnostics.png",
         "1-power-epistemic-n_train.png",
         "calibration.png",
         "learning-curves.png",
@@ -241,5 +242,5 @@ def test_doctor_finds_this_machine_fit(cli: Cli) -> None:
 
 def test_help_names_every_command(cli: Cli) -> None:
     _, out, _ = cli("--help")
-    for command in ("plan", "run", "status", "fit", "report", "audit", "compact", "doctor"):
+    for command in ("plan", "run", "status", "fit", "allocate", "report", "audit", "compact", "doctor"):
         assert command in out

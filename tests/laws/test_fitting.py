@@ -7,6 +7,7 @@ import pytest
 from scipy import optimize, special
 
 from raysweep.laws import law
+from raysweep.laws.bootstrap import compare
 from raysweep.laws.estimate import estimate
 from raysweep.laws.fitting import Options, fit_groups
 from raysweep.laws.group import Data
@@ -155,3 +156,15 @@ def test_batches_of_many_runs_give_the_estimate_of_all_rows():
     assert low < found.params["alpha"] < high
     spread = 0.5 / np.sqrt(((np.log(x) - np.log(x).mean()) ** 2).sum())  # standard error of ordinary least squares
     assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.25)
+
+
+def test_two_groups_are_compared_by_the_runs_they_share():
+    rng = np.random.default_rng(0)
+    luck = rng.standard_normal(X.size)
+    run = np.array([f"run {i}" for i in range(X.size)])
+    arms = [Data(X[None], world(0, 0) * np.exp(0.05 * luck + 0.005 * rng.standard_normal(X.size)), run) for _ in "ab"]
+    other = Data(X[None], world(9), np.array([f"other {i}" for i in range(X.size)]))
+    a, b, c = fit_groups(law("power"), [*arms, other], ["n"], "y", Options(draws=500, holdout=0))
+    paired, apart = (compare(a.draws, d.draws, lambda v: v[..., 1]) for d in (b, c))
+    assert (paired.paired, apart.paired) == (True, False)
+    assert paired.high - paired.low < 0.4 * (apart.high - apart.low)

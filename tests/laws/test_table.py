@@ -103,9 +103,9 @@ def test_run_names_the_cluster_of_a_plain_table():
 def test_rows_without_a_finite_value_are_dropped_and_counted():
     table = PLAIN.with_columns(pl.when(pl.col("n") == 16).then(None).otherwise("loss").alias("loss"))
     fitted = fit(table, x="n", y="loss", bootstrap=0)
-    assert fitted.notes == ("dropped_null",)
+    assert fitted.notes == ("dropped_null", "no_holdout")
     assert fitted.only.details["dropped_null"].startswith("2 of 10 rows")
-    assert fitted.only.window == (32, 256)
+    assert fitted.only.window == ((32, 256),)
 
 
 # Ledger tables
@@ -313,7 +313,7 @@ def test_a_group_that_cannot_be_fitted_says_why_and_spares_the_others():
 def test_too_few_runs_leave_an_estimate_without_an_interval():
     table = pl.DataFrame({"n": [1.0, 2.0, 4.0], "loss": [1.0, 0.6, 0.3]})
     fitted = fit(table, x="n", y="loss")
-    assert fitted.notes == ("one_run_per_scale", "no_interval")
+    assert fitted.notes == ("one_run_per_scale", "no_holdout", "no_interval")
     assert fitted.to_json()[0]["params"][0]["ci_low"] is None
     with pytest.raises(FitError, match=r"no interval of 'alpha' here\. An interval needs 2 runs"):
         fitted.interval("alpha")
@@ -369,5 +369,5 @@ def test_negative_measurements_are_counted_in_the_refusal():
 
 
 def test_the_numpy_half_works_where_polars_is_not_installed():
-    code = "import sys; sys.modules['polars'] = None; from raysweep.laws import fit_group, law; law('power')"
+    code = "import sys; sys.modules['polars'] = None; from raysweep.laws.fitting import fit_groups"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,8 +11,12 @@ from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP
 from raysweep.errors import LedgerError
 from raysweep.executors import make_executor
 from raysweep.laws import fit
+from raysweep.laws.fitting import Options
+from raysweep.laws.points import points
+from raysweep.laws.table import fit_points
 from raysweep.progress import Progress
 from raysweep.report import make_report
+from raysweep.report.diagnostics import diagnostics_figure
 from raysweep.report.figures import calibration_figure, law_figure, learning_figure
 from raysweep.report.tables import findings
 from raysweep.run import open_store, run
@@ -42,10 +46,8 @@ def test_findings_say_law_interval_window_runs_and_whether_there_is_a_floor() ->
 
 
 def test_law_figure_draws_points_line_and_band_on_log_axes() -> None:
-    from raysweep.laws.points import points
-
     frame = power_table()
-    figure = law_figure(fit(frame, "power", "n", "loss"), points(frame, {}, "n", "loss"))
+    figure = law_figure(fit(frame, "power", "n", "loss"), points(frame, "n", "loss"))
     (axis,) = figure.axes
     assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
     measured, line = axis.get_lines()
@@ -53,6 +55,45 @@ def test_law_figure_draws_points_line_and_band_on_log_axes() -> None:
     slope = np.polyfit(np.log(line.get_xdata()), np.log(line.get_ydata()), 1)[0]
     assert slope == pytest.approx(-fit(frame, "power", "n", "loss").params["alpha"])
     assert len(axis.collections) == 1  # the band
+
+
+def test_diagnostics_show_the_law_its_residuals_and_what_was_held_out() -> None:
+    frame = pl.concat([power_table().with_columns(arm=pl.lit(arm)) for arm in "ab"])
+    found = points(frame, "n", "loss", by="arm")
+    figure = diagnostics_figure(fit_points(found, "power", Options(draws=50)), found)
+    assert [axis.get_title() for axis in figure.axes] == ["power (arm=a)", "", "power (arm=b)", ""]
+    left, right = figure.axes[:2]
+    seen, held, law, second, cut = left.get_lines()
+    assert (len(seen.get_xdata()), len(held.get_xdata())) == (25, 15)
+    assert cut.get_xdata()[0] == pytest.approx(max(seen.get_xdata()))
+    assert min(held.get_xdata()) > 2 * max(seen.get_xdata())
+    assert law.get_linestyle() == "-"
+    assert second.get_linestyle() == "--"
+    assert len(left.collections) == 2  # the bands of the mean law and of a new run
+    assert right.get_yscale() == "linear"
+    assert max(abs(y) for line in right.get_lines() for y in line.get_ydata()) < 10  # per cent
+
+
+def test_diagnostics_of_a_joint_law_are_curves_at_levels_of_the_other_scale() -> None:
+    n, d = (g.ravel() for g in np.meshgrid(np.geomspace(1e7, 1e9, 4), np.geomspace(1e9, 1e11, 6)))
+    found = points(pl.DataFrame({"n": n, "d": d, "loss": 1.7 + 400 * n**-0.34 + 410 * d**-0.28}), ["n", "d"], "loss")
+    figure = diagnostics_figure(fit_points(found, "chinchilla", Options(draws=0)), found)
+    left, _, bar = figure.axes
+    assert left.get_xlabel() == "d"  # it has more values
+    assert bar.get_title(loc="left") == "n"
+    solid = [line for line in left.get_lines() if line.get_linestyle() == "-"]
+    assert len(solid) == 4
+    curve = solid[0]
+    inside = np.interp(np.log(d[n == n.min()]), np.log(curve.get_xdata()), curve.get_ydata())
+    assert inside == pytest.approx(found.frame["loss"].to_numpy()[n == n.min()], rel=1e-3)
+
+
+def test_only_the_first_groups_are_drawn() -> None:
+    frame = pl.concat([power_table().with_columns(arm=pl.lit(arm)) for arm in range(40)])
+    found = points(frame, "n", "loss", by="arm")
+    law = fit_points(found, "power", Options(draws=0))
+    assert len(diagnostics_figure(law, found).axes) == 12
+    assert len(law_figure(law, found).axes[0].get_legend().get_texts()) == 28
 
 
 def test_learning_figure_has_a_panel_per_group_and_a_line_per_scale() -> None:

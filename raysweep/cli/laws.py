@@ -1,0 +1,315 @@
+"""Commands that fit laws to a store or a table: fit, allocate."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from raysweep.cli.show import print_json, print_table
+from raysweep.errors import FitError
+from raysweep.laws.forms import LAWS, Law
+from raysweep.ledger import CELLS, Ledger
+from raysweep.store import Store
+from raysweep.sweep import FitSpec, stored_sweep
+
+if TYPE_CHECKING:
+    from raysweep.laws import GroupFit
+    from raysweep.laws.allocate import Allocation
+    from raysweep.laws.points import Points
+    from raysweep.laws.table import Fit
+
+Data = Annotated[
+    str, typer.Argument(metavar="STORE|TABLE", help="A store, or any .csv, .csv.gz or .parquet.", show_default=False)
+]
+LawOption = Annotated[str, typer.Option("--law", metavar="LAW", help="One of those below.")]
+Scale = Annotated[
+    list[str] | None, typer.Option("--x", metavar="COL", help="Column of a scale; once for each the law has, in order.")
+]
+Y = Annotated[str | None, typer.Option("--y", metavar="COL", help="Column of the measurement.")]
+By = Annotated[list[str] | None, typer.Option("--by", metavar="COL", help="Fit each value of this column by itself.")]
+Where = Annotated[str | None, typer.Option(metavar="EXPR", help="Rows to keep, SQL: \"labels = 'hard'\".")]
+At = Annotated[
+    str, typer.Option("--at", metavar="best|last|T", help="Snapshot of a run: best on <y>_select, last, or a time.")
+]
+Run = Annotated[str | None, typer.Option("--run", metavar="COL", help="Column that tells independent runs apart.")]
+Se = Annotated[str | None, typer.Option("--se", metavar="COL", help="Standard error of y from finite evaluation.")]
+Huber = Annotated[
+    float | None, typer.Option(metavar="DELTA", help="Huber's loss on log residuals, linear beyond this: 1e-3.")
+]
+HoldOut = Annotated[
+    float, typer.Option("--holdout", metavar="SHARE", help="Largest scales a second fit is judged on; 0 for none.")
+]
+Draws = Annotated[int, typer.Option("--bootstrap", min=0, help="Draws of the intervals; 0 for none.")]
+Level = Annotated[float, typer.Option("--level", help="Coverage of the intervals.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the draws.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_BROAD = 110  # columns, however wide the terminal
+_LARGE = 1 << 28  # bytes of a compacted ledger
+_DPI = 150
+
+
+def _about(laws: Sequence[Law]) -> list[str]:
+    """What --help says of them: a paragraph each."""
+    return ["Laws (--law):"] + [f"{law.name}: {law.formula}; --x {' --x '.join(law.axes)}. {law.when}" for law in laws]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    auto = "auto: of the one-axis laws the one that foretells held-out scales best."
+    app.command(epilog="\n\n".join([*_about(list(LAWS.values())), auto]))(fit)
+    app.command(epilog="\n\n".join(_about([law for law in LAWS.values() if len(law.axes) == 2])))(allocate)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One fit with the points it was made of."""
+
+    spec: FitSpec
+    points: Points
+    fit: Fit
+
+
+def fit(
+    data: Data,
+    law: LawOption = "power",
+    x: Scale = None,
+    y: Y = None,
+    by: By = None,
+    where: Where = None,
+    at: At = "best",
+    run: Run = None,
+    se: Se = None,
+    huber: Huber = None,
+    holdout: HoldOut = 0.3,
+    bootstrap: Draws = 1000,
+    level: Level = 0.95,
+    seed: Seed = 0,
+    figure: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Draw data, law, residuals and hold-out: .png, .pdf or .svg.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits the sweep names."""
+    if not x and y is None:
+        specs = _named(data)
+    else:
+        specs = [_spec("fit", law, x, y, by, where, at, se, huber, holdout)]
+    found = _fitted(data, specs, run, bootstrap, level, seed)
+    if figure is not None:
+        _draw(found, Path(figure))
+    if json:
+        print_json([record for one in found for record in one.fit.to_json()])
+        return
+    from raysweep.report.tables import paragraphs
+
+    for i, paragraph in enumerate(p for one in found for p in paragraphs(one.fit)):
+        _say(["", *paragraph] if i else paragraph)
+
+
+def allocate(
+    data: Data,
+    budget: Annotated[list[float], typer.Option(metavar="FLOPS", help="Compute to spend; may be repeated.")],
+    law: LawOption = "chinchilla",
+    x: Scale = None,
+    y: Y = None,
+    by: By = None,
+    where: Where = None,
+    at: At = "best",
+    run: Run = None,
+    se: Se = None,
+    huber: Huber = None,
+    holdout: HoldOut = 0.3,
+    bootstrap: Draws = 1000,
+    level: Level = 0.95,
+    seed: Seed = 0,
+    cost_per: Annotated[
+        float | None, typer.Option(metavar="C", help="FLOPs are C times both scales; 6 if neither is given.")
+    ] = None,
+    flops: Annotated[
+        str | None, typer.Option(metavar="COL", help="Fit what training costs to this column of measured FLOPs.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Fit a law of two scales and say how to spend a budget on them, with intervals."""
+    bad = next((b for b in budget if not 0 < b < float("inf")), None)
+    if bad is not None:
+        raise FitError(f"allocate: a --budget is FLOPs, positive and finite, but got {bad:g}")
+    if cost_per is not None and flops is not None:
+        raise FitError("allocate: --cost-per states what training costs and --flops measures it; give one of them")
+    if cost_per is not None and not 0 < cost_per < float("inf"):
+        raise FitError(
+            f"allocate: --cost-per is FLOPs a unit of both scales, positive and finite, but got {cost_per:g}"
+        )
+    if law not in LAWS or len(LAWS[law].axes) != 2:
+        two = ", ".join(name for name, one in LAWS.items() if len(one.axes) == 2)
+        raise FitError(f"allocate: --law must have two scales to trade, but got {law!r}. Those are {two}")
+    spec = _spec("allocate", law, x, y, by, where, at, se, huber, holdout)
+    (found,) = _fitted(data, [spec], run, bootstrap, level, seed, keep=(flops,) if flops else ())
+    made = [(group, _allocation(group, found.points, budget, cost_per or 6.0, flops)) for group in found.fit]
+    if all(isinstance(one, str) for _, one in made):
+        raise FitError(str(made[0][1]))
+    if json:
+        print_json([record for group, one in made for record in _records(group, one)])
+        return
+    from raysweep.report.tables import MOST
+
+    for group, one in made[:MOST]:
+        _show_allocation(group, one)
+    if len(made) > MOST:
+        print(f"... and {len(made) - MOST:,} more groups; --json has them all")
+
+
+def _spec(
+    command: str,
+    law: str,
+    x: Sequence[str] | None,
+    y: str | None,
+    by: Sequence[str] | None,
+    where: str | None,
+    at: str,
+    se: str | None,
+    huber: float | None,
+    holdout: float,
+) -> FitSpec:
+    if not x or y is None:
+        raise FitError(f"{command}: --x and --y must be given together, but got --x {x or 'nothing'} and --y {y}")
+    # Not validated here: the fit names the option and the value better than a schema.
+    return FitSpec.model_construct(
+        law=law, x=tuple(x), y=y, by=tuple(by or ()), where=where, at=at, se=se, huber=huber, holdout=holdout
+    )
+
+
+def _named(data: str) -> Sequence[FitSpec]:
+    """The fits that a store's sweep names."""
+    store = Store(data)
+    specs = () if Path(data).is_file() or not store.exists("env.json") else stored_sweep(store)[0].fit
+    if not specs:
+        raise FitError(f"fit: --x and --y must be given, for {data} names no fits of its own")
+    return specs
+
+
+def _source(data: str) -> Any:
+    """A table to fit. A folder with an env.json is a store; anything else a file."""
+    store = Store(data)
+    if Path(data).is_file() or not store.exists("env.json"):
+        return data
+    if store.is_local and store.exists(CELLS):
+        # A ledger too large to hold is read from its compacted copy, a block at a time, if that has every part.
+        cells = Path(store.path(CELLS)).stat()
+        if cells.st_size > _LARGE and all(written < cells.st_mtime for _, written in store.list("ledger")):
+            return store.path(CELLS)
+    scan = Ledger(store).scan()
+    if not scan.parts:
+        raise FitError(f"fit: {data} must hold finished cells, but its ledger is empty")
+    return scan.table
+
+
+def _fitted(
+    data: str,
+    specs: Sequence[FitSpec],
+    run: str | None,
+    bootstrap: int,
+    level: float,
+    seed: int,
+    keep: Sequence[str] = (),
+) -> list[_Asked]:
+    from raysweep.laws.fitting import Options
+    from raysweep.laws.points import points
+    from raysweep.laws.table import checked, fit_points
+
+    source, found = _source(data), []
+    for s in specs:
+        options = Options(level=level, draws=bootstrap, seed=seed, huber=s.huber, holdout=s.holdout)
+        checked(s.law, s.scales, options)
+        rows = points(source, s.scales, s.y, s.by, s.where, s.at, run, s.se, keep)
+        found.append(_Asked(s, rows, fit_points(rows, s.law, options)))
+    return found
+
+
+def _draw(found: Sequence[_Asked], path: Path) -> None:
+    """One file a fit: FILE, then FILE with -2, -3, ... before its ending."""
+    if path.suffix not in (".png", ".pdf", ".svg") or not path.parent.is_dir():
+        raise FitError(f"fit: --figure must be a .png, .pdf or .svg in a folder that exists, but got {str(path)!r}")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from raysweep.report.diagnostics import diagnostics_figure
+
+    for i, one in enumerate(found):
+        name = path if i == 0 else path.with_stem(f"{path.stem}-{i + 1}")
+        diagnostics_figure(one.fit, one.points).savefig(name, dpi=_DPI)
+
+
+def _allocation(
+    group: GroupFit, points: Points, budget: Sequence[float], cost_per: float, flops: str | None
+) -> Allocation | str:
+    """The best use of each budget under a group's law, or why there is none."""
+    from raysweep.laws.allocate import Cost, allocate, fit_cost
+    from raysweep.laws.source import numbers
+
+    if group.error is not None:
+        return group.error
+    rows = points.of(group.group)
+    x, t = (numbers(rows, name) for name in group.x)
+    try:
+        cost = Cost(cost_per) if flops is None else fit_cost(x, t, numbers(rows, flops))
+        spent = cost.flops(x, t)
+        known = group.draws or list(group.params.values())
+        window = (float(spent.min()), float(spent.max()))
+        return allocate(group.law, known, list(budget), cost, level=group.level, window=window)
+    except FitError as error:
+        return str(error)
+
+
+def _records(group: GroupFit, made: Allocation | str) -> list[dict[str, Any]]:
+    head = {"group": dict(group.group), "x": list(group.x)}
+    if isinstance(made, str):
+        return [{**head, "law": group.law.name, "error": made}]
+    return [{**head, **record} for record in made.to_json()]
+
+
+def _show_allocation(group: GroupFit, made: Allocation | str) -> None:
+    from raysweep.report.tables import formula, title
+
+    print(f"{title(group)}: {formula(group)}")
+    if isinstance(made, str):
+        _say([f"  no allocation: {made}"])
+        return
+    rows = []
+    for i, spent in enumerate(made.budget):
+        row = [f"{spent:.4g}"]
+        for key, best in (("x", made.x), ("t", made.t), ("loss", made.loss)):
+            ends = made.intervals.get(key)
+            row.append(f"{best[i]:.4g}" + ("" if ends is None else f" [{ends[i, 0]:.4g}, {ends[i, 1]:.4g}]"))
+        rows.append(row)
+    print_table(["FLOPs", *(f"best {name}" for name in group.x), group.y], rows)
+    cost, (one, other) = made.cost, group.law.axes
+    fitted = "" if cost.r2 is None else f", fitted to measured FLOPs (within {cost.misfit:.1%})"
+    price = f"{cost.c:.4g} {_power(one, cost.p)} {_power(other, cost.q)}"
+    _say(
+        [f"  FLOPs = {price}{fitted}; intervals: {made.level:.0%}"]
+        if made.intervals
+        else [f"  FLOPs = {price}{fitted}"]
+    )
+    _say([f"  {code}: {text}" for code, text in {**group.details, **made.details}.items()])
+
+
+def _power(name: str, exponent: float) -> str:
+    return name if exponent == 1 else f"{name}^{exponent:.3g}"
+
+
+def _say(lines: Sequence[str]) -> None:
+    """Print lines; on a terminal long ones are folded, with what follows indented."""
+    width = min(shutil.get_terminal_size().columns, _BROAD) if sys.stdout.isatty() else 0
+    for line in lines:
+        indent = len(line) - len(line.lstrip()) + 2
+        fold = textwrap.fill(line, width, subsequent_indent=" " * indent, break_long_words=False) if width else line
+        print(fold if len(line) > width else line)

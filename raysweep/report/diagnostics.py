@@ -1,0 +1,148 @@
+"""The diagnostics of a fit as a figure: data, law and band; residuals; what was held out, and how it was foretold."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from raysweep.laws import Fit, GroupFit
+from raysweep.laws.choice import held_out
+from raysweep.laws.forms import Array
+from raysweep.laws.points import Points
+from raysweep.laws.source import numbers
+from raysweep.report.style import COLOURS, PANEL, STYLE, axis_name, sample
+from raysweep.report.tables import title
+
+__all__ = ["diagnostics_figure"]
+
+_MOST = 6  # groups that are drawn
+_LEVELS = 5  # curves of a law of two scales
+_MAP = ListedColormap(plt.get_cmap("viridis")(np.linspace(0.0, 0.88, 256)))  # its yellow end is lost on white
+Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def diagnostics_figure(fit: Fit, points: Points) -> Figure:
+    """A row a group, of the first few that could be fitted: the law through its data, and the residuals.
+
+    Hollow points were held out, and the dashed law did not see them. A law of two scales is drawn as curves over the
+    one with more values, at levels of the other, which is the colour.
+
+    Args:
+        fit: Of y on one or two scales.
+        points: What it was fitted to.
+    """
+    groups = [group for group in fit if group.error is None][:_MOST]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            len(groups),
+            2,
+            figsize=(PANEL[0] * 2.2, PANEL[1] * len(groups)),
+            squeeze=False,
+            layout="constrained",
+            width_ratios=(1.25, 1.0),
+        )
+        for (left, right), group in zip(axes, groups, strict=True):
+            rows = sample(points.of(group.group))
+            x, y = np.stack([numbers(rows, name) for name in group.x]), numbers(rows, group.y)
+            out = held_out(x, group.holdout.share) if group.holdout is not None else np.zeros(y.size, dtype=bool)
+            (_curve if len(x) == 1 else _surface)(left, group, x, y, out)
+            _residuals(right, group, x, y, out)
+            left.set_title(title(group))
+        if len(fit) > len(groups):
+            figure.suptitle(f"the first {len(groups)} of {len(fit):,} groups", fontsize=9)
+    return figure
+
+
+def _curve(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask) -> None:
+    """A law of one scale, with the band of the mean law."""
+    colour, grid = COLOURS[0], np.geomspace(*group.window[0], 200)
+    axis.plot(x[0, ~out], y[~out], "o", ms=3.5, color=colour, alpha=0.5, mew=0)
+    axis.plot(x[0, out], y[out], "o", ms=4, mfc="none", mec=colour, mew=0.8, alpha=0.8, label="held out")
+    axis.plot(grid, group.predict(grid), color=colour, lw=1.6, label="all points")
+    band, new = group.band(grid), group.prediction(grid)
+    for ends, alpha in ((new, 0.08), (band, 0.2)):
+        if np.isfinite(ends).all():
+            axis.fill_between(grid, ends[:, 0], ends[:, 1], color=colour, alpha=alpha, lw=0)
+    if group.holdout is not None:
+        axis.plot(grid, _second(group, grid[None]), "--", color=COLOURS[1], lw=1.4, label="without what was held out")
+        axis.axvline(group.holdout.cut, color="#888888", lw=0.8, ls=":")
+    _logs(axis, group.x[0], group.y)
+    axis.legend(loc="best")
+
+
+def _surface(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask) -> None:
+    """A law of two scales: curves over the first of them that has more values, coloured by the other."""
+    values = [np.unique(scale) for scale in x]
+    along = int(values[1].size > values[0].size)
+    other = 1 - along
+    norm = LogNorm(*group.window[other])
+    colours = _MAP(norm(x[other]))
+    axis.scatter(x[along, ~out], y[~out], s=16, c=colours[~out], alpha=0.75, lw=0)
+    axis.scatter(x[along, out], y[out], s=20, facecolors="none", edgecolors=colours[out], lw=0.9)
+    wanted = np.log(np.geomspace(*group.window[other], _LEVELS))
+    nearest = np.abs(np.log(values[other]) - wanted[:, None]).argmin(axis=1)
+    grid = np.geomspace(*group.window[along], 200)
+    for i, level in enumerate(values[other][np.unique(nearest)]):
+        # A curve ends where its level's data do, or nearly: beyond, it would say more than was measured.
+        near = np.abs(np.log(x[other] / level)) <= 0.35
+        ends = x[along, near].min() / 1.3, x[along, near].max() * 1.3
+        part = grid[(grid >= ends[0]) & (grid <= ends[1])]
+        scales = np.empty((2, part.size))
+        scales[along], scales[other] = part, level
+        colour = _MAP(norm(level))
+        axis.plot(part, group.predict(scales), color=colour, lw=1.5, label="all points" if i == 0 else None)
+        if group.holdout is not None:
+            name = "without what was held out" if i == 0 else None
+            axis.plot(part, _second(group, scales), "--", color=colour, lw=1.2, label=name)
+    bar = axis.figure.colorbar(plt.cm.ScalarMappable(norm, _MAP), ax=axis, pad=0.02, aspect=30)
+    bar.ax.set_title(axis_name(group.x[other]), fontsize=8, loc="left")
+    bar.outline.set_visible(False)
+    _logs(axis, group.x[along], group.y)
+    if out.any():
+        axis.plot([], [], "o", ms=4.5, mfc="none", mec="#555555", mew=0.8, label="held out")
+    legend = axis.legend(loc="best")
+    for line in legend.get_lines():
+        line.set_color("#555555")
+
+
+def _residuals(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask) -> None:
+    """How far measurements lie off the law, in per cent; for what was held out also off the law that did not see it."""
+    law = group.predict(x)
+    at, name = (x[0], group.x[0]) if len(x) == 1 else (law, f"{group.y} by the law")
+    off = 100 * np.log(y / law)
+    axis.axhline(0.0, color="#555555", lw=0.9)
+    axis.plot(at[~out], off[~out], "o", ms=3.5, color=COLOURS[0], alpha=0.5, mew=0, label="off the law of all points")
+    axis.plot(at[out], off[out], "o", ms=4, mfc="none", mec=COLOURS[0], mew=0.8, alpha=0.8)
+    if out.any():
+        second = 100 * np.log(y[out] / _second(group, x[:, out]))
+        told = "held out, off the law without them"
+        axis.plot(at[out], second, "x", ms=4, color=COLOURS[1], mew=0.9, alpha=0.8, label=told)
+    _logs(axis, name, f"100 log({axis_name(group.y)} / law)")
+    axis.set_yscale("linear")
+    high = 1.35 * max(np.abs(axis.get_ylim()))
+    axis.set_ylim(-high, high)
+    axis.legend(loc="upper left", fontsize=7.5)
+
+
+def _second(group: GroupFit, x: Array) -> Array:
+    """The law without what was held out, at scales [axes, points]."""
+    assert group.holdout is not None
+    return group.law.predict(x, np.array([group.holdout.params[name] for name in group.law.names]))
+
+
+def _logs(axis: Axes, x: str, y: str) -> None:
+    """Logarithmic axes; plain numbers where an axis spans less than a factor of 30."""
+    axis.set(xscale="log", yscale="log", xlabel=axis_name(x), ylabel=axis_name(y))
+    for side, ends in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim())):
+        if ends[0] > 0 and ends[1] / ends[0] < 30:
+            side.set_major_locator(
+                LogLocator(subs=(1.0, 2.0, 5.0)) if ends[1] / ends[0] > 5 else MaxNLocator(6, steps=[1, 2, 5, 10])
+            )
+            side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            side.set_minor_locator(NullLocator())

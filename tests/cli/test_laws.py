@@ -1,0 +1,181 @@
+"""`raysweep fit` and `raysweep allocate` as a user meets them, on tables of several scales and on real runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP
+from test_cli import Cli, cli, write
+
+from raysweep.cli import laws
+from raysweep.errors import SweepError
+from raysweep.sweep import from_mapping
+
+__all__ = ["cli"]
+
+SHARED = Path(__file__).parents[3] / "shared/data"
+RUNS = Path(os.environ.get("RAYSWEEP_DATA", SHARED)).absolute() / "scaling_runs"
+SCALES = ["--x", "params", "--x", "tokens", "--y", "loss"]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> str:
+    """Chinchilla's law, 2 arms, 5 x 5 sizes and tokens, little noise, measured FLOPs of 8 N D."""
+    rng = np.random.default_rng(0)
+    n, d = (g.ravel() for g in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1e11, 5)))
+    loss = (1.7 + 400 * n**-0.34 + 410 * d**-0.28) * np.exp(0.002 * rng.standard_normal(n.size))
+    frame = pl.DataFrame({"params": n, "tokens": d, "loss": loss, "flops": 8 * n * d})
+    both = pl.concat([frame.with_columns(arm=pl.lit("a")), frame.with_columns(pl.col("loss") + 1, arm=pl.lit("b"))])
+    path = tmp_path / "runs.csv"
+    both.with_columns(pl.when(pl.int_range(pl.len()) == 0).then(None).otherwise("loss").alias("loss")).write_csv(path)
+    return str(path)
+
+
+def test_a_joint_law_is_told_in_a_paragraph_a_group(cli: Cli, table: str) -> None:
+    arguments = ["fit", table, "--law", "chinchilla", *SCALES, "--by", "arm", "--bootstrap", "100"]
+    code, out, err = cli(*arguments)
+    assert code == 0, err
+    assert out.count("loss = E + A N^-alpha + B D^-beta where N is column params and D is column tokens") == 2
+    assert out.count("without the top 30% of scales") == 2
+    assert out.count("alpha = 0.3") == 2
+    assert out.count("a_opt = 0.4") == 2
+    assert "fitted to 24 rows of 24 runs at 24 points of params and tokens: params 1e+07 to 1e+09" in out
+    assert "beyond params x tokens = " in out
+    assert out.index("All 2 groups:") < out.index("dropped_null: 1 of 50 rows") < out.index("one_run_per_scale: ")
+    records = json.loads(cli(*arguments, "--huber", "1e-3", "--holdout", "0", "--json")[1])
+    assert [(r["group"], r["huber"], r["holdout"]) for r in records] == [({"arm": a}, 1e-3, None) for a in "ab"]
+    assert [p["name"] for p in records[0]["params"]] == ["E", "A", "B", "alpha", "beta"]
+
+
+def test_a_budget_is_allocated_with_intervals(cli: Cli, table: str) -> None:
+    arguments = ["allocate", table, *SCALES, "--where", "arm = 'a'", "--bootstrap", "200"]
+    code, out, err = cli(*arguments, "--budget", "1e21", "--budget", "1e23")
+    assert code == 0, err
+    assert "best params" in out
+    assert "FLOPs = 6 N D" in out
+    assert "extrapolated: " in out
+    (record,) = json.loads(cli(*arguments, "--budget", "1e20", "--json")[1])
+    best = {p["name"]: p for p in record["params"]}
+    assert best["N*"]["ci_low"] < best["N*"]["value"] < best["N*"]["ci_high"]
+    assert 6 * best["N*"]["value"] * best["D*"]["value"] == pytest.approx(1e20)
+    (measured,) = json.loads(cli(*arguments, "--budget", "1e20", "--flops", "flops", "--json")[1])
+    assert measured["cost"] == pytest.approx({"c": 8, "p": 1, "q": 1})
+
+
+def test_a_figure_is_drawn(cli: Cli, table: str) -> None:
+    arguments = ["fit", table, "--law", "chinchilla", *SCALES, "--by", "arm", "--bootstrap", "20"]
+    assert cli(*arguments, "--figure", "fit.png")[0] == 0
+    assert Path("fit.png").read_bytes().startswith(b"\x89PNG")
+    code, _, err = cli(*arguments, "--figure", "nowhere/fit.png")
+    assert (code, "in a folder that exists" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["fit", "--law", "chinchilla", "--x", "params", "--y", "loss"],
+            "takes 2 columns of x (N, D), but got 1: params",
+        ),
+        (["fit", "--x", "params", "--x", "tokens", "--y", "loss"], "takes 1 column of x (x), but got 2"),
+        (["fit", "--x", "params", "--y", "los"], "Did you mean 'loss'"),
+        (["fit", "--x", "params"], "--x and --y must be given"),
+        (["fit", "--x", "params", "--y", "loss", "--huber", "0"], "huber=0"),
+        (["fit", "--x", "params", "--y", "loss", "--holdout", "1"], "[0, 0.9]"),
+        (["fit", "--x", "params", "--y", "arm"], "column 'arm' holds String"),
+        (["fit", "--x", "params", "--y", "loss", "--se", "arm"], "column 'arm' holds String"),
+        (["fit", "--x", "params", "--y", "loss", "--where", "params < 0"], "No rows are left"),
+        (["fit", "--x", "params", "--y", "loss", "--level", "95"], "level=95"),
+        (["allocate", *SCALES, "--budget", "-1"], "--budget is FLOPs, positive"),
+        (["allocate", *SCALES, "--budget", "1e21", "--law", "power"], "Those are chinchilla, kaplan, time"),
+        (["allocate", *SCALES, "--budget", "1e21", "--cost-per", "0"], "--cost-per"),
+        (["allocate", *SCALES, "--budget", "1e21", "--cost-per", "6", "--flops", "flops"], "give one of them"),
+        (["allocate", *SCALES, "--budget", "1e21", "--flops", "flop"], "Did you mean 'flops'?"),
+        (["allocate", *SCALES], "--budget"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], message: str, cli: Cli, table: str) -> None:
+    command, *options = arguments
+    code, out, err = cli(command, table, *options)
+    assert (code, out) == (2, ""), err
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_help_says_what_each_law_is_for(cli: Cli) -> None:
+    from raysweep.laws.forms import LAWS
+
+    text = " ".join(cli("fit", "--help")[1].split())
+    for name, one in LAWS.items():
+        assert f"{name}: {one.formula}" in text
+
+
+# Sweep files
+
+
+def test_a_sweep_names_a_law_of_several_scales(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = {"law": "time", "x": ["size", "epoch"], "y": "loss", "huber": 1e-3, "holdout": 0, "at": "last"}
+    grid = {"size": [10, 30, 100, 300], "seed": {"range": 2}, "epoch": [1, 2, 4, 8]}
+    assert cli("run", write("toy.yaml", FUNCTION_SWEEP, grid=grid, fit=[spec]), "--executor", "inline")[0] == 0
+    (record,) = json.loads(cli("fit", "results/toy", "--json", "--bootstrap", "20")[1])
+    assert (record["law"], record["x"], record["n_points"], record["huber"]) == ("time", ["size", "epoch"], 32, 1e-3)
+    # A ledger too large to hold is read from its compacted copy, where that is whole.
+    monkeypatch.setattr(laws, "_LARGE", 0)
+    monkeypatch.setattr(laws.Ledger, "scan", None)
+    assert json.loads(cli("fit", "results/toy", "--json", "--bootstrap", "20")[1]) == [record]
+    assert sorted(p.name for p in Path("results/toy/figures").iterdir()) == ["1-time-loss-size-epoch-diagnostics.png"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"x": ["n_train", "width"], "y": "epistemic"}, "fit.0.x: the law power takes 1 scales (x), but got 2"),
+        ({"x": "n_train", "y": "epistemic", "huber": 0}, "fit.0.huber: input should be greater than 0, but got 0"),
+        ({"x": "n_train", "y": "epistemic", "holdout": 1}, "fit.0.holdout"),
+        ({"x": "n_train", "y": "epistemic", "se": "epistemic_so"}, "fit.0.se: must be an axis or a metric"),
+        ({"x": ["n_train", "widht"], "y": "epistemic", "law": "chinchilla"}, "Did you mean 'width'"),
+    ],
+)
+def test_a_fit_that_cannot_be_made_is_refused_with_the_sweep(spec: dict[str, object], message: str) -> None:
+    with pytest.raises(SweepError) as caught:
+        from_mapping(yaml.safe_load(yaml.safe_dump({**CLASSIFIER_SWEEP, "fit": [spec]})))
+    assert message in str(caught.value)
+
+
+# Real runs
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments", "groups", "a_opt"),
+    [
+        ("misfitting_final.csv", ["--x", "N", "--x", "D", "--y", "loss"], 1, (0.5, 0.9)),
+        ("gadre_overtraining.csv", ["--x", "N", "--x", "D", "--y", "loss_c4_val", "--by", "train_set"], 3, (0.35, 0.8)),
+        ("isoflops_compiled.csv", [*SCALES, "--by", "experiment", "--where", "outlier = false"], 6, (0.25, 0.6)),
+        ("steplaw_dense.csv.gz", ["--x", "N", "--x", "D", "--y", "loss", "--where", "loss < 4"], 1, (0.1, 0.9)),
+    ],
+)
+def test_real_runs_are_fitted_and_allocated(
+    file: str, arguments: list[str], groups: int, a_opt: tuple[float, float], cli: Cli
+) -> None:
+    path = RUNS / file
+    if not path.exists():
+        pytest.skip(f"{path} is absent; set RAYSWEEP_DATA")
+    rest = [*arguments, "--bootstrap", "40", "--json"]
+    code, out, err = cli("fit", str(path), "--law", "chinchilla", *rest)
+    assert code == 0, err
+    records = json.loads(out)
+    assert len(records) == groups
+    for record in records:
+        (a, _) = record["derived"]
+        assert a_opt[0] < a["value"] < a_opt[1]
+        assert a["ci_low"] < a["value"] < a["ci_high"]
+        assert record["holdout"] is None or record["holdout"]["rmse_log"] < 0.1
+    code, out, err = cli("allocate", str(path), *rest, "--budget", "1e22")
+    assert code == 0, err
+    assert len(json.loads(out)) == groups
