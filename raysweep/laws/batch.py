@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from raysweep.errors import FitError
 from raysweep.laws import forms
-from raysweep.laws.bootstrap import Bootstrap, resample
-from raysweep.laws.estimate import solve
+from raysweep.laws.bootstrap import Bootstrap, Resample, resample
+from raysweep.laws.estimate import distinct, solve
 from raysweep.laws.forms import Array, Law
 from raysweep.laws.group import Data
 
@@ -19,7 +19,7 @@ __all__ = ["Group", "Options", "bootstraps", "solve_all", "weights_of"]
 
 _RATIO = 10.0  # of the largest weight to the smallest: beyond, a mistaken standard error could rule a fit
 _MOST = 20_000  # points of a group whose draws are held at a time
-_DRAWN = 1e-7  # see `estimate`'s relative: far below the spread of draws
+_DRAWN = 1e-6  # see `estimate`'s relative: ends of intervals move by 0.03 standard errors at most
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def bootstraps(
     if not options.draws:
         return out
     buckets: dict[tuple[str, int], list[int]] = {}
-    samples = {}
+    samples, parts = {}, {}
     for i, (group, w) in enumerate(zip(groups, weights, strict=True)):
         if group.error is not None:
             continue
@@ -116,27 +116,36 @@ def bootstraps(
         except FitError as error:
             out[i] = (None, str(error))
             continue
-        buckets.setdefault((group.law.name, int(there.sum())), []).append(i)
+        parts[i] = _problems(group, samples[i], w, options)
+        buckets.setdefault((group.law.name, parts[i][0].shape[1]), []).append(i)
     for (name, _), index in buckets.items():
-        parts = []
-        for i in index:
-            sample, group, there = samples[i], groups[i], weights[i] > 0
-            count = options.draws - sample.discarded
-            u = np.log(group.data.x[:, there])
-            t = np.log(group.data.y[there] if sample.y is None else sample.y)
-            w = weights[i][there] if sample.weights is None else sample.weights
-            shape = (count, int(there.sum()))
-            parts.append((u, np.broadcast_to(t, shape), np.broadcast_to(w, shape), group.values, count))
-        if len(index) == 1:
-            u, t, w, values, _ = parts[0]
-            fitted = solve(forms.law(name), u[None], t, w, options.huber, values[None], _DRAWN).values
-        else:
-            u = np.concatenate([np.broadcast_to(p[0], (p[4], *p[0].shape)) for p in parts])
-            t, w = (np.concatenate([p[j] for p in parts]) for j in (1, 2))
-            values = np.concatenate([np.broadcast_to(p[3], (p[4], p[3].size)) for p in parts])
-            fitted = solve(forms.law(name), u, t, w, options.huber, values, _DRAWN).values
-        first = 0
-        for i, part in zip(index, parts, strict=True):
-            out[i] = (samples[i].solved(groups[i].law, groups[i].values, fitted[first : first + part[4]]), "")
-            first += part[4]
+        counts = [len(parts[i][1]) for i in index]
+        u = np.repeat([parts[i][0] for i in index], counts, axis=0)
+        t, w = (np.concatenate([parts[i][j] for i in index]) for j in (1, 2))
+        start = np.repeat([groups[i].values for i in index], counts, axis=0)
+        if len(index) == 1:  # scales that all draws share are held once
+            u, start = u[:1], start[:1]
+        fitted = solve(forms.law(name), u, t, w, options.huber, start, _DRAWN).values
+        for i, values in zip(index, np.split(fitted, np.cumsum(counts)[:-1]), strict=True):
+            out[i] = (samples[i].solved(groups[i].law, groups[i].values, values), "")
     return out
+
+
+def _problems(group: Group, sample: Resample, weights: Array, options: Options) -> tuple[Array, Array, Array]:
+    """Log scales [axes, points], and log y and weights of each draw, [draws, points].
+
+    Least squares sees only the mean log y and the weight at each point of scales, so replicates are put together.
+    """
+    there = weights > 0
+    x, y = group.data.x[:, there], group.data.y[there]
+    shape = (options.draws - sample.discarded, y.size)
+    t = np.broadcast_to(np.log(y if sample.y is None else sample.y), shape)
+    w = np.broadcast_to(weights[there] if sample.weights is None else sample.weights, shape)
+    if options.huber is None and distinct(x) < y.size:
+        x, at = np.unique(x, axis=1, return_inverse=True)
+        member = np.zeros((y.size, x.shape[1]))
+        member[np.arange(y.size), at.ravel()] = 1.0
+        total = w @ member
+        t = ((w * t) @ member) / np.where(total > 0, total, 1.0)
+        w = total
+    return np.log(x), t, w

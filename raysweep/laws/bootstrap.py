@@ -37,7 +37,7 @@ __all__ = ["Bootstrap", "Difference", "Resample", "bootstrap", "compare", "resam
 
 _MANY = 30  # runs beyond which whole runs are drawn, not multipliers of their residuals
 _FAR = 50.0  # of log y, beyond any interval: one degree of freedom has draws whose y would overflow
-_RELATIVE = 1e-7  # how far a draw is polished: far below the spread of draws
+_RELATIVE = 1e-6  # how far a draw is polished: far below the spread of draws
 Kind = Literal["case", "wild"]
 
 

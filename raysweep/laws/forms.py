@@ -16,7 +16,7 @@ import numpy as np
 
 from raysweep.errors import FitError, nearest
 from raysweep.laws import m4, terms
-from raysweep.laws.terms import Array, Restored, Terms
+from raysweep.laws.terms import Array, Restored, Slopes, Terms
 
 __all__ = ["LAWS", "Array", "Derived", "Law", "Parameter", "law"]
 
@@ -128,7 +128,11 @@ class Law:
         assert self.terms is not None
         k = len(self.amplitudes)
         logs, slopes = self.terms(u, values[..., k:])
-        each = [np.exp(log) for log in logs]
+        return self.combined(values, [np.exp(log) for log in logs], slopes)
+
+    def combined(self, values: Array, each: list[Array], slopes: Slopes) -> tuple[Array, list[Array]]:
+        """`evaluate` from terms that are already known: each of them, and the slopes of their logs."""
+        k = len(self.amplitudes)
         parts = [values[..., j, None] * term for j, term in enumerate(each)]
         total = parts[0]
         for part in parts[1:]:

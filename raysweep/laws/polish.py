@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from raysweep.laws.forms import Array, Law
 from raysweep.laws.start import nnls
+from raysweep.laws.terms import Slopes
 
 __all__ = ["ITERATIONS", "Problems", "polish"]
 
@@ -75,29 +76,32 @@ class Problems:
         cost = (self.w * np.where(inside, residual**2 / 2, self.huber * (size - self.huber / 2))).sum(axis=1)
         return cost, pull, self.w * np.where(inside, 1.0, _OUTLIER * linear)
 
-    def refined(self, q: Array) -> Array:
-        """The amplitudes solved anew for the exponents of q, by a step of non-negative least squares.
+    def refined(self, q: Array, low: Array, high: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+        """The amplitudes solved anew for q's exponents, by a step of non-negative least squares; and `normal` there.
 
         Floor, amplitude and exponent of a law trade along a bent valley. With the amplitudes put back on its floor
         after every step, the search only walks along the exponents, where it is straight.
         """
         law, k = self.law, len(self.law.amplitudes)
-        values = self.decode(q)
         if law.implicit is not None:
-            return self._inner(q)
+            q = np.clip(self._inner(q), low, high)
+            return q, self.normal(q)
         if k < 2 or law.terms is None:
-            return q
-        logs, _ = law.terms(self.u, values[:, k:])
+            return q, self.normal(q)
+        values = self.decode(q)
+        logs, slopes = law.terms(self.u, values[:, k:])
+        each = [np.exp(log) for log in logs]
         columns = np.empty((len(q), k, self.w.shape[1]))
-        for j, (log, amplitude) in enumerate(zip(logs, law.amplitudes, strict=True)):
-            columns[:, j] = np.exp(log) if amplitude.high > 0 else 0.0
+        for j, (term, amplitude) in enumerate(zip(each, law.amplitudes, strict=True)):
+            columns[:, j] = term if amplitude.high > 0 else 0.0
         f = (values[:, None, :k] @ columns)[:, 0]
         _, pull, curve = self._loss(np.log(f) - self.t)
         columns /= f[:, None]
         gram = (columns * curve[:, None]) @ np.swapaxes(columns, 1, 2)
         moment = (gram @ values[:, :k, None] - columns @ pull[..., None])[..., 0]
         values[:, :k] = nnls(gram, moment)[0]
-        return self.encode(values)
+        q = np.clip(self.encode(values), low, high)
+        return q, self.normal(q, (each, slopes))
 
     def _inner(self, q: Array) -> Array:
         """A step of the parameters that an implicit law calls inner, the others held."""
@@ -112,10 +116,15 @@ class Problems:
         out[:, inner] -= np.linalg.solve(matrix, (gradient / scale)[..., None])[..., 0] / scale
         return out
 
-    def normal(self, q: Array) -> tuple[Array, Array, Array]:
-        """Objective [problems], half its gradient (the whole of it, for Huber's loss) and the matrix of the step."""
+    def normal(self, q: Array, terms: tuple[list[Array], Slopes] | None = None) -> tuple[Array, Array, Array]:
+        """Objective [problems], half its gradient (the whole of it, for Huber's loss) and the matrix of the step.
+
+        Args:
+            q: Encoded parameters, [problems, parameters].
+            terms: The law's terms and slopes at q's exponents, where they are known.
+        """
         values = self.decode(q)
-        logs, rows = self.law.evaluate(self.u, values)
+        logs, rows = self.law.evaluate(self.u, values) if terms is None else self.law.combined(values, *terms)
         residual = logs - self.t
         jacobian = np.empty((len(q), q.shape[1], residual.shape[1]))
         for j, (row, log) in enumerate(zip(rows, self.log, strict=True)):
@@ -161,9 +170,8 @@ def polish(
             at, g, h = q[active], gradient[active], hessian[active]
             held = ((at <= low) & (g > 0)) | ((at >= high) & (g < 0))
             trial = np.clip(at + _step(h, g, held, damping[active]), low, high)
-            trial = np.clip(here.refined(trial), low, high)
+            trial, (new_cost, new_gradient, new_hessian) = here.refined(trial, low, high)
             step = trial - at
-            new_cost, new_gradient, new_hessian = here.normal(trial)
             better = new_cost <= cost[active]
             settled = (np.abs(step) <= _TOLERANCE * (1 + np.abs(at))).all(axis=1)
             settled |= better & (np.abs((g * step).sum(axis=1)) <= relative * new_cost)

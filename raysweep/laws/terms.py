@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[np.float64]
-Terms: TypeAlias = "tuple[tuple[Array, ...], tuple[tuple[int, int, Array], ...]]"
+Slopes: TypeAlias = "tuple[tuple[int, int, Array], ...]"
+Terms: TypeAlias = "tuple[tuple[Array, ...], Slopes]"
 Restored: TypeAlias = "tuple[Array, Array]"
 
 _ONE = np.zeros(1)  # log of the term 1, the floor's
