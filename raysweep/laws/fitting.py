@@ -23,6 +23,8 @@ _SUSPICIOUS = 0.001  # p-value below which a fit is flagged
 _UNCERTAIN = 0.05  # p-value of no floor above which a floor is not told from none
 _ROUNDS = 3  # of weights and fit in turn
 _BATCH = 4_000_000  # numbers of draws' points held at a time
+_JUDGED = 8  # points held out that can speak against a law
+_MISSED = 0.15  # coverage below the nominal one by this much is told
 _MANY = 5_000  # points of a group beyond which runs are averaged in batches
 _BATCHES = 100
 _KEEP = 2000  # groups beyond which draws are not kept, only their intervals
@@ -247,6 +249,12 @@ def _finished(
         details["one_run_per_scale"] = (
             "There is one run at each scale, so the spread between runs is judged from the residuals of the law alone."
         )
+    if holdout is not None and holdout.coverage is not None and holdout.n_points >= _JUDGED:
+        if holdout.coverage < options.level - _MISSED:
+            details["holdout_missed"] = (
+                f"Only {holdout.coverage:.0%} of the points held out fell into their {options.level:.0%} interval: the law "
+                "does not reach that far, and neither will intervals beyond the data."
+            )
     if options.holdout and holdout is None:
         details["no_holdout"] = (
             f"Without the top {options.holdout:.0%} of scales too few are left for {law.name!r}: nothing was held out."
