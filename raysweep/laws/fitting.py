@@ -249,12 +249,12 @@ def _finished(
         details["one_run_per_scale"] = (
             "There is one run at each scale, so the spread between runs is judged from the residuals of the law alone."
         )
-    if holdout is not None and holdout.coverage is not None and holdout.n_points >= _JUDGED:
-        if holdout.coverage < options.level - _MISSED:
-            details["holdout_missed"] = (
-                f"Only {holdout.coverage:.0%} of the points held out fell into their {options.level:.0%} interval: the law "
-                "does not reach that far, and neither will intervals beyond the data."
-            )
+    judged = None if holdout is None or holdout.n_points < _JUDGED else holdout.coverage
+    if judged is not None and judged < options.level - _MISSED:
+        details["holdout_missed"] = (
+            f"Only {judged:.0%} of the points held out fell into their {options.level:.0%} interval: the law does not "
+            "reach that far, and neither will intervals beyond the data."
+        )
     if options.holdout and holdout is None:
         details["no_holdout"] = (
             f"Without the top {options.holdout:.0%} of scales too few are left for {law.name!r}: nothing was held out."

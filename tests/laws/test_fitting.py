@@ -168,3 +168,13 @@ def test_two_groups_are_compared_by_the_runs_they_share():
     paired, apart = (compare(a.draws, d.draws, lambda v: v[..., 1]) for d in (b, c))
     assert (paired.paired, apart.paired) == (True, False)
     assert paired.high - paired.low < 0.4 * (apart.high - apart.low)
+
+
+def test_a_law_that_does_not_reach_the_held_out_scales_says_so():
+    x = np.repeat(np.geomspace(10, 1e5, 12), 4)
+    y = (0.05 + 3.0 * x**-0.7) * np.exp(0.02 * np.random.default_rng(0).standard_normal(x.size))
+    wrong, right = (
+        fit_groups(law(n), [Data(x[None], y)], ["n"], "y", Options(draws=200))[0] for n in ("power", "power+floor")
+    )
+    assert "holdout_missed" in wrong.notes
+    assert "holdout_missed" not in right.notes
