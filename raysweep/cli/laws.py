@@ -65,7 +65,7 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     auto = "auto: of the one-axis laws the one that foretells held-out scales best."
     app.command(epilog="\n\n".join([*_about(list(LAWS.values())), auto]))(fit)
-    app.command(epilog="\n\n".join(_about([law for law in LAWS.values() if len(law.axes) == 2])))(allocate)
+    app.command(epilog="\n\n".join(_about([law for law in LAWS.values() if law.derived])))(allocate)
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,12 @@ def allocate(
         raise FitError(
             f"allocate: --cost-per is FLOPs a unit of both scales, positive and finite, but got {cost_per:g}"
         )
-    if law not in LAWS or len(LAWS[law].axes) != 2:
-        two = ", ".join(name for name, one in LAWS.items() if len(one.axes) == 2)
-        raise FitError(f"allocate: --law must have two scales to trade, but got {law!r}. Those are {two}")
+    if law not in LAWS or not LAWS[law].derived:
+        two = ", ".join(name for name, one in LAWS.items() if one.derived)
+        hint = ". Attempts against training: raysweep.laws.split, from Python" if law.startswith("passk") else ""
+        raise FitError(
+            f"allocate: --law must have two scales whose product is paid for, but got {law!r}. Those are {two}{hint}"
+        )
     spec = _spec("allocate", law, x, y, by, where, at, se, huber, holdout)
     (found,) = _fitted(data, [spec], run, bootstrap, level, seed, keep=(flops,) if flops else ())
     made = [(group, _allocation(group, found.points, budget, cost_per or 6.0, flops)) for group in found.fit]

@@ -183,10 +183,10 @@ def allocate(
     """
     cost = Cost() if cost is None else cost
     budgets = np.atleast_1d(np.asarray(budget, dtype=np.float64))
-    if len(law.axes) != 2:
+    if not law.derived:
         raise FitError(
-            f"An allocation trades two scales, but the law {law.name!r} has {len(law.axes)}: {', '.join(law.axes)}. "
-            "Fit a joint law, such as chinchilla."
+            f"An allocation trades two scales whose product is paid for, but the law {law.name!r} is of "
+            f"{', '.join(law.axes)}. Fit a joint law, such as chinchilla; `split` trades attempts against training."
         )
     if not ((budgets > 0) & np.isfinite(budgets)).all():
         raise FitError(f"Budgets are positive and finite, but got {budgets.tolist()}. Give FLOPs.")

@@ -125,7 +125,11 @@ def bootstraps(
         start = np.repeat([groups[i].values for i in index], counts, axis=0)
         if len(index) == 1:  # scales that all draws share are held once
             u, start = u[:1], start[:1]
-        fitted = solve(forms.law(name), u, t, w, options.huber, start, _DRAWN).values
+        warm = solve(forms.law(name), u, t, w, options.huber, start, _DRAWN)
+        fitted = warm.values
+        if forms.law(name).starts > 1:  # several basins: a draw's best may lie in another than the estimate's
+            cold = solve(forms.law(name), u, t, w, options.huber, None, _DRAWN)
+            fitted = np.where((cold.objective < warm.objective)[:, None], cold.values, warm.values)
         for i, values in zip(index, np.split(fitted, np.cumsum(counts)[:-1]), strict=True):
             out[i] = (samples[i].solved(groups[i].law, groups[i].values, values), "")
     return out

@@ -19,6 +19,7 @@ from raysweep.laws.start import NEGLIGIBLE, starts
 
 __all__ = ["Estimate", "Status", "check", "distinct", "estimate", "scales_of", "solve"]
 
+_OFF_LINE = 0.05  # two scales closer to one line than this share of their spread are one scale
 _CHUNK = 2**16  # points of problems that are solved together: what a core's cache holds
 
 
@@ -67,6 +68,12 @@ def distinct(x: Array) -> int:
     return int(np.unique(x[0]).size if len(x) == 1 else np.unique(x, axis=1).shape[1])
 
 
+def _straight(x: Array) -> float:
+    """How far log scales, [2, points], stray from a line, as a share of their spread: sqrt(1 - r^2)."""
+    r = float(np.corrcoef(np.log(x))[0, 1])
+    return float(np.sqrt(max(0.0, 1.0 - r * r)))
+
+
 def check(law: Law, x: Array, y: Array) -> None:
     """Refuse points to which `law` cannot be fitted on the log scale; x is [axes, points].
 
@@ -88,6 +95,12 @@ def check(law: Law, x: Array, y: Array) -> None:
                 f"The law {law.name!r} ({law.formula}) needs at least {need} distinct {name}, but there are {have}. "
                 f"Add values of {name}."
             )
+    if several and _straight(x) < _OFF_LINE and law.derived:
+        raise FitError(
+            f"The law {law.name!r} ({law.formula}) needs {' and '.join(law.axes)} that vary apart from each other, but "
+            f"here one follows from the other (in logs, to {_straight(x):.1%} of its spread): their terms cannot be "
+            "told apart. Add points off the line, or fit one scale."
+        )
     scales = distinct(x)
     if scales < law.fewest_scales:
         raise FitError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -43,6 +44,12 @@ def fit_groups(
         options: How.
     """
     options = options or Options()
+    fewest = math.ceil(2 / (1 - options.level) - 1e-9)
+    if 0 < options.draws < fewest:
+        raise FitError(
+            f"An interval of level {options.level:g} needs at least {fewest} draws, but got bootstrap={options.draws}. "
+            "Ask for more (1000 is usual), or for 0 and no interval."
+        )
     begun = [_begin(law, data, options) for data in groups]
     sound = [i for i, group in enumerate(begun) if group.error is None]
     for i, group in zip(sound, _estimated([begun[i] for i in sound], options.huber), strict=True):
@@ -74,13 +81,23 @@ def _begin(law: Law | None, data: Data, options: Options) -> Group:
             check(form, scales_of(form, data.x), data.y)
             choice = choose(x=data.x, y=data.y, huber=options.huber)
             form = choice.law
-            shown = ", ".join(f"{n} {s:.3g}" for n, s in choice.scores.items() if np.isfinite(s)) or "too few scales"
-            details["law_chosen"] = f"{form.name} was chosen by hold-out of the largest scales (log RMSE: {shown})."
+            shown = ", ".join(f"{n} {s:.3g}" for n, s in choice.scores.items() if np.isfinite(s))
+            details["law_chosen"] = (
+                f"{form.name} was chosen by hold-out of the largest scales (log RMSE: {shown})."
+                if shown
+                else f"{form.name} was taken: scales are too few to choose a law by hold-out."
+            )
         check(form, scales_of(form, data.x), data.y)
         if data.se is not None and not (np.isfinite(data.se).all() and (data.se >= 0).all()):
             raise FitError("Standard errors must be finite and >= 0. Filter the rows without one, or leave se out.")
     except FitError as refused:
         error = str(refused)
+    same = (np.diff(data.x, axis=1) == 0).all(axis=0) & (np.diff(data.y) == 0) if data.run is None else np.zeros(1)
+    if same.any():
+        details["duplicated_rows"] = (
+            f"{int(same.sum())} of {data.y.size} rows equal another in every number and were taken for runs of their "
+            "own: if they are copies, remove them."
+        )
     if error is None and data.y.size > _MANY and distinct(data.x) * _BATCHES < data.y.size:
         rows = data.y.size
         data, run, weights = _batched(data, run)
@@ -233,7 +250,7 @@ def _finished(
     status = Status(group.status)
     if status is Status.BOUND_HIT:
         details["parameter_at_bound"] = (
-            "An estimate lies on a bound of its parameter, so a law without that parameter fits as well."
+            "An estimate lies on a bound of its parameter: a law without it fits as well, or the data do not tell it."
         )
     if status is Status.MAX_ITER:
         details["not_settled"] = "The search stopped before its last digit: parameters trade against each other here."

@@ -13,6 +13,7 @@ from raysweep.laws.forms import Array, Law
 __all__ = ["Residuals", "canonical", "measured", "multiplicities", "multipliers", "residuals", "spent_by"]
 
 _REDRAWS = 100
+_SCALES = 200
 # Six-point multipliers of mean 0 and variance 1 (Webb 2014): few clusters still give many distinct draws.
 _WEBB = np.array([-np.sqrt(1.5), -1.0, -np.sqrt(0.5), np.sqrt(0.5), 1.0, np.sqrt(1.5)])
 _BORROWED = 32.0  # a run at one scale borrows a residual this often, against n - p times its own; found by coverage
@@ -30,6 +31,8 @@ def canonical(x: Array, y: Array, labels: npt.NDArray[np.generic] | None) -> npt
 def measured(x: Array, cluster: npt.NDArray[np.int64]) -> Array:
     """1 where run r was measured at scale s, else 0, [runs, scales]; x [axes, points], cluster [points]."""
     _, scale = np.unique(x, axis=1, return_inverse=True)
+    if scale.max() >= _SCALES:  # neighbours count as one: nobody fits so many parameters
+        scale = scale * _SCALES // (scale.max() + 1)
     has = np.zeros((cluster.max() + 1, scale.max() + 1))
     has[cluster, scale] = 1.0
     return has

@@ -69,7 +69,7 @@ def test_a_budget_is_allocated_with_intervals(cli: Cli, table: str) -> None:
 
 
 def test_a_figure_is_drawn(cli: Cli, table: str) -> None:
-    arguments = ["fit", table, "--law", "chinchilla", *SCALES, "--by", "arm", "--bootstrap", "20"]
+    arguments = ["fit", table, "--law", "chinchilla", *SCALES, "--by", "arm", "--bootstrap", "40"]
     assert cli(*arguments, "--figure", "fit.png")[0] == 0
     assert Path("fit.png").read_bytes().startswith(b"\x89PNG")
     code, _, err = cli(*arguments, "--figure", "nowhere/fit.png")
@@ -123,12 +123,12 @@ def test_a_sweep_names_a_law_of_several_scales(cli: Cli, monkeypatch: pytest.Mon
     spec = {"law": "time", "x": ["size", "epoch"], "y": "loss", "huber": 1e-3, "holdout": 0, "at": "last"}
     grid = {"size": [10, 30, 100, 300], "seed": {"range": 2}, "epoch": [1, 2, 4, 8]}
     assert cli("run", write("toy.yaml", FUNCTION_SWEEP, grid=grid, fit=[spec]), "--executor", "inline")[0] == 0
-    (record,) = json.loads(cli("fit", "results/toy", "--json", "--bootstrap", "20")[1])
+    (record,) = json.loads(cli("fit", "results/toy", "--json", "--bootstrap", "40")[1])
     assert (record["law"], record["x"], record["n_points"], record["huber"]) == ("time", ["size", "epoch"], 32, 1e-3)
     # A ledger too large to hold is read from its compacted copy, where that is whole.
     monkeypatch.setattr(laws, "_LARGE", 0)
     monkeypatch.setattr(laws.Ledger, "scan", None)
-    assert json.loads(cli("fit", "results/toy", "--json", "--bootstrap", "20")[1]) == [record]
+    assert json.loads(cli("fit", "results/toy", "--json", "--bootstrap", "40")[1]) == [record]
     assert sorted(p.name for p in Path("results/toy/figures").iterdir()) == ["1-time-loss-size-epoch-diagnostics.png"]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, special
 
+from raysweep.errors import FitError
 from raysweep.laws import law
 from raysweep.laws.bootstrap import compare
 from raysweep.laws.estimate import estimate
@@ -178,3 +179,32 @@ def test_a_law_that_does_not_reach_the_held_out_scales_says_so():
     )
     assert "holdout_missed" in wrong.notes
     assert "holdout_missed" not in right.notes
+
+
+def test_sizes_and_data_on_one_line_are_refused_for_a_joint_law():
+    n = np.repeat(np.geomspace(1e7, 1e9, 8), 2)
+    x = np.stack([n, 20 * n * np.exp(0.02 * np.random.default_rng(0).standard_normal(n.size))])
+    y = world(0, 0.01, (1.7, 400, 410, 0.34, 0.28), "chinchilla", x)
+    (found,) = fit_groups(law("chinchilla"), [Data(x, y)], ["N", "D"], "loss", QUICK)
+    assert "cannot be told apart" in found.error
+
+
+def test_too_few_draws_for_the_level_are_refused():
+    with pytest.raises(FitError, match="at least 40 draws, but got bootstrap=39"):
+        fit_groups(law("power"), [Data(X[None], world(0))], ["n"], "y", Options(draws=39))
+
+
+def test_copied_rows_are_pointed_out():
+    y = np.repeat(world(0)[::2], 2)
+    (found,) = fit_groups(law("power"), [Data(np.repeat(X[::2], 2)[None], y)], ["n"], "y", QUICK)
+    assert "duplicated_rows" in found.notes
+
+
+def test_draws_find_the_basin_that_the_estimate_is_not_in():
+    """On this grid a coupled law has one basin at E = 0 and one above: draws must visit both."""
+    n, d = (np.repeat(a.ravel(), 2) for a in np.meshgrid(np.geomspace(1e6, 1e9, 6), np.geomspace(1e8, 1e11, 6)))
+    x = np.stack([n, d])
+    y = world(3, 0.03, (1.0, 30.0, 0.5, 0.4, 0.5, 3.0), "kaplan", x)
+    (found,) = fit_groups(law("kaplan"), [Data(x, y)], ["N", "D"], "loss", Options(draws=60, holdout=0))
+    cold = estimate(law("kaplan"), x, y, np.random.default_rng(0).multinomial(72, np.full(72, 1 / 72), size=60))
+    assert np.ptp(found.draws.draws[:, 0]) > 0.5 * np.ptp(cold.values[:, 0])

@@ -73,7 +73,7 @@ def test_time_as_a_scale_keeps_every_snapshot_and_a_run_stays_one_cluster():
     records = rows(step=[100, 200, 400, 800], seed=range(3))
     for row in records:
         row["epistemic"] = 0.01 + 3 * row["n_train"] ** -0.6 + 5 * row["step"] ** -0.8
-    fitted = fit(ledger(records), "time", ["n_train", "step"], bootstrap=20)
+    fitted = fit(ledger(records), "time", ["n_train", "step"], bootstrap=40)
     assert fitted.params == pytest.approx({"E": 0.01, "A": 3, "B": 5, "alpha": 0.6, "gamma": 0.8}, rel=1e-4)
     assert (fitted.only.n_points, fitted.only.n_runs) == (60, 15)
     assert not [note for note in fitted.notes if note.startswith("reduced")]
