@@ -106,9 +106,7 @@ def points(
         frame = gather(rows)
     if run and (lost := frame[run].null_count()):
         frame = frame.filter(pl.col(run).is_not_null())
-        details[f"dropped_no_{run}"] = (
-            f"{lost} rows without a {run} were dropped: nobody knows whose they are."
-        )
+        details[f"dropped_no_{run}"] = f"{lost} rows without a {run} were dropped: nobody knows whose they are."
     if frame.is_empty():
         raise FitError(f"No rows are left to fit. {' '.join(details.values())} Check where= and the table.".strip())
     return Points(frame, x, y, by, run, se, details)

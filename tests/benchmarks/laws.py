@@ -6,6 +6,7 @@ Run: .venv/bin/python tests/benchmarks/laws.py all   (or one of the sub-commands
     joint     the joint law on 261 real runs: time to the optimum and for 4,000 draws, against the classical search
     recovery  noise-free data of every form: the worst relative error of a parameter
     tables    real tables: the joint law without the largest budgets predicts them
+    isoflop   coverage of intervals of compute-optimal sizes by parabola and by cubic
     scale     10^5 groups; a table of 10^8 rows in a child process
     figure    laws.png from laws.json
 
@@ -23,7 +24,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-VERBS = ("curves", "joint", "recovery", "tables", "scale")
+VERBS = ("curves", "joint", "recovery", "tables", "isoflop", "scale")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -38,6 +39,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         if verb in ("joint", "all"):
             p.add_argument("--numeric", type=int, default=40, help="starts timed with numeric gradients")
             p.add_argument("--analytic", type=int, default=200, help="starts timed with analytic gradients")
+        if verb in ("isoflop", "all"):
+            p.add_argument("--worlds", type=int, default=500)
         if verb in ("scale", "all"):
             p.add_argument("--groups", type=int, default=100_000)
             p.add_argument("--rows", type=int, default=100_000_000, help="of the parquet table; less if disk is short")
@@ -51,6 +54,7 @@ def main() -> None:
     sys.path[:0] = [str(HERE), str(ROOT)]
     import laws_curves
     import laws_figure
+    import laws_isoflop
     import laws_joint
     import laws_scale
     import laws_worlds
@@ -61,6 +65,7 @@ def main() -> None:
         "joint": laws_joint.run,
         "recovery": laws_worlds.run,
         "tables": laws_joint.run_tables,
+        "isoflop": laws_isoflop.run,
         "scale": laws_scale.run,
     }
     missing = 0
