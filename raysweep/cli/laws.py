@@ -38,7 +38,9 @@ Where = Annotated[str | None, typer.Option(metavar="EXPR", help="Rows to keep, S
 At = Annotated[
     str, typer.Option("--at", metavar="best|last|T", help="Snapshot of a run: best on <y>_select, last, or a time.")
 ]
-Run = Annotated[str | None, typer.Option("--run", metavar="COL", help="Column that tells independent runs apart.")]
+Run = Annotated[
+    str | None, typer.Option("--run", metavar="COL", help="Column of independent clusters (a ledger: seed).")
+]
 Se = Annotated[str | None, typer.Option("--se", metavar="COL", help="Standard error of y from finite evaluation.")]
 Huber = Annotated[
     float | None, typer.Option(metavar="DELTA", help="Huber's loss on log residuals, linear beyond this: 1e-3.")

@@ -29,6 +29,7 @@ class Data:
         se: Standard error of each y from finite evaluation, [points]; None where unknown.
         group: The by-columns' values that single the group out.
         details: Notes already known about these points.
+        cluster: What `run` holds, for the reader.
     """
 
     x: Array
@@ -37,6 +38,7 @@ class Data:
     se: Array | None = None
     group: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, str] = field(default_factory=dict)
+    cluster: str = "run"
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class GroupFit:
         derived: Quantities that follow from them, such as a compute-optimal exponent.
         intervals: Low and high of each parameter and derived quantity; empty if there are none (a note says why).
         status: `CONVERGED`, `BOUND_HIT`, `MAX_ITER`, or `FAILED` (then `error` says why).
-        n_points, n_runs, n_scales: Rows, independent runs and distinct points of scales that were fitted.
+        n_points, n_clusters, n_scales: Rows, clusters (rows of one may err alike) and distinct points of scales.
+        cluster: What tells clusters apart: `run`, a ledger's seed, or the column that was named.
         window: Smallest and largest value of each scale.
         level: Nominal coverage of the intervals.
         rmse_log: Root mean squared log residual.
@@ -94,7 +97,8 @@ class GroupFit:
     intervals: Mapping[str, tuple[float, float]]
     status: str
     n_points: int
-    n_runs: int
+    n_clusters: int
+    cluster: str
     n_scales: int
     window: tuple[tuple[float, float], ...]
     level: float
@@ -159,7 +163,8 @@ class GroupFit:
             "y": self.y,
             "status": self.status,
             "n_points": self.n_points,
-            "n_runs": self.n_runs,
+            "n_clusters": self.n_clusters,
+            "cluster": self.cluster,
             "n_scales": self.n_scales,
             "window": list(self.window[0]) if len(self.x) == 1 else [list(w) for w in self.window],
             "level": self.level,
@@ -180,13 +185,16 @@ def lack_of_fit(x: Array, residual: Array, parameters: int, run: npt.NDArray[Any
         x: Scales, [points] or [axes, points].
         residual: Log residuals of the fit, [points].
         parameters: What the fit estimated.
-        run: Run of each point, [points]; None is returned where one run has several points: they are not replicates.
+        run: Unit of each point, [points]. Points of one unit at several scales may err alike: the law absorbs what they
+            share, so the test then rejects more rarely than it says. Points of one unit at one scale are no replicates:
+            None is returned.
     """
     x = np.atleast_2d(x)
     scales, axis = (x[0], None) if len(x) == 1 else (x, 1)
     _, at, count = np.unique(scales, axis=axis, return_inverse=True, return_counts=True)
+    units = np.unique(run, return_inverse=True)[1]
     free, spare = len(count) - parameters, len(at) - len(count)
-    if free < 1 or spare < 1 or len(np.unique(run)) < len(run):
+    if free < 1 or spare < 1 or len(np.unique(at * (units.max() + 1) + units)) < len(at):
         return None
     means = np.bincount(at, residual) / count
     pure = float(((residual - means[at]) ** 2).sum())

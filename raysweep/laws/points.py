@@ -22,6 +22,7 @@ from raysweep.laws.source import Column, Source, condition, gather, numbers, req
 
 __all__ = ["Points", "points"]
 
+_FEWEST_SEEDS = 3  # with three, intervals cover as they say, if they are wide (tests/benchmarks/laws_coverage.py)
 _HELD = 5_000_000  # rows that are simply read: a few hundred MB
 
 
@@ -34,7 +35,7 @@ class Points:
         x: Columns of the scales, in the order of the law's axes.
         y: Column of the measurement.
         by: Columns whose every combination of values is fitted by itself.
-        run: The column that tells independent runs apart; None if each row is one.
+        run: The column that tells independent clusters of rows apart; None if each row is one.
         se: The column of y's standard error from finite evaluation; None if nothing is known of it.
         details: What was dropped, reduced or split, a sentence for each stable note code.
     """
@@ -84,7 +85,7 @@ def points(
         raise FitError(f"x, y and by must be different columns, but got x={', '.join(x)}, y={y}, by={', '.join(by)}.")
     if where is not None:
         rows = rows.filter(condition(where, schema))
-    run = run or ("run" if "run" in columns else None)
+    asked, run = run, run or ("run" if "run" in columns else None)
     se = se or (f"{y}_se" if f"{y}_se" in columns else None)
     measured = [*x, y, *([se] if se else [])]
     for name in (*measured, *keep):
@@ -104,6 +105,7 @@ def points(
         frame, se = _averaged(rows, x, y, by, run, se, details)
     else:
         frame = gather(rows)
+    run = asked or _unit(frame, columns, x, by, details) or run
     if run and (lost := frame[run].null_count()):
         frame = frame.filter(pl.col(run).is_not_null())
         details[f"dropped_no_{run}"] = f"{lost} rows without a {run} were dropped: nobody knows whose they are."
@@ -294,6 +296,38 @@ def _split(
             shown = ", ".join(map(str, values[:6])) + (", ..." if len(values) > 6 else "")
             details[f"grouped_by_{axis}"] = f"{axis} varies ({shown}), so each value was fitted by itself."
     return by
+
+
+def _unit(
+    frame: pl.DataFrame, columns: Mapping[str, Column], x: Sequence[str], by: Sequence[str], details: dict[str, str]
+) -> str | None:
+    """A ledger's seed, if the runs of a seed may err together; None where each run is its own unit.
+
+    Runs of one seed draw their data from one stream, so that smaller sets are contained in larger ones.
+    """
+    seeds = [n for n, c in columns.items() if c.axis_role == "seed" and n in frame.columns and n not in (*x, *by)]
+    seeds = [n for n in seeds if frame[n].n_unique() > 1 and not frame[n].null_count()]
+    if not seeds:
+        return None
+    seed, *others = seeds
+    scales = frame.group_by(*by, seed).agg(pl.struct(x).n_unique().alias("_scales"))
+    fewest = scales.group_by(by).len()["len"].min() if by else scales.height
+    assert isinstance(fewest, int)
+    if scales["_scales"].max() == 1:  # no seed was used at two scales
+        return None
+    if others and frame.select(pl.struct(seeds).n_unique()).item() > max(frame[n].n_unique() for n in seeds):
+        details["crossed_seeds"] = (
+            f"{', '.join(seeds)} vary apart, so no one of them is the unit of an interval: runs were taken to be "
+            "independent. Name one with run= to keep together what shares it."
+        )
+        return None
+    if fewest < _FEWEST_SEEDS:
+        details["few_seeds"] = (
+            f"{fewest} values of {seed} are too few to be the units of an interval, so runs were taken to be "
+            "independent. Where smaller sets are contained in larger ones, intervals are then too narrow: add seeds."
+        )
+        return None
+    return seed
 
 
 def _averaged(

@@ -158,14 +158,15 @@ class Fit:
     def to_frame(self) -> pl.DataFrame:
         """One row a group and parameter; a group that could not be fitted has one row, with no name, and its reason.
 
-        Columns: the by-columns, `law`, `name`, `value`, `ci_low`, `ci_high`, `status`, `n_points`, `n_runs`,
-        `x_min` and `x_max` (of several scales `<column>_min` and `<column>_max`), `notes`. Derived quantities follow
+        Columns: the by-columns, `law`, `name`, `value`, `ci_low`, `ci_high`, `status`, `n_points`,
+        `n_clusters`, `x_min` and `x_max` (of several scales `<column>_min` and `<column>_max`), `notes`. Derived quantities follow
         the parameters.
         """
         ends = [("x_min", "x_max")] if len(self.x) == 1 else [(f"{name}_min", f"{name}_max") for name in self.x]
         rows: list[dict[str, Any]] = []
         for group in self.groups:
-            shared: dict[str, Any] = {"status": group.status, "n_points": group.n_points, "n_runs": group.n_runs}
+            shared: dict[str, Any] = {"status": group.status, "n_points": group.n_points}
+            shared["n_clusters"] = group.n_clusters
             for names, window in zip(ends, group.window, strict=True):
                 shared |= dict(zip(names, window, strict=True))
             shared["notes"] = ", ".join(group.notes) if group.error is None else group.error
@@ -196,7 +197,7 @@ def fit(
     huber: float | None = None,
     holdout: float = 0.3,
 ) -> Fit:
-    """Fit a law y(x) to every group of a table, with bootstrap intervals over independent runs.
+    """Fit a law y(x) to every group of a table, with bootstrap intervals over independent clusters.
 
     Args:
         data: A frame, an Arrow table, or a .csv, .csv.gz or .parquet file, which is read a block at a time. A ledger's
@@ -209,7 +210,8 @@ def fit(
         where: A Polars SQL condition on the rows, applied before anything else, e.g. `"width >= 64"`.
         at: Which snapshot of a ledger's run counts: `best` on `<y>_select`, `last`, or the one at this time. Where x
             has the time axis (law `time`) every snapshot counts.
-        run: Column that tells independent runs apart; a ledger has its own, and rows of a plain table are runs.
+        run: Column that tells independent clusters of rows apart. By default a ledger's seed if it has three, else its
+            runs; rows of a plain table are independent.
         se: Column of the standard error of y from finite evaluation; a ledger's own is `<y>_se`.
         level: Nominal coverage of the intervals.
         bootstrap: Draws; 0 for estimates without intervals.
@@ -287,6 +289,7 @@ def _groups(found: Points) -> list[Data]:
             se=None if se is None else se[rows],
             group=group,
             details=found.details,
+            cluster=found.run or "run",
         )
         for rows, group in zip(parts, values, strict=True)
     ]

@@ -27,7 +27,7 @@ from raysweep.ledger import Ledger
 from raysweep.oracle.recipe import stored_audits
 from raysweep.report.diagnostics import diagnostics_figure
 from raysweep.report.figures import calibration_figure, law_figure, learning_figure
-from raysweep.report.tables import Sanity, findings, formula, sanity
+from raysweep.report.tables import Sanity, clusters, findings, formula, sanity
 from raysweep.status import status
 from raysweep.store import Store
 from raysweep.sweep import FitSpec, stored_sweep
@@ -167,7 +167,7 @@ def _fit_table(law: Fit) -> str:
     by = list(law.groups[0].group)
     names = list(dict.fromkeys(n for group in law for n in (*group.params, *group.derived)))
     head = [*by, *(["law"] if len(law.laws) > 1 else []), *(f"{n} [{law.groups[0].level:.0%}]" for n in names)]
-    head += ["window", "runs", "rms log residual", "held out: rms log error", "covered", "status", "notes"]
+    head += ["window", "rows of", "rms log residual", "held out: rms log error", "covered", "status", "notes"]
     rows = []
     for group in law.groups[:_ROWS]:
         cells = [str(group.group[n]) for n in by] + ([group.law.name] if len(law.laws) > 1 else [])
@@ -177,7 +177,7 @@ def _fit_table(law: Fit) -> str:
             span = "" if low is None else f" [{low:.3g}, {high:.3g}]"
             cells.append("-" if value is None else f"{value:.4g}{span}")
         held = group.holdout
-        cells += [", ".join(f"{low:g} to {high:g}" for low, high in group.window), str(group.n_runs)]
+        cells += [", ".join(f"{low:g} to {high:g}" for low, high in group.window), clusters(group)]
         cells += [f"{group.rmse_log:.3f}" if group.rmse_log is not None else "-"]
         cells += ["-", "-"] if held is None else [f"{held.rmse_log:.3f}", _percent(held.coverage)]
         cells += [group.error or group.status, ", ".join(group.notes)]

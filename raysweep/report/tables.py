@@ -10,7 +10,7 @@ import polars as pl
 from raysweep.laws import Fit, GroupFit
 from raysweep.laws.choice import Evidence
 
-__all__ = ["MOST", "Sanity", "findings", "formula", "paragraphs", "sanity", "title"]
+__all__ = ["MOST", "Sanity", "clusters", "findings", "formula", "paragraphs", "sanity", "title"]
 
 SIGMAS = 4.0
 MOST = 20  # groups that are told of; more are counted
@@ -27,10 +27,15 @@ def findings(fit: Fit) -> list[str]:
         bound = " (at a bound)" if group.status == "BOUND_HIT" else ""
         stray = "; means stray from it beyond the runs' spread (lack_of_fit)" if "lack_of_fit" in group.notes else ""
         sentences.append(
-            f"{title(group)}: {formula(group)}, {', '.join(parts)}{bound}; {_window(group)}, {group.n_runs} runs, "
+            f"{title(group)}: {formula(group)}, {', '.join(parts)}{bound}; {_window(group)}, {clusters(group)}, "
             f"rms log residual {group.rmse_log:.3f}{_floor(group)}{stray}"
         )
     return sentences + _more(fit)
+
+
+def clusters(group: GroupFit) -> str:
+    """How many independent clusters were fitted, and of what: `80 runs`, `5 clusters by seed`."""
+    return f"{group.n_clusters:,} " + ("runs" if group.cluster == "run" else f"clusters by {group.cluster}")
 
 
 def paragraphs(fit: Fit) -> list[list[str]]:
@@ -89,7 +94,7 @@ def _paragraph(group: GroupFit) -> list[str]:
     scales = f"{group.n_scales:,} " + (f"points of {' and '.join(group.x)}" if len(group.x) > 1 else "scales")
     huber = "" if group.huber is None else f" under Huber's loss of {group.huber:g}"
     lines.append(
-        f"  fitted to {group.n_points:,} rows of {group.n_runs:,} runs at {scales}{huber}: {_window(group)}; rms log "
+        f"  fitted to {group.n_points:,} rows of {clusters(group)} at {scales}{huber}: {_window(group)}; rms log "
         f"residual {group.rmse_log:.4f}{_floor(group)}"
     )
     if held is not None:

@@ -36,3 +36,13 @@ def test_without_replicates_there_is_no_test() -> None:
     x = np.arange(1.0, 9.0)
     assert lack_of_fit(x, np.zeros(8), 2, np.arange(8)) is None
     assert lack_of_fit(np.repeat(x, 2), np.zeros(16), 2, np.repeat(np.arange(8), 2)) is None
+
+
+def test_errors_that_clusters_share_make_it_rarer_never_more_frequent() -> None:
+    rng, found = np.random.default_rng(2), []
+    x, run = np.tile(np.linspace(0, 7, 8), 5), np.repeat(np.arange(5), 8)
+    root = np.linalg.cholesky(0.8 ** np.abs(np.subtract.outer(np.arange(8), np.arange(8))))
+    for _ in range(300):
+        y = (rng.standard_normal((5, 8)) @ root.T).ravel()
+        found.append(lack_of_fit(x, y - np.polyval(np.polyfit(x, y, 1), x), 2, run))
+    assert np.mean(np.array(found, dtype=float) < 0.1) < 0.05

@@ -75,7 +75,7 @@ def test_time_as_a_scale_keeps_every_snapshot_and_a_run_stays_one_cluster():
         row["epistemic"] = 0.01 + 3 * row["n_train"] ** -0.6 + 5 * row["step"] ** -0.8
     fitted = fit(ledger(records), "time", ["n_train", "step"], bootstrap=40)
     assert fitted.params == pytest.approx({"E": 0.01, "A": 3, "B": 5, "alpha": 0.6, "gamma": 0.8}, rel=1e-4)
-    assert (fitted.only.n_points, fitted.only.n_runs) == (60, 15)
+    assert (fitted.only.n_points, fitted.only.n_clusters) == (60, 3)
     assert not [note for note in fitted.notes if note.startswith("reduced")]
 
 
@@ -148,7 +148,7 @@ def test_a_ledger_is_reduced_alike_whether_it_is_held_or_not(options, tmp_path, 
 @pytest.mark.usefixtures("unheld")
 def test_an_axis_that_y_does_not_depend_on_is_collapsed_unread():
     found = points(ledger(rows(k=[1, 2, 4])), "n_train", "epistemic")
-    assert (found.frame.height, list(found.details)) == (10, ["collapsed_k"])
+    assert (found.frame.height, list(found.details)) == (10, ["collapsed_k", "few_seeds"])
 
 
 @pytest.mark.usefixtures("unheld")

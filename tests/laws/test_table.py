@@ -73,7 +73,7 @@ def test_a_plain_table_is_fitted_by_its_named_columns_alone():
     fitted = fit(PLAIN, x="n", y="loss", bootstrap=0)
     assert fitted.params == pytest.approx({"A": np.sqrt(3.0 * 3.1), "alpha": 0.7}, rel=1e-12)
     assert fitted.notes == ()
-    assert (fitted.only.n_points, fitted.only.n_runs, fitted.only.n_scales) == (10, 10, 5)
+    assert (fitted.only.n_points, fitted.only.n_clusters, fitted.only.n_scales) == (10, 10, 5)
 
 
 def test_every_kind_of_source_gives_the_same_fit(tmp_path):
@@ -96,7 +96,7 @@ def test_run_names_the_cluster_of_a_plain_table():
     once = PLAIN.sort("n", "loss").with_row_index("id")
     doubled = pl.concat([once, once])
     clustered = fit(doubled, x="n", y="loss", run="id")
-    assert clustered.only.n_runs == 10
+    assert clustered.only.n_clusters == 10
     assert clustered.interval("alpha") == pytest.approx(fit(PLAIN, x="n", y="loss").interval("alpha"), rel=1e-9)
 
 
@@ -120,7 +120,7 @@ def test_a_parquet_file_keeps_what_the_ledger_says_of_its_columns(tmp_path):
 def test_seeds_are_replicates():
     fitted = power(rows(seed=[0, 1]))
     assert fitted.params == pytest.approx({"A": 3.0, "alpha": 0.7}, rel=1e-12)
-    assert (fitted.only.n_points, fitted.only.n_runs, fitted.notes) == (10, 10, ())
+    assert (fitted.only.n_points, fitted.only.n_clusters, fitted.notes) == (10, 10, ("few_seeds",))
 
 
 def test_unfinished_cells_and_candidates_are_dropped_and_counted():
@@ -192,7 +192,7 @@ def test_time_as_x_keeps_every_checkpoint_and_one_run_stays_one_cluster():
         row["epistemic"] = row["step"] ** -(0.5 + 0.01 * row["seed"])
     fitted = fit(ledger(records), x="step", bootstrap=100)
     assert fitted.params["alpha"] == pytest.approx(0.515, rel=1e-12)
-    assert (fitted.only.n_points, fitted.only.n_runs) == (16, 4)
+    assert (fitted.only.n_points, fitted.only.n_clusters) == (16, 4)
 
 
 def test_time_can_be_fitted_by():
@@ -208,13 +208,13 @@ def test_an_unnamed_axis_splits_the_fit_and_says_so():
     assert {g.group["labels"]: g.params["alpha"] for g in fitted} == pytest.approx(
         {"hard": 0.6, "soft": 0.4}, rel=1e-12
     )
-    assert all(g.notes == ("grouped_by_labels",) for g in fitted)
-    assert all(g.notes == () for g in power(records, by="labels"))
+    assert all(g.notes == ("grouped_by_labels", "few_seeds") for g in fitted)
+    assert all(g.notes == ("few_seeds",) for g in power(records, by="labels"))
 
 
 def test_an_axis_that_y_does_not_depend_on_counts_each_point_once():
     fitted = power(rows(k=[1, 2, 4]))
-    assert (fitted.only.n_points, fitted.notes) == (10, ("collapsed_k",))
+    assert (fitted.only.n_points, fitted.notes) == (10, ("collapsed_k", "few_seeds"))
 
 
 def test_an_observed_axis_that_y_depends_on_splits_the_fit():
@@ -232,7 +232,7 @@ def test_a_tuned_rate_follows_x_within_its_arm():
     ]
     fitted = power(records)
     assert [g.group for g in fitted] == [{"labels": "hard"}, {"labels": "soft"}]
-    assert fitted.groups[0].notes == ("grouped_by_labels", "follows_lr")
+    assert fitted.groups[0].notes == ("grouped_by_labels", "follows_lr", "few_seeds")
 
 
 # The Fit
