@@ -159,8 +159,8 @@ class Fit:
         """One row a group and parameter; a group that could not be fitted has one row, with no name, and its reason.
 
         Columns: the by-columns, `law`, `name`, `value`, `ci_low`, `ci_high`, `status`, `n_points`,
-        `n_clusters`, `x_min` and `x_max` (of several scales `<column>_min` and `<column>_max`), `notes`. Derived quantities follow
-        the parameters.
+        `n_clusters`, `x_min` and `x_max` (of several scales `<column>_min` and `<column>_max`), `notes`. Derived
+        quantities follow the parameters.
         """
         ends = [("x_min", "x_max")] if len(self.x) == 1 else [(f"{name}_min", f"{name}_max") for name in self.x]
         rows: list[dict[str, Any]] = []
