@@ -62,7 +62,7 @@ def _groups(law: str, groups: int) -> dict[str, Any]:
     ways: list[tuple[str, int, dict[str, Any]]] = [
         ("estimates alone", groups, {"bootstrap": 0, "holdout": 0.0}),
         ("with hold-out", groups, {"bootstrap": 0}),
-        ("with hold-out and 200 draws", max(groups // 100, 1), {"bootstrap": 200}),
+        ("with hold-out and 200 draws", max(groups // 10, 1), {"bootstrap": 200}),
     ]
     for name, share, options in ways:
         part = frame.head(share * x.size)
