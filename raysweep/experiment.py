@@ -27,8 +27,10 @@ __all__ = [
     "Cost",
     "Dist",
     "Experiment",
+    "Keep",
     "Metric",
     "Sample",
+    "Saved",
     "Stamp",
     "World",
     "WorldShape",
@@ -84,6 +86,38 @@ class Dist:
 
 
 @dataclass(frozen=True)
+class Saved:
+    """Training state that an earlier try of some runs left.
+
+    Attributes:
+        data: A safetensors file.
+        runs: Position in the file of each of the pack's runs.
+        of: How many runs the file holds.
+    """
+
+    data: bytes
+    runs: Sequence[int]
+    of: int
+
+
+class Keep(Protocol):
+    """Where a pack's training state outlives its worker; lent by an executor. Only the loop knows what the state is."""
+
+    @property
+    def saved(self) -> Saved | None:
+        """What to go on from."""
+        ...
+
+    def due(self, size: int) -> bool:
+        """Whether to save a state of so many bytes now."""
+        ...
+
+    def save(self, step: int, state: Callable[[dict[str, str]], bytes]) -> None:
+        """Save the state at a step; `state` makes a safetensors file with this metadata."""
+        ...
+
+
+@dataclass(frozen=True)
 class Sample:
     """Labelled items drawn from a world.
 
@@ -126,12 +160,14 @@ class Context:
         world: The data source with a known posterior, where the experiment needs one.
         threads: CPU threads this pack may use.
         dist: Data-parallel hooks, or None on a single device.
+        keep: Where training state may be kept, or None.
     """
 
     device: str = "cpu"
     world: World | None = None
     threads: int = 1
     dist: Dist | None = None
+    keep: Keep | None = None
 
 
 @runtime_checkable

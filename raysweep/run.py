@@ -21,6 +21,7 @@ from raysweep import __version__
 from raysweep.capacity import Device
 from raysweep.claims import Claims, hold
 from raysweep.executors import Counts, Executor, Feed, Job
+from raysweep.executors.keeping import sweep_up
 from raysweep.executors.quiet import terminal
 from raysweep.executors.work import gpu, peak_bytes
 from raysweep.experiment import Stamp, failure_rows, row_schema
@@ -91,6 +92,7 @@ def run(
         token=token,
         cpus=resources.cpus,
         gpus=resources.gpus,
+        checkpoint_seconds=resources.checkpoint_seconds,
     )
     try:
         if len(ledger.pending(sweep.runs, skip_failed, retry_diverged)):
@@ -105,6 +107,7 @@ def run(
     finally:
         progress.end()
         scan = ledger.compact()
+    sweep_up(store, sweep.runs, ledger.pending)
     return Outcome(*_tally(sweep, scan), time.monotonic() - started, scan)
 
 

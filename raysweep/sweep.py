@@ -64,6 +64,9 @@ class Resources(_Strict):
     memory_gib: float | None = Field(None, gt=0, description="device memory a pack may fill; measured by default")
     lanes: int | None = Field(None, ge=1, description="at most this many runs a pack")
     attempts: int = Field(3, ge=1, le=100, description="tries of a pack whose worker dies")
+    checkpoint_seconds: float = Field(
+        60.0, ge=0, description="least time between saves of a pack's training state; 0 for none"
+    )
     oracle_workers: int = Field(2, ge=1, description="data-parallel workers that train a flow oracle")
 
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from raysweep.capacity import Device
 from raysweep.errors import PackError, tail
+from raysweep.executors.keeping import Keeping, Kept, find, parts
 from raysweep.experiment import Context, Experiment, Stamp, World, failure_rows, row_schema, stamp
 from raysweep.ledger import STATUSES, Ledger, sequence, subtract
 from raysweep.pack import Pack
@@ -61,6 +62,7 @@ class Job:
         world: Folder of the world in the store, or "".
         token: Content of the store's `store.json`; a worker that does not see it has another disk.
         cpus, gpus: What a pack may use.
+        checkpoint_seconds: Least time between saves of a pack's training state; 0 for none.
     """
 
     sweep: str
@@ -71,6 +73,7 @@ class Job:
     token: str
     cpus: float
     gpus: float
+    checkpoint_seconds: float = 0.0
 
 
 @lru_cache(maxsize=4)
@@ -99,15 +102,25 @@ def opened(job: Job) -> tuple[Experiment, pa.Schema, World | None]:
 def execute(job: Job, pack: Pack) -> Generator[Counts, None, None]:
     """Run one pack; yields the cells finished at each snapshot. Rows are flushed at most every 30 s and at the end.
 
+    Where an earlier try of its runs saved their training state, they go on from there.
+
     Raises:
         OutOfMemory: the device is full; what finished before is in the ledger.
         LedgerError: rows cannot be written.
     """
+    _, _, world = opened(job)
+    sha = world.sha if world else ""
+    kept = find(job.store, sha) if job.checkpoint_seconds else []
+    for part, start in parts(pack, kept):
+        yield from _part(job, part, start)
+
+
+def _part(job: Job, pack: Pack, start: Kept | None) -> Generator[Counts, None, None]:
+    """Runs of a pack that begin, or go on, together."""
     experiment, schema, world = opened(job)
     device = _device(job)
     ledger, numbers = Ledger(job.store), sequence()
     by = Stamp(pack.id, pack.attempt, _device_name(device), world.sha if world else None)
-    context = Context(device=device, world=world, threads=max(1, int(job.cpus)))
     waiting: list[pa.Table] = []
     seen: list[pa.ChunkedArray] = []
     started = flushed = time.monotonic()
@@ -117,6 +130,8 @@ def execute(job: Job, pack: Pack) -> Generator[Counts, None, None]:
             ledger.append(pa.concat_tables(waiting, promote_options="permissive"), next(numbers))
             waiting.clear()
 
+    keep = Keeping(job.store, pack, world.sha if world else "", start, job.checkpoint_seconds, flush)
+    context = Context(device=device, world=world, threads=max(1, int(job.cpus)), keep=keep)
     try:
         reason = "the experiment yielded no row for this cell"
         try:
@@ -140,6 +155,9 @@ def execute(job: Job, pack: Pack) -> Generator[Counts, None, None]:
             rows = failure_rows(missing, schema, replace(by, seconds=time.monotonic() - started), "failed", reason)
             waiting.append(rows)
             yield _count(rows)
+        else:
+            flush()
+            keep.forget()
     finally:  # also when the pack is stopped half-way: what is finished stays finished
         flush()
 

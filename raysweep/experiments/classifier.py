@@ -120,6 +120,7 @@ class Classifier:
                 schedule_of(pack, device),
                 legs(str(row["schedule"]), times, float(row["decay"])),
                 compute,
+                context.keep,
             )
             for snapshot in stack:
                 here = np.arange(len(pack)) if own_end is None else np.flatnonzero(own_end == snapshot.step)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from raysweep.experiment import Keep
+from raysweep.training import saved
 from raysweep.training.batches import Batches
 from raysweep.training.graph import Repeated
 from raysweep.training.legs import Leg
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["DIVERGED", "Snapshot", "forward", "train"]
 
 DIVERGED = 1e6  # nats; a loss above it is as good as infinite
+_LOOK = 64  # steps between looks at whether the state is to be saved; the host's clock, no wait for the device
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,17 @@ class _Stack:
         """[lanes] updates done before a lane diverged, or -1."""
         return torch.where(self.alive, -1, self.updates)
 
-    def tensors(self) -> list[Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """All that training changes."""
-        moments = [t for by_name in self.state.values() for t in by_name.values()]
-        return [*self.parameters.values(), *moments, self.step, self.updates, self.alive]
+        found = {f"parameter/{name}": p for name, p in self.parameters.items()}
+        found |= {f"{m}/{name}": t for m, by_name in self.state.items() for name, t in by_name.items()}
+        return {**found, "step": self.step, "updates": self.updates, "alive": self.alive}
+
+    def fill(self, values: Mapping[str, Tensor]) -> None:
+        """Take over another state of this stack."""
+        with torch.no_grad():
+            for name, tensor in self.tensors().items():
+                tensor.copy_(values[name])
 
     def take(self, index: Tensor) -> _Stack:
         """A smaller stack of these lanes, as they are now."""
@@ -111,6 +121,7 @@ def train(
     schedule: Schedule,
     legs: Sequence[Leg],
     compute: torch.dtype | None = None,
+    keep: Keep | None = None,
 ) -> Iterator[Snapshot]:
     """Minimise cross-entropy to the targets; yield at the end of each leg that is a snapshot.
 
@@ -123,28 +134,34 @@ def train(
         parameters: Stacked initial parameters; updated in place.
         legs: What to train, in order.
         compute: Type of the activations; the parameters' by default.
+        keep: Where the state is saved now and then, branches aside, and what an earlier try saved there.
     """
     first = next(iter(parameters.values()))
     stack = _Stack(model, parameters, batches, optimiser, schedule, compute or first.dtype)
     diverged_at = torch.full_like(stack.updates, -1)
     done = 0
+    if keep is not None and legs:
+        stack, diverged_at, done = _resumed(stack, diverged_at, keep, legs[0])
     for i, leg in enumerate(legs):
-        saved = [t.detach().clone() for t in stack.tensors()] if leg.decay else []
+        before = {n: t.detach().clone() for n, t in stack.tensors().items()} if leg.decay else {}
         if leg.decay:
             schedule.branch(done, leg.stop)
         if len(stack.lanes):
-            stack.run(leg.stop - done)
+            for start in range(done, leg.stop, _LOOK):
+                stack.run(min(_LOOK, leg.stop - start))
+                if keep is not None and not leg.decay and leg.stop - start > _LOOK:
+                    _keep(stack, diverged_at, keep, start + _LOOK)
         diverged_at[stack.lanes] = stack.diverged_at
         if leg.snapshot:
             yield Snapshot(leg.stop, stack.lanes, {n: p.detach() for n, p in stack.parameters.items()}, diverged_at)
         if leg.decay:
             schedule.trunk()
-            with torch.no_grad():
-                for tensor, old in zip(stack.tensors(), saved, strict=True):
-                    tensor.copy_(old)
+            stack.fill(before)
             diverged_at[stack.lanes] = stack.diverged_at
         else:
             done = leg.stop
+        if keep is not None and i + 1 < len(legs):
+            _keep(stack, diverged_at, keep, done)
         if leg.snapshot and i + 1 < len(legs):
             busy = stack.alive.clone()
             if schedule.kind == "cosine":
@@ -152,3 +169,30 @@ def train(
             left = torch.nonzero(busy)[:, 0]
             if 2 * len(left) <= len(busy) > 0:
                 stack = stack.take(left)
+
+
+def _keep(stack: _Stack, diverged_at: Tensor, keep: Keep, step: int) -> None:
+    """Save the state if it is time to."""
+    tensors = stack.tensors()
+    if keep.due(sum(t.numel() * t.element_size() for t in tensors.values())):
+        diverged_at[stack.lanes] = stack.diverged_at
+        keep.save(step, lambda about: saved.write(tensors, stack.lanes, diverged_at, about))
+
+
+def _resumed(stack: _Stack, diverged_at: Tensor, keep: Keep, first: Leg) -> tuple[_Stack, Tensor, int]:
+    """The stack as an earlier try left it, where diverged lanes left it, and the steps it has done; else as it is.
+
+    A state that is past what the first leg must read is of no use.
+    """
+    old = keep.saved
+    found = None if old is None else saved.read(old, stack.tensors(), len(diverged_at))
+    if found is None:
+        return stack, diverged_at, 0
+    tensors, left, at = found
+    step = int(tensors["step"])
+    if not 0 < step <= (0 if first.decay else first.stop):
+        return stack, diverged_at, 0
+    if len(left) < len(stack.lanes):
+        stack = stack.take(left.to(stack.lanes.device))
+    stack.fill(tensors)
+    return stack, at.to(diverged_at.device), step

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from raysweep.experiment import Keep
 from raysweep.models import Architecture
 from raysweep.models.initial import initial_parameters
 from raysweep.training.batches import Batches, nested_rows
@@ -127,6 +128,7 @@ def trained(
     conv: str = "loop",
     batch: int = 8,
     compute: torch.dtype | None = None,
+    keep: Keep | None = None,
 ) -> dict[int, End]:
     """{step: what its snapshot held} of the loop over these lanes."""
     warmup, horizon = (torch.tensor([getattr(lane, name) for lane in lanes]) for name in ("warmup", "horizon"))
@@ -138,6 +140,7 @@ def trained(
         Schedule.make(schedule, warmup, horizon),
         legs(schedule, times, decay),
         compute,
+        keep,
     )
     return {
         s.step: End(s.lanes.tolist(), {name: p.clone() for name, p in s.parameters.items()}, s.diverged_at.tolist())
