@@ -122,6 +122,10 @@ def changed(data, change):
     return save(tensors)
 
 
+def weights(tensors):
+    return [(name, tensor) for name, tensor in tensors.items() if tensor.dim() == 3]
+
+
 def header(text):
     return struct.pack("<Q", len(text)) + text
 
