@@ -101,7 +101,7 @@ def killed(case: str, device: str, steps: int, every: float, store: str, after: 
 
 def measure(case: str, device: str, seconds: float, scratch: str, entry: dict[str, Any]) -> Iterator[None]:
     """Fills the entry; yields whenever it has more."""
-    trials = (500, 4500) if device == "cuda" else (20, 100)
+    trials = (500, 4500) if device == "cuda" else (10, 60)
     trial = [whole(case, device, steps, 0, f"{scratch}/{case}-{steps}") for steps in trials]
     rate = (trials[1] - trials[0]) / (trial[1]["seconds"] - trial[0]["seconds"])
     steps, few = int(rate * seconds), int(rate * _SHORT)

@@ -56,6 +56,16 @@ def test_a_flow_trained_hardly_at_all_passes_too():
     assert audit(FlowWorld(flow.requires_grad_(False), recipe, "untrained"), items=2000).passed
 
 
+def test_a_flow_of_many_dimensions_passes_on_several_threads():
+    torch.set_num_threads(2)
+    flow = make_flow(FlowRecipe(layers=2, hidden=8, blocks=1), 192, 3).double()
+    with torch.no_grad():
+        for p in flow.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=p.dtype))
+    found = audit(FlowWorld(flow.requires_grad_(False), FlowRecipe(), "wide"), items=2000)
+    assert not {"log_det", "inverse"} & failed(found), found.checks
+
+
 def test_what_is_reported_is_the_truth_and_its_reliability_diagonal():
     found, true = audit(world_of(WORLDS["two classes"])), truth(2.0)
     assert found.aleatoric == pytest.approx(true.aleatoric, abs=0.02)
