@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import time
@@ -19,7 +20,7 @@ from raysweep.errors import PackError, tail
 from raysweep.experiment import Context, Experiment, Stamp, World, failure_rows, row_schema, stamp
 from raysweep.ledger import STATUSES, Ledger, sequence, subtract
 from raysweep.pack import Pack
-from raysweep.store import Store
+from raysweep.store import Store, UnreachableError
 from raysweep.sweep import from_mapping
 
 __all__ = ["FLUSH_SECONDS", "Counts", "Job", "OutOfMemory", "execute", "gpu", "opened", "peak_bytes", "release_memory"]
@@ -99,6 +100,8 @@ def opened(job: Job) -> tuple[Experiment, pa.Schema, World | None]:
 def execute(job: Job, pack: Pack) -> Generator[Counts, None, None]:
     """Run one pack; yields the cells finished at each snapshot. Rows are flushed at most every 30 s and at the end.
 
+    While the store does not answer, rows are kept and tried again at the next flush; only the last one waits for it.
+
     Raises:
         OutOfMemory: the device is full; what finished before is in the ledger.
         LedgerError: rows cannot be written.
@@ -112,9 +115,9 @@ def execute(job: Job, pack: Pack) -> Generator[Counts, None, None]:
     seen: list[pa.ChunkedArray] = []
     started = flushed = time.monotonic()
 
-    def flush() -> None:
+    def flush(patience: float | None = None) -> None:
         if waiting:
-            ledger.append(pa.concat_tables(waiting, promote_options="permissive"), next(numbers))
+            ledger.append(pa.concat_tables(waiting, promote_options="permissive"), next(numbers), patience)
             waiting.clear()
 
     try:
@@ -127,7 +130,8 @@ def execute(job: Job, pack: Pack) -> Generator[Counts, None, None]:
                 waiting.append(rows)
                 seen.append(rows.column("cell"))
                 if time.monotonic() - flushed > FLUSH_SECONDS:
-                    flush()
+                    with contextlib.suppress(UnreachableError):
+                        flush(patience=0.0)
                     flushed = time.monotonic()
                 yield _count(rows)
         except Exception as error:
