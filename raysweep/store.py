@@ -30,6 +30,7 @@ __all__ = ["STALE", "TEMPORARY", "Store", "UnreachableError"]
 TEMPORARY = ".tmp-"
 STALE = 3600.0  # seconds after which a temporary file's writer is taken for dead
 _WHOLE = re.compile(r"s3|gcs|abfs|py::fsspec\+(s3a?|gc?s|abfss?|az|memory)")  # a file appears when its upload completes
+_TRIES = 3  # of a request, by Amazon's own client
 T = TypeVar("T")
 
 
@@ -278,11 +279,15 @@ class Store:
 
 
 def _one_request(opened: pafs.FileSystem) -> pafs.FileSystem:
-    """The same S3 with a small file written in one request (and so whole) instead of a multipart upload's three."""
+    """The same S3 with a small file written in one request (and so whole) instead of a multipart upload's three.
+
+    Its own retries, with timeouts of seconds each, are cut short: `patience` goes on from there.
+    """
     if opened.type_name != "s3":
         return opened
     remake, (options,) = opened.__reduce__()
-    return remake({**options, "allow_delayed_open": True}) if "allow_delayed_open" in options else opened
+    options["retry_strategy"] = pafs.AwsStandardS3RetryStrategy(max_attempts=_TRIES)
+    return remake({**options, "allow_delayed_open": True} if "allow_delayed_open" in options else options)
 
 
 def _temporary(name: str) -> str:
