@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import signal
@@ -16,8 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
+import yaml
+from toy_experiment import steady_loss
 
-from raysweep.store import Store
+from raysweep.ledger import CELLS, Ledger
+from raysweep.store import TEMPORARY, Store
+from raysweep.sweep import load_sweep
 
 HERE = Path(__file__).parent
 S3_KEYS = ("raysweep-key", "raysweep-secret")
@@ -33,15 +39,103 @@ ENVIRONMENT = {
 }
 
 
-def raysweep(*arguments: str, log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """The command, as a process of its own, its output in a file."""
-    with log.open("ab") as sink:
-        return subprocess.Popen(
-            [sys.executable, "-m", "raysweep", *arguments],
-            env={**os.environ, **ENVIRONMENT, **(environment or {})},
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-        )
+STEADY: dict[str, Any] = {
+    "name": "steady",
+    "experiment": "toy_experiment:steady",
+    "observed": ["epoch"],
+    "grid": {"run_id": {"range": 8}, "epoch": [1, 2, 3], "duration": 0.3},
+}
+
+
+@dataclass
+class Run:
+    """A sweep file, its store, and drivers started on it."""
+
+    folder: Path
+    store: Store
+    sweep: dict[str, Any]
+    drivers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.state.mkdir(parents=True)
+        if "duration" in self.sweep["grid"]:
+            self.sweep = {**self.sweep, "grid": {**self.sweep["grid"], "state": str(self.state)}}
+        self.file.write_text(yaml.safe_dump(self.sweep))
+
+    @property
+    def state(self) -> Path:
+        """Where `toy_experiment.steady` says what is at work."""
+        return self.folder / "state"
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "sweep.yaml"
+
+    @property
+    def cells(self) -> int:
+        return load_sweep(self.file).runs.cells
+
+    def drive(
+        self, address: str | None = None, node: str | None = None, environment: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """`raysweep run`, on the cluster at an address, joined through a node; its output goes to a file."""
+        command = [sys.executable, "-m", "raysweep", "run", str(self.file), "--store", self.store.uri]
+        if node is not None:
+            assert address is not None
+            command[1:3] = [str(HERE / "fault_driver.py"), address, node]
+        elif address is not None:
+            command += ["--address", address]
+        with self.log(len(self.drivers)).open("wb") as sink:
+            driver = subprocess.Popen(
+                command, env={**os.environ, **ENVIRONMENT, **(environment or {})}, stdout=sink, stderr=sink
+            )
+        self.drivers.append(driver)
+        return driver
+
+    def log(self, driver: int) -> Path:
+        return self.folder / f"driver-{driver}.log"
+
+    def ends(self, code: int = 0, seconds: float = 200.0) -> str:
+        """Wait for the newest driver to end, with this exit code; what it said."""
+        found = self.drivers[-1].wait(seconds)
+        said = self.log(len(self.drivers) - 1).read_text(errors="replace")
+        assert found == code, said
+        return said
+
+    def finished(self) -> dict[str, dict[str, Any]]:
+        """Every finished cell's row as it is in the ledger, by cell."""
+        return {r["cell"]: r for r in Ledger(self.store).scan().table.to_pylist() if r["status"] == "ok"}
+
+    def until(self, cells: int, seconds: float = 150.0) -> dict[str, dict[str, Any]]:
+        """Wait for so many finished cells."""
+        end = time.monotonic() + seconds
+        while len(found := self.finished()) < cells:
+            logs = [self.log(i).read_text() for i in range(len(self.drivers))]
+            assert time.monotonic() < end, logs
+            assert any(d.poll() is None for d in self.drivers), logs
+            time.sleep(0.2)
+        return found
+
+    def check(self, before: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        """All rows, after: the grid is complete, nothing doubled or torn, what was finished is there as it was."""
+        rows = pq.read_table(io.BytesIO(self.store.read(CELLS))).to_pylist()
+        assert [r["status"] for r in rows] == ["ok"] * self.cells
+        assert len({r["cell"] for r in rows}) == self.cells
+        after = {r["cell"]: r for r in rows}
+        assert {cell: after.get(cell) for cell in before} == before
+        assert Ledger(self.store).scan().skipped == ()
+        if self.store.is_local:
+            assert list(Path(self.store.path()).rglob(f"{TEMPORARY}*")) == []
+        for row in rows:
+            if "epoch" in row:
+                assert row["loss"] == steady_loss(row["run_id"], row["epoch"])
+        return rows
+
+    def stop(self) -> None:
+        for driver in self.drivers:
+            if driver.poll() is None:
+                driver.kill()
+                driver.wait()
 
 
 def kill(pid: int, sent: signal.Signals = signal.SIGKILL) -> bool:
@@ -190,6 +284,15 @@ class Nodes:
                     found[int(marker.name)] = int(marker.read_text())
                 elif not psutil.pid_exists(int(marker.name)):
                     marker.unlink()
+        return found
+
+    def wait_busy(self, run: Run, count: int = 1, seconds: float = 150.0) -> dict[int, int]:
+        """The same, once there are so many."""
+        end = time.monotonic() + seconds
+        while len(found := self.busy(run.state)) < count:
+            assert time.monotonic() < end, run.log(len(run.drivers) - 1).read_text()
+            assert run.drivers[-1].poll() is None, run.log(len(run.drivers) - 1).read_text()
+            time.sleep(0.05)
         return found
 
     def stop(self) -> None:

@@ -47,3 +47,12 @@ def steady(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def steady_loss(run_id: int, epoch: int) -> float:
     """What `steady` measures."""
     return 1.0 / (1 + run_id) + 1.0 / epoch
+
+
+def dies(config: dict[str, Any]) -> dict[str, Any]:
+    """Takes its worker down in one of several ways, every time."""
+    if config["how"] == "exit":
+        os._exit(3)
+    if config["how"] == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return {"loss": 1.0 / (1 + config["run_id"])}

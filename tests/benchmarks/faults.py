@@ -90,7 +90,7 @@ class Phase:
         file.write_text(yaml.safe_dump({**sweep, "resources": {"attempts": 100, "cpus": 1}}))
         node = self.nodes.doors[self.door % len(self.nodes.doors)]
         self.door += 1
-        command = [sys.executable, str(HERE / "faults_driver.py"), self.nodes.address, node.node_ip_address]
+        command = [sys.executable, str(HERE.parent / "fault_driver.py"), self.nodes.address, node.node_ip_address]
         with (self.folder / f"driver-{self.door}.log").open("wb") as log:
             self.driver = subprocess.Popen(
                 [*command, "run", str(file), "--store", self.uri],

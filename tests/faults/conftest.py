@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fault_tools import ENVIRONMENT, Nodes, S3Server
+from fault_tools import ENVIRONMENT, STEADY, Nodes, Run, S3Server
+
+from raysweep.store import Store
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +40,18 @@ def s3(tmp_path: Path) -> Iterator[S3Server]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    """A run of `toy_experiment.steady`, with parts of its sweep replaced; its drivers end with the test."""
+    made: list[Run] = []
+
+    def make(store: Store | None = None, grid: dict[str, Any] | None = None, **changes: Any) -> Run:
+        sweep = {**STEADY, **changes, "grid": {**STEADY["grid"], **(grid or {})}}
+        made.append(Run(tmp_path, store or Store(str(tmp_path / "store")), sweep))
+        return made[-1]
+
+    yield make
+    for run in made:
+        run.stop()

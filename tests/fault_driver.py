@@ -1,6 +1,6 @@
 """`raysweep` in a process that joined a Ray cluster through the node at an address, as on another machine.
 
-python faults_driver.py GCS_ADDRESS NODE_ADDRESS run FILE --store STORE ...
+python fault_driver.py GCS_ADDRESS NODE_ADDRESS run FILE --store STORE ...
 """
 
 from __future__ import annotations
