@@ -90,7 +90,7 @@ class Feed:
         if crashes >= self._attempts or others >= _BAD_LUCK:
             return self._give_up(replace(again, attempt=pack.attempt), reason)
         self._losses[again.id] = (crashes, others)
-        self._waiting.append(again)
+        (self._waiting.append if own_fault else self._waiting.appendleft)(again)  # what crashes must not hold up others
         return Counts()
 
     def too_large(self, pack_id: str, reason: str) -> Counts:

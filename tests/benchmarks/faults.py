@@ -24,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -41,7 +42,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from fault_tools import ENVIRONMENT, Nodes, S3Server, filled, kill, small_disk  # noqa: E402
 
 EPOCHS, DURATION = 6, 0.4  # of a pack: rows, and seconds before each
-FIRST, MORE = 60, 40  # runs of the first grid, and by how many it is widened
+FIRST, MORE = 260, 60  # runs of the first grid, and by how many it is widened
 PLAN = {  # per phase
     "s3": {"worker": 84, "node": 11, "driver": 4, "server killed": 9, "server paused": 5},
     "folder": {"worker": 72, "node": 10, "driver": 3, "disk full": 8},
@@ -72,6 +73,8 @@ class Phase:
     runs: int = FIRST
     door: int = 0
     driver: subprocess.Popen[bytes] | None = None
+    workers: dict[int, float] = field(default_factory=dict)  # when each was first seen at work
+    over: bool = False
 
     @property
     def state(self) -> Path:
@@ -110,6 +113,8 @@ class Phase:
             if not widen:
                 return False
             self.runs += MORE
+        if len(self.exits) > 60:
+            raise RuntimeError(f"{self.name}: drivers ended by {self.exits}; see {self.folder}")
         self.drive()
         return True
 
@@ -122,6 +127,14 @@ class Phase:
                 return found
             time.sleep(0.1)
         raise TimeoutError(f"{self.name}: no worker was at work for {seconds:g} s; drivers ended by {self.exits}")
+
+    def look(self) -> None:
+        """Note who is at work, until it is over."""
+        while not self.over:
+            for marker in self.state.iterdir():
+                if marker.name.isdigit():
+                    self.workers.setdefault(int(marker.name), time.time())
+            time.sleep(0.1)
 
     def inject(self, kind: str) -> None:
         busy = self.busy()
@@ -154,6 +167,7 @@ class Phase:
         schedule = [kind for kind, count in plan.items() for _ in range(count)]
         self.rng.shuffle(schedule)
         self.state.mkdir()
+        threading.Thread(target=self.look, daemon=True).start()
         self.drive()
         for i, kind in enumerate(schedule):
             self.inject(kind)
@@ -173,15 +187,21 @@ class Phase:
         expected = {(run, epoch) for run in range(self.runs) for epoch in range(1, EPOCHS + 1)}
         rows = []
         for kind, count in Counter(f.kind for f in self.faults).items():
-            waits = []
+            back, rerun = [], []
             for fault in (f for f in self.faults if f.kind == kind):
-                hit = [finished[run, EPOCHS] for run in fault.runs if (run, EPOCHS) in finished]
-                after = [t for t in times if t > fault.at + fault.seconds]
-                waits += [max(hit) - fault.at] if hit else [min(after) - fault.at] if after and not fault.runs else []
-            waits = [w for w in waits if w > 0]
-            median = round(statistics.median(waits), 1) if waits else None
-            row = {"fault": kind, "injected": count, "median_recovery_s": median, "longest_recovery_s": None}
-            rows.append({**row, "longest_recovery_s": round(max(waits), 1) if waits else None})
+                signs = self.workers.values() if fault.runs or kind == "driver" else times
+                back += [
+                    t - fault.at for t in [min((t for t in signs if t > fault.at + fault.seconds), default=0)] if t
+                ]
+                hit = [finished[run, EPOCHS] - fault.at for run in fault.runs if (run, EPOCHS) in finished]
+                rerun += [max(hit)] if hit and max(hit) > 0 else []
+            row: dict[str, Any] = {"fault": kind, "injected": count}
+            for name, waits in (("back_at_work_s", back), ("what_was_hit_in_ledger_s", rerun)):
+                row[name] = (
+                    {"median": round(statistics.median(waits), 1), "most": round(max(waits), 1)} if waits else None
+                )
+            row["storage_away_s"] = round(sum(f.seconds for f in self.faults if f.kind == kind), 1)
+            rows.append(row)
         found = {**seen, "cells_missing_from_grid": len(expected - grid), "cells_of_grid": len(expected)}
         return {"faults": rows, "driver_exit_codes": self.exits, "driver_starts": self.door, "observer": found}
 
@@ -248,6 +268,7 @@ def on_folder(nodes: Nodes, folder: Path, seed: int, plan: dict[str, int]) -> di
 
 
 def _end(phase: Phase) -> None:
+    phase.over = True
     if phase.driver is not None and phase.driver.poll() is None:
         phase.driver.kill()
     (phase.folder / "stop").touch()
