@@ -29,6 +29,7 @@ HERE = Path(__file__).parent
 S3_KEYS = ("raysweep-key", "raysweep-secret")
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # workers that are killed all the time must also start, whatever else runs here
     "RAY_health_check_period_ms": "1000",  # a dead node is noticed in seconds
     "RAY_health_check_failure_threshold": "4",
     "OMP_NUM_THREADS": "1",

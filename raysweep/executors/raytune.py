@@ -46,12 +46,8 @@ if TYPE_CHECKING:
 __all__ = ["RayExecutor"]
 
 _STARTING = 200  # actors that start at a time
-_BLAMELESS = (  # what a trial's error says when its pack is not to blame
-    "its node has died",  # a preempted node too
-    "ActorUnavailableError",  # the node does not answer and is not yet known to be dead
-    "temporarily unavailable",
-    UnreachableError.__name__,
-)
+_CRASHED = ("worker process has died", "Traceback")  # what a trial's error says when its pack is to blame
+# Else a node has died, was preempted or does not answer: Ray then says that, or gives no reason at all.
 
 
 class PackTrial(tune.Trainable):  # type: ignore[misc]
@@ -165,11 +161,13 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         told = Path(trial.error_file) if trial.error_file else None
         whole = told.read_text(errors="replace") if told and told.is_file() else ""
-        pack, reason = trial.config["pack"].id, tail(whole) or "its worker died"
-        if "OutOfMemoryError" in reason:  # Ray killed it when the host ran out of memory; half of the pack may fit
-            self.on_counts(self.feed.too_large(pack, reason))
+        pack, reason = trial.config["pack"], tail(whole) or "its worker died"
+        full = "OutOfMemoryError" in whole  # Ray killed it when the host ran out of memory; half of the pack may fit
+        if full and len(pack) > 1:
+            self.on_counts(self.feed.too_large(pack.id, reason))
         else:
-            self.on_counts(self.feed.lost(pack, reason, own_fault=not any(sign in whole for sign in _BLAMELESS)))
+            crashed = full or (any(sign in whole for sign in _CRASHED) and UnreachableError.__name__ not in whole)
+            self.on_counts(self.feed.lost(pack.id, reason, own_fault=crashed))
 
 
 class RayExecutor:

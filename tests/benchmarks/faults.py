@@ -42,7 +42,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from fault_tools import ENVIRONMENT, Nodes, S3Server, filled, kill, small_disk  # noqa: E402
 
 EPOCHS, DURATION = 6, 0.4  # of a pack: rows, and seconds before each
-FIRST, MORE = 260, 60  # runs of the first grid, and by how many it is widened
+FIRST, MORE = 120, 40  # runs of the first grid, and by how many it is widened
 PLAN = {  # per phase
     "s3": {"worker": 84, "node": 11, "driver": 4, "server killed": 9, "server paused": 5},
     "folder": {"worker": 72, "node": 10, "driver": 3, "disk full": 8},
@@ -118,12 +118,12 @@ class Phase:
         self.drive()
         return True
 
-    def busy(self, seconds: float = 180.0) -> dict[int, int]:
-        """Workers in the middle of a pack; waits for some."""
+    def busy(self, seconds: float = 300.0) -> dict[int, int]:
+        """Workers in the middle of a pack; waits for two, so that some work gets done."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.keep_driving(widen=True)
-            if found := self.nodes.busy(self.state):
+            if len(found := self.nodes.busy(self.state)) > 1:
                 return found
             time.sleep(0.1)
         raise TimeoutError(f"{self.name}: no worker was at work for {seconds:g} s; drivers ended by {self.exits}")
@@ -174,7 +174,7 @@ class Phase:
             if i % 10 == 9:
                 print(f"{self.name}: {i + 1} of {len(schedule)} faults, grid of {self.runs} runs", flush=True)
             time.sleep(self.rng.uniform(*GAP))
-        end = time.monotonic() + 600
+        end = time.monotonic() + 1200
         while self.keep_driving(widen=False):
             if time.monotonic() > end:
                 raise TimeoutError(f"{self.name}: not finished; drivers ended by {self.exits}")
