@@ -44,7 +44,7 @@ STEADY: dict[str, Any] = {
     "name": "steady",
     "experiment": "toy_experiment:steady",
     "observed": ["epoch"],
-    "grid": {"run_id": {"range": 8}, "epoch": [1, 2, 3], "duration": 0.3},
+    "grid": {"run_id": {"range": 6}, "epoch": [1, 2, 3], "duration": 0.3},
 }
 
 

@@ -14,17 +14,25 @@ from raysweep.store import Store
 
 
 @pytest.fixture(scope="session")
-def nodes() -> Iterator[Nodes]:
-    """A head, a second node to drive from, and two nodes that work."""
+def cluster() -> Iterator[Nodes]:
     before = dict(os.environ)
-    cluster = Nodes(cpus=1)
+    found = Nodes(cpus=1)
     try:
-        cluster.start(count=2, drivers=2)
-        yield cluster
+        found.start(count=2, drivers=2)
+        yield found
     finally:
-        cluster.stop()
+        found.stop()
         os.environ.clear()
         os.environ.update(before)
+
+
+@pytest.fixture
+def nodes(cluster: Nodes) -> Nodes:
+    """A head, a second node to drive from, and two nodes that work, whatever the test before did to them."""
+    while len(cluster.workers) < 2:
+        cluster.add()
+    cluster.cluster.wait_for_nodes(60)
+    return cluster
 
 
 @pytest.fixture

@@ -23,10 +23,7 @@ def test_a_killed_nodes_packs_are_run_elsewhere_and_it_does_not_count_against_th
     hit = {run_id for pid, run_id in busy.items() if pid in {p.pid for p in nodes.processes(node)}}
     assert len(hit) == 1
     nodes.kill(node)
-    try:
-        run.ends(0)
-    finally:
-        nodes.add()
+    run.ends(0)
     rows = run.check(before)
     assert {r["run_id"] for r in rows if r["attempt"] > 1} <= hit  # it may have ended just before
 
@@ -47,8 +44,5 @@ def test_a_preempted_nodes_packs_are_run_elsewhere(nodes: Nodes, make_run: Calla
     assert taken
     time.sleep(1.5)  # notice is given, packs are in the middle
     nodes.kill(node)
-    try:
-        run.ends(0)
-    finally:
-        nodes.add()
+    run.ends(0)
     run.check(before)
