@@ -33,10 +33,10 @@ class Claims:
     store: Store
     owner: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
 
-    def beat(self) -> float:
+    def beat(self, patience: float | None = None) -> float:
         """Renew this driver's lease; returns the store's time in seconds (0 if it keeps none)."""
         name = f"{self.owner}.heartbeat"
-        self.store.write(f"{_FOLDER}/{name}", self.owner.encode())
+        self.store.write(f"{_FOLDER}/{name}", self.owner.encode(), patience)
         return dict(self.store.list(_FOLDER)).get(name, 0.0)
 
     def take(self, name: str, keys: set[str]) -> bool:
@@ -90,8 +90,8 @@ def hold(store: Store) -> Iterator[Claims]:
 
     def keep() -> None:
         while not stop.wait(LEASE / 4):
-            with contextlib.suppress(LedgerError):
-                claims.beat()
+            with contextlib.suppress(LedgerError):  # the store is away; the next beat may reach it
+                claims.beat(patience=0.0)
 
     claims.beat()
     thread = threading.Thread(target=keep, daemon=True, name="raysweep-heartbeat")
@@ -101,6 +101,7 @@ def hold(store: Store) -> Iterator[Claims]:
     finally:
         stop.set()
         thread.join()
-        for name, _ in store.list(_FOLDER):
-            if claims.owner in name:
-                store.delete(f"{_FOLDER}/{name}")
+        with contextlib.suppress(LedgerError):  # what is left here expires with the lease
+            for name, _ in store.list(_FOLDER):
+                if claims.owner in name:
+                    store.delete(f"{_FOLDER}/{name}")

@@ -25,7 +25,7 @@ from raysweep import __version__
 from raysweep.errors import LedgerError
 from raysweep.experiment import SCHEMA_VERSION
 from raysweep.runs import KEY_LENGTH, Observed, Runs
-from raysweep.store import Store
+from raysweep.store import Store, UnreachableError
 
 __all__ = ["CELLS", "STATUSES", "Ledger", "Scan", "sequence"]
 
@@ -67,20 +67,21 @@ class Ledger:
 
     store: Store
 
-    def append(self, rows: pa.Table, number: int) -> str:
+    def append(self, rows: pa.Table, number: int, patience: float | None = None) -> str:
         """Write one part and return its name.
 
         Args:
             rows: Ledger rows (`experiment.row_schema`), at least one.
             number: The next of `sequence()`.
+            patience: Seconds for which a passing failure is tried again; None is `patience.PATIENCE`.
 
         Raises:
-            LedgerError: it cannot be written.
+            LedgerError: it cannot be written; an `UnreachableError` if it may be later.
         """
         cells = sorted(rows.column("cell").to_pylist())
         digest = hashlib.blake2b("\n".join(cells).encode(), digest_size=8).hexdigest()
         name = f"part-{digest}-{number}.parquet"
-        self.store.write(f"{_FOLDER}/{name}", _parquet(rows))
+        self.store.write(f"{_FOLDER}/{name}", _parquet(rows), patience)
         return name
 
     def scan(self, columns: Sequence[str] | None = None) -> Scan:
@@ -88,6 +89,9 @@ class Ledger:
 
         Args:
             columns: Read only these (and the key columns).
+
+        Raises:
+            UnreachableError: the store does not answer. Leaving its parts out would call finished cells unfinished.
         """
         skipped: list[tuple[str, str]] = []
         tables: list[pa.Table] = []
@@ -129,6 +133,8 @@ class Ledger:
             if not pa.types.is_string(table.schema.field("cell").type):
                 return "its column cell is not text"
             unknown = set(table.column("status").unique().to_pylist()) - set(STATUSES)
+        except UnreachableError:
+            raise
         except (pa.ArrowException, LedgerError, OSError, ValueError, TypeError) as error:
             return f"it cannot be read as parquet: {str(error).splitlines()[0]}"
         return f"it has an unknown status {sorted(map(str, unknown))}" if unknown else table

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import secrets
+import sys
 import tempfile
 import threading
 import time
@@ -32,7 +33,7 @@ from raysweep.pack import Pack
 from raysweep.plan import Plan, make_plan
 from raysweep.progress import Progress, clock
 from raysweep.runs import Runs
-from raysweep.store import Store
+from raysweep.store import Store, UnreachableError
 from raysweep.sweep import Sweep
 
 __all__ = ["Outcome", "run"]
@@ -99,6 +100,7 @@ def run(
             progress.live("starting", force=True)
             if sweep.file.world is not None:  # torch takes seconds to import; Ray takes as long to start
                 threading.Thread(target=importlib.import_module, args=("raysweep.oracle.audit",), daemon=True).start()
+            store.sweep()
             with executor.session(job, _log(store)), hold(store) as claims:
                 sha = _prepare_world(sweep, store, executor, claims, progress)
                 plan = make_plan(sweep, store, executor.slots, skip_failed, retry_diverged, _Probe(executor, job))
@@ -106,7 +108,8 @@ def run(
                 _execute(plan, job, sha, executor, claims, pending, progress)
     finally:
         progress.end()
-        scan = ledger.compact()
+        if not isinstance(sys.exception(), UnreachableError):  # then it cannot be compacted either
+            scan = ledger.compact()
     sweep_up(store, sweep.runs, ledger.pending)
     return Outcome(*_tally(sweep, scan), time.monotonic() - started, scan)
 

@@ -1,7 +1,8 @@
 """A store: one sweep's folder, on a local path or any URI that pyarrow or fsspec can open.
 
-Everything is written whole: locally a synced temporary file takes the final name, on an object store one
-completed upload appears at it. A reader therefore sees a file entire or not at all.
+Everything is written whole: a temporary file (locally a synced one) takes the final name, on an object store one
+completed upload appears at it. A reader therefore sees a file entire or not at all. What fails for a passing reason is
+tried again for a minute (`patience.py`) before it is an error.
 """
 
 from __future__ import annotations
@@ -10,20 +11,31 @@ import builtins
 import contextlib
 import json
 import os
+import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from raysweep.errors import LedgerError
+from raysweep.errors import LedgerError, RaysweepError
+from raysweep.patience import full, passing, patiently
 
-__all__ = ["TEMPORARY", "Store"]
+__all__ = ["STALE", "TEMPORARY", "Store", "UnreachableError"]
 
 TEMPORARY = ".tmp-"
+STALE = 3600.0  # seconds after which a temporary file's writer is taken for dead
+_WHOLE = re.compile(r"s3|gcs|abfs|py::fsspec\+(s3a?|gc?s|abfss?|az|memory)")  # a file appears when its upload completes
+_TRIES = 3  # of a request, by Amazon's own client
+T = TypeVar("T")
+
+
+class UnreachableError(LedgerError):
+    """A store does not answer, or has no room, for a reason that may pass; it was tried for `patience.PATIENCE`."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +61,11 @@ class Store:
         if "://" not in self.uri:
             folder = Path(self.uri).expanduser().absolute()
             if folder.is_file():
-                raise LedgerError(f"store {self.uri}: must be a folder, but is a file")
+                raise LedgerError(f"store {self.shown}: must be a folder, but is a file")
             return pafs.LocalFileSystem(), str(folder)
         try:
             opened, path = pafs.FileSystem.from_uri(self.uri)
-            return opened, path
+            return _one_request(opened), path
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as unknown:
             import fsspec
 
@@ -61,11 +73,11 @@ class Store:
                 opened, path = fsspec.core.url_to_fs(self.uri)
             except Exception as error:  # file systems raise what they like
                 raise LedgerError(
-                    f"store: must be a path or a URI that pyarrow or fsspec opens, got {self.uri!r}: {error}"
+                    f"store: must be a path or a URI that pyarrow or fsspec opens, got {self.shown!r}: {error}"
                 ) from unknown
             return pafs.PyFileSystem(pafs.FSSpecHandler(opened)), path
         except (OSError, ValueError) as error:
-            raise LedgerError(f"store: cannot be opened, got {self.uri!r}: {error}") from error
+            raise LedgerError(f"store: cannot be opened, got {self.shown!r}: {error}") from error
 
     @property
     def fs(self) -> pafs.FileSystem:
@@ -79,6 +91,31 @@ class Store:
         """The path of a file of this store within its file system."""
         return f"{self._opened[1].rstrip('/')}/{name}" if name else self._opened[1]
 
+    @property
+    def shown(self) -> str:
+        """The URI without the secret it may carry: what messages say."""
+        return re.sub(r"//[^/@]*@", "//***@", self.uri)
+
+    def _do(self, what: str, action: Callable[[], T], patience: float | None = None) -> T:
+        """An action on the file system, tried again as `patience.patiently` does.
+
+        Raises:
+            UnreachableError: it still fails for a reason that may pass.
+            LedgerError: it fails for any other reason.
+        """
+        try:
+            return patiently(action, patience)
+        except RaysweepError:
+            raise
+        except Exception as error:  # file systems raise what they like
+            lasting = LedgerError(f"store {self.shown}: {what}: {error}")
+            if not passing(error):
+                raise lasting from error
+            remedy = "make room there" if full(error) else "see that it is up and in reach"
+            raise UnreachableError(
+                f"{lasting}. Tried again and again; {remedy}, then run the same command: what was finished is kept"
+            ) from error
+
     def exists(self, name: str = "") -> bool:
         """Whether there is such a file or folder.
 
@@ -88,10 +125,7 @@ class Store:
         return bool(self._info(self.path(name)).type != pafs.FileType.NotFound)
 
     def _info(self, where: str | pafs.FileSelector) -> Any:
-        try:
-            return self.fs.get_file_info(where)
-        except (OSError, pa.ArrowException) as error:
-            raise LedgerError(f"store {self.uri}: cannot be looked into: {error}") from error
+        return self._do("cannot be looked into", lambda: self.fs.get_file_info(where))
 
     def list(self, folder: str) -> builtins.list[tuple[str, float]]:
         """(name, modification time in seconds or 0) of the files in a folder, by name; none if it is missing.
@@ -115,44 +149,72 @@ class Store:
         """The whole of a file.
 
         Raises:
+            UnreachableError: the store does not answer.
             LedgerError: it is not there or cannot be read.
         """
-        try:
+
+        def get() -> bytes:
             with self.fs.open_input_stream(self.path(name)) as stream:
                 return bytes(stream.read())
-        except OSError as error:
-            raise LedgerError(f"store {self.uri}: {name} cannot be read: {error}") from error
+
+        return self._do(f"{name} cannot be read", get)
 
     def read_text(self, name: str) -> str:
         """The whole of a text file; raises LedgerError as `read`, and where it is not UTF-8."""
         try:
             return self.read(name).decode()
         except UnicodeDecodeError as error:
-            raise LedgerError(f"store {self.uri}: {name} must be UTF-8 text, but is not: {error}") from error
+            raise LedgerError(f"store {self.shown}: {name} must be UTF-8 text, but is not: {error}") from error
 
     def read_json(self, name: str) -> Any:
         """A JSON file's content; raises LedgerError as `read_text`, and where it is not JSON."""
         try:
             return json.loads(self.read_text(name))
         except ValueError as error:
-            raise LedgerError(f"store {self.uri}: {name} must be JSON, but is not: {error}") from error
+            raise LedgerError(f"store {self.shown}: {name} must be JSON, but is not: {error}") from error
 
-    def write(self, name: str, data: bytes | pa.Buffer) -> None:
+    def write(self, name: str, data: bytes | pa.Buffer, patience: float | None = None) -> None:
         """Create or replace a file, all or nothing.
 
+        Args:
+            name: Within the store.
+            data: Its content.
+            patience: Seconds for which a passing failure is tried again; None is `patience.PATIENCE`.
+
         Raises:
-            LedgerError: it cannot be written (permission, full disk, unreachable store).
+            UnreachableError: the store does not answer, or its disk is full.
+            LedgerError: it cannot be written (permission, a file where a folder must be).
         """
         path = self.path(name)
+
+        def put() -> None:
+            try:
+                self._put(path, data)
+            except OSError as error:  # folders (and a bucket, where the URI allows it) are made when they are missed
+                if not isinstance(error, FileNotFoundError) and "NO_SUCH_BUCKET" not in str(error):
+                    raise
+                self.fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
+                self._put(path, data)
+
+        self._do(f"{name} cannot be written", put, patience)
+
+    def _put(self, path: str, data: bytes | pa.Buffer) -> None:
+        if self.is_local:
+            _replace(Path(path), data)
+            return
+        whole = _WHOLE.fullmatch(self.fs.type_name) is not None
+        folder, _, name = path.rpartition("/")
+        target = path if whole else f"{folder}/{_temporary(name)}"
         try:
-            self.fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
-            if self.is_local:
-                _replace(Path(path), data)
-            else:
-                with self.fs.open_output_stream(path) as stream:
-                    stream.write(data)
-        except OSError as error:
-            raise LedgerError(f"store {self.uri}: {name} cannot be written: {error}") from error
+            with self.fs.open_output_stream(target) as stream:
+                stream.write(data)
+            if not whole:
+                self.fs.move(target, path)
+        except BaseException:
+            if not whole:
+                with contextlib.suppress(Exception):
+                    self.fs.delete_file(target)
+            raise
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a file unless it exists; whether this call wrote it. Of two writers, one wins (locally for sure)."""
@@ -162,31 +224,78 @@ class Store:
             self.write(name, data)
             return True
         path = Path(self.path(name))
-        temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}")
-        try:
+
+        def link() -> bool:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(temporary, data)
-            os.link(temporary, path)  # unlike a rename, fails where the name is taken
-        except FileExistsError:
-            return False
-        except OSError as error:
-            raise LedgerError(f"store {self.uri}: {name} cannot be written: {error}") from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-        return True
+            temporary = path.with_name(_temporary(path.name))
+            try:
+                _replace(temporary, data)
+                os.link(temporary, path)  # unlike a rename, fails where the name is taken
+            except FileExistsError:
+                return False
+            finally:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+            return True
+
+        return self._do(f"{name} cannot be written", link)
 
     def write_json(self, name: str, data: Any) -> None:
         self.write(name, json.dumps(data, indent=1, sort_keys=True).encode())
 
     def delete(self, name: str) -> None:
         """Remove a file if it is there."""
-        with contextlib.suppress(FileNotFoundError):
-            self.fs.delete_file(self.path(name))
+
+        def remove() -> None:
+            try:
+                self.fs.delete_file(self.path(name))
+            except FileNotFoundError:
+                pass
+            except OSError:  # Arrow then writes a marker for the folder, which some servers refuse
+                if self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound:
+                    raise
+
+        self._do(f"{name} cannot be deleted", remove)
+
+    def sweep(self) -> int:
+        """Delete the temporary files of writers that died an hour ago or more; how many there were.
+
+        Only local folders have any. Their age is read off the store's own clock.
+        """
+        root = Path(self.path())
+        if not self.is_local or not root.is_dir():
+            return 0
+        clock = root / _temporary("clock")
+        self._do("cannot be written", lambda: clock.write_bytes(b""))
+        now, swept = clock.stat().st_mtime, 0
+        clock.unlink(missing_ok=True)
+        for folder, _, files in os.walk(root):
+            for path in (Path(folder, name) for name in files if name.startswith(TEMPORARY)):
+                with contextlib.suppress(OSError):  # its writer, or another sweeper, was faster
+                    if now - path.lstat().st_mtime > STALE:
+                        path.unlink()
+                        swept += 1
+        return swept
+
+
+def _one_request(opened: pafs.FileSystem) -> pafs.FileSystem:
+    """The same S3 with a small file written in one request (and so whole) instead of a multipart upload's three.
+
+    Its own retries, with timeouts of seconds each, are cut short: `patience` goes on from there.
+    """
+    if opened.type_name != "s3":
+        return opened
+    remake, (options,) = opened.__reduce__()
+    options["retry_strategy"] = pafs.AwsStandardS3RetryStrategy(max_attempts=_TRIES)
+    return remake({**options, "allow_delayed_open": True} if "allow_delayed_open" in options else options)
+
+
+def _temporary(name: str) -> str:
+    return f"{TEMPORARY}{secrets.token_hex(6)}-{name}"[:200]
 
 
 def _replace(path: Path, data: bytes | pa.Buffer) -> None:
-    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}-{path.name}"[:200])
+    temporary = path.with_name(_temporary(path.name))
     try:
         with open(temporary, "xb") as stream:
             stream.write(data)

@@ -4,11 +4,15 @@ import os
 import pickle
 import threading
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
+from raysweep import patience
 from raysweep.errors import LedgerError
-from raysweep.store import TEMPORARY, Store
+from raysweep.store import STALE, TEMPORARY, Store, UnreachableError
 
 
 def test_what_is_written_is_read_on_any_file_system(any_store: Store) -> None:
@@ -60,10 +64,82 @@ def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(LedgerError, match=r"file cannot be written.*No space left"):
+    monkeypatch.setattr(patience, "PATIENCE", 0.2)
+    with pytest.raises(UnreachableError, match=r"file cannot be written.*No space left.*make room there, then run the"):
         store.write("file", b"new")
     assert store.read("file") == b"old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_short_outage_is_waited_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, calls = os.fsync, []
+
+    def broken(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) < 4:
+            raise OSError(5, "Input/output error")
+        honest(descriptor)
+
+    monkeypatch.setattr(os, "fsync", broken)
+    Store(str(tmp_path)).write("a/file", b"new")
+    assert (tmp_path / "a" / "file").read_bytes() == b"new"
+    assert os.listdir(tmp_path / "a") == ["file"]
+    assert len(calls) == 5
+
+
+class HalfWritten(LocalFileSystem):  # type: ignore[misc]
+    """Not an object store: what is written is seen at once, and an interrupted write leaves half of it."""
+
+    protocol = "halfwritten"
+    failures = 0
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        opened = super()._open(path, mode, **options)
+        if mode == "wb" and HalfWritten.failures > 0:
+            HalfWritten.failures -= 1
+            Path(self._strip_protocol(path)).write_bytes(b"ha")
+            opened.close()
+            raise OSError(5, "connection lost")
+        return opened
+
+
+def test_where_a_write_can_be_seen_half_done_it_takes_its_name_when_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec.register_implementation("halfwritten", HalfWritten, clobber=True)
+    store = Store(f"halfwritten://{tmp_path}/store")
+    monkeypatch.setattr(HalfWritten, "failures", 3)
+    store.write("file", b"whole")
+    assert store.read("file") == b"whole"
+    monkeypatch.setattr(HalfWritten, "failures", 10**9)
+    with pytest.raises(UnreachableError, match="connection lost"):
+        store.write("file", b"newer", patience=0.0)
+    assert (tmp_path / "store" / "file").read_bytes() == b"whole"
+    assert [name for name, _ in store.list("")] == ["file"]
+
+
+def test_files_of_writers_long_dead_are_swept_and_no_others(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for folder in ("", "ledger/", "claims/"):
+        store.write(f"{folder}{TEMPORARY}old", b"half")
+        store.write(f"{folder}{TEMPORARY}new", b"half")
+        store.write(f"{folder}kept", b"whole")
+        for name in (f"{TEMPORARY}old", "kept"):
+            then = (tmp_path / folder / name).stat().st_mtime - STALE - 1
+            os.utime(tmp_path / folder / name, (then, then))
+    assert store.sweep() == 3
+    assert store.sweep() == 0
+    left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == {f"{folder}{name}" for folder in ("", "ledger/", "claims/") for name in (f"{TEMPORARY}new", "kept")}
+    assert Store(str(tmp_path / "none")).sweep() == 0
+
+
+def test_secrets_in_a_uri_are_not_told() -> None:
+    store = Store("s3://key:secret@bucket/sweep?region=us-east-1")
+    assert store.shown == "s3://***@bucket/sweep?region=us-east-1"
+    with pytest.raises(LedgerError) as told:
+        Store("nosuch://key:secret@bucket/x").exists("a")
+    assert "secret" not in str(told.value)
 
 
 def test_unfinished_temporary_files_are_not_listed(tmp_path: Path) -> None:

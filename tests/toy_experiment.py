@@ -32,3 +32,27 @@ def fragile(config: dict[str, Any]) -> dict[str, Any]:
             os.kill(os.getpid(), signal.SIGKILL)
         raise ValueError(f"run {config['run_id']} was told to fail")
     return {"loss": 1.0 / (1 + config["run_id"])}
+
+
+def steady(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row each `duration` seconds; while it runs, a file named by its process says which run is at work there."""
+    marker = Path(config["state"]) / str(os.getpid())
+    marker.write_text(str(config["run_id"]))
+    for epoch in range(1, max(config["epoch"]) + 1):
+        time.sleep(config["duration"])
+        yield {"epoch": epoch, "loss": steady_loss(config["run_id"], epoch)}
+    marker.unlink(missing_ok=True)
+
+
+def steady_loss(run_id: int, epoch: int) -> float:
+    """What `steady` measures."""
+    return 1.0 / (1 + run_id) + 1.0 / epoch
+
+
+def dies(config: dict[str, Any]) -> dict[str, Any]:
+    """Takes its worker down in one of several ways, every time."""
+    if config["how"] == "exit":
+        os._exit(3)
+    if config["how"] == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return {"loss": 1.0 / (1 + config["run_id"])}

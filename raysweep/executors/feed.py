@@ -16,6 +16,7 @@ from raysweep.runs import Runs
 __all__ = ["Feed"]
 
 _WAIT = 5.0  # seconds between looks at packs that another driver holds
+_BAD_LUCK = 30  # times a pack may be lost through no fault of its own, e.g. to preempted nodes
 
 
 class Feed:
@@ -41,7 +42,7 @@ class Feed:
         self._held: deque[Pack] = deque()  # by another driver
         self._looked = 0.0
         self._flying: dict[str, Pack] = {}
-        self._first: dict[str, int] = {}  # the attempt a pack's runs started at, by pack
+        self._losses: dict[str, tuple[int, int]] = {}  # by pack: crashes, and losses that were not its fault
         self._pending, self._claims, self._attempts, self._give_up = pending, claims, attempts, give_up
 
     @property
@@ -71,17 +72,25 @@ class Feed:
         self._flying.pop(pack_id)
         self._claims.release(pack_id)
 
-    def lost(self, pack_id: str, reason: str) -> Counts:
-        """The pack's worker died. What it lacks is tried again, at most `attempts` times, then given up."""
+    def lost(self, pack_id: str, reason: str, own_fault: bool = True) -> Counts:
+        """The pack's worker died. What it lacks is tried again, then given up.
+
+        Args:
+            pack_id: Of the pack.
+            reason: What is known of the death.
+            own_fault: A crash counts towards `attempts`. The death or preemption of a node, and a store that could
+                not be written, do not: a pack may be lost to those many more times.
+        """
+        crashes, others = self._losses.pop(pack_id, (0, 0))
         pack, rest = self._landed(pack_id)
         if not len(rest):
             return Counts()
-        first = self._first.get(pack_id, pack.attempt)
+        crashes, others = (crashes + 1, others) if own_fault else (crashes, others + 1)
         again = replace(make_pack(rest), attempt=pack.attempt + 1)
-        if again.attempt - first >= self._attempts:
+        if crashes >= self._attempts or others >= _BAD_LUCK:
             return self._give_up(replace(again, attempt=pack.attempt), reason)
-        self._first[again.id] = first
-        self._waiting.append(again)
+        self._losses[again.id] = (crashes, others)
+        (self._waiting.append if own_fault else self._waiting.appendleft)(again)  # what crashes must not hold up others
         return Counts()
 
     def too_large(self, pack_id: str, reason: str) -> Counts:

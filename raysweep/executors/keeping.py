@@ -131,7 +131,8 @@ class Keeping:
         keys = [k.decode() for k in self._pack.runs.keys.tolist()]
         with contextlib.suppress(LedgerError):
             self._before()
-            self._store.write(name, state({"step": str(step), "runs": json.dumps(keys), "world": self._world}))
+            about = {"step": str(step), "runs": json.dumps(keys), "world": self._world}
+            self._store.write(name, state(about), patience=0.0)  # training does not wait for a store
             if self._name != name:
                 self.forget()
             self._name = name

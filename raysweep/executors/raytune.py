@@ -23,6 +23,7 @@ for _name, _value in {
     "RAY_prestart_worker_first_driver": "0",  # an actor never takes a waiting worker: they would only cost their start
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a user's function stay valid
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a CPU pack must not see a GPU
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # else Tune itself starts the whole pack again; the feed knows better
 }.items():
     os.environ.setdefault(_name, _value)
 
@@ -33,10 +34,11 @@ from ray.tune.search import Searcher  # noqa: E402
 from raysweep.errors import PackError, RaysweepError, tail  # noqa: E402
 from raysweep.executors.feed import Feed  # noqa: E402
 from raysweep.executors.quiet import quiet  # noqa: E402
+from raysweep.executors.witness import witness  # noqa: E402
 from raysweep.executors.work import Counts, Job, OutOfMemory, execute, opened  # noqa: E402
 from raysweep.ledger import STATUSES  # noqa: E402
 from raysweep.oracle.recipe import FlowRecipe  # noqa: E402
-from raysweep.store import Store  # noqa: E402
+from raysweep.store import Store, UnreachableError  # noqa: E402
 
 if TYPE_CHECKING:
     from raysweep.oracle.flows import ClassFlow
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 __all__ = ["RayExecutor"]
 
 _STARTING = 200  # actors that start at a time
+_CRASHED = ("worker process has died", "Traceback")  # what a trial's error says when its pack is to blame
+# Else a node has died, was preempted or does not answer: Ray then says that, or gives no reason at all.
 
 
 class PackTrial(tune.Trainable):  # type: ignore[misc]
@@ -156,11 +160,14 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         told = Path(trial.error_file) if trial.error_file else None
-        reason = tail(told.read_text(errors="replace")) if told and told.is_file() else "its worker died"
-        pack = trial.config["pack"].id
-        # Ray kills a worker when the host runs out of memory; half of the pack may fit.
-        fate = self.feed.too_large if "OutOfMemoryError" in reason else self.feed.lost
-        self.on_counts(fate(pack, reason))
+        whole = told.read_text(errors="replace") if told and told.is_file() else ""
+        pack, reason = trial.config["pack"], tail(whole) or "its worker died"
+        full = "OutOfMemoryError" in whole  # Ray killed it when the host ran out of memory; half of the pack may fit
+        if full and len(pack) > 1:
+            self.on_counts(self.feed.too_large(pack.id, reason))
+        else:
+            crashed = full or (any(sign in whole for sign in _CRASHED) and UnreachableError.__name__ not in whole)
+            self.on_counts(self.feed.lost(pack.id, reason, own_fault=crashed))
 
 
 class RayExecutor:
@@ -179,7 +186,7 @@ class RayExecutor:
         """Ray up, its noise in `log`, Ray down. A Ray this process is already connected to is used and left up."""
         ours = not ray.is_initialized()
         local = {"address": "local", "include_dashboard": False}
-        with quiet(log):
+        with quiet(log), witness(log):
             if ours:
                 try:
                     ray.init(
@@ -233,6 +240,7 @@ class RayExecutor:
 
         Raises:
             PackError: a worker cannot load the sweep, its world or its store.
+            LedgerError: the store is out of reach.
             KeyboardInterrupt: Ctrl-C; workers have flushed what was finished.
         """
         search = PackSearch(feed, on_counts)
@@ -251,8 +259,18 @@ class RayExecutor:
                     name="packs", storage_path=scratch, verbose=0, callbacks=[PackWatch(feed, on_counts)]
                 ),
             )
-            tuner.fit()
+            try:
+                tuner.fit()
+            except Exception as error:  # Tune wraps what the feed raises, e.g. that the store is out of reach
+                raise _own(error) or PackError(f"ray: the run of packs broke off: {tail(str(error), 1)}") from error
         if search.fatal:
             raise PackError(f"a worker cannot start: {search.fatal}")
         if not feed.finished:
             raise KeyboardInterrupt
+
+
+def _own(error: BaseException | None) -> RaysweepError | None:
+    """The error of ours that others were raised on top of."""
+    while error is not None and not isinstance(error, RaysweepError):
+        error = error.__cause__ or error.__context__
+    return error

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import time
 import traceback
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ from raysweep.executors.keeping import Keeping, Kept, find, parts
 from raysweep.experiment import Context, Experiment, Stamp, World, failure_rows, row_schema, stamp
 from raysweep.ledger import STATUSES, Ledger, sequence, subtract
 from raysweep.pack import Pack
-from raysweep.store import Store
+from raysweep.store import Store, UnreachableError
 from raysweep.sweep import from_mapping
 
 __all__ = ["FLUSH_SECONDS", "Counts", "Job", "OutOfMemory", "execute", "gpu", "opened", "peak_bytes", "release_memory"]
@@ -103,6 +104,7 @@ def execute(job: Job, pack: Pack) -> Generator[Counts, None, None]:
     """Run one pack; yields the cells finished at each snapshot. Rows are flushed at most every 30 s and at the end.
 
     Where an earlier try of its runs saved their training state, they go on from there.
+    While the store does not answer, rows are kept and tried again at the next flush; only the last one waits for it.
 
     Raises:
         OutOfMemory: the device is full; what finished before is in the ledger.
@@ -125,12 +127,12 @@ def _part(job: Job, pack: Pack, start: Kept | None) -> Generator[Counts, None, N
     seen: list[pa.ChunkedArray] = []
     started = flushed = time.monotonic()
 
-    def flush() -> None:
+    def flush(patience: float | None = None) -> None:
         if waiting:
-            ledger.append(pa.concat_tables(waiting, promote_options="permissive"), next(numbers))
+            ledger.append(pa.concat_tables(waiting, promote_options="permissive"), next(numbers), patience)
             waiting.clear()
 
-    keep = Keeping(job.store, pack, world.sha if world else "", start, job.checkpoint_seconds, flush)
+    keep = Keeping(job.store, pack, world.sha if world else "", start, job.checkpoint_seconds, partial(flush, 0.0))
     context = Context(device=device, world=world, threads=max(1, int(job.cpus)), keep=keep)
     try:
         reason = "the experiment yielded no row for this cell"
@@ -142,7 +144,8 @@ def _part(job: Job, pack: Pack, start: Kept | None) -> Generator[Counts, None, N
                 waiting.append(rows)
                 seen.append(rows.column("cell"))
                 if time.monotonic() - flushed > FLUSH_SECONDS:
-                    flush()
+                    with contextlib.suppress(UnreachableError):
+                        flush(patience=0.0)
                     flushed = time.monotonic()
                 yield _count(rows)
         except Exception as error:

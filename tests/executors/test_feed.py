@@ -65,6 +65,19 @@ def test_a_lost_pack_is_tried_as_often_as_allowed_and_then_given_up(tmp_path: Pa
     assert feed.finished
 
 
+def test_losses_that_are_not_its_fault_do_not_use_up_a_packs_attempts(
+    tmp_path: Path, pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BAD_LUCK", 5)
+    feed, given = feed_of(tmp_path, [pack], attempts=2)
+    for own_fault in (False, True, False, False, False):
+        feed.lost(taken(feed).id, "killed", own_fault)
+        assert given.packs == []
+    assert feed.lost(taken(feed).id, "its node died again", own_fault=False).failed == pack.runs.cells
+    assert given.packs[0][1] == "its node died again"
+    assert feed.finished
+
+
 def test_an_earlier_sessions_attempts_do_not_use_up_this_ones(tmp_path: Path, pack: Pack) -> None:
     feed, given = feed_of(tmp_path, [Pack(pack.id, pack.runs, attempt=7)], attempts=2)
     feed.lost(taken(feed).id, "killed")

@@ -1,0 +1,77 @@
+"""Patience: what fails for a passing reason (a server down, a full disk, a lost connection) is tried again for a while.
+
+One place decides which errors pass and how long they are waited out, so that a short outage of the storage costs time
+and nothing else.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import pyarrow as pa
+
+from raysweep.errors import LedgerError, RaysweepError
+
+__all__ = ["PATIENCE", "full", "passing", "patiently"]
+
+PATIENCE = 60.0  # seconds from the first failure to the last try, unless the environment's RAYSWEEP_PATIENCE says else
+_PAUSES = (0.1, 8.0)  # seconds after the first failure, and at most; doubled in between
+_LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+_LASTING_CODES = {errno.EROFS, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP}
+_MISTAKES = (RaysweepError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError, MemoryError)
+_REFUSED = re.compile(  # object stores tell by words
+    r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|HTTP status 4(?!08|29)\d\d"
+)
+T = TypeVar("T")
+
+
+def passing(error: BaseException) -> bool:
+    """Whether the same operation may succeed later without anybody changing the command."""
+    if not isinstance(error, Exception) or isinstance(error, (*_LASTING, *_MISTAKES, pa.ArrowNotImplementedError)):
+        return False
+    return getattr(error, "errno", None) not in _LASTING_CODES and not _REFUSED.search(str(error))
+
+
+def full(error: BaseException) -> bool:
+    """Whether an error says that there is no room left."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+
+
+def patiently(action: Callable[[], T], patience: float | None = None) -> T:
+    """The result of an action, tried again while it fails for a passing reason.
+
+    Args:
+        action: Must be safe to do twice: the first may have succeeded without saying so.
+        patience: Seconds after the first failure in which tries begin; None is PATIENCE.
+
+    Raises:
+        LedgerError: RAYSWEEP_PATIENCE is no number of seconds.
+        Exception: the last one of the action, when it does not pass.
+    """
+    pause, most = _PAUSES
+    end: float | None = None
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            now = time.monotonic()
+            end = now + (_default() if patience is None else patience) if end is None else end
+            if now >= end or not passing(error):
+                raise
+        jitter = 0.5 + secrets.randbelow(1000) / 1000  # a user's function may have seeded `random`
+        time.sleep(min(pause * jitter, max(0.0, end - time.monotonic())))
+        pause = min(2 * pause, most)
+
+
+def _default() -> float:
+    given = os.environ.get("RAYSWEEP_PATIENCE", "")
+    try:
+        return max(0.0, float(given)) if given else PATIENCE
+    except ValueError:
+        raise LedgerError(f"RAYSWEEP_PATIENCE: must be a number of seconds, but got {given!r}") from None

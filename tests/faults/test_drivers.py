@@ -1,0 +1,73 @@
+"""Drivers that are killed, that share a store, or whose Ray is killed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+from fault_tools import Nodes, Run, kill
+
+from raysweep.ledger import Ledger
+
+pytestmark = pytest.mark.timeout(480)
+
+
+def test_a_killed_drivers_sweep_is_finished_by_another_on_another_node(
+    nodes: Nodes, make_run: Callable[..., Run]
+) -> None:
+    run = make_run()
+    one, two = (node.node_ip_address for node in nodes.doors)
+    run.drive(nodes.address, one)
+    run.until(3)
+    run.drivers[0].kill()
+    run.drivers[0].wait()
+    before, parts = run.finished(), {name for name, _ in run.store.list("ledger")}
+    assert 3 <= len(before) < run.cells
+    claims = run.store.list("claims")
+    assert claims  # it could not release them
+    for name, _ in claims:  # as after the lease: its heartbeat is a minute old
+        os.utime(run.store.path(f"claims/{name}"), (1, 1))
+    run.drive(nodes.address, two)
+    run.ends(0)
+    run.check(before)
+    assert parts <= {name for name, _ in run.store.list("ledger")}
+    assert run.store.list("claims") == []
+
+
+def test_two_drivers_on_two_nodes_share_a_store_and_train_nothing_twice(
+    nodes: Nodes, make_run: Callable[..., Run]
+) -> None:
+    run = make_run(grid={"run_id": {"range": 10}})
+    for node in nodes.doors:
+        run.drive(nodes.address, node.node_ip_address)
+    assert [driver.wait(200) for driver in run.drivers] == [0, 0], [run.log(i).read_text() for i in range(2)]
+    run.check(run.finished())
+    assert sum(len(Ledger(run.store)._part(name, None)) for name, _ in run.store.list("ledger")) == run.cells
+
+
+def test_when_rays_own_processes_are_killed_the_user_is_told_and_a_rerun_finishes(
+    make_run: Callable[..., Run],
+) -> None:
+    run = make_run(grid={"run_id": {"range": 12}})
+    driver = run.drive(environment={"RAY_gcs_rpc_server_reconnect_timeout_s": "3"})
+    run.until(3)
+    for process in psutil.Process(driver.pid).children(recursive=True):
+        if process.name() in ("gcs_server", "raylet"):
+            kill(process.pid)
+    said = run.ends(1)
+    end = time.monotonic() + 20
+    while "error:" not in said and time.monotonic() < end:  # the witness speaks after the driver's end
+        time.sleep(0.1)
+        said = run.log(0).read_text()
+    assert "Ray's own processes were" in said
+    assert "run the same command again" in said
+    before = run.finished()
+    assert 3 <= len(before) < run.cells
+    for name, _ in run.store.list("claims"):
+        os.utime(run.store.path(f"claims/{name}"), (1, 1))
+    run.drive()
+    run.ends(0)
+    run.check(before)

@@ -1,0 +1,54 @@
+"""Workers that are killed, and packs that kill theirs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pyarrow.parquet as pq
+import pytest
+from fault_tools import Nodes, Run, kill
+
+from raysweep.ledger import CELLS
+
+pytestmark = pytest.mark.timeout(480)
+
+
+def test_killed_workers_cost_one_more_try_of_their_own_packs_and_nothing_else(
+    nodes: Nodes, make_run: Callable[..., Run]
+) -> None:
+    run = make_run()
+    run.drive(nodes.address)
+    before = run.until(3)
+    hit = []
+    for _ in range(2):
+        pid, run_id = sorted(nodes.wait_busy(run).items())[0]
+        if kill(pid):
+            hit.append(run_id)
+            (run.state / str(pid)).unlink(missing_ok=True)
+    run.ends(0)
+    rows = run.check(before)
+    tries = {r["run_id"]: r["attempt"] for r in rows}
+    assert {run_id: n for run_id, n in tries.items() if n > 1} == {i: 1 + n for i, n in Counter(hit).items()}
+
+
+def test_a_pack_that_always_kills_its_worker_is_given_up_and_the_sweep_goes_on(
+    nodes: Nodes, make_run: Callable[..., Run]
+) -> None:
+    run = make_run(
+        experiment="toy_experiment:dies",
+        observed=[],
+        resources={"attempts": 2},
+        grid={"run_id": {"range": 1}, "how": ["exit", "segfault", "not"], "epoch": 1, "duration": 0.0},
+    )
+    run.drive(nodes.address)
+    said = run.ends(1)
+    assert "1 ok, 2 failed of 3 cells" in said
+    rows = pq.read_table(run.store.path(CELLS)).to_pylist()
+    assert Counter((r["how"], r["status"], r["attempt"]) for r in rows) == {
+        ("exit", "failed", 2): 1,
+        ("segfault", "failed", 2): 1,
+        ("not", "ok", 1): 1,
+    }
+    told = [r["error"] for r in rows if r["how"] != "not"]  # Ray does not tell a signal from an exit, but that it died
+    assert all("worker process has died. Worker exit type: SYSTEM_ERROR" in error for error in told)
