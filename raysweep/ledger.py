@@ -13,8 +13,7 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,7 @@ from raysweep import __version__
 from raysweep.errors import LedgerError
 from raysweep.experiment import SCHEMA_VERSION
 from raysweep.remaining import locate, marks, subtract
-from raysweep.runs import Runs
+from raysweep.runs import KEY_LENGTH, Runs
 from raysweep.store import Store
 
 __all__ = ["CELLS", "STATUSES", "Ledger", "Scan", "sequence"]
@@ -51,6 +50,14 @@ class Scan:
     table: pa.Table
     skipped: tuple[tuple[str, str], ...]
     parts: int
+
+    def of(self, parts: Sequence[Runs]) -> Scan:
+        """Without the rows of other runs than these."""
+        if not len(self.table) or sum(map(len, parts)) * 4 > len(self.table):
+            return self  # most of it stays
+        keys = pa.array(np.concatenate([runs.keys for runs in parts])).cast(pa.string())
+        run = pc.utf8_slice_codeunits(self.table.column("cell"), 0, KEY_LENGTH)
+        return replace(self, table=self.table.filter(pc.is_in(run, keys)))
 
     def cells(self, *status: str) -> pa.ChunkedArray:
         """The keys of the cells of any of these statuses."""
@@ -171,7 +178,14 @@ class Ledger:
 
     def pending(self, runs: Runs, skip_failed: bool = False, retry_diverged: bool = False) -> Runs:
         """`Scan.pending` of a fresh scan."""
-        return self.states().pending(runs, skip_failed, retry_diverged)
+        return self.pending_each([runs], skip_failed, retry_diverged)[0]
+
+    def pending_each(
+        self, parts: Sequence[Runs], skip_failed: bool = False, retry_diverged: bool = False
+    ) -> list[Runs]:
+        """`pending` of several runs at the price of one scan."""
+        scan = self.states().of(parts)
+        return [scan.pending(runs, skip_failed, retry_diverged) for runs in parts]
 
     def compact(self) -> Scan:
         """Rewrite `cells.parquet` from the parts and return the scan it holds."""

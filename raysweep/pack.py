@@ -52,7 +52,7 @@ def make_pack(runs: Runs, attempt: int = 1) -> Pack:
     """A pack whose id is the hash of its runs, whatever their order."""
     lines = np.sort(runs.keys).astype(f"S{KEY_LENGTH + 1}").view(np.uint8).reshape(len(runs), -1)
     lines[:, -1] = ord("\n")
-    digest = hashlib.blake2b(lines.reshape(-1)[:-1], digest_size=6).hexdigest()
+    digest = hashlib.blake2b(lines.tobytes()[:-1], digest_size=6).hexdigest()
     return Pack(digest, _slim(runs), attempt)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ __all__ = ["locate", "marks", "subtract"]
 _HEX = np.zeros(256, dtype=np.uint8)
 _HEX[list(b"0123456789abcdef")] = range(16)
 _CHUNK = 1 << 20
-Texts = pa.Array | pa.ChunkedArray | Sequence[str]
+Texts: TypeAlias = "pa.ChunkedArray | Sequence[str]"
 
 
 def locate(runs: Runs, cells: Texts) -> npt.NDArray[np.int64]:

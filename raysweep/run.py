@@ -10,7 +10,7 @@ import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -101,7 +101,7 @@ def run(
             with executor.session(job, _log(store)), hold(store) as claims:
                 sha = _prepare_world(sweep, store, executor, claims, progress)
                 plan = make_plan(sweep, store, executor.slots, skip_failed, retry_diverged, _Probe(executor, job))
-                pending = partial(ledger.pending, skip_failed=skip_failed, retry_diverged=retry_diverged)
+                pending = partial(ledger.pending_each, skip_failed=skip_failed, retry_diverged=retry_diverged)
                 _execute(plan, job, sha, executor, claims, pending, progress)
     finally:
         progress.end()
@@ -204,7 +204,7 @@ def _execute(
     sha: str | None,
     executor: Executor,
     claims: Claims,
-    pending: Callable[[Runs], Runs],
+    pending: Callable[[Sequence[Runs]], list[Runs]],
     progress: Progress,
 ) -> None:
     ledger = Ledger(job.store)
