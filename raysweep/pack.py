@@ -32,6 +32,10 @@ class Pack:
     def __len__(self) -> int:
         return len(self.runs)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Pack:
+        """Itself: it never changes, and Tune copies a configuration several times."""
+        return self
+
     @property
     def run_keys(self) -> set[str]:
         """The keys of its runs: what a claim on the pack covers."""
