@@ -146,9 +146,8 @@ def tune_way(packs: int, nap: float, clock: Clock, tuned: bool) -> dict[str, Any
     """A grid of as many trials as packs: a function with Tune's defaults, or a class with reused actors, no loggers."""
     if tuned:
         os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    from ray import tune
-
     import scheduling_trials
+    from ray import tune
 
     rows: list[tuple[float, float, float]] = []
 
