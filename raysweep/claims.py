@@ -13,7 +13,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,55 +28,95 @@ _FOLDER = "claims"
 
 @dataclass(frozen=True)
 class Claims:
-    """One driver's claims on a store. A claim file names its owner; the owner's heartbeat file keeps it alive."""
+    """One driver's claims on a store. A file claims one or more packs; the owner's heartbeat file keeps it alive.
+
+    A claim costs one write, one listing and one read of each file that another driver wrote since the last one,
+    however many packs it is for: on an object store each takes tens of milliseconds.
+    """
 
     store: Store
     owner: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
+    _held: dict[str, str] = field(default_factory=dict, repr=False)  # what is claimed, and by which file
+    _others: dict[str, frozenset[str]] = field(default_factory=dict, repr=False)  # keys in other drivers' files
 
-    def beat(self, patience: float | None = None) -> float:
-        """Renew this driver's lease; returns the store's time in seconds (0 if it keeps none)."""
-        name = f"{self.owner}.heartbeat"
-        self.store.write(f"{_FOLDER}/{name}", self.owner.encode(), patience)
-        return dict(self.store.list(_FOLDER)).get(name, 0.0)
+    def beat(self, patience: float | None = None) -> None:
+        """Renew this driver's lease."""
+        self.store.write(f"{_FOLDER}/{self.owner}.heartbeat", self.owner.encode(), patience)
 
     def take(self, name: str, keys: set[str]) -> bool:
         """Claim these keys (a pack's runs, an oracle) under a name; False if a live driver holds any of them."""
-        mine = self._file(name)
-        self.store.write(mine, json.dumps({"owner": self.owner, "keys": sorted(keys)}).encode())
-        now = self.beat()
+        return name in self.take_all({name: keys})
+
+    def take_all(self, wanted: Mapping[str, set[str]]) -> set[str]:
+        """Claim several packs at once, by name; returns the names of those no live driver holds any key of."""
+        packs = {name: sorted(keys) for name, keys in wanted.items()}
+        mine = f"{next(iter(packs))}.{secrets.token_hex(3)}.{len(packs)}~{self.owner}.json"
+        self.store.write(f"{_FOLDER}/{mine}", json.dumps({"owner": self.owner, "packs": packs}).encode())
         files = dict(self.store.list(_FOLDER))
-        own_age = files.get(mine.split("/")[1], now)
+        now = files.get(mine, 0.0)  # the store's clock
+        if now - files.get(f"{self.owner}.heartbeat", -LEASE) > LEASE / 4:  # `hold` is not at work, or its thread hangs
+            self.beat()
+        for gone in self._others.keys() - files.keys():
+            del self._others[gone]
+        taken = set(packs)
         for file, made in files.items():
             owner = file.split("~")[1].removesuffix(".json") if "~" in file else ""
             if not owner or owner == self.owner:
                 continue
-            if now - files.get(f"{owner}.heartbeat", -LEASE) > LEASE:
+            if now - files.get(f"{owner}.heartbeat", -LEASE) > LEASE or _died_here(owner):
                 self.store.delete(f"{_FOLDER}/{file}")
-            elif (made, owner) < (own_age, self.owner) and keys & self._keys(file):
-                self.release(name)
-                return False
-        return True
+            elif (made, owner) < (now, self.owner):
+                theirs = self._keys(file)
+                taken -= {name for name in taken if not theirs.isdisjoint(packs[name])}
+        for name in taken:
+            self.release(name)  # an older claim of our own
+            self._held[name] = mine
+        if not taken:
+            self.store.delete(f"{_FOLDER}/{mine}")
+        return taken
 
     def release(self, name: str) -> None:
-        """Give back what was claimed under a name."""
-        self.store.delete(self._file(name))
+        """Give back what was claimed under a name. A file goes with the last of its packs."""
+        file = self._held.pop(name, None)
+        if file is not None and file not in self._held.values():
+            self.store.delete(f"{_FOLDER}/{file}")
 
-    def _keys(self, file: str) -> set[str]:
-        try:
-            return set(self.store.read_json(f"{_FOLDER}/{file}")["keys"])
-        except (LedgerError, KeyError, TypeError):
-            return set()  # released or torn in the meantime: no claim
+    def _keys(self, file: str) -> frozenset[str]:
+        """What another driver's file claims; a file never changes."""
+        if file not in self._others:
+            try:
+                packs = self.store.read_json(f"{_FOLDER}/{file}")["packs"]
+                self._others[file] = frozenset(key for keys in packs.values() for key in keys)
+            except (LedgerError, AttributeError, KeyError, TypeError):
+                return frozenset()  # released or torn in the meantime: no claim
+        return self._others[file]
 
-    def _file(self, name: str) -> str:
-        return f"{_FOLDER}/{name}~{self.owner}.json"
+
+def _died_here(owner: str) -> bool:
+    """Whether a driver was a process of this host that is no more: nobody need wait for its lease to end."""
+    host, pid, _ = owner.rsplit("-", 2) if owner.count("-") > 1 else ("", "", "")
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def drivers(store: Store) -> list[dict[str, Any]]:
-    """Drivers with a heartbeat: their name, the seconds since it by this host's clock, and the packs they hold."""
+    """Drivers with a heartbeat: their name, the seconds since it by this host's clock, and the packs they claimed."""
     files = store.list(_FOLDER)
-    packs = [name.split("~")[1].removesuffix(".json") for name, _ in files if "~" in name]
+    packs: dict[str, int] = {}
+    for name, _ in files:
+        if "~" in name:
+            claim, owner = name.removesuffix(".json").split("~", 1)
+            count = claim.rsplit(".", 1)[-1]
+            packs[owner] = packs.get(owner, 0) + (int(count) if count.isdigit() else 1)
     return [
-        {"driver": owner, "heartbeat_age": round(max(0.0, time.time() - made), 1), "packs": packs.count(owner)}
+        {"driver": owner, "heartbeat_age": round(max(0.0, time.time() - made), 1), "packs": packs.get(owner, 0)}
         for name, made in files
         if name.endswith(".heartbeat") and (owner := name.removesuffix(".heartbeat"))
     ]

@@ -8,12 +8,12 @@ after `scan`. `cells.parquet` is what `scan` returns, rewritten whole, for any t
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import secrets
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 from raysweep import __version__
 from raysweep.errors import LedgerError
 from raysweep.experiment import SCHEMA_VERSION
-from raysweep.runs import KEY_LENGTH, Observed, Runs
+from raysweep.remaining import locate, marks, subtract
+from raysweep.runs import KEY_LENGTH, Runs
 from raysweep.store import Store, UnreachableError
 
 __all__ = ["CELLS", "STATUSES", "Ledger", "Scan", "sequence"]
@@ -49,6 +50,37 @@ class Scan:
     table: pa.Table
     skipped: tuple[tuple[str, str], ...]
     parts: int
+
+    def of(self, parts: Sequence[Runs]) -> Scan:
+        """Without the rows of other runs than these."""
+        if not len(self.table) or sum(map(len, parts)) * 4 > len(self.table):
+            return self  # most of it stays
+        keys = pa.array(np.concatenate([runs.keys for runs in parts])).cast(pa.string())
+        run = pc.utf8_slice_codeunits(self.table.column("cell"), 0, KEY_LENGTH)
+        return replace(self, table=self.table.filter(pc.is_in(run, keys)))
+
+    def cells(self, *status: str) -> pa.ChunkedArray:
+        """The keys of the cells of any of these statuses."""
+        wanted = pc.is_in(self.table.column("status"), pa.array(status, pa.string()))
+        return self.table.column("cell").filter(wanted)
+
+    def pending(self, runs: Runs, skip_failed: bool = False, retry_diverged: bool = False) -> Runs:
+        """The runs with cells not done, each asked only for those cells.
+
+        Done is ok or diverged. Failed cells are pending again unless `skip_failed`; diverged ones only if
+        `retry_diverged`. Skipped cells (refused by theory or budget) are done.
+        """
+        done = ["ok", "skipped"] + ["diverged"] * (not retry_diverged) + ["failed"] * skip_failed
+        return subtract(runs, self.cells(*done))
+
+    def attempts(self, runs: Runs) -> npt.NDArray[np.int32]:
+        """[n] the highest attempt recorded of each run, 0 where there is none."""
+        found = np.zeros(len(runs), dtype=np.int32)
+        if len(self.table) and len(runs):
+            at = locate(runs, self.table.column("cell"))
+            attempt = pc.fill_null(pc.cast(self.table.column("attempt"), pa.int32()), 0).to_numpy()
+            np.maximum.at(found, at[at >= 0], attempt[at >= 0])
+        return found
 
 
 def sequence() -> Iterator[int]:
@@ -84,18 +116,27 @@ class Ledger:
         self.store.write(f"{_FOLDER}/{name}", _parquet(rows), patience)
         return name
 
-    def scan(self, columns: Sequence[str] | None = None) -> Scan:
+    def scan(self, columns: Sequence[str] | None = None, most: int | None = None) -> Scan:
         """Every cell's row. A torn or foreign file is reported, never fatal.
 
         Args:
             columns: Read only these (and the key columns).
+            most: Read at most this many parts, evenly spread: a sample.
 
         Raises:
             UnreachableError: the store does not answer. Leaving its parts out would call finished cells unfinished.
         """
+        return self._scan(None if columns is None else [*_NEEDED, *columns], most)
+
+    def states(self) -> Scan:
+        """A scan of no more than what tells which cells are done: 10^7 cells take 0.5 GB."""
+        return self._scan(["cell", "status", "attempt"])
+
+    def _scan(self, columns: Sequence[str] | None, most: int | None = None) -> Scan:
         skipped: list[tuple[str, str]] = []
         tables: list[pa.Table] = []
         names = [name for name, _ in self.store.list(_FOLDER)]
+        names = names[:: math.ceil(len(names) / most)] if most and names else names
         with ThreadPoolExecutor(8) as pool:
             read = list(pool.map(lambda name: self._part(name, columns), names))
         schema = pa.schema([])
@@ -112,8 +153,10 @@ class Ledger:
         if not tables:
             return Scan(pa.table({n: pa.array([], pa.string()) for n in _NEEDED}), tuple(skipped), 0)
         table = pa.concat_tables([_conform(t, schema) for t in tables])
-        part_rank = np.repeat(np.arange(len(tables)), [len(t) for t in tables])
-        return Scan(table.take(pa.array(_best(table, part_rank))), tuple(skipped), len(tables))
+        part_rank = np.repeat(np.arange(len(tables), dtype=np.int32), [len(t) for t in tables])
+        del read
+        best = _best(table, part_rank)
+        return Scan(table if best is None else table.take(pa.array(best)), tuple(skipped), len(tables))
 
     def _part(self, name: str, columns: Sequence[str] | None) -> pa.Table | str:
         """A part's table, or why it is none."""
@@ -125,7 +168,7 @@ class Ledger:
             present = file.schema_arrow.names
             if missing := [n for n in _NEEDED if n not in present]:
                 return f"it lacks the columns {', '.join(missing)}"
-            wanted = None if columns is None else [n for n in dict.fromkeys([*_NEEDED, *columns]) if n in present]
+            wanted = None if columns is None else [n for n in dict.fromkeys(columns) if n in present]
             version = int((file.schema_arrow.metadata or {}).get(b"raysweep.schema", b"0"))
             if version > SCHEMA_VERSION:
                 return f"its schema version is {version}, but this raysweep reads up to {SCHEMA_VERSION}: upgrade"
@@ -140,23 +183,15 @@ class Ledger:
         return f"it has an unknown status {sorted(map(str, unknown))}" if unknown else table
 
     def pending(self, runs: Runs, skip_failed: bool = False, retry_diverged: bool = False) -> Runs:
-        """The runs with cells not done, each asked only for those cells.
+        """`Scan.pending` of a fresh scan."""
+        return self.pending_each([runs], skip_failed, retry_diverged)[0]
 
-        Done is ok or diverged. Failed cells are pending again unless `skip_failed`; diverged ones only if
-        `retry_diverged`. Skipped cells (refused by theory or budget) are done.
-        """
-        table = self.scan(_NEEDED).table
-        done = ["ok", "skipped"] + ["diverged"] * (not retry_diverged) + ["failed"] * skip_failed
-        cells = table.filter(pc.is_in(table.column("status"), pa.array(done))).column("cell").to_pylist()
-        if not cells or not len(runs):
-            return runs
-        return subtract(runs, cells)
-
-    def attempts(self) -> dict[str, int]:
-        """Run key -> the highest attempt recorded."""
-        table = self.scan(_NEEDED).table
-        best = table.group_by("run").aggregate([("attempt", "max")]).to_pydict() if len(table) else {"run": []}
-        return dict(zip(best["run"], best.get("attempt_max", []), strict=True))
+    def pending_each(
+        self, parts: Sequence[Runs], skip_failed: bool = False, retry_diverged: bool = False
+    ) -> list[Runs]:
+        """`pending` of several runs at the price of one scan."""
+        scan = self.states().of(parts)
+        return [scan.pending(runs, skip_failed, retry_diverged) for runs in parts]
 
     def compact(self) -> Scan:
         """Rewrite `cells.parquet` from the parts and return the scan it holds."""
@@ -167,53 +202,25 @@ class Ledger:
         return scan
 
 
-def subtract(runs: Runs, cells: Sequence[str]) -> Runs:
-    """The runs that have cells outside `cells`, each with its observed set reduced to those."""
-    order = np.argsort(runs.keys)
-    keys = np.array([c[:KEY_LENGTH] for c in cells], dtype=runs.keys.dtype)
-    at = np.searchsorted(runs.keys, keys, sorter=order)
-    at = order[np.minimum(at, len(order) - 1)]
-    known = runs.keys[at] == keys
-    run, suffix = at[known], np.array([c[KEY_LENGTH:] for c in cells], dtype=object)[known]
-
-    codes: dict[str, int] = {}
-    suffix_code = np.array([codes.setdefault(s, len(codes)) for s in suffix.tolist()], dtype=np.int64)
-    asked = np.zeros((len(runs.observed), len(codes)), dtype=bool)
-    for i, observed in enumerate(runs.observed):
-        asked[i] = [s in observed.cells for s in codes]
-    hit = asked[runs.observed_code[run], suffix_code]
-    pairs = np.unique(np.stack([run[hit], suffix_code[hit]], axis=1), axis=0)
-    count = np.bincount(pairs[:, 0], minlength=len(runs))
-    size = np.array([o.count for o in runs.observed])[runs.observed_code]
-
-    names = list(codes)
-    reduced: dict[tuple[int, bytes], int] = {}
-    extra: list[Observed] = []
-    code = runs.observed_code.astype(np.int32).copy()
-    partial = np.flatnonzero((count > 0) & (count < size))
-    starts = np.searchsorted(pairs[:, 0], partial)
-    for i, start in zip(partial.tolist(), starts.tolist(), strict=True):
-        have = pairs[start : start + count[i], 1]
-        identity = (int(code[i]), have.tobytes())
-        if identity not in reduced:
-            observed = runs.observed[code[i]]
-            done = {names[c] for c in have.tolist()}
-            extra.append(observed.only([s for s in observed.cells if s not in done]))
-            reduced[identity] = len(runs.observed) + len(extra) - 1
-        code[i] = reduced[identity]
-    rest = Runs(runs.keys, runs.values, runs.codes, (*runs.observed, *extra), code)
-    return rest.take(np.flatnonzero(count < size))
-
-
-def _best(table: pa.Table, part_rank: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Positions of the row to keep for each cell."""
-    cell = pc.dictionary_encode(table.column("cell").combine_chunks()).indices.to_numpy(zero_copy_only=False)
-    status = pc.index_in(table.column("status"), pa.array(STATUSES)).to_numpy(zero_copy_only=False)
-    attempt = pc.fill_null(pc.cast(table.column("attempt"), pa.int64()), 0).to_numpy()
-    order = np.lexsort((part_rank, -attempt, status, cell))
+def _best(table: pa.Table, part_rank: npt.NDArray[np.int32]) -> npt.NDArray[np.int64] | None:
+    """Positions of the row to keep for each cell; None for all of them."""
+    mark = marks(table.column("cell"))
+    order = np.argsort(mark)
+    equal = mark[order[1:]] == mark[order[:-1]]
+    if not equal.any():
+        return None
+    maybe = np.sort(order[np.append(equal, False) | np.append(False, equal)])  # few: the rest are alone for sure
+    rows = table.select(["cell", "status", "attempt"]).take(pa.array(maybe))
+    cell = pc.dictionary_encode(rows.column("cell").combine_chunks()).indices.to_numpy(zero_copy_only=False)
+    status = pc.index_in(rows.column("status"), pa.array(STATUSES)).to_numpy(zero_copy_only=False)
+    attempt = pc.fill_null(pc.cast(rows.column("attempt"), pa.int64()), 0).to_numpy()
+    order = np.lexsort((part_rank[maybe], -attempt, status, cell))
     first = np.ones(len(order), dtype=bool)
     first[1:] = cell[order][1:] != cell[order][:-1]
-    return np.sort(order[first])
+    keep = np.ones(len(table), dtype=bool)
+    keep[maybe] = False
+    keep[maybe[order[first]]] = True
+    return np.flatnonzero(keep)
 
 
 def _merge(left: pa.Schema, right: pa.Schema) -> pa.Schema:

@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from raysweep.axes import Axis, KindBy, Value
 from raysweep.errors import PackError
 from raysweep.experiment import Cost
-from raysweep.runs import Observed, Runs
+from raysweep.runs import KEY_LENGTH, Observed, Runs, number
 
 __all__ = ["MIN_LANES", "Group", "Pack", "build_packs", "halve", "lanes_per_pack", "make_pack", "shape_groups"]
 
@@ -32,6 +31,10 @@ class Pack:
 
     def __len__(self) -> int:
         return len(self.runs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Pack:
+        """Itself: it never changes, and Tune copies a configuration several times."""
+        return self
 
     @property
     def run_keys(self) -> set[str]:
@@ -51,7 +54,9 @@ class Group:
 
 def make_pack(runs: Runs, attempt: int = 1) -> Pack:
     """A pack whose id is the hash of its runs, whatever their order."""
-    digest = hashlib.blake2b(b"\n".join(sorted(runs.keys.tolist())), digest_size=6).hexdigest()
+    lines = np.sort(runs.keys).astype(f"S{KEY_LENGTH + 1}").view(np.uint8).reshape(len(runs), -1)
+    lines[:, -1] = ord("\n")
+    digest = hashlib.blake2b(lines.tobytes()[:-1], digest_size=6).hexdigest()
     return Pack(digest, _slim(runs), attempt)
 
 
@@ -59,17 +64,18 @@ def shape_groups(
     runs: Runs, axes: Mapping[str, Axis], cost: Callable[[Mapping[str, Value], Observed], Cost]
 ) -> list[Group]:
     """Runs by what must be equal inside a pack: every shape axis and the observed set."""
-    group = runs.observed_code.astype(np.int64)
+    columns = [(runs.observed_code, len(runs.observed))]
     for name, code in runs.codes.items():
         if _can_be_shape(axes[name]):
-            size = len(runs.values[name]) + 1
+            size = len(runs.values[name])
             if isinstance(kind := axes[name].kind, KindBy):  # where it is a lane, it does not tell shapes apart
                 is_shape = [
                     v is not None and axes[name].kind_for({kind.axis: v}) == "shape" for v in runs.values[kind.axis]
                 ]
-                code = np.where(np.array(is_shape)[runs.codes[kind.axis]], code, size - 1)
-            group = np.unique(group * size + code, return_inverse=True)[1].reshape(-1)
-    order = np.argsort(group, kind="stable")
+                code, size = np.where(np.array(is_shape)[runs.codes[kind.axis]], code, size), size + 1
+            columns.append((code, size))
+    group = number(columns, len(runs))
+    order = np.argsort(group.astype(np.min_scalar_type(int(group.max(initial=0)))), kind="stable")
     bounds = np.flatnonzero(np.diff(group[order], prepend=-1))
     groups = []
     for index in np.split(order, bounds[1:]) if len(order) else []:
@@ -136,22 +142,21 @@ def lanes_per_pack(groups: Sequence[Group], memory: float, slots: int = 1, lanes
 
 
 def build_packs(
-    runs: Runs, groups: Sequence[Group], most: Sequence[int], attempts: Mapping[str, int] = MappingProxyType({})
+    runs: Runs, groups: Sequence[Group], most: Sequence[int], attempts: npt.NDArray[np.int32] | None = None
 ) -> Iterator[Pack]:
     """The packs of each group, dear ones first: the cheap ones fill the gaps at the end.
 
     Args:
         runs: The pending runs that `groups` indexes.
         groups, most: `shape_groups(...)` and its `lanes_per_pack(...)`.
-        attempts: Tries so far by run key; a pack's rows carry one more than the most tried of its runs.
+        attempts: [n] tries so far of each run; a pack's rows carry one more than the most tried of its runs.
     """
     order = sorted(range(len(groups)), key=lambda i: -(groups[i].cost.flops + groups[i].cost.flops_eval))
     for i in order:
         count = math.ceil(len(groups[i].index) / most[i])
         for index in np.array_split(groups[i].index, count) if count > 1 else [groups[i].index]:
-            part = runs.take(index)
-            tried = max((attempts.get(k.decode(), 0) for k in part.keys.tolist()), default=0) if attempts else 0
-            yield make_pack(part, tried + 1)
+            tried = 0 if attempts is None else int(attempts[index].max())
+            yield make_pack(runs.take(index), tried + 1)
 
 
 def halve(pack: Pack) -> tuple[Pack, Pack]:
@@ -183,15 +188,26 @@ def _slim(runs: Runs) -> Runs:
         elif len(runs.values[name]) == 1:
             values[name], codes[name] = runs.values[name], code
         else:
-            used, codes[name] = np.unique(code, return_inverse=True)
+            used, codes[name] = _used(code, len(runs.values[name]))
             values[name] = tuple(runs.values[name][i] for i in used.tolist())
     if len(runs.observed) == 1:
         return replace(runs, values=values, codes=codes)
-    used, observed_code = np.unique(runs.observed_code, return_inverse=True)
+    used, observed_code = _used(runs.observed_code, len(runs.observed))
     return replace(
         runs,
         values=values,
         codes=codes,
         observed=tuple(runs.observed[i] for i in used),
-        observed_code=observed_code.astype(np.int32),
+        observed_code=observed_code,
     )
+
+
+def _used(code: npt.NDArray[np.integer[Any]], size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.integer[Any]]]:
+    """The codes below `size` that occur, in order, and `code` as indices into them, as small as they can be."""
+    if size > 4 * len(code):  # few of many values: sorting beats a table of all of them
+        used, place = np.unique(code, return_inverse=True)
+        return used, place.astype(np.min_scalar_type(len(used)))
+    seen = np.zeros(size, dtype=bool)
+    seen[code] = True
+    used = np.flatnonzero(seen)
+    return used, (np.cumsum(seen) - 1).astype(np.min_scalar_type(len(used)))[code]

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from raysweep.capacity import Probe, fit_to_device
 from raysweep.cost import Rate, host_memory, measured_rate
 from raysweep.errors import SweepError
@@ -20,6 +23,7 @@ from raysweep.sweep import Sweep
 __all__ = ["Plan", "make_plan"]
 
 _MEMORY_SHARE = 0.5  # of free memory, divided among the packs that run at a time
+_SAMPLE = 200  # parts of the ledger that throughput is read from
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Plan:
         rate: FLOPs a second of one pack.
         slots: Packs at a time.
         memory: Bytes of its device that a pack may take.
+        attempts: [runs] tries so far.
     """
 
     sweep: Sweep
@@ -42,10 +47,16 @@ class Plan:
     rate: Rate
     slots: int
     memory: float
+    attempts: npt.NDArray[np.int32]
 
-    def packs(self, attempts: dict[str, int]) -> Iterator[Pack]:
-        """The packs, dearest first."""
-        return build_packs(self.runs, self.groups, self.most, attempts)
+    def packs(self) -> Iterator[Pack]:
+        """The packs, dearest first; each is made when it is asked for."""
+        return build_packs(self.runs, self.groups, self.most, self.attempts)
+
+    @property
+    def pack_count(self) -> int:
+        """How many packs there are."""
+        return sum(math.ceil(len(g.index) / most) for g, most in zip(self.groups, self.most, strict=True))
 
     @property
     def flops(self) -> float:
@@ -81,7 +92,7 @@ class Plan:
             "done_cells": total.cells - self.runs.cells,
             "pending_cells": self.runs.cells,
             "pending_runs": len(self.runs),
-            "packs": sum(s["packs"] for s in shapes),
+            "packs": self.pack_count,
             "flops": sum(s["flops"] for s in shapes),
             "flops_eval": sum(s["flops_eval"] for s in shapes),
             "slots": self.slots,
@@ -110,7 +121,8 @@ def make_plan(
         PackError: a lane does not fit in memory.
     """
     ledger = Ledger(store)
-    runs = ledger.pending(sweep.runs, skip_failed, retry_diverged)
+    scan = ledger.states()
+    runs = scan.pending(sweep.runs, skip_failed, retry_diverged)
     world = shape_of(sweep.file.world) if sweep.file.world else None
     groups = shape_groups(runs, sweep.axes, lambda run, observed: sweep.experiment.cost(run, observed, world))
     resources = sweep.file.resources
@@ -121,9 +133,10 @@ def make_plan(
     else:
         memory = _MEMORY_SHARE * host_memory() / slots
     most = lanes_per_pack(groups, memory, slots, resources.lanes)
-    measured = ledger.scan(["flops", "flops_eval", "seconds"]).table
-    rate = measured_rate(measured, resources.cpus, resources.gpus)
-    plan = Plan(sweep, runs, tuple(groups), tuple(most), rate, slots, memory)
+    attempts = scan.attempts(runs)
+    del scan
+    rate = measured_rate(ledger.scan(["flops", "flops_eval", "seconds"], _SAMPLE).table, resources.cpus, resources.gpus)
+    plan = Plan(sweep, runs, tuple(groups), tuple(most), rate, slots, memory, attempts)
     budget = sweep.file.budget
     for name, limit, value in (("flops", budget.flops, plan.flops), ("cells", budget.cells, runs.cells)):
         if limit is not None and value > limit:

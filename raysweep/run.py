@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -27,11 +27,12 @@ from raysweep.executors.quiet import terminal
 from raysweep.executors.work import gpu, peak_bytes
 from raysweep.experiment import Stamp, failure_rows, row_schema
 from raysweep.experiments.function import FunctionExperiment, source_sha
-from raysweep.ledger import STATUSES, Ledger, Scan, sequence, subtract
+from raysweep.ledger import STATUSES, Ledger, Scan, sequence
 from raysweep.oracle.recipe import folder_of, is_made, recipe_hash
 from raysweep.pack import Pack
 from raysweep.plan import Plan, make_plan
 from raysweep.progress import Progress, clock
+from raysweep.remaining import subtract
 from raysweep.runs import Runs
 from raysweep.store import Store, UnreachableError
 from raysweep.sweep import Sweep
@@ -104,7 +105,7 @@ def run(
             with executor.session(job, _log(store)), hold(store) as claims:
                 sha = _prepare_world(sweep, store, executor, claims, progress)
                 plan = make_plan(sweep, store, executor.slots, skip_failed, retry_diverged, _Probe(executor, job))
-                pending = partial(ledger.pending, skip_failed=skip_failed, retry_diverged=retry_diverged)
+                pending = partial(ledger.pending_each, skip_failed=skip_failed, retry_diverged=retry_diverged)
                 _execute(plan, job, sha, executor, claims, pending, progress)
     finally:
         progress.end()
@@ -209,7 +210,7 @@ def _execute(
     sha: str | None,
     executor: Executor,
     claims: Claims,
-    pending: Callable[[Runs], Runs],
+    pending: Callable[[Sequence[Runs]], list[Runs]],
     progress: Progress,
 ) -> None:
     ledger = Ledger(job.store)
@@ -220,23 +221,16 @@ def _execute(
         ledger.append(rows, next(numbers))
         return Counts(failed=len(rows))
 
-    packs = list(plan.packs(ledger.attempts()))
     progress.say(
-        f"plan: {plan.runs.cells:,} cells -> {len(plan.runs):,} runs -> {len(packs):,} packs"
+        f"plan: {plan.runs.cells:,} cells -> {len(plan.runs):,} runs -> {plan.pack_count:,} packs"
         + (f", {plan.flops:.2g} FLOP" if plan.flops else "")
     )
     progress.begin(plan.runs.cells)
-    feed = Feed(packs, pending, claims, plan.sweep.file.resources.attempts, give_up)
+    feed = Feed(plan.packs(), pending, claims, plan.sweep.file.resources.attempts, give_up)
     executor.run(job, feed, progress.count)
 
 
 def _tally(sweep: Sweep, scan: Scan) -> tuple[Counts, int]:
     """This grid's cells by status (the store may hold other grids' too), and how many are in no row."""
-    cells = scan.table.column("cell").to_pylist() if scan.parts else []
-    status = scan.table.column("status").to_pylist() if scan.parts else []
-    found: dict[str, int] = {}
-    for name in STATUSES:
-        own = [c for c, s in zip(cells, status, strict=True) if s == name]
-        found[name] = sweep.runs.cells - subtract(sweep.runs, own).cells if own else 0
-    counts = Counts(**found)
+    counts = Counts(**{s: sweep.runs.cells - subtract(sweep.runs, scan.cells(s)).cells for s in STATUSES})
     return counts, sweep.runs.cells - counts.total

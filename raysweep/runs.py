@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -22,7 +22,7 @@ from raysweep.axes import Axis, KindBy, Value
 from raysweep.errors import SweepError
 from raysweep.grid import Table, Term, split
 
-__all__ = ["KEY_LENGTH", "MAX_RUNS", "Observed", "Runs", "enumerate_runs", "fragment"]
+__all__ = ["KEY_LENGTH", "MAX_RUNS", "Observed", "Runs", "enumerate_runs", "fragment", "number"]
 
 KEY_LENGTH = 20  # hex digits of a run key: 80 bits, so 10^7 runs collide with probability 4e-11
 MAX_RUNS = 20_000_000
@@ -91,6 +91,24 @@ class Observed:
         return replace(self, blocks=((Table(self.names, tuple(self.cells[s] for s in suffixes)),),))
 
 
+def number(codes: Iterable[tuple[npt.NDArray[np.integer[Any]], int]], n: int) -> npt.NDArray[np.int64]:
+    """[n] the rows of several columns of codes, each below its size, as one column: equal rows, equal numbers."""
+    group, groups = np.zeros(n, dtype=np.int64), 1
+    for code, size in codes:
+        if size == 1 or not n:
+            continue
+        group, groups = group * size + code, groups * size
+        if groups <= max(n, 1 << 16):  # a table of what occurs costs a pass; sorting costs many
+            seen = np.zeros(groups, dtype=bool)
+            seen[group] = True
+            place = np.cumsum(seen) - 1
+            group, groups = place[group], int(place[-1]) + 1
+        else:
+            found, group = np.unique(group, return_inverse=True)
+            groups = len(found)
+    return group
+
+
 @dataclass(frozen=True)
 class Runs:
     """Many runs, column by column.
@@ -120,17 +138,26 @@ class Runs:
 
     def take(self, index: npt.NDArray[Any]) -> Runs:
         """The runs at these positions (or where this mask is true)."""
+        keys = self.keys[index]
+        count = len(keys)
         taken: dict[int, npt.NDArray[np.integer[Any]]] = {}  # axes that follow one another share their codes
         for code in self.codes.values():
             if id(code) not in taken:
-                taken[id(code)] = code[index]
+                taken[id(code)] = code[index] if code.strides != (0,) else np.broadcast_to(code[:1], (count,))
         return Runs(
-            keys=self.keys[index],
+            keys=keys,
             values=self.values,
             codes={name: taken[id(code)] for name, code in self.codes.items()},
             observed=self.observed,
             observed_code=self.observed_code[index],
         )
+
+    def examples(self, names: Iterable[str]) -> list[int]:
+        """The first run of each combination of values that these axes take."""
+        group = number([(self.codes[name], len(self.values[name])) for name in names], len(self))
+        first = np.empty(group.max(initial=-1) + 1, dtype=np.int64)
+        first[group[::-1]] = np.arange(len(self))[::-1]  # of several written to one place, the last stays
+        return [int(i) for i in first]
 
     def column(self, name: str) -> list[Any]:
         """[n] values of one axis."""
@@ -224,20 +251,22 @@ def _term_runs(term: Term, axes: Mapping[str, Axis], identity: str) -> Runs:
         plain.append(Table(tuple(runs_by), tuple(groups)))
     sizes = [len(t.rows) for t in plain]
     n = math.prod(sizes)
-    strides = [math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
-    index = [(np.arange(n) // stride) % size for stride, size in zip(strides, sizes, strict=True)]
+
+    def spread(small: npt.NDArray[np.integer[Any]], i: int) -> npt.NDArray[np.integer[Any]]:
+        """[n] what each row of a table stands for, at every run; the last table varies fastest."""
+        line = small.reshape([-1 if j == i else 1 for j in range(len(sizes))])
+        return np.broadcast_to(line, sizes).reshape(n)
 
     values: dict[str, tuple[Value | None, ...]] = {}
     codes: dict[str, npt.NDArray[np.integer[Any]]] = {}
-    for table, at in zip(plain, index, strict=True):
-        for name in table.names:
-            at_name = table.names.index(name)
+    for i, table in enumerate(plain):
+        for at_name, name in enumerate(table.names):
             lookup: dict[Value | None, int] = {}
             places = [lookup.setdefault(row[at_name], len(lookup)) for row in table.rows]
             values[name] = tuple(lookup)
             small = np.array(places, dtype=np.min_scalar_type(len(lookup)))
             del lookup, places  # a million values: hundreds of MB
-            codes[name] = small[at]
+            codes[name] = spread(small, i)
     given = {n for t in term for n in t.names}
     for name, axis in axes.items():
         if axis.default is None and axis.follows is None and name not in given:
@@ -253,12 +282,9 @@ def _term_runs(term: Term, axes: Mapping[str, Axis], identity: str) -> Runs:
     defaults = tuple((name, axis.default) for name, axis in axes.items() if name in observed)
     distinct: list[Observed] = []
     code: npt.NDArray[np.integer[Any]] = np.zeros(n, dtype=np.int32)
-    if tied:
-        combos, code = np.unique(np.stack([index[i] for i, _ in tied], axis=1), axis=0, return_inverse=True)
-        code = code.reshape(-1).astype(np.int32)
-    else:
-        combos = np.zeros((1, 0), dtype=np.int64)
-    for combo in combos.tolist():
+    for i, tables in tied:
+        code = code * np.int32(len(tables)) + spread(np.arange(len(tables), dtype=np.int32), i)
+    for combo in itertools.product(*(range(len(tables)) for _, tables in tied)):
         own = tuple(tables[row] for (_, tables), row in zip(tied, combo, strict=True))
         distinct.append(Observed((tuple(free) + own,), defaults))
     sets, code = _merge_equal(distinct, code)

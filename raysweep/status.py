@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from raysweep.claims import drivers
 from raysweep.cost import host_memory
 from raysweep.errors import RaysweepError, SweepError
-from raysweep.ledger import STATUSES, Ledger, subtract
+from raysweep.ledger import STATUSES, Ledger
 from raysweep.oracle.recipe import stored_audits
 from raysweep.store import Store
 from raysweep.sweep import Sweep, from_mapping, stored_sweep
@@ -62,9 +62,7 @@ def status(store: Store) -> dict[str, Any]:
     }
     if sweep is not None:
         runs = sweep.runs
-        done = table.filter(pc.is_in(table.column("status"), pc.cast(["ok", "diverged", "skipped"], "string")))
-        cells = done.column("cell").to_pylist()
-        pending = (subtract(runs, cells) if cells else runs).cells
+        pending = scan.pending(runs).cells
         found |= {"total": runs.cells, "runs": len(runs), "pending": pending, "done": runs.cells - pending}
     if scan.parts and "finished_at" in table.schema.names:
         last = pc.max(table.column("finished_at")).as_py()

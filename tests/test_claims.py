@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,3 +86,23 @@ def test_holding_keeps_the_heartbeat_alive_and_leaves_nothing(
         (found,) = drivers(store)
         assert found["packs"] == 1
     assert store.list("claims") == []
+
+
+def test_a_driver_that_died_on_this_host_holds_nothing(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        other = Claims(store, owner=f"{socket.gethostname()}-{process.pid}-abc")
+        other.beat()
+        assert other.take("pack", {"a"})
+        mine = Claims(store)
+        assert not mine.take("pack", {"a"})
+        process.kill()
+    assert mine.take("pack", {"a"})
+
+
+def test_a_driver_of_another_host_is_waited_for(tmp_path: Path) -> None:
+    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    other = Claims(Store(str(tmp_path)), owner=f"elsewhere-{process.stdout.strip()}-abc")
+    other.beat()
+    assert other.take("pack", {"a"})
+    assert not Claims(Store(str(tmp_path))).take("pack", {"a"})

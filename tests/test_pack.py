@@ -162,7 +162,7 @@ def test_without_costs_a_group_is_one_pack():
 def test_an_attempt_is_one_more_than_the_most_tried_of_its_runs():
     runs = runs_of({"seed": {"range": 4}})
     groups = groups_of(runs)
-    (pack,) = build_packs(runs, groups, [4], {runs.key(2): 2, "other": 9})
+    (pack,) = build_packs(runs, groups, [4], np.array([0, 0, 2, 0], dtype=np.int32))
     assert pack.attempt == 3
 
 

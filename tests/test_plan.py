@@ -41,14 +41,14 @@ def test_the_collapse_and_its_totals(store):
     plan = make_plan(sweep_of(), store, slots=1)
     told = json.loads(json.dumps(plan.to_json()))
     assert (told["cells"], told["runs"], told["packs"], told["done_cells"]) == (72, 12, 4, 0)
-    assert told["packs"] == len(list(plan.packs({})))
+    assert told["packs"] == len(list(plan.packs()))
     assert told["flops"] + told["flops_eval"] == plan.flops
     assert told["seconds"] == plan.flops / plan.rate.flops
     assert "assumed" in told["rate"]["source"]
     for total, part in (("pending_cells", "cells"), ("pending_runs", "runs"), ("packs", "packs"), ("flops", "flops")):
         assert told[total] == sum(s[part] for s in told["shapes"])
     assert sorted(s["shape"]["width"] for s in told["shapes"]) == [8, 16]
-    assert all(len(p) <= 4 for p in plan.packs({}))
+    assert all(len(p) <= 4 for p in plan.packs())
 
 
 def test_slots_share_the_time(store):

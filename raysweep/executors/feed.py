@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from raysweep.claims import Claims
@@ -15,16 +15,19 @@ from raysweep.runs import Runs
 
 __all__ = ["Feed"]
 
-_WAIT = 5.0  # seconds between looks at packs that another driver holds
+_WAIT = 5.0  # seconds between looks at packs that another driver holds; and how far ahead packs are claimed
 _BAD_LUCK = 30  # times a pack may be lost through no fault of its own, e.g. to preempted nodes
 
 
 class Feed:
     """An ask-tell queue of packs.
 
+    Packs are claimed several at a time: as many as were asked for in the last 5 s. A claim takes the time of a few
+    requests to the store, and two hundred nodes ask for several packs a second.
+
     Args:
-        packs: To execute, in order.
-        pending: What of some runs is still to do, asked of the ledger when a pack is lost or was held elsewhere.
+        packs: To execute, in order; drawn as they are needed.
+        pending: What of some packs' runs is still to do, asked of the ledger when a pack is lost or was held elsewhere.
         claims: Of this driver.
         attempts: Tries of a pack whose worker dies.
         give_up: Called with a pack's unfinished runs and the reason when it is not tried again; returns its counts.
@@ -33,13 +36,17 @@ class Feed:
     def __init__(
         self,
         packs: Iterable[Pack],
-        pending: Callable[[Runs], Runs],
+        pending: Callable[[Sequence[Runs]], list[Runs]],
         claims: Claims,
         attempts: int,
         give_up: Callable[[Pack, str], Counts],
     ) -> None:
-        self._waiting: deque[Pack] = deque(packs)
+        self._fresh = iter(packs)
+        self._waiting: deque[Pack] = deque()
+        self._draw(1)
+        self._ready: deque[Pack] = deque()  # claimed
         self._held: deque[Pack] = deque()  # by another driver
+        self._asked: deque[float] = deque()  # when, in the last `_WAIT` seconds
         self._looked = 0.0
         self._flying: dict[str, Pack] = {}
         self._losses: dict[str, tuple[int, int]] = {}  # by pack: crashes, and losses that were not its fault
@@ -48,29 +55,57 @@ class Feed:
     @property
     def finished(self) -> bool:
         """Nothing waits and nothing is in flight."""
-        return not (self._waiting or self._held or self._flying)
+        return not (self._waiting or self._ready or self._held or self._flying)
 
     def ask(self) -> Pack | None:
         """The next pack, or None while there is none to give (see `finished`)."""
-        if not self._waiting and self._held and time.monotonic() - self._looked > _WAIT:
-            self._looked = time.monotonic()
-            while self._held:
-                pack = self._held.popleft()
-                rest = self._pending(pack.runs)  # the other driver may have finished it
-                if len(rest):
-                    self._waiting.append(make_pack(rest, pack.attempt))
-        while self._waiting:
-            pack = self._waiting.popleft()
-            if self._claims.take(pack.id, pack.run_keys):
-                self._flying[pack.id] = pack
-                return pack
-            self._held.append(pack)
-        return None
+        now = time.monotonic()
+        while self._asked and now - self._asked[0] > _WAIT:
+            self._asked.popleft()
+        ahead = max(1, len(self._asked))
+        while self._waiting and not self._ready:
+            self._claim(ahead)
+            ahead *= 2  # another driver is here, too: look further
+        if not self._ready and self._held and now - self._looked > _WAIT:
+            self._looked = now
+            self._look()
+        if not self._ready:
+            return None
+        pack = self._ready.popleft()
+        self._flying[pack.id] = pack
+        self._asked.append(now)
+        return pack
 
     def done(self, pack_id: str) -> None:
         """The pack ended; its rows are in the ledger."""
         self._flying.pop(pack_id)
         self._claims.release(pack_id)
+
+    def _draw(self, count: int) -> None:
+        """Make fresh packs until so many wait."""
+        while len(self._waiting) < count and (pack := next(self._fresh, None)) is not None:
+            self._waiting.append(pack)
+
+    def _claim(self, count: int) -> None:
+        self._draw(count)
+        packs = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
+        self._draw(1)
+        taken = self._claims.take_all({p.id: p.run_keys for p in packs})
+        for pack in packs:
+            (self._ready if pack.id in taken else self._held).append(pack)
+
+    def _look(self) -> None:
+        """What other drivers have let go, they may have finished."""
+        taken = self._claims.take_all({p.id: p.run_keys for p in self._held})
+        free = [p for p in self._held if p.id in taken]
+        self._held = deque(p for p in self._held if p.id not in taken)
+        for pack, rest in zip(free, self._pending([p.runs for p in free]) if free else (), strict=True):
+            if rest.cells == pack.runs.cells:
+                self._ready.append(pack)
+                continue
+            self._claims.release(pack.id)
+            if len(rest):
+                self._waiting.append(make_pack(rest, pack.attempt))
 
     def lost(self, pack_id: str, reason: str, own_fault: bool = True) -> Counts:
         """The pack's worker died. What it lacks is tried again, then given up.
@@ -109,4 +144,4 @@ class Feed:
         """A pack that did not end well, and what of it is still to do."""
         pack = self._flying.pop(pack_id)
         self._claims.release(pack_id)
-        return pack, self._pending(pack.runs)
+        return pack, self._pending([pack.runs])[0]

@@ -19,8 +19,9 @@ from raysweep.capacity import Device
 from raysweep.errors import PackError, tail
 from raysweep.executors.keeping import Keeping, Kept, find, parts
 from raysweep.experiment import Context, Experiment, Stamp, World, failure_rows, row_schema, stamp
-from raysweep.ledger import STATUSES, Ledger, sequence, subtract
+from raysweep.ledger import STATUSES, Ledger, sequence
 from raysweep.pack import Pack
+from raysweep.remaining import subtract
 from raysweep.store import Store, UnreachableError
 from raysweep.sweep import from_mapping
 
@@ -154,7 +155,7 @@ def _part(job: Job, pack: Pack, start: Kept | None) -> Generator[Counts, None, N
             reason = tail(traceback.format_exc())
         done = [c for chunk in seen for c in chunk.to_pylist()]
         if len(done) < pack.runs.cells:
-            missing = subtract(pack.runs, done) if done else pack.runs
+            missing = subtract(pack.runs, done)
             rows = failure_rows(missing, schema, replace(by, seconds=time.monotonic() - started), "failed", reason)
             waiting.append(rows)
             yield _count(rows)

@@ -80,8 +80,7 @@ class Classifier:
                 "Ask for resources: {gpus: 1}, or use float32"
             )
         if world is not None:
-            shapes = np.stack([np.asarray(runs.codes[name]) for name in _SHAPE], axis=1)
-            for first in np.unique(shapes, axis=0, return_index=True)[1].tolist() if len(runs) else []:
+            for first in runs.examples(_SHAPE):
                 if problem := _architecture(runs.row(first), world).problem():
                     raise SweepError(f"grid.{problem}")
 

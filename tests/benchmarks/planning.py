@@ -61,7 +61,7 @@ def ours(sizes: dict[str, int], lanes: int | None = None) -> dict[str, Any]:
     raw["resources"] = {"memory_gib": 64} | ({"lanes": lanes} if lanes else {})
     with tempfile.TemporaryDirectory() as folder:
         plan = make_plan(from_mapping(raw), Store(folder), slots=2)
-        packs = list(plan.packs({}))
+        packs = list(plan.packs())
     return {"cells": plan.runs.cells, "runs": len(plan.runs), "packs": len(packs)}
 
 
@@ -74,7 +74,7 @@ def function(sizes: dict[str, int]) -> dict[str, Any]:
     raw = {"name": "b", "experiment": "planning:naive", "grid": grid(sizes)}
     with tempfile.TemporaryDirectory() as folder:
         plan = make_plan(from_mapping(raw, folders=[Path(__file__).parent]), Store(folder), slots=2)
-        packs = sum(1 for _ in plan.packs({}))
+        packs = sum(1 for _ in plan.packs())
     return {"cells": plan.runs.cells, "runs": len(plan.runs), "packs": packs}
 
 

@@ -33,7 +33,7 @@ def pack(make_sweep: Callable[..., Sweep]) -> Pack:
 
 def feed_of(tmp_path: Path, packs: list[Pack], attempts: int = 3, owner: str = "me") -> tuple[Feed, Given]:
     given, store = Given(), Store(str(tmp_path))
-    return Feed(packs, Ledger(store).pending, Claims(store, owner), attempts, given), given
+    return Feed(packs, Ledger(store).pending_each, Claims(store, owner), attempts, given), given
 
 
 def taken(feed: Feed) -> Pack:
