@@ -77,7 +77,8 @@ def run(
         KeyboardInterrupt: Ctrl-C; what was finished is in the ledger, and the same call goes on from there.
     """
     started = time.monotonic()
-    sweep.runs  # noqa: B018  # refuses what makes no sense before anything is written
+    for observed in sweep.runs.observed:  # refuses what makes no sense before anything is written
+        observed.listable()
     progress = Progress(stream)
     token = open_store(store, sweep, progress)
     ledger = Ledger(store)

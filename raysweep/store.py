@@ -20,10 +20,13 @@ import pyarrow as pa
 from pyarrow import fs as pafs
 
 from raysweep.errors import LedgerError
+from raysweep.guard import base_name, below, check_uri, read_stream, regular
 
 __all__ = ["TEMPORARY", "Store"]
 
 TEMPORARY = ".tmp-"
+_MOST = 1 << 40  # bytes of any file
+_MOST_TEXT = 1 << 26  # bytes of a text or JSON file
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,15 @@ class Store:
 
     Args:
         uri: A local path, `file://...`, or a URI such as `s3://bucket/sweep?region=...`, `gs://...`, `memory://...`.
+
+    Raises:
+        LedgerError: the URI holds credentials.
     """
 
     uri: str
+
+    def __post_init__(self) -> None:
+        check_uri(self.uri)
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         return Store, (self.absolute,)  # the file system is reopened where the copy lands
@@ -64,7 +73,7 @@ class Store:
                     f"store: must be a path or a URI that pyarrow or fsspec opens, got {self.uri!r}: {error}"
                 ) from unknown
             return pafs.PyFileSystem(pafs.FSSpecHandler(opened)), path
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise LedgerError(f"store: cannot be opened, got {self.uri!r}: {error}") from error
 
     @property
@@ -76,8 +85,12 @@ class Store:
         return isinstance(self.fs, pafs.LocalFileSystem)
 
     def path(self, name: str = "") -> str:
-        """The path of a file of this store within its file system."""
-        return f"{self._opened[1].rstrip('/')}/{name}" if name else self._opened[1]
+        """The path of a file of this store within its file system.
+
+        Raises:
+            LedgerError: it would lie outside of the store, by `..` or by a link.
+        """
+        return below(self._opened[1], name, self.is_local) if name else self._opened[1]
 
     def exists(self, name: str = "") -> bool:
         """Whether there is such a file or folder.
@@ -100,33 +113,40 @@ class Store:
         """
         selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
         found = [
-            (info.base_name, (info.mtime_ns or 0) / 1e9)
+            (base_name(info), (info.mtime_ns or 0) / 1e9)
             for info in self._info(selector)
-            if info.type == pafs.FileType.File and not info.base_name.startswith(TEMPORARY)
+            if info.type == pafs.FileType.File and not base_name(info).startswith(TEMPORARY)
         ]
         return sorted(found)
 
     def folders(self, folder: str) -> builtins.list[str]:
         """The names of the folders in a folder, sorted; none if it is missing."""
         selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
-        return sorted(info.base_name for info in self._info(selector) if info.type == pafs.FileType.Directory)
+        return sorted(base_name(info) for info in self._info(selector) if info.type == pafs.FileType.Directory)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int = _MOST) -> bytes:
         """The whole of a file.
 
+        Args:
+            name: Within the store.
+            most: Bytes; of a longer file no more are read.
+
         Raises:
-            LedgerError: it is not there or cannot be read.
+            LedgerError: it is not there, cannot be read, is no regular file, or is longer than `most`.
         """
+        path = self.path(name)
         try:
-            with self.fs.open_input_stream(self.path(name)) as stream:
-                return bytes(stream.read())
-        except OSError as error:
+            if self.is_local:
+                regular(path)
+            with self.fs.open_input_stream(path) as stream:
+                return read_stream(stream, most)
+        except (OSError, pa.ArrowException) as error:
             raise LedgerError(f"store {self.uri}: {name} cannot be read: {error}") from error
 
     def read_text(self, name: str) -> str:
         """The whole of a text file; raises LedgerError as `read`, and where it is not UTF-8."""
         try:
-            return self.read(name).decode()
+            return self.read(name, _MOST_TEXT).decode()
         except UnicodeDecodeError as error:
             raise LedgerError(f"store {self.uri}: {name} must be UTF-8 text, but is not: {error}") from error
 
@@ -134,7 +154,7 @@ class Store:
         """A JSON file's content; raises LedgerError as `read_text`, and where it is not JSON."""
         try:
             return json.loads(self.read_text(name))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise LedgerError(f"store {self.uri}: {name} must be JSON, but is not: {error}") from error
 
     def write(self, name: str, data: bytes | pa.Buffer) -> None:

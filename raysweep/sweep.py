@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,11 +31,13 @@ from raysweep.store import Store
 __all__ = ["FitSpec", "Resources", "Sweep", "SweepFile", "from_mapping", "load_sweep"]
 
 _MAX_BYTES = 1 << 20
+_MAX_DEPTH = 40  # of nested lists and mappings
+_MAX_NODES = 100_000  # keys and values: 3 s of parsing
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # anchored: pydantic searches, and a name becomes a folder
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class FitSpec(_Strict):
@@ -136,11 +139,16 @@ class Sweep:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads `1e-3` as a number (YAML 1.2), and refuses aliases and repeated keys."""
+    """Safe YAML that reads `1e-3` as a number (YAML 1.2), and refuses aliases, repeated keys and what is too long."""
+
+    nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases (*name) are not allowed; write the values out")
+        self.nodes += 1
+        if self.nodes > _MAX_NODES:
+            raise yaml.YAMLError(f"at most {_MAX_NODES:,} keys and values are allowed; write ranges instead of lists")
         node: yaml.Node | None = super().compose_node(parent, index)
         return node
 
@@ -177,12 +185,40 @@ def parse_yaml(text: str, where: str) -> Any:
     """The content of a YAML text.
 
     Raises:
-        SweepError: it is not valid YAML, repeats a key or uses aliases.
+        SweepError: it is not valid YAML, repeats a key or uses aliases, nests too deeply, or holds something other
+            than words, numbers, true, false, null, lists and mappings.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # ValueError: the 32nd of May
-        raise SweepError(f"{where}: must be valid YAML: {' '.join(str(error).split())}") from error
+        found = yaml.load(text, Loader=_Loader)
+    # What a document's tags ask for may fail in many ways: the 32nd of May, a mapping that is a key, ...
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError, TypeError, AttributeError, KeyError) as error:
+        deep = isinstance(error, RecursionError)
+        told = "it is nested too deeply" if deep else " ".join(str(error)[:2000].split())
+        raise SweepError(f"{where}: must be valid YAML: {told}") from error
+    _check_plain(found, where)
+    return found
+
+
+def _check_plain(found: Any, where: str) -> None:
+    """Refuse what YAML can say and a sweep cannot mean: dates, sets, binary, whole numbers beyond 64 bits."""
+    waiting = [(found, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > _MAX_DEPTH:
+            raise SweepError(f"{where}: lists and mappings may be nested {_MAX_DEPTH} deep, but these go deeper")
+        if isinstance(value, dict):
+            waiting += [(part, depth + 1) for pair in value.items() for part in pair]
+        elif isinstance(value, list):
+            waiting += [(part, depth + 1) for part in value]
+        elif isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
+            raise SweepError(f"{where}: a word must be UTF-8 without the null character, but got {value!r}")
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise SweepError(f"{where}: a whole number must fit in 64 bits, but got about 2^{value.bit_length()}")
+        elif not (value is None or isinstance(value, str | int | float)):
+            raise SweepError(
+                f"{where}: must hold words, numbers, true, false, lists and mappings, but got the "
+                f"{type(value).__name__} {str(value)!r}; quote it if a word is meant"
+            )
 
 
 def stored_sweep(store: Store) -> tuple[SweepFile, str]:
@@ -199,8 +235,9 @@ def stored_sweep(store: Store) -> tuple[SweepFile, str]:
         raise LedgerError(f"store {store.uri}: env.json must name its sweep by 16 hex digits, but has {digest!r}")
     name = f"sweeps/{digest}.yaml"
     try:
-        return SweepFile.model_validate(parse_yaml(store.read_text(name), name)), name
-    except (ValidationError, SweepError) as error:
+        text = store.read(name, 4 * _MAX_BYTES).decode()  # as resolved it may be longer than its file
+        return SweepFile.model_validate(parse_yaml(text, name)), name
+    except (ValidationError, SweepError, UnicodeDecodeError) as error:
         raise LedgerError(f"store {store.uri}: {name} must be a sweep file: {' '.join(str(error).split())}") from error
 
 
@@ -208,13 +245,17 @@ def read_yaml(path: Path) -> Any:
     """A YAML file's content.
 
     Raises:
-        SweepError: missing, unreadable, over 1 MiB, or not valid YAML.
+        SweepError: missing, unreadable, no regular file, over 1 MiB, or not valid YAML.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise SweepError(f"{path}: a sweep file must be under 1 MiB, but has {path.stat().st_size:,} bytes")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a device never ends, a pipe keeps its reader waiting
+            raise SweepError(f"{path}: cannot be read: a sweep file must be a regular file")
+        if found.st_size > _MAX_BYTES:
+            raise SweepError(f"{path}: a sweep file must be under 1 MiB, but has {found.st_size:,} bytes")
+        with path.open("rb") as stream:
+            text = stream.read(_MAX_BYTES).decode()
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with a null character
         raise SweepError(f"{path}: cannot be read: {error}") from error
     return parse_yaml(text, str(path))
 

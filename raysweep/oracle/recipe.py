@@ -33,7 +33,7 @@ _MAX_SEED = 2**40  # seeds are spread by a million per epoch, within 63 bits
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class FlowRecipe(_Strict):
