@@ -8,9 +8,8 @@ after `scan`. `cells.parquet` is what `scan` returns, rewritten whole, for any t
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -23,17 +22,14 @@ import pyarrow.parquet as pq
 
 from raysweep import __version__
 from raysweep.errors import LedgerError
-from raysweep.experiment import SCHEMA_VERSION
+from raysweep.part import KEYS, MAX_COLUMNS, MAX_VALUES, NEEDED, STATUSES, read_part
 from raysweep.runs import KEY_LENGTH, Observed, Runs
 from raysweep.store import Store
 
 __all__ = ["CELLS", "STATUSES", "Ledger", "Scan", "sequence"]
 
 CELLS = "cells.parquet"
-STATUSES = ("ok", "diverged", "failed", "skipped")  # in order of precedence
 _FOLDER = "ledger"
-_PART = re.compile(r"part-[0-9a-f]{16}-\d+\.parquet")
-_NEEDED = ("cell", "run", "status", "attempt")
 
 
 @dataclass(frozen=True)
@@ -77,10 +73,13 @@ class Ledger:
         Raises:
             LedgerError: it cannot be written.
         """
-        cells = sorted(rows.column("cell").to_pylist())
-        digest = hashlib.blake2b("\n".join(cells).encode(), digest_size=8).hexdigest()
-        name = f"part-{digest}-{number}.parquet"
-        self.store.write(f"{_FOLDER}/{name}", _parquet(rows))
+        most = max(1, MAX_VALUES // max(1, rows.num_columns))
+        for start in range(0, len(rows), most):  # what is longer than a part may be becomes several
+            part = rows.slice(start, most)
+            cells = sorted(part.column("cell").to_pylist())
+            digest = hashlib.blake2b("\n".join(cells).encode(), digest_size=8).hexdigest()
+            name = f"part-{digest}-{number}.parquet"
+            self.store.write(f"{_FOLDER}/{name}", _parquet(part))
         return name
 
     def scan(self, columns: Sequence[str] | None = None) -> Scan:
@@ -93,45 +92,28 @@ class Ledger:
         tables: list[pa.Table] = []
         names = [name for name, _ in self.store.list(_FOLDER)]
         with ThreadPoolExecutor(8) as pool:
-            read = list(pool.map(lambda name: self._part(name, columns), names))
+            read = list(pool.map(lambda name: read_part(self.store, f"{_FOLDER}/{name}", columns), names))
         schema = pa.schema([])
         for name, part in zip(names, read, strict=True):
             if isinstance(part, str):
                 skipped.append((name, part))
                 continue
-            try:
-                schema = _merge(schema, part.schema)
-            except pa.ArrowException as error:
-                skipped.append((name, f"its columns contradict other parts': {error}"))
-                continue
+            if not part.schema.equals(schema, check_metadata=True):
+                try:
+                    wider = _merge(schema, part.schema)
+                except pa.ArrowException as error:
+                    skipped.append((name, f"its columns contradict other parts': {error}"))
+                    continue
+                if len(wider) > MAX_COLUMNS:
+                    skipped.append((name, f"with the other parts' there would be {len(wider):,} columns"))
+                    continue
+                schema = wider
             tables.append(part)
         if not tables:
-            return Scan(pa.table({n: pa.array([], pa.string()) for n in _NEEDED}), tuple(skipped), 0)
+            return Scan(pa.table({n: pa.array([], pa.string()) for n in NEEDED}), tuple(skipped), 0)
         table = pa.concat_tables([_conform(t, schema) for t in tables])
         part_rank = np.repeat(np.arange(len(tables)), [len(t) for t in tables])
         return Scan(table.take(pa.array(_best(table, part_rank))), tuple(skipped), len(tables))
-
-    def _part(self, name: str, columns: Sequence[str] | None) -> pa.Table | str:
-        """A part's table, or why it is none."""
-        if not _PART.fullmatch(name):
-            return "its name is not a part's"
-        try:
-            source = pa.BufferReader(self.store.read(f"{_FOLDER}/{name}"))
-            file = pq.ParquetFile(source)
-            present = file.schema_arrow.names
-            if missing := [n for n in _NEEDED if n not in present]:
-                return f"it lacks the columns {', '.join(missing)}"
-            wanted = None if columns is None else [n for n in dict.fromkeys([*_NEEDED, *columns]) if n in present]
-            version = int((file.schema_arrow.metadata or {}).get(b"raysweep.schema", b"0"))
-            if version > SCHEMA_VERSION:
-                return f"its schema version is {version}, but this raysweep reads up to {SCHEMA_VERSION}: upgrade"
-            table = file.read(columns=wanted)
-            if not pa.types.is_string(table.schema.field("cell").type):
-                return "its column cell is not text"
-            unknown = set(table.column("status").unique().to_pylist()) - set(STATUSES)
-        except (pa.ArrowException, LedgerError, OSError, ValueError, TypeError) as error:
-            return f"it cannot be read as parquet: {str(error).splitlines()[0]}"
-        return f"it has an unknown status {sorted(map(str, unknown))}" if unknown else table
 
     def pending(self, runs: Runs, skip_failed: bool = False, retry_diverged: bool = False) -> Runs:
         """The runs with cells not done, each asked only for those cells.
@@ -139,7 +121,7 @@ class Ledger:
         Done is ok or diverged. Failed cells are pending again unless `skip_failed`; diverged ones only if
         `retry_diverged`. Skipped cells (refused by theory or budget) are done.
         """
-        table = self.scan(_NEEDED).table
+        table = self.scan(NEEDED).table
         done = ["ok", "skipped"] + ["diverged"] * (not retry_diverged) + ["failed"] * skip_failed
         cells = table.filter(pc.is_in(table.column("status"), pa.array(done))).column("cell").to_pylist()
         if not cells or not len(runs):
@@ -148,7 +130,7 @@ class Ledger:
 
     def attempts(self) -> dict[str, int]:
         """Run key -> the highest attempt recorded."""
-        table = self.scan(_NEEDED).table
+        table = self.scan(NEEDED).table
         best = table.group_by("run").aggregate([("attempt", "max")]).to_pydict() if len(table) else {"run": []}
         return dict(zip(best["run"], best.get("attempt_max", []), strict=True))
 
@@ -223,20 +205,28 @@ def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     columns = []
     for field in schema:
         meta = field.metadata or {}
+        lead = meta.get(b"follows", b"").decode()
         if field.name in table.schema.names:
-            column = table.column(field.name).cast(field.type)
-        elif meta.get(b"follows", b"").decode() in table.schema.names:
-            column = table.column(meta[b"follows"].decode()).cast(field.type)
-        elif b"default" in meta:
-            column = pa.repeat(pc.cast(pa.scalar(meta[b"default"].decode()), field.type), len(table))
+            column = table.column(field.name).cast(field.type, safe=False)  # only ever to a wider number
+        elif lead in table.schema.names and table.schema.field(lead).type == field.type:
+            column = table.column(lead)
         else:
-            column = pa.nulls(len(table), field.type)
+            column = pa.repeat(_default(meta, field.type), len(table))
         columns.append(column)
     return pa.table(columns, schema=schema)
+
+
+def _default(meta: Mapping[bytes, bytes], type_: pa.DataType) -> pa.Scalar:
+    """What a part without an axis was run at; nothing where the axis does not say, or says what cannot be."""
+    try:
+        return pc.cast(pa.scalar(meta[b"default"].decode()), type_)
+    except (KeyError, UnicodeDecodeError, pa.ArrowException):
+        return pa.scalar(None, type_)
 
 
 def _parquet(table: pa.Table) -> pa.Buffer:
     metadata = {**(table.schema.metadata or {}), b"raysweep.version": __version__.encode()}
     sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+    coded = [name for name in table.schema.names if name not in KEYS]
+    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd", use_dictionary=coded)
     return sink.getvalue()
