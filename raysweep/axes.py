@@ -21,7 +21,18 @@ from typing import Any, Literal, get_args
 
 from raysweep.errors import SweepError, nearest
 
-__all__ = ["RANGES", "Axis", "Kind", "KindBy", "Value", "axis_values", "canonical", "declared", "described", "index_axes"]
+__all__ = [
+    "RANGES",
+    "Axis",
+    "Kind",
+    "KindBy",
+    "Value",
+    "axis_values",
+    "canonical",
+    "declared",
+    "described",
+    "index_axes",
+]
 
 Kind = Literal["shape", "lane", "observed"]
 Value = bool | int | float | str
@@ -249,7 +260,7 @@ def declared(plain: Mapping[str, Any]) -> Axis:
     types = {known.__name__: known for known in _TYPES}
     kind = plain["kind"]
     if not isinstance(kind, str):
-        kind = KindBy(str(kind["axis"]), {value: of for value, of in kind["kinds"]}, kind["otherwise"])
+        kind = KindBy(str(kind["axis"]), dict(kind["kinds"]), kind["otherwise"])
     follows = None if plain["follows"] is None else str(plain["follows"])
     low, high = (None if plain[end] is None else float(plain[end]) for end in ("low", "high"))
     return Axis(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import socket
 import threading
@@ -17,13 +18,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from raysweep.errors import LedgerError
+from raysweep.errors import LedgerError, plain
 from raysweep.store import Store
 
 __all__ = ["LEASE", "Claims", "drivers", "hold"]
 
 LEASE = 60.0  # seconds a silent driver keeps its packs
 _FOLDER = "claims"
+_CLAIM = re.compile(r"[\w.-]+~[\w.-]+\.json")  # a store may hold other files there: they are never deleted
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Claims:
         files = dict(self.store.list(_FOLDER))
         own_age = files.get(mine.split("/")[1], now)
         for file, made in files.items():
-            owner = file.split("~")[1].removesuffix(".json") if "~" in file else ""
+            owner = file.split("~")[1].removesuffix(".json") if _CLAIM.fullmatch(file) else ""
             if not owner or owner == self.owner:
                 continue
             if now - files.get(f"{owner}.heartbeat", -LEASE) > LEASE:
@@ -74,9 +76,9 @@ class Claims:
 def drivers(store: Store) -> list[dict[str, Any]]:
     """Drivers with a heartbeat: their name, the seconds since it by this host's clock, and the packs they hold."""
     files = store.list(_FOLDER)
-    packs = [name.split("~")[1].removesuffix(".json") for name, _ in files if "~" in name]
+    packs = [name.split("~")[1].removesuffix(".json") for name, _ in files if _CLAIM.fullmatch(name)]
     return [
-        {"driver": owner, "heartbeat_age": round(max(0.0, time.time() - made), 1), "packs": packs.count(owner)}
+        {"driver": plain(owner), "heartbeat_age": round(max(0.0, time.time() - made), 1), "packs": packs.count(owner)}
         for name, made in files
         if name.endswith(".heartbeat") and (owner := name.removesuffix(".heartbeat"))
     ]

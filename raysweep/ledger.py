@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysweep import __version__
-from raysweep.errors import LedgerError
+from raysweep.errors import plain
 from raysweep.part import KEYS, MAX_COLUMNS, MAX_VALUES, NEEDED, STATUSES, read_part
 from raysweep.runs import KEY_LENGTH, Observed, Runs
 from raysweep.store import Store
@@ -96,7 +96,7 @@ class Ledger:
         schema = pa.schema([])
         for name, part in zip(names, read, strict=True):
             if isinstance(part, str):
-                skipped.append((name, part))
+                skipped.append((plain(name), plain(part)))
                 continue
             if not part.schema.equals(schema, check_metadata=True):
                 try:

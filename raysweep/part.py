@@ -48,7 +48,7 @@ def read_part(store: Store, path: str, columns: Sequence[str] | None = None) -> 
         return "its name is not a part's"
     try:
         data = store.read(path, _MAX_BYTES)
-        if int.from_bytes(data[-8:-4], "little") > _MAX_FOOTER:
+        if data[-4:] == b"PAR1" and int.from_bytes(data[-8:-4], "little") > _MAX_FOOTER:
             raise _RefusedError(f"its footer is longer than {_MAX_FOOTER:,} bytes")
         # Limits of Thrift: a footer of few bytes may announce billions of entries.
         footer = pq.ParquetFile(
@@ -70,7 +70,9 @@ def _checked_schema(footer: pq.FileMetaData) -> pa.Schema:
     if footer.num_columns > MAX_COLUMNS:
         raise _RefusedError(f"it has {footer.num_columns:,} columns, and a part at most {MAX_COLUMNS:,}")
     if footer.num_rows * footer.num_columns > MAX_VALUES or footer.num_rows < 0:
-        raise _RefusedError(f"it announces {footer.num_rows:,} rows of {footer.num_columns} columns, too many for a part")
+        raise _RefusedError(
+            f"it announces {footer.num_rows:,} rows of {footer.num_columns} columns, too many for a part"
+        )
     if footer.num_row_groups > _MAX_GROUPS:
         raise _RefusedError(f"it has {footer.num_row_groups:,} row groups, and a part at most {_MAX_GROUPS:,}")
     size = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
@@ -85,7 +87,9 @@ def _checked_schema(footer: pq.FileMetaData) -> pa.Schema:
     if not re.fullmatch(rb"\d{1,9}", version):
         raise _RefusedError("its schema version is not a number")
     if int(version) > SCHEMA_VERSION:
-        raise _RefusedError(f"its schema version is {int(version)}, but this raysweep reads up to {SCHEMA_VERSION}: upgrade")
+        raise _RefusedError(
+            f"its schema version is {int(version)}, but this raysweep reads up to {SCHEMA_VERSION}: upgrade"
+        )
     for field in schema:
         _check_field(field)
     return schema
