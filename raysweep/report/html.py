@@ -23,7 +23,7 @@ from raysweep.errors import FitError, LedgerError
 from raysweep.laws import Fit
 from raysweep.laws.fitting import Options
 from raysweep.laws.points import Points, points
-from raysweep.laws.source import Column, scan
+from raysweep.laws.source import Column, gather, scan
 from raysweep.laws.table import fit_points
 from raysweep.ledger import Ledger
 from raysweep.oracle.recipe import stored_audits
@@ -77,7 +77,7 @@ def make_report(store: Store) -> Report:
     if not ledger.parts:
         raise LedgerError(f"store {store.uri}: must hold finished cells to report on, but its ledger is empty")
     rows, columns = scan(ledger.table)
-    frame = rows.collect()
+    frame = gather(rows)
     audits = [a for w in state["worlds"] for a in stored_audits(store, f"oracle/{w['recipe']}")]
 
     sentences: list[str] = []

@@ -10,6 +10,7 @@ import atexit
 import io
 import json
 import math
+import random
 import re
 import shutil
 import tempfile
@@ -61,7 +62,7 @@ world: {kind: gaussian, dim: 4, classes: 3}
 grid:
   n_train: {geom: [32, 128, 3]}
   zip: {labels: [hard, soft], lr: [1e-2, 0.05]}
-  when: [{if: {labels: soft}, then: {width: [4, 8]}}]
+  when: [{if: {labels: soft}, then: {depth: [1, 2]}}]
   seed: {range: 2}
   steps: [4, 16]
   k: [1, 10]
@@ -176,43 +177,55 @@ def sweeps(draw: Any) -> dict[str, Any]:
     return raw
 
 
-@st.composite
-def changed(draw: Any, *originals: bytes) -> bytes:
+def _seeded(make: Callable[[random.Random], Any]) -> st.SearchStrategy[Any]:
+    """Cases made from one drawn number: a hundred thousand of them cost seconds, if they cannot be shrunk."""
+    return st.integers(0, 2**63 - 1).map(lambda seed: make(random.Random(seed)))
+
+
+def changed(*originals: bytes) -> st.SearchStrategy[bytes]:
     """One of the originals with some bytes replaced, inserted, deleted, repeated or cut off."""
-    data = bytearray(draw(st.sampled_from(originals)))
-    for _ in range(draw(st.integers(1, 6))):
-        at = draw(st.integers(0, max(len(data) - 1, 0)))
-        how = draw(st.integers(0, 5))
-        if how == 0 and data:
-            data[at] = draw(st.integers(0, 255))
-        elif how == 1:
-            data[at:at] = draw(st.binary(min_size=1, max_size=8))
-        elif how == 2:
-            del data[at : at + draw(st.integers(1, 32))]
-        elif how == 3:
-            piece = bytes(data[at : at + draw(st.integers(1, 32))])
-            data[at:at] = piece * draw(st.integers(1, 20))
-        elif how == 4:
-            data[at : at + 4] = draw(st.sampled_from([b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff", b"\x00\x00\x00\x80", b"\0\0\0\0"]))  # fmt: skip
-        elif draw(st.integers(0, 9)) == 0:
-            del data[at:]
-    return bytes(data)
+    extremes = [b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff", b"\x00\x00\x00\x80", b"\0\0\0\0"]
+
+    def make(rng: random.Random) -> bytes:
+        data = bytearray(rng.choice(originals))
+        for _ in range(rng.choice([1, 1, 2, 4])):
+            at = rng.randrange(len(data) + 1)
+            how = rng.randrange(10)
+            if how < 4:
+                data[at : at + 1] = bytes([rng.randrange(256)])
+            elif how == 4:
+                data[at:at] = rng.randbytes(rng.randint(1, 8))
+            elif how == 5:
+                del data[at : at + rng.randint(1, 32)]
+            elif how == 6:
+                data[at:at] = bytes(data[at : at + rng.randint(1, 32)]) * rng.randint(1, 20)
+            elif how < 9:
+                data[at : at + 4] = rng.choice(extremes)
+            elif rng.random() < 0.3:
+                del data[at:]
+        return bytes(data)
+
+    return _seeded(make)
 
 
-def _in_text(*originals: str) -> st.SearchStrategy[str]:
-    """Lines and tokens of YAML put where they do not belong."""
-    tokens = ["{", "}", "[", "]", ":", "- ", ", ", "&a ", "*a", "!!int ", "!!python/object:os.system ", "!!binary ",
-              "<<: ", "? ", "|\n", ">\n", "%TAG", "---\n", "...\n", "#", "'", '"', "\t", "\ufeff", "1e999", ".nan",
-              "0o17", "1:30", "2001-02-30", "0x" + "f" * 50, "[" * 60, "{a: " * 60]  # fmt: skip
+_TOKENS = """{ } [ ] : , &a *a !!int !!python/object:os.system !!binary !!set !!timestamp <<: ? | > %TAG --- ... # ' "
+1e999 .nan 0o17 1:30 2001-02-30 true null 0 -1 1e9 1e12 10000000000000000000 0.5 x lr seed range geom log2 linear zip
+concat when if then""".split() + ["\t", "\n", "  ", "- ", "\ufeff", "\0", "\x1b", "0x" + "f" * 50, "[" * 60, "{a: " * 60]
 
-    def build(text: str, edits: list[tuple[float, str, int]]) -> str:
-        for where, token, cut in edits:
-            at = int(where * len(text))
-            text = text[:at] + token + text[at + cut :]
+
+def in_text(*originals: str) -> st.SearchStrategy[str]:
+    """Tokens of YAML where they do not belong."""
+
+    def make(rng: random.Random) -> str:
+        text = rng.choice(originals)
+        for _ in range(rng.choice([1, 1, 1, 2, 3])):
+            words = list(re.finditer(r"[\w.+-]+|\S", text))
+            found = rng.choice(words) if words else None
+            at = (rng.randrange(len(text) + 1),) * 2 if found is None or rng.random() < 0.3 else found.span()
+            text = text[: at[0]] + rng.choice(_TOKENS) + text[at[1] :]
         return text
 
-    edit = st.tuples(st.floats(0, 1), st.sampled_from(tokens) | st.text(max_size=6), st.integers(0, 12))
-    return st.builds(build, st.sampled_from(originals), st.lists(edit, min_size=1, max_size=5))
+    return _seeded(make)
 
 
 # --- sweep files ------------------------------------------------------------------------------------------
@@ -251,16 +264,8 @@ def run_preset(name: str) -> None:
     load_sweep(SCRATCH / "o.yaml", [], name)
 
 
-overrides = _in_text(
-    "width=64,128",
-    "n_train={geom: [64, 256, 3]}",
-    "labels=hard,soft",
-    "lr=1e-3",
-    "zip={a: [1], b: [2]}",
-    "steps=[1, 2]",
-) | st.builds(  # fmt: skip
-    lambda name, value: f"{name}={value}", st.sampled_from(AXES), odd.map(str)
-)
+_OVERRIDES = ("width=64,128", "n_train={geom: [64, 256, 3]}", "lr=1e-3", "zip={width: [1, 2], depth: [1, 2]}", "steps=[1, 2]")
+overrides = in_text(*_OVERRIDES) | st.builds("{}={}".format, st.sampled_from(AXES), odd.map(str))
 
 # --- ledgers ----------------------------------------------------------------------------------------------
 
@@ -512,25 +517,18 @@ def run_table(data: bytes) -> None:
     fit(SCRATCH / "t.parquet", "power", "n", "loss", by="arm", bootstrap=0)
 
 
-def _files_in(folder: str) -> tuple[bytes, ...]:
-    return tuple(p.read_bytes() for p in sorted((ROOT / folder).glob("*.yaml")))
-
-
+_SHIPPED = tuple(path.read_bytes() for path in sorted((ROOT / "sweeps").rglob("*.yaml")))
+_TEXTS = in_text(SWEEP, *(data.decode() for data in _SHIPPED)).map(lambda text: text.encode("utf-8", "surrogatepass"))
 TARGETS = (
-    Target("sweep file, grammar", sweeps(), run_mapping, 0.25),
-    Target(
-        "sweep file, text",
-        _in_text(SWEEP, *(d.decode() for d in _files_in("sweeps"))).map(lambda t: t.encode("utf-8", "surrogatepass")),
-        run_file,
-        0.10,
-    ),  # fmt: skip
-    Target("sweep file, bytes", changed(SWEEP.encode(), *_files_in("sweeps")) | st.binary(max_size=64), run_file, 0.08),
-    Target("--set", overrides, run_override, 0.10),
+    Target("sweep file, grammar", sweeps(), run_mapping, 0.08),
+    Target("sweep file, tokens", _TEXTS, run_file, 0.24),
+    Target("sweep file, bytes", changed(SWEEP.encode(), *_SHIPPED) | st.binary(max_size=64), run_file, 0.24),
+    Target("--set", overrides, run_override, 0.12),
     Target("--preset", st.text(max_size=8) | st.sampled_from(["smoke", "full", "smok"]), run_preset, 0.01),
-    Target("ledger part, bytes", changed(SMALL, PART), run_part, 0.18),
-    Target("ledger part, columns", tables(), run_part, 0.08),
-    Target("store JSON", stores(), run_store, 0.08),
-    Target("safetensors", weights(), run_world, 0.06),
-    Target("table, CSV", changed(CSV), run_csv, 0.03),
-    Target("table, parquet", changed(TABLE), run_table, 0.03),
+    Target("ledger part, bytes", changed(SMALL, PART), run_part, 0.20),
+    Target("ledger part, columns", tables(), run_part, 0.02),
+    Target("store JSON", stores(), run_store, 0.02),
+    Target("safetensors", weights(), run_world, 0.03),
+    Target("table, CSV", changed(CSV), run_csv, 0.02),
+    Target("table, parquet", changed(TABLE), run_table, 0.02),
 )
