@@ -14,19 +14,34 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from raysweep.errors import SweepError, nearest
 
-__all__ = ["RANGES", "Axis", "Kind", "KindBy", "Value", "axis_values", "canonical", "index_axes"]
+__all__ = [
+    "RANGES",
+    "Axis",
+    "Kind",
+    "KindBy",
+    "Value",
+    "axis_values",
+    "canonical",
+    "declared",
+    "described",
+    "index_axes",
+]
 
 Kind = Literal["shape", "lane", "observed"]
 Value = bool | int | float | str
 RANGES = ("geom", "log2", "linear", "range")
 _MAX_POINTS = 1_000_000  # of one range
 _TYPES: dict[type, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a word"}
+_LEAST, _MOST = -(2**63), 2**63 - 1  # whole numbers that a column of the ledger holds
+_LONGEST = 1000  # characters of a word
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -80,6 +95,13 @@ class Axis:
             SweepError: wrong type, out of bounds, not among the choices; `where` names the place.
         """
         value = canonical(_cast(raw, self.type))
+        if type(value) is int and not _LEAST <= value <= _MOST:
+            raise SweepError(f"{where}: {self.name} must fit in 64 bits, but got about 2^{value.bit_length()}")
+        if isinstance(value, str) and (len(value) > _LONGEST or _UNSTORABLE.search(value)):
+            raise SweepError(
+                f"{where}: {self.name} must be a word of at most {_LONGEST:,} characters that UTF-8 has, without the "
+                f"null character, but got {value!r}"
+            )
         if value is None:
             raise SweepError(f"{where}: {self.name} must be {_TYPES[self.type]}{self._bounds()}, but got {raw!r}")
         if self.choices and value not in self.choices:
@@ -184,8 +206,12 @@ def _range(axis: Axis, spec: Mapping[str, Any], where: str) -> list[Any]:
         whole = [n for a in args if isinstance(n := _cast(a, int), int)]
         if len(whole) != len(args) or whole[2:] == [0]:
             raise SweepError(f"{where}: range takes whole numbers and a step other than 0, but got {raw!r}")
-        if len(range(*whole)) > _MAX_POINTS:
-            raise SweepError(f"{where}: range may have at most {_MAX_POINTS:,} values, but got {raw!r}")
+        count = _length(*whole)
+        if count > _MAX_POINTS:
+            raise SweepError(
+                f"{where}: range may have at most {_MAX_POINTS:,} values, but {raw!r} has {count:,}. "
+                "Give a larger step, or split the sweep"
+            )
         return list(range(*whole))
     low, high = x[0], x[1]
     if low > high or (name in ("geom", "log2") and low <= 0):
@@ -208,6 +234,46 @@ def _range(axis: Axis, spec: Mapping[str, Any], where: str) -> list[Any]:
         points[-1] = high  # exact, whatever pow rounds to
     # canonical first: a point at one half must not be rounded by the last bit of somebody's pow
     return [round(float(f"{p:.12g}")) if abs(p) < 1e12 else round(p) for p in points] if axis.type is int else points
+
+
+def _length(*arguments: int) -> int:
+    """The length of a range, which `len` refuses to tell beyond 2^63."""
+    numbers = range(*arguments)
+    return max(0, -(-(numbers.stop - numbers.start) // numbers.step))
+
+
+def described(axis: Axis) -> dict[str, Any]:
+    """An axis as plain data, for JSON: what counting a grid's cells needs, without the experiment's code."""
+    kind: Any = axis.kind
+    if isinstance(kind, KindBy):
+        kind = {"axis": kind.axis, "kinds": [list(pair) for pair in kind.kinds.items()], "otherwise": kind.otherwise}
+    told = {n: getattr(axis, n) for n in ("name", "default", "follows", "low", "high", "role")}
+    return {**told, "type": axis.type.__name__, "kind": kind, "choices": list(axis.choices)}
+
+
+def declared(plain: Mapping[str, Any]) -> Axis:
+    """Undo `described`.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no description of an axis; `index_axes` checks the rest.
+    """
+    types = {known.__name__: known for known in _TYPES}
+    kind = plain["kind"]
+    if not isinstance(kind, str):
+        kind = KindBy(str(kind["axis"]), dict(kind["kinds"]), kind["otherwise"])
+    follows = None if plain["follows"] is None else str(plain["follows"])
+    low, high = (None if plain[end] is None else float(plain[end]) for end in ("low", "high"))
+    return Axis(
+        name=str(plain["name"]),
+        type=types[plain["type"]],
+        kind=kind,
+        default=plain["default"],
+        follows=follows,
+        low=low,
+        high=high,
+        choices=tuple(plain["choices"]),
+        role=plain["role"],
+    )
 
 
 def index_axes(axes: Sequence[Axis]) -> dict[str, Axis]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import socket
 import threading
@@ -17,13 +18,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from raysweep.errors import LedgerError
+from raysweep.errors import LedgerError, plain
 from raysweep.store import Store
 
 __all__ = ["LEASE", "Claims", "drivers", "hold"]
 
 LEASE = 60.0  # seconds a silent driver keeps its packs
 _FOLDER = "claims"
+_CLAIM = re.compile(r"[\w.-]+~[\w.-]+\.json")  # a store may hold other files there: they are never deleted
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Claims:
             del self._others[gone]
         taken = set(packs)
         for file, made in files.items():
-            owner = file.split("~")[1].removesuffix(".json") if "~" in file else ""
+            owner = file.split("~")[1].removesuffix(".json") if _CLAIM.fullmatch(file) else ""
             if not owner or owner == self.owner:
                 continue
             if now - files.get(f"{owner}.heartbeat", -LEASE) > LEASE or _died_here(owner):
@@ -111,12 +113,12 @@ def drivers(store: Store) -> list[dict[str, Any]]:
     files = store.list(_FOLDER)
     packs: dict[str, int] = {}
     for name, _ in files:
-        if "~" in name:
+        if _CLAIM.fullmatch(name):
             claim, owner = name.removesuffix(".json").split("~", 1)
             count = claim.rsplit(".", 1)[-1]
             packs[owner] = packs.get(owner, 0) + (int(count) if count.isdigit() else 1)
     return [
-        {"driver": owner, "heartbeat_age": round(max(0.0, time.time() - made), 1), "packs": packs.get(owner, 0)}
+        {"driver": plain(owner), "heartbeat_age": round(max(0.0, time.time() - made), 1), "packs": packs.get(owner, 0)}
         for name, made in files
         if name.endswith(".heartbeat") and (owner := name.removesuffix(".heartbeat"))
     ]

@@ -23,6 +23,7 @@ from raysweep.runs import Observed, Runs
 __all__ = [
     "RESERVED",
     "SCHEMA_VERSION",
+    "STAMPS",
     "Context",
     "Cost",
     "Dist",
@@ -215,6 +216,7 @@ _TAIL: tuple[tuple[str, pa.DataType, str], ...] = (
     ("device", pa.string(), "where it ran"),
     ("finished_at", pa.timestamp("us", tz="UTC"), "when the row was made"),
 )
+STAMPS = {name: type_ for name, type_, _ in (*_STAMPS, *_TAIL)}
 RESERVED = frozenset(n for n, *_ in (*_STAMPS, *_TAIL)) - {"flops", "flops_eval"}  # names no axis or metric may have
 
 

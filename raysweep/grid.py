@@ -29,6 +29,9 @@ class Table:
 
 
 Term = tuple[Table, ...]
+# concat and when multiply terms, and each is a product of tables. A large sweep has a hundred terms of ten tables.
+_MOST = {"axes in one product": 500, "products": 10_000, "axes in all products": 100_000, "values": 4_000_000}
+_MAX_WORK = 50_000_000  # values looked at by all rules of a `when`
 
 
 def expand(spec: Mapping[str, Any], axes: Mapping[str, Axis], where: str = "grid") -> tuple[Term, ...]:
@@ -62,7 +65,11 @@ def expand(spec: Mapping[str, Any], axes: Mapping[str, Axis], where: str = "grid
             axis = _axis(key, axes, place)
             table = Table((axis.name,), tuple((v,) for v in axis_values(axis, entry, place)))
             terms = _times(terms, ((table,),), place)
-    for i, rule in enumerate(_entries(spec.get("when", []), f"{where}.when")):
+    rules = _entries(spec.get("when", []), f"{where}.when")
+    work = len(rules) * sum(len(t.rows) for term in terms for t in term)
+    if work > _MAX_WORK:
+        raise SweepError(f"{where}.when: {len(rules):,} rules for that many values are too many; split the sweep")
+    for i, rule in enumerate(rules):
         terms = _when(terms, rule, axes, f"{where}.when[{i}]")
     return terms
 
@@ -99,11 +106,25 @@ def _zip(group: Any, axes: Mapping[str, Axis], where: str) -> Table:
 
 
 def _times(left: tuple[Term, ...], right: tuple[Term, ...], where: str) -> tuple[Term, ...]:
+    _bounded(len(left) * len(right), left + right, where)
     for a, b in itertools.product(left, right):
         twice = {n for t in a for n in t.names} & {n for t in b for n in t.names}
         if twice:
             raise SweepError(f"{where}: an axis can be given once in a product, but {sorted(twice)} is given twice")
     return tuple(a + b for a, b in itertools.product(left, right))
+
+
+def _bounded(count: int, terms: tuple[Term, ...], where: str) -> None:
+    """Refuse a grid that would take long or much memory to expand: `count` products, made of these terms."""
+    tables = {id(t): len(t.rows) for term in terms for t in term}
+    longest = max(map(len, terms), default=0)
+    found = (longest, count, count * longest, sum(tables.values()))
+    for (what, most), number in zip(_MOST.items(), found, strict=True):
+        if number > most:
+            raise SweepError(
+                f"{where}: a grid may have at most {most:,} {what}, but this one has {number:,}. "
+                "Make axes shorter, use fewer `concat` and `when`, or split the sweep"
+            )
 
 
 def _when(terms: tuple[Term, ...], rule: Any, axes: Mapping[str, Axis], where: str) -> tuple[Term, ...]:
@@ -122,6 +143,7 @@ def _when(terms: tuple[Term, ...], rule: Any, axes: Mapping[str, Axis], where: s
             matching += yes
             kept += no
         rest = matching
+        _bounded(len(kept) + len(rest), (), where)
     return kept + _times(rest, then, f"{where}.then")
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -22,19 +21,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysweep import __version__
-from raysweep.errors import LedgerError
-from raysweep.experiment import SCHEMA_VERSION
+from raysweep.errors import plain
+from raysweep.part import KEYS, MAX_COLUMNS, MAX_VALUES, NEEDED, STATUSES, read_part
 from raysweep.remaining import locate, marks, subtract
 from raysweep.runs import KEY_LENGTH, Runs
-from raysweep.store import Store, UnreachableError
+from raysweep.store import Store
 
 __all__ = ["CELLS", "STATUSES", "Ledger", "Scan", "sequence"]
 
 CELLS = "cells.parquet"
-STATUSES = ("ok", "diverged", "failed", "skipped")  # in order of precedence
 _FOLDER = "ledger"
-_PART = re.compile(r"part-[0-9a-f]{16}-\d+\.parquet")
-_NEEDED = ("cell", "run", "status", "attempt")
 
 
 @dataclass(frozen=True)
@@ -110,10 +106,13 @@ class Ledger:
         Raises:
             LedgerError: it cannot be written; an `UnreachableError` if it may be later.
         """
-        cells = sorted(rows.column("cell").to_pylist())
-        digest = hashlib.blake2b("\n".join(cells).encode(), digest_size=8).hexdigest()
-        name = f"part-{digest}-{number}.parquet"
-        self.store.write(f"{_FOLDER}/{name}", _parquet(rows), patience)
+        most = max(1, MAX_VALUES // max(1, rows.num_columns))
+        for start in range(0, len(rows), most):  # what is longer than a part may be becomes several
+            part = rows.slice(start, most)
+            cells = sorted(part.column("cell").to_pylist())
+            digest = hashlib.blake2b("\n".join(cells).encode(), digest_size=8).hexdigest()
+            name = f"part-{digest}-{number}.parquet"
+            self.store.write(f"{_FOLDER}/{name}", _parquet(part), patience)
         return name
 
     def scan(self, columns: Sequence[str] | None = None, most: int | None = None) -> Scan:
@@ -126,7 +125,7 @@ class Ledger:
         Raises:
             UnreachableError: the store does not answer. Leaving its parts out would call finished cells unfinished.
         """
-        return self._scan(None if columns is None else [*_NEEDED, *columns], most)
+        return self._scan(None if columns is None else [*NEEDED, *columns], most)
 
     def states(self) -> Scan:
         """A scan of no more than what tells which cells are done: 10^7 cells take 0.5 GB."""
@@ -138,49 +137,30 @@ class Ledger:
         names = [name for name, _ in self.store.list(_FOLDER)]
         names = names[:: math.ceil(len(names) / most)] if most and names else names
         with ThreadPoolExecutor(8) as pool:
-            read = list(pool.map(lambda name: self._part(name, columns), names))
+            read = list(pool.map(lambda name: read_part(self.store, f"{_FOLDER}/{name}", columns), names))
         schema = pa.schema([])
         for name, part in zip(names, read, strict=True):
             if isinstance(part, str):
-                skipped.append((name, part))
+                skipped.append((plain(name), plain(part)))
                 continue
-            try:
-                schema = _merge(schema, part.schema)
-            except pa.ArrowException as error:
-                skipped.append((name, f"its columns contradict other parts': {error}"))
-                continue
+            if not part.schema.equals(schema, check_metadata=True):
+                try:
+                    wider = _merge(schema, part.schema)
+                except pa.ArrowException as error:
+                    skipped.append((name, f"its columns contradict other parts': {error}"))
+                    continue
+                if len(wider) > MAX_COLUMNS:
+                    skipped.append((name, f"with the other parts' there would be {len(wider):,} columns"))
+                    continue
+                schema = wider
             tables.append(part)
         if not tables:
-            return Scan(pa.table({n: pa.array([], pa.string()) for n in _NEEDED}), tuple(skipped), 0)
+            return Scan(pa.table({n: pa.array([], pa.string()) for n in NEEDED}), tuple(skipped), 0)
         table = pa.concat_tables([_conform(t, schema) for t in tables])
         part_rank = np.repeat(np.arange(len(tables), dtype=np.int32), [len(t) for t in tables])
         del read
         best = _best(table, part_rank)
         return Scan(table if best is None else table.take(pa.array(best)), tuple(skipped), len(tables))
-
-    def _part(self, name: str, columns: Sequence[str] | None) -> pa.Table | str:
-        """A part's table, or why it is none."""
-        if not _PART.fullmatch(name):
-            return "its name is not a part's"
-        try:
-            source = pa.BufferReader(self.store.read(f"{_FOLDER}/{name}"))
-            file = pq.ParquetFile(source)
-            present = file.schema_arrow.names
-            if missing := [n for n in _NEEDED if n not in present]:
-                return f"it lacks the columns {', '.join(missing)}"
-            wanted = None if columns is None else [n for n in dict.fromkeys(columns) if n in present]
-            version = int((file.schema_arrow.metadata or {}).get(b"raysweep.schema", b"0"))
-            if version > SCHEMA_VERSION:
-                return f"its schema version is {version}, but this raysweep reads up to {SCHEMA_VERSION}: upgrade"
-            table = file.read(columns=wanted)
-            if not pa.types.is_string(table.schema.field("cell").type):
-                return "its column cell is not text"
-            unknown = set(table.column("status").unique().to_pylist()) - set(STATUSES)
-        except UnreachableError:
-            raise
-        except (pa.ArrowException, LedgerError, OSError, ValueError, TypeError) as error:
-            return f"it cannot be read as parquet: {str(error).splitlines()[0]}"
-        return f"it has an unknown status {sorted(map(str, unknown))}" if unknown else table
 
     def pending(self, runs: Runs, skip_failed: bool = False, retry_diverged: bool = False) -> Runs:
         """`Scan.pending` of a fresh scan."""
@@ -236,20 +216,28 @@ def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     columns = []
     for field in schema:
         meta = field.metadata or {}
+        lead = meta.get(b"follows", b"").decode()
         if field.name in table.schema.names:
-            column = table.column(field.name).cast(field.type)
-        elif meta.get(b"follows", b"").decode() in table.schema.names:
-            column = table.column(meta[b"follows"].decode()).cast(field.type)
-        elif b"default" in meta:
-            column = pa.repeat(pc.cast(pa.scalar(meta[b"default"].decode()), field.type), len(table))
+            column = table.column(field.name).cast(field.type, safe=False)  # only ever to a wider number
+        elif lead in table.schema.names and table.schema.field(lead).type == field.type:
+            column = table.column(lead)
         else:
-            column = pa.nulls(len(table), field.type)
+            column = pa.repeat(_default(meta, field.type), len(table))
         columns.append(column)
     return pa.table(columns, schema=schema)
+
+
+def _default(meta: Mapping[bytes, bytes], type_: pa.DataType) -> pa.Scalar:
+    """What a part without an axis was run at; nothing where the axis does not say, or says what cannot be."""
+    try:
+        return pc.cast(pa.scalar(meta[b"default"].decode()), type_)
+    except (KeyError, UnicodeDecodeError, pa.ArrowException):
+        return pa.scalar(None, type_)
 
 
 def _parquet(table: pa.Table) -> pa.Buffer:
     metadata = {**(table.schema.metadata or {}), b"raysweep.version": __version__.encode()}
     sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+    coded = [name for name in table.schema.names if name not in KEYS]
+    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd", use_dictionary=coded)
     return sink.getvalue()

@@ -80,7 +80,8 @@ def run(
         KeyboardInterrupt: Ctrl-C; what was finished is in the ledger, and the same call goes on from there.
     """
     started = time.monotonic()
-    sweep.runs  # noqa: B018  # refuses what makes no sense before anything is written
+    for observed in sweep.runs.observed:  # refuses what makes no sense before anything is written
+        observed.listable()
     progress = Progress(stream)
     token = open_store(store, sweep, progress)
     ledger = Ledger(store)
@@ -135,6 +136,7 @@ def open_store(store: Store, sweep: Sweep, progress: Progress) -> str:
     """Make or adopt the store's folder: its token, the resolved sweep file, the environment."""
     store.create("store.json", json.dumps({"id": secrets.token_hex(8), "sweep": sweep.name}).encode())
     store.create(f"sweeps/{sweep.hash}.yaml", sweep.text.encode())
+    store.write_json(f"axes/{sweep.hash}.json", sweep.declaration)
     environment = {
         "raysweep": __version__,
         "sweep": sweep.hash,
@@ -145,7 +147,9 @@ def open_store(store: Store, sweep: Sweep, progress: Progress) -> str:
     }
     if isinstance(sweep.experiment, FunctionExperiment):
         source = {f"{sweep.experiment.name}@{sweep.experiment.version}": source_sha(sweep.experiment)}
-        old = store.read_json("env.json").get("source", {}) if store.exists("env.json") else {}
+        known = store.read_json("env.json") if store.exists("env.json") else {}
+        old = known.get("source") if isinstance(known, dict) else None
+        old = old if isinstance(old, dict) else {}
         for name, sha in source.items():
             if old.get(name, sha) != sha:
                 progress.say(
@@ -166,8 +170,8 @@ def _version(name: str) -> str | None:
 
 def _log(store: Store) -> Path:
     """Where Ray's noise goes: beside a local store's ledger, else in the temporary folder."""
-    folder = Path(store.path("logs")) if store.is_local else Path(tempfile.gettempdir())
-    return folder / "ray.log"
+    # Of our own, there: a name that others can foresee may be a link that they left.
+    return Path(store.path("logs/ray.log") if store.is_local else f"{tempfile.mkdtemp(prefix='raysweep-')}/ray.log")
 
 
 def _prepare_world(sweep: Sweep, store: Store, executor: Executor, claims: Claims, progress: Progress) -> str | None:

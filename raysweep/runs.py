@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,7 +26,9 @@ from raysweep.grid import Table, Term, split
 __all__ = ["KEY_LENGTH", "MAX_RUNS", "Observed", "Runs", "enumerate_runs", "fragment", "number"]
 
 KEY_LENGTH = 20  # hex digits of a run key: 80 bits, so 10^7 runs collide with probability 4e-11
-MAX_RUNS = 20_000_000
+MAX_RUNS = 20_000_000  # about 100 bytes each
+MAX_OBSERVED = 1_000_000  # cells that can be read off one run, rather than only counted
+_MAX_SETS = 100_000
 _SUFFIX_BYTES = 8
 _CHUNK = 1 << 17
 
@@ -57,7 +60,12 @@ class Observed:
 
     @cached_property
     def cells(self) -> dict[str, tuple[Value, ...]]:
-        """Key suffix -> values in the order of `names`, for every cell of a run."""
+        """Key suffix -> values in the order of `names`, for every cell of a run.
+
+        Raises:
+            SweepError: there are more than `MAX_OBSERVED`.
+        """
+        self.listable()
         found: dict[str, tuple[Value, ...]] = {}
         for block in self.blocks:
             for rows in itertools.product(*(t.rows for t in block)):
@@ -67,6 +75,15 @@ class Observed:
                 values = tuple(v for n in self.names if (v := named[n]) is not None)
                 found.setdefault(self.suffix(values), values)
         return found
+
+    def listable(self) -> None:
+        """Raise a SweepError where a run has too many cells to read them off."""
+        cells = sum(math.prod(len(t.rows) for t in block) for block in self.blocks)
+        if cells > MAX_OBSERVED:
+            raise SweepError(
+                f"grid: at most {MAX_OBSERVED:,} cells can be read off one run, but got {cells:,}. "
+                f"Shorten one of its observed axes: {', '.join(self.names)}"
+            )
 
     def suffix(self, values: Sequence[Value]) -> str:
         """What a cell's key adds to its run's: nothing where all observed axes are at their default."""
@@ -193,12 +210,20 @@ def enumerate_runs(terms: Sequence[Term], axes: Mapping[str, Axis], identity: st
     """
     terms = [part for term in terms for part in _fixed_kinds(term, axes)]
     size = sum(_run_count(t, axes) for t in terms)
-    if size > MAX_RUNS:
+    if size > (most := _max_runs()):
         raise SweepError(
-            f"grid: at most {MAX_RUNS:,} runs can be planned, but got {size:,}. Make axes shorter, or split the sweep"
+            f"grid: at most {most:,} runs can be planned, but got {size:,}. Make axes shorter, split the sweep, or set "
+            "the environment variable RAYSWEEP_MAX_RUNS if memory allows (about 100 bytes a run)"
         )
     parts = [_term_runs(t, axes, identity) for t in terms]
     return parts[0] if len(parts) == 1 else _union(parts)
+
+
+def _max_runs() -> int:
+    told = os.environ.get("RAYSWEEP_MAX_RUNS", str(MAX_RUNS))
+    if not told.isdecimal() or len(told) > 12:
+        raise SweepError(f"RAYSWEEP_MAX_RUNS must be a whole number of runs, but got {told!r}")
+    return int(told)
 
 
 def _fixed_kinds(term: Term, axes: Mapping[str, Axis]) -> Iterator[Term]:
@@ -249,6 +274,7 @@ def _term_runs(term: Term, axes: Mapping[str, Axis], identity: str) -> Runs:
         if seen_by:
             tied.append((len(plain), [Table(seen_by, tuple(rows)) for rows in groups.values()]))
         plain.append(Table(tuple(runs_by), tuple(groups)))
+    _check_sets([tables for _, tables in tied])
     sizes = [len(t.rows) for t in plain]
     n = math.prod(sizes)
 
@@ -289,6 +315,16 @@ def _term_runs(term: Term, axes: Mapping[str, Axis], identity: str) -> Runs:
         distinct.append(Observed((tuple(free) + own,), defaults))
     sets, code = _merge_equal(distinct, code)
     return Runs(_keys(values, codes, axes, identity, n), values, codes, sets, code)
+
+
+def _check_sets(tied: Sequence[Sequence[Table]]) -> None:
+    """Refuse more different observed sets than can be packed: runs that differ in theirs share no pack."""
+    sets = math.prod(len(set(tables)) for tables in tied)
+    if sets > _MAX_SETS:
+        raise SweepError(
+            f"grid.zip: at most {_MAX_SETS:,} different sets of observed values can be planned, but got {sets:,}. "
+            "Zip observed axes with shorter ones, or split the sweep"
+        )
 
 
 def _merge_equal(

@@ -17,26 +17,13 @@ import pyarrow.compute as pc
 
 from raysweep.claims import drivers
 from raysweep.cost import host_memory
-from raysweep.errors import RaysweepError, SweepError
+from raysweep.errors import RaysweepError, plain
 from raysweep.ledger import STATUSES, Ledger
 from raysweep.oracle.recipe import stored_audits
 from raysweep.store import Store
-from raysweep.sweep import Sweep, from_mapping, stored_sweep
+from raysweep.sweep import stored_runs, stored_sweep
 
-__all__ = ["doctor", "latest_sweep", "status"]
-
-
-def latest_sweep(store: Store) -> Sweep | None:
-    """The sweep last run into a store; None if its experiment cannot be imported here.
-
-    Raises:
-        LedgerError: it is not a store, or its files are damaged.
-    """
-    file, name = stored_sweep(store)
-    try:
-        return from_mapping(file.model_dump(mode="json"), name, [Path.cwd()])
-    except SweepError:
-        return None
+__all__ = ["doctor", "status"]
 
 
 def status(store: Store) -> dict[str, Any]:
@@ -44,7 +31,7 @@ def status(store: Store) -> dict[str, Any]:
 
     Works while a sweep runs, from anywhere that sees the store.
     """
-    sweep = latest_sweep(store)
+    runs = stored_runs(store)
     scan = Ledger(store).scan(["error", "seconds", "finished_at"])
     table = scan.table
     counts = dict.fromkeys(STATUSES, 0)
@@ -60,8 +47,7 @@ def status(store: Store) -> dict[str, Any]:
         "drivers": drivers(store),
         "worlds": _worlds(store),
     }
-    if sweep is not None:
-        runs = sweep.runs
+    if runs is not None:
         pending = scan.pending(runs).cells
         found |= {"total": runs.cells, "runs": len(runs), "pending": pending, "done": runs.cells - pending}
     if scan.parts and "finished_at" in table.schema.names:
@@ -77,7 +63,7 @@ def _failures(table: Any) -> list[dict[str, Any]]:
     for row in bad.select(
         ["cell", "status", "error"] if "error" in bad.schema.names else ["cell", "status"]
     ).to_pylist():
-        reason = str(row.get("error") or "no reason recorded").strip()
+        reason = plain(str(row.get("error") or "")).strip() or "no reason recorded"
         cause = reason.splitlines()[-1]
         cause = cause.rstrip("0123456789") + "..." if cause[-1:].isdigit() else cause  # "at step 123" is one cause
         group = groups.setdefault((row["status"], cause), {"status": row["status"], "cause": cause, "cells": 0})
@@ -92,7 +78,7 @@ def _worlds(store: Store) -> list[dict[str, Any]]:
         audits = stored_audits(store, f"oracle/{folder}")
         found.append(
             {
-                "recipe": folder,
+                "recipe": plain(folder),
                 "ready": store.exists(f"oracle/{folder}/weights.safetensors"),
                 "audited": [a["temperature"] for a in audits],
                 "passed": all(a["passed"] for a in audits) if audits else None,

@@ -23,6 +23,7 @@ import pyarrow as pa
 from pyarrow import fs as pafs
 
 from raysweep.errors import LedgerError, RaysweepError
+from raysweep.guard import base_name, below, check_uri, read_stream, regular
 from raysweep.patience import full, passing, patiently
 
 __all__ = ["STALE", "TEMPORARY", "Store", "UnreachableError"]
@@ -32,6 +33,8 @@ STALE = 3600.0  # seconds after which a temporary file's writer is taken for dea
 _WHOLE = re.compile(r"s3|gcs|abfs|py::fsspec\+(s3a?|gc?s|abfss?|az|memory)")  # a file appears when its upload completes
 _TRIES = 3  # of a request, by Amazon's own client
 T = TypeVar("T")
+_MOST = 1 << 40  # bytes of any file
+_MOST_TEXT = 1 << 26  # bytes of a text or JSON file
 
 
 class UnreachableError(LedgerError):
@@ -44,9 +47,15 @@ class Store:
 
     Args:
         uri: A local path, `file://...`, or a URI such as `s3://bucket/sweep?region=...`, `gs://...`, `memory://...`.
+
+    Raises:
+        LedgerError: the URI holds credentials.
     """
 
     uri: str
+
+    def __post_init__(self) -> None:
+        check_uri(self.uri)
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         return Store, (self.absolute,)  # the file system is reopened where the copy lands
@@ -76,7 +85,7 @@ class Store:
                     f"store: must be a path or a URI that pyarrow or fsspec opens, got {self.shown!r}: {error}"
                 ) from unknown
             return pafs.PyFileSystem(pafs.FSSpecHandler(opened)), path
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise LedgerError(f"store: cannot be opened, got {self.shown!r}: {error}") from error
 
     @property
@@ -88,8 +97,12 @@ class Store:
         return isinstance(self.fs, pafs.LocalFileSystem)
 
     def path(self, name: str = "") -> str:
-        """The path of a file of this store within its file system."""
-        return f"{self._opened[1].rstrip('/')}/{name}" if name else self._opened[1]
+        """The path of a file of this store within its file system.
+
+        Raises:
+            LedgerError: it would lie outside of the store, by `..` or by a link.
+        """
+        return below(self._opened[1], name, self.is_local) if name else self._opened[1]
 
     @property
     def shown(self) -> str:
@@ -134,35 +147,42 @@ class Store:
         """
         selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
         found = [
-            (info.base_name, (info.mtime_ns or 0) / 1e9)
+            (base_name(info), (info.mtime_ns or 0) / 1e9)
             for info in self._info(selector)
-            if info.type == pafs.FileType.File and not info.base_name.startswith(TEMPORARY)
+            if info.type == pafs.FileType.File and not base_name(info).startswith(TEMPORARY)
         ]
         return sorted(found)
 
     def folders(self, folder: str) -> builtins.list[str]:
         """The names of the folders in a folder, sorted; none if it is missing."""
         selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
-        return sorted(info.base_name for info in self._info(selector) if info.type == pafs.FileType.Directory)
+        return sorted(base_name(info) for info in self._info(selector) if info.type == pafs.FileType.Directory)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int = _MOST) -> bytes:
         """The whole of a file.
+
+        Args:
+            name: Within the store.
+            most: Bytes; of a longer file no more are read.
 
         Raises:
             UnreachableError: the store does not answer.
-            LedgerError: it is not there or cannot be read.
+            LedgerError: it is not there, cannot be read, is no regular file, or is longer than `most`.
         """
+        path = self.path(name)
 
         def get() -> bytes:
-            with self.fs.open_input_stream(self.path(name)) as stream:
-                return bytes(stream.read())
+            if self.is_local:
+                regular(path)
+            with self.fs.open_input_stream(path) as stream:
+                return read_stream(stream, most)
 
         return self._do(f"{name} cannot be read", get)
 
     def read_text(self, name: str) -> str:
         """The whole of a text file; raises LedgerError as `read`, and where it is not UTF-8."""
         try:
-            return self.read(name).decode()
+            return self.read(name, _MOST_TEXT).decode()
         except UnicodeDecodeError as error:
             raise LedgerError(f"store {self.shown}: {name} must be UTF-8 text, but is not: {error}") from error
 
@@ -170,7 +190,7 @@ class Store:
         """A JSON file's content; raises LedgerError as `read_text`, and where it is not JSON."""
         try:
             return json.loads(self.read_text(name))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise LedgerError(f"store {self.shown}: {name} must be JSON, but is not: {error}") from error
 
     def write(self, name: str, data: bytes | pa.Buffer, patience: float | None = None) -> None:

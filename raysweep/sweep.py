@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from raysweep.axes import Axis, index_axes
+from raysweep.axes import Axis, declared, described, index_axes
 from raysweep.errors import FitError, LedgerError, SweepError, nearest
 from raysweep.experiment import Experiment, row_schema
 from raysweep.experiments import load_experiment
@@ -26,15 +26,24 @@ from raysweep.laws.forms import law
 from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, Recipe, recipe_hash, shape_of
 from raysweep.runs import Runs, enumerate_runs
 from raysweep.store import Store
+from raysweep.yamlfile import MAX_BYTES, parse_yaml, read_yaml
 
-__all__ = ["FitSpec", "Resources", "Sweep", "SweepFile", "from_mapping", "load_sweep"]
+__all__ = [
+    "FitSpec",
+    "Resources",
+    "Sweep",
+    "SweepFile",
+    "from_mapping",
+    "load_sweep",
+    "stored_runs",
+    "stored_sweep",
+]
 
-_MAX_BYTES = 1 << 20
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # anchored: pydantic searches, and a name becomes a folder
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class FitSpec(_Strict):
@@ -133,59 +142,14 @@ class Sweep:
         """The resolved file as YAML: what a store keeps under `sweeps/<hash>.yaml`."""
         return yaml.safe_dump(self.file.model_dump(mode="json", exclude_unset=True), sort_keys=False)
 
+    @property
+    def declaration(self) -> dict[str, Any]:
+        """What counting this sweep's cells takes besides its file, as plain data: nobody need import the experiment."""
+        return {"identity": self.identity, "axes": [described(axis) for axis in self.axes.values()]}
+
     @cached_property
     def hash(self) -> str:
         return hashlib.blake2b(self.text.encode(), digest_size=8).hexdigest()
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads `1e-3` as a number (YAML 1.2), and refuses aliases and repeated keys."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not allowed; write the values out")
-        node: yaml.Node | None = super().compose_node(parent, index)
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    told = f"keys must be distinct, but {key.value!r} is given twice"
-                    raise yaml.constructor.ConstructorError(None, None, told, key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1 reads 1:30 as 90; here a number is a number.
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in found if tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")]
-    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"""[-+]?(?:(?:\d[\d_]*)?\.\d+|\d[\d_]*\.|\d+(?=[eE]))(?:[eE][-+]?\d+)?$
-        |[-+]?\.(?:inf|Inf|INF)$
-        |\.(?:nan|NaN|NAN)$""",
-        re.VERBOSE,
-    ),
-    list("-+.0123456789"),
-)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """The content of a YAML text.
-
-    Raises:
-        SweepError: it is not valid YAML, repeats a key or uses aliases.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # ValueError: the 32nd of May
-        raise SweepError(f"{where}: must be valid YAML: {' '.join(str(error).split())}") from error
 
 
 def stored_sweep(store: Store) -> tuple[SweepFile, str]:
@@ -202,24 +166,30 @@ def stored_sweep(store: Store) -> tuple[SweepFile, str]:
         raise LedgerError(f"store {store.uri}: env.json must name its sweep by 16 hex digits, but has {digest!r}")
     name = f"sweeps/{digest}.yaml"
     try:
-        return SweepFile.model_validate(parse_yaml(store.read_text(name), name)), name
-    except (ValidationError, SweepError) as error:
+        text = store.read(name, 4 * MAX_BYTES).decode()  # as resolved it may be longer than its file
+        return SweepFile.model_validate(parse_yaml(text, name)), name
+    except (ValidationError, SweepError, UnicodeDecodeError) as error:
         raise LedgerError(f"store {store.uri}: {name} must be a sweep file: {' '.join(str(error).split())}") from error
 
 
-def read_yaml(path: Path) -> Any:
-    """A YAML file's content.
+def stored_runs(store: Store) -> Runs | None:
+    """Every run of the sweep last run into a store; None where the store does not tell its axes.
+
+    No experiment is imported: what a store names is not executed by those who read it.
 
     Raises:
-        SweepError: missing, unreadable, over 1 MiB, or not valid YAML.
+        LedgerError: it is not a store, or its files are damaged.
     """
+    file, name = stored_sweep(store)
+    told = f"axes/{Path(name).stem}.json"
+    if not store.exists(told):
+        return None
+    plain = store.read_json(told)
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise SweepError(f"{path}: a sweep file must be under 1 MiB, but has {path.stat().st_size:,} bytes")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SweepError(f"{path}: cannot be read: {error}") from error
-    return parse_yaml(text, str(path))
+        axes = index_axes([declared(axis) for axis in plain["axes"]])
+        return enumerate_runs(expand(file.grid, axes), axes, str(plain["identity"]))
+    except (SweepError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LedgerError(f"store {store.uri}: {told} must hold the axes of its sweep: {error}") from error
 
 
 def load_sweep(path: str | Path, overrides: Sequence[str] = (), preset: str | None = None) -> Sweep:

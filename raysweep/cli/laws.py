@@ -247,10 +247,11 @@ def _draw(found: Sequence[_Asked], path: Path) -> None:
 
     matplotlib.use("Agg")
     from raysweep.report.diagnostics import diagnostics_figure
+    from raysweep.report.style import tame
 
     for i, one in enumerate(found):
         name = path if i == 0 else path.with_stem(f"{path.stem}-{i + 1}")
-        diagnostics_figure(one.fit, one.points).savefig(name, dpi=_DPI)
+        tame(diagnostics_figure(one.fit, one.points)).savefig(name, dpi=_DPI)
 
 
 def _allocation(

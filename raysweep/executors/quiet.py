@@ -19,6 +19,11 @@ def terminal() -> IO[str]:
     return _saved or sys.stderr
 
 
+def _own(path: str, flags: int) -> int:
+    """Open a log that nobody else can read, and that is no link to something else."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
 @contextlib.contextmanager
 def quiet(log: Path) -> Iterator[None]:
     """Redirect file descriptors 1 and 2 to `log`: only at that level is Ray's core silenced too."""
@@ -27,7 +32,7 @@ def quiet(log: Path) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]
-    with open(log, "ab", buffering=0) as sink:
+    with open(log, "ab", buffering=0, opener=_own) as sink:
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
     try:

@@ -63,7 +63,13 @@ def scan(data: Source) -> tuple[pl.LazyFrame, dict[str, Column]]:
             # A column may hold integers for a million rows and then a fraction: look at all of it.
             rows, columns = pl.scan_csv(path, infer_schema_length=None), {}
         rows.collect_schema()
-    except (pl.exceptions.PolarsError, pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,
+        pa.ArrowException,
+        OSError,
+        UnicodeDecodeError,
+    ) as error:
         raise FitError(f"{path}: cannot be read as a table: {_first_line(error)}") from error
     return rows, columns
 
@@ -76,7 +82,7 @@ def gather(rows: pl.LazyFrame) -> pl.DataFrame:
     """
     try:
         return rows.collect(engine="streaming")
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # a panic of Rust is no Exception
         raise FitError(f"The table cannot be read: {_first_line(error)}. Repair or convert it.") from error
 
 
@@ -120,5 +126,5 @@ def _columns(schema: pa.Schema) -> dict[str, Column]:
     return columns
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -33,7 +33,7 @@ _MAX_SEED = 2**40  # seeds are spread by a million per epoch, within 63 bits
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class FlowRecipe(_Strict):
@@ -55,6 +55,11 @@ class FlowRecipe(_Strict):
     lr: float = Field(2e-3, gt=0, lt=1, description="peak of a one-cycle schedule (AdamW)")
     holdout: float = Field(0.15, gt=0, lt=1, description="fraction of items kept for the reported likelihood")
     seed: int = Field(0, ge=0, le=_MAX_SEED, description="initialisation, split, order and dequantisation noise")
+
+    @property
+    def least_bytes(self) -> int:
+        """Of its weights in float32, those inside residual blocks alone."""
+        return 4 * self.layers * self.blocks * 2 * self.hidden**2
 
 
 class GaussianRecipe(_Strict):
@@ -118,13 +123,34 @@ def shape_of(recipe: FlowRecipe | GaussianRecipe) -> Shape:
     return Shape(source.x.shape[1], source.classes)
 
 
+class _KeptCheck(BaseModel):
+    name: str
+    value: float
+    limit: float
+    about: str
+    passed: bool
+
+
+class _KeptAudit(BaseModel):
+    """An audit as a store keeps it."""
+
+    sha: str
+    temperature: float = Field(gt=0, allow_inf_nan=False)
+    items: int = Field(ge=1)
+    checks: list[_KeptCheck] = Field(max_length=100)
+    aleatoric: float
+    bayes_error: float
+    reliability: list[tuple[float, float, Annotated[int, Field(ge=1)]]] = Field(min_length=1, max_length=1000)
+    passed: bool
+
+
 def stored_audits(store: Store, folder: str) -> list[dict[str, Any]]:
     """The audits kept beside a world; none where the file is missing or damaged (it is then made anew)."""
     try:
-        found = store.read_json(f"{folder}/audit.json")
-        return [a for a in found if {"sha", "temperature", "checks", "passed", "reliability"} <= set(a)]
-    except (LedgerError, TypeError):
+        found = TypeAdapter(list[_KeptAudit]).validate_json(store.read_text(f"{folder}/audit.json"))
+    except (LedgerError, ValidationError):
         return []
+    return [audit.model_dump() for audit in found]
 
 
 def recipe_hash(recipe: FlowRecipe | GaussianRecipe) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -32,6 +32,7 @@ from raysweep.store import Store
 __all__ = ["FlowWorld", "adopt", "load_world", "make_flow", "prepare"]
 
 _CHUNK = 2048  # items whose activations stay in cache
+_MAX_BYTES = 1 << 32  # of weights
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,22 @@ def prepare(
     return adopt(store, recipe, flow), True
 
 
+def _check_weights(weights: Mapping[str, torch.Tensor], fresh: Mapping[str, torch.Tensor]) -> None:
+    """Numbers are finite and the probabilities add up; what is an index is a permutation of the fresh flow's."""
+    for name, value in weights.items():
+        own = fresh.get(name)
+        if own is None or value.shape != own.shape:
+            raise ValueError(f"{name[:100]} has the shape {tuple(value.shape)}, which the recipe does not give it")
+        if value.is_complex() or value.is_floating_point() != own.is_floating_point():
+            raise ValueError(f"{name[:100]} holds {value.dtype}, not {own.dtype}")
+        if own.is_floating_point() and not bool(value.double().isfinite().all()):
+            raise ValueError(f"{name[:100]} holds numbers that are not finite")
+        if not own.is_floating_point() and not torch.equal(value.long().flatten().sort()[0], own.flatten().sort()[0]):
+            raise ValueError(f"{name[:100]} is not what the recipe makes it")
+    if "log_prior" in weights and abs(float(weights["log_prior"].double().exp().sum()) - 1) > 1e-5:
+        raise ValueError("log_prior must hold the logarithms of probabilities that add up to 1")
+
+
 def load_world(store: Store, folder: str = "") -> FlowWorld:
     """A world from its folder of `recipe.json` and `weights.safetensors`.
 
@@ -157,17 +174,20 @@ def load_world(store: Store, folder: str = "") -> FlowWorld:
     for name in ("recipe.json", WEIGHTS):
         if not store.exists(prefix + name):
             raise OracleError(f"oracle {store.uri}/{folder}: must hold recipe.json and {WEIGHTS}, but lacks {name}")
-    recipe = parse_recipe(store.read(f"{prefix}recipe.json"), f"{store.uri}/{prefix}recipe.json")
-    data = store.read(prefix + WEIGHTS)
+    recipe = parse_recipe(store.read_text(f"{prefix}recipe.json"), f"{store.uri}/{prefix}recipe.json")
+    data = store.read(prefix + WEIGHTS, _MAX_BYTES)
     try:
+        if isinstance(recipe, FlowRecipe) and len(data) < recipe.least_bytes:  # a few words may ask for much
+            raise ValueError(f"it has {len(data):,} bytes, but such a flow at least {recipe.least_bytes:,}")
         weights = load(data)
         classes, dim = weights["means"].shape
         wanted = shape_of(recipe)
         if (dim, classes) != (wanted.dim, wanted.classes):
             raise ValueError(f"it holds {classes} classes in {dim} dimensions, not {wanted.classes} in {wanted.dim}")
         flow = make_flow(recipe, dim, classes).double()
+        _check_weights(weights, flow.state_dict())
         flow.load_state_dict(weights)
-    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
+    except (SafetensorError, KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise OracleError(f"oracle {store.uri}/{folder}: {WEIGHTS} does not fit recipe.json: {reason}") from error
     flow.requires_grad_(False).eval()

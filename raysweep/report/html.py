@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +23,13 @@ from raysweep.errors import FitError, LedgerError
 from raysweep.laws import Fit
 from raysweep.laws.fitting import Options
 from raysweep.laws.points import Points, points
-from raysweep.laws.source import Column, scan
+from raysweep.laws.source import Column, gather, scan
 from raysweep.laws.table import fit_points
 from raysweep.ledger import Ledger
 from raysweep.oracle.recipe import stored_audits
 from raysweep.report.diagnostics import diagnostics_figure
 from raysweep.report.figures import calibration_figure, law_figure, learning_figure
+from raysweep.report.style import tame
 from raysweep.report.tables import Sanity, clusters, findings, formula, sanity
 from raysweep.status import status
 from raysweep.store import Store
@@ -74,7 +77,7 @@ def make_report(store: Store) -> Report:
     if not ledger.parts:
         raise LedgerError(f"store {store.uri}: must hold finished cells to report on, but its ledger is empty")
     rows, columns = scan(ledger.table)
-    frame = rows.collect()
+    frame = gather(rows)
     audits = [a for w in state["worlds"] for a in stored_audits(store, f"oracle/{w['recipe']}")]
 
     sentences: list[str] = []
@@ -95,7 +98,7 @@ def make_report(store: Store) -> Report:
         sentences.append(checked.sentence)
 
     for i, (spec, law, found) in enumerate(fitted):
-        name = f"{i + 1}-{spec.law}-{spec.y}-{'-'.join(spec.scales)}".replace("+", "-")
+        name = re.sub(r"[^\w.-]", "-", f"{i + 1}-{spec.law}-{spec.y}-{'-'.join(spec.scales)}")[:100]  # becomes a file
         if len(law.x) == 1:
             drawings.append(_draw(name, _law_caption(law, columns), _law(law, found, columns)))
         drawings.append(_draw(f"{name}-diagnostics", _DIAGNOSTICS, diagnostics_figure(law, found)))
@@ -158,7 +161,7 @@ def _extra_drawings(
 
 def _draw(name: str, caption: str, figure: Figure) -> Drawing:
     data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=_DPI)
+    tame(figure).savefig(data, format="png", dpi=_DPI)
     plt.close(figure)
     return Drawing(name, caption, data.getvalue())
 
@@ -250,10 +253,11 @@ def _page(
     if state["unreadable"]:
         rows = [[u["file"], u["reason"]] for u in state["unreadable"]]
         parts.append(f"<h2>Unreadable files</h2>{_table(['file', 'reason'], rows)}")
-    store = html.escape(state["store"])
+    store = html.escape(shlex.quote(state["store"]))
+    cells = html.escape(repr(f"{state['store']}/cells.parquet"))
     parts.append(
         "<h2>Regenerate</h2><p>Every number on this page comes from the store's ledger.</p>"
         f"<pre>raysweep report {store}\nraysweep fit {store} --json\n"
-        f"python -c \"import polars; print(polars.read_parquet('{store}/cells.parquet'))\"</pre>"
+        f"python: polars.read_parquet({cells})</pre>"
     )
     return "\n".join(parts)

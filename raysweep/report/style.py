@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import polars as pl
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-__all__ = ["COLOURS", "MARKERS", "PANEL", "STYLE", "axis_name", "sample"]
+from raysweep.errors import plain
+
+__all__ = ["COLOURS", "MARKERS", "PANEL", "STYLE", "axis_name", "sample", "tame"]
 
 COLOURS = (
     "#0072b2",
@@ -29,6 +33,7 @@ STYLE: Any = {
     "legend.fontsize": 8.5,
 }
 PANEL = (4.6, 3.6)  # inches
+_LONGEST = 120  # characters of a title or label
 _POINTS = 4000  # more are a stain
 
 
@@ -41,6 +46,16 @@ def axis_name(name: str) -> str:
         "total": "total loss",
     }
     return known.get(name, name.replace("_", " "))
+
+
+def tame(figure: Figure) -> Figure:
+    """The figure with the words of a store taken as words: no formulas (`$`), no control characters, no essays."""
+    for text in figure.findobj(Text):
+        words = plain(text.get_text()).replace("\n", " ")
+        text.set_text(words if len(words) <= _LONGEST else f"{words[:_LONGEST]}...")
+        if "$" in words:  # the labels of ticks, which are formulas, are not there yet
+            text.set_parse_math(False)
+    return figure
 
 
 def sample(rows: pl.DataFrame) -> pl.DataFrame:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from raysweep.errors import plain
 from raysweep.laws import Fit, GroupFit
 from raysweep.laws.choice import Evidence
 
@@ -60,7 +61,7 @@ def paragraphs(fit: Fit) -> list[list[str]]:
 
 def title(group: GroupFit) -> str:
     """`power (width=64, labels=hard)`."""
-    name = ", ".join(f"{k}={v}" for k, v in group.group.items())
+    name = plain(", ".join(f"{k}={v}" for k, v in group.group.items()))
     return f"{group.law.name} ({name})" if name else group.law.name
 
 

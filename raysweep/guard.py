@@ -1,0 +1,74 @@
+"""What a store may be called, which of its paths may be touched, and how much of a file is read."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Any
+from urllib.parse import unquote
+
+from raysweep.errors import LedgerError, redact
+
+__all__ = ["base_name", "below", "check_uri", "read_stream", "regular"]
+
+_PIECE = 1 << 20
+_KEYED = ("s3", "s3a", "http", "https")  # schemes whose user can only be a key
+
+
+def check_uri(uri: str) -> None:
+    """Refuse a store's URI that holds credentials: it would be printed, logged, and passed to Ray's workers.
+
+    Raises:
+        LedgerError: it does, or holds control characters.
+    """
+    if not uri.isprintable():
+        raise LedgerError(f"store: a path or URI must be printable, but got {uri!r}")
+    for text in (uri, unquote(uri)) if "://" in uri else ():
+        scheme, _, rest = text.rpartition("::")[2].partition("://")
+        if redact(text) != text or (scheme in _KEYED and "@" in rest.split("/")[0]):
+            raise LedgerError(
+                f"store: a URI must not hold credentials, but got {uri.split('://')[0]}://*** . Give them by the "
+                "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS), a profile "
+                "or a role"
+            )
+
+
+def below(root: str, name: str, local: bool) -> str:
+    """The path of a file of a store, inside of it for sure: links in a store may come from anybody.
+
+    Raises:
+        LedgerError: the name climbs out by `..`, or a link leads out.
+    """
+    path = f"{root.rstrip('/')}/{name}"
+    if {"", ".", ".."} & set(name.split("/")) or "\0" in name:
+        raise LedgerError(f"store {root}: a name must be a plain path below it, but got {name!r}")
+    if local:
+        real, inside = os.path.realpath(path), os.path.realpath(root)
+        if not real.startswith(f"{inside.rstrip('/')}/"):
+            raise LedgerError(f"store {root}: {name} must lie in the store, but is a link to {real}; copy it here")
+    return path
+
+
+def regular(path: str) -> None:
+    """Raise an OSError unless a local path is a regular file: a pipe keeps its reader waiting, a device never ends."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("it is no regular file")
+
+
+def read_stream(stream: Any, most: int) -> bytes:
+    """All bytes of a stream; an OSError beyond `most`, and no more than that is held."""
+    pieces, size = [], 0
+    while piece := stream.read(_PIECE):
+        pieces.append(piece)
+        size += len(piece)
+        if size > most:
+            raise OSError(f"it has more than {most:,} bytes")
+    return b"".join(pieces)
+
+
+def base_name(info: Any) -> str:
+    """A listed file's name; one that is not UTF-8 is told of, not read."""
+    try:
+        return str(info.base_name)
+    except UnicodeDecodeError:
+        return "(a name that is not UTF-8)"

@@ -1,0 +1,162 @@
+"""One parquet part of a ledger: read only as far as its footer promises something a ledger could hold.
+
+A store may come from anybody. A footer is checked before any data is decoded: how long it is, how many rows and columns
+of which types it announces. Words that a dictionary repeats are counted before they are written out, because a hundred
+bytes can stand for a terabyte. Nothing in a part is executed, whatever its metadata says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from raysweep.errors import LedgerError
+from raysweep.experiment import SCHEMA_VERSION, STAMPS
+from raysweep.store import Store, UnreachableError
+
+__all__ = ["KEYS", "MAX_COLUMNS", "MAX_VALUES", "NEEDED", "PART", "STATUSES", "read_part"]
+
+PART = re.compile(r"part-[0-9a-f]{16}-\d{1,20}\.parquet")
+STATUSES = ("ok", "diverged", "failed", "skipped")  # in order of precedence
+KEYS = ("cell", "run")  # distinct words, which no dictionary makes shorter
+NEEDED = (*KEYS, "status", "attempt")
+MAX_VALUES = 1 << 28  # rows times columns
+MAX_COLUMNS = 2000
+_MAX_BYTES = 1 << 30  # of a file, and of its words once decoded
+_MAX_FOOTER = 1 << 24
+_MAX_GROUPS = 2000
+_MAX_ATTEMPT = 1_000_000
+_LATEST = 7_258_118_400_000_000  # the year 2200, microseconds
+
+
+class _RefusedError(Exception):
+    """Why a file is no part."""
+
+
+def read_part(store: Store, path: str, columns: Sequence[str] | None = None) -> pa.Table | str:
+    """A part's table, or why it is none.
+
+    Args:
+        store, path: Where it is.
+        columns: Read only these.
+
+    Raises:
+        UnreachableError: the store does not answer. Leaving parts out would call finished cells unfinished.
+    """
+    if not PART.fullmatch(path.rpartition("/")[2]):
+        return "its name is not a part's"
+    try:
+        data = store.read(path, _MAX_BYTES)
+        if data[-4:] == b"PAR1" and int.from_bytes(data[-8:-4], "little") > _MAX_FOOTER:
+            raise _RefusedError(f"its footer is longer than {_MAX_FOOTER:,} bytes")
+        # Limits of Thrift: a footer of few bytes may announce billions of entries.
+        footer = pq.ParquetFile(
+            pa.BufferReader(data), thrift_string_size_limit=_MAX_FOOTER, thrift_container_size_limit=_MAX_FOOTER
+        ).metadata
+        schema = _checked_schema(footer)
+        wanted = [n for n in schema.names if columns is None or n in columns]
+        table = _decoded(data, footer, schema, wanted)
+        _check_values(table)
+    except _RefusedError as error:
+        return str(error)
+    except UnreachableError:
+        raise
+    except (pa.ArrowException, LedgerError, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+        return f"it cannot be read as parquet: {(str(error) or type(error).__name__).splitlines()[0][:300]}"
+    return table
+
+
+def _checked_schema(footer: pq.FileMetaData) -> pa.Schema:
+    """The columns that a footer announces."""
+    if footer.num_columns > MAX_COLUMNS:
+        raise _RefusedError(f"it has {footer.num_columns:,} columns, and a part at most {MAX_COLUMNS:,}")
+    if footer.num_rows * footer.num_columns > MAX_VALUES or footer.num_rows < 0:
+        raise _RefusedError(
+            f"it announces {footer.num_rows:,} rows of {footer.num_columns} columns, too many for a part"
+        )
+    if footer.num_row_groups > _MAX_GROUPS:
+        raise _RefusedError(f"it has {footer.num_row_groups:,} row groups, and a part at most {_MAX_GROUPS:,}")
+    size = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
+    if not 0 <= size <= 4 * _MAX_BYTES:
+        raise _RefusedError(f"it announces {size:,} bytes, too many for a part")
+    schema = footer.schema.to_arrow_schema()
+    if len(set(schema.names)) < len(schema):
+        raise _RefusedError("it has two columns of one name")
+    if missing := [n for n in NEEDED if n not in schema.names]:
+        raise _RefusedError(f"it lacks the columns {', '.join(missing)}")
+    version = (schema.metadata or {}).get(b"raysweep.schema", b"0")
+    if not re.fullmatch(rb"\d{1,9}", version):
+        raise _RefusedError("its schema version is not a number")
+    if int(version) > SCHEMA_VERSION:
+        raise _RefusedError(
+            f"its schema version is {int(version)}, but this raysweep reads up to {SCHEMA_VERSION}: upgrade"
+        )
+    for field in schema:
+        _check_field(field)
+    return schema
+
+
+def _check_field(field: pa.Field) -> None:
+    type_, is_ = field.type, pa.types
+    if is_.is_null(type_):
+        return
+    if field.name in STAMPS and type_ != STAMPS[field.name]:
+        raise _RefusedError(f"its column {field.name} is {_told(type_)}, not {STAMPS[field.name]}")
+    if not (
+        is_.is_boolean(type_)
+        or is_.is_integer(type_)
+        or is_.is_floating(type_)
+        or is_.is_string(type_)
+        or type_ in STAMPS.values()
+    ):
+        raise _RefusedError(f"its column {field.name[:80]!r} is {_told(type_)}, which no ledger holds")
+    for key, value in (field.metadata or {}).items():
+        text = value.decode()  # a ValueError where it is not UTF-8
+        if key == b"default":
+            pc.cast(pa.scalar(text), type_)
+
+
+def _told(type_: pa.DataType) -> str:
+    return str(type_)[:80]
+
+
+def _decoded(data: bytes, footer: pq.FileMetaData, schema: pa.Schema, wanted: Sequence[str]) -> pa.Table:
+    """The columns; words of a dictionary are written out only if that is not too long."""
+    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+    words = [(n, schema.get_field_index(n)) for n in wanted if pa.types.is_string(schema.field(n).type)]
+    coded = [n for n, i in words if any(g.column(i).has_dictionary_page for g in groups)]
+    file = pq.ParquetFile(pa.BufferReader(data), metadata=footer, read_dictionary=coded)
+    table, size = file.read(columns=list(wanted)), 0
+    for name in coded:
+        for chunk in table.column(name).chunks:
+            lengths = pc.cast(pc.binary_length(chunk.dictionary), pa.int64())
+            size += pc.sum(lengths.take(chunk.indices)).as_py() or 0
+        if size > _MAX_BYTES:
+            raise _RefusedError(f"its words are longer than {_MAX_BYTES:,} bytes once decoded")
+    for name in coded:
+        i = table.schema.get_field_index(name)
+        table = table.set_column(i, schema.field(name), table.column(name).cast(pa.string()))
+    return table
+
+
+def _check_values(table: pa.Table) -> None:
+    """Refuse what the ledger's own arithmetic would stumble over: keys and attempts that cannot be."""
+    table.validate(full=True)  # words are UTF-8
+    if absent := [n for n in NEEDED if n in table.schema.names and table.column(n).null_count]:
+        raise _RefusedError(f"its column {absent[0]} has empty places")
+    if not all(
+        pc.all(pc.ascii_is_alnum(table.column(n))).as_py() in (True, None) for n in KEYS if n in table.schema.names
+    ):
+        raise _RefusedError("its keys are not letters and digits")
+    unknown = set(pc.unique(table.column("status")).to_pylist()) - set(STATUSES)
+    if unknown:
+        raise _RefusedError(f"it has an unknown status {sorted(map(str, unknown))[:5]}")
+    for name, low, high in (("attempt", 0, _MAX_ATTEMPT), ("finished_at", 0, _LATEST)):
+        if name in table.schema.names and table.column(name).null_count < len(table):
+            ends = pc.min_max(pc.cast(table.column(name), pa.int64())).as_py()
+            if not low <= ends["min"] <= ends["max"] <= high:
+                raise _RefusedError(f"its column {name} goes from {ends['min']} to {ends['max']}, which cannot be")
