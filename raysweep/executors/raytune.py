@@ -31,6 +31,7 @@ from ray import tune  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 from raysweep.errors import PackError, RaysweepError, tail  # noqa: E402
+from raysweep.executors.cluster import check_nodes, resources  # noqa: E402
 from raysweep.executors.feed import Feed  # noqa: E402
 from raysweep.executors.quiet import quiet  # noqa: E402
 from raysweep.executors.work import Counts, Job, OutOfMemory, execute, opened  # noqa: E402
@@ -192,7 +193,7 @@ class RayExecutor:
                     reason = str(error).strip().splitlines()[0]
                     raise PackError(f"ray: cannot start or reach {self.address or 'a Ray here'}: {reason}") from error
             try:
-                total = ray.cluster_resources()
+                total = resources()
                 for name, need in (("CPU", job.cpus), ("GPU", job.gpus)):
                     if need > total.get(name, 0.0):
                         raise PackError(
@@ -201,6 +202,7 @@ class RayExecutor:
                         )
                 by_cpu = total.get("CPU", 1.0) / job.cpus
                 self.slots = max(1, int(min(by_cpu, total.get("GPU", 0.0) / job.gpus) if job.gpus else by_cpu))
+                check_nodes(job)
                 yield
             finally:
                 if ours:
