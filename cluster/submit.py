@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import base64
 import binascii
+import contextlib
 import json
 import os
 import re
@@ -139,16 +140,16 @@ def wait_for(workers: int, seconds: float) -> None:
 
 
 def run(command: Sequence[str]) -> int:
-    """Run it as a child; Ctrl-C and a lost connection go to it, which saves what is finished."""
+    """Run it as a child. Ctrl-C, `kill` and a lost connection interrupt it, and it saves what is finished."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     environment.pop("OMP_NUM_THREADS", None)  # the launcher exports 1
-    child = subprocess.Popen(command, env=environment)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both
-    for sent in (signal.SIGTERM, signal.SIGHUP):
+    child = subprocess.Popen(command, env=environment, start_new_session=True)  # a lost terminal would kill it
+    for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(sent, lambda *_: child.send_signal(signal.SIGINT))
     code = child.wait()
     code = 128 - code if code < 0 else code
-    say(f"raysweep ended with exit code {code}")
+    with contextlib.suppress(OSError):  # the connection may be gone
+        say(f"raysweep ended with exit code {code}")
     return code
 
 

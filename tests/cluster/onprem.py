@@ -14,6 +14,11 @@ import yaml
 from hosts import ADDRESS, HERE, ROOT, Network, call, make_hosts
 
 WORKERS = ("worker1", "worker2")
+# Once on the client: the token that the cluster file brings to all hosts, and made-up rights to a store.
+TOKEN = (
+    "ray get-auth-token --generate > /dev/null && mkdir -p ~/.aws && "
+    "printf '[default]\\naws_access_key_id = test\\naws_secret_access_key = test\\n' > ~/.aws/credentials"
+)
 _NOISE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -65,11 +70,7 @@ def ray_cluster(scratch: Path) -> Iterator[Cluster]:
     """Up at the start, down at the end; both must succeed."""
     with make_hosts(scratch) as network:
         cluster = Cluster(network, adapt(network))
-        made = cluster.client(
-            "ray get-auth-token --generate > /dev/null && mkdir -p ~/.aws && "
-            "printf '[default]\\naws_access_key_id = test\\naws_secret_access_key = test\\n' > ~/.aws/credentials && "
-            f"ray up -y {cluster.file}"
-        )
+        made = cluster.client(f"{TOKEN} && ray up -y {cluster.file}")
         if made.returncode:
             raise RuntimeError(f"ray up failed: {made.stdout}")
         yield cluster

@@ -1,0 +1,61 @@
+"""`ray up`, `ray submit`, `ray down` on a head and two workers, as it looks on the client's terminal.
+
+    python tests/cluster/transcript.py            # prints it
+    python tests/cluster/transcript.py > docs/submit.txt
+
+Makes four hosts on this machine (Linux, root; see hosts.py) and takes cluster/onprem.yaml, with these hosts' addresses.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from hosts import ROOT, SHARED, call, make_hosts, missing
+from onprem import TOKEN, Cluster, adapt, clean
+
+TERMINAL = "--log-style pretty --log-color false"  # as on a terminal, which this is not
+_COMMANDS = (
+    ("ray up -y {file}", TERMINAL),
+    ("ray submit {file} cluster/submit.py -- run sweeps/demo.yaml --preset smoke --store {shared}/demo", TERMINAL),
+    ("ray down -y {file}", TERMINAL),
+)
+
+
+def main() -> None:
+    """Print the transcript; exit 1 if a command failed."""
+    if reason := missing():
+        sys.exit(f"no cluster can be made here: {reason}")
+    with tempfile.TemporaryDirectory() as folder, make_hosts(Path(folder) / "hosts") as network:
+        cluster, failed = Cluster(network, adapt(network)), False
+        cluster.client(TOKEN)
+        for command, options in _COMMANDS:
+            typed = command.format(file=cluster.file, shared=SHARED)
+            verb, rest = typed.split(" ", 2)[1:]
+            done = cluster.client(f"ray {verb} {options} {rest}", timeout=600)
+            failed |= bool(done.returncode)
+            print(f"$ {tidy(typed, cluster)}\n{tidy(done.stdout, cluster)}\n")
+            if done.returncode:
+                print(f"(exit code {done.returncode})")
+        print(
+            f"$ ls {SHARED}/demo        # on any host\n{call(network, 'worker1', f'ls {SHARED}/demo').stdout}", end=""
+        )
+    sys.exit(failed)
+
+
+def tidy(output: str, cluster: Cluster) -> str:
+    """Without this machine's paths, and without the launcher's own commands and warnings."""
+    text = clean(output).replace(str(cluster.file), "cluster/onprem.yaml").replace(f"{cluster.network.scratch}/", "")
+    text = text.replace(f"{ROOT}/", "").replace(str(Path(sys.prefix)), ".venv")
+    noise = re.compile(
+        r"refers to a file|ensure this mount updates|ClusterState:|^NodeProvider:|known hosts\.|Shared connection|"
+        r"INFO node_provider|^sending incremental|^sent \d|^total size|^\s*$|load average|Usage stats|usage_lib|"
+        r"Full command is|rsync`ed|Running `|Fetched IP|^(\./|[\w/]+\.(py|sh|md|yaml|txt|toml|typed)|\w+/|\w+/\w+/|Dockerfile|auth_token)$"
+    )
+    return "\n".join(line.rstrip() for line in text.splitlines() if not noise.search(line))
+
+
+if __name__ == "__main__":
+    main()
