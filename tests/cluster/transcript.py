@@ -22,6 +22,12 @@ _COMMANDS = (
     ("ray submit {file} cluster/submit.py -- run sweeps/demo.yaml --preset smoke --store {shared}/demo", TERMINAL),
     ("ray down -y {file}", TERMINAL),
 )
+# rsync's lists and the launcher's warnings.
+_NOISE = re.compile(
+    r"refers to a file|ensure this mount updates|ClusterState:|NodeProvider:|known hosts\.$|Shared connection|"
+    r"^sending incremental|^sent \d|^total size|^\s*$|load average|usage stats|Usage stats|usage_lib|"
+    r"^[\w./]+(/|\.py|\.sh|\.md|\.yaml|\.txt|\.toml|\.typed|file|_token)$"
+)
 
 
 def main() -> None:
@@ -49,12 +55,7 @@ def tidy(output: str, cluster: Cluster) -> str:
     """Without this machine's paths, and without the launcher's own commands and warnings."""
     text = clean(output).replace(str(cluster.file), "cluster/onprem.yaml").replace(f"{cluster.network.scratch}/", "")
     text = text.replace(f"{ROOT}/", "").replace(str(Path(sys.prefix)), ".venv")
-    noise = re.compile(
-        r"refers to a file|ensure this mount updates|ClusterState:|^NodeProvider:|known hosts\.|Shared connection|"
-        r"INFO node_provider|^sending incremental|^sent \d|^total size|^\s*$|load average|Usage stats|usage_lib|"
-        r"Full command is|rsync`ed|Running `|Fetched IP|^(\./|[\w/]+\.(py|sh|md|yaml|txt|toml|typed)|\w+/|\w+/\w+/|Dockerfile|auth_token)$"
-    )
-    return "\n".join(line.rstrip() for line in text.splitlines() if not noise.search(line))
+    return "\n".join(line.rstrip() for line in text.splitlines() if not _NOISE.search(line))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from onprem import WORKERS, Cluster, encoded, ray_cluster
 
 pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
-    pytest.mark.timeout(600),  # the first test also waits for the cluster
+    pytest.mark.timeout(900),  # the first test also waits for the cluster
 ]
 S3 = f"http://{ADDRESS['client']}:5000"
 
@@ -61,9 +61,6 @@ def test_a_sweep_runs_on_every_host_and_its_findings_reach_the_client(cluster: C
     rows = rows_of(cluster, "where")
     assert rows.height == rows["cell"].n_unique() == 12
     assert set(rows["host"]) == {"head", *WORKERS}
-    again = cluster.submit(f"run mine/where.yaml --set hosts=3 --store {SHARED}/where")  # nothing is left to do
-    assert again.returncode == 0, again.stdout
-    assert rows_of(cluster, "where").equals(rows)
 
 
 def test_an_exit_code_and_the_reason_reach_the_client(cluster: Cluster) -> None:
@@ -94,7 +91,7 @@ def test_what_cannot_work_on_a_cluster_is_refused_with_its_reason(
     done = cluster.submit(arguments)
     assert done.returncode == 1
     assert reason in " ".join(done.stdout.split())
-    assert " of 12 cells" not in done.stdout
+    assert "plan:" not in done.stdout  # nothing was spent
 
 
 def test_a_store_on_s3_and_arguments_that_a_shell_would_break(cluster: Cluster, bucket: str) -> None:
@@ -106,7 +103,7 @@ def test_a_store_on_s3_and_arguments_that_a_shell_would_break(cluster: Cluster, 
     seen = cluster.client(f"python -m raysweep status '{store}' --json")  # from a machine that is not in the cluster
     assert seen.returncode == 0, seen.stdout
     found = json.loads(seen.stdout)
-    assert (found["done"], found["pending"], found["total"]) == (9, 0, 9)
+    assert (found["cells"]["ok"], found["unreadable"]) == (9, [])
 
 
 def epochs(curve: Path) -> list[dict[str, float]]:
@@ -131,26 +128,26 @@ def test_an_oracle_survives_a_host_whose_plug_is_pulled(cluster: Cluster) -> Non
     )
     try:
         deadline = time.monotonic() + 180
-        while not (curves := list(folder.glob("oracle/*/curve.json"))) or len(epochs(curves[0])) < 8:
+        while not (curves := list(folder.glob("oracle/*/curve.json"))) or len(epochs(curves[0])) < 6:
             assert driver.poll() is None, driver.communicate()[0]
             assert time.monotonic() < deadline
             time.sleep(0.05)
         at_work = [name for name in ("head", *WORKERS) if "RayTrainWorker" in call(network, name, "ps ax").stdout]
         pull_plug(network, "worker2")
-        output, _ = driver.communicate(timeout=300)
+        output, _ = driver.communicate(timeout=480)
     finally:
         driver.kill()
         if "worker2" not in network.first:
             boot(network, "worker2")  # the autoscaler takes it in again, by ssh
     assert at_work == ["head", *WORKERS]
     assert driver.returncode == 0, output
-    assert "world: 48 ok of 48 cells" in output
+    assert "world: 32 ok of 32 cells" in output
     curve = epochs(curves[0])
-    assert [p["epoch"] for p in curve] == list(range(1, 25))
+    assert [p["epoch"] for p in curve] == list(range(1, 19))
     starts = sorted({int(p["start"]) for p in curve})
     assert starts[0] == 0
     assert len(starts) > 1  # some of it was trained by a second group of workers,
     assert starts[1] >= 2  # which went on from a checkpoint
     assert curve[-1]["nll"] < curve[0]["nll"] - 10
     rows = rows_of(cluster, "world")
-    assert (rows.height, rows["world_sha"].n_unique()) == (48, 1)
+    assert (rows.height, rows["world_sha"].n_unique()) == (32, 1)
