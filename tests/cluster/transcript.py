@@ -8,9 +8,12 @@ Makes four hosts on this machine (Linux, root; see hosts.py) and takes cluster/o
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tempfile
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 from hosts import ROOT, SHARED, call, make_hosts, missing
@@ -24,9 +27,10 @@ _COMMANDS = (
 )
 # rsync's lists and the launcher's warnings.
 _NOISE = re.compile(
-    r"refers to a file|ensure this mount updates|ClusterState:|NodeProvider:|known hosts\.$|Shared connection|"
-    r"^sending incremental|^sent \d|^total size|^\s*$|load average|usage stats|Usage stats|usage_lib|"
-    r"^[\w./]+(/|\.py|\.sh|\.md|\.yaml|\.txt|\.toml|\.typed|file|_token)$"
+    r"refers to a file|ensure this mount updates|provider configuration$|experience issues with the cloud|Fetched IP|"
+    r"network_util|To switch back to v1|Stopped only|forcefully terminate|ClusterState:|NodeProvider:|known hosts\.$|"
+    r"Shared connection|^sending incremental|^sent \d|^total size|^\s*$|load average|[Uu]sage stats|usage_lib|"
+    r"^oracle: audit$|^[\w./]+(/|\.py|\.sh|\.md|\.yaml|\.txt|\.toml|\.typed|file|_token)$"
 )
 
 
@@ -37,6 +41,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, make_hosts(Path(folder) / "hosts") as network:
         cluster, failed = Cluster(network, adapt(network)), False
         cluster.client(TOKEN)
+        print(
+            f"# python tests/cluster/transcript.py, {date.today()}, Ray {version('ray')}: a head and two workers of one CPU"
+        )
+        print(
+            f"# each, in namespaces of one machine with {os.cpu_count()} cores. Without rsync's lists and Ray's hints.\n"
+        )
         for command, options in _COMMANDS:
             typed = command.format(file=cluster.file, shared=SHARED)
             verb, rest = typed.split(" ", 2)[1:]
@@ -55,7 +65,15 @@ def tidy(output: str, cluster: Cluster) -> str:
     """Without this machine's paths, and without the launcher's own commands and warnings."""
     text = clean(output).replace(str(cluster.file), "cluster/onprem.yaml").replace(f"{cluster.network.scratch}/", "")
     text = text.replace(f"{ROOT}/", "").replace(str(Path(sys.prefix)), ".venv")
-    return "\n".join(line.rstrip() for line in text.splitlines() if not _NOISE.search(line))
+    text = re.sub(r"\n( *Next steps|-{20,}\nNote: The output above).*?(?=\n *New status|\Z)", "", text, flags=re.DOTALL)
+    lines = [line.rstrip() for line in text.splitlines() if not _NOISE.search(line)]
+    after = [*lines[1:], ""]
+    return "\n".join(one for one, two in zip(lines, after, strict=True) if not (live(one) and live(two)))
+
+
+def live(line: str) -> bool:
+    """Whether a line is one state of the line that a terminal shows in place."""
+    return line.startswith(("starting", "oracle: starting", "oracle: epoch", "cells "))
 
 
 if __name__ == "__main__":
