@@ -106,6 +106,18 @@ def test_a_store_on_s3_and_arguments_that_a_shell_would_break(cluster: Cluster, 
     assert (found["cells"]["ok"], found["unreadable"]) == (9, [])
 
 
+def test_nobody_gets_in_without_the_token(cluster: Cluster) -> None:
+    look = f"ray status --address {ADDRESS['head']}:6379"
+    assert "Active:" in cluster.client(look).stdout
+    for mode in ("RAY_AUTH_MODE=disabled", f"RAY_AUTH_TOKEN={'0' * 64}"):
+        refused = cluster.client(f"{mode} {look}")
+        assert refused.returncode == 1
+        assert "AuthenticationError" in refused.stdout
+    listening = call(cluster.network, "head", "ss -ltnH").stdout
+    dashboard = [line.split()[3] for line in listening.splitlines() if ":8265 " in line]
+    assert dashboard == ["127.0.0.1:8265"]
+
+
 def epochs(curve: Path) -> list[dict[str, float]]:
     return json.loads(curve.read_text()) if curve.is_file() else []
 

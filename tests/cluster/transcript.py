@@ -41,12 +41,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, make_hosts(Path(folder) / "hosts") as network:
         cluster, failed = Cluster(network, adapt(network)), False
         cluster.client(TOKEN)
-        print(
-            f"# python tests/cluster/transcript.py, {date.today()}, Ray {version('ray')}: a head and two workers of one CPU"
-        )
-        print(
-            f"# each, in namespaces of one machine with {os.cpu_count()} cores. Without rsync's lists and Ray's hints.\n"
-        )
+        ran = f"{date.today()}, Ray {version('ray')}, {os.cpu_count()} cores"
+        print(f"# python tests/cluster/transcript.py, {ran}: a head and two workers in namespaces")
+        print("# of one machine. Without rsync's lists and Ray's hints.\n")
         for command, options in _COMMANDS:
             typed = command.format(file=cluster.file, shared=SHARED)
             verb, rest = typed.split(" ", 2)[1:]
