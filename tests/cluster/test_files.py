@@ -147,3 +147,13 @@ def test_scripts_parse(path: Path) -> None:
     done = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert path.read_text().splitlines()[0] == "#!/usr/bin/env bash"
+
+
+def test_the_readme_names_every_port_and_links_to_what_exists() -> None:
+    readme = (CLUSTER / "README.md").read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", readme):
+        assert (CLUSTER / target).exists(), target
+    for name in LAUNCHED:
+        for kind in ("head", "worker"):
+            for port in re.findall(r"-port=(\d+)", load(name)[f"{kind}_start_ray_commands"][1]):
+                assert port in readme or (8076 <= int(port) <= 8081 and "| 8076-8081 |" in readme)

@@ -28,6 +28,8 @@ def test_encoded_arguments_survive_a_shell_and_come_back_as_they_were() -> None:
     seen = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, text=True, check=True).stdout
     assert submit.decode([seen]) == AWKWARD
     assert submit.decode(["--workers", "2", seen]) == ["--workers", "2", *AWKWARD]
+    for length in range(4):  # base64 comes in fours
+        assert submit.decode([submit.encode(["x" * length])]) == ["x" * length]
 
 
 @pytest.mark.parametrize(
@@ -119,11 +121,12 @@ except KeyboardInterrupt:
     sys.exit(130)
 """
     environment, project = home(tmp_path, program), tmp_path / "raysweep"
-    child = subprocess.Popen([sys.executable, "submit.py", "status", "x"], cwd=tmp_path, env=environment)
+    command = [sys.executable, "submit.py", "status", "x"]
+    child = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
     deadline = time.monotonic() + 60
     while not (project / "started").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    child.send_signal(sent)
+    os.killpg(child.pid, sent)  # as a terminal does, to all that it started
     assert child.wait(timeout=60) == 130
     assert (project / "saved").exists()
