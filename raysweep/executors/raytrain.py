@@ -15,6 +15,7 @@ import ray.train.torch
 from safetensors.torch import load
 
 from raysweep.errors import LedgerError, OracleError
+from raysweep.executors.cluster import nodes, resources
 from raysweep.experiment import Dist
 from raysweep.oracle.fit import CHECKPOINT, Curve, curve_name, train_flow
 from raysweep.oracle.recipe import FlowRecipe, folder_of, shape_of
@@ -34,17 +35,21 @@ def fit_flow(
 ) -> ClassFlow:
     """Train on the running Ray, on GPUs where there is one per worker.
 
+    On several nodes training survives the loss of one: it goes on from the last checkpoint with the workers that are
+    left, and takes in new ones as they come. The batch is split over however many there are.
+
     Raises:
         OracleError: training failed.
     """
-    resources = ray.cluster_resources()
-    workers = max(1, min(workers, int(resources.get("CPU", 1))))  # more would wait for ever
-    use_gpu = resources.get("GPU", 0) >= workers
+    total = resources()
+    workers = max(1, min(workers, int(total.get("CPU", 1))))  # more would wait for ever
+    use_gpu = total.get("GPU", 0) >= workers
+    elastic = workers > 1 and len(nodes()) > 1
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"recipe": recipe.model_dump(mode="json"), "store": store.absolute},
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+        scaling_config=ray.train.ScalingConfig(num_workers=(1, workers) if elastic else workers, use_gpu=use_gpu),
         run_config=ray.train.RunConfig(
             name="train",
             storage_path=store.path(folder_of(recipe)),

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the controller's next poll: 2 s by default
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",  # after a node is lost, Train first waits for as many as before
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's state is never restored
     "TUNE_WARN_THRESHOLD_S": "10",
@@ -35,6 +36,7 @@ from ray.tune.schedulers import FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 from raysweep.errors import PackError, RaysweepError, tail  # noqa: E402
+from raysweep.executors.cluster import check_nodes, resources  # noqa: E402
 from raysweep.executors.feed import Feed  # noqa: E402
 from raysweep.executors.quiet import quiet  # noqa: E402
 from raysweep.executors.witness import witness  # noqa: E402
@@ -243,7 +245,7 @@ class RayExecutor:
                     reason = str(error).strip().splitlines()[0]
                     raise PackError(f"ray: cannot start or reach {self.address or 'a Ray here'}: {reason}") from error
             try:
-                total = ray.cluster_resources()
+                total = resources()
                 for name, need in (("CPU", job.cpus), ("GPU", job.gpus)):
                     if need > total.get(name, 0.0):
                         raise PackError(
@@ -252,6 +254,7 @@ class RayExecutor:
                         )
                 by_cpu = total.get("CPU", 1.0) / job.cpus
                 self.slots = max(1, int(min(by_cpu, total.get("GPU", 0.0) / job.gpus) if job.gpus else by_cpu))
+                check_nodes(job)
                 yield
             finally:
                 if ours:

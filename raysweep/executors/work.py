@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import socket
 import time
 import traceback
 from collections.abc import Generator
@@ -25,7 +26,18 @@ from raysweep.remaining import subtract
 from raysweep.store import Store, UnreachableError
 from raysweep.sweep import from_mapping
 
-__all__ = ["FLUSH_SECONDS", "Counts", "Job", "OutOfMemory", "execute", "gpu", "opened", "peak_bytes", "release_memory"]
+__all__ = [
+    "FLUSH_SECONDS",
+    "Counts",
+    "Job",
+    "OutOfMemory",
+    "check_store",
+    "execute",
+    "gpu",
+    "opened",
+    "peak_bytes",
+    "release_memory",
+]
 
 FLUSH_SECONDS = 30.0
 _FULL = ("DefaultCPUAllocator: can't allocate", "CUDA out of memory", "_ALLOC_FAILED")
@@ -87,18 +99,27 @@ def opened(job: Job) -> tuple[Experiment, pa.Schema, World | None]:
         RaysweepError: the sweep or its world cannot be loaded here.
     """
     sweep = from_mapping(json.loads(job.sweep), job.path, [Path(f) for f in job.folders])
-    seen = job.store.read("store.json").decode() if job.store.exists("store.json") else ""
-    if seen != job.token:
-        raise PackError(
-            f"store {job.store.uri}: every worker must see the driver's store, but this host sees "
-            f"{'another' if seen else 'none'}. Use a shared folder or an object store"
-        )
+    check_store(job.store, job.token)
     world = None
     if job.world:
         from raysweep.oracle.world import load_world
 
         world = load_world(job.store, job.world)
     return sweep.experiment, row_schema(sweep.experiment), world
+
+
+def check_store(store: Store, token: str) -> None:
+    """Whether this host sees the driver's store.
+
+    Raises:
+        PackError: it sees another or none.
+    """
+    seen = store.read("store.json").decode() if store.exists("store.json") else ""
+    if seen != token:
+        raise PackError(
+            f"store {store.uri}: every worker must see the driver's store, but host {socket.gethostname()} sees "
+            f"{'another' if seen else 'none'}. Give --store a folder that all hosts share, or an object store (s3://...)"
+        )
 
 
 def execute(job: Job, pack: Pack) -> Generator[Counts, None, None]:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load, save
 
 from raysweep import data
+from raysweep.errors import LedgerError
 from raysweep.experiment import Dist
 from raysweep.oracle.flows import ClassFlow
 from raysweep.oracle.recipe import FlowRecipe, folder_of
@@ -32,15 +33,27 @@ def dequantise(x: torch.Tensor, levels: int, std: float, generator: torch.Genera
 
 @dataclass
 class Curve:
-    """Keeps a training curve in the store while it grows, so that any process can follow it."""
+    """Keeps a training curve in the store while it grows, so that any process can follow it.
+
+    Training that goes on from a checkpoint (a point's `start` is not 0) goes on with the curve that is there.
+    """
 
     store: Store
     name: str
     points: list[dict[str, float]] = field(default_factory=list)
 
     def __call__(self, point: Mapping[str, float]) -> None:
+        if not self.points and point.get("start"):
+            self.points = [p for p in self._stored() if p["epoch"] < point["epoch"]]
         self.points.append(dict(point))
         self.store.write(self.name, json.dumps(self.points).encode())
+
+    def _stored(self) -> list[dict[str, float]]:
+        try:
+            found: list[dict[str, float]] = self.store.read_json(self.name)
+        except LedgerError:  # lost or damaged: the curve is told, nothing is read off it
+            return []
+        return found
 
 
 def curve_name(recipe: FlowRecipe) -> str:
@@ -61,7 +74,8 @@ def train_flow(
     Args:
         recipe: What to train.
         dist: Data-parallel hooks; None trains on one device.
-        on_progress: Called by rank 0 once an epoch with epoch, epochs, nll (nats an item, training).
+        on_progress: Called by rank 0 once an epoch with epoch, epochs, nll (nats an item, training) and start (epochs
+            that the checkpoint had done from which training went on).
         device: Where this rank trains.
 
     Returns:
@@ -109,7 +123,7 @@ def train_flow(
             total += nll.detach()
         done = epoch + 1
         if rank == 0:
-            on_progress({"epoch": done, "epochs": recipe.epochs, "nll": float(total) / steps})
+            on_progress({"epoch": done, "epochs": recipe.epochs, "nll": float(total) / steps, "start": start})
         if dist and (done % every == 0 or done == recipe.epochs):
             metrics = {
                 "epoch": done,

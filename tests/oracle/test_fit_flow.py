@@ -191,6 +191,19 @@ def test_the_curve_grows_in_the_store(tmp_path):
         assert json.loads(store.read(curve_name(TINY)))[-1] == {"epoch": epoch, "nll": 3.0 - epoch}
 
 
+def test_training_that_goes_on_from_a_checkpoint_goes_on_with_its_curve(tmp_path):
+    store, recipe = Store(str(tmp_path)), TINY.model_copy(update={"epochs": 4})
+    first, name = Lone(), curve_name(TINY)
+    train_flow(recipe, first.dist, Curve(store, name))  # to the end: epochs 3 and 4 are lost with the workers
+    before = store.read_json(name)
+    train_flow(recipe, Lone(resume=first.checkpoints[2]).dist, Curve(store, name))
+    after = store.read_json(name)
+    assert [(p["epoch"], p["start"]) for p in after] == [(1, 0), (2, 0), (3, 2), (4, 2)]
+    assert after[:2] == before[:2]
+    train_flow(recipe, None, Curve(store, name))  # anew: nothing of the old curve stays
+    assert [(p["epoch"], p["start"]) for p in store.read_json(name)] == [(1, 0), (2, 0), (3, 0), (4, 0)]
+
+
 def test_a_trained_flow_passes_its_audit(tmp_path):
     from raysweep.oracle.audit import audit
 

@@ -1,0 +1,72 @@
+"""A running Ray of many nodes: what it can grow to, and whether all of it can work for this driver."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raysweep import __version__
+from raysweep.errors import PackError, RaysweepError
+from raysweep.executors.work import Job, check_store
+
+__all__ = ["check_nodes", "nodes", "resources"]
+
+_PATIENCE = 120.0  # seconds for a node to answer; one that does not may be gone, and packs are checked again
+
+
+def nodes() -> list[str]:
+    """Ids of the nodes that are alive."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+
+
+def resources() -> dict[str, float]:
+    """CPUs and GPUs that are here or may be added by the autoscaler: a cloud's cluster starts as a head alone."""
+    found: dict[str, float] = dict(ray.cluster_resources())
+    limits = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    for name, most in limits.items():
+        if 0 < most < sys.maxsize:  # a node type without a limit promises nothing
+            found[name] = max(found.get(name, 0.0), float(most))
+    return found
+
+
+def check_nodes(job: Job) -> None:
+    """Refuse, before anything is spent, a cluster with a node that cannot work for this driver.
+
+    Raises:
+        PackError: a node sees another store, or has another raysweep or none.
+    """
+    alive = nodes()
+    if len(alive) < 2:
+        return
+    look = ray.remote(num_cpus=0, max_retries=0)(_look)
+    tasks = [
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(job, __version__)
+        for node in alive
+    ]
+    ready, late = ray.wait(tasks, num_returns=len(tasks), timeout=_PATIENCE)
+    for task in late:
+        ray.cancel(task, force=True)
+    for task in ready:
+        try:
+            reason = ray.get(task)
+        except ray.exceptions.RayTaskError as error:
+            told = str(error.cause or error).strip().splitlines()[-1]
+            raise PackError(f"ray: raysweep cannot be imported on a node: {told}. See cluster/README.md") from error
+        except ray.exceptions.RayError:  # the node died in the meantime
+            continue
+        if reason:
+            raise PackError(reason)
+
+
+def _look(job: Job, version: str) -> str:
+    """Why packs cannot run on this node, or ""."""
+    if __version__ != version:
+        return f"raysweep on host {socket.gethostname()} must be the driver's, {version}, but is {__version__}"
+    try:
+        check_store(job.store, job.token)
+    except RaysweepError as error:
+        return str(error)
+    return ""
