@@ -5,7 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["FitError", "LedgerError", "OracleError", "PackError", "RaysweepError", "SweepError", "nearest", "tail"]
+__all__ = [
+    "ExportError",
+    "FitError",
+    "LedgerError",
+    "OracleError",
+    "PackError",
+    "PriceError",
+    "RaysweepError",
+    "SweepError",
+    "nearest",
+    "tail",
+]
 
 
 class RaysweepError(Exception):
@@ -30,6 +41,14 @@ class FitError(RaysweepError):
 
 class OracleError(RaysweepError):
     """A world cannot be trained, loaded or trusted (its audit failed)."""
+
+
+class ExportError(RaysweepError):
+    """A tracker cannot be written to, or its package is not installed."""
+
+
+class PriceError(RaysweepError):
+    """A price table is not valid, or a plan cannot be priced."""
 
 
 def tail(text: str, lines: int = 12) -> str:
