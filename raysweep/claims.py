@@ -32,11 +32,12 @@ class Claims:
 
     store: Store
     owner: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
+    dashboard: str = ""
 
     def beat(self) -> float:
         """Renew this driver's lease; returns the store's time in seconds (0 if it keeps none)."""
         name = f"{self.owner}.heartbeat"
-        self.store.write(f"{_FOLDER}/{name}", self.owner.encode())
+        self.store.write(f"{_FOLDER}/{name}", json.dumps({"owner": self.owner, "dashboard": self.dashboard}).encode())
         return dict(self.store.list(_FOLDER)).get(name, 0.0)
 
     def take(self, name: str, keys: set[str]) -> bool:
@@ -71,21 +72,43 @@ class Claims:
         return f"{_FOLDER}/{name}~{self.owner}.json"
 
 
-def drivers(store: Store) -> list[dict[str, Any]]:
-    """Drivers with a heartbeat: their name, the seconds since it by this host's clock, and the packs they hold."""
+def drivers(store: Store, now: float | None = None) -> list[dict[str, Any]]:
+    """Drivers with a heartbeat: who, whether their lease is alive, the packs they hold, their workers' dashboard.
+
+    Args:
+        now: The store's time in seconds; by default this host's. A store that keeps no times tells no ages.
+    """
     files = store.list(_FOLDER)
     packs = [name.split("~")[1].removesuffix(".json") for name, _ in files if "~" in name]
-    return [
-        {"driver": owner, "heartbeat_age": round(max(0.0, time.time() - made), 1), "packs": packs.count(owner)}
-        for name, made in files
-        if name.endswith(".heartbeat") and (owner := name.removesuffix(".heartbeat"))
-    ]
+    found = []
+    for name, made in files:
+        if not name.endswith(".heartbeat"):
+            continue
+        owner = name.removesuffix(".heartbeat")
+        host, process, _ = owner.rsplit("-", 2) if owner.count("-") > 1 else (owner, "", "")
+        try:
+            dashboard = str(store.read_json(f"{_FOLDER}/{name}").get("dashboard", ""))
+        except (LedgerError, AttributeError):
+            dashboard = ""  # it ended in the meantime, or is torn
+        age = max(0.0, (time.time() if now is None else now) - made) if made else None
+        found.append(
+            {
+                "driver": owner,
+                "host": host,
+                "process": process,
+                "heartbeat_age": None if age is None else round(age, 1),
+                "alive": age is None or age <= LEASE,
+                "packs": packs.count(owner),
+                "dashboard": dashboard,
+            }
+        )
+    return found
 
 
 @contextlib.contextmanager
-def hold(store: Store) -> Iterator[Claims]:
-    """Claims with a heartbeat, all released at the end."""
-    claims = Claims(store)
+def hold(store: Store, dashboard: str = "") -> Iterator[Claims]:
+    """Claims with a heartbeat, all released at the end. The heartbeat tells where the workers' dashboard is."""
+    claims = Claims(store, dashboard=dashboard)
     stop = threading.Event()
 
     def keep() -> None:

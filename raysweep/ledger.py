@@ -44,11 +44,13 @@ class Scan:
         table: One row a cell, every column any part has, sorted by nothing.
         skipped: (file, reason) of each file in the ledger's folder that is torn or foreign.
         parts: How many parts were read.
+        landed: [rows] when each row's part came to the store, in seconds by the store's clock; 0 where it keeps none.
     """
 
     table: pa.Table
     skipped: tuple[tuple[str, str], ...]
     parts: int
+    landed: npt.NDArray[np.float64]
 
 
 def sequence() -> Iterator[int]:
@@ -83,19 +85,25 @@ class Ledger:
         self.store.write(f"{_FOLDER}/{name}", _parquet(rows))
         return name
 
-    def scan(self, columns: Sequence[str] | None = None) -> Scan:
+    def scan(self, columns: Sequence[str] | None = None, known: dict[str, pa.Table] | None = None) -> Scan:
         """Every cell's row. A torn or foreign file is reported, never fatal.
 
         Args:
             columns: Read only these (and the key columns).
+            known: Parts by name that were read before with the same columns: a part never changes, so they are not
+                read again. What is read now is added.
         """
+        known = {} if known is None else known
         skipped: list[tuple[str, str]] = []
         tables: list[pa.Table] = []
-        names = [name for name, _ in self.store.list(_FOLDER)]
-        with ThreadPoolExecutor(8) as pool:
-            read = list(pool.map(lambda name: self._part(name, columns), names))
+        listed = self.store.list(_FOLDER)
+        fresh = [name for name, _ in listed if name not in known]
+        with ThreadPoolExecutor(8 if self.store.is_local else 32) as pool:  # far away, it is the wait that counts
+            read = dict(zip(fresh, pool.map(lambda name: self._part(name, columns), fresh), strict=True))
         schema = pa.schema([])
-        for name, part in zip(names, read, strict=True):
+        times: list[float] = []
+        for name, made in listed:
+            part = known[name] if name in known else read[name]
             if isinstance(part, str):
                 skipped.append((name, part))
                 continue
@@ -105,11 +113,14 @@ class Ledger:
                 skipped.append((name, f"its columns contradict other parts': {error}"))
                 continue
             tables.append(part)
+            times.append(made)
+            known[name] = part
         if not tables:
-            return Scan(pa.table({n: pa.array([], pa.string()) for n in _NEEDED}), tuple(skipped), 0)
+            return Scan(pa.table({n: pa.array([], pa.string()) for n in _NEEDED}), tuple(skipped), 0, np.zeros(0))
         table = pa.concat_tables([_conform(t, schema) for t in tables])
         part_rank = np.repeat(np.arange(len(tables)), [len(t) for t in tables])
-        return Scan(table.take(pa.array(_best(table, part_rank))), tuple(skipped), len(tables))
+        best = _best(table, part_rank)
+        return Scan(table.take(pa.array(best)), tuple(skipped), len(tables), np.array(times)[part_rank[best]])
 
     def _part(self, name: str, columns: Sequence[str] | None) -> pa.Table | str:
         """A part's table, or why it is none."""

@@ -159,8 +159,8 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         f"price: about ${_money(found['on_demand_usd'])} on demand (${found['on_demand_usd_per_hour']:g}/h), {spot}",
         f"  {found['machine_hours']:,.2f} machine-hours: {clock(found['seconds'])} on {found['machines']} x "
         f"{found['machine']} ({has})",
-        f"  {found['packs_per_machine']:,} packs at a time on each: {found[limit]} {limit}, {found['per_pack'][limit]:g} "
-        "a pack; start-up, oracles, storage and idle time are not counted",
+        f"  {found['packs_per_machine']:,} packs at a time on each: {found[limit]} {limit}, "
+        f"{found['per_pack'][limit]:g} a pack; start-up, oracles, storage and idle time are not counted",
         f"  prices as of {found['as_of']}: {found['source']}; check them before you trust this",
     ]
     slots = found["packs_per_machine"] * found["machines"]

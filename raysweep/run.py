@@ -97,7 +97,7 @@ def run(
             progress.live("starting", force=True)
             if sweep.file.world is not None:  # torch takes seconds to import; Ray takes as long to start
                 threading.Thread(target=importlib.import_module, args=("raysweep.oracle.audit",), daemon=True).start()
-            with executor.session(job, _log(store)), hold(store) as claims:
+            with executor.session(job, _log(store)), hold(store, executor.dashboard) as claims:
                 sha = _prepare_world(sweep, store, executor, claims, progress)
                 plan = make_plan(sweep, store, executor.slots, skip_failed, retry_diverged, _Probe(executor, job))
                 pending = partial(ledger.pending, skip_failed=skip_failed, retry_diverged=retry_diverged)
@@ -131,6 +131,7 @@ def open_store(store: Store, sweep: Sweep, progress: Progress) -> str:
     environment = {
         "raysweep": __version__,
         "sweep": sweep.hash,
+        "cells": sweep.runs.cells,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
