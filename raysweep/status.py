@@ -74,6 +74,7 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
     seen = Seen() if seen is None else seen
     file, name = stored_sweep(store)
     now, clock = _now(store)
+    at_work = drivers(store, now)  # before the ledger: what a driver that is gone by now has made is read below
     scan = Ledger(store).scan(_COLUMNS, seen.parts)
     counts = dict.fromkeys(STATUSES, 0)
     if scan.parts:
@@ -87,7 +88,7 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
         "failures": _failures(scan.table) if scan.parts else [],
         "parts": scan.parts,
         "unreadable": [{"file": name, "reason": reason} for name, reason in scan.skipped],
-        "drivers": drivers(store, now),
+        "drivers": at_work,
         "worlds": _worlds(store),
         "clock": clock,
     }

@@ -35,7 +35,7 @@ def export(
     print(f"{found.runs:,} runs; {found.written:,} with news, {found.points:,} values added: {found.dest}")
     how = {
         "tensorboard": f"tensorboard --logdir {found.dest}",
-        "mlflow": f"mlflow ui --backend-store-uri {found.dest}",
+        "mlflow": f"mlflow ui --backend-store-uri {found.dest}" if "http" not in found.dest else found.dest,
         "wandb": f"wandb sync {found.dest}/offline-run-*",
     }
     print(f"see it by: {how[to]}")

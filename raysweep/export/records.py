@@ -224,5 +224,5 @@ def _varies(column: npt.NDArray[np.float64], same: npt.NDArray[np.bool_]) -> boo
 
 
 def _label(name: str, value: Any) -> str:
-    """`/k-10`: what every tracker allows in a name."""
-    return "/" + re.sub(r"[^\w.\- ]", "_", f"{name}-{value:g}" if isinstance(value, float) else f"{name}-{value}")
+    """`.k-10`: what every tracker allows in a name, and no folder to one that makes files of names."""
+    return "." + re.sub(r"[^\w.\- ]", "_", f"{name}-{value:g}" if isinstance(value, float) else f"{name}-{value}")
