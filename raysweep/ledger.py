@@ -129,11 +129,12 @@ class Ledger:
         try:
             source = pa.BufferReader(self.store.read(f"{_FOLDER}/{name}"))
             file = pq.ParquetFile(source)
-            present = file.schema_arrow.names
+            schema = file.schema_arrow  # made anew at each asking
+            present = schema.names
             if missing := [n for n in _NEEDED if n not in present]:
                 return f"it lacks the columns {', '.join(missing)}"
             wanted = None if columns is None else [n for n in dict.fromkeys([*_NEEDED, *columns]) if n in present]
-            version = int((file.schema_arrow.metadata or {}).get(b"raysweep.schema", b"0"))
+            version = int((schema.metadata or {}).get(b"raysweep.schema", b"0"))
             if version > SCHEMA_VERSION:
                 return f"its schema version is {version}, but this raysweep reads up to {SCHEMA_VERSION}: upgrade"
             table = file.read(columns=wanted)
