@@ -157,11 +157,12 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         told = Path(trial.error_file) if trial.error_file else None
-        reason = last_words(told.read_text(errors="replace")) if told and told.is_file() else "its worker died"
+        whole = told.read_text(errors="replace") if told and told.is_file() else ""
         pack = trial.config["pack"].id
-        # Ray kills a worker when the host runs out of memory; half of the pack may fit.
-        fate = self.feed.too_large if "OutOfMemoryError" in reason else self.feed.lost
-        self.on_counts(fate(pack, reason))
+        # Ray kills a worker when the host runs out of memory; half of the pack may fit. What the worker itself wrote
+        # does not count: it may tell of memory it lacked long ago.
+        fate = self.feed.too_large if "OutOfMemoryError" in whole else self.feed.lost
+        self.on_counts(fate(pack, last_words(whole) or "its worker died"))
 
 
 class RayExecutor:
