@@ -38,12 +38,14 @@ class Claims:
 
     store: Store
     owner: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
+    dashboard: str = ""
     _held: dict[str, str] = field(default_factory=dict, repr=False)  # what is claimed, and by which file
     _others: dict[str, frozenset[str]] = field(default_factory=dict, repr=False)  # keys in other drivers' files
 
     def beat(self, patience: float | None = None) -> None:
         """Renew this driver's lease."""
-        self.store.write(f"{_FOLDER}/{self.owner}.heartbeat", self.owner.encode(), patience)
+        told = json.dumps({"owner": self.owner, "dashboard": self.dashboard}).encode()
+        self.store.write(f"{_FOLDER}/{self.owner}.heartbeat", told, patience)
 
     def take(self, name: str, keys: set[str]) -> bool:
         """Claim these keys (a pack's runs, an oracle) under a name; False if a live driver holds any of them."""
@@ -108,8 +110,12 @@ def _died_here(owner: str) -> bool:
     return False
 
 
-def drivers(store: Store) -> list[dict[str, Any]]:
-    """Drivers with a heartbeat: their name, the seconds since it by this host's clock, and the packs they claimed."""
+def drivers(store: Store, now: float | None = None) -> list[dict[str, Any]]:
+    """Drivers with a heartbeat: who, whether their lease is alive, the packs they claimed, their workers' dashboard.
+
+    Args:
+        now: The store's time in seconds; by default this host's. A store that keeps no times tells no ages.
+    """
     files = store.list(_FOLDER)
     packs: dict[str, int] = {}
     for name, _ in files:
@@ -117,17 +123,35 @@ def drivers(store: Store) -> list[dict[str, Any]]:
             claim, owner = name.removesuffix(".json").split("~", 1)
             count = claim.rsplit(".", 1)[-1]
             packs[owner] = packs.get(owner, 0) + (int(count) if count.isdigit() else 1)
-    return [
-        {"driver": plain(owner), "heartbeat_age": round(max(0.0, time.time() - made), 1), "packs": packs.get(owner, 0)}
-        for name, made in files
-        if name.endswith(".heartbeat") and (owner := name.removesuffix(".heartbeat"))
-    ]
+    found = []
+    for name, made in files:
+        if not name.endswith(".heartbeat"):
+            continue
+        owner = name.removesuffix(".heartbeat")
+        host, process, _ = owner.rsplit("-", 2) if owner.count("-") > 1 else (owner, "", "")
+        try:
+            dashboard = str(store.read_json(f"{_FOLDER}/{name}").get("dashboard", ""))
+        except (LedgerError, AttributeError):
+            dashboard = ""  # it ended in the meantime, or is torn
+        age = max(0.0, (time.time() if now is None else now) - made) if made else None
+        found.append(
+            {
+                "driver": plain(owner),
+                "host": plain(host),
+                "process": plain(process),
+                "heartbeat_age": None if age is None else round(age, 1),
+                "alive": age is None or age <= LEASE,
+                "packs": packs.get(owner, 0),
+                "dashboard": plain(dashboard),
+            }
+        )
+    return found
 
 
 @contextlib.contextmanager
-def hold(store: Store) -> Iterator[Claims]:
-    """Claims with a heartbeat, all released at the end."""
-    claims = Claims(store)
+def hold(store: Store, dashboard: str = "") -> Iterator[Claims]:
+    """Claims with a heartbeat, all released at the end. The heartbeat tells where the workers' dashboard is."""
+    claims = Claims(store, dashboard=dashboard)
     stop = threading.Event()
 
     def keep() -> None:

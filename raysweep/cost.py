@@ -20,6 +20,7 @@ class Rate:
 
     flops: float
     source: str
+    measured: bool = False
 
 
 def measured_rate(cells: pa.Table | None, threads: float = 1.0, gpus: float = 0.0) -> Rate:
@@ -33,7 +34,7 @@ def measured_rate(cells: pa.Table | None, threads: float = 1.0, gpus: float = 0.
         work = sum(pc.sum(runs.column(c)).as_py() or 0.0 for c in ("flops_max", "flops_eval_max"))
         seconds = pc.sum(runs.column("seconds_max")).as_py() or 0.0
         if work > 0 and seconds > 0:
-            return Rate(work / seconds, f"measured on {len(runs):,} runs of this store")
+            return Rate(work / seconds, f"measured on {len(runs):,} runs of this store", measured=True)
     assumed = ASSUMED_GPU_FLOPS * gpus if gpus else ASSUMED_FLOPS * max(threads, 1.0)
     return Rate(assumed, "assumed; nothing measured in this store yet")
 

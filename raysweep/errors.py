@@ -12,10 +12,12 @@ import re
 from collections.abc import Iterable
 
 __all__ = [
+    "ExportError",
     "FitError",
     "LedgerError",
     "OracleError",
     "PackError",
+    "PriceError",
     "RaysweepError",
     "SweepError",
     "nearest",
@@ -87,6 +89,14 @@ class FitError(RaysweepError):
 
 class OracleError(RaysweepError):
     """A world cannot be trained, loaded or trusted (its audit failed)."""
+
+
+class ExportError(RaysweepError):
+    """A tracker cannot be written to, or its package is not installed."""
+
+
+class PriceError(RaysweepError):
+    """A price table is not valid, or a plan cannot be priced."""
 
 
 def tail(text: str, lines: int = 12) -> str:

@@ -41,11 +41,13 @@ class Scan:
         table: One row a cell, every column any part has, sorted by nothing.
         skipped: (file, reason) of each file in the ledger's folder that is torn or foreign.
         parts: How many parts were read.
+        landed: [rows] when each row's part came to the store, in seconds by the store's clock; 0 where it keeps none.
     """
 
     table: pa.Table
     skipped: tuple[tuple[str, str], ...]
     parts: int
+    landed: npt.NDArray[np.float64]
 
     def of(self, parts: Sequence[Runs]) -> Scan:
         """Without the rows of other runs than these."""
@@ -53,7 +55,8 @@ class Scan:
             return self  # most of it stays
         keys = pa.array(np.concatenate([runs.keys for runs in parts])).cast(pa.string())
         run = pc.utf8_slice_codeunits(self.table.column("cell"), 0, KEY_LENGTH)
-        return replace(self, table=self.table.filter(pc.is_in(run, keys)))
+        of = pc.is_in(run, keys)
+        return replace(self, table=self.table.filter(of), landed=self.landed[of.to_numpy()])
 
     def cells(self, *status: str) -> pa.ChunkedArray:
         """The keys of the cells of any of these statuses."""
@@ -115,31 +118,44 @@ class Ledger:
             self.store.write(f"{_FOLDER}/{name}", _parquet(part), patience)
         return name
 
-    def scan(self, columns: Sequence[str] | None = None, most: int | None = None) -> Scan:
+    def scan(
+        self,
+        columns: Sequence[str] | None = None,
+        most: int | None = None,
+        known: dict[str, pa.Table] | None = None,
+    ) -> Scan:
         """Every cell's row. A torn or foreign file is reported, never fatal.
 
         Args:
             columns: Read only these (and the key columns).
             most: Read at most this many parts, evenly spread: a sample.
+            known: Parts by name that were read before with the same columns: a part never changes, so they are not
+                read again. What is read now is added.
 
         Raises:
             UnreachableError: the store does not answer. Leaving its parts out would call finished cells unfinished.
         """
-        return self._scan(None if columns is None else [*NEEDED, *columns], most)
+        return self._scan(None if columns is None else [*NEEDED, *columns], most, known)
 
     def states(self) -> Scan:
         """A scan of no more than what tells which cells are done: 10^7 cells take 0.5 GB."""
         return self._scan(["cell", "status", "attempt"])
 
-    def _scan(self, columns: Sequence[str] | None, most: int | None = None) -> Scan:
+    def _scan(
+        self, columns: Sequence[str] | None, most: int | None = None, known: dict[str, pa.Table] | None = None
+    ) -> Scan:
         skipped: list[tuple[str, str]] = []
         tables: list[pa.Table] = []
-        names = [name for name, _ in self.store.list(_FOLDER)]
-        names = names[:: math.ceil(len(names) / most)] if most and names else names
-        with ThreadPoolExecutor(8) as pool:
-            read = list(pool.map(lambda name: read_part(self.store, f"{_FOLDER}/{name}", columns), names))
+        listed = self.store.list(_FOLDER)
+        listed = listed[:: math.ceil(len(listed) / most)] if most and listed else listed
+        fresh = [name for name, _ in listed if known is None or name not in known]
+        with ThreadPoolExecutor(8 if self.store.is_local else 32) as pool:  # far away, it is the wait that counts
+            parts = pool.map(lambda name: read_part(self.store, f"{_FOLDER}/{name}", columns), fresh)
+            read = dict(zip(fresh, parts, strict=True))
         schema = pa.schema([])
-        for name, part in zip(names, read, strict=True):
+        times: list[float] = []
+        for name, made in listed:
+            part = read[name] if name in read else known[name] if known else ""
             if isinstance(part, str):
                 skipped.append((plain(name), plain(part)))
                 continue
@@ -154,13 +170,19 @@ class Ledger:
                     continue
                 schema = wider
             tables.append(part)
+            times.append(made)
+            if known is not None:
+                known[name] = part
         if not tables:
-            return Scan(pa.table({n: pa.array([], pa.string()) for n in NEEDED}), tuple(skipped), 0)
+            return Scan(pa.table({n: pa.array([], pa.string()) for n in NEEDED}), tuple(skipped), 0, np.zeros(0))
         table = pa.concat_tables([_conform(t, schema) for t in tables])
         part_rank = np.repeat(np.arange(len(tables), dtype=np.int32), [len(t) for t in tables])
+        landed = np.array(times)
         del read
         best = _best(table, part_rank)
-        return Scan(table if best is None else table.take(pa.array(best)), tuple(skipped), len(tables))
+        if best is not None:
+            table, part_rank = table.take(pa.array(best)), part_rank[best]
+        return Scan(table, tuple(skipped), len(tables), landed[part_rank])
 
     def pending(self, runs: Runs, skip_failed: bool = False, retry_diverged: bool = False) -> Runs:
         """`Scan.pending` of a fresh scan."""

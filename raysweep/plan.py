@@ -98,7 +98,7 @@ class Plan:
             "slots": self.slots,
             "memory": self.memory,
             "seconds": self.seconds,
-            "rate": {"flops_per_second": self.rate.flops, "source": self.rate.source},
+            "rate": {"flops_per_second": self.rate.flops, "source": self.rate.source, "measured": self.rate.measured},
             "shapes": shapes,
         }
 

@@ -103,7 +103,7 @@ def run(
             if sweep.file.world is not None:  # torch takes seconds to import; Ray takes as long to start
                 threading.Thread(target=importlib.import_module, args=("raysweep.oracle.audit",), daemon=True).start()
             store.sweep()
-            with executor.session(job, _log(store)), hold(store) as claims:
+            with executor.session(job, _log(store)), hold(store, executor.dashboard) as claims:
                 sha = _prepare_world(sweep, store, executor, claims, progress)
                 plan = make_plan(sweep, store, executor.slots, skip_failed, retry_diverged, _Probe(executor, job))
                 pending = partial(ledger.pending_each, skip_failed=skip_failed, retry_diverged=retry_diverged)
@@ -140,6 +140,7 @@ def open_store(store: Store, sweep: Sweep, progress: Progress) -> str:
     environment = {
         "raysweep": __version__,
         "sweep": sweep.hash,
+        "cells": sweep.runs.cells,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),

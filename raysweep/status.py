@@ -4,72 +4,178 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import secrets
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysweep.claims import drivers
 from raysweep.cost import host_memory
-from raysweep.errors import RaysweepError, plain
-from raysweep.ledger import STATUSES, Ledger
+from raysweep.errors import LedgerError, RaysweepError, plain
+from raysweep.ledger import STATUSES, Ledger, Scan
 from raysweep.oracle.recipe import stored_audits
-from raysweep.store import Store
+from raysweep.runs import Runs
+from raysweep.store import TEMPORARY, Store
 from raysweep.sweep import stored_runs, stored_sweep
 
-__all__ = ["doctor", "status"]
+__all__ = ["Seen", "doctor", "status"]
+
+_COLUMNS = ("error", "seconds", "finished_at")
+_WINDOWS = (600.0, 3600.0, 86400.0)  # seconds that "of late" may mean: the first with something in it
+_NUMBER = re.compile(r"#|0x[0-9a-fA-F]+|\d+(?:[.:]\d+)*(?:e[+-]?\d+)?")
+# An exception of Python as a traceback ends, or what we say of a worker; its message may go on for more lines.
+_EXCEPTION = re.compile(r"its worker died|[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Iteration)\b")
 
 
-def status(store: Store) -> dict[str, Any]:
-    """Counts, failures by cause, drivers at work, worlds and unreadable files, as plain data.
+@dataclass
+class Seen:
+    """What an earlier look at the same store has read and need not read again."""
 
-    Works while a sweep runs, from anywhere that sees the store.
+    parts: dict[str, pa.Table] = field(default_factory=dict)
+    runs: tuple[str, Runs | None] = ("", None)
+
+
+def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
+    """Counts, pace, failures by cause, drivers at work, worlds and unreadable files, as plain data.
+
+    Works while a sweep runs, from anywhere that sees the store, also where its experiment cannot be imported. Ages
+    are by the store's own clock, whatever the clocks of workers and of this host say.
+
+    Args:
+        seen: Of the last look, when looking again and again.
+
+    Raises:
+        LedgerError: it is not a store, cannot be reached, or its files are damaged.
     """
-    runs = stored_runs(store)
-    scan = Ledger(store).scan(["error", "seconds", "finished_at"])
-    table = scan.table
+    seen = Seen() if seen is None else seen
+    file, name = stored_sweep(store)
+    now, clock = _now(store)
+    at_work = drivers(store, now)  # before the ledger: what a driver that is gone by now has made is read below
+    scan = Ledger(store).scan(_COLUMNS, known=seen.parts)
     counts = dict.fromkeys(STATUSES, 0)
     if scan.parts:
-        counts |= {v["values"]: v["counts"] for v in pc.value_counts(table.column("status")).to_pylist()}
+        counts |= {v["values"]: v["counts"] for v in pc.value_counts(scan.table.column("status")).to_pylist()}
     found: dict[str, Any] = {
         "store": store.uri,
-        "sweep": stored_sweep(store)[0].name,
+        "sweep": file.name,
         "cells": counts,
-        "failures": _failures(table) if scan.parts else [],
+        **_grid(store, name, scan, seen),
+        "pace": None,
+        "failures": _failures(scan.table) if scan.parts else [],
         "parts": scan.parts,
         "unreadable": [{"file": name, "reason": reason} for name, reason in scan.skipped],
-        "drivers": drivers(store),
+        "drivers": at_work,
         "worlds": _worlds(store),
+        "clock": clock,
     }
-    if runs is not None:
-        pending = scan.pending(runs).cells
-        found |= {"total": runs.cells, "runs": len(runs), "pending": pending, "done": runs.cells - pending}
-    if scan.parts and "finished_at" in table.schema.names:
-        last = pc.max(table.column("finished_at")).as_py()
-        found["last_row_at"] = last.isoformat() if last else None
+    if scan.parts:
+        found["pace"] = _pace(scan, now, found["pending"])
+        if "finished_at" in scan.table.schema.names:
+            last = pc.max(scan.table.column("finished_at")).as_py()
+            found["last_row_at"] = last.isoformat() if last else None
     return found
 
 
-def _failures(table: Any) -> list[dict[str, Any]]:
-    """Failed and diverged cells grouped by the last line of their reason, most frequent first."""
+def _now(store: Store) -> tuple[float, str]:
+    """The time in seconds, by the store's clock where it has one and may be written to; and whose clock it is."""
+    probe = f"{TEMPORARY}clock-{secrets.token_hex(6)}"  # a name that no listing shows
+    try:
+        store.write(probe, b"")
+        made = store.fs.get_file_info(store.path(probe)).mtime_ns
+        store.delete(probe)
+    except (LedgerError, OSError):
+        made = None
+    return (made / 1e9, "store") if made else (time.time(), "this host")
+
+
+def _grid(store: Store, name: str, scan: Scan, seen: Seen) -> dict[str, Any]:
+    """Cells of the sweep last run, and how many of them are pending; None where that cannot be told from here."""
+    if seen.runs[0] != name:
+        seen.runs = (name, stored_runs(store))
+    runs = seen.runs[1]
+    cells = scan.cells("ok", "diverged", "skipped")
+    if runs is not None:
+        pending = scan.pending(runs).cells
+        return {"total": runs.cells, "runs": len(runs), "pending": pending, "done": runs.cells - pending}
+    total = store.read_json("env.json").get("cells")
+    if not isinstance(total, int) or len(store.list("sweeps")) != 1:  # the ledger may hold other grids' cells
+        return {"total": None, "runs": None, "pending": None, "done": None}
+    return {"total": total, "runs": None, "pending": max(0, total - len(cells)), "done": len(cells)}
+
+
+def _pace(scan: Scan, now: float, pending: int | None) -> dict[str, Any]:
+    """Throughput of late and the time the rest will take at it, from when rows came to the store."""
+    table, landed = scan.table, scan.landed
+    busy = None
+    if "seconds" in table.schema.names:
+        of_runs = table.select(["run", "seconds"]).group_by("run").aggregate([("seconds", "max")])
+        busy = pc.sum(of_runs.column("seconds_max")).as_py()
+    pace: dict[str, Any] = {
+        "busy_seconds": busy,
+        "last_rows_age": None,
+        "window_seconds": None,
+        "cells_per_second": None,
+        "remaining_seconds": None,
+    }
+    finished = landed[np.array(pc.not_equal(table.column("status"), "failed"))]
+    if not landed.max(initial=0.0):
+        return pace  # the store keeps no times
+    pace["last_rows_age"] = round(max(0.0, now - float(landed.max())), 1)
+    for window in _WINDOWS:
+        late = finished[finished > now - window]
+        first = late.min(initial=now)
+        # What came with the first part was made before it came: it marks the start and is not counted.
+        counted, span = int((late > first).sum()), now - float(first)
+        if counted and span > 0:
+            rate = counted / span
+            pace |= {"window_seconds": round(span, 1), "cells_per_second": rate}
+            pace["remaining_seconds"] = None if pending is None else round(pending / rate, 1)
+            break
+    return pace
+
+
+def _failures(table: pa.Table) -> list[dict[str, Any]]:
+    """Failed, diverged and skipped cells grouped by cause, most frequent first; each with an example.
+
+    Causes that differ in numbers only (`at step 123`, a process id, an address) are one, shown with # for those.
+    """
     bad = table.filter(pc.is_in(table.column("status"), pc.cast(["failed", "diverged", "skipped"], "string")))
+    if "error" not in bad.schema.names:
+        bad = bad.append_column("error", pa.nulls(len(bad), pa.string()))
+    reasons = bad.group_by(["status", "error"]).aggregate([("cell", "count"), ("cell", "min"), ("attempt", "max")])
     groups: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in bad.select(
-        ["cell", "status", "error"] if "error" in bad.schema.names else ["cell", "status"]
-    ).to_pylist():
-        reason = plain(str(row.get("error") or "")).strip() or "no reason recorded"
-        cause = reason.splitlines()[-1]
-        cause = cause.rstrip("0123456789") + "..." if cause[-1:].isdigit() else cause  # "at step 123" is one cause
-        group = groups.setdefault((row["status"], cause), {"status": row["status"], "cause": cause, "cells": 0})
-        group["cells"] += 1
-        group.setdefault("example", {"cell": row["cell"], "error": reason})
+    for row in reasons.sort_by([("cell_count", "descending"), ("cell_min", "ascending")]).to_pylist():
+        reason = plain(str(row["error"] or "")).strip() or "no reason recorded"
+        cause = _cause(reason)
+        key = (row["status"], _NUMBER.sub("#", cause))
+        example = {"cell": row["cell_min"], "attempt": row["attempt_max"], "error": reason}
+        group = groups.setdefault(key, {"status": row["status"], "cause": cause, "cells": 0, "example": example})
+        group["cause"] = _common(group["cause"], cause)
+        group["cells"] += row["cell_count"]
     return sorted(groups.values(), key=lambda g: -g["cells"])
+
+
+def _common(one: str, other: str) -> str:
+    """Two texts that differ in numbers only, with # where they do."""
+    numbers = iter(_NUMBER.findall(other))
+    return _NUMBER.sub(lambda found: found[0] if found[0] == next(numbers) else "#", one)
+
+
+def _cause(reason: str) -> str:
+    """The line of a reason that says why: an exception's first line, else the last line."""
+    lines = reason.splitlines()
+    return next((line for line in reversed(lines) if _EXCEPTION.match(line)), lines[-1])
 
 
 def _worlds(store: Store) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Commands that read a store: status, report, audit, compact, doctor."""
+"""Commands that read a store: report, audit, compact, doctor; status is in a file of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from raysweep.cli.show import print_json, print_table
+from raysweep.cli.status import status
 from raysweep.errors import LedgerError, OracleError
 from raysweep.ledger import Ledger
 from raysweep.store import Store
@@ -19,32 +20,6 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     for command in (status, report, audit, compact, doctor):
         app.command()(command)
-
-
-def status(store: StoreArgument, json: Json = False) -> None:
-    """Say what is done, failed and pending, while a sweep runs and after."""
-    from raysweep.status import status as look
-
-    found = look(Store(store))
-    if json:
-        print_json(found)
-        return
-    counts = ", ".join(f"{n:,} {s}" for s, n in found["cells"].items() if n) or "no finished cells"
-    total = f" of {found['total']:,}; {found['pending']:,} pending" if "total" in found else ""
-    print(f"{found['sweep']}: {counts}{total}  ({found['parts']:,} parts)")
-    for world in found["worlds"]:
-        state = "ready" if world["ready"] else "in training"
-        audits = f", audit {'passed' if world['passed'] else 'FAILED'}" if world["passed"] is not None else ""
-        print(f"  world {world['recipe']}: {state}{audits}")
-    for driver in found["drivers"]:
-        print(
-            f"  driver {driver['driver']}: {driver['packs']} packs, last heard of {driver['heartbeat_age']:.0f} s ago"
-        )
-    for failure in found["failures"]:
-        print(f"  {failure['status']} x {failure['cells']:,}: {failure['cause']}")
-        print("    " + failure["example"]["error"].strip().replace("\n", "\n    "))
-    for file in found["unreadable"]:
-        print(f"  warning: {file['file']}: {file['reason']}")
 
 
 def report(store: StoreArgument) -> None:

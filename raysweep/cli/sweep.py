@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from raysweep.cli.show import print_json, print_table
 from raysweep.cost import host_memory
 from raysweep.executors import EXECUTORS, make_executor
 from raysweep.plan import make_plan
+from raysweep.prices import estimate, find_machine, read_prices, sentences
 from raysweep.progress import clock
 from raysweep.store import Store
 from raysweep.sweep import Sweep, load_sweep
@@ -54,13 +56,22 @@ def plan(
     store: StoreOption = None,
     skip_failed: SkipFailed = False,
     retry: Retry = None,
+    price: Annotated[
+        str | None, typer.Option(metavar="MACHINE", help="Also what it costs on aws:p5.48xlarge, gcp:a3 and such.")
+    ] = None,
+    machines: Annotated[int, typer.Option(help="How many of them.")] = 1,
+    prices: Annotated[str | None, typer.Option(metavar="FILE", help="A price table of your own, YAML.")] = None,
     json: Json = False,
 ) -> None:
     """Show what a sweep collapses to (cells, runs, packs) and what it will cost. Nothing is run."""
     sweep = load_sweep(file, set_ or (), preset)
     resources = sweep.file.resources
     slots = max(1, int((os.cpu_count() or 1) / resources.cpus))
-    found = make_plan(sweep, _store(sweep, store), slots, skip_failed, _retry(retry)).to_json()
+    planned = make_plan(sweep, _store(sweep, store), slots, skip_failed, _retry(retry))
+    found = planned.to_json()
+    if price is not None:
+        machine = find_machine(read_prices(Path(prices) if prices else None), price)
+        found["price"] = estimate(planned, machine, machines)
     if json:
         print_json(found)
         return
@@ -93,6 +104,8 @@ def plan(
         print(f"  time: about {clock(seconds)} for the packs ({speed})")
     on = "of a GPU" if resources.gpus else f"of {host_memory() / 2**30:.1f} GiB free here"
     print(f"  memory: a pack may take {found['memory'] / 2**30:.1f} GiB {on}")
+    for line in sentences(found["price"]) if price is not None else ():
+        print(f"  {line}")
 
 
 def _varying(shapes: list[dict[str, dict[str, object]]]) -> set[str]:

@@ -23,6 +23,7 @@ class Inline:
     """Runs packs where it is called."""
 
     slots = 1
+    dashboard = ""
 
     @contextlib.contextmanager
     def session(self, job: Job, log: Path) -> Iterator[None]:

@@ -26,6 +26,11 @@ class Executor(Protocol):
         """Packs of `cpus` and `gpus` that run at the same time; valid inside `session`."""
         ...
 
+    @property
+    def dashboard(self) -> str:
+        """Where a page about the workers is served, or ""; valid inside `session`."""
+        ...
+
     def session(self, job: Job, log: Path) -> contextlib.AbstractContextManager[None]:
         """Start what is needed, and stop it at the end. Noise goes to `log`."""
         ...

@@ -38,6 +38,7 @@ from ray.tune.search import Searcher  # noqa: E402
 from raysweep.errors import PackError, RaysweepError, tail  # noqa: E402
 from raysweep.executors.cluster import check_nodes, resources  # noqa: E402
 from raysweep.executors.feed import Feed  # noqa: E402
+from raysweep.executors.lastwords import last_words  # noqa: E402
 from raysweep.executors.quiet import quiet  # noqa: E402
 from raysweep.executors.witness import witness  # noqa: E402
 from raysweep.executors.work import Counts, Job, OutOfMemory, execute, opened  # noqa: E402
@@ -178,7 +179,7 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         told = Path(trial.error_file) if trial.error_file else None
         whole = told.read_text(errors="replace") if told and told.is_file() else ""
-        pack, reason = trial.config["pack"], tail(whole) or "its worker died"
+        pack, reason = trial.config["pack"], last_words(whole) or "its worker died"
         full = "OutOfMemoryError" in whole  # Ray killed it when the host ran out of memory; half of the pack may fit
         if full and len(pack) > 1:
             self.on_counts(self.feed.too_large(pack.id, reason))
@@ -226,6 +227,7 @@ class RayExecutor:
     def __init__(self, address: str | None = None) -> None:
         self.address = address
         self.slots = 1
+        self.dashboard = ""
 
     @contextlib.contextmanager
     def session(self, job: Job, log: Path) -> Iterator[None]:
@@ -235,7 +237,7 @@ class RayExecutor:
         with quiet(log), witness(log):
             if ours:
                 try:
-                    ray.init(
+                    found = ray.init(
                         **(local if self.address is None else {"address": self.address}),
                         log_to_driver=False,
                         logging_level=logging.ERROR,
@@ -244,6 +246,9 @@ class RayExecutor:
                 except Exception as error:
                     reason = str(error).strip().splitlines()[0]
                     raise PackError(f"ray: cannot start or reach {self.address or 'a Ray here'}: {reason}") from error
+            else:
+                found = ray.init(ignore_reinit_error=True, log_to_driver=False)
+            self.dashboard = f"http://{found.dashboard_url}" if found.dashboard_url else ""
             try:
                 total = resources()
                 for name, need in (("CPU", job.cpus), ("GPU", job.gpus)):

@@ -61,6 +61,17 @@ def test_plan_shows_the_collapse_and_runs_nothing(cli: Cli, tmp_path: Path) -> N
     assert not (tmp_path / "results").exists()
 
 
+def test_a_plan_says_what_it_costs(cli: Cli) -> None:
+    file = write("tiny.yaml", CLASSIFIER_SWEEP)
+    code, out, _ = cli("plan", file, "--price", "aws:p5", "--machines", "2")
+    assert code == 0
+    assert "on 2 x aws:p5.48xlarge (8 x H100 80GB, 192 CPUs)" in out
+    assert "A GUESS: the rate is assumed" in out
+    found = json.loads(cli("plan", file, "--price", "aws:p5", "--json")[1])["price"]
+    assert (found["machine"], found["machines"], found["rate_measured"]) == ("aws:p5.48xlarge", 1, False)
+    assert "price" not in json.loads(cli("plan", file, "--json")[1])
+
+
 def test_a_sweep_from_run_to_report(cli: Cli, tmp_path: Path) -> None:
     file = write("tiny.yaml", CLASSIFIER_SWEEP, grid={**CLASSIFIER_SWEEP["grid"], "n_train": [32, 64, 128, 256]})
     Path(file).write_text(Path(file).read_text() + "fit: [{law: power, x: n_train, y: epistemic, by: [width]}]\n")
@@ -131,8 +142,8 @@ def test_failed_cells_exit_1_and_are_grouped_by_cause(cli: Cli, tmp_path: Path) 
     assert code == 1
     assert "2 ok, 2 failed of 4 cells" in out
     code, out, _ = cli("status", "results/bad")
-    assert "failed x 1: ValueError: run 1 was told to fail" in out
-    assert "bad: 2 ok, 2 failed of 4; 2 pending" in out
+    assert "failed x 2: ValueError: run # was told to fail" in out
+    assert "2 ok, 2 failed of 4; 2 pending" in out
     assert cli("run", file, "--executor", "inline")[0] == 0
 
 
@@ -177,6 +188,9 @@ def test_bad_input_is_one_line_that_names_file_key_rule_and_value(case: str, cli
     [
         (["plan", "missing.yaml"], "missing.yaml: cannot be read"),
         (["run", "tiny.yaml", "--executor", "dask"], "executor must be one of ray, inline, but got 'dask'"),
+        (["plan", "tiny.yaml", "--price", "aws:p5.48xlage"], "Did you mean 'aws:p5.48xlarge'"),
+        (["plan", "tiny.yaml", "--price", "aws:p5", "--prices", "no.yaml"], "no.yaml: cannot be read"),
+        (["plan", "tiny.yaml", "--price", "aws:p5", "--machines", "0"], "--machines: must be at least 1, but got 0"),
         (["plan", "tiny.yaml", "--set", "width"], "--set must be axis=values, but got 'width'"),
         (["plan", "tiny.yaml", "--preset", "smok"], "presets has no 'smok'"),
         (["status", "nowhere"], "store nowhere: must hold env.json"),

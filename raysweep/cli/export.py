@@ -1,0 +1,41 @@
+"""The export command: a store's runs to an experiment tracker."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from raysweep.cli.show import print_json
+from raysweep.export import TRACKERS
+from raysweep.export import export as send
+from raysweep.store import Store
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command()(export)
+
+
+def export(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A sweep's folder or URI.", show_default=False)],
+    to: Annotated[str, typer.Option("--to", metavar="TRACKER", help=f"One of {', '.join(TRACKERS)}.")],
+    dest: Annotated[
+        str | None, typer.Option(metavar="PATH_OR_URI", help="A folder, or MLflow's tracking URI.", show_default=False)
+    ] = None,
+    metric: Annotated[list[str] | None, typer.Option(metavar="COL", help="Only this metric; may be repeated.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show a store's runs in TensorBoard, MLflow or W&B. Again, while a sweep runs or after: adds what is new."""
+    found = send(Store(store), to, dest, metric or ())
+    if json:
+        print_json(asdict(found))
+        return
+    print(f"{found.runs:,} runs; {found.written:,} with news, {found.points:,} values added: {found.dest}")
+    how = {
+        "tensorboard": f"tensorboard --logdir {found.dest}",
+        "mlflow": f"mlflow ui --backend-store-uri {found.dest}" if "http" not in found.dest else found.dest,
+        "wandb": f"wandb sync {found.dest}/offline-run-*",
+    }
+    print(f"see it by: {how[to]}")

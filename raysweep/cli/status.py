@@ -1,0 +1,147 @@
+"""The status command: what a store holds and how its sweep gets on, once or again and again."""
+
+from __future__ import annotations
+
+import json as json_module
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from raysweep.cli.show import print_json
+from raysweep.progress import clock
+from raysweep.store import Store
+
+__all__ = ["lines", "status"]
+
+_BAR = 40  # columns
+_CAUSES, _WORDS, _FILES = 10, 20, 5  # shown of each kind: causes, lines of a reason, unreadable files
+
+
+def status(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A sweep's folder or URI.", show_default=False)],
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again until the sweep is done.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Between two looks of --watch.")] = 5.0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON; with --watch one line a look.")] = False,
+) -> None:
+    """Say what is done, failed and pending, how fast and by whom, while a sweep runs and after."""
+    from raysweep.status import Seen
+    from raysweep.status import status as look
+
+    target, seen = Store(store), Seen()
+    if not watch:
+        found = look(target, seen)
+        if json:
+            print_json(found)
+        else:
+            print("\n".join(lines(found, _width())))
+        return
+    driven = False
+    try:
+        while True:
+            found = look(target, seen)
+            if json:
+                print(json_module.dumps(found, default=str), flush=True)
+            else:
+                _show(lines(found, _width()))
+            before, driven = driven, any(d["alive"] for d in found["drivers"])
+            if found["pending"] == 0 or (before and not driven):  # nothing is left, or nobody is at it any more
+                return
+            time.sleep(every)
+    except KeyboardInterrupt:
+        return  # a watch ends when one stops watching
+
+
+def _width() -> int | None:
+    """Columns that a line may take: a terminal's; no limit elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _show(page: Sequence[str]) -> None:
+    """A page in place of the last one on a terminal, after it elsewhere."""
+    if sys.stdout.isatty():
+        rows = shutil.get_terminal_size().lines - 1
+        print("\x1b[H\x1b[2J" + "\n".join(page[:rows]), flush=True)
+    else:
+        print("\n".join([time.strftime("%H:%M:%S"), *page, ""]), flush=True)
+
+
+def lines(found: Mapping[str, Any], width: int | None = None) -> list[str]:
+    """What `status` found, for people; each line at most `width` columns."""
+    page = [f"{found['sweep']}  {found['store']}", *(f"  {line}" for line in _body(found))]
+    return page if width is None else [line if len(line) <= width else f"{line[: width - 3]}..." for line in page]
+
+
+def _body(found: Mapping[str, Any]) -> Iterator[str]:
+    counts = ", ".join(f"{n:,} {s}" for s, n in found["cells"].items() if n) or "no finished cells"
+    if found["total"]:
+        share = found["done"] / found["total"]
+        bar = "#" * int(share * _BAR)
+        yield f"[{bar:-<{_BAR}}] {int(share * 100)} %"
+        yield f"{counts} of {found['total']:,}; {found['pending']:,} pending"
+    else:
+        yield f"{counts}; how many are pending cannot be told here: its experiment cannot be imported"
+    working = any(d["alive"] for d in found["drivers"])
+    yield from _pace(found, working)
+    for world in found["worlds"]:
+        state = "ready" if world["ready"] else "in training"
+        audits = f", audit {'passed' if world['passed'] else 'FAILED'}" if world["passed"] is not None else ""
+        yield f"world {world['recipe']}: {state}{audits}"
+    for driver in found["drivers"]:
+        yield _driver(driver)
+    if found["pending"] and not working:
+        yield "no driver at work; `raysweep run` goes on from here"
+    for failure in found["failures"][:_CAUSES]:
+        example = failure["example"]
+        yield f"{failure['status']} x {failure['cells']:,}: {failure['cause']}"
+        said = example["error"].splitlines()
+        if said == [failure["cause"]]:
+            continue
+        yield f"  e.g. cell {example['cell']}, attempt {example['attempt']}:"
+        yield from (f"    {line}" for line in said[-_WORDS:])
+    yield from _more(found["failures"], _CAUSES, "causes")
+    for file in found["unreadable"][:_FILES]:
+        yield f"warning: {file['file']}: {file['reason']}"
+    yield from _more(found["unreadable"], _FILES, "unreadable files")
+
+
+def _more(things: Sequence[Any], shown: int, what: str) -> Iterator[str]:
+    if len(things) > shown:
+        yield f"... and {len(things) - shown:,} more {what}; --json has them all"
+
+
+def _pace(found: Mapping[str, Any], working: bool) -> Iterator[str]:
+    parts, pace = f"{found['parts']:,} parts", found["pace"]
+    if pace is None:
+        return
+    said = []
+    if pace["cells_per_second"] is not None and working and found["pending"] != 0:
+        said.append(f"{_number(pace['cells_per_second'])} cells/s over the last {clock(pace['window_seconds'])}")
+        if pace["remaining_seconds"] is not None:
+            said.append(f"about {clock(pace['remaining_seconds'])} left")
+    if pace["last_rows_age"] is not None:
+        said.append(f"last rows {_age(pace['last_rows_age'])} ago")
+    if pace["busy_seconds"]:
+        said.append(f"{clock(pace['busy_seconds'])} of pack time")
+    yield "; ".join([*said, parts])
+
+
+def _driver(driver: Mapping[str, Any]) -> str:
+    who = f"driver {driver['host']}" + (f" (process {driver['process']})" if driver["process"] else "")
+    age = driver["heartbeat_age"]
+    link = f", dashboard {driver['dashboard']}" if driver["dashboard"] else ""
+    if not driver["alive"]:
+        return f"{who}: SILENT for {_age(age)}; its {driver['packs']:,} packs are free for others"
+    heard = f"heard of {_age(age)} ago" if age is not None else "age unknown: this store keeps no times"
+    return f"{who}: {driver['packs']:,} packs, {heard}{link}"
+
+
+def _age(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else clock(seconds)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"

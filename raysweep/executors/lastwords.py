@@ -1,0 +1,67 @@
+"""What a worker that died left in its log: Ray keeps its standard error on its node, and says only that it is gone."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raysweep.errors import tail
+
+__all__ = ["last_words"]
+
+_WAIT = 10.0  # seconds for a process on the dead worker's node to start and read a file
+_LINES, _CHARACTERS = 20, 4000
+_NOISE = re.compile(r"^:|^Extension modules: |logging\.cc:\d+: |^PC: @|^\s+@ +0x")  # Ray's marks; bare addresses
+_WHO = re.compile(r"\bpid: (\d+)\b.*?\bip: (\S+)", re.DOTALL)
+_HOW = re.compile(r"Worker exit detail: (.*?[.!])(?:\s|$)")
+_FATAL = re.compile(r"^Fatal Python error: .*", re.MULTILINE)  # of faulthandler, which Ray turns on
+_silent: set[str] = set()  # nodes that did not answer: they are not asked again
+
+
+def last_words(told: str) -> str:
+    """Why a worker died: the end of its log, then the cause in the last line.
+
+    Args:
+        told: What Ray says of it. Of anything but a dead process the last lines are all there is to know.
+    """
+    who = _WHO.search(told)
+    if who is None or "its worker process has died" not in told:
+        return tail(told)
+    pid, host = int(who[1]), who[2]
+    how = _HOW.search(told)
+    log = _log_of(pid, host)
+    fatal = _FATAL.search(log)
+    cause = fatal[0] if fatal else how[1] if how else "it left no word"
+    return f"{log}\nits worker died (process {pid} on {host}): {cause}".strip()
+
+
+def _log_of(pid: int, host: str) -> str:
+    """The last lines a process wrote, read by a task on its node; nothing if that does not answer."""
+    nodes = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeManagerAddress"] == host]
+    if not nodes or nodes[0] in _silent:
+        return ""
+
+    def read() -> str:  # nested, so that it is shipped whole: importing raysweep there would take seconds
+        import os
+        from pathlib import Path
+
+        here = Path(os.readlink("/proc/self/fd/2")).parent  # where Ray put this task's own standard error
+        told = ""
+        for file in (f for kind in ("out", "err") for f in here.glob(f"worker-*-{pid}.{kind}")):
+            with open(file, "rb") as stream:
+                stream.seek(max(0, os.fstat(stream.fileno()).st_size - 32768))
+                told += stream.read().decode(errors="replace") + "\n"
+        return told
+
+    there: Any = NodeAffinitySchedulingStrategy(node_id=nodes[0], soft=False)
+    try:
+        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(read)
+        text = ray.get(task.remote(), timeout=_WAIT)
+    except (ray.exceptions.RayError, OSError):
+        _silent.add(nodes[0])
+        return ""
+    kept = [line.rstrip() for line in text.splitlines() if line.strip() and not _NOISE.search(line)]
+    return "\n".join(kept[-_LINES:])[-_CHARACTERS:]

@@ -1,0 +1,73 @@
+"""To MLflow: one MLflow run for one run here, in the experiment named as the sweep; logged in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from raysweep.errors import ExportError
+from raysweep.export.records import Exported, Point, Record, package
+
+__all__ = ["write"]
+
+_METRICS, _ENTITIES = 1000, 100  # most in one request, by MLflow's own rules; parameters and tags together below
+_TEXT = 5000  # characters of a tag
+_THREADS = 8  # runs at a time: a server far away answers slowly
+_RUN, _ROWS = "raysweep.run", "raysweep.rows"
+
+
+def write(records: Sequence[Record], sweep: str, dest: str | None) -> Exported:
+    """Bring MLflow up to date. A run is known there by its tag `raysweep.run`; `raysweep.rows` says what it holds.
+
+    Raises:
+        ExportError: MLflow is not installed, or refuses.
+    """
+    mlflow = package("mlflow", "mlflow")
+    try:
+        client = mlflow.MlflowClient(tracking_uri=dest)
+        experiment = _experiment(client, sweep)
+        known = {run.data.tags[_RUN]: run for run in _runs(client, experiment) if _RUN in run.data.tags}
+        new = [r for r in records if r.run not in known or known[r.run].data.tags.get(_ROWS) != r.digest]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            points = sum(pool.map(lambda r: _write(mlflow, client, experiment, r, known.get(r.run)), new))
+    except mlflow.exceptions.MlflowException as error:
+        raise ExportError(f"export: MLflow at {dest or mlflow.get_tracking_uri()} refuses: {error}") from error
+    return Exported(dest or str(mlflow.get_tracking_uri()), len(records), len(new), points)
+
+
+def _experiment(client: Any, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    return str(found.experiment_id if found else client.create_experiment(name))
+
+
+def _runs(client: Any, experiment: str) -> Iterator[Any]:
+    token = None
+    while True:
+        page = client.search_runs([experiment], max_results=1000, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
+
+
+def _write(mlflow: Any, client: Any, experiment: str, record: Record, known: Any) -> int:
+    """Create or complete one run; how many points were added. The tag that calls it complete is set last."""
+    points: Sequence[Point] = record.points
+    if known is None:
+        tags = {_RUN: record.run, **record.tags}
+        known = client.create_run(experiment, int(record.began * 1000), tags, run_name=record.run)
+        params = [mlflow.entities.Param(n, str(v)) for n, v in record.params.items()]
+    else:
+        params = []  # a run's axes are its identity; MLflow lets none be changed
+        there = {(n, m.step) for n in known.data.metrics for m in client.get_metric_history(known.info.run_id, n)}
+        points = [p for p in points if (p.name, p.step) not in there]
+    run = known.info.run_id
+    metrics = [mlflow.entities.Metric(p.name, p.value, int(p.made * 1000), p.step) for p in points]
+    for i in range(0, len(params), _ENTITIES):
+        client.log_batch(run, params=params[i : i + _ENTITIES])
+    for i in range(0, len(metrics), _METRICS):
+        client.log_batch(run, metrics=metrics[i : i + _METRICS])
+    told = {"raysweep.status": record.status, "raysweep.reason": record.reason[-_TEXT:], _ROWS: record.digest}
+    client.log_batch(run, tags=[mlflow.entities.RunTag(k, v) for k, v in told.items()])
+    client.set_terminated(run, "FAILED" if record.status == "failed" else "FINISHED", int(record.ended * 1000))
+    return len(points)

@@ -1,0 +1,228 @@
+"""A store's rows as a tracker wants them: for each run its parameters, what became of it, and points of metrics."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysweep.axes import Value
+from raysweep.errors import ExportError, LedgerError, nearest
+from raysweep.ledger import Ledger
+from raysweep.store import Store
+from raysweep.sweep import stored_sweep
+
+__all__ = ["Exported", "Point", "Record", "package", "read_records"]
+
+_WORST = ("failed", "diverged", "skipped", "ok")  # the first of its cells' statuses is a run's
+_COSTS = ("flops", "seconds")  # stamps that are metrics to a tracker
+_MILLI = 1000  # steps are whole numbers: a time axis of fractions is counted in thousandths
+
+
+class Point(NamedTuple):
+    """One value of a metric."""
+
+    name: str
+    step: int
+    made: float  # seconds since 1970
+    value: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run.
+
+    Attributes:
+        run: Its key.
+        status: ok | diverged | failed | skipped: the worst of its cells.
+        reason: Why it is not ok.
+        params: Its axes, observed ones left out.
+        tags: Where it comes from.
+        points: Finite values of its metrics, by time.
+        began, ended: Seconds since 1970, of its first and last row.
+    """
+
+    run: str
+    status: str
+    reason: str
+    params: Mapping[str, Value]
+    tags: Mapping[str, str]
+    points: tuple[Point, ...]
+    began: float
+    ended: float
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that is exported: a run with the same digest has nothing new."""
+        told = (
+            self.run,
+            self.status,
+            self.reason,
+            sorted(self.params.items()),
+            [(p[0], p[1], p[3]) for p in self.points],
+        )
+        return hashlib.blake2b(repr(told).encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export did.
+
+    Attributes:
+        dest: Where to look for it.
+        runs: Runs in the store.
+        written: Runs that were new there or had something new.
+        points: Values of metrics that were added.
+    """
+
+    dest: str
+    runs: int
+    written: int
+    points: int
+
+
+def package(module: str, tracker: str) -> Any:
+    """A module of a tracker's package.
+
+    Raises:
+        ExportError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ExportError(
+            f"export: --to {tracker} needs a package that is not installed here ({error}). "
+            f"Install it by: pip install 'raysweep[{tracker}]'"
+        ) from error
+
+
+def read_records(store: Store, metrics: Sequence[str] = ()) -> tuple[str, list[Record]]:
+    """The sweep's name, and every run of the ledger in order of its key.
+
+    Raises:
+        LedgerError: it is not a store, or holds no rows.
+        ExportError: a metric it does not have.
+    """
+    file, name = stored_sweep(store)
+    scan = Ledger(store).scan()
+    if not scan.parts:
+        raise LedgerError(f"store {store.uri}: must hold rows to export, but its ledger is empty")
+    return file.name, list(_records(scan.table, _columns(scan.table.schema, metrics), file.name, name))
+
+
+class _Columns(NamedTuple):
+    params: list[str]
+    time: str  # or "" where none of the axes is time
+    budgets: list[str]  # observed, and not time
+    metrics: list[str]
+
+
+def _columns(schema: pa.Schema, wanted: Sequence[str]) -> _Columns:
+    """What the columns of a ledger are to a tracker."""
+    meta = {f.name: {k.decode(): v.decode() for k, v in (f.metadata or {}).items()} for f in schema}
+    axes = [n for n in schema.names if meta[n].get("role") == "axis"]
+    observed = [n for n in axes if meta[n].get("kind") == "observed"]
+    time = next((n for n in axes if meta[n].get("axis_role") == "time"), "")
+    numbers = [
+        n for n in observed if pa.types.is_integer(schema.field(n).type) or pa.types.is_floating(schema.field(n).type)
+    ]
+    if not time and len(numbers) == 1:
+        (time,) = numbers  # a plain function's one observed number
+    known = [n for n in schema.names if meta[n].get("role") == "metric" and pa.types.is_floating(schema.field(n).type)]
+    known += [n for n in _COSTS if n in schema.names and n not in known]
+    for name in wanted:
+        if name not in known:
+            raise ExportError(
+                f"export: --metric must be a metric of the store, but got {name!r}. {nearest(name, known)}"
+            )
+    return _Columns(
+        [n for n in axes if n != time and n not in observed],
+        time,
+        [n for n in observed if n != time],
+        [n for n in known if not wanted or n in wanted],
+    )
+
+
+def _records(table: pa.Table, columns: _Columns, sweep: str, file: str) -> Iterator[Record]:
+    steps = _steps(table, columns.time)
+    order = pc.sort_indices(
+        table.select(["run", "cell"]).append_column("step", pa.array(steps)),
+        sort_keys=[("run", "ascending"), ("step", "ascending"), ("cell", "ascending")],
+    )
+    table, steps = table.take(order), steps[order.to_numpy()]
+    runs = table.column("run").combine_chunks().dictionary_encode().indices.to_numpy()
+    bounds = np.append(np.flatnonzero(np.diff(runs, prepend=-1)), len(runs)).tolist()
+    made = _seconds(table)
+    same = (np.diff(runs, prepend=-1) == 0) & (np.diff(steps, prepend=-1) == 0)  # as the row before: another budget
+    values = {n: table.column(n).to_numpy().astype(np.float64) for n in columns.metrics}
+    budgets = [table.column(n).to_pylist() for n in columns.budgets if len(table.column(n).unique()) > 1]
+    names = [n for n in columns.budgets if len(table.column(n).unique()) > 1]
+    labels = ["".join(_label(n, v) for n, v in zip(names, row, strict=True)) for row in zip(*budgets, strict=True)]
+    by_budget = {n: bool(labels) and _varies(v, same) for n, v in values.items()}
+    text = {n: table.column(n).to_pylist() for n in ("run", "status", "error", "pack", "device", "world_sha", "attempt")
+            if n in table.schema.names}  # fmt: skip
+    params = {n: table.column(n).to_pylist() for n in columns.params}
+    whole = steps.tolist()
+    for start, stop in pairwise(bounds):
+        states = text["status"][start:stop]
+        status = min(states, key=_WORST.index)
+        worst = start + states.index(status)
+        points = []
+        for name, column in values.items():
+            for i, value in zip(range(start, stop), column[start:stop].tolist(), strict=True):
+                if math.isfinite(value) and (by_budget[name] or not same[i]):
+                    full = f"{name}{labels[i]}" if by_budget[name] else name
+                    points.append(Point(full, whole[i], made[i], value))
+        yield Record(
+            run=text["run"][start],
+            status=status,
+            reason=str(text.get("error", {})[worst] or "") if "error" in text else "",
+            params={n: c[start] for n, c in params.items() if c[start] is not None},
+            tags={
+                "raysweep.sweep": sweep,
+                "raysweep.sweep_hash": file.removeprefix("sweeps/").removesuffix(".yaml"),
+                **{f"raysweep.{n}": str(text[n][worst]) for n in ("pack", "device", "world_sha", "attempt")
+                   if n in text and text[n][worst] is not None},
+            },
+            points=tuple(sorted(points, key=lambda p: (p.step, p.name))),
+            began=min(made[start:stop]),
+            ended=max(made[start:stop]),
+        )  # fmt: skip
+
+
+def _steps(table: pa.Table, time: str) -> npt.NDArray[np.int64]:
+    if not time:
+        return np.zeros(len(table), dtype=np.int64)
+    column = pc.fill_null(table.column(time), 0)
+    if pa.types.is_floating(column.type):
+        column = pc.round(pc.multiply(column, float(_MILLI)))
+    return np.asarray(column.to_numpy(), dtype=np.int64)
+
+
+def _seconds(table: pa.Table) -> list[float]:
+    if "finished_at" not in table.schema.names:
+        return [0.0] * len(table)
+    made = pc.fill_null(pc.cast(table.column("finished_at"), pa.int64()), 0)
+    return [m / 1e6 for m in made.to_pylist()]
+
+
+def _varies(column: npt.NDArray[np.float64], same: npt.NDArray[np.bool_]) -> bool:
+    """Whether a metric depends on a budget: differs between rows of one run at one time."""
+    before = np.roll(column, 1)
+    return bool((same & (column != before) & ~(np.isnan(column) & np.isnan(before))).any())
+
+
+def _label(name: str, value: Any) -> str:
+    """`.k-10`: what every tracker allows in a name, and no folder to one that makes files of names."""
+    return "." + re.sub(r"[^\w.\- ]", "_", f"{name}-{value:g}" if isinstance(value, float) else f"{name}-{value}")

@@ -1,0 +1,137 @@
+"""`raysweep status` as a user reads it: long, narrow, quiet, watched."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import FUNCTION_SWEEP, HERE
+
+from raysweep.cli.status import lines
+from raysweep.executors import make_executor
+from raysweep.progress import Progress
+from raysweep.run import open_store, run
+from raysweep.store import Store
+from raysweep.sweep import from_mapping
+
+FOUND: dict[str, Any] = {
+    "store": "s3://bucket/digits", "sweep": "digits", "cells": {"ok": 900, "diverged": 3, "failed": 12, "skipped": 0},
+    "total": 2240, "runs": 160, "pending": 1337, "done": 903, "failures": [], "parts": 44, "unreadable": [],
+    "pace": {"busy_seconds": 4000.0, "last_rows_age": 4.2, "window_seconds": 598.0, "cells_per_second": 12.5,
+             "remaining_seconds": 107.0},
+    "drivers": [{"driver": "node7-42-ab", "host": "node7", "process": "42", "heartbeat_age": 3.0, "alive": True,
+                 "packs": 3, "dashboard": "http://10.0.0.2:8265"}],
+    "worlds": [{"recipe": "ab12", "ready": True, "audited": [1.0], "passed": True}], "clock": "store",
+}  # fmt: skip
+
+
+def failure(cause: str, error: str, cells: int = 1) -> dict[str, Any]:
+    return {"status": "failed", "cause": cause, "cells": cells, "example": {"cell": "c", "attempt": 3, "error": error}}
+
+
+def test_a_sweep_at_work_in_a_few_lines() -> None:
+    assert lines(FOUND) == [
+        "digits  s3://bucket/digits",
+        "  [################------------------------] 40 %",
+        "  900 ok, 3 diverged, 12 failed of 2,240; 1,337 pending",
+        "  12 cells/s over the last 9:58; about 1:47 left; last rows 4 s ago; 1:06:40 of pack time; 44 parts",
+        "  world ab12: ready, audit passed",
+        "  driver node7 (process 42): 3 packs, heard of 3 s ago, dashboard http://10.0.0.2:8265",
+    ]
+
+
+def test_no_rate_and_no_end_are_claimed_when_nobody_works() -> None:
+    silent = {**FOUND["drivers"][0], "alive": False, "heartbeat_age": 190.0}
+    text = "\n".join(lines({**FOUND, "drivers": [silent]}))
+    assert "driver node7 (process 42): SILENT for 3:10; its 3 packs are free for others" in text
+    assert "no driver at work; `raysweep run` goes on from here" in text
+    assert "left" not in text
+    assert "cells/s" not in text
+    assert "8265" not in text
+
+
+def test_long_reasons_many_causes_and_many_drivers_fit_a_terminal() -> None:
+    word = failure("E: " + "x" * 500, "\n".join(f"line {i} " + "y" * 300 for i in range(400)) + "\nE: " + "x" * 500)
+    found = {
+        **FOUND,
+        "failures": [word, *(failure(f"cause {i}", f"cause {i}") for i in range(200))],
+        "drivers": FOUND["drivers"] * 30,
+        "unreadable": [{"file": f"f{i}", "reason": "torn"} for i in range(100)],
+    }
+    page = lines(found, 80)
+    assert max(map(len, page)) == 80
+    assert len(page) < 90
+    assert any("... and 191 more causes; --json has them all" in line for line in page)
+    assert any("... and 95 more unreadable files" in line for line in page)
+    assert any(line.strip().startswith("line 399") for line in page)
+    assert not any("line 300 " in line for line in page)
+    assert any(len(line) > 500 for line in lines(found))  # into a file nothing is cut
+
+
+def test_what_cannot_be_known_is_not_made_up() -> None:
+    unknown = {
+        **FOUND,
+        "total": None,
+        "done": None,
+        "pending": None,
+        "pace": {**FOUND["pace"], "remaining_seconds": None},
+    }
+    text = "\n".join(lines(unknown))
+    assert "how many are pending cannot be told here" in text
+    assert "left" not in text
+    assert "%" not in text
+    empty = {**FOUND, "cells": {"ok": 0}, "done": 0, "pending": 2240, "parts": 0, "pace": None, "drivers": []}
+    assert lines(empty)[1:3] == [f"  [{'-' * 40}] 0 %", "  no finished cells of 2,240; 2,240 pending"]
+    ageless = {**FOUND["drivers"][0], "heartbeat_age": None}
+    assert "age unknown" in lines({**FOUND, "drivers": [ageless]})[5]
+
+
+@pytest.mark.parametrize("arguments", [["--json"], []])
+def test_watching_ends_when_nothing_is_pending(arguments: list[str], tmp_path: Path) -> None:
+    sweep, store = from_mapping(FUNCTION_SWEEP, "sweep.yaml", [HERE]), Store(str(tmp_path / "store"))
+    open_store(store, sweep, Progress(io.StringIO))
+    command = [sys.executable, "-m", "raysweep", "status", store.uri, "--watch", "--every", "0.2", *arguments]
+    watch = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE)
+    assert watch.stdout is not None
+    said = [watch.stdout.readline()]  # it has looked once
+    rest = threading.Thread(target=lambda: said.extend(watch.stdout or ()))
+    rest.start()
+    assert run(sweep, store, make_executor("inline")).counts.ok == 18
+    assert watch.wait(timeout=60) == 0
+    rest.join(timeout=10)
+    if arguments:
+        looks = [json.loads(line) for line in said]
+        assert (looks[0]["pending"], looks[-1]["pending"]) == (18, 0)
+    else:
+        assert re.match(r"\d\d:\d\d:\d\d\n", said[0])
+        assert "  18 ok of 18; 0 pending\n" in said
+
+
+def test_status_shows_the_last_words_of_a_crashed_worker(tmp_path: Path) -> None:
+    (tmp_path / "crash.py").write_text(
+        "import ctypes\n\ndef train(config):\n    print('about to read address', config['address'])\n"
+        "    if config['address'] == 0:\n        ctypes.string_at(0)\n    return {'loss': 1.0}\n"
+    )
+    sweep = {"name": "crash", "experiment": "crash:train", "grid": {"address": [0, 1]}, "resources": {"attempts": 1}}
+    (tmp_path / "crash.yaml").write_text(yaml.safe_dump(sweep))
+    command = [sys.executable, "-m", "raysweep"]
+    done = subprocess.run(
+        [*command, "run", "crash.yaml"], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    out = subprocess.run(
+        [*command, "status", "results/crash"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "1 ok, 1 failed of 2; 1 pending" in out.stdout
+    assert re.search(r"failed x 1: its worker died .*: Fatal Python error: Segmentation fault", out.stdout)
+    assert "about to read address 0" in out.stdout
+    assert 'crash.py", line 6 in train' in out.stdout
+    assert "Extension modules" not in out.stdout
