@@ -34,6 +34,7 @@ STATUSES = ("ok", "diverged", "failed", "skipped")  # in order of precedence
 _FOLDER = "ledger"
 _PART = re.compile(r"part-[0-9a-f]{16}-\d+\.parquet")
 _NEEDED = ("cell", "run", "status", "attempt")
+_KNOWN_ROWS = 2_000_000  # at most so many are kept in memory by who asks again and again
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,12 @@ class Ledger:
         self.store.write(f"{_FOLDER}/{name}", _parquet(rows), patience)
         return name
 
-    def scan(self, columns: Sequence[str] | None = None) -> Scan:
+    def scan(self, columns: Sequence[str] | None = None, known: dict[str, pa.Table] | None = None) -> Scan:
         """Every cell's row. A torn or foreign file is reported, never fatal.
 
         Args:
             columns: Read only these (and the key columns).
+            known: Parts by name that were read before with the same columns; new ones are added. Parts never change.
 
         Raises:
             UnreachableError: the store does not answer. Leaving its parts out would call finished cells unfinished.
@@ -96,8 +98,15 @@ class Ledger:
         skipped: list[tuple[str, str]] = []
         tables: list[pa.Table] = []
         names = [name for name, _ in self.store.list(_FOLDER)]
+        known = {} if known is None else known
+        new = [name for name in names if name not in known]
         with ThreadPoolExecutor(8) as pool:
-            read = list(pool.map(lambda name: self._part(name, columns), names))
+            found = known | dict(zip(new, pool.map(lambda name: self._part(name, columns), new), strict=True))
+        read = [found[name] for name in names]
+        room = _KNOWN_ROWS - sum(map(len, known.values()))
+        for name in new:
+            if isinstance(part := found[name], pa.Table) and len(part) <= room:
+                known[name], room = part, room - len(part)
         schema = pa.schema([])
         for name, part in zip(names, read, strict=True):
             if isinstance(part, str):
@@ -139,13 +148,19 @@ class Ledger:
             return f"it cannot be read as parquet: {str(error).splitlines()[0]}"
         return f"it has an unknown status {sorted(map(str, unknown))}" if unknown else table
 
-    def pending(self, runs: Runs, skip_failed: bool = False, retry_diverged: bool = False) -> Runs:
-        """The runs with cells not done, each asked only for those cells.
+    def pending(
+        self,
+        runs: Runs,
+        skip_failed: bool = False,
+        retry_diverged: bool = False,
+        known: dict[str, pa.Table] | None = None,
+    ) -> Runs:
+        """The runs with cells not done, each asked only for those cells. `known` as in `scan`.
 
         Done is ok or diverged. Failed cells are pending again unless `skip_failed`; diverged ones only if
         `retry_diverged`. Skipped cells (refused by theory or budget) are done.
         """
-        table = self.scan(_NEEDED).table
+        table = self.scan(_NEEDED, known).table
         done = ["ok", "skipped"] + ["diverged"] * (not retry_diverged) + ["failed"] * skip_failed
         cells = table.filter(pc.is_in(table.column("status"), pa.array(done))).column("cell").to_pylist()
         if not cells or not len(runs):

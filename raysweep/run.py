@@ -102,7 +102,7 @@ def run(
             with executor.session(job, _log(store)), hold(store) as claims:
                 sha = _prepare_world(sweep, store, executor, claims, progress)
                 plan = make_plan(sweep, store, executor.slots, skip_failed, retry_diverged, _Probe(executor, job))
-                pending = partial(ledger.pending, skip_failed=skip_failed, retry_diverged=retry_diverged)
+                pending = partial(ledger.pending, skip_failed=skip_failed, retry_diverged=retry_diverged, known={})
                 _execute(plan, job, sha, executor, claims, pending, progress)
     finally:
         progress.end()

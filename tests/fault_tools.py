@@ -30,8 +30,8 @@ S3_KEYS = ("raysweep-key", "raysweep-secret")
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # workers that are killed all the time must also start, whatever else runs here
-    "RAY_health_check_period_ms": "1000",  # a dead node is noticed in seconds
-    "RAY_health_check_failure_threshold": "4",
+    "RAY_health_check_period_ms": "2000",  # a dead node is noticed in some seconds
+    "RAY_health_check_failure_threshold": "5",
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE), str(HERE / "benchmarks")]),
     "AWS_EC2_METADATA_DISABLED": "true",  # the client would ask the cloud who it is
@@ -274,6 +274,14 @@ class Nodes:
             kill(process.pid)
         self.workers.remove(node)
         self.cluster.remove_node(node, allow_graceful=False)
+
+    def heal(self) -> int:
+        """Replace nodes that died by themselves (Ray gives up a node that answers late); how many did."""
+        dead = [node for node in self.workers if not any(p.name() == "raylet" for p in self.processes(node))]
+        for node in dead:
+            self.kill(node)
+            self.add()
+        return len(dead)
 
     def busy(self, state: Path) -> dict[int, int]:
         """Run by process, of the workers that `toy_experiment.steady` says are at work."""

@@ -41,13 +41,13 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from fault_tools import ENVIRONMENT, Nodes, S3Server, filled, kill, small_disk  # noqa: E402
 
-EPOCHS, DURATION = 6, 0.4  # of a pack: rows, and seconds before each
-FIRST, MORE = 120, 40  # runs of the first grid, and by how many it is widened
+EPOCHS, DURATION = 12, 1.5  # of a pack: rows, and seconds before each
+FIRST, MORE = 50, 15  # runs of the first grid, and by how many it is widened
 PLAN = {  # per phase
     "s3": {"worker": 84, "node": 11, "driver": 4, "server killed": 9, "server paused": 5},
     "folder": {"worker": 72, "node": 10, "driver": 3, "disk full": 8},
 }
-GAP = (0.2, 2.0)  # seconds between a fault and the next
+GAP = (0.2, 1.0)  # seconds between a fault and the next
 
 
 @dataclass
@@ -75,6 +75,7 @@ class Phase:
     driver: subprocess.Popen[bytes] | None = None
     workers: dict[int, float] = field(default_factory=dict)  # when each was first seen at work
     over: bool = False
+    unasked: int = 0  # nodes that Ray gave up by itself, on this busy machine
 
     @property
     def state(self) -> Path:
@@ -123,6 +124,7 @@ class Phase:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.keep_driving(widen=True)
+            self.unasked += self.nodes.heal()
             if len(found := self.nodes.busy(self.state)) > 1:
                 return found
             time.sleep(0.1)
@@ -176,6 +178,7 @@ class Phase:
             time.sleep(self.rng.uniform(*GAP))
         end = time.monotonic() + 1200
         while self.keep_driving(widen=False):
+            self.unasked += self.nodes.heal()
             if time.monotonic() > end:
                 raise TimeoutError(f"{self.name}: not finished; drivers ended by {self.exits}")
             time.sleep(0.2)
@@ -203,7 +206,13 @@ class Phase:
             row["storage_away_s"] = round(sum(f.seconds for f in self.faults if f.kind == kind), 1)
             rows.append(row)
         found = {**seen, "cells_missing_from_grid": len(expected - grid), "cells_of_grid": len(expected)}
-        return {"faults": rows, "driver_exit_codes": self.exits, "driver_starts": self.door, "observer": found}
+        return {
+            "faults": rows,
+            "driver_exit_codes": self.exits,
+            "driver_starts": self.door,
+            "unasked_node_deaths": self.unasked,
+            "observer": found,
+        }
 
 
 def watch(folder: Path, uri: str) -> Callable[[], dict[str, Any]]:
@@ -284,7 +293,7 @@ def main() -> None:
     given = arguments.parse_args()
     root = Path(tempfile.mkdtemp(prefix="raysweep-soak-"))
     print(f"logs: {root}", flush=True)
-    started, nodes = time.monotonic(), Nodes(cpus=2)
+    started, nodes = time.monotonic(), Nodes(cpus=3)
     found: dict[str, Any] = {}
     loads = []
     try:
