@@ -234,11 +234,13 @@ class Nodes:
     cluster: Any = None
     workers: list[Any] = field(default_factory=list)
     started: int = 0
+    count: int = 0
 
     def start(self, count: int, drivers: int = 1, **head: Any) -> None:
         """A head without CPUs, `drivers - 1` more such nodes to connect from, and `count` nodes that work."""
         from ray.cluster_utils import Cluster
 
+        self.count = count
         os.environ.update(ENVIRONMENT)  # raylets and their workers inherit it
         common = {"num_cpus": 0, "object_store_memory": 80_000_000, "include_dashboard": False}
         self.cluster = Cluster(initialize_head=True, head_node_args={**common, **head})
@@ -251,8 +253,9 @@ class Nodes:
         return self.cluster.add_node(num_cpus=cpus, object_store_memory=80_000_000, node_ip_address=address, **more)
 
     def add(self) -> None:
-        """Another working node; it joins in its own time."""
-        self.workers.append(self._add(self.cpus, wait=False))
+        """Another working node; it joins in its own time. Where this machine is too busy to start one, none: `heal`."""
+        with contextlib.suppress(Exception):
+            self.workers.append(self._add(self.cpus, wait=False))
 
     @property
     def address(self) -> str:
@@ -280,6 +283,7 @@ class Nodes:
         dead = [node for node in self.workers if not any(p.name() == "raylet" for p in self.processes(node))]
         for node in dead:
             self.kill(node)
+        while len(self.workers) < self.count:
             self.add()
         return len(dead)
 

@@ -41,8 +41,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from fault_tools import ENVIRONMENT, Nodes, S3Server, filled, kill, small_disk  # noqa: E402
 
-EPOCHS, DURATION = 12, 1.5  # of a pack: rows, and seconds before each
-FIRST, MORE = 50, 15  # runs of the first grid, and by how many it is widened
+EPOCHS, DURATION = 12, 0.8  # of a pack: rows, and seconds before each
+FIRST, MORE = 30, 15  # runs of the first grid, and by how many it is widened
 PLAN = {  # per phase
     "s3": {"worker": 84, "node": 11, "driver": 4, "server killed": 9, "server paused": 5},
     "folder": {"worker": 72, "node": 10, "driver": 3, "disk full": 8},
@@ -120,12 +120,12 @@ class Phase:
         return True
 
     def busy(self, seconds: float = 300.0) -> dict[int, int]:
-        """Workers in the middle of a pack; waits for two, so that some work gets done."""
+        """Workers in the middle of a pack; waits for one."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.keep_driving(widen=True)
             self.unasked += self.nodes.heal()
-            if len(found := self.nodes.busy(self.state)) > 1:
+            if found := self.nodes.busy(self.state):
                 return found
             time.sleep(0.1)
         raise TimeoutError(f"{self.name}: no worker was at work for {seconds:g} s; drivers ended by {self.exits}")
@@ -164,14 +164,18 @@ class Phase:
             self.break_storage[kind](seconds)
             self.faults.append(Fault(kind, now, [], time.time() - now))
 
-    def soak(self, plan: dict[str, int]) -> None:
-        """The whole schedule, then whatever it takes to finish."""
+    def soak(self, plan: dict[str, int], minutes: float) -> None:
+        """The schedule, as far as it gets in these minutes, then whatever it takes to finish."""
         schedule = [kind for kind, count in plan.items() for _ in range(count)]
         self.rng.shuffle(schedule)
         self.state.mkdir()
         threading.Thread(target=self.look, daemon=True).start()
         self.drive()
+        self.busy()
+        over = time.monotonic() + 60 * minutes
         for i, kind in enumerate(schedule):
+            if time.monotonic() > over:
+                break
             self.inject(kind)
             if i % 10 == 9:
                 print(f"{self.name}: {i + 1} of {len(schedule)} faults, grid of {self.runs} runs", flush=True)
@@ -232,7 +236,7 @@ def watch(folder: Path, uri: str) -> Callable[[], dict[str, Any]]:
     return end
 
 
-def on_s3(nodes: Nodes, folder: Path, seed: int, plan: dict[str, int]) -> dict[str, Any]:
+def on_s3(nodes: Nodes, folder: Path, seed: int, plan: dict[str, int], minutes: float) -> dict[str, Any]:
     (folder / "disk").mkdir(parents=True)
     server = S3Server(folder / "disk")
     store = server.store("soak")
@@ -253,14 +257,14 @@ def on_s3(nodes: Nodes, folder: Path, seed: int, plan: dict[str, int]) -> dict[s
     phase = Phase("s3", nodes, folder, store.uri, random.Random(seed), storage)
     try:
         end = watch(folder, store.uri)
-        phase.soak(plan)
+        phase.soak(plan, minutes)
         return phase.result(end())
     finally:
         _end(phase)
         server.stop()
 
 
-def on_folder(nodes: Nodes, folder: Path, seed: int, plan: dict[str, int]) -> dict[str, Any]:
+def on_folder(nodes: Nodes, folder: Path, seed: int, plan: dict[str, int], minutes: float) -> dict[str, Any]:
     with small_disk(folder / "disk", 48) as disk:
 
         def full(seconds: float) -> None:
@@ -270,7 +274,7 @@ def on_folder(nodes: Nodes, folder: Path, seed: int, plan: dict[str, int]) -> di
         phase = Phase("folder", nodes, folder, str(disk / "soak"), random.Random(seed), {"disk full": full})
         try:
             end = watch(folder, phase.uri)
-            phase.soak(plan)
+            phase.soak(plan, minutes)
             return phase.result(end())
         finally:
             _end(phase)
@@ -287,6 +291,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--seed", type=int, default=5)
     arguments.add_argument("--scale", type=float, default=1.0, help="of the number of faults")
+    arguments.add_argument("--minutes", type=float, default=60.0, help="of a phase, after which no fault is added")
     arguments.add_argument("--phases", default="s3,folder")
     arguments.add_argument("--keep", action="store_true", help="leave stores and logs where they are")
     arguments.add_argument("--out", type=Path, default=HERE / "faults.json")
@@ -302,7 +307,7 @@ def main() -> None:
             if name in given.phases.split(","):
                 before = time.monotonic()
                 plan = {kind: max(1, round(count * given.scale)) for kind, count in PLAN[name].items()}
-                found[name] = soak(nodes, root / name, given.seed, plan)
+                found[name] = soak(nodes, root / name, given.seed, plan, given.minutes)
                 found[name]["seconds"] = round(time.monotonic() - before, 1)
                 loads.append(round(os.getloadavg()[2], 1))
                 print(json.dumps(found[name], indent=1), flush=True)
