@@ -127,7 +127,7 @@ class Phase:
             self.unasked += self.nodes.heal()
             if found := self.nodes.busy(self.state):
                 return found
-            time.sleep(0.1)
+            time.sleep(0.5)
         raise TimeoutError(f"{self.name}: no worker was at work for {seconds:g} s; drivers ended by {self.exits}")
 
     def look(self) -> None:
@@ -185,7 +185,7 @@ class Phase:
             self.unasked += self.nodes.heal()
             if time.monotonic() > end:
                 raise TimeoutError(f"{self.name}: not finished; drivers ended by {self.exits}")
-            time.sleep(0.2)
+            time.sleep(1.0)
 
     def result(self, seen: dict[str, Any]) -> dict[str, Any]:
         """What was injected, what the observer says, how long until the work that was hit was in the ledger."""
