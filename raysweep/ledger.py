@@ -31,6 +31,7 @@ __all__ = ["CELLS", "STATUSES", "Ledger", "Scan", "sequence"]
 
 CELLS = "cells.parquet"
 _FOLDER = "ledger"
+_KNOWN_ROWS = 2_000_000  # at most so many are kept in memory by who asks again and again
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,9 @@ class Ledger:
         """
         return self._scan(None if columns is None else [*NEEDED, *columns], most, known)
 
-    def states(self) -> Scan:
-        """A scan of no more than what tells which cells are done: 10^7 cells take 0.5 GB."""
-        return self._scan(["cell", "status", "attempt"])
+    def states(self, known: dict[str, pa.Table] | None = None) -> Scan:
+        """A scan of no more than what tells which cells are done: 10^7 cells take 0.5 GB. `known` as in `scan`."""
+        return self._scan(["cell", "status", "attempt"], known=known)
 
     def _scan(
         self, columns: Sequence[str] | None, most: int | None = None, known: dict[str, pa.Table] | None = None
@@ -152,6 +153,7 @@ class Ledger:
         with ThreadPoolExecutor(8 if self.store.is_local else 32) as pool:  # far away, it is the wait that counts
             parts = pool.map(lambda name: read_part(self.store, f"{_FOLDER}/{name}", columns), fresh)
             read = dict(zip(fresh, parts, strict=True))
+        room = _KNOWN_ROWS - sum(map(len, known.values())) if known is not None else 0
         schema = pa.schema([])
         times: list[float] = []
         for name, made in listed:
@@ -171,8 +173,8 @@ class Ledger:
                 schema = wider
             tables.append(part)
             times.append(made)
-            if known is not None:
-                known[name] = part
+            if known is not None and name in read and len(part) <= room:
+                known[name], room = part, room - len(part)
         if not tables:
             return Scan(pa.table({n: pa.array([], pa.string()) for n in NEEDED}), tuple(skipped), 0, np.zeros(0))
         table = pa.concat_tables([_conform(t, schema) for t in tables])
@@ -189,10 +191,14 @@ class Ledger:
         return self.pending_each([runs], skip_failed, retry_diverged)[0]
 
     def pending_each(
-        self, parts: Sequence[Runs], skip_failed: bool = False, retry_diverged: bool = False
+        self,
+        parts: Sequence[Runs],
+        skip_failed: bool = False,
+        retry_diverged: bool = False,
+        known: dict[str, pa.Table] | None = None,
     ) -> list[Runs]:
-        """`pending` of several runs at the price of one scan."""
-        scan = self.states().of(parts)
+        """`pending` of several runs at the price of one scan; `known` as in `scan`."""
+        scan = self.states(known).of(parts)
         return [scan.pending(runs, skip_failed, retry_diverged) for runs in parts]
 
     def compact(self) -> Scan:

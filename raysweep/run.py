@@ -106,7 +106,7 @@ def run(
             with executor.session(job, _log(store)), hold(store, executor.dashboard) as claims:
                 sha = _prepare_world(sweep, store, executor, claims, progress)
                 plan = make_plan(sweep, store, executor.slots, skip_failed, retry_diverged, _Probe(executor, job))
-                pending = partial(ledger.pending_each, skip_failed=skip_failed, retry_diverged=retry_diverged)
+                pending = partial(ledger.pending_each, skip_failed=skip_failed, retry_diverged=retry_diverged, known={})
                 _execute(plan, job, sha, executor, claims, pending, progress)
     finally:
         progress.end()

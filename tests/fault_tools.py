@@ -30,8 +30,8 @@ S3_KEYS = ("raysweep-key", "raysweep-secret")
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # workers that are killed all the time must also start, whatever else runs here
-    "RAY_health_check_period_ms": "1000",  # a dead node is noticed in seconds
-    "RAY_health_check_failure_threshold": "4",
+    "RAY_health_check_period_ms": "2000",  # a dead node is noticed in some seconds
+    "RAY_health_check_failure_threshold": "5",
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE), str(HERE / "benchmarks")]),
     "AWS_EC2_METADATA_DISABLED": "true",  # the client would ask the cloud who it is
@@ -234,11 +234,13 @@ class Nodes:
     cluster: Any = None
     workers: list[Any] = field(default_factory=list)
     started: int = 0
+    count: int = 0
 
     def start(self, count: int, drivers: int = 1, **head: Any) -> None:
         """A head without CPUs, `drivers - 1` more such nodes to connect from, and `count` nodes that work."""
         from ray.cluster_utils import Cluster
 
+        self.count = count
         os.environ.update(ENVIRONMENT)  # raylets and their workers inherit it
         common = {"num_cpus": 0, "object_store_memory": 80_000_000, "include_dashboard": False}
         self.cluster = Cluster(initialize_head=True, head_node_args={**common, **head})
@@ -251,8 +253,9 @@ class Nodes:
         return self.cluster.add_node(num_cpus=cpus, object_store_memory=80_000_000, node_ip_address=address, **more)
 
     def add(self) -> None:
-        """Another working node; it joins in its own time."""
-        self.workers.append(self._add(self.cpus, wait=False))
+        """Another working node; it joins in its own time. Where this machine is too busy to start one, none: `heal`."""
+        with contextlib.suppress(Exception):
+            self.workers.append(self._add(self.cpus, wait=False))
 
     @property
     def address(self) -> str:
@@ -274,6 +277,15 @@ class Nodes:
             kill(process.pid)
         self.workers.remove(node)
         self.cluster.remove_node(node, allow_graceful=False)
+
+    def heal(self) -> int:
+        """Replace nodes that died by themselves (Ray gives up a node that answers late); how many did."""
+        dead = [node for node in self.workers if not any(p.name() == "raylet" for p in self.processes(node))]
+        for node in dead:
+            self.kill(node)
+        while len(self.workers) < self.count:
+            self.add()
+        return len(dead)
 
     def busy(self, state: Path) -> dict[int, int]:
         """Run by process, of the workers that `toy_experiment.steady` says are at work."""

@@ -38,7 +38,7 @@ def steady(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """A row each `duration` seconds; while it runs, a file named by its process says which run is at work there."""
     marker = Path(config["state"]) / str(os.getpid())
     marker.write_text(str(config["run_id"]))
-    for epoch in range(1, max(config["epoch"]) + 1):
+    for epoch in config["epoch"]:
         time.sleep(config["duration"])
         yield {"epoch": epoch, "loss": steady_loss(config["run_id"], epoch)}
     marker.unlink(missing_ok=True)

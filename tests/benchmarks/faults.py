@@ -41,13 +41,13 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from fault_tools import ENVIRONMENT, Nodes, S3Server, filled, kill, small_disk  # noqa: E402
 
-EPOCHS, DURATION = 6, 0.4  # of a pack: rows, and seconds before each
-FIRST, MORE = 120, 40  # runs of the first grid, and by how many it is widened
+EPOCHS, DURATION = 12, 0.8  # of a pack: rows, and seconds before each
+FIRST, MORE = 30, 15  # runs of the first grid, and by how many it is widened
 PLAN = {  # per phase
     "s3": {"worker": 84, "node": 11, "driver": 4, "server killed": 9, "server paused": 5},
     "folder": {"worker": 72, "node": 10, "driver": 3, "disk full": 8},
 }
-GAP = (0.2, 2.0)  # seconds between a fault and the next
+GAP = (0.2, 1.0)  # seconds between a fault and the next
 
 
 @dataclass
@@ -75,6 +75,7 @@ class Phase:
     driver: subprocess.Popen[bytes] | None = None
     workers: dict[int, float] = field(default_factory=dict)  # when each was first seen at work
     over: bool = False
+    unasked: int = 0  # nodes that Ray gave up by itself, on this busy machine
 
     @property
     def state(self) -> Path:
@@ -119,13 +120,14 @@ class Phase:
         return True
 
     def busy(self, seconds: float = 300.0) -> dict[int, int]:
-        """Workers in the middle of a pack; waits for two, so that some work gets done."""
+        """Workers in the middle of a pack; waits for one."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.keep_driving(widen=True)
-            if len(found := self.nodes.busy(self.state)) > 1:
+            self.unasked += self.nodes.heal()
+            if found := self.nodes.busy(self.state):
                 return found
-            time.sleep(0.1)
+            time.sleep(0.5)
         raise TimeoutError(f"{self.name}: no worker was at work for {seconds:g} s; drivers ended by {self.exits}")
 
     def look(self) -> None:
@@ -162,23 +164,28 @@ class Phase:
             self.break_storage[kind](seconds)
             self.faults.append(Fault(kind, now, [], time.time() - now))
 
-    def soak(self, plan: dict[str, int]) -> None:
-        """The whole schedule, then whatever it takes to finish."""
+    def soak(self, plan: dict[str, int], minutes: float) -> None:
+        """The schedule, as far as it gets in these minutes, then whatever it takes to finish."""
         schedule = [kind for kind, count in plan.items() for _ in range(count)]
         self.rng.shuffle(schedule)
         self.state.mkdir()
         threading.Thread(target=self.look, daemon=True).start()
         self.drive()
+        self.busy()
+        over = time.monotonic() + 60 * minutes
         for i, kind in enumerate(schedule):
+            if time.monotonic() > over:
+                break
             self.inject(kind)
             if i % 10 == 9:
                 print(f"{self.name}: {i + 1} of {len(schedule)} faults, grid of {self.runs} runs", flush=True)
             time.sleep(self.rng.uniform(*GAP))
         end = time.monotonic() + 1200
         while self.keep_driving(widen=False):
+            self.unasked += self.nodes.heal()
             if time.monotonic() > end:
                 raise TimeoutError(f"{self.name}: not finished; drivers ended by {self.exits}")
-            time.sleep(0.2)
+            time.sleep(1.0)
 
     def result(self, seen: dict[str, Any]) -> dict[str, Any]:
         """What was injected, what the observer says, how long until the work that was hit was in the ledger."""
@@ -203,7 +210,13 @@ class Phase:
             row["storage_away_s"] = round(sum(f.seconds for f in self.faults if f.kind == kind), 1)
             rows.append(row)
         found = {**seen, "cells_missing_from_grid": len(expected - grid), "cells_of_grid": len(expected)}
-        return {"faults": rows, "driver_exit_codes": self.exits, "driver_starts": self.door, "observer": found}
+        return {
+            "faults": rows,
+            "driver_exit_codes": self.exits,
+            "driver_starts": self.door,
+            "unasked_node_deaths": self.unasked,
+            "observer": found,
+        }
 
 
 def watch(folder: Path, uri: str) -> Callable[[], dict[str, Any]]:
@@ -223,7 +236,7 @@ def watch(folder: Path, uri: str) -> Callable[[], dict[str, Any]]:
     return end
 
 
-def on_s3(nodes: Nodes, folder: Path, seed: int, plan: dict[str, int]) -> dict[str, Any]:
+def on_s3(nodes: Nodes, folder: Path, seed: int, plan: dict[str, int], minutes: float) -> dict[str, Any]:
     (folder / "disk").mkdir(parents=True)
     server = S3Server(folder / "disk")
     store = server.store("soak")
@@ -244,14 +257,14 @@ def on_s3(nodes: Nodes, folder: Path, seed: int, plan: dict[str, int]) -> dict[s
     phase = Phase("s3", nodes, folder, store.uri, random.Random(seed), storage)
     try:
         end = watch(folder, store.uri)
-        phase.soak(plan)
+        phase.soak(plan, minutes)
         return phase.result(end())
     finally:
         _end(phase)
         server.stop()
 
 
-def on_folder(nodes: Nodes, folder: Path, seed: int, plan: dict[str, int]) -> dict[str, Any]:
+def on_folder(nodes: Nodes, folder: Path, seed: int, plan: dict[str, int], minutes: float) -> dict[str, Any]:
     with small_disk(folder / "disk", 48) as disk:
 
         def full(seconds: float) -> None:
@@ -261,7 +274,7 @@ def on_folder(nodes: Nodes, folder: Path, seed: int, plan: dict[str, int]) -> di
         phase = Phase("folder", nodes, folder, str(disk / "soak"), random.Random(seed), {"disk full": full})
         try:
             end = watch(folder, phase.uri)
-            phase.soak(plan)
+            phase.soak(plan, minutes)
             return phase.result(end())
         finally:
             _end(phase)
@@ -278,13 +291,14 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--seed", type=int, default=5)
     arguments.add_argument("--scale", type=float, default=1.0, help="of the number of faults")
+    arguments.add_argument("--minutes", type=float, default=60.0, help="of a phase, after which no fault is added")
     arguments.add_argument("--phases", default="s3,folder")
     arguments.add_argument("--keep", action="store_true", help="leave stores and logs where they are")
     arguments.add_argument("--out", type=Path, default=HERE / "faults.json")
     given = arguments.parse_args()
     root = Path(tempfile.mkdtemp(prefix="raysweep-soak-"))
     print(f"logs: {root}", flush=True)
-    started, nodes = time.monotonic(), Nodes(cpus=2)
+    started, nodes = time.monotonic(), Nodes(cpus=3)
     found: dict[str, Any] = {}
     loads = []
     try:
@@ -293,7 +307,7 @@ def main() -> None:
             if name in given.phases.split(","):
                 before = time.monotonic()
                 plan = {kind: max(1, round(count * given.scale)) for kind, count in PLAN[name].items()}
-                found[name] = soak(nodes, root / name, given.seed, plan)
+                found[name] = soak(nodes, root / name, given.seed, plan, given.minutes)
                 found[name]["seconds"] = round(time.monotonic() - before, 1)
                 loads.append(round(os.getloadavg()[2], 1))
                 print(json.dumps(found[name], indent=1), flush=True)

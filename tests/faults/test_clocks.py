@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from fault_tools import Nodes, Run
+from fault_tools import ENVIRONMENT, Nodes, Run
 
 from raysweep.ledger import Ledger
 
@@ -20,7 +21,9 @@ pytestmark = [
 
 def off(days: float) -> dict[str, str]:
     """The environment of a process whose clock is off by so many days."""
-    return {"LD_PRELOAD": str(LIBRARY), "FAKETIME": f"{days:+g}d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    path = os.pathsep.join([str(Path(__file__).with_name("skewed")), ENVIRONMENT["PYTHONPATH"]])
+    skewed = {"LD_PRELOAD": str(LIBRARY), "FAKETIME": f"{days:+g}d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    return {**skewed, "PYTHONPATH": path}
 
 
 def test_a_node_three_days_ahead_and_a_driver_two_behind_finish_as_others_do(
