@@ -106,3 +106,32 @@ def test_a_driver_of_another_host_is_waited_for(tmp_path: Path) -> None:
     other.beat()
     assert other.take("pack", {"a"})
     assert not Claims(Store(str(tmp_path))).take("pack", {"a"})
+
+
+def test_packs_claimed_at_once_exclude_each_other_one_by_one(tmp_path: Path) -> None:
+    one, two = Claims(Store(str(tmp_path)), "one"), Claims(Store(str(tmp_path)), "two")
+    assert one.take_all({"a": {"1", "2"}, "b": {"3"}}) == {"a", "b"}
+    assert two.take_all({"c": {"2", "9"}, "d": {"4"}}) == {"d"}
+    one.release("a")
+    assert not two.take("c", {"2", "9"})  # the file goes with the last of its packs
+    one.release("b")
+    assert two.take("c", {"2", "9"})
+    assert [d["packs"] for d in drivers(Store(str(tmp_path)))] == [0, 3]
+    two.release("c")
+    two.release("d")
+    assert {name for name, _ in Store(str(tmp_path)).list("claims")} == {"one.heartbeat", "two.heartbeat"}
+
+
+def test_a_claim_takes_few_requests_however_many_packs_and_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rival, claims = Claims(Store(str(tmp_path)), "a"), Claims(Store(str(tmp_path)), "b")
+    for i in range(20):
+        assert rival.take(f"r{i}", {f"r{i}"})
+    claims.take("first", {"first"})  # reads what the rival holds, once
+    done: list[str] = []
+    for name in ("write", "list", "read", "delete"):
+        original = getattr(Store, name)
+        monkeypatch.setattr(Store, name, lambda *a, _n=name, _f=original: (done.append(_n), _f(*a))[1])
+    assert len(claims.take_all({f"p{i}": {f"p{i}", f"r{i}"} for i in range(40)})) == 20
+    assert done == ["write", "list"]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ from conftest import FUNCTION_SWEEP
 from raysweep.claims import Claims
 from raysweep.executors import Counts, Feed
 from raysweep.executors import feed as module
+from raysweep.experiment import Stamp, failure_rows, row_schema
 from raysweep.ledger import Ledger
 from raysweep.pack import Pack, make_pack
 from raysweep.store import Store
@@ -118,3 +119,59 @@ def test_a_pack_another_driver_holds_waits_and_is_taken_when_released(
     assert feed.ask() is None
     other.release(pack.id)
     assert taken(feed).id == pack.id
+
+
+def test_packs_are_claimed_several_at_a_time(
+    tmp_path: Path, make_sweep: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = make_sweep(FUNCTION_SWEEP, {"seed": {"range": 40}}).runs
+    made = [0]
+
+    def packs() -> Iterator[Pack]:
+        for i in range(len(runs)):
+            made[0] += 1
+            yield make_pack(runs.take([i]))
+
+    sizes: list[int] = []
+    original = Claims.take_all
+
+    def counted(claims: Claims, wanted: dict[str, set[str]]) -> set[str]:
+        sizes.append(len(wanted))
+        return original(claims, wanted)
+
+    monkeypatch.setattr(Claims, "take_all", counted)
+    monkeypatch.setattr(module, "_WAIT", 1000.0)
+    feed = Feed(packs(), Ledger(Store(str(tmp_path))).pending_each, Claims(Store(str(tmp_path))), 3, Given())
+    assert made == [1]  # none is made before it is needed; one, to know whether there is any
+    ids = [taken(feed).id for _ in range(10)]
+    assert made[0] <= 20
+    ids += [taken(feed).id for _ in range(len(runs) - 10)]
+    assert feed.ask() is None
+    assert len(set(ids)) == len(runs) == sum(sizes) == 120
+    assert sizes == [1, 1, 2, 4, 8, 16, 32, 56]
+    for pack_id in ids:
+        feed.done(pack_id)
+    assert feed.finished
+    assert not [name for name, _ in Store(str(tmp_path)).list("claims") if "~" in name]
+
+
+def test_what_another_driver_finished_meanwhile_is_not_run_again(
+    tmp_path: Path, pack: Pack, make_sweep: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WAIT", 0.0)
+    store, other = Store(str(tmp_path)), Claims(Store(str(tmp_path)), "other")
+    one, two = (make_pack(pack.runs.take(part)) for part in ([0, 1, 2], [3, 4, 5]))
+    assert other.take_all({p.id: p.run_keys for p in (one, two)}) == {one.id, two.id}
+    feed, _ = feed_of(tmp_path, [one, two])
+    assert feed.ask() is None
+    schema = row_schema(make_sweep(FUNCTION_SWEEP).experiment)
+    part = make_pack(one.runs.take([0, 1])).runs
+    Ledger(store).append(failure_rows(part, schema, Stamp("p", 1, "cpu"), "ok", ""), 1)
+    Ledger(store).append(failure_rows(two.runs, schema, Stamp("p", 1, "cpu"), "ok", ""), 2)
+    other.release(one.id)
+    other.release(two.id)
+    feed.ask()
+    left = taken(feed)
+    assert left.run_keys == {one.runs.key(2)}
+    feed.done(left.id)
+    assert feed.finished
