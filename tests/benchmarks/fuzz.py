@@ -1,9 +1,9 @@
 """Fuzzing of everything that reads what others wrote: sweep files, overrides, ledgers, stores, worlds, tables.
 
-    python tests/benchmarks/fuzz.py [cases in all, 100000] [seed, 1]
+    python tests/benchmarks/fuzz.py [100000 cases in all, 1 seed, 2 processes]
 
-Each target of tests/safety/hostile.py runs in a process of its own, two at a time. A case works or raises one
-RaysweepError; anything else is a crash, and so are more than 60 s and more than 1 GiB. Writes fuzz.json beside this file.
+Targets are those of tests/safety/hostile.py. A case works or raises one RaysweepError; anything else is a crash, and so
+are more than 60 s and more than 1 GiB. Writes fuzz.json beside this file after each ten thousand cases of a target.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import collections
 import json
 import os
 import platform
+import random
 import resource
 import signal
 import subprocess
@@ -27,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/safety")]
 
-_SECONDS, _GROWTH_MIB = 60, 1024
+_SECONDS, _GROWTH_MIB, _CHUNK = 60, 1024, 10_000
 
 
 def fuzz(name: str, cases: int, seed: int) -> dict[str, Any]:
@@ -45,15 +46,6 @@ def fuzz(name: str, cases: int, seed: int) -> dict[str, Any]:
 
     signal.signal(signal.SIGALRM, late)
 
-    @hypothesis.seed(seed)
-    @hypothesis.settings(
-        max_examples=cases,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
-        phases=[hypothesis.Phase.generate],
-    )
-    @hypothesis.given(target.cases)
     def go(case: Any) -> None:
         nonlocal slowest
         start = time.perf_counter()
@@ -72,7 +64,18 @@ def fuzz(name: str, cases: int, seed: int) -> dict[str, Any]:
             slowest = max(slowest, time.perf_counter() - start)
 
     start = time.perf_counter()
-    go()
+    if isinstance(target.cases, hypothesis.strategies.SearchStrategy):
+        settings = hypothesis.settings(
+            max_examples=cases,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(hypothesis.HealthCheck),
+            phases=[hypothesis.Phase.generate],
+        )
+        hypothesis.seed(seed)(settings(hypothesis.given(target.cases)(go)))()
+    else:
+        for i in range(cases):
+            go(target.cases(random.Random(f"{seed} {i}")))
     growth = (_peak() - before) / 1024
     if growth > _GROWTH_MIB:
         crashes["memory"] = {"message": f"{growth:.0f} MiB", "case": ""}
@@ -92,25 +95,45 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def main(cases: int, seed: int) -> None:
+def main(cases: int, seed: int, workers: int) -> None:
     from hostile import TARGETS
 
-    def one(target: Any) -> tuple[str, dict[str, Any]]:
-        command = [sys.executable, "-W", "ignore", __file__, target.name, str(round(cases * target.share)), str(seed)]
+    def one(job: tuple[str, int, int]) -> dict[str, Any]:
+        command = [sys.executable, "-W", "ignore", __file__, *map(str, job)]
         env = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
         if done.returncode:  # killed: no Python is left to tell
-            return target.name, {"cases": 0, "crashed": 1, "crashes": {f"exit {done.returncode}": done.stderr[-2000:]}}
-        return target.name, json.loads(done.stdout.splitlines()[-1])
+            return {"crashed": 1, "crashes": {f"exit {done.returncode}": {"message": done.stderr[-2000:], "case": ""}}}
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
 
-    results = {}
-    with ThreadPoolExecutor(2) as pool:
-        for name, found in pool.map(one, sorted(TARGETS, key=lambda t: -t.share)):
-            results[name] = found
-            print(name, {k: v for k, v in found.items() if k != "crashes"}, list(found["crashes"]), flush=True)
+    jobs = []
+    for target in TARGETS:
+        wanted = round(cases * target.share)
+        jobs += [(target.name, min(_CHUNK, wanted - at), seed * 1000 + at // _CHUNK) for at in range(0, wanted, _CHUNK)]
+    jobs.sort(key=lambda job: job[2])
+    results: dict[str, dict[str, Any]] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        for (name, _, _), found in zip(jobs, pool.map(one, jobs), strict=True):
+            _add(results.setdefault(name, {}), found)
+            print(name, {k: v for k, v in results[name].items() if k != "crashes"}, list(results[name]["crashes"]))
+            _write(results, cases, seed, workers)
+
+
+def _add(total: dict[str, Any], found: dict[str, Any]) -> None:
+    for key, value in found.items():
+        if key == "crashes":
+            total[key] = {**total.get(key, {}), **value}
+        elif key in ("slowest_case_seconds", "memory_growth_mib"):
+            total[key] = max(total.get(key, 0.0), value)
+        else:
+            total[key] = round(total.get(key, 0) + value, 1)
+
+
+def _write(results: dict[str, Any], cases: int, seed: int, workers: int) -> None:
     where = {
         "date": datetime.now(UTC).date().isoformat(),
-        "command": f"python tests/benchmarks/fuzz.py {cases} {seed}",
+        "command": f"python tests/benchmarks/fuzz.py {cases} {seed} {workers}",
         "seed": seed,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -118,14 +141,14 @@ def main(cases: int, seed: int) -> None:
         "versions": {
             p: version(p) for p in ("hypothesis", "pyarrow", "polars", "pydantic", "pyyaml", "safetensors", "torch")
         },
-        "cases": sum(r["cases"] for r in results.values()),
+        "cases": sum(r.get("cases", 0) for r in results.values()),
         "crashed": sum(r["crashed"] for r in results.values()),
     }
     Path(__file__).with_suffix(".json").write_text(json.dumps({**where, "targets": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4:
+    if len(sys.argv) == 4 and not sys.argv[1].isdecimal():
         print(json.dumps(fuzz(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
     else:
-        main(*(int(a) for a in (sys.argv[1:] or ["100000", "1"])))
+        main(*(int(a) for a in (sys.argv[1:] or ["100000", "1", "2"])))
