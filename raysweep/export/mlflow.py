@@ -11,7 +11,7 @@ from raysweep.export.records import Exported, Point, Record, package
 
 __all__ = ["write"]
 
-_METRICS, _ENTITIES = 1000, 100  # most in one request, by MLflow's own rules; parameters and tags together below
+_METRICS, _PARAMS = 800, 100  # in one request; MLflow takes 1,000 things, of which 100 parameters and 100 tags
 _TEXT = 5000  # characters of a tag
 _THREADS = 8  # runs at a time: a server far away answers slowly
 _RUN, _ROWS = "raysweep.run", "raysweep.rows"
@@ -51,23 +51,23 @@ def _runs(client: Any, experiment: str) -> Iterator[Any]:
 
 
 def _write(mlflow: Any, client: Any, experiment: str, record: Record, known: Any) -> int:
-    """Create or complete one run; how many points were added. The tag that calls it complete is set last."""
+    """Create or complete one run; how many points were added. The tag that says it is complete is set last."""
     points: Sequence[Point] = record.points
     if known is None:
-        tags = {_RUN: record.run, **record.tags}
-        known = client.create_run(experiment, int(record.began * 1000), tags, run_name=record.run)
+        known = client.create_run(experiment, int(record.began * 1000), {_RUN: record.run}, run_name=record.run)
         params = [mlflow.entities.Param(n, str(v)) for n, v in record.params.items()]
     else:
-        params = []  # a run's axes are its identity; MLflow lets none be changed
+        there_already = known.data.params  # a run's axes are its identity; MLflow lets none be changed
+        params = [mlflow.entities.Param(n, str(v)) for n, v in record.params.items() if n not in there_already]
         there = {(n, m.step) for n in known.data.metrics for m in client.get_metric_history(known.info.run_id, n)}
         points = [p for p in points if (p.name, p.step) not in there]
     run = known.info.run_id
     metrics = [mlflow.entities.Metric(p.name, p.value, int(p.made * 1000), p.step) for p in points]
-    for i in range(0, len(params), _ENTITIES):
-        client.log_batch(run, params=params[i : i + _ENTITIES])
-    for i in range(0, len(metrics), _METRICS):
-        client.log_batch(run, metrics=metrics[i : i + _METRICS])
-    told = {"raysweep.status": record.status, "raysweep.reason": record.reason[-_TEXT:], _ROWS: record.digest}
-    client.log_batch(run, tags=[mlflow.entities.RunTag(k, v) for k, v in told.items()])
+    told = {**record.tags, "raysweep.status": record.status, "raysweep.reason": record.reason[-_TEXT:]}
+    tags = [mlflow.entities.RunTag(k, v) for k, v in {**told, _ROWS: record.digest}.items()]
+    while len(metrics) > _METRICS or len(params) > _PARAMS:
+        client.log_batch(run, metrics=metrics[:_METRICS], params=params[:_PARAMS])
+        metrics, params = metrics[_METRICS:], params[_PARAMS:]
+    client.log_batch(run, metrics=metrics, params=params, tags=tags)
     client.set_terminated(run, "FAILED" if record.status == "failed" else "FINISHED", int(record.ended * 1000))
     return len(points)
