@@ -28,7 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     "resnet": {"model": "resnet", "width": 16, "batch": 128, "precision": "bf16", "lr": 0.05},
 }
 LANES = {("mlp", "cuda"): 1024, ("resnet", "cuda"): 64, ("mlp", "cpu"): 256, ("resnet", "cpu"): 4}
-_SHORT = 25.0  # seconds of the pack that is killed
+_SHORT = 60.0  # seconds of the pack that is killed
 
 
 def sweep_of(case: str, device: str, steps: int, every: float) -> Any:
