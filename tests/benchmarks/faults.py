@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent.parent)]
 
 from fault_tools import ENVIRONMENT, Nodes, S3Server, filled, small_disk  # noqa: E402
 from faults_phase import Phase  # noqa: E402
