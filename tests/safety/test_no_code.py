@@ -32,23 +32,24 @@ def hook(event, arguments):
 from raysweep.cli import main
 import raysweep.report, raysweep.laws.table, torch  # what they do at import is not the store's doing
 sys.addaudithook(hook)
-sys.argv = ["raysweep", *sys.argv[1:]]
-code = 0
-try:
-    main()
-except SystemExit as ended:
-    code = ended.code
-print("\\nSEEN", json.dumps([code, seen]))
+codes = []
+for line in json.loads(sys.argv[1]):
+    sys.argv = ["raysweep", *line]
+    try:
+        main()
+    except SystemExit as ended:
+        codes.append(ended.code or 0)
+print("\\nSEEN", json.dumps([codes, seen]))
 """
 
 
-def watched(folder: Path, *arguments: str) -> tuple[int, list[str]]:
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED, *arguments], capture_output=True, text=True, check=False, cwd=folder
-    )
+def watched(folder: Path, *lines: list[str]) -> tuple[list[int], list[str]]:
+    """Exit codes of these command lines, and what they imported, unpickled or started on the way."""
+    command = [sys.executable, "-c", WATCHED, json.dumps(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     assert "SEEN" in done.stdout, done.stderr
-    code, seen = json.loads(done.stdout.rpartition("SEEN")[2])
-    return code or 0, seen
+    codes, seen = json.loads(done.stdout.rpartition("SEEN")[2])
+    return codes, seen
 
 
 @pytest.fixture
@@ -64,11 +65,10 @@ def store(tmp_path: Path, make_sweep: Callable[..., Sweep]) -> Store:
 
 @pytest.mark.timeout(600)
 def test_reading_commands_import_nothing_that_a_store_names(store: Store, tmp_path: Path) -> None:
-    for command in (["status"], ["status", "--json"], ["fit"], ["report"], ["compact"], ["doctor", "--store"]):
-        name, *options = command
-        code, seen = watched(tmp_path, name, *options, store.uri)
-        assert seen == [], command
-        assert code in (0, 1), command
+    lines = (["status"], ["status", "--json"], ["fit"], ["report"], ["compact"], ["doctor", "--store"])
+    codes, seen = watched(tmp_path, *([*line, store.uri] for line in lines))
+    assert seen == []
+    assert codes[:5] == [0] * 5  # the doctor may find fault with this machine
     assert not (tmp_path / "marker").exists()
 
 
@@ -107,7 +107,8 @@ def test_kinds_that_depend_on_other_axes_and_defaults_survive(make_sweep: Callab
 
 
 @pytest.mark.parametrize(
-    "axes", [b"[]", b"{}", b'{"axes": 3}', b'{"axes": [{}], "identity": ""}', b'{"axes": [[1]]}', b"[" * 100_000, b"\xff"]
+    "axes",
+    [b"[]", b"{}", b'{"axes": 3}', b'{"axes": [{}], "identity": ""}', b'{"axes": [[1]]}', b"[" * 100_000, b"\xff"],
 )
 def test_hostile_axes_are_one_error(axes: bytes, store: Store) -> None:
     (name,) = [n for n, _ in store.list("axes")]
@@ -119,9 +120,8 @@ def test_hostile_axes_are_one_error(axes: bytes, store: Store) -> None:
 def test_a_resumed_run_unpickles_nothing_of_the_store(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def train(config):\n    return {'loss': 1.0 / config['size']}\n")
     (tmp_path / "s.yaml").write_text("name: s\nexperiment: mine:train\ngrid: {size: [1, 2, 4]}\n")
-    for _ in range(2):
-        code, seen = watched(tmp_path, "run", "s.yaml", "--executor", "inline", "--store", "kept")
-        assert (code, seen) == (0, [])
+    line = ["run", "s.yaml", "--executor", "inline", "--store", "kept"]
+    assert watched(tmp_path, line, line) == ([0, 0], [])
 
 
 def test_no_file_of_the_package_unpickles_or_evaluates() -> None:
