@@ -241,6 +241,8 @@ def _merge(left: pa.Schema, right: pa.Schema) -> pa.Schema:
 
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """A part in the merged schema: an axis it does not know was at its default when it was written."""
+    if table.schema.equals(schema, check_metadata=True):
+        return table
     columns = []
     for field in schema:
         meta = field.metadata or {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -131,7 +132,8 @@ def make_plan(
     elif resources.gpus:
         groups, memory = fit_to_device(runs, groups, sweep.experiment, resources.gpus, probe)
     else:
-        memory = _MEMORY_SHARE * host_memory() / slots
+        here = max(1, int((os.cpu_count() or 1) / resources.cpus))  # a cluster's slots are on other hosts, too
+        memory = _MEMORY_SHARE * host_memory() / min(slots, here)
     most = lanes_per_pack(groups, memory, slots, resources.lanes)
     attempts = scan.attempts(runs)
     del scan

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from raysweep import plan as plan_module
 from raysweep.errors import PackError, SweepError
 from raysweep.experiment import Stamp, failure_rows, row_schema
 from raysweep.ledger import Ledger, sequence
@@ -89,3 +90,10 @@ def test_a_budget_that_suffices_is_no_obstacle(store):
 def test_a_lane_that_does_not_fit_is_refused(store):
     with pytest.raises(PackError, match=r"resources\.memory_gib"):
         make_plan(sweep_of(resources={"memory_gib": 1e-9}), store, 1)
+
+
+def test_slots_of_other_hosts_take_no_memory_of_this_one(store, monkeypatch):
+    monkeypatch.setattr(plan_module, "host_memory", lambda: 2.0**36)
+    monkeypatch.setattr(plan_module.os, "cpu_count", lambda: 4)
+    memory = {slots: make_plan(sweep_of(), store, slots).memory for slots in (1, 2, 4, 200)}
+    assert memory == {1: 2.0**35, 2: 2.0**34, 4: 2.0**33, 200: 2.0**33}

@@ -1,6 +1,6 @@
 """Planning a million cells: a dict, a JSON text and a hash per cell, against run keys and observed sets.
 
-Run: .venv/bin/python tests/benchmarks/planning.py   (writes planning.json beside itself; asserts nothing)
+Run: .venv/bin/python tests/benchmarks/planning.py [--only WORD...]   (writes planning.json; asserts nothing)
 """
 
 from __future__ import annotations
@@ -78,6 +78,38 @@ def function(sizes: dict[str, int]) -> dict[str, Any]:
     return {"cells": plan.runs.cells, "runs": len(plan.runs), "packs": packs}
 
 
+def resume(sizes: dict[str, int]) -> dict[str, Any]:
+    """Planning what is left in a store that holds half of the cells, in 500 parts (written by another process)."""
+    from raysweep.plan import make_plan
+    from raysweep.store import Store
+    from raysweep.sweep import from_mapping
+
+    raw = {"name": "b", "experiment": "classifier", "world": WORLD, "grid": grid(sizes)}
+    sweep = from_mapping(raw | {"resources": {"memory_gib": 64}})
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, __file__, f"fill {json.dumps(sizes)} {folder}"], check=True)
+        start = time.process_time()
+        plan = make_plan(sweep, Store(folder), slots=2)
+        packs = sum(1 for _ in plan.packs())
+        spent = time.process_time() - start
+    return {"cells": plan.runs.cells, "runs": len(plan.runs), "packs": packs, "plan_cpu_seconds": round(spent, 2)}
+
+
+def fill(sizes: dict[str, int], folder: str) -> None:
+    """Write the first half of a grid's cells as done."""
+    import numpy as np
+
+    from raysweep.experiment import Stamp, failure_rows, row_schema
+    from raysweep.ledger import Ledger, sequence
+    from raysweep.store import Store
+    from raysweep.sweep import from_mapping
+
+    sweep = from_mapping({"name": "b", "experiment": "classifier", "world": WORLD, "grid": grid(sizes)})
+    schema, numbers, ledger = row_schema(sweep.experiment), sequence(), Ledger(Store(folder))
+    for index in np.array_split(np.arange(len(sweep.runs) // 2), 500):
+        ledger.append(failure_rows(sweep.runs.take(index), schema, Stamp("p", 1, "cpu"), "ok", ""), next(numbers))
+
+
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "runs/naive": lambda: naive(RUNS),
     "runs/ours": lambda: ours(RUNS),
@@ -85,6 +117,10 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "runs/ours, seed: {range: 1000000}": lambda: ours({"seed": 10**6}),
     "cells/naive": lambda: naive(CELLS),
     "cells/ours": lambda: ours(CELLS),
+    "10^7 runs/ours": lambda: ours(RUNS | {"seed": 500}),
+    "10^7 runs/ours, half done": lambda: resume(RUNS | {"seed": 500}),
+    "10^7 cells of 10^6 runs/ours": lambda: ours(RUNS | {"k": 10}),
+    "10^7 cells of 10^6 runs/ours, half done": lambda: resume(RUNS | {"k": 10}),
     "function/ours, 10^5 runs": lambda: function({"seed": 5000, "lr": 20}),
 }
 
@@ -98,18 +134,22 @@ def measure(case: str) -> dict[str, Any]:
     start = time.perf_counter()
     found = CASES[case]()
     seconds = time.perf_counter() - start
+    cpu = time.process_time()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         **found,
         "seconds": round(seconds, 3),
+        "cpu_seconds": round(cpu, 2),  # of the process, imports included
+        "load": round(os.getloadavg()[0], 1),
         "import_seconds": round(start - import_start, 3),
         "peak_mib": round(peak, 1),
     }
 
 
 def main() -> None:
-    results = {}
-    for case in CASES:
+    path = Path(__file__).with_suffix(".json")
+    results = json.loads(path.read_text())["results"] if sys.argv[1:] else {}
+    for case in [c for c in CASES if all(word in c for word in sys.argv[2:])]:
         command = [sys.executable, __file__, case]
         done = subprocess.run(
             command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -131,11 +171,13 @@ def main() -> None:
         "device": "cpu",
         "versions": {p: version(p) for p in ("numpy", "pyarrow", "pydantic", "raysweep")},
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps({**where, "results": results}, indent=1) + "\n")
+    path.write_text(json.dumps({**where, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
+    if sys.argv[1:] and sys.argv[1].startswith("fill "):
+        fill(json.loads(sys.argv[1].split(" ", 1)[1].rsplit(" ", 1)[0]), sys.argv[1].rsplit(" ", 1)[1])
+    elif sys.argv[1:] and sys.argv[1] != "--only":
         print(json.dumps(measure(sys.argv[1])))
     else:
         main()

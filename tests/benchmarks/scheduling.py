@@ -207,6 +207,8 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     """One case in this process."""
     way, packs, slots, nap = spec["way"], spec["packs"], spec["slots"], spec["nap"]
     found: dict[str, Any] = {}
+    paths = filter(None, (str(HERE), os.environ.get("PYTHONPATH")))
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # workers import the trials, too
     with cluster(slots):
         clock = Clock()
         if way == "ours":
@@ -280,9 +282,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--packs", type=int, default=10_000)
     parser.add_argument("--out", default=str(Path(__file__).with_suffix(".json")))
+    parser.add_argument("--join", help="results of cases run one by one, a JSON object a line: run none here")
     asked = parser.parse_args()
-    results: list[dict[str, Any]] = []
-    for spec in cases(asked.packs):
+    results = [json.loads(line) for line in Path(asked.join).read_text().splitlines()] if asked.join else []
+    for spec in [] if asked.join else cases(asked.packs):
         env = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
         done = subprocess.run([sys.executable, __file__, json.dumps(spec)], capture_output=True, text=True, env=env)
         if done.returncode:
