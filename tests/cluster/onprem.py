@@ -30,11 +30,11 @@ class Cluster:
     network: Network
     file: Path
 
-    def client(self, command: str, timeout: float = 180) -> subprocess.CompletedProcess[str]:
+    def client(self, command: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """A shell command on the client, in the root of the checkout."""
         return call(self.network, "client", f"cd {ROOT} && export RAY_AUTH_MODE=token && {command}", timeout)
 
-    def submit(self, arguments: str, timeout: float = 180) -> subprocess.CompletedProcess[str]:
+    def submit(self, arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """`ray submit cluster.yaml cluster/submit.py -- ARGUMENTS`, with a clean output."""
         done = self.client(f"ray submit {self.file} cluster/submit.py -- {arguments}", timeout)
         return subprocess.CompletedProcess(done.args, done.returncode, clean(done.stdout))

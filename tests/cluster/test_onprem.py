@@ -16,7 +16,7 @@ from onprem import WORKERS, Cluster, encoded, ray_cluster
 
 pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
-    pytest.mark.timeout(900),  # the first test also waits for the cluster
+    pytest.mark.timeout(1200),  # minutes on a quiet machine; the first test also waits for the cluster
 ]
 S3 = f"http://{ADDRESS['client']}:5000"
 
@@ -139,14 +139,14 @@ def test_an_oracle_survives_a_host_whose_plug_is_pulled(cluster: Cluster) -> Non
         text=True,
     )
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 400
         while not (curves := list(folder.glob("oracle/*/curve.json"))) or len(epochs(curves[0])) < 6:
             assert driver.poll() is None, driver.communicate()[0]
             assert time.monotonic() < deadline
             time.sleep(0.05)
         at_work = [name for name in ("head", *WORKERS) if "RayTrainWorker" in call(network, name, "ps ax").stdout]
         pull_plug(network, "worker2")
-        output, _ = driver.communicate(timeout=480)
+        output, _ = driver.communicate(timeout=600)
     finally:
         driver.kill()
         if "worker2" not in network.first:
