@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import re
 import shutil
 import sys
 import time
@@ -18,6 +19,8 @@ from raysweep.store import Store
 __all__ = ["lines", "status"]
 
 _BAR = 40  # columns
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CAUSES, _WORDS, _FILES = 10, 20, 5  # shown of each kind: causes, lines of a reason, unreadable files
 
 
@@ -70,8 +73,9 @@ def _show(page: Sequence[str]) -> None:
 
 
 def lines(found: Mapping[str, Any], width: int | None = None) -> list[str]:
-    """What `status` found, for people; each line at most `width` columns."""
+    """What `status` found, for people; each line at most `width` columns, and none may command the terminal."""
     page = [f"{found['sweep']}  {found['store']}", *(f"  {line}" for line in _body(found))]
+    page = [_CONTROL.sub("?", _COLOUR.sub("", line).expandtabs(4)) for line in page]
     return page if width is None else [line if len(line) <= width else f"{line[: width - 3]}..." for line in page]
 
 

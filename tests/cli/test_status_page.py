@@ -76,6 +76,15 @@ def test_long_reasons_many_causes_and_many_drivers_fit_a_terminal() -> None:
     assert any(len(line) > 500 for line in lines(found))  # into a file nothing is cut
 
 
+def test_what_a_worker_printed_does_not_command_the_terminal() -> None:
+    said = "\x1b[31mred\x1b[0m\x1b]0;title\x07\x1b[2J\tend\r\nValueError: \x9b31m"
+    page = lines({**FOUND, "failures": [failure("ValueError: \x9b31m", said)]})
+    assert page[-4] == "  failed x 1: ValueError: ?31m"
+    assert page[-2].split() == ["red?]0;title??[2J", "end"]
+    assert page[-1] == "      ValueError: ?31m"
+    assert all(line.isprintable() for line in page)
+
+
 def test_what_cannot_be_known_is_not_made_up() -> None:
     unknown = {
         **FOUND,
