@@ -187,7 +187,7 @@ def _records(table: pa.Table, columns: _Columns, sweep: str, file: str) -> Itera
         yield Record(
             run=text["run"][start],
             status=status,
-            reason=str(text.get("error", {})[worst] or "") if "error" in text else "",
+            reason=str(text["error"][worst] or "") if "error" in text else "",
             params={n: c[start] for n, c in params.items() if c[start] is not None},
             tags={
                 "raysweep.sweep": sweep,
