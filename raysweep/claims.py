@@ -39,6 +39,7 @@ class Claims:
     store: Store
     owner: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
     dashboard: str = ""
+    rivals: set[str] = field(default_factory=set, repr=False)  # other drivers that were met
     _held: dict[str, str] = field(default_factory=dict, repr=False)  # what is claimed, and by which file
     _others: dict[str, frozenset[str]] = field(default_factory=dict, repr=False)  # keys in other drivers' files
 
@@ -60,6 +61,8 @@ class Claims:
         now = files.get(mine, 0.0)  # the store's clock
         if now - files.get(f"{self.owner}.heartbeat", -LEASE) > LEASE / 4:  # `hold` is not at work, or its thread hangs
             self.beat()
+        beats = {file.removesuffix(".heartbeat") for file in files if file.endswith(".heartbeat")}
+        self.rivals.update(beats - {self.owner})
         for gone in self._others.keys() - files.keys():
             del self._others[gone]
         taken = set(packs)

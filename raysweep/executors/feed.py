@@ -91,15 +91,20 @@ class Feed:
         packs = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
         self._draw(1)
         taken = self._claims.take_all({p.id: p.run_keys for p in packs})
-        for pack in packs:
-            (self._ready if pack.id in taken else self._held).append(pack)
+        self._held.extend(p for p in packs if p.id not in taken)
+        self._admit([p for p in packs if p.id in taken], bool(self._claims.rivals))
 
     def _look(self) -> None:
         """What other drivers have let go, they may have finished."""
         taken = self._claims.take_all({p.id: p.run_keys for p in self._held})
         free = [p for p in self._held if p.id in taken]
         self._held = deque(p for p in self._held if p.id not in taken)
-        for pack, rest in zip(free, self._pending([p.runs for p in free]) if free else (), strict=True):
+        self._admit(free, True)
+
+    def _admit(self, packs: Sequence[Pack], ask: bool) -> None:
+        """Claimed packs are ready; where another driver is or was at work, what the ledger lacks of them."""
+        runs = [p.runs for p in packs]
+        for pack, rest in zip(packs, self._pending(runs) if ask and packs else runs, strict=True):
             if rest.cells == pack.runs.cells:
                 self._ready.append(pack)
                 continue

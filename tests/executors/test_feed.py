@@ -175,3 +175,16 @@ def test_what_another_driver_finished_meanwhile_is_not_run_again(
     assert left.run_keys == {one.runs.key(2)}
     feed.done(left.id)
     assert feed.finished
+
+
+def test_what_another_driver_finished_and_gave_back_is_not_run_again(
+    tmp_path: Path, pack: Pack, make_sweep: Callable[..., Sweep]
+) -> None:
+    store, other = Store(str(tmp_path)), Claims(Store(str(tmp_path)), "other")
+    one, two = (make_pack(pack.runs.take(part)) for part in ([0, 1, 2], [3, 4, 5]))
+    feed, _ = feed_of(tmp_path, [one, two])
+    assert other.take(one.id, one.run_keys)
+    schema = row_schema(make_sweep(FUNCTION_SWEEP).experiment)
+    Ledger(store).append(failure_rows(one.runs, schema, Stamp("p", 1, "cpu"), "ok", ""), 1)
+    other.release(one.id)
+    assert taken(feed).id == two.id
