@@ -59,7 +59,7 @@ def test_yaml_that_no_sweep_needs_is_refused(text: str, rule: str) -> None:
 
 def test_devices_pipes_and_odd_paths_are_no_sweep_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", "/dev/zero", "a\0b", "x" * 5000):
+    for path in (tmp_path / "pipe", "/dev/zero", "a\0b", "x" * 300):
         with pytest.raises(SweepError, match="cannot be read"):
             load_sweep(path)
 
