@@ -50,12 +50,80 @@ _MEMORY = Path("/dev/shm")  # no disk waits for a hundred thousand files
 SCRATCH = Path(tempfile.mkdtemp(prefix="raysweep-fuzz-", dir=_MEMORY if _MEMORY.is_dir() else None))
 atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 ODD: list[Any] = [
-    None, True, False, 0, 1, -1, 2, 3, 16, 64, 2**31, 2**53 + 1, 2**63, 10**30, -(10**30), 0.5, 1e-3, -0.0, 1e300, -1e300,
-    math.inf, -math.inf, math.nan, "", "x", "1e-3", "0x10", "1:30", "hard", "soft", "cosine", "wsd", "=", "~", "a\nb",
-    "\x1b[31m", "\u202e", "\ud800", "\0", "../x", "x" * 3000, "é" * 300, "$\\frac{$", "<script>", [], {}, [[]], {"": ""},
-]  # fmt: skip
-AXES = ["n_train", "width", "depth", "labels", "lr", "seed", "data_seed", "steps", "k", "schedule", "model", "batch",
-        "temperature", "precision", "pool", "members", "zip", "concat", "when", "widht", "", "if", "then"]  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2,
+    3,
+    16,
+    64,
+    2**31,
+    2**53 + 1,
+    2**63,
+    10**30,
+    -(10**30),
+    0.5,
+    1e-3,
+    -0.0,
+    1e300,
+    -1e300,
+    math.inf,
+    -math.inf,
+    math.nan,
+    "",
+    "x",
+    "1e-3",
+    "0x10",
+    "1:30",
+    "hard",
+    "soft",
+    "cosine",
+    "wsd",
+    "=",
+    "~",
+    "a\nb",
+    "\x1b[31m",
+    "\u202e",
+    "\ud800",
+    "\0",
+    "../x",
+    "x" * 3000,
+    "é" * 300,
+    "$\\frac{$",
+    "<script>",
+    [],
+    {},
+    [[]],
+    {"": ""},
+]
+AXES = [
+    "n_train",
+    "width",
+    "depth",
+    "labels",
+    "lr",
+    "seed",
+    "data_seed",
+    "steps",
+    "k",
+    "schedule",
+    "model",
+    "batch",
+    "temperature",
+    "precision",
+    "pool",
+    "members",
+    "zip",
+    "concat",
+    "when",
+    "widht",
+    "",
+    "if",
+    "then",
+]
 SWEEP = """name: tiny
 experiment: classifier
 world: {kind: gaussian, dim: 4, classes: 3}
@@ -112,11 +180,19 @@ def outcome(target: Target, case: Any) -> str:
 # --- strategies -------------------------------------------------------------------------------------------
 
 odd = st.sampled_from(ODD) | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8)
-values = st.recursive(odd, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=8)  # fmt: skip
+values = st.recursive(
+    odd,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
 number = st.sampled_from(
     [0, 1, 2, 3, 7, 16, 100, 1e-3, 0.5, -1, 1e7, 1e9, 1e12, 1e30, math.inf, math.nan, "4", "x", None]
 )
-ranges = st.builds(lambda name, args: {name: args}, st.sampled_from(["geom", "log2", "linear", "range", "goem"]), number | st.lists(number, max_size=4))  # fmt: skip
+ranges = st.builds(
+    lambda name, args: {name: args},
+    st.sampled_from(["geom", "log2", "linear", "range", "goem"]),
+    number | st.lists(number, max_size=4),
+)
 entry = st.lists(number | odd, max_size=4) | ranges | odd
 
 
@@ -133,9 +209,18 @@ def _grid(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 grids = st.recursive(st.dictionaries(st.sampled_from(AXES), entry, max_size=4), _grid, max_leaves=4)
 fits = st.fixed_dictionaries(
-    {"x": st.sampled_from(["n_train", "width", "", ["n_train", "width"]]) | odd, "y": st.sampled_from(["epistemic", "nll"]) | odd},
-    optional={"law": st.sampled_from(["power", "auto", "chinchilla", "pwer"]) | odd, "by": values, "at": odd, "huber": number, "holdout": number},
-)  # fmt: skip
+    {
+        "x": st.sampled_from(["n_train", "width", "", ["n_train", "width"]]) | odd,
+        "y": st.sampled_from(["epistemic", "nll"]) | odd,
+    },
+    optional={
+        "law": st.sampled_from(["power", "auto", "chinchilla", "pwer"]) | odd,
+        "by": values,
+        "at": odd,
+        "huber": number,
+        "holdout": number,
+    },
+)
 worlds = st.fixed_dictionaries(
     {"kind": st.sampled_from(["gaussian", "flow", "gausian"])},
     optional={"dim": number, "classes": number, "prior": values, "layers": number, "hidden": number, "seed": odd},
@@ -147,17 +232,24 @@ parts = {
     "world": worlds | odd,
     "fit": st.lists(fits, max_size=2) | values,
     "presets": st.dictionaries(st.text(max_size=3), grids, max_size=2) | odd,
-    "resources": st.dictionaries(st.sampled_from(["cpus", "gpus", "lanes", "memory_gib", "cpu"]), number, max_size=2) | odd,
+    "resources": st.dictionaries(st.sampled_from(["cpus", "gpus", "lanes", "memory_gib", "cpu"]), number, max_size=2)
+    | odd,
     "budget": st.dictionaries(st.sampled_from(["flops", "cells"]), number, max_size=2) | odd,
     "observed": values,
     "version": odd,
     "oops": odd,
-}  # fmt: skip
+}
 SOUND: dict[str, Any] = yaml.load(SWEEP, yaml.SafeLoader)
 tame_number = st.sampled_from([1, 2, 3, 7, 16, 100, 0.5, "4", 1e7, 1e12])
-tame_entry = st.lists(tame_number, max_size=4) | tame_number | st.builds(
-    lambda name, args: {name: args}, st.sampled_from(["geom", "log2", "linear", "range"]), st.lists(tame_number, min_size=1, max_size=3)
-)  # fmt: skip
+tame_entry = (
+    st.lists(tame_number, max_size=4)
+    | tame_number
+    | st.builds(
+        lambda name, args: {name: args},
+        st.sampled_from(["geom", "log2", "linear", "range"]),
+        st.lists(tame_number, min_size=1, max_size=3),
+    )
+)
 
 
 @st.composite
@@ -206,12 +298,12 @@ def changed(*originals: bytes) -> Make:
     return make
 
 
-_TOKENS = (
+_WORDS = (
     "{ } [ ] : , &a *a !!int !!python/object:os.system !!binary !!set !!timestamp <<: ? | > %TAG --- ... # ' "
     "1e999 .nan 0o17 1:30 2001-02-30 true null 0 -1 1e9 1e12 10000000000000000000 0.5 x lr seed range geom log2 linear "
-    "zip concat when if then \" \0 \x1b \ufeff"
-).split(" ")  # fmt: skip
-_TOKENS += ["\t", "\n", "  ", "- ", "0x" + "f" * 50, "[" * 60, "{a: " * 60]
+    'zip concat when if then " \0 \x1b \ufeff'
+)
+_TOKENS = [*_WORDS.split(" "), *["\t", "\n", "  ", "- ", "0x" + "f" * 50, "[" * 60, "{a: " * 60]]
 
 
 def in_text(*originals: str) -> Make:
@@ -294,7 +386,10 @@ def _parquet(table: pa.Table, **options: Any) -> bytes:
 
 
 GRID, ROWS, PART = _base()
-SMALL = _parquet(ROWS.select(["cell", "run", "status", "attempt", "error", "finished_at", "seed", "epistemic"]).slice(0, 4), compression="none")  # fmt: skip
+SMALL = _parquet(
+    ROWS.select(["cell", "run", "status", "attempt", "error", "finished_at", "seed", "epistemic"]).slice(0, 4),
+    compression="none",
+)
 
 
 def _store(name: str) -> Path:
@@ -382,7 +477,11 @@ def tables(draw: Any) -> bytes:
             field_meta = draw(st.sampled_from(FIELD))
             array = draw(st.sampled_from(ARRAYS))(len(table))
             if how == 1:
-                name = draw(st.sampled_from(["cell", "run", "status", "attempt", "finished_at", "seed", "x.y", "", "a/b", "\x1b", "new"]))  # fmt: skip
+                name = draw(
+                    st.sampled_from(
+                        ["cell", "run", "status", "attempt", "finished_at", "seed", "x.y", "", "a/b", "\x1b", "new"]
+                    )
+                )
             field = pa.field(name, array.type, metadata=field_meta)
             table = table.set_column(i, field, array) if how else table.append_column(field, array)
         elif how == 3 and table.num_columns > 1:
@@ -428,7 +527,22 @@ def stores(draw: Any) -> dict[str, bytes]:
         if how == 0:
             replaced[name] = changed(files[name])(random.Random(draw(st.integers(0, 2**63))))
         elif how == 1:
-            replaced[name] = draw(st.sampled_from([b"", b"[" * 100_000, b"NaN", b"1e999", b"[]", b"{}", b"null", b"\xff", b'"' + b"9" * 5000, b"9" * 5000]))  # fmt: skip
+            replaced[name] = draw(
+                st.sampled_from(
+                    [
+                        b"",
+                        b"[" * 100_000,
+                        b"NaN",
+                        b"1e999",
+                        b"[]",
+                        b"{}",
+                        b"null",
+                        b"\xff",
+                        b'"' + b"9" * 5000,
+                        b"9" * 5000,
+                    ]
+                )
+            )
         else:
             loaded = yaml.safe_load(files[name])
             replaced[name] = json.dumps(draw(_reworked(loaded)), default=str).encode()

@@ -59,7 +59,7 @@ def test_yaml_that_no_sweep_needs_is_refused(text: str, rule: str) -> None:
 
 def test_devices_pipes_and_odd_paths_are_no_sweep_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", "/dev/zero", "a\0b", "x" * 5000):
+    for path in (tmp_path / "pipe", "/dev/zero", "a\0b", "x" * 300):
         with pytest.raises(SweepError, match="cannot be read"):
             load_sweep(path)
 
@@ -71,14 +71,17 @@ def grid(**axes: Any) -> Any:
 @pytest.mark.parametrize(
     ("axes", "rule"),
     [
-        ({n: {"linear": [0, 1, 1000]} for n in ("lr", "label_noise", "label_smoothing", "momentum")}, "1,000,000,000,000"),
+        (
+            {n: {"linear": [0, 1, 1000]} for n in ("lr", "label_noise", "label_smoothing", "momentum")},
+            "1,000,000,000,000",
+        ),
         ({"seed": {"range": 10**30}}, "has 1,0"),
         ({"lr": {"linear": [0, 1, 1e9]}}, "1e\\+09"),
         ({"seed": 10**30}, "64 bits|in \\["),
         ({"lr": math.nan}, "a number"),
         ({"when": [{"if": {}, "then": {"concat": [{"depth": 1}, {"depth": 2}]}}] * 2}, "given twice"),
     ],
-)  # fmt: skip
+)
 def test_a_huge_or_senseless_grid_is_refused_with_its_count(axes: dict[str, Any], rule: str) -> None:
     with pytest.raises(SweepError, match=rule):
         grid(**axes)
@@ -94,7 +97,7 @@ def test_products_of_concats_are_counted_before_they_are_made() -> None:
 def test_the_limit_on_runs_is_raised_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYSWEEP_MAX_RUNS", "3")
     assert len(grid(seed=[1, 2, 3])) == 3
-    with pytest.raises(SweepError, match="at most 3 runs .* RAYSWEEP_MAX_RUNS"):
+    with pytest.raises(SweepError, match=r"at most 3 runs .* RAYSWEEP_MAX_RUNS"):
         _ = grid(seed=[1, 2, 3, 4])
     monkeypatch.setenv("RAYSWEEP_MAX_RUNS", "many")
     with pytest.raises(SweepError, match="whole number"):
