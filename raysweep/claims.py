@@ -61,8 +61,11 @@ class Claims:
         now = files.get(mine, 0.0)  # the store's clock
         if now - files.get(f"{self.owner}.heartbeat", -LEASE) > LEASE / 4:  # `hold` is not at work, or its thread hangs
             self.beat()
-        beats = {file.removesuffix(".heartbeat") for file in files if file.endswith(".heartbeat")}
-        self.rivals.update(beats - {self.owner})
+        beats = {file.removesuffix(".heartbeat"): at for file, at in files.items() if file.endswith(".heartbeat")}
+        dead = {owner for owner, at in beats.items() if owner != self.owner and (now - at > LEASE or _died_here(owner))}
+        for owner in dead:
+            self.store.delete(f"{_FOLDER}/{owner}.heartbeat")
+        self.rivals.update(beats.keys() - dead - {self.owner})
         for gone in self._others.keys() - files.keys():
             del self._others[gone]
         taken = set(packs)
@@ -70,7 +73,7 @@ class Claims:
             owner = file.split("~")[1].removesuffix(".json") if _CLAIM.fullmatch(file) else ""
             if not owner or owner == self.owner:
                 continue
-            if now - files.get(f"{owner}.heartbeat", -LEASE) > LEASE or _died_here(owner):
+            if owner in dead or owner not in beats:
                 self.store.delete(f"{_FOLDER}/{file}")
             elif (made, owner) < (now, self.owner):
                 theirs = self._keys(file)

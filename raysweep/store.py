@@ -70,7 +70,7 @@ class Store:
         if "://" not in self.uri:
             folder = Path(self.uri).expanduser().absolute()
             if folder.is_file():
-                raise LedgerError(f"store {self.shown}: must be a folder, but is a file")
+                raise LedgerError(f"store {self.uri}: must be a folder, but is a file")
             return pafs.LocalFileSystem(), str(folder)
         try:
             opened, path = pafs.FileSystem.from_uri(self.uri)
@@ -82,11 +82,11 @@ class Store:
                 opened, path = fsspec.core.url_to_fs(self.uri)
             except Exception as error:  # file systems raise what they like
                 raise LedgerError(
-                    f"store: must be a path or a URI that pyarrow or fsspec opens, got {self.shown!r}: {error}"
+                    f"store: must be a path or a URI that pyarrow or fsspec opens, got {self.uri!r}: {error}"
                 ) from unknown
             return pafs.PyFileSystem(pafs.FSSpecHandler(opened)), path
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise LedgerError(f"store: cannot be opened, got {self.shown!r}: {error}") from error
+            raise LedgerError(f"store: cannot be opened, got {self.uri!r}: {error}") from error
 
     @property
     def fs(self) -> pafs.FileSystem:
@@ -104,11 +104,6 @@ class Store:
         """
         return below(self._opened[1], name, self.is_local) if name else self._opened[1]
 
-    @property
-    def shown(self) -> str:
-        """The URI without the secret it may carry: what messages say."""
-        return re.sub(r"//[^/@]*@", "//***@", self.uri)
-
     def _do(self, what: str, action: Callable[[], T], patience: float | None = None) -> T:
         """An action on the file system, tried again as `patience.patiently` does.
 
@@ -121,7 +116,7 @@ class Store:
         except RaysweepError:
             raise
         except Exception as error:  # file systems raise what they like
-            lasting = LedgerError(f"store {self.shown}: {what}: {error}")
+            lasting = LedgerError(f"store {self.uri}: {what}: {error}")
             if not passing(error):
                 raise lasting from error
             remedy = "make room there" if full(error) else "see that it is up and in reach"
@@ -184,14 +179,14 @@ class Store:
         try:
             return self.read(name, _MOST_TEXT).decode()
         except UnicodeDecodeError as error:
-            raise LedgerError(f"store {self.shown}: {name} must be UTF-8 text, but is not: {error}") from error
+            raise LedgerError(f"store {self.uri}: {name} must be UTF-8 text, but is not: {error}") from error
 
     def read_json(self, name: str) -> Any:
         """A JSON file's content; raises LedgerError as `read_text`, and where it is not JSON."""
         try:
             return json.loads(self.read_text(name))
         except (ValueError, RecursionError) as error:
-            raise LedgerError(f"store {self.shown}: {name} must be JSON, but is not: {error}") from error
+            raise LedgerError(f"store {self.uri}: {name} must be JSON, but is not: {error}") from error
 
     def write(self, name: str, data: bytes | pa.Buffer, patience: float | None = None) -> None:
         """Create or replace a file, all or nothing.

@@ -34,6 +34,8 @@ ENVIRONMENT = {
     "RAY_health_check_failure_threshold": "5",
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE), str(HERE / "benchmarks")]),
+    "AWS_ACCESS_KEY_ID": S3_KEYS[0],
+    "AWS_SECRET_ACCESS_KEY": S3_KEYS[1],
     "AWS_EC2_METADATA_DISABLED": "true",  # the client would ask the cloud who it is
     "AWS_REQUEST_CHECKSUM_CALCULATION": "WHEN_REQUIRED",  # rclone knows no checksums that follow the body
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "WHEN_REQUIRED",
@@ -175,9 +177,8 @@ class S3Server:
         kept = self.folder / "bucket" / name / "claims"
         kept.mkdir(parents=True, exist_ok=True)
         (kept / "keep").write_bytes(b"")
-        key, secret = S3_KEYS
         where = f"endpoint_override=127.0.0.1:{self.port}&scheme=http&region=us-east-1"
-        return Store(f"s3://{key}:{secret}@bucket/{name}?{where}")
+        return Store(f"s3://bucket/{name}?{where}")
 
     def start(self) -> None:
         binary = self.binary()

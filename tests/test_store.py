@@ -134,14 +134,6 @@ def test_files_of_writers_long_dead_are_swept_and_no_others(tmp_path: Path) -> N
     assert Store(str(tmp_path / "none")).sweep() == 0
 
 
-def test_secrets_in_a_uri_are_not_told() -> None:
-    store = Store("s3://key:secret@bucket/sweep?region=us-east-1")
-    assert store.shown == "s3://***@bucket/sweep?region=us-east-1"
-    with pytest.raises(LedgerError) as told:
-        Store("nosuch://key:secret@bucket/x").exists("a")
-    assert "secret" not in str(told.value)
-
-
 def test_unfinished_temporary_files_are_not_listed(tmp_path: Path) -> None:
     (tmp_path / f"{TEMPORARY}abc-part").write_bytes(b"half")
     assert Store(str(tmp_path)).list("") == []

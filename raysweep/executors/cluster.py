@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
+from pathlib import Path
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysweep import __version__
-from raysweep.errors import PackError, RaysweepError
+from raysweep.errors import LedgerError, PackError, RaysweepError
 from raysweep.executors.work import Job, check_store
+from raysweep.sweep import from_mapping
 
 __all__ = ["check_nodes", "nodes", "resources"]
 
@@ -66,7 +69,11 @@ def _look(job: Job, version: str) -> str:
     if __version__ != version:
         return f"raysweep on host {socket.gethostname()} must be the driver's, {version}, but is {__version__}"
     try:
-        check_store(job.store, job.token)
+        try:
+            check_store(job.store, job.token)
+        except LedgerError:  # its file system may be one that the user's module brings
+            _ = from_mapping(json.loads(job.sweep), job.path, [Path(f) for f in job.folders]).experiment
+            check_store(job.store, job.token)
     except RaysweepError as error:
         return str(error)
     return ""

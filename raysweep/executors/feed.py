@@ -57,6 +57,11 @@ class Feed:
         """Nothing waits and nothing is in flight."""
         return not (self._waiting or self._ready or self._held or self._flying)
 
+    @property
+    def blocked(self) -> bool:
+        """All that waits is held by another driver."""
+        return bool(self._held) and not (self._waiting or self._ready)
+
     def ask(self) -> Pack | None:
         """The next pack, or None while there is none to give (see `finished`)."""
         now = time.monotonic()

@@ -192,10 +192,14 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
 class PackOrder(_Unsaved, FIFOScheduler):  # type: ignore[misc]
     """First come, first served. Tune's own looks at every trial of the run whenever anything happens, also at those
     that ended: after 6,000 packs that is half of the driver's work.
+
+    Tune keeps actors that ended a pack for the next one. While all that is left is claimed by another driver, they are
+    let go: that driver may be waiting for their CPUs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, feed: Feed) -> None:
         super().__init__()
+        self.feed = feed
         self.waiting: deque[Any] = deque()
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
@@ -204,6 +208,8 @@ class PackOrder(_Unsaved, FIFOScheduler):  # type: ignore[misc]
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         while self.waiting and self.waiting[0].status != "PENDING":
             self.waiting.popleft()
+        if not self.waiting and self.feed.blocked:
+            tune_controller._tune_controller._cleanup_cached_actors(force_all=True)
         return self.waiting[0] if self.waiting else None
 
 
@@ -305,7 +311,12 @@ class RayExecutor:
                     {"cpu": job.cpus, **({"gpu": job.gpus} if job.gpus else {})},
                 ),
                 tune_config=tune.TuneConfig(
-                    search_alg=search, scheduler=PackOrder(), num_samples=-1, reuse_actors=True, metric="ok", mode="max"
+                    search_alg=search,
+                    scheduler=PackOrder(feed),
+                    num_samples=-1,
+                    reuse_actors=True,
+                    metric="ok",
+                    mode="max",
                 ),
                 run_config=tune.RunConfig(
                     name="packs", storage_path=scratch, verbose=0, callbacks=[PackWatch(feed, on_counts)]

@@ -10,7 +10,7 @@ import pytest
 from conftest import FUNCTION_SWEEP
 
 from raysweep.claims import drivers, hold
-from raysweep.executors import Job
+from raysweep.executors import Job, raytune
 from raysweep.executors.raytune import RayExecutor, ray
 from raysweep.store import Store
 from raysweep.sweep import Sweep
@@ -28,7 +28,8 @@ def test_the_heartbeat_tells_where_the_dashboard_is(
 ) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: connected)
     monkeypatch.setattr(ray, "init", lambda **given: SimpleNamespace(dashboard_url=told))
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(raytune, "resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(raytune, "check_nodes", lambda job: None)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     sweep, store, executor = make_sweep(FUNCTION_SWEEP), Store(str(tmp_path / "store")), RayExecutor("auto")
     job = Job("{}", sweep.path, (), store, "", "", cpus=1.0, gpus=0.0)
