@@ -43,7 +43,7 @@ def test_a_folder_where_writes_stop_half_way_gets_every_row_whole(
     rows = run.check({})
     assert {r["attempt"] for r in rows} == {1}
     failures = list(tmp_path.rglob("failures"))
-    assert sum(len(f.read_text().splitlines()) for f in failures) >= 5
+    assert sum(len(f.read_text().splitlines()) for f in failures) >= 2
     assert all("part-" not in p.name or p.stat().st_size > 8 for p in (tmp_path / "store" / "ledger").iterdir())
 
 

@@ -50,5 +50,6 @@ def test_a_pack_that_always_kills_its_worker_is_given_up_and_the_sweep_goes_on(
         ("segfault", "failed", 2): 1,
         ("not", "ok", 1): 1,
     }
-    told = [r["error"] for r in rows if r["how"] != "not"]  # Ray does not tell a signal from an exit, but that it died
-    assert all("worker process has died. Worker exit type: SYSTEM_ERROR" in error for error in told)
+    told = {r["how"]: r["error"] for r in rows}
+    assert all("its worker died (process " in told[how] for how in ("exit", "segfault"))
+    assert "Segmentation fault" in told["segfault"]
