@@ -16,6 +16,7 @@ from raysweep.store import Store
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Nodes]:
     before = dict(os.environ)
+    os.environ["RAYSWEEP_PATIENCE"] = "20"  # of workers: a full disk keeps its run waiting for so long
     found = Nodes(cpus=1)
     try:
         found.start(count=2, drivers=2)

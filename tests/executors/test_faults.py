@@ -132,7 +132,8 @@ def test_a_driver_killed_or_interrupted_is_resumed_by_the_same_command(
     outcome = run(sweep, store, make_executor("inline"))
     assert (outcome.counts.ok, outcome.pending) == (12, 0)
     assert before <= {name for name, _ in store.list("ledger")}
-    assert Ledger(store).scan().parts == 12
+    # A killed driver's workers may still end what they had begun: their rows count once.
+    assert 12 <= Ledger(store).scan().parts <= 14
     assert final(store).equals(undisturbed(sweep, tmp_path))
 
 
