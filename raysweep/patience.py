@@ -65,7 +65,7 @@ def patiently(action: Callable[[], T], patience: float | None = None) -> T:
             if now >= end or not passing(error):
                 raise
         jitter = 0.5 + secrets.randbelow(1000) / 1000  # a user's function may have seeded `random`
-        time.sleep(min(pause * jitter, max(0.0, end - time.monotonic())))
+        time.sleep(min(pause * jitter, max(0.001, end - time.monotonic())))
         pause = min(2 * pause, most)
 
 

@@ -87,7 +87,7 @@ print(sweep.runs.cells, plan.runs.cells, packs, peak() - before)
 
 
 @pytest.mark.timeout(240)
-def test_a_million_cells_half_of_them_done_are_planned_within_240_mib(tmp_path):
+def test_a_million_cells_half_of_them_done_are_planned_within_280_mib(tmp_path):
     done = subprocess.run([sys.executable, "-c", PLAN, str(tmp_path)], capture_output=True, text=True, check=True)
     cells, pending, packs, grown = (float(v) for v in done.stdout.split())
     assert (cells, pending, packs) == (1e6, 5e5, 100)
