@@ -91,4 +91,4 @@ def test_a_million_cells_half_of_them_done_are_planned_within_280_mib(tmp_path):
     done = subprocess.run([sys.executable, "-c", PLAN, str(tmp_path)], capture_output=True, text=True, check=True)
     cells, pending, packs, grown = (float(v) for v in done.stdout.split())
     assert (cells, pending, packs) == (1e6, 5e5, 100)
-    assert grown < 240  # Python objects for each cell take more
+    assert grown < 280  # Python objects for each cell take more
