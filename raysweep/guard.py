@@ -50,19 +50,28 @@ def below(root: str, name: str, local: bool) -> str:
 
 
 def regular(path: str) -> None:
-    """Raise an OSError unless a local path is a regular file: a pipe keeps its reader waiting, a device never ends."""
+    """Refuse what is no regular file at a local path: a pipe keeps its reader waiting, a device never ends.
+
+    Raises:
+        LedgerError: it is none.
+        OSError: it cannot be looked at.
+    """
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError("it is no regular file")
+        raise LedgerError(f"{path} cannot be read: it is no regular file")
 
 
-def read_stream(stream: Any, most: int) -> bytes:
-    """All bytes of a stream; an OSError beyond `most`, and no more than that is held."""
+def read_stream(stream: Any, most: int, name: str) -> bytes:
+    """All bytes of a stream; no more than `most` are held.
+
+    Raises:
+        LedgerError: it has more.
+    """
     pieces, size = [], 0
     while piece := stream.read(_PIECE):
         pieces.append(piece)
         size += len(piece)
         if size > most:
-            raise OSError(f"it has more than {most:,} bytes")
+            raise LedgerError(f"{name} cannot be read: it has more than {most:,} bytes")
     return b"".join(pieces)
 
 

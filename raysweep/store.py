@@ -170,7 +170,7 @@ class Store:
             if self.is_local:
                 regular(path)
             with self.fs.open_input_stream(path) as stream:
-                return read_stream(stream, most)
+                return read_stream(stream, most, path)
 
         return self._do(f"{name} cannot be read", get)
 

