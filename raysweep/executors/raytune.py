@@ -333,7 +333,10 @@ class RayExecutor:
 
 
 def _own(error: BaseException | None) -> RaysweepError | None:
-    """The error of ours that others were raised on top of."""
-    while error is not None and not isinstance(error, RaysweepError):
+    """The error of ours that others were raised on top of; a worker's without the traceback that Ray tells with it."""
+    while error is not None:
+        told = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        if isinstance(told, RaysweepError):
+            return told
         error = error.__cause__ or error.__context__
-    return error
+    return None

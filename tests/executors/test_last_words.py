@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from raysweep.executors import lastwords
+from raysweep.errors import LedgerError
+from raysweep.executors import lastwords, raytune
 from raysweep.executors.lastwords import last_words, ray
 
 DIED = """Failure # 1 (occurred at 2026-11-22_19-50-51)
@@ -69,3 +70,13 @@ def test_a_node_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPat
     assert len(asked) == 1
     monkeypatch.setattr(ray, "nodes", list)  # a node that is gone is not asked at all
     assert last_words(DIED).startswith("its worker died")
+
+
+def test_a_workers_error_of_ours_is_told_without_rays_traceback() -> None:
+    cause = LedgerError("store s: no room")
+    with pytest.raises(LedgerError, match="ray::fail") as wrapped:
+        raise ray.exceptions.RayTaskError("fail", "Traceback ray::fail", cause).as_instanceof_cause()
+    broken = RuntimeError("Tune broke off")
+    broken.__context__ = wrapped.value
+    assert raytune._own(broken) is cause
+    assert raytune._own(RuntimeError("another")) is None
