@@ -18,13 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from raysweep.axes import Axis, declared, described, index_axes
+from raysweep.enumeration import enumerate_runs
 from raysweep.errors import FitError, LedgerError, SweepError, nearest
 from raysweep.experiment import Experiment, row_schema
 from raysweep.experiments import load_experiment
 from raysweep.grid import Term, expand
 from raysweep.laws.forms import law
 from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, Recipe, recipe_hash, shape_of
-from raysweep.runs import Runs, enumerate_runs
+from raysweep.runs import Runs
 from raysweep.store import Store
 from raysweep.yamlfile import MAX_BYTES, parse_yaml, read_yaml
 

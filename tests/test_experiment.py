@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 
 from raysweep.axes import Axis, KindBy, index_axes
+from raysweep.enumeration import enumerate_runs
 from raysweep.errors import SweepError
 from raysweep.experiment import RESERVED, Cost, Experiment, Metric, Stamp, failure_rows, row_schema, stamp
 from raysweep.grid import expand
 from raysweep.pack import make_pack
-from raysweep.runs import enumerate_runs
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysweep.axes import Axis, KindBy, index_axes
+from raysweep.enumeration import MAX_RUNS, enumerate_runs
 from raysweep.errors import SweepError
 from raysweep.grid import Table, expand
-from raysweep.runs import KEY_LENGTH, MAX_RUNS, Observed, enumerate_runs
+from raysweep.runs import KEY_LENGTH, Observed
 
 AXES = index_axes(
     [

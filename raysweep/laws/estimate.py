@@ -181,10 +181,11 @@ def solve(
     for first in range(0, len(w), rows):
         part = slice(first, first + rows)
         one_u, one_t, one_u0, one_t0 = (a if len(a) == 1 else a[part] for a in (u, t, u0, t0))
-        begin = None
+        begin, problems = None, Problems(law, one_u, one_t, w[part], huber)
         if start is not None:
             begin = law.restore(start if len(start) == 1 else start[part], -one_u0, -one_t0)
-        values, objective, status = _solved(Problems(law, one_u, one_t, w[part], huber), begin, relative, iterations)
+            problems = problems.compact()
+        values, objective, status = _solved(problems, begin, relative, iterations)
         parts.append((law.restore(values, one_u0, one_t0), objective, status))
     values, objective, status = (np.concatenate(p) for p in zip(*parts, strict=True))
     return Estimate(law, values, objective, status)

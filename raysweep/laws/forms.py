@@ -132,17 +132,18 @@ class Law:
 
     def combined(self, values: Array, each: list[Array], slopes: Slopes) -> tuple[Array, list[Array]]:
         """`evaluate` from terms that are already known: each of them, and the slopes of their logs."""
-        k = len(self.amplitudes)
         parts = [values[..., j, None] * term for j, term in enumerate(each)]
         total = parts[0]
         for part in parts[1:]:
             total = total + part
         inverse = 1.0 / total
         rows = [term * inverse for term in each]
-        rows += [np.zeros(1)] * len(self.exponents)
+        moved: dict[int, Array] = {}
         for j, m, slope in slopes:
-            rows[k + m] = rows[k + m] + parts[j] * slope * inverse
-        return np.log(total), rows
+            row = parts[j] * inverse
+            row *= slope
+            moved[m] = moved[m] + row if m in moved else row
+        return np.log(total), rows + [moved[m] for m in range(len(self.exponents))]
 
     def restore(self, values: Array, u0: Array, t0: Array) -> Array:
         """Values for x and y, from those for x / exp(u0) and y / exp(t0); u0 [..., axes], t0 [...]."""

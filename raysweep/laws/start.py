@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import combinations, product
 
 import numpy as np
+import numpy.typing as npt
 
 from raysweep.laws import m4
 from raysweep.laws.forms import Array, Law
@@ -105,12 +106,26 @@ def nnls(gram: Array, moment: Array) -> tuple[Array, Array]:
     gram = gram / (scale[..., :, None] * scale[..., None, :]) + 1e-13 * np.eye(k)
     moment = moment / scale
     flat_gram, flat_moment = gram.reshape(-1, k, k), moment.reshape(-1, k)
-    solution = np.linalg.solve(flat_gram, flat_moment[..., None])[..., 0]
+    solution = np.asarray(np.linalg.solve(flat_gram, flat_moment[..., None])[..., 0], dtype=np.float64)
     gain = (solution * flat_moment).sum(axis=-1)
     open_ = np.flatnonzero(~(solution >= 0).all(axis=-1))  # the others are done: all columns support them
     if open_.size:
+        some, its_gain, optimal = _without_negative(flat_gram[open_], flat_moment[open_], solution[open_])
+        solution[open_], gain[open_] = some, its_gain
+        open_ = open_[~optimal]
+    if open_.size:
         solution[open_], gain[open_] = _by_supports(flat_gram[open_], flat_moment[open_])
     return solution.reshape(moment.shape) / scale, gain.reshape(moment.shape[:-1])
+
+
+def _without_negative(gram: Array, moment: Array, solution: Array) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+    """The solution on the columns that were not negative, its gain, and whether it is the optimum (Kuhn & Tucker)."""
+    free = np.asarray(solution >= 0)
+    masked = np.where(free[:, :, None] & free[:, None, :], gram, 0.0) + np.eye(moment.shape[-1]) * ~free[:, :, None]
+    found = np.linalg.solve(masked, np.where(free, moment, 0.0)[..., None])[..., 0]
+    slope = (gram @ found[..., None])[..., 0] - moment
+    optimal = np.asarray(((found >= 0) & (free | (slope >= 0))).all(axis=-1))
+    return np.asarray(found), np.asarray((found * moment).sum(axis=-1)), optimal
 
 
 def _by_supports(gram: Array, moment: Array) -> tuple[Array, Array]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from raysweep.axes import index_axes
+from raysweep.enumeration import enumerate_runs
 from raysweep.errors import PackError, SweepError
 from raysweep.experiment import Context, Stamp, row_schema, stamp
 from raysweep.experiments.classifier import EXPERIMENT
@@ -16,7 +17,6 @@ from raysweep.grid import expand
 from raysweep.oracle.recipe import GaussianRecipe, recipe_hash
 from raysweep.oracle.world import FlowWorld, make_flow
 from raysweep.pack import make_pack
-from raysweep.runs import enumerate_runs
 from raysweep.theory.gaussian import truth
 
 AXES = index_axes(list(EXPERIMENT.axes))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from raysweep.axes import index_axes
+from raysweep.enumeration import enumerate_runs
 from raysweep.errors import SweepError
 from raysweep.experiment import Context, Stamp, row_schema, stamp
 from raysweep.experiments.classifier import EXPERIMENT
@@ -19,7 +20,6 @@ from raysweep.models import Architecture
 from raysweep.oracle.recipe import GaussianRecipe, recipe_hash
 from raysweep.oracle.world import FlowWorld, make_flow
 from raysweep.plan import make_plan
-from raysweep.runs import enumerate_runs
 from raysweep.streams import member_seed
 from raysweep.sweep import from_mapping
 from raysweep.training.legs import legs

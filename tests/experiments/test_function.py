@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from raysweep.axes import index_axes
+from raysweep.enumeration import enumerate_runs
 from raysweep.errors import SweepError
 from raysweep.experiment import RESERVED, Context, Stamp, row_schema, stamp
 from raysweep.experiments.function import FunctionExperiment, infer_axes, source_sha
 from raysweep.grid import expand
-from raysweep.runs import enumerate_runs
 from raysweep.sweep import from_mapping, load_sweep
 
 
