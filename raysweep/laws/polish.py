@@ -16,11 +16,13 @@ __all__ = ["ITERATIONS", "Problems", "polish"]
 
 ITERATIONS = 100
 _TOLERANCE = 1e-10  # of a step, relative to 1 + |parameter|, in centred log units
+_EXACT = 1e-9  # asked for less, the last step is taken too
 _LEAST_LOG = -230.0  # of a positive parameter, centred: about 1e-100, so that no unit makes it underflow to 0
 _LEAST = math.exp(_LEAST_LOG)
 _DAMPING_FLOOR = 1e-12
 _SPARSE = 0.8  # of the points of problems have weight: with fewer, it pays to gather each problem's own
-_OUTLIER = 0.3  # how much of its majorising curvature a residual beyond Huber's delta adds; found by trial
+_STEADY = (0.2, 0.95)  # shares of the step before between which it is extrapolated; found by trial
+_OUTLIER = 0.35  # how much of its majorising curvature a residual beyond Huber's delta adds; found by trial
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def polish(
     """
     low, high = problems.low, problems.high
     q = np.clip(q, low, high)
-    damping = np.full(len(q), _DAMPING_FLOOR)
+    damping, before = np.full(len(q), _DAMPING_FLOOR), np.zeros_like(q)
     active = np.arange(len(q))
     here = problems
     half = 1.0 if problems.huber is None else 0.5  # Huber's loss has the whole gradient, the square half of it
@@ -185,7 +187,16 @@ def polish(
         for _ in range(iterations):
             at, g, h = q[active], gradient[active], hessian[active]
             held = ((at <= low) & (g > 0)) | ((at >= high) & (g < 0))
-            trial = np.clip(at + _step(h, g, held, damping[active]), low, high)
+            step = _step(h, g, held, damping[active])
+            if problems.huber is not None:
+                step, before[active] = _extrapolated(step, before[active], h), step
+            trial = np.clip(at + step, low, high)
+            done = (relative > _EXACT) & (np.abs((g * (trial - at)).sum(axis=1)) <= relative * cost[active])
+            if done.any():  # a draw need not see what so small a step wins
+                active = active[~done]
+                if not active.size:
+                    break
+                at, g, h, trial, here = at[~done], g[~done], h[~done], trial[~done], problems.take(active)
             trial, (new_cost, new_gradient, new_hessian) = here.refined(trial, low, high)
             step = trial - at
             better = new_cost <= cost[active]
@@ -208,6 +219,15 @@ def polish(
     converged = np.ones(len(q), dtype=bool)
     converged[active] = False
     return q, cost, converged
+
+
+def _extrapolated(step: Array, before: Array, hessian: Array) -> Array:
+    """Aitken's step where steps shrink by a steady share, as they do under Huber's majorised curvature."""
+    scale = np.maximum(np.diagonal(hessian, axis1=1, axis2=2), 0.0)
+    size = (before * before * scale).sum(axis=1)
+    share = (step * before * scale).sum(axis=1) / np.where(size > 0, size, 1.0)
+    steady = (share > _STEADY[0]) & (share < _STEADY[1])
+    return step * np.where(steady, np.minimum(1 / (1 - np.where(steady, share, 0.0)), 2.0), 1.0)[:, None]
 
 
 def _step(hessian: Array, gradient: Array, held: npt.NDArray[np.bool_], damping: Array) -> Array:
