@@ -59,21 +59,24 @@ def starts(u: Array, t: Array, w: Array) -> tuple[Array, Array]:
     y = np.broadcast_to(np.exp(t), w.shape)
     least = np.where(there, y, np.inf).min(axis=1)[:, None]
     most = np.where(there, y, 0.0).max(axis=1)[:, None]
-    y = np.clip(y, least, most)
-    mesh = [(e, i, g) for e in _FLOORS for i in _CHANCES for g in _POWERS]
-    found, objective = np.empty((len(w), len(mesh), 5)), np.empty((len(w), len(mesh)))
-    u = np.broadcast_to(u[:, 0], w.shape)
-    for m, (e, i, g) in enumerate(mesh):
-        floor, chance = e * least, i * most
-        up, down = y - floor, chance - y
-        v = np.log(up) - g * np.log(down)
-        per_log = y / up + g * y / down  # dv / d log y: the residual of v over it is one of log y
-        weight = w / per_log**2
-        total = weight.sum(axis=1, keepdims=True)
-        u_mean, v_mean = ((weight * z).sum(axis=1, keepdims=True) / total for z in (u, v))
-        a = -(weight * (u - u_mean) * (v - v_mean)).sum(axis=1) / (weight * (u - u_mean) ** 2).sum(axis=1)
-        a = np.maximum(a, 1e-3)
-        log_a = v_mean[:, 0] + a * u_mean[:, 0]
-        objective[:, m] = (weight * (v - log_a[:, None] + a[:, None] * u) ** 2).sum(axis=1)
-        found[:, m] = np.stack([floor[:, 0], chance[:, 0], np.exp(log_a), a, np.full_like(a, g)], axis=1)
+    y = np.clip(y, least, most)[:, None]
+    floor, chance, g = (part[:, :, None] for part in _mesh(least, most))  # [problems, mesh, 1]
+    u = np.broadcast_to(u[:, 0], w.shape)[:, None]
+    up, down = y - floor, chance - y
+    v = np.log(up) - g * np.log(down)
+    per_log = y / up + g * y / down  # dv / d log y: the residual of v over it is one of log y
+    weight = w[:, None] / per_log**2
+    total = weight.sum(axis=2, keepdims=True)
+    u_mean, v_mean = ((weight * z).sum(axis=2, keepdims=True) / total for z in (u, v))
+    a = -(weight * (u - u_mean) * (v - v_mean)).sum(axis=2) / (weight * (u - u_mean) ** 2).sum(axis=2)
+    a = np.maximum(a, 1e-3)
+    log_a = v_mean[..., 0] + a * u_mean[..., 0]
+    objective = (weight * (v - log_a[..., None] + a[..., None] * u) ** 2).sum(axis=2)
+    found = np.stack([floor[..., 0], chance[..., 0], np.exp(log_a), a, np.broadcast_to(g[..., 0], a.shape)], axis=2)
     return found, objective
+
+
+def _mesh(least: Array, most: Array) -> tuple[Array, Array, Array]:
+    """E, I [problems, mesh] and g [1, mesh]; `_POWERS` varies fastest."""
+    floors, chances, powers = np.meshgrid(_FLOORS, _CHANCES, _POWERS, indexing="ij")
+    return floors.ravel() * least, chances.ravel() * most, powers.ravel()[None]
