@@ -258,13 +258,17 @@ class Nodes:
     @contextlib.contextmanager
     def _inherited(self, more: dict[str, str] | None = None) -> Iterator[None]:
         """What raylets and their workers inherit is in the environment, only while they start: tests share it."""
-        before = dict(os.environ)
-        os.environ.update({**ENVIRONMENT, **self.environment, **(more or {})})
+        wanted = {**ENVIRONMENT, **self.environment, **(more or {})}
+        before = {name: os.environ.get(name) for name in wanted}
+        os.environ.update(wanted)
         try:
             yield
         finally:
-            os.environ.clear()
-            os.environ.update(before)
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
     def add(self, environment: dict[str, str] | None = None) -> None:
         """Another working node; it joins in its own time. Where this machine is too busy to start one, none: `heal`."""

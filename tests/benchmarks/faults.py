@@ -120,7 +120,7 @@ def summary(given: argparse.Namespace, found: dict[str, Any], seconds: float) ->
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", "tests/benchmarks/faults.py", *sys.argv[1:]]),
         "seed": given.seed,
-        "device": {"cpus": os.cpu_count(), "machine": platform.machine(), "note": "shared with other work"},
+        "device": {"cpus": os.cpu_count(), "machine": platform.machine()},
         "versions": {n: version(n) for n in ("raysweep", "ray", "pyarrow")} | {"s3_server": _rclone()},
         "seconds": round(seconds, 1),
         "injected": {**total, "all": total.total()},
@@ -139,6 +139,7 @@ def main() -> None:
     given = arguments.parse_args()
     root = Path(tempfile.mkdtemp(prefix="raysweep-soak-"))
     print(f"logs: {root}", flush=True)
+    os.environ.update(ENVIRONMENT)
     started, nodes = time.monotonic(), Nodes(cpus=3)
     found: dict[str, Any] = {}
     try:
