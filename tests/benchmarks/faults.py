@@ -111,18 +111,15 @@ def _end(phase: Phase) -> None:
     (phase.folder / "stop").touch()
 
 
-def summary(given: argparse.Namespace, found: dict[str, Any], seconds: float) -> dict[str, Any]:
+def summary(given: argparse.Namespace, found: dict[str, Any]) -> dict[str, Any]:
     """What is committed."""
     total: Counter[str] = Counter()
     for phase in found.values():
         total.update({row["fault"]: row["injected"] for row in phase["faults"]})
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "tests/benchmarks/faults.py", *sys.argv[1:]]),
         "seed": given.seed,
         "device": {"cpus": os.cpu_count(), "machine": platform.machine()},
         "versions": {n: version(n) for n in ("raysweep", "ray", "pyarrow")} | {"s3_server": _rclone()},
-        "seconds": round(seconds, 1),
         "injected": {**total, "all": total.total()},
         "phases": found,
     }
@@ -140,8 +137,10 @@ def main() -> None:
     root = Path(tempfile.mkdtemp(prefix="raysweep-soak-"))
     print(f"logs: {root}", flush=True)
     os.environ.update(ENVIRONMENT)
-    started, nodes = time.monotonic(), Nodes(cpus=3)
+    nodes = Nodes(cpus=3)
     found: dict[str, Any] = {}
+    if given.phases != "s3,folder" and given.out.is_file():  # the other phase stays as it was
+        found = json.loads(given.out.read_text())["phases"]
     try:
         nodes.start(count=2, drivers=2)
         for name, soak in (("s3", on_s3), ("folder", on_folder)):
@@ -149,10 +148,15 @@ def main() -> None:
                 before = time.monotonic()
                 plan = {kind: max(1, round(count * given.scale)) for kind, count in PLAN[name].items()}
                 phase = soak(nodes, root / name, given.seed, plan, given.minutes)
-                found[name] = {**phase, "seconds": round(time.monotonic() - before, 1)}
+                found[name] = {
+                    "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "command": " ".join(["python", "tests/benchmarks/faults.py", *sys.argv[1:]]),
+                    **phase,
+                    "seconds": round(time.monotonic() - before, 1),
+                }
                 found[name]["load_15min"] = round(os.getloadavg()[2], 1)
                 print(json.dumps(found[name], indent=1), flush=True)
-                given.out.write_text(json.dumps(summary(given, found, time.monotonic() - started), indent=1) + "\n")
+                given.out.write_text(json.dumps(summary(given, found), indent=1) + "\n")
     finally:
         with contextlib.suppress(Exception):
             nodes.stop()

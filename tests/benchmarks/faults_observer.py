@@ -36,20 +36,23 @@ class Seen:
         self.cells: dict[Cell, tuple[str, float]] = {}  # -> key, value
         self.finished: dict[Cell, float] = {}  # -> when
         self.torn: dict[str, str] = {}
+        self.half: set[str] = set()  # what was ever seen torn: this server shows an object while it is written
         self.outages = self.looks = self.rows = 0
 
     def look(self, store: Store) -> None:
         names = [name for name, _ in store.list(FOLDER)]
         self.looks += 1
         for name in names:
-            if name in self.parts or name in self.torn:
+            if name in self.parts:
                 continue
             data = store.read(f"{FOLDER}/{name}")
             try:
                 rows = parse(data)
             except Exception as error:
                 self.torn[name] = str(error)
+                self.half.add(name)
                 continue
+            self.torn.pop(name, None)
             now = time.time()
             self.parts[name] = hashlib.sha256(data).hexdigest()
             self.times.append(now)
@@ -80,7 +83,8 @@ def verdict(store: Store, seen: Seen) -> dict[str, Any]:
         "lost_finished_cells": sum(kept.get(c) != v for c, v in seen.cells.items()),
         "wrong_values": sum(loss != steady_loss(*cell) for cell, (_, loss) in kept.items()),
         "duplicates_after_scan": len(rows) - len({r["cell"] for r in rows}),
-        "torn_files": len(seen.torn | again.torn),
+        "torn_files": len(again.torn),
+        "seen_half_written": len(seen.half - set(again.torn)),
         "temporaries_left": len(scratch),
         "rows_written_more_than_once": again.rows - len(again.cells),
         "grid": sorted(kept),
