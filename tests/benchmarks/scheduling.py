@@ -188,7 +188,8 @@ def s3() -> Iterator[tuple[str, Path]]:
                     break
                 except OSError:
                     time.sleep(0.5)
-            yield f"s3://a:b@bench/s?scheme=http&endpoint_override=127.0.0.1:{port}&region=us-east-1", Path(log.name)
+            os.environ |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_EC2_METADATA_DISABLED": "true"}
+            yield f"s3://bench/s?scheme=http&endpoint_override=127.0.0.1:{port}&region=us-east-1", Path(log.name)
         finally:
             server.terminate()
             server.wait()
