@@ -24,7 +24,7 @@ python -c 'import secrets; print(secrets.token_hex(32), end="")' > "$RAY_AUTH_TO
 nodes=($(scontrol show hostnames "$SLURM_JOB_NODELIST"))
 head=${nodes[0]}
 ip=$(srun --nodes=1 --ntasks=1 -w "$head" hostname --ip-address | tr ' ' '\n' | grep -m1 -v -e '^127\.' -e ':')
-port=$((10000 + SLURM_JOB_ID % 20000))          # two jobs on one node must not meet
+port=$((20000 + SLURM_JOB_ID % 10000))          # two jobs on one node must not meet; Ray's workers take 10002-19999
 cpus=${SLURM_CPUS_PER_TASK:-$(nproc)}
 temporary=/tmp/ray-$SLURM_JOB_ID                # short: socket paths are limited to 107 bytes
 

@@ -71,7 +71,10 @@ def decode(arguments: Sequence[str]) -> list[str]:
         if argument.startswith("base64:"):
             text = argument.removeprefix("base64:")
             try:
-                found += json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+                given = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+                if not isinstance(given, list) or not all(isinstance(word, str) for word in given):
+                    raise ValueError("no list of words")
+                found += given
             except (ValueError, binascii.Error):
                 refuse(f"{argument!r} is not what `python cluster/submit.py encode ...` prints; was it cut?")
         elif PLAIN.fullmatch(argument):

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raysweep.errors import LedgerError, plain
-from raysweep.store import Store
+from raysweep.store import Store, UnreachableError
 
 __all__ = ["LEASE", "Claims", "drivers", "hold"]
 
@@ -64,7 +64,7 @@ class Claims:
         beats = {file.removesuffix(".heartbeat"): at for file, at in files.items() if file.endswith(".heartbeat")}
         dead = {owner for owner, at in beats.items() if owner != self.owner and (now - at > LEASE or _died_here(owner))}
         for owner in dead:
-            self.store.delete(f"{_FOLDER}/{owner}.heartbeat")
+            self._drop(f"{owner}.heartbeat")
         self.rivals.update(beats.keys() - dead - {self.owner})
         for gone in self._others.keys() - files.keys():
             del self._others[gone]
@@ -74,7 +74,7 @@ class Claims:
             if not owner or owner == self.owner:
                 continue
             if owner in dead or owner not in beats:
-                self.store.delete(f"{_FOLDER}/{file}")
+                self._drop(file)
             elif (made, owner) < (now, self.owner):
                 theirs = self._keys(file)
                 taken -= {name for name in taken if not theirs.isdisjoint(packs[name])}
@@ -90,6 +90,15 @@ class Claims:
         file = self._held.pop(name, None)
         if file is not None and file not in self._held.values():
             self.store.delete(f"{_FOLDER}/{file}")
+
+    def _drop(self, file: str) -> None:
+        """Delete what a dead driver left; not what is a link out of the store, which nobody's driver made."""
+        try:
+            self.store.delete(f"{_FOLDER}/{file}")
+        except UnreachableError:
+            raise
+        except LedgerError:
+            pass
 
     def _keys(self, file: str) -> frozenset[str]:
         """What another driver's file claims; a file never changes."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -40,7 +40,8 @@ class Scan:
 
     Attributes:
         table: One row a cell, every column any part has, sorted by nothing.
-        skipped: (file, reason) of each file in the ledger's folder that is torn or foreign.
+        skipped: (file, reason) of each file in the ledger's folder that is torn or foreign, or holds values that
+            contradict the other parts'.
         parts: How many parts were read.
         landed: [rows] when each row's part came to the store, in seconds by the store's clock; 0 where it keeps none.
     """
@@ -156,17 +157,18 @@ class Ledger:
         room = _KNOWN_ROWS - sum(map(len, known.values())) if known is not None else 0
         schema = pa.schema([])
         times: list[float] = []
+        prevailing = _prevailing([*read.values(), *(known or {}).values()])
         for name, made in listed:
             part = read[name] if name in read else known[name] if known else ""
             if isinstance(part, str):
                 skipped.append((plain(name), plain(part)))
                 continue
             if not part.schema.equals(schema, check_metadata=True):
-                try:
-                    wider = _merge(schema, part.schema)
-                except pa.ArrowException as error:
-                    skipped.append((name, f"its columns contradict other parts': {error}"))
-                    continue
+                part, odd = _without_odd(part, prevailing)
+                if odd:  # the rows stay: cells are counted as finished by their keys alone
+                    told = f"its values of {', '.join(odd)} are left out: most rows hold {prevailing[odd[0]]} there"
+                    skipped.append((plain(name), plain(told)))
+                wider = _merge(schema, part.schema)
                 if len(wider) > MAX_COLUMNS:
                     skipped.append((name, f"with the other parts' there would be {len(wider):,} columns"))
                     continue
@@ -229,6 +231,37 @@ def _best(table: pa.Table, part_rank: npt.NDArray[np.int32]) -> npt.NDArray[np.i
     keep[maybe] = False
     keep[maybe[order[first]]] = True
     return np.flatnonzero(keep)
+
+
+def _kind(type_: pa.DataType) -> str:
+    """What values are, of types that can stand in one column; nothing for a column of nulls."""
+    if pa.types.is_null(type_):
+        return ""
+    return "numbers" if pa.types.is_integer(type_) or pa.types.is_floating(type_) else str(type_)
+
+
+def _prevailing(parts: Iterable[pa.Table | str]) -> dict[str, str]:
+    """The kind of each column that most rows have; a kind as often as another goes by its name."""
+    rows: dict[pa.Schema, int] = {}
+    for part in parts:
+        if not isinstance(part, str):
+            rows[part.schema] = rows.get(part.schema, 0) + len(part)
+    counted: dict[str, dict[str, int]] = {}
+    for schema, count in rows.items():
+        for field in schema:
+            if kind := _kind(field.type):
+                kinds = counted.setdefault(field.name, {})
+                kinds[kind] = kinds.get(kind, 0) + count
+    return {name: max(sorted(kinds), key=kinds.__getitem__) for name, kinds in counted.items()}
+
+
+def _without_odd(part: pa.Table, prevailing: Mapping[str, str]) -> tuple[pa.Table, list[str]]:
+    """A part with nulls in columns whose values are not of the prevailing kind, and which those are."""
+    odd = [f.name for f in part.schema if _kind(f.type) not in ("", prevailing.get(f.name))]
+    for name in odd:
+        i = part.schema.get_field_index(name)
+        part = part.set_column(i, part.schema.field(i).with_type(pa.null()), pa.nulls(len(part)))
+    return part, odd
 
 
 def _merge(left: pa.Schema, right: pa.Schema) -> pa.Schema:

@@ -7,6 +7,7 @@ and nothing else.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import secrets
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from raysweep.errors import LedgerError, RaysweepError
 
-__all__ = ["PATIENCE", "full", "passing", "patiently"]
+__all__ = ["PATIENCE", "full", "passing", "patience", "patiently"]
 
 PATIENCE = 60.0  # seconds from the first failure to the last try, unless the environment's RAYSWEEP_PATIENCE says else
 _PAUSES = (0.1, 8.0)  # seconds after the first failure, and at most; doubled in between
@@ -43,12 +44,12 @@ def full(error: BaseException) -> bool:
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
-def patiently(action: Callable[[], T], patience: float | None = None) -> T:
+def patiently(action: Callable[[], T], seconds: float | None = None) -> T:
     """The result of an action, tried again while it fails for a passing reason.
 
     Args:
         action: Must be safe to do twice: the first may have succeeded without saying so.
-        patience: Seconds after the first failure in which tries begin; None is PATIENCE.
+        seconds: After the first failure, in which tries begin; None is `patience()`.
 
     Raises:
         LedgerError: RAYSWEEP_PATIENCE is no number of seconds.
@@ -61,7 +62,7 @@ def patiently(action: Callable[[], T], patience: float | None = None) -> T:
             return action()
         except Exception as error:
             now = time.monotonic()
-            end = now + (_default() if patience is None else patience) if end is None else end
+            end = now + (patience() if seconds is None else seconds) if end is None else end
             if now >= end or not passing(error):
                 raise
         jitter = 0.5 + secrets.randbelow(1000) / 1000  # a user's function may have seeded `random`
@@ -69,9 +70,17 @@ def patiently(action: Callable[[], T], patience: float | None = None) -> T:
         pause = min(2 * pause, most)
 
 
-def _default() -> float:
+def patience() -> float:
+    """Seconds for which failures are waited out where nothing else is said.
+
+    Raises:
+        LedgerError: RAYSWEEP_PATIENCE is no number of seconds.
+    """
     given = os.environ.get("RAYSWEEP_PATIENCE", "")
     try:
-        return max(0.0, float(given)) if given else PATIENCE
+        seconds = float(given) if given else PATIENCE
     except ValueError:
-        raise LedgerError(f"RAYSWEEP_PATIENCE: must be a number of seconds, but got {given!r}") from None
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise LedgerError(f"RAYSWEEP_PATIENCE: must be a number of seconds, 0 or more, but got {given!r}")
+    return seconds

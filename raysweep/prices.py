@@ -24,7 +24,7 @@ PRICES = Path(__file__).with_suffix(".yaml")
 class Machine(BaseModel):
     """One row of the table. Prices are US dollars an hour."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     provider: str = Field(min_length=1)
     name: str = Field(min_length=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -91,7 +92,7 @@ def _now(store: Store) -> tuple[float, str]:
     """The time in seconds, by the store's clock where it has one and may be written to; and whose clock it is."""
     probe = f"{TEMPORARY}clock-{secrets.token_hex(6)}"  # a name that no listing shows
     try:
-        store.write(probe, b"")
+        store.write(probe, b"", patience=0.0)
         made = store.fs.get_file_info(store.path(probe)).mtime_ns
         store.delete(probe)
     except (LedgerError, OSError):
@@ -246,11 +247,16 @@ def _gpu() -> Finding:
 
 
 def _writable(store: Store) -> Finding:
+    there = store.exists()
     try:
         store.write("doctor.tmp", b"")
         store.delete("doctor.tmp")
     except RaysweepError as error:
         return Finding("store", False, str(error), "give another --store")
+    if not there:  # nothing of a mistyped name is left behind
+        with contextlib.suppress(OSError):
+            store.fs.delete_dir(store.path())
+        return Finding("store", True, f"{store.uri} does not exist yet; it can be made")
     return Finding("store", True, f"{store.uri} is writable")
 
 

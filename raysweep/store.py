@@ -73,7 +73,8 @@ class Store:
                 raise LedgerError(f"store {self.uri}: must be a folder, but is a file")
             return pafs.LocalFileSystem(), str(folder)
         try:
-            opened, path = pafs.FileSystem.from_uri(self.uri)
+            # Of a bucket without a region S3 is asked where it is: a request, which may fail for a while.
+            opened, path = patiently(lambda: pafs.FileSystem.from_uri(self.uri))
             return _one_request(opened), path
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as unknown:
             import fsspec
@@ -86,7 +87,8 @@ class Store:
                 ) from unknown
             return pafs.PyFileSystem(pafs.FSSpecHandler(opened)), path
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise LedgerError(f"store: cannot be opened, got {self.uri!r}: {error}") from error
+            kind = UnreachableError if passing(error) else LedgerError
+            raise kind(f"store: cannot be opened, got {self.uri!r}: {error}") from error
 
     @property
     def fs(self) -> pafs.FileSystem:

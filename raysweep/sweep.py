@@ -167,10 +167,14 @@ def stored_sweep(store: Store) -> tuple[SweepFile, str]:
         raise LedgerError(f"store {store.uri}: env.json must name its sweep by 16 hex digits, but has {digest!r}")
     name = f"sweeps/{digest}.yaml"
     try:
-        text = store.read(name, 4 * MAX_BYTES).decode()  # as resolved it may be longer than its file
-        return SweepFile.model_validate(parse_yaml(text, name)), name
-    except (ValidationError, SweepError, UnicodeDecodeError) as error:
+        # As resolved it may be longer than its file.
+        raw = parse_yaml(store.read(name, 4 * MAX_BYTES).decode(), name)
+    except (SweepError, UnicodeDecodeError) as error:
         raise LedgerError(f"store {store.uri}: {name} must be a sweep file: {' '.join(str(error).split())}") from error
+    try:
+        return SweepFile.model_validate(raw), name
+    except ValidationError as error:
+        raise LedgerError(f"store {store.uri}: {_explain(error, raw, name)}") from error
 
 
 def stored_runs(store: Store) -> Runs | None:

@@ -121,15 +121,22 @@ def test_torn_and_foreign_files_are_reported_and_skipped(any_store: Store, sweep
         assert reason in found[other]
 
 
-def test_a_part_whose_columns_contradict_the_others_is_skipped(any_store: Store, sweep: Sweep) -> None:
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_values_of_another_kind_than_most_are_left_out_and_their_rows_stay(
+    any_store: Store, sweep: Sweep, first: int
+) -> None:
+    """Whatever order the parts are read in; and what counts cells and what reads them agree."""
     ledger = Ledger(any_store)
-    ledger.append(rows(sweep, [0], [1]), 1)
-    table = rows(sweep, [1], [1])
-    text = table.set_column(table.schema.get_field_index("size"), "size", pa.array(["many"]))
-    ledger.append(text, 2)
+    tables = [rows(sweep, [i], [1]) for i in range(3)]
+    words = tables[0].set_column(tables[0].schema.get_field_index("size"), "size", pa.array(["many"]))
+    for number, table in enumerate([words, *tables[1:]][first - 1 :] + [words, *tables[1:]][: first - 1]):
+        ledger.append(table, number)
     scan = ledger.scan()
-    assert len(scan.table) == 1
-    assert "contradict" in scan.skipped[0][1]
+    assert scan.table.column("size").null_count == 1
+    assert len(scan.table) == 3 == len(ledger.states().table)
+    ((_, told),) = scan.skipped
+    assert told == "its values of size are left out: most rows hold numbers there"
+    assert ledger.compact().table.num_rows == 3
 
 
 def test_a_new_axis_reads_as_its_default_in_old_rows(any_store: Store) -> None:

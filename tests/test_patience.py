@@ -81,7 +81,7 @@ def test_patience_ends_with_the_last_error(monkeypatch: pytest.MonkeyPatch) -> N
 def test_without_patience_there_is_one_try() -> None:
     action = Failing(OSError(errno.EIO, "once"))
     with pytest.raises(OSError, match="once"):
-        patiently(action, patience=0.0)
+        patiently(action, seconds=0.0)
     assert action.calls == 1
 
 
@@ -90,7 +90,9 @@ def test_the_environment_sets_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="once"):
         patiently(Failing(OSError(errno.EIO, "once")))
     monkeypatch.setenv("RAYSWEEP_PATIENCE", "a while")
-    with pytest.raises(LedgerError, match="RAYSWEEP_PATIENCE: must be a number of seconds, but got 'a while'"):
+    with pytest.raises(
+        LedgerError, match="RAYSWEEP_PATIENCE: must be a number of seconds, 0 or more, but got 'a while'"
+    ):
         patiently(Failing(OSError(errno.EIO, "once")))
 
 

@@ -4,11 +4,13 @@ import os
 import pickle
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from pyarrow.fs import LocalFileSystem as LocalFiles
 
 from raysweep import patience
 from raysweep.errors import LedgerError
@@ -155,3 +157,22 @@ def test_an_unknown_scheme_is_named() -> None:
 def test_reading_what_is_not_there_names_the_file(any_store: Store) -> None:
     with pytest.raises(LedgerError, match=r"gone\.json cannot be read"):
         any_store.read("gone.json")
+
+
+def test_a_bucket_whose_server_is_away_for_a_moment_is_opened_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def from_uri(uri: str) -> tuple[Any, str]:
+        calls.append(uri)
+        if len(calls) < 3:
+            raise OSError("AWS Error NETWORK_CONNECTION during HeadBucket operation")
+        return LocalFiles(), "/tmp"
+
+    monkeypatch.setattr(patience, "_PAUSES", (0.001, 0.002))
+    monkeypatch.setattr("raysweep.store.pafs.FileSystem", SimpleNamespace(from_uri=from_uri))
+    assert Store("s3://bucket/demo").path() == "/tmp"
+    assert len(calls) == 3
+    calls[:] = []
+    monkeypatch.setenv("RAYSWEEP_PATIENCE", "0")
+    with pytest.raises(UnreachableError, match="cannot be opened"):
+        Store("s3://bucket/other").path()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sys
 from typing import Any
 
@@ -9,6 +12,7 @@ import typer
 
 from raysweep.cli import export, laws, read, sweep
 from raysweep.errors import RaysweepError
+from raysweep.patience import patience
 
 __all__ = ["app", "main"]
 
@@ -30,13 +34,21 @@ export.add_to(app)
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 some cells failed, 2 usage or input error, 130 interrupted."""
     try:
+        patience()  # what the environment says of it is wrong now, or never
         code = app(standalone_mode=False)
         if code == _INTERRUPTED:  # what typer makes of Ctrl-C
             print("interrupted; run the same command again to go on from here", file=sys.stderr)
+        sys.stdout.flush()
         sys.exit(code)
     except RaysweepError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EPIPE):
+            raise
+        with contextlib.suppress(OSError):
+            print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        os._exit(2)  # Python would try once more to write what is left
     except _UsageError as error:
         print(f"error: {error.format_message()} See `raysweep --help`.", file=sys.stderr)
         sys.exit(2)

@@ -10,6 +10,7 @@ import typer
 
 from raysweep.cli.show import print_json, print_table
 from raysweep.cost import host_memory
+from raysweep.errors import PriceError
 from raysweep.executors import EXECUTORS, make_executor
 from raysweep.plan import make_plan
 from raysweep.prices import estimate, find_machine, read_prices, sentences
@@ -69,6 +70,8 @@ def plan(
     slots = max(1, int((os.cpu_count() or 1) / resources.cpus))
     planned = make_plan(sweep, _store(sweep, store), slots, skip_failed, _retry(retry))
     found = planned.to_json()
+    if price is None and (machines != 1 or prices is not None):
+        raise PriceError("plan: --machines and --prices say on what --price is for; give --price, e.g. --price aws:p5")
     if price is not None:
         machine = find_machine(read_prices(Path(prices) if prices else None), price)
         found["price"] = estimate(planned, machine, machines)

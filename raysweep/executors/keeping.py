@@ -161,5 +161,5 @@ def _look(store: Store, name: str) -> Kept | None:
         if not all(isinstance(key, str) for key in runs):
             return None
         return Kept(name, int(told["step"]), tuple(runs), str(told["world"]))
-    except (OSError, ValueError, TypeError, KeyError, struct.error, RecursionError):
+    except (LedgerError, OSError, ValueError, TypeError, KeyError, struct.error, RecursionError):
         return None

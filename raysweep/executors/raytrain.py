@@ -20,6 +20,7 @@ from raysweep.experiment import Dist
 from raysweep.oracle.fit import CHECKPOINT, Curve, curve_name, train_flow
 from raysweep.oracle.recipe import FlowRecipe, folder_of, shape_of
 from raysweep.oracle.world import make_flow
+from raysweep.patience import patiently
 from raysweep.store import Store
 
 if TYPE_CHECKING:
@@ -63,11 +64,21 @@ def fit_flow(
         raise OracleError("oracle: training ended without a checkpoint")
     shape = shape_of(recipe)
     flow = make_flow(recipe, shape.dim, shape.classes)
-    with result.checkpoint.as_directory() as folder:
-        tensors = load(Path(folder, CHECKPOINT).read_bytes())
+    try:
+        tensors = load(patiently(lambda: _file_of(result.checkpoint)))
+    except OSError as error:
+        raise OracleError(
+            f"oracle: its last checkpoint cannot be read: {error}. Run the same command again; it goes on from there"
+        ) from error
     flow.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
-    store.fs.delete_dir(store.path(f"{folder_of(recipe)}/train"))
+    with contextlib.suppress(OSError):  # it is in the way of nothing
+        store.fs.delete_dir(store.path(f"{folder_of(recipe)}/train"))
     return flow
+
+
+def _file_of(checkpoint: ray.train.Checkpoint) -> bytes:
+    with checkpoint.as_directory() as folder:
+        return Path(folder, CHECKPOINT).read_bytes()
 
 
 def _fit(trainer: ray.train.torch.TorchTrainer, meanwhile: Callable[[], None]) -> Any:

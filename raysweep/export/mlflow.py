@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -23,6 +24,7 @@ def write(records: Sequence[Record], sweep: str, dest: str | None) -> Exported:
     Raises:
         ExportError: MLflow is not installed, or refuses.
     """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # by default a dead server is asked for minutes
     mlflow = package("mlflow", "mlflow")
     try:
         client = mlflow.MlflowClient(tracking_uri=dest)

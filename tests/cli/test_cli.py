@@ -248,6 +248,7 @@ def test_fit_takes_any_table(ending: str, cli: Cli) -> None:
 
 def test_doctor_finds_this_machine_fit(cli: Cli) -> None:
     code, out, _ = cli("doctor", "--store", "results/new", "--json")
+    assert not Path("results/new").exists()
     found = {f["name"]: f for f in json.loads(out)}
     assert found["ray"]["ok"]
     assert found["store"]["ok"]

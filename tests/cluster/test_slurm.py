@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -60,11 +61,11 @@ def test_head_workers_and_sweep_start_in_order_and_the_exit_code_is_the_sweeps(
     log = (tmp_path / "log").read_text().splitlines()
     ray = "ray start --num-cpus=16 --disable-usage-stats --block"
     started = [line for line in log if "ray start" in line]
-    assert started[0].startswith(f"n1: {ray} --head --node-ip-address=10.0.0.5 --port=14242")
-    assert sorted(started[1:]) == [f"{n}: {ray} --address=10.0.0.5:14242" for n in ("n2", "n3")]
+    assert started[0].startswith(f"n1: {ray} --head --node-ip-address=10.0.0.5 --port=24242")
+    assert sorted(started[1:]) == [f"{n}: {ray} --address=10.0.0.5:24242" for n in ("n2", "n3")]
     submit = "n1: python cluster/submit.py --workers 2 run sweeps/demo.yaml --store /shared/demo"
     assert submit in log
-    assert log.index(started[0]) < log.index("n1: ray health-check --address 10.0.0.5:14242") < log.index(started[1])
+    assert log.index(started[0]) < log.index("n1: ray health-check --address 10.0.0.5:24242") < log.index(started[1])
     assert {line for line in log if "stopped" in line} == {"n1: stopped", "n2: stopped", "n3: stopped"}
     assert set((tmp_path / "log.rights").read_text().split()) == {"600"}
     assert set((tmp_path / "log.size").read_text().split()) == {"64"}
@@ -82,3 +83,13 @@ def test_a_cancelled_job_leaves_no_ray_and_no_token(tmp_path: Path, job: dict[st
     assert not list(tmp_path.glob(".raysweep-token*"))
     stopped = {line for line in log.read_text().splitlines() if "stopped" in line}
     assert stopped == {"n1: stopped", "n2: stopped", "n3: stopped"}
+
+
+@pytest.mark.parametrize("number", [1, 4242, 9_999, 19_999, 123_456_789])
+def test_ray_takes_the_port_of_every_job(number: int) -> None:
+    from ray._private.parameter import RayParams
+
+    (formula,) = re.findall(r"^port=\$\(\((.*?)\)\)", SCRIPT.read_text(), re.MULTILINE)
+    port = eval(formula.replace("SLURM_JOB_ID", str(number)))
+    asked = RayParams(gcs_server_port=port, ray_client_server_port=10001, min_worker_port=10002, max_worker_port=19999)
+    asked.update_pre_selected_port()  # refuses what overlaps

@@ -52,7 +52,7 @@ def test_plain_arguments_pass(argument: str) -> None:
 
 
 def test_a_cut_code_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    for damaged in (submit.encode(AWKWARD)[:-5], "base64:", "base64:####"):
+    for damaged in (submit.encode(AWKWARD)[:-5], "base64:", "base64:####", "base64:MTIz", "base64:WzFd"):  # 123, [1]
         with pytest.raises(SystemExit):
             submit.decode([damaged])
         assert "was it cut?" in capsys.readouterr().err

@@ -173,3 +173,10 @@ def test_a_driver_killed_in_a_long_pack_goes_on_from_the_saved_state(
         for s in (store, whole)
     )
     assert a.equals(b)
+
+
+def test_a_link_among_the_states_is_none(tmp_path: Path, pack: Pack) -> None:
+    store = Store(str(tmp_path))
+    name = put(store, pack, 8)
+    (tmp_path / FOLDER / "x-1.safetensors").symlink_to("/etc/passwd")
+    assert [kept.name for kept in find(store, "w")] == [name]
