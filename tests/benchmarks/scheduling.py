@@ -188,7 +188,6 @@ def s3() -> Iterator[tuple[str, Path]]:
                     break
                 except OSError:
                     time.sleep(0.5)
-            os.environ |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_EC2_METADATA_DISABLED": "true"}
             yield f"s3://bench/s?scheme=http&endpoint_override=127.0.0.1:{port}&region=us-east-1", Path(log.name)
         finally:
             server.terminate()
@@ -210,6 +209,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     paths = filter(None, (str(HERE), os.environ.get("PYTHONPATH")))
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # workers import the trials, too
+    os.environ |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_EC2_METADATA_DISABLED": "true"}
     with cluster(slots):
         clock = Clock()
         if way == "ours":
@@ -264,11 +264,27 @@ def modelled(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def show(results: list[dict[str, Any]], model: list[dict[str, Any]]) -> None:
-    head = ("way", "packs", "slots", "nap s", "driver ms/pack", "first tenth", "last tenth", "gap ms", "MiB", "first s")
+    head = (
+        "way",
+        "packs",
+        "slots",
+        "nap s",
+        "driver ms/pack",
+        "of tuned's",
+        "first tenth",
+        "last tenth",
+        "gap ms",
+        "MiB",
+        "first s",
+    )
     print("measured here: CPU of the driver's process\n" + "".join(f"{h:>15}" for h in head))
     for c in results:
         tenths = c["cpu_ms_by_tenth"]
-        row = (c["way"], c["packs"], c["slots"], c["nap"], c["cpu_ms"], tenths[0], tenths[-1],
+        tuned = next(
+            (t for t in results if t["way"] == "tuned" and (t["slots"], t["nap"]) == (c["slots"], c["nap"])), c
+        )
+        ratio = round(c["cpu_ms"] / tuned["cpu_ms"], 2)
+        row = (c["way"], c["packs"], c["slots"], c["nap"], c["cpu_ms"], ratio, tenths[0], tenths[-1],
                c.get("gap_ms_median", ""), c["driver_mib"], c["first_pack_s"])  # fmt: skip
         print("".join(f"{v!s:>15}" for v in row))
     print("modelled from it: packs of 30 s, one a node, the driver one server")
