@@ -88,7 +88,7 @@ class Difficulty:
             cost = self.cost(row, observed, None)
             sigma, beta, prior = float(row["sigma_eta"]), float(row["beta"]), str(row["prior"])
             columns: dict[str, list[Array]] = {name: [] for name in ("failure", "exponent")}
-            for risk, tolerance in product(risks / sigma**2, tolerances):
+            for risk, tolerance in product(np.where(condition < _SINGULAR, risks, 0.0) / sigma**2, tolerances):
                 curve = rates(beta, float(tolerance), float(risk), prior, float(ks[-1]))
                 columns["failure"].append(curve.failure(ks))
                 columns["exponent"].append(curve.exponent(ks))
@@ -189,9 +189,7 @@ def _precisions(rng: np.random.Generator, beta: float, prior: str, count: int) -
     return np.asarray((1 - rng.random(count)) ** (2 / beta))
 
 
-def _primal(
-    gram: Array, noise: Array, root: Array, theta: Array, n: int, ridges: Array
-) -> tuple[Array, Array]:
+def _primal(gram: Array, noise: Array, root: Array, theta: Array, n: int, ridges: Array) -> tuple[Array, Array]:
     """Excess risk and condition number, [lanes, ridges], from Z'Z [d, d]; noise is Z'eta, root the spectrum's, [lanes, d].
 
     The error is solved for, not the parameters: theta_hat - theta = (S + l)^-1 (X'eta / n - l theta), which loses no

@@ -29,8 +29,8 @@ PRIORS = ("gamma", "bounded")
 _STEP = 0.05  # of log tau: (1 - s)^k oscillates beyond |Im log tau| = pi / (4 log k), where the trapezoid rule stops
 _NEGLIGIBLE = 37.0  # -log of a share that no result shows
 _PANEL = 16  # Gauss-Legendre nodes a panel of length 1, in units of what the integrand varies on
-_SPACING = 0.08  # of log lambda
-_POINTS = 8  # of the interpolation in log lambda: error 2e-9
+_SPACING = 0.04  # of log lambda
+_POINTS = 8  # of the interpolation in log lambda
 _LEAST_K_LAMBDA = 1e-12
 _MOST_LAMBDA = 50.0  # exp(-50) at k = 1
 
@@ -192,7 +192,10 @@ def failure_sampled(
 ) -> tuple[Array, Array]:
     """The same chance for the Gamma prior by importance sampling, independent of the mesh; and its standard error.
 
-    tau is drawn from a Gamma of shape 1/4, which visits hard instances often enough for every k up to 1e4.
+    Failures at large k have two causes, each rare: a small tau, and a large b at a tau that is not small. Both are
+    drawn from mixtures that visit them: tau from Gamma(1/4, 1) and Gamma(2, 1/2), b from N(0, r) and N(0, 9 r), half
+    of the instances each. (Sampling small tau alone misses the second: at beta = 2.5, D = 1, r = 0.3, k = 10^4 all but
+    0.6 % of the failures, with a standard error of 1.5 % of what it finds.)
 
     Args:
         k: Budgets, [budgets].
@@ -200,9 +203,17 @@ def failure_sampled(
         count: Instances drawn.
         rng: Their source.
     """
-    shape = 0.25
-    tau = rng.gamma(shape, size=count)
-    ratio = np.exp((beta / 2 - shape) * np.log(tau) + gammaln(shape) - gammaln(beta / 2))
-    hit = success(tau, np.abs(rng.standard_normal(count)) * np.sqrt(risk), tolerance)
-    each = ratio * np.exp(np.multiply.outer(np.asarray(k, dtype=np.float64), np.log1p(-hit)))
+    small, wide = rng.random((2, count)) < 0.5
+    tau = np.where(small, rng.gamma(0.25, size=count), rng.gamma(2.0, 2.0, size=count))
+    z = rng.standard_normal(count) * np.where(wide, 3.0, 1.0)
+    drawn = (_gamma_density(tau, 0.25, 1.0) + _gamma_density(tau, 2.0, 2.0)) / 2
+    ratio = _gamma_density(tau, beta / 2, 1.0) / drawn
+    ratio *= 2 / (1 + np.exp(z**2 / 2 * (1 - 1 / 9)) / 3)  # N(0, 1) over the mixture
+    hit = success(tau, np.abs(z) * np.sqrt(risk), tolerance)
+    with np.errstate(divide="ignore"):
+        each = ratio * np.exp(np.multiply.outer(np.asarray(k, dtype=np.float64), np.log1p(-hit)))
     return each.mean(axis=1), each.std(axis=1) / np.sqrt(count)
+
+
+def _gamma_density(tau: Array, shape: float, scale: float) -> Array:
+    return np.asarray(np.exp((shape - 1) * np.log(tau) - tau / scale - gammaln(shape) - shape * np.log(scale)))
