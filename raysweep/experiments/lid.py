@@ -1,8 +1,8 @@
 """Latent instance difficulty: ridge regression on noisy targets, and the failure of k attempts, exact at every k.
 
 Source: arXiv 2601.03764. Inputs are Gaussian with covariance eigenvalues j^-(1 + alpha); the target of an instance of
-precision tau is Normal(x . theta, sigma^2 / tau), with P(tau <= t) ~ t^(beta / 2). One target an input is trained on. The
-excess risk of what was learned is exact (no test set), and so is the chance that k attempts fail
+precision tau is Normal(x . theta, sigma^2 / tau), with P(tau <= t) ~ t^(beta / 2). One target an input is trained
+on. The excess risk of what was learned is exact (no test set), and so is the chance that k attempts fail
 (`metrics.difficulty`), so k and the tolerance are observed at any number of values; the ridge is observed off one
 eigendecomposition.
 """
@@ -80,7 +80,7 @@ class Difficulty:
 
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
         """One batch a run: a row for each ridge, tolerance and k."""
-        observed, d = pack.observed[0], int(pack.value("dim"))
+        observed = pack.observed[0]
         ridges, tolerances = (np.array(observed.values(name)) for name in ("ridge", "tolerance"))
         ks = np.array(observed.values("k"), dtype=np.int64)
         for lane, risks, condition in excess_risks(pack, ridges):
@@ -136,7 +136,7 @@ def excess_risks(pack: Runs, ridges: Array) -> Iterator[tuple[int, Array, Array]
     for one in np.unique(seed):
         mine = np.flatnonzero(seed == one)
         theta = _stream(one, _TRUTH).standard_normal(d)
-        noisy = {(pack.row(i)["beta"], pack.row(i)["prior"]) for i in mine}
+        noisy = {(pack.row(i)["beta"], pack.row(i)["prior"]) for i in mine.tolist()}
         for size, inputs, gram, moments in _prefixes(int(one), np.unique(n[mine]).tolist(), d, sorted(noisy)):
             lanes = [int(i) for i in mine if n[i] == size]
             rows = [pack.row(i) for i in lanes]
@@ -190,7 +190,7 @@ def _precisions(rng: np.random.Generator, beta: float, prior: str, count: int) -
 
 
 def _primal(gram: Array, noise: Array, root: Array, theta: Array, n: int, ridges: Array) -> tuple[Array, Array]:
-    """Excess risk and condition number, [lanes, ridges], from Z'Z [d, d]; noise is Z'eta, root the spectrum's, [lanes, d].
+    """Excess risk and condition number, [lanes, ridges], from Z'Z [d, d]; noise Z'eta and root of spectrum, [lanes, d].
 
     The error is solved for, not the parameters: theta_hat - theta = (S + l)^-1 (X'eta / n - l theta), which loses no
     digits where the error is small.

@@ -1,8 +1,8 @@
 """Latent instance difficulty: closed forms of training and of attempts (arXiv 2601.03764).
 
-Every instance has a precision tau with P(tau <= t) ~ t^(beta / 2) near 0 (a small one is hard); its targets scatter with
-variance sigma^2 / tau. A ridge regression is trained on one noisy target an input; an attempt succeeds when a fresh
-target lies within delta of the prediction. Notation: D = delta / sigma, r = L_gen / sigma^2, c = sqrt(2 / pi) D.
+Every instance has a precision tau with P(tau <= t) ~ t^(beta / 2) near 0 (a small one is hard); its targets scatter
+with variance sigma^2 / tau. A ridge regression is trained on one noisy target an input; an attempt succeeds when a
+fresh target lies within delta of the prediction. Notation: D = delta / sigma, r = L_gen / sigma^2, c = sqrt(2 / pi) D.
 
 The paper's theorem makes the exponent in k the smaller of beta and gamma ~ 1 / L_gen. That holds where tau is bounded
 (`bounded_exponent`); the Gamma prior's upper tail makes the second mechanism slower than every power
