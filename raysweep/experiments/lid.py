@@ -50,7 +50,7 @@ METRICS = (
 _CHUNK = 2**22  # numbers of the inputs held at a time
 _SINGULAR = 1e13  # condition number beyond which doubles say nothing
 _NORMAL, _NOISE, _PRECISION, _TRUTH = range(4)  # what a seed's numbers are for
-_MESH_FLOPS = 3e7  # of one curve of failures over all k
+_MESH_FLOPS = 1e8  # of one curve of failures over all k
 
 
 @dataclass(frozen=True)

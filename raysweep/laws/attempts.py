@@ -26,6 +26,8 @@ __all__ = ["Attempts", "Tail", "attempts", "foretold", "inverse_failure", "unbia
 _WINDOW = 9  # points of k that an exponent is fitted to
 _NEWTON = 60
 _LOW, _HIGH = np.log(1e-6), np.log(1e15)  # of a and b
+_ENDLESS = 1e9  # an exponent that no draw of problems bounds
+_VAGUE = 20.0  # a tail exponent above says that the problems seem equally hard
 _SETTLED = 1e-9  # of a step in log a and log b
 
 
@@ -236,12 +238,17 @@ def attempts(
     failure[:, beyond] = np.nan if solved is None else solved.failure(asked[beyond])
     slope = _slope(mesh, weights @ unbiased_failure(c, n, mesh))
     inverse = _slope(mesh, inverse_failure(c, n, mesh).sum(axis=0)[None])[0]
-    tail = np.full(len(weights), np.nan) if solved is None else np.where(solved.settled, solved.a, np.nan)
+    tail = np.full(len(weights), np.nan) if solved is None else solved.a
+    if solved is not None and not solved.settled[0]:
+        tail = np.full(len(weights), np.nan)
 
     def interval(values: Array, log: bool) -> Array:
-        sample = Draws(values[:1], values[1:, None], c.size - 1, np.sqrt(c.size / (c.size - 1)))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(sample.interval_of(lambda v: v[..., 0], level, log))
+        if np.isnan(values[0]):
+            return np.full(2, np.nan)
+        drawn = np.minimum(np.where(np.isnan(values), np.inf, values), _ENDLESS)[:, None]
+        sample = Draws(drawn[0], drawn[1:], c.size - 1, np.sqrt(c.size / (c.size - 1)))
+        ends = sample.interval_of(lambda v: v[..., 0], level, log)
+        return np.where(ends >= _ENDLESS / 1e3, np.inf, ends)
 
     ends = np.stack([np.clip(interval(failure[:, j], False), 0, 1) for j in range(asked.size)])
     return Attempts(
@@ -288,8 +295,11 @@ def _notes(c: Array, n: Array, beyond: npt.NDArray[np.bool_], solved: Tail | Non
         )
     if solved is None:
         notes["no_tail"] = "no problem, or every trial of every problem, succeeded: there is no tail to fit."
-    elif not solved.settled[0]:
-        notes["tail_at_bound"] = "the likelihood of a Beta distribution has no maximum inside its range."
+    elif not solved.settled[0] or solved.a[0] > _VAGUE:
+        notes["no_tail"] = (
+            "successes are too few to tell problems apart in difficulty: with equally hard ones failures fall "
+            "exponentially in k, and the exponent as k grows is not known."
+        )
     return notes
 
 
@@ -317,7 +327,9 @@ class Foretold:
 
     @property
     def error(self) -> float:
-        """Root mean square of log predicted / measured failure."""
+        """Root mean square of log predicted / measured failure; NaN where either is 0 or unknown."""
+        if not (self.predicted > 0).all() or not (self.failure > 0).all():
+            return float("nan")
         return float(np.sqrt(np.mean(np.log(self.predicted / self.failure) ** 2)))
 
 

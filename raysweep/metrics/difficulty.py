@@ -32,6 +32,7 @@ _PANEL = 16  # Gauss-Legendre nodes a panel of length 1, in units of what the in
 _SPACING = 0.04  # of log lambda
 _POINTS = 8  # of the interpolation in log lambda
 _LEAST_K_LAMBDA = 1e-12
+_LIGHT = 1e-15  # of the smallest failure: points below add 1e-10 of it at most
 _MOST_LAMBDA = 50.0  # exp(-50) at k = 1
 
 
@@ -167,22 +168,28 @@ def _legendre() -> tuple[Array, Array]:
 def _gathered(rate: Array, weight: Array, never: float, most: float) -> Rates:
     """Points moved to the nodes of a grid in log lambda, by Lagrange interpolation of exp(-k lambda)."""
     least = _LEAST_K_LAMBDA / most
+    rarest = never + float(np.exp(-most * rate) @ weight)  # the failure at the largest k
+    counts = weight > _LIGHT * rarest
+    rate, weight = rate[counts], weight[counts]
     never += float(weight[rate < least].sum())
-    at_all = (rate >= least) & (rate < _MOST_LAMBDA) & (weight > 0)
-    x, weight = np.log(rate[at_all]), weight[at_all]
+    inside = (rate >= least) & (rate < _MOST_LAMBDA)
+    x, weight = np.log(rate[inside]), weight[inside]
     first = np.log(least) - _POINTS * _SPACING
     count = int(np.ceil((np.log(_MOST_LAMBDA) - first) / _SPACING)) + _POINTS
     place = (x - first) / _SPACING
     corner = np.floor(place).astype(int) - _POINTS // 2 + 1
-    f = place - corner
+    away = (place - corner) - np.arange(_POINTS)[:, None]  # [nodes, points]
+    below = np.ones_like(away)  # products of the distances to all nodes before, and after
+    above = np.ones_like(away)
+    for j in range(1, _POINTS):
+        np.multiply(below[j - 1], away[j - 1], out=below[j])
+        np.multiply(above[-j], away[-j], out=above[-j - 1])
+    below *= above
+    below *= weight
     gathered = np.zeros(count)
     offsets = np.arange(_POINTS)
     for j in range(_POINTS):
-        others = offsets[offsets != j]
-        share = weight / np.prod(j - others)
-        for other in others:
-            share = share * (f - other)
-        gathered += np.bincount(corner + j, share, count)
+        gathered += np.bincount(corner + j, below[j], count) / np.prod(j - offsets[offsets != j])
     nodes = np.exp(first + _SPACING * np.arange(count))
     return Rates(np.append(0.0, nodes), np.append(never, gathered))
 
