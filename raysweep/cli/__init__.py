@@ -1,4 +1,4 @@
-"""The `raysweep` command: plan, run, status, fit, allocate, report, export, audit, compact, doctor."""
+"""The `raysweep` command: plan, run, status, fit, allocate, passk, report, export, audit, compact, doctor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from raysweep.cli import export, laws, read, sweep
+from raysweep.cli import export, laws, passk, read, sweep
 from raysweep.errors import RaysweepError
 from raysweep.patience import patience
 
@@ -27,6 +27,7 @@ _INTERRUPTED = 130
 _UsageError: Any = typer.BadParameter.__base__  # typer brings its own click and does not export this
 sweep.add_to(app)
 laws.add_to(app)
+passk.add_to(app)
 read.add_to(app)
 export.add_to(app)
 

@@ -14,7 +14,7 @@ from raysweep.experiments.function import FunctionExperiment, infer_axes
 
 __all__ = ["BUILT_IN", "load_experiment"]
 
-BUILT_IN = {"classifier": "raysweep.experiments.classifier"}
+BUILT_IN = {"classifier": "raysweep.experiments.classifier", "lid": "raysweep.experiments.lid"}
 
 
 def load_experiment(

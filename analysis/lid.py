@@ -1,0 +1,291 @@
+"""Latent instance difficulty (arXiv 2601.03764): its claims, measured, with the theory drawn over the measurement.
+
+    raysweep run sweeps/lid_exponent.yaml          (and lid_generalisation, lid_prior: about two minutes on 2 cores)
+    python analysis/lid.py [--results results] [--out results/lid]
+
+Writes claims.csv (claim, setting, theory, paper, measured with interval, verdict) and a figure a question. Medians are
+over 16 seeds, with a bootstrap over seeds; every exponent is said with its window of k.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from matplotlib import pyplot as plt
+from scipy.optimize import least_squares
+
+from raysweep.laws.split import Tradeoff, split
+from raysweep.report.style import COLOURS, STYLE
+from raysweep.theory import lid as theory
+
+Array = npt.NDArray[np.float64]
+
+D = 50
+WINDOWS = ((10, 100), (10, 1000), (100, 1000), (100, 10_000))
+PAPER = (100, 1000)  # the window and tolerance that the rest is measured in
+DRAWS = 1000
+SEEDED = 7
+
+
+def read(results: Path, name: str) -> pl.DataFrame:
+    """The finished cells of one sweep."""
+    file = results / name / "cells.parquet"
+    if not file.is_file():
+        raise SystemExit(f"{file} is not there: run `raysweep run sweeps/{name}.yaml` first")
+    return pl.read_parquet(file).filter(pl.col("status") == "ok")
+
+
+def slopes(frame: pl.DataFrame, window: tuple[int, int]) -> pl.DataFrame:
+    """Least-squares exponents of failure over a window of k, one a run."""
+    u, v = pl.col("k").log(), pl.col("failure").log()
+    cut = frame.filter(pl.col("k").is_between(*window))
+    return cut.group_by("n_train", "seed").agg(slope=-pl.cov(u, v) / u.var()).sort("n_train", "seed")
+
+
+def by_seed(frame: pl.DataFrame, value: str) -> tuple[Array, Array]:
+    """Sizes, and values [sizes, seeds]."""
+    wide = frame.pivot(on="seed", index="n_train", values=value).sort("n_train")
+    return wide["n_train"].to_numpy().astype(float), wide.drop("n_train").to_numpy()
+
+
+def over_seeds(values: Array, statistic: Callable[[Array], Any]) -> tuple[Array, Array]:
+    """A statistic of values [..., seeds] and its 95 % interval by drawing whole seeds with replacement."""
+    rng = np.random.default_rng(SEEDED)
+    seeds = values.shape[-1]
+    drawn = [np.asarray(statistic(values[..., rng.integers(0, seeds, seeds)])) for _ in range(DRAWS)]
+    return np.asarray(statistic(values)), np.nanquantile(drawn, [0.025, 0.975], axis=0)
+
+
+def saturating(n: Array, slope: Array) -> Array:
+    """(beta, Delta, c, nu) of beta - Delta / (1 + c N^nu), least squares."""
+
+    def miss(q: Array) -> Array:
+        beta, drop, log_half, nu = q
+        return beta - drop / (1 + (n / np.exp(log_half)) ** nu) - slope
+
+    best = None
+    for half in (100.0, 300.0, 1000.0):
+        top = float(slope[-1])
+        found = least_squares(miss, [top, top, np.log(half), 2.0], bounds=([0, 0, 0, 0.1], [9, 9, 12, 12]))
+        best = found if best is None or found.cost < best.cost else best
+    assert best is not None
+    beta, drop, log_half, nu = best.x
+    return np.array([beta, drop, np.exp(-nu * log_half), nu])
+
+
+def claims_of_training(frame: pl.DataFrame, rows: list[dict[str, Any]], figure: Path) -> None:
+    """H1 to H3: the regimes of the excess risk."""
+    fig, axes = plt.subplots(1, 3, figsize=(12.6, 3.8), sharey=True)
+    for axis, alpha in zip(axes, (0.5, 1.0, 2.0), strict=True):
+        for colour, sigma in zip(COLOURS, (1e-3, 1e-2, 1e-1), strict=False):
+            cut = frame.filter((pl.col("alpha") == alpha) & (pl.col("sigma_eta") == sigma))
+            n, risk = by_seed(cut, "l_gen")
+            low, mid, high = np.quantile(risk, [0.25, 0.5, 0.75], axis=1)
+            axis.plot(n, mid, "o", ms=3.5, color=colour, label=rf"$\sigma_\eta$ = {sigma:g}")
+            axis.fill_between(n, low, high, color=colour, alpha=0.2, lw=0)
+            noise = theory.noise_variance(4.5, sigma)
+            axis.plot(n, theory.generalisation(n, D, noise), "-", color=colour, lw=1)
+            far = n >= 400
+            fit = over_seeds(risk[far], partial(falls, n[far]))
+            setting = f"exponent of L_gen, N >= 8 d (alpha {alpha:g}, sigma {sigma:g}, beta 4.5)"
+            rows.append(claim("H1", setting, "1.04 (d / (N - d - 1))", "1", *fit, lambda v, e: abs(v - 1.04) < 0.08))
+            at = {size: risk[list(n).index(size)] for size in (28, 50)}
+            ratio = over_seeds(np.stack([at[50], at[28]]), lambda r: np.median(r[0]) / np.median(r[1]))
+            setting = f"L_gen at d over L_gen at 0.56 d (alpha {alpha:g}, sigma {sigma:g})"
+            rows.append(claim("H3", setting, "", "a peak", *ratio, lambda v, e: bool(e[0] > 1)))
+        below = np.arange(5, 50)
+        axis.plot(below, 2 * theory.power_tail(below, D, alpha), "k--", lw=1, label="2 x tail of the spectrum")
+        axis.axvline(D, color="0.7", lw=0.8)
+        axis.set(xscale="log", yscale="log", xlabel="training items N", title=rf"$\alpha$ = {alpha:g}")
+    axes[0].set_ylabel("excess risk $L_{gen}$ (median, quartiles of 16 seeds)")
+    axes[0].legend(loc="lower left")
+    save(fig, figure)
+
+
+def claims_of_exponents(frame: pl.DataFrame, rows: list[dict[str, Any]], out: Path) -> None:
+    """H4 to H6: the exponent of attempts against training, and what it depends on."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4))
+    one = frame.filter((pl.col("beta") == 2.5) & (pl.col("tolerance") == 1.0))
+    for colour, size in zip(COLOURS, (25, 60, 100, 200, 400, 800, 6400), strict=True):
+        curve = one.filter(pl.col("n_train") == size).group_by("k").agg(pl.col("failure").median()).sort("k")
+        left.plot(curve["k"], curve["failure"], "-", color=colour, label=f"N = {size}", lw=1.3)
+    k = np.geomspace(1, 1e4, 60)
+    left.plot(k, theory.perfect_failure(k, 2.5, 1.0), "k--", lw=1, label="perfect predictor, closed form")
+    left.set(xscale="log", yscale="log", xlabel="attempts k", ylabel="1 - pass@k (median of 16 seeds)", ylim=(1e-11, 2))
+    left.legend(loc="lower left")
+    for colour, beta in zip(COLOURS, (2.5, 4.5), strict=False):
+        cut = frame.filter((pl.col("beta") == beta) & (pl.col("tolerance") == 1.0))
+        n, found = by_seed(slopes(cut, PAPER), "slope")
+        low, mid, high = np.quantile(found, [0.25, 0.5, 0.75], axis=1)
+        right.plot(n, mid, "o", ms=4, color=colour, label=rf"$\beta$ = {beta:g}")
+        right.fill_between(n, low, high, color=colour, alpha=0.2, lw=0)
+        fitted = saturating(n, mid)
+        mesh = np.geomspace(10, 6400, 200)
+        right.plot(mesh, fitted[0] - fitted[1] / (1 + fitted[2] * mesh ** fitted[3]), "-", color=colour, lw=1)
+        right.axhline(beta, color=colour, lw=0.8, ls=":")
+        right.axvline(theory.saturation(PAPER[1], beta, 1.0, D), color=colour, lw=0.8, ls="--")
+        top = over_seeds(found[-1], np.median)
+        setting = f"exponent at N = 128 d, beta {beta:g}, k {PAPER[0]} to {PAPER[1]}, D = 1"
+        known = f"{beta:g}"
+        rows.append(claim("H5", setting, known, known, *top, lambda v, e, beta=beta: abs(v - beta) < 0.05))
+        rise = over_seeds(found, lambda s: np.diff(np.median(s, 1)).min())
+        setting = f"least rise of the exponent from one N to the next, beta {beta:g}"
+        rows.append(claim("H5", setting, ">= 0", "grows, then flat", *rise, lambda v, e: bool(v > -0.03)))
+    right.set(xscale="log", xlabel="training items N", ylabel=f"exponent over k = {PAPER[0]} to {PAPER[1]}")
+    right.legend(loc="upper left")
+    save(fig, out / "exponent.png")
+
+    fig, axes = plt.subplots(1, 2, figsize=(9.6, 3.9), sharey=True)
+    for axis, tolerance in zip(axes, (0.1, 1.0), strict=True):
+        cut = frame.filter((pl.col("beta") == 2.5) & (pl.col("tolerance") == tolerance))
+        for colour, window in zip(COLOURS, WINDOWS, strict=False):
+            n, found = by_seed(slopes(cut, window), "slope")
+            nu, ends = over_seeds(found, lambda s, n=n: saturating(n, np.median(s, 1))[[0, 3]])
+            setting = f"nu of the saturating fit, D = {tolerance:g}, k {window[0]} to {window[1]}"
+            held = partial(within, 1.62)
+            rows.append(claim("H6", setting, "depends on D and window", "1.62", nu[1], ends[:, 1], held))
+            axis.plot(n, np.median(found, 1), "o-", ms=3.5, lw=1, color=colour,
+                      label=rf"k {window[0]} to {window[1]}: $\nu$ = {nu[1]:.2f}, $\beta$ = {nu[0]:.2f}")  # fmt: skip
+        axis.axhline(2.5, color="0.6", lw=0.8, ls=":")
+        axis.set(xscale="log", xlabel="training items N", title=rf"tolerance $\delta / \sigma_\eta$ = {tolerance:g}")
+        axis.legend(loc="upper left")
+    axes[0].set_ylabel("exponent (median of 16 seeds)")
+    save(fig, out / "sensitivity.png")
+
+
+def claims_of_priors(frame: pl.DataFrame, rows: list[dict[str, Any]], figure: Path) -> None:
+    """H7: the theorem, for bounded precisions and for the Gamma prior."""
+    fig, axes = plt.subplots(1, 2, figsize=(9.6, 3.9), sharey=True)
+    windows = ((100, 1000), (10**7, 10**8), (10**11, 10**12))
+    for axis, prior in zip(axes, ("bounded", "gamma"), strict=True):
+        cut = frame.filter(pl.col("prior") == prior)
+        for colour, window in zip(COLOURS, windows, strict=False):
+            u, v = pl.col("k").log(), pl.col("failure").log()
+            seen = cut.filter(pl.col("k").is_between(*window)).group_by("n_train", "seed")
+            found = seen.agg(slope=-pl.cov(u, v) / u.var(), risk=pl.col("risk").first()).sort("risk")
+            axis.plot(
+                found["risk"],
+                found["slope"],
+                "o",
+                ms=2.5,
+                color=colour,
+                alpha=0.7,
+                label=f"k {window[0]:.0e} to {window[1]:.0e}",
+            )
+            if prior == "gamma":
+                mesh = np.geomspace(0.02, 100, 200)
+                middle = np.sqrt(float(window[0]) * window[1])
+                axis.plot(mesh, np.minimum(2.5, theory.gamma_exponent(middle, mesh, 0.1)), "-", lw=1, color=colour)
+            low = found.filter(pl.col("risk").is_between(0.6, 20.0))  # below saturation, above the floor of the window
+            one, other = np.log(low["risk"].to_numpy()), np.log(low["slope"].to_numpy())
+            power, ends = over_seeds(np.stack([one, other]), lambda p: -np.polyfit(p[0], p[1], 1)[0])
+            expected = "1" if prior == "bounded" else "0.5"
+            setting = f"{prior} prior: power of 1 / L_gen in the exponent, k {window[0]:.0e} to {window[1]:.0e}"
+            rows.append(claim("H7", setting, expected, "1", power, ends, lambda v, e: abs(v - 1) < 0.15))
+        if prior == "bounded":
+            mesh = np.geomspace(0.02, 100, 200)
+            axis.plot(mesh, theory.bounded_exponent(mesh, 2.5), "k-", lw=1, label="theorem: min(beta, 1 / r)")
+        axis.set(xscale="log", yscale="log", xlabel=r"$r = L_{gen} / \sigma_\eta^2$", title=f"{prior} precision")
+        axis.legend(loc="lower left")
+    axes[0].set_ylabel("exponent of 1 - pass@k")
+    save(fig, figure)
+
+
+def claims_of_allocation(rows: list[dict[str, Any]], figure: Path) -> None:
+    """H8: where a budget goes, for an exponent that grows with training and for fixed ones."""
+    grows: dict[str, Any] = {"beta": 2.5, "delta": 2.4, "n0": 1000 ** (1 / 1.62), "gamma": 1.62}
+    fig, axes = plt.subplots(1, 2, figsize=(9.6, 4))
+    n, k = np.geomspace(3, 3000, 160), np.geomspace(1, 3000, 160)
+    loss = Tradeoff(train=1.0, attempts=1.0, **grows).loss(n[None], k[:, None])
+    shown = axes[0].contour(n, k, np.log10(loss), levels=14, cmap="viridis", linewidths=0.9)
+    axes[0].clabel(shown, fontsize=7)
+    budgets = np.geomspace(10, 3000, 60)
+    for label, style, law in (
+        ("exponent that grows", "-", grows),
+        ("fixed at 2.5", "--", {"beta": 2.5}),
+        ("fixed at 0.27", ":", {"beta": 0.27}),
+    ):
+        best = split(Tradeoff(train=1.0, attempts=1.0, **law), budgets)
+        axes[0].plot(best.n, best.k, style, color="k", lw=1.4, label=label)
+    axes[0].set(xscale="log", yscale="log", xlabel="training items N", ylabel="attempts k", title="log10 of total loss")
+    axes[0].legend(loc="upper left")
+    for colour, weight in zip(COLOURS, (1.0, 0.1, 0.01), strict=False):
+        for style, law in (("-", grows), ("--", {"beta": 2.5})):
+            best = split(Tradeoff(train=weight, attempts=1.0, **law), budgets)
+            axes[1].plot(budgets, best.share, style, color=colour, label=f"R = {weight:g}" if style == "-" else None)
+    axes[1].set(xscale="log", xlabel="budget C", ylabel="share of training", title="solid: grows; dashed: fixed at 2.5")
+    axes[1].legend(loc="lower right")
+    save(fig, figure)
+    for weight in (1.0, 0.1, 0.01):
+        own = split(Tradeoff(train=weight, attempts=1.0, **grows), [100.0])
+        local = split(Tradeoff(train=weight, attempts=1.0, beta=float(own.exponent[0])), [100.0])
+        late = split(Tradeoff(train=weight, attempts=1.0, beta=2.5), [100.0])
+        for name, other in (("its own value at the optimum", local), ("2.5", late)):
+            ratio = float(own.n[0] / other.n[0])
+            setting = f"N* over N* of an exponent fixed at {name} (C = 100, R = {weight:g})"
+            rows.append(claim("H8", setting, "> 1", "> 1", ratio, (ratio, ratio), lambda v, e: v > 1))
+
+
+def falls(n: Array, values: Array) -> float:
+    """The exponent at which the median over seeds, of values [sizes, seeds], falls with n."""
+    return -float(np.polyfit(np.log(n), np.log(np.median(values, 1)), 1)[0])
+
+
+def within(known: float, value: float, ends: Array) -> bool:
+    """Whether an interval holds a number."""
+    return bool(ends[0] <= known <= ends[1])
+
+
+def claim(
+    name: str, setting: str, predicted: str, paper: str, value: Any, ends: Any, holds: Callable[[float, Array], bool]
+) -> dict[str, Any]:
+    """A row of the table."""
+    found, interval = float(value), np.asarray(ends, dtype=float)
+    return {
+        "claim": name,
+        "setting": setting,
+        "theory": predicted,
+        "paper": paper,
+        "measured": round(found, 4),
+        "low": round(float(interval[0]), 4),
+        "high": round(float(interval[1]), 4),
+        "holds": bool(holds(found, interval)),
+    }
+
+
+def save(fig: Any, file: Path) -> None:
+    fig.tight_layout()
+    fig.savefig(file, dpi=150)
+    plt.close(fig)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("results/lid"))
+    given = parser.parse_args()
+    mpl.use("Agg")
+    mpl.rcParams.update(STYLE)
+    rows: list[dict[str, Any]] = []
+    frames = {name: read(given.results, f"lid_{name}") for name in ("generalisation", "exponent", "prior")}
+    given.out.mkdir(parents=True, exist_ok=True)
+    claims_of_training(frames["generalisation"], rows, given.out / "generalisation.png")
+    claims_of_exponents(frames["exponent"], rows, given.out)
+    claims_of_priors(frames["prior"], rows, given.out / "prior.png")
+    claims_of_allocation(rows, given.out / "allocation.png")
+    table = pl.DataFrame(rows)
+    table.write_csv(given.out / "claims.csv")
+    with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=90, tbl_width_chars=200, tbl_hide_dataframe_shape=True):
+        print(table)
+
+
+if __name__ == "__main__":
+    main()

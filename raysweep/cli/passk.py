@@ -1,0 +1,204 @@
+"""The command that reads pass@k off counts of successes: passk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from raysweep.cli.laws import By, Draws, Json, Level, Seed, Where
+from raysweep.cli.show import print_json, print_table
+from raysweep.errors import FitError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from raysweep.laws.attempts import Attempts, Foretold
+
+_MOST = 20  # groups that are shown
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command()(passk)
+
+
+def passk(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="A .csv, .csv.gz or .parquet: a row a problem.")],
+    successes: Annotated[str, typer.Option(metavar="COL", help="Column of successes, c.")],
+    trials: Annotated[str, typer.Option(metavar="COL", help="Column of trials, n.")],
+    by: By = None,
+    k: Annotated[
+        str | None, typer.Option("--k", metavar="K,K,...", help="Budgets; powers of ten if not given.")
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(metavar="LOW,HIGH", help="k that the exponent is fitted to; the last decade of trials."),
+    ] = None,
+    where: Where = None,
+    holdout: Annotated[
+        int | None, typer.Option(metavar="N", help="Keep N trials of each problem and foretell larger k from them.")
+    ] = None,
+    bootstrap: Draws = 1000,
+    level: Level = 0.95,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """pass@k of counted trials, with intervals over problems, its exponent, and what more trials would show."""
+    from raysweep.laws.attempts import attempts, foretold
+
+    if bootstrap < 100:
+        raise FitError(f"passk: --bootstrap must be at least 100, for the intervals, but got {bootstrap}")
+    if not 0.5 <= level < 1:
+        raise FitError(f"passk: --level must be in [0.5, 1), but got {level:g}")
+    budgets = None if k is None else _whole(k, "--k")
+    ends = None if window is None else _whole(window, "--window")
+    if ends is not None and len(ends) != 2:
+        raise FitError(f"passk: --window must be LOW,HIGH, but got {window!r}")
+    found: list[tuple[dict[str, Any], Attempts | str, Foretold | None]] = []
+    for group, rows in _groups(table, successes, trials, by or [], where):
+        c, n = (rows[name].to_numpy() for name in (successes, trials))
+        try:
+            one = attempts(c, n, budgets, (ends[0], ends[1]) if ends else None, bootstrap, level, seed)
+            later = None if holdout is None else foretold(c, n, holdout, bootstrap, level, seed)
+            found.append((group, one, later))
+        except FitError as error:
+            found.append((group, str(error), None))
+    if all(isinstance(one, str) for _, one, _ in found):
+        raise FitError(f"passk: {found[0][1]}")
+    if json:
+        print_json([_record(*each) for each in found])
+        return
+    for i, each in enumerate(found[:_MOST]):
+        if i:
+            print()
+        _show(*each)
+    if len(found) > _MOST:
+        print(f"\n... and {len(found) - _MOST:,} more groups; --json has them all")
+
+
+def _whole(text: str, option: str) -> list[int]:
+    """Whole numbers separated by commas; 1e6 is one."""
+    try:
+        found = [float(part) for part in text.split(",")]
+        if all(value == int(value) for value in found):
+            return [int(value) for value in found]
+    except (ValueError, OverflowError):
+        pass
+    raise FitError(f"passk: {option} must be whole numbers separated by commas, but got {text!r}")
+
+
+def _groups(
+    table: str, successes: str, trials: str, by: Sequence[str], where: str | None
+) -> list[tuple[dict[str, Any], pl.DataFrame]]:
+    """The rows of each value of the columns `by`, in their order.
+
+    Raises:
+        FitError: The table, a column or the condition is none; counts are missing or no numbers; no row is left.
+    """
+    import polars as pl
+
+    from raysweep.laws.source import condition, gather, require, scan
+
+    rows, _ = scan(table)
+    schema = rows.collect_schema()
+    for name in (successes, trials, *by):
+        require(schema.names(), name)
+    for name in (successes, trials):
+        if not schema[name].is_numeric():
+            raise FitError(f"{table}: column {name!r} must hold whole numbers, but holds {schema[name]}.")
+    if where is not None:
+        rows = rows.filter(condition(where, schema))
+    frame = gather(rows.select(list(dict.fromkeys((*by, successes, trials)))))
+    if missing := sum(frame[name].null_count() for name in {successes, trials}):
+        raise FitError(f"{table}: {successes} and {trials} must be there in every row, but {missing:,} are missing.")
+    if frame.is_empty():
+        raise FitError(f"{table}: no row is left" + (f" by --where {where!r}." if where else "."))
+    frame = frame.with_columns(pl.col(successes, trials).cast(pl.Float64))
+    if not by:
+        return [({}, frame)]
+    return [(dict(zip(by, key, strict=True)), rows) for key, rows in frame.group_by(list(by), maintain_order=True)]
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _record(group: dict[str, Any], found: Attempts | str, later: Foretold | None) -> dict[str, Any]:
+    if isinstance(found, str):
+        return {"group": group, "error": found}
+    record: dict[str, Any] = {
+        "group": group,
+        "problems": found.problems,
+        "unsolved": found.unsolved,
+        "trials": list(found.trials),
+        "level": found.level,
+        "pass_at_k": [
+            {
+                "k": int(found.k[j]),
+                "value": _plain(1 - found.failure[j]),
+                "interval": [_plain(1 - end) for end in found.failure_interval[j, ::-1].tolist()],
+                "failure": _plain(float(found.failure[j])),
+                "extrapolated": bool(found.extrapolated[j]),
+            }
+            for j in range(len(found.k))
+        ],
+        "exponent": {
+            "value": _plain(found.exponent),
+            "interval": [_plain(end) for end in found.exponent_interval],
+            "window": list(found.window),
+            "by_inverse_sampling": _plain(found.inverse_exponent),
+        },
+        "tail": {"value": _plain(found.tail), "interval": [_plain(end) for end in found.tail_interval]},
+        "notes": found.notes,
+    }
+    if later is not None:
+        record["holdout"] = {
+            "trials": later.trials,
+            "rmse_log": _plain(later.error),
+            "covered": later.covered,
+            "k": [int(k) for k in later.k],
+            "failure": later.failure.tolist(),
+            "predicted": later.predicted.tolist(),
+            "interval": later.interval.tolist(),
+        }
+    return record
+
+
+def _show(group: dict[str, Any], found: Attempts | str, later: Foretold | None) -> None:
+    from raysweep.cli.laws import _say
+
+    title = ", ".join(f"{name} = {value}" for name, value in group.items()) or "all rows"
+    if isinstance(found, str):
+        _say([f"{title}: {found}"])
+        return
+    low, high = found.trials
+    tries = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    _say([f"{title}: {found.problems:,} problems, {tries} trials each, {found.unsolved:,} never solved"])
+    rows = []
+    for j, budget in enumerate(found.k):
+        ends = found.failure_interval[j]
+        mark = " extrapolated" if found.extrapolated[j] else ""
+        rows.append([f"{budget:,.0f}", f"{1 - found.failure[j]:.4g} [{1 - ends[1]:.4g}, {1 - ends[0]:.4g}]{mark}"])
+    print_table(["k", "pass@k"], rows)
+    _say(
+        [
+            f"  exponent of 1 - pass@k over k = {found.window[0]:,} to {found.window[1]:,}: {found.exponent:.3g} "
+            f"[{found.exponent_interval[0]:.3g}, {found.exponent_interval[1]:.3g}]",
+            f"  as k grows, by a Beta distribution of success rates: {found.tail:.3g} "
+            f"[{found.tail_interval[0]:.3g}, {found.tail_interval[1]:.3g}]",
+        ]
+    )
+    if later is not None and not np.isfinite(later.predicted).all():
+        _say([f"  nothing foretold from {later.trials:,} trials a problem: none of those succeeded"])
+    elif later is not None:
+        _say(
+            [
+                f"  foretold from {later.trials:,} trials a problem up to k = {later.k[-1]:,.0f}: rms log error of "
+                f"1 - pass@k {later.error:.3g}; {later.covered:.0%} of budgets in the {found.level:.0%} interval"
+            ]
+        )
+    _say([f"  {code}: {text}" for code, text in found.notes.items()])

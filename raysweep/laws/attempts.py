@@ -1,0 +1,355 @@
+"""pass@k from counts: c successes in n trials of every problem, its exponent, and what more trials would show.
+
+* Up to the fewest trials of a problem, 1 - pass@k is the mean over problems of C(n - c, k) / C(n, k), unbiased for a
+  fixed n (Chen et al. 2021, arXiv 2107.03374, eq. 1; by log-gamma).
+* Beyond, problems are taken to have success rates drawn from a Beta(a, b), fitted by maximum likelihood to the counts
+  (beta-binomial; Kazdan et al. 2025, arXiv 2510.05197): 1 - pass@k = B(a, b + k) / B(a, b) ~ k^-a. Where a problem was
+  tried until it succeeded often enough, n depends on the counts: the likelihood is the same, the unbiased estimate is
+  not unbiased, and `inverse_failure` has the estimate of that design beside it.
+* The unit of every interval is the problem: whole problems are drawn with replacement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import digamma, gammaln, polygamma
+
+from raysweep.errors import FitError
+from raysweep.laws.draws import Draws
+from raysweep.laws.forms import Array
+
+__all__ = ["Attempts", "Tail", "attempts", "foretold", "inverse_failure", "unbiased_failure"]
+
+_WINDOW = 9  # points of k that an exponent is fitted to
+_NEWTON = 60
+_LOW, _HIGH = np.log(1e-6), np.log(1e15)  # of a and b
+_ENDLESS = 1e9  # an exponent that no draw of problems bounds
+_VAGUE = 20.0  # a tail exponent above says that the problems seem equally hard
+_SETTLED = 1e-9  # of a step in log a and log b
+
+
+def unbiased_failure(c: npt.ArrayLike, n: npt.ArrayLike, k: npt.ArrayLike) -> Array:
+    """[problems, budgets] chance that k trials drawn from a problem's n without replacement all fail; NaN for k > n.
+
+    Args:
+        c, n: Successes and trials, [problems].
+        k: [budgets].
+    """
+    c, n, k = (np.asarray(a, dtype=np.float64) for a in (c, n, k))
+    c, n = c[:, None], n[:, None]
+    miss = n - c
+    with np.errstate(invalid="ignore"):
+        log = gammaln(miss + 1) - gammaln(miss - k + 1) - gammaln(n + 1) + gammaln(n - k + 1)
+    return np.where(k > n, np.nan, np.where(k > miss, 0.0, np.exp(np.where(k > miss, 0.0, log))))
+
+
+def inverse_failure(c: npt.ArrayLike, n: npt.ArrayLike, k: npt.ArrayLike) -> Array:
+    """[problems, budgets] (1 - p)^k with p = (c - 1) / (n - 1), unbiased for p where trials ended at the c-th success.
+
+    A problem without success has p = 0; one whose only trial succeeded has p = 1.
+    """
+    c, n, k = (np.asarray(a, dtype=np.float64) for a in (c, n, k))
+    rate = np.where(n > 1, np.maximum(c - 1, 0.0) / np.maximum(n - 1, 1.0), np.minimum(c, 1.0))[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(rate < 1, np.exp(k * np.log1p(-np.minimum(rate, 1 - 1e-16))), 0.0))
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Beta distributions of success rates.
+
+    Attributes:
+        a: Tail exponents: 1 - pass@k ~ k^-a, [draws].
+        b: [draws].
+        settled: Whether the maximum of the likelihood was found inside the range, [draws].
+    """
+
+    a: Array
+    b: Array
+    settled: npt.NDArray[np.bool_]
+
+    def failure(self, k: npt.ArrayLike) -> Array:
+        """[draws, budgets] 1 - pass@k."""
+        a, b, k = self.a[:, None], self.b[:, None], np.asarray(k, dtype=np.float64)
+        return np.asarray(np.exp(gammaln(b + k) - gammaln(b) + gammaln(a + b) - gammaln(a + b + k)))
+
+    @classmethod
+    def fitted(cls, c: Array, n: Array, weights: Array | None = None) -> Tail:
+        """Maximum likelihood for each row of weights, [draws, problems], of problems' counts, [problems].
+
+        Newton's method in (log a, log b), damped until the likelihood rises.
+        """
+        pairs, place = np.unique(np.stack([c, n]), axis=1, return_inverse=True)
+        counted = np.zeros((1 if weights is None else len(weights), pairs.shape[1]))
+        for j, column in enumerate(place.ravel()):
+            counted[:, column] += 1.0 if weights is None else weights[:, j]
+        mean = (counted @ (pairs[0] / pairs[1])) / counted.sum(axis=1)
+        start = np.clip(mean, 1e-9, 1 - 1e-9)
+        q = np.log(np.stack([np.full_like(start, 0.5), 0.5 * (1 - start) / start], axis=1))
+        damping, settled = np.full(len(q), 1e-3), np.zeros(len(q), dtype=bool)
+        value, slope, bend = _likelihood(q, pairs, counted)
+        for _ in range(_NEWTON):
+            left = np.flatnonzero(~settled)
+            if not left.size:
+                break
+            trial = np.clip(q[left] + _uphill(slope[left], bend[left], damping[left]), _LOW, _HIGH)
+            new_value, new_slope, new_bend = _likelihood(trial, pairs, counted[left])
+            better = new_value >= value[left] - 1e-12 * np.abs(value[left])
+            moved = np.abs(trial - q[left]).max(axis=1)
+            took = left[better]
+            q[took], value[took], slope[took], bend[took] = (
+                part[better] for part in (trial, new_value, new_slope, new_bend)
+            )
+            damping[left] = np.where(better, damping[left] / 10, np.minimum(damping[left] * 10, 1e12))
+            settled[left] = moved < _SETTLED
+        inside = ((q > _LOW + 1e-6) & (q < _HIGH - 1e-6)).all(axis=1)
+        return cls(np.exp(q[:, 0]), np.exp(q[:, 1]), settled & inside)
+
+
+def _likelihood(q: Array, pairs: Array, counted: Array) -> tuple[Array, Array, Array]:
+    """Log likelihood [draws], its gradient [draws, 2] and Hessian [draws, 2, 2] in (log a, log b)."""
+    (c, n), (a, b) = pairs, (np.exp(q[:, 0])[:, None], np.exp(q[:, 1])[:, None])
+
+    def rise(f: npt.NDArray[np.object_] | object, x: Array, by: Array) -> Array:
+        return np.asarray(f(x + by) - f(x))  # type: ignore[operator]
+
+    def second(x: Array) -> Array:
+        return np.asarray(polygamma(1, x))
+
+    value = rise(gammaln, a, c) + rise(gammaln, b, n - c) - rise(gammaln, a + b, n)
+    joint, bent = rise(digamma, a + b, n), rise(second, a + b, n)
+    slope = [(counted * (rise(digamma, x, by) - joint)).sum(axis=1) for x, by in ((a, c), (b, n - c))]
+    own = [(counted * (rise(second, x, by) - bent)).sum(axis=1) for x, by in ((a, c), (b, n - c))]
+    both = -(counted * bent).sum(axis=1)
+    a, b = a[:, 0], b[:, 0]
+    gradient = np.stack([a * slope[0], b * slope[1]], axis=1)
+    matrix = np.array([[a * a * own[0] + a * slope[0], a * b * both], [a * b * both, b * b * own[1] + b * slope[1]]])
+    return (counted * value).sum(axis=1), gradient, np.moveaxis(matrix, 2, 0)
+
+
+def _uphill(slope: Array, bend: Array, damping: Array) -> Array:
+    """Newton's step to a maximum; where the Hessian is not negative, along what is."""
+    values, vectors = np.linalg.eigh(-bend)
+    size = np.maximum(np.abs(values), 1e-300) * (1 + damping[:, None]) + damping[:, None] * 1e-3
+    turned = (np.swapaxes(vectors, 1, 2) @ slope[..., None])[..., 0] / size
+    step = (vectors @ turned[..., None])[..., 0]
+    return np.asarray(np.clip(step, -3.0, 3.0))
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """What is known of one group's pass@k.
+
+    Attributes:
+        problems: How many, and `unsolved` of them never.
+        trials: Fewest and most trials of a problem.
+        k: Budgets asked for, [budgets]; those above `trials[0]` are `extrapolated`.
+        failure: 1 - pass@k, [budgets], and its interval, [budgets, 2].
+        exponent: Local exponent of 1 - pass@k over `window`, and its interval.
+        inverse_exponent: The same by `inverse_failure`.
+        tail: The exponent a of the Beta distribution, and its interval; NaN where none fits.
+        window: Lowest and highest k of the exponent.
+        level: Nominal coverage of intervals.
+        notes: A sentence for each code.
+    """
+
+    problems: int
+    unsolved: int
+    trials: tuple[int, int]
+    k: Array
+    failure: Array
+    failure_interval: Array
+    extrapolated: npt.NDArray[np.bool_]
+    exponent: float
+    exponent_interval: tuple[float, float]
+    inverse_exponent: float
+    tail: float
+    tail_interval: tuple[float, float]
+    window: tuple[int, int]
+    level: float
+    notes: dict[str, str]
+
+
+def checked(c: npt.ArrayLike, n: npt.ArrayLike) -> tuple[Array, Array]:
+    """Counts as floats.
+
+    Raises:
+        FitError: They are no counts: not whole, c above n, n below 1, or of unequal length.
+    """
+    c, n = np.asarray(c, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    if c.shape != n.shape or c.ndim != 1:
+        raise FitError(f"Successes and trials must be as many as problems, but there are {c.size} and {n.size}.")
+    bad = ~((c >= 0) & (c <= n) & (n >= 1) & (c == np.floor(c)) & (n == np.floor(n)))
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise FitError(
+            f"`0 <= successes <= trials` must hold, whole numbers with at least one trial, but {int(bad.sum())} of "
+            f"{bad.size} rows are not so (the first has successes={c[i]:g}, trials={n[i]:g})."
+        )
+    return c, n
+
+
+def attempts(
+    c: npt.ArrayLike,
+    n: npt.ArrayLike,
+    k: npt.ArrayLike | None = None,
+    window: tuple[int, int] | None = None,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Attempts:
+    """pass@k of a set of problems, with intervals over problems.
+
+    Args:
+        c, n: Successes and trials of each problem, [problems].
+        k: Budgets, whole numbers >= 1; powers of ten up to the fewest trials if not given.
+        window: Of the exponent; the last decade below the fewest trials if not given.
+        draws: Of the bootstrap over problems.
+        level: Nominal coverage.
+        seed: Of the draws.
+
+    Raises:
+        FitError: The counts are none (`checked`), k or the window is out of range, or there is one problem only.
+    """
+    c, n = checked(c, n)
+    fewest = int(n.min())
+    decades = 10.0 ** np.arange(int(np.log10(fewest)) + 1)
+    asked: Array = np.asarray(decades if k is None else k, dtype=np.float64)
+    if asked.size == 0 or (asked < 1).any() or (asked != np.floor(asked)).any():
+        raise FitError(f"k must be whole numbers >= 1, but got {asked.tolist()}.")
+    low, high = window or (max(1, fewest // 10), fewest)
+    if not 1 <= low < high <= fewest:
+        raise FitError(
+            f"`1 <= low < high <= fewest trials` must hold for the window of the exponent, but got (low={low}, "
+            f"high={high}, fewest trials={fewest}). Give a window, or problems with more trials."
+        )
+    if c.size < 2:
+        raise FitError("The unit of an interval is the problem, but there is 1. Add problems.")
+    mesh = np.unique(np.round(np.geomspace(low, high, _WINDOW)))
+    weights = np.random.default_rng(seed).multinomial(c.size, np.full(c.size, 1 / c.size), size=draws).astype(float)
+    weights = np.concatenate([np.ones((1, c.size)), weights])  # the estimate, then its draws
+    beyond = asked > fewest
+    solved = Tail.fitted(c, n, weights) if c.any() and (c < n).any() else None
+    failure = np.empty((len(weights), asked.size))
+    failure[:, ~beyond] = weights @ unbiased_failure(c, n, asked[~beyond]) / c.size
+    failure[:, beyond] = np.nan if solved is None else solved.failure(asked[beyond])
+    slope = _slope(mesh, weights @ unbiased_failure(c, n, mesh))
+    inverse = _slope(mesh, inverse_failure(c, n, mesh).sum(axis=0)[None])[0]
+    tail = np.full(len(weights), np.nan) if solved is None else solved.a
+    if solved is not None and not solved.settled[0]:
+        tail = np.full(len(weights), np.nan)
+
+    def interval(values: Array, log: bool) -> Array:
+        if np.isnan(values[0]):
+            return np.full(2, np.nan)
+        drawn = np.minimum(np.where(np.isnan(values), np.inf, values), _ENDLESS)[:, None]
+        sample = Draws(drawn[0], drawn[1:], c.size - 1, np.sqrt(c.size / (c.size - 1)))
+        ends = sample.interval_of(lambda v: v[..., 0], level, log)
+        return np.where(ends >= _ENDLESS / 1e3, np.inf, ends)
+
+    ends = np.stack([np.clip(interval(failure[:, j], False), 0, 1) for j in range(asked.size)])
+    return Attempts(
+        problems=c.size,
+        unsolved=int((c == 0).sum()),
+        trials=(fewest, int(n.max())),
+        k=asked,
+        failure=failure[0],
+        failure_interval=ends,
+        extrapolated=beyond,
+        exponent=float(slope[0]),
+        exponent_interval=tuple(interval(slope, False).tolist()),
+        inverse_exponent=float(inverse),
+        tail=float(tail[0]),
+        tail_interval=tuple(interval(tail, True).tolist()),
+        window=(int(low), int(high)),
+        level=level,
+        notes=_notes(c, n, beyond, solved, inverse - slope[0]),
+    )
+
+
+def _slope(k: Array, failure: Array) -> Array:
+    """Least-squares exponent of each row of failures at k, [draws]; NaN where one is 0."""
+    u = np.log(k) - np.log(k).mean()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(-(np.log(failure) @ u) / (u @ u))
+
+
+def _notes(c: Array, n: Array, beyond: npt.NDArray[np.bool_], solved: Tail | None, apart: float) -> dict[str, str]:
+    notes = {}
+    if (c == 0).any():
+        notes["unsolved"] = (
+            f"{int((c == 0).sum())} of {c.size} problems were never solved: of their difficulty only a lower bound is "
+            "known."
+        )
+    if n.min() < n.max():
+        notes["unequal_trials"] = (
+            f"trials differ ({n.min():,.0f} to {n.max():,.0f}); if problems were tried until they succeeded, the "
+            f"unbiased estimate is not unbiased: with (c - 1) / (n - 1) the exponent changes by {apart:+.3g}."
+        )
+    if beyond.any():
+        notes["extrapolated"] = (
+            f"k above {n.min():,.0f}, the fewest trials of a problem, by a Beta distribution of success rates."
+        )
+    if solved is None:
+        notes["no_tail"] = "no problem, or every trial of every problem, succeeded: there is no tail to fit."
+    elif not solved.settled[0] or solved.a[0] > _VAGUE:
+        notes["no_tail"] = (
+            "successes are too few to tell problems apart in difficulty: with equally hard ones failures fall "
+            "exponentially in k, and the exponent as k grows is not known."
+        )
+    return notes
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """Larger k foretold from fewer trials.
+
+    Attributes:
+        trials: Trials a problem that were used.
+        k: Budgets above them, [budgets].
+        failure: What all trials say, [budgets].
+        predicted: What the fewer ones foretold, [budgets], and its interval, [budgets, 2].
+    """
+
+    trials: int
+    k: Array
+    failure: Array
+    predicted: Array
+    interval: Array
+
+    @property
+    def covered(self) -> float:
+        """Share of budgets whose failure lies in the interval."""
+        return float(((self.interval[:, 0] <= self.failure) & (self.failure <= self.interval[:, 1])).mean())
+
+    @property
+    def error(self) -> float:
+        """Root mean square of log predicted / measured failure; NaN where either is 0 or unknown."""
+        if not (self.predicted > 0).all() or not (self.failure > 0).all():
+            return float("nan")
+        return float(np.sqrt(np.mean(np.log(self.predicted / self.failure) ** 2)))
+
+
+def foretold(
+    c: npt.ArrayLike, n: npt.ArrayLike, trials: int, draws: int = 1000, level: float = 0.95, seed: int = 0
+) -> Foretold:
+    """Keep `trials` of every problem's trials, drawn without replacement, and foretell pass@k up to the fewest trials.
+
+    Raises:
+        FitError: As `attempts`; or the fewest trials of a problem do not exceed `trials`.
+    """
+    c, n = checked(c, n)
+    fewest = int(n.min())
+    if not 2 <= trials < fewest:
+        raise FitError(
+            f"`2 <= holdout < fewest trials` must hold, but got (holdout={trials}, fewest trials={fewest}): there must "
+            "be trials left to foretell."
+        )
+    kept = np.random.default_rng(seed).hypergeometric(c.astype(int), (n - c).astype(int), trials)
+    k = np.unique(np.round(np.geomspace(trials, fewest, 6)))[1:]
+    found = attempts(kept, np.full(c.size, trials), k, None, draws, level, seed)
+    measured = unbiased_failure(c, n, k).mean(axis=0)
+    return Foretold(trials, k, measured, found.failure, found.failure_interval)

@@ -1,0 +1,226 @@
+"""The chance that all k attempts fail when instances differ in a latent difficulty, for every k at once.
+
+An instance has precision tau; a trial misses the prediction by more than a tolerance with probability 1 - s, where
+
+    s(tau, b) = Phi(sqrt(tau) (D - b)) - Phi(sqrt(tau) (-D - b)),   D = delta / sigma,   b = B / sigma ~ N(0, r),
+
+and L(k) = E_tau E_b (1 - s)^k (arXiv 2601.03764; science: the exact form behind its small-delta one). Only beta (the
+tail of tau), D and r = L_gen / sigma^2 matter. Plain Monte Carlo sees nothing beyond k ~ n^(1/beta); here (tau, b) is
+integrated on a mesh, and the mesh becomes a measure over the rate lambda = -log(1 - s) on few nodes, so that
+L(k) = sum_j w_j exp(-k lambda_j) costs next to nothing at any k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import gammaln, ndtr
+
+__all__ = ["PRIORS", "Rates", "failure_sampled", "log_precision_density", "rates", "success"]
+
+Array: TypeAlias = npt.NDArray[np.float64]
+
+PRIORS = ("gamma", "bounded")
+_STEP = 0.05  # of log tau: (1 - s)^k oscillates beyond |Im log tau| = pi / (4 log k), where the trapezoid rule stops
+_NEGLIGIBLE = 37.0  # -log of a share that no result shows
+_PANEL = 16  # Gauss-Legendre nodes a panel of length 1, in units of what the integrand varies on
+_SPACING = 0.04  # of log lambda
+_POINTS = 8  # of the interpolation in log lambda
+_LEAST_K_LAMBDA = 1e-12
+_LIGHT = 1e-15  # of the smallest failure: points below add 1e-10 of it at most
+_MOST_LAMBDA = 50.0  # exp(-50) at k = 1
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The distribution of lambda = -log(1 - s) over instances.
+
+    Attributes:
+        rate: lambda_j, [nodes].
+        weight: Its mass, [nodes]; interpolation makes some of them negative.
+    """
+
+    rate: Array
+    weight: Array
+
+    def failure(self, k: npt.ArrayLike) -> Array:
+        """[budgets] chance that all of k >= 1 attempts fail, of k [budgets]."""
+        return self._laplace(k)[0]
+
+    def exponent(self, k: npt.ArrayLike) -> Array:
+        """[budgets] local exponent -d log L / d log k at k."""
+        failure, slope = self._laplace(k)
+        return np.asarray(np.asarray(k) * slope / failure)
+
+    def _laplace(self, k: npt.ArrayLike) -> tuple[Array, Array]:
+        left = np.exp(-np.multiply.outer(np.asarray(k, dtype=np.float64), self.rate))
+        return np.asarray(left @ self.weight), np.asarray(left @ (self.weight * self.rate))
+
+
+def success(tau: Array, b: Array, tolerance: float) -> Array:
+    """s(tau, b), broadcast: one trial hits. Without cancellation at small sqrt(tau) D."""
+    root = np.sqrt(tau)
+    v, a = root * b, root * tolerance
+    exact = ndtr(a - v) - ndtr(-a - v)
+    small = 2 * a / np.sqrt(2 * np.pi) * np.exp(-(v**2) / 2) * (1 + a**2 * (v**2 - 1) / 6)
+    return np.asarray(np.where(a * np.maximum(v, 1.0) < 1e-3, small, exact))
+
+
+def log_precision_density(u: Array, beta: float, prior: str) -> Array:
+    """Log density of u = log tau.
+
+    Args:
+        u: Log precision.
+        beta: Tail exponent: P(tau <= t) ~ t^(beta / 2).
+        prior: `gamma` (shape beta / 2, rate 1) or `bounded` (tau = U^(2 / beta), in (0, 1]).
+    """
+    if prior == "gamma":
+        return np.asarray(beta / 2 * u - np.exp(u) - gammaln(beta / 2))
+    return np.asarray(np.where(u <= 0, np.log(beta / 2) + beta / 2 * u, -np.inf))
+
+
+def rates(beta: float, tolerance: float, risk: float, prior: str = "gamma", most: float = 1e8) -> Rates:
+    """The rates of a predictor with this excess risk.
+
+    Args:
+        beta: Tail exponent of the difficulty, > 0.
+        tolerance: D = delta / sigma, > 0.
+        risk: r = L_gen / sigma^2, >= 0; 0 is a perfect predictor.
+        prior: Of the precision; see `log_precision_density`.
+        most: The largest k that will be asked for.
+
+    Returns:
+        Rates whose `failure` is exact to 1e-8 of itself for 1 <= k <= most.
+    """
+    scale = np.sqrt(2 / np.pi) * tolerance
+    lowest = -2 * np.log(max(most * scale, 1.0)) - 2 * _NEGLIGIBLE / beta
+    if prior == "gamma":
+        highest = np.log(beta / 2 + 2 * _NEGLIGIBLE)
+        u = np.arange(lowest, highest, _STEP)
+        mass = _STEP * np.exp(log_precision_density(u, beta, prior))
+    else:  # by logit tau, which reaches the end at tau = 1 smoothly
+        v = np.arange(lowest, _NEGLIGIBLE, _STEP)
+        u = -np.logaddexp(0.0, -v)
+        mass = _STEP * np.exp(log_precision_density(u, beta, prior) + _log_logistic(-v))
+    rarest = beta * np.log(max(most * scale, 1.0)) + _NEGLIGIBLE  # -log of what is far below L(most)
+    rate, weight, never = _mesh(np.exp(u), mass, tolerance, risk, most, np.sqrt(2 * rarest))
+    return _gathered(rate, weight, never, most)
+
+
+def _log_logistic(v: Array) -> Array:
+    """log(1 / (1 + exp(-v))), the log of the logistic function."""
+    return np.asarray(-np.logaddexp(0.0, -v))
+
+
+def _mesh(
+    tau: Array, mass: Array, tolerance: float, risk: float, most: float, deviations: float
+) -> tuple[Array, Array, float]:
+    """Rates and weights of points (tau, b), and the mass that never hits.
+
+    Args:
+        tau, mass: Precisions and what they weigh, [precisions].
+        tolerance, risk, most: As `rates`.
+        deviations: How many standard deviations of b count.
+    """
+    if risk == 0:
+        return _rate(tau, np.zeros(1), tolerance), mass, 0.0
+    spread = np.sqrt(tau * risk)  # of sqrt(tau) b
+    edge = np.sqrt(tau) * tolerance
+    reach = np.sqrt(2 * np.log(most / _LEAST_K_LAMBDA))
+    # Where b does not spread over more than 1 in those units, (1 - s)^k is smooth in b's own.
+    low = np.where(spread > 1, np.maximum(edge - reach, 0.0), 0.0)
+    high = np.minimum(np.where(spread > 1, edge + reach, np.inf), deviations * spread)
+    low = np.minimum(low, high)
+    length = (high - low) / np.minimum(spread, 1.0)
+    panels = np.maximum(np.ceil(length), 1).astype(int)
+    nodes, weights = _legendre()
+    rate, weight = [], []
+    for count in np.unique(panels):
+        rows = panels == count
+        t = ((np.arange(count)[:, None] + (nodes + 1) / 2) / count).ravel()  # in [0, 1]
+        w = np.tile(weights / 2 / count, count)
+        width = (high - low)[rows]
+        v = low[rows, None] + width[:, None] * t
+        z = v / spread[rows, None]
+        density = 2 / np.sqrt(2 * np.pi) * np.exp(-(z**2) / 2) / spread[rows, None]
+        rate.append(_rate(tau[rows, None], v / np.sqrt(tau[rows, None]), tolerance).ravel())
+        weight.append((mass[rows, None] * density * width[:, None] * w).ravel())
+    beyond = 2 * ndtr(-high / spread)
+    return np.concatenate(rate), np.concatenate(weight), float(mass @ beyond)
+
+
+def _rate(tau: Array, b: Array, tolerance: float) -> Array:
+    with np.errstate(divide="ignore"):  # a sure hit has an infinite rate
+        return np.asarray(-np.log1p(-success(tau, b, tolerance)))
+
+
+@cache
+def _legendre() -> tuple[Array, Array]:
+    nodes, weights = np.polynomial.legendre.leggauss(_PANEL)
+    return nodes, weights
+
+
+def _gathered(rate: Array, weight: Array, never: float, most: float) -> Rates:
+    """Points moved to the nodes of a grid in log lambda, by Lagrange interpolation of exp(-k lambda)."""
+    least = _LEAST_K_LAMBDA / most
+    rarest = never + float(np.exp(-most * rate) @ weight)  # the failure at the largest k
+    counts = weight > _LIGHT * rarest
+    rate, weight = rate[counts], weight[counts]
+    never += float(weight[rate < least].sum())
+    inside = (rate >= least) & (rate < _MOST_LAMBDA)
+    x, weight = np.log(rate[inside]), weight[inside]
+    first = np.log(least) - _POINTS * _SPACING
+    count = int(np.ceil((np.log(_MOST_LAMBDA) - first) / _SPACING)) + _POINTS
+    place = (x - first) / _SPACING
+    corner = np.floor(place).astype(int) - _POINTS // 2 + 1
+    away = (place - corner) - np.arange(_POINTS)[:, None]  # [nodes, points]
+    below = np.ones_like(away)  # products of the distances to all nodes before, and after
+    above = np.ones_like(away)
+    for j in range(1, _POINTS):
+        np.multiply(below[j - 1], away[j - 1], out=below[j])
+        np.multiply(above[-j], away[-j], out=above[-j - 1])
+    below *= above
+    below *= weight
+    gathered = np.zeros(count)
+    offsets = np.arange(_POINTS)
+    for j in range(_POINTS):
+        gathered += np.bincount(corner + j, below[j], count) / np.prod(j - offsets[offsets != j])
+    nodes = np.exp(first + _SPACING * np.arange(count))
+    return Rates(np.append(0.0, nodes), np.append(never, gathered))
+
+
+def failure_sampled(
+    k: Sequence[float], beta: float, tolerance: float, risk: float, count: int, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """The same chance for the Gamma prior by importance sampling, independent of the mesh; and its standard error.
+
+    Failures at large k have two causes, each rare: a small tau, and a large b at a tau that is not small. Both are
+    drawn from mixtures that visit them: tau from Gamma(1/4, 1) and Gamma(2, 1/2), b from N(0, r) and N(0, 9 r), half
+    of the instances each. (Sampling small tau alone misses the second: at beta = 2.5, D = 1, r = 0.3, k = 10^4 all but
+    0.6 % of the failures, with a standard error of 1.5 % of what it finds.)
+
+    Args:
+        k: Budgets, [budgets].
+        beta, tolerance, risk: As `rates`.
+        count: Instances drawn.
+        rng: Their source.
+    """
+    small, wide = rng.random((2, count)) < 0.5
+    tau = np.where(small, rng.gamma(0.25, size=count), rng.gamma(2.0, 2.0, size=count))
+    z = rng.standard_normal(count) * np.where(wide, 3.0, 1.0)
+    drawn = (_gamma_density(tau, 0.25, 1.0) + _gamma_density(tau, 2.0, 2.0)) / 2
+    ratio = _gamma_density(tau, beta / 2, 1.0) / drawn
+    ratio *= 2 / (1 + np.exp(z**2 / 2 * (1 - 1 / 9)) / 3)  # N(0, 1) over the mixture
+    hit = success(tau, np.abs(z) * np.sqrt(risk), tolerance)
+    with np.errstate(divide="ignore"):
+        each = ratio * np.exp(np.multiply.outer(np.asarray(k, dtype=np.float64), np.log1p(-hit)))
+    return each.mean(axis=1), each.std(axis=1) / np.sqrt(count)
+
+
+def _gamma_density(tau: Array, shape: float, scale: float) -> Array:
+    return np.asarray(np.exp((shape - 1) * np.log(tau) - tau / scale - gammaln(shape) - shape * np.log(scale)))

@@ -1,0 +1,123 @@
+"""Latent instance difficulty: closed forms of training and of attempts (arXiv 2601.03764).
+
+Every instance has a precision tau with P(tau <= t) ~ t^(beta / 2) near 0 (a small one is hard); its targets scatter
+with variance sigma^2 / tau. A ridge regression is trained on one noisy target an input; an attempt succeeds when a
+fresh target lies within delta of the prediction. Notation: D = delta / sigma, r = L_gen / sigma^2, c = sqrt(2 / pi) D.
+
+The paper's theorem makes the exponent in k the smaller of beta and gamma ~ 1 / L_gen. That holds where tau is bounded
+(`bounded_exponent`); the Gamma prior's upper tail makes the second mechanism slower than every power
+(`gamma_exponent`), so that its exponent is one of a finite window of k.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import gamma, gammaln, hyperu
+
+__all__ = [
+    "amplitude",
+    "bounded_exponent",
+    "crossover",
+    "gamma_exponent",
+    "generalisation",
+    "noise_variance",
+    "perfect_failure",
+    "power_tail",
+    "saturation",
+]
+
+Array: TypeAlias = npt.NDArray[np.float64]
+
+
+def noise_variance(beta: float, sigma: float = 1.0, prior: str = "gamma") -> float:
+    """Variance of a training target about its mean, sigma^2 E[1 / tau]; infinite for beta <= 2.
+
+    Args:
+        beta: Tail exponent of the difficulty.
+        sigma: sigma_eta.
+        prior: `gamma`: 2 sigma^2 / (beta - 2). `bounded`, tau = U^(2 / beta): beta sigma^2 / (beta - 2).
+    """
+    if beta <= 2:
+        return float("inf")
+    return (2.0 if prior == "gamma" else beta) * sigma**2 / (beta - 2)
+
+
+def generalisation(n: npt.ArrayLike, dim: int, noise: float) -> Array:
+    """Expected excess risk of least squares on n > dim + 1 Gaussian inputs: noise d / (n - d - 1); NaN below.
+
+    Exact for every covariance; at large n the paper's noise d / n.
+    """
+    n = np.asarray(n, dtype=np.float64)
+    return np.where(n > dim + 1, noise * dim / np.where(n > dim + 1, n - dim - 1, 1.0), np.nan)
+
+
+def power_tail(n: npt.ArrayLike, dim: int, alpha: float) -> Array:
+    """What n < dim inputs cannot tell of a target with equal power a direction: sum_{j > n} j^-(1 + alpha).
+
+    The excess risk at n < dim is this up to a factor of 1.5 to 3.5 that n hardly changes (the paper's N^-alpha).
+    """
+    spectrum = np.arange(1, dim + 1, dtype=np.float64) ** -(1 + alpha)
+    left = np.append(spectrum.sum() - np.cumsum(np.append(0.0, spectrum[:-1])), 0.0)
+    return np.asarray(left[np.minimum(np.asarray(n, dtype=int), dim)])
+
+
+def amplitude(beta: float, tolerance: float) -> float:
+    """P of a perfect predictor's failure P k^-beta: 2 Gamma(beta) / Gamma(beta / 2) c^-beta."""
+    c = np.sqrt(2 / np.pi) * tolerance
+    return float(2 * np.exp(gammaln(beta) - gammaln(beta / 2)) * c**-beta)
+
+
+def perfect_failure(k: npt.ArrayLike, beta: float, tolerance: float) -> Array:
+    """1 - pass@k of a perfect predictor under the Gamma prior, where k s << 1 or s << 1.
+
+    Gamma((beta + 1) / 2) / sqrt(pi) U(beta / 2, 1 / 2, (k c)^2 / 4), from E exp(-k c sqrt(tau)); 4 % off at k D = 100
+    for D = 1, 0.4 % at 1000.
+    """
+    z = (np.asarray(k, dtype=np.float64) * np.sqrt(2 / np.pi) * tolerance) ** 2 / 4
+    return np.asarray(gamma((beta + 1) / 2) / np.sqrt(np.pi) * hyperu(beta / 2, 0.5, z))
+
+
+def bounded_exponent(risk: npt.ArrayLike, beta: float) -> Array:
+    """Exponent in k as k grows, for tau <= 1: min(beta, 1 / r) (the paper's theorem).
+
+    Args:
+        risk: r = L_gen / sigma^2.
+        beta: Tail exponent of the difficulty.
+    """
+    with np.errstate(divide="ignore"):
+        return np.minimum(beta, 1 / np.asarray(risk, dtype=np.float64))
+
+
+def gamma_exponent(k: npt.ArrayLike, risk: npt.ArrayLike, tolerance: float) -> Array:
+    """Local exponent of the second mechanism under the Gamma prior: 1 / sqrt(r ln(c k)); it falls to 0 as k grows.
+
+    It rules beyond the `crossover`.
+    """
+    u = np.log(np.sqrt(2 / np.pi) * tolerance * np.asarray(k, dtype=np.float64))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(u > 0, 1 / np.sqrt(np.asarray(risk, dtype=np.float64) * u), np.nan)
+
+
+def crossover(risk: npt.ArrayLike, beta: float, tolerance: float) -> Array:
+    """k beyond which predictor error, not difficulty, rules failures under the Gamma prior: exp(4 / (beta^2 r)) / c.
+
+    The order is right, the factor is not: the slope has fallen to beta / 2 at 6 to 16 times this k.
+    """
+    with np.errstate(over="ignore", divide="ignore"):
+        grown = np.exp(4 / (beta**2 * np.asarray(risk, dtype=np.float64)))
+        return np.asarray(grown / (np.sqrt(2 / np.pi) * tolerance))
+
+
+def saturation(k: float, beta: float, tolerance: float, dim: int, prior: str = "gamma") -> float:
+    """Training items from which the exponent is beta for all attempts up to k; infinite for beta <= 2.
+
+    Gamma: beta^2 ln(c k) / (2 (beta - 2)) d. Bounded: beta^2 / (beta - 2) d, whatever k.
+    """
+    if beta <= 2:
+        return float("inf")
+    if prior == "gamma":
+        return float(beta**2 * np.log(np.sqrt(2 / np.pi) * tolerance * k) / (2 * (beta - 2)) * dim)
+    return beta**2 / (beta - 2) * dim

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from raysweep.cli import main
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Two models on 60 problems, 500 trials each."""
+    rng = np.random.default_rng(0)
+    parts = [
+        pl.DataFrame({"model": [name] * 60, "c": rng.binomial(500, rng.beta(a, 20.0, size=60)), "n": [500] * 60})
+        for name, a in (("small", 0.3), ("large", 0.9))
+    ]
+    file = tmp_path / "counts.csv"
+    pl.concat(parts).write_csv(file)
+    return file
+
+
+def told(*arguments: str) -> int:
+    """The exit code of `raysweep passk ...`."""
+    import sys
+    from unittest.mock import patch
+
+    with patch.object(sys, "argv", ["raysweep", "passk", *arguments]), pytest.raises(SystemExit) as exit_:
+        main()
+    return int(exit_.value.code or 0)
+
+
+def test_each_model_has_a_curve_an_exponent_and_a_forecast(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--successes", "c", "--trials", "n", "--by", "model", "--k", "1,10,1e4", "--holdout", "50"]
+    assert told(str(table), *options) == 0
+    said = capsys.readouterr().out
+    assert "model = small: 60 problems, 500 trials each" in said
+    assert "extrapolated" in said
+    assert "exponent of 1 - pass@k over k = 50 to 500" in said
+    assert "foretold from 50 trials a problem up to k = 500" in said
+    assert told(str(table), *options, "--json") == 0
+    small, large = json.loads(capsys.readouterr().out)
+    assert small["group"] == {"model": "small"}
+    assert [one["k"] for one in small["pass_at_k"]] == [1, 10, 10_000]
+    assert small["tail"]["interval"][0] < 0.3 < small["tail"]["interval"][1]
+    assert large["tail"]["interval"][0] < 0.9 < large["tail"]["interval"][1]
+    assert large["exponent"]["value"] > small["exponent"]["value"]
+    for one in (*small["pass_at_k"], *large["pass_at_k"]):
+        assert one["interval"][0] <= one["value"] <= one["interval"][1]
+    assert 0 <= small["holdout"]["covered"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--successes", "c", "--trials", "m"], "There is no column 'm'"),
+        (["--successes", "model", "--trials", "n"], "column 'model' must hold whole numbers"),
+        (["--successes", "n", "--trials", "c"], "`0 <= successes <= trials` must hold"),
+        (["--successes", "c", "--trials", "n", "--k", "1,2.5"], "--k must be whole numbers separated by commas"),
+        (["--successes", "c", "--trials", "n", "--k", "0"], "k must be whole numbers >= 1"),
+        (["--successes", "c", "--trials", "n", "--window", "5"], "--window must be LOW,HIGH"),
+        (["--successes", "c", "--trials", "n", "--window", "5,5000"], "fewest trials=500"),
+        (["--successes", "c", "--trials", "n", "--holdout", "500"], "holdout=500, fewest trials=500"),
+        (["--successes", "c", "--trials", "n", "--bootstrap", "5"], "--bootstrap must be at least 100"),
+        (["--successes", "c", "--trials", "n", "--where", "n > 900"], "no row is left"),
+        (["--successes", "c", "--trials", "n", "--level", "2"], "--level must be in [0.5, 1)"),
+    ],
+)
+def test_what_makes_no_sense_is_one_error(
+    options: list[str], message: str, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told(str(table), *options) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert message in said.err
+    assert said.err.count("error:") == 1
+
+
+def test_a_missing_count_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "t.parquet"
+    pl.DataFrame({"c": [1, None, 2], "n": [5, 5, 5]}).write_parquet(file)
+    assert told(str(file), "--successes", "c", "--trials", "n") == 2
+    assert "1 are missing" in capsys.readouterr().err

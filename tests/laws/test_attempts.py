@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from itertools import product
+from math import comb
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import betaln
+
+from raysweep.errors import FitError
+from raysweep.laws.attempts import Tail, attempts, foretold, inverse_failure, unbiased_failure
+
+
+@pytest.mark.parametrize("p", [0.05, 0.3, 0.8])
+def test_the_estimate_is_unbiased_for_a_fixed_number_of_trials(p: float) -> None:
+    n, k = 7, np.array([1, 2, 5, 7])
+    c = np.arange(n + 1)
+    chance = np.array([comb(n, int(i)) * p**i * (1 - p) ** (n - i) for i in c])
+    mean = chance @ unbiased_failure(c, np.full(n + 1, n), k)
+    np.testing.assert_allclose(mean, (1 - p) ** k, rtol=1e-12)
+
+
+def test_it_is_the_share_of_subsets_without_a_success() -> None:
+    for n, c, k in product([1, 4, 9], [0, 1, 4], [1, 3, 4]):
+        if c <= n and k <= n:
+            expected = comb(n - c, k) / comb(n, k)
+            assert unbiased_failure([c], [n], [k])[0, 0] == pytest.approx(expected, rel=1e-12, abs=1e-15)
+    assert np.isnan(unbiased_failure([1], [5], [6])).all()
+    assert unbiased_failure([3], [4_000_000], [1_000_000])[0, 0] == pytest.approx(0.75**3, rel=1e-5)
+
+
+def test_the_rate_is_unbiased_where_trials_end_at_the_second_success() -> None:
+    p, n = 0.3, np.arange(2, 400)
+    chance = (n - 1) * p**2 * (1 - p) ** (n - 2)
+    mean = chance @ (1 - inverse_failure(np.full(n.size, 2), n, [1]))
+    assert mean[0] == pytest.approx(p, rel=1e-9)
+    np.testing.assert_array_equal(inverse_failure([0, 1, 1], [9, 9, 1], [3])[:, 0], [1.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize(("a", "b", "n"), [(0.3, 50.0, 1000), (0.8, 3.0, 200), (2.0, 5.0, 40), (0.15, 2000.0, 10_000)])
+def test_the_tail_is_the_maximum_of_the_likelihood(a: float, b: float, n: int) -> None:
+    rng = np.random.default_rng(3)
+    trials = rng.integers(n // 2, n, size=60).astype(float)
+    c = rng.binomial(trials.astype(int), rng.beta(a, b, size=60)).astype(float)
+    weights = np.stack([np.ones(60), rng.multinomial(60, np.full(60, 1 / 60)).astype(float)])
+    found = Tail.fitted(c, trials, weights)
+    assert found.settled.all()
+    for row, (at_a, at_b) in zip(weights, zip(found.a, found.b, strict=True), strict=True):
+
+        def loss(q: np.ndarray, row: np.ndarray = row) -> float:
+            one, other = np.exp(q)
+            return -float(row @ (betaln(one + c, other + trials - c) - betaln(one, other)))
+
+        best = minimize(loss, np.log([at_a, at_b]) + 0.3, method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12})
+        assert loss(np.log([at_a, at_b])) <= best.fun + 1e-9 * abs(best.fun)
+
+
+def test_the_tail_s_failures_are_moments_of_the_beta_distribution() -> None:
+    a, b, k = 0.4, 3.0, np.array([1, 2, 10, 100])
+    x = np.linspace(0, 1, 2_000_001)[1:-1]
+    u = x ** (1 / a)  # p = u makes the density of x flat at 0
+    density = (1 - u) ** (b - 1) / a / np.exp(betaln(a, b))
+    expected = [float((density * (1 - u) ** each).sum() * (x[1] - x[0])) for each in k]
+    np.testing.assert_allclose(Tail(np.array([a]), np.array([b]), np.array([True])).failure(k)[0], expected, rtol=1e-5)
+
+
+def test_intervals_cover_pass_at_k_and_the_exponent_as_often_as_they_say() -> None:
+    a, b, n, problems, worlds = 0.6, 20.0, 300, 100, 80
+    truth = Tail(np.array([a]), np.array([b]), np.array([True]))
+    k = [1, 30, 300, 3000]
+    expected = truth.failure(k)[0]
+    mesh = np.unique(np.round(np.geomspace(30, 300, 9)))
+    u = np.log(mesh) - np.log(mesh).mean()
+    exponent = -float(np.log(truth.failure(mesh)[0]) @ u / (u @ u))
+    held = np.zeros((worlds, len(k) + 2))
+    for world in range(worlds):
+        rng = np.random.default_rng(world)
+        c = rng.binomial(n, rng.beta(a, b, size=problems))
+        found = attempts(c, np.full(problems, n), k, draws=200, seed=world)
+        held[world, : len(k)] = (found.failure_interval[:, 0] <= expected) & (expected <= found.failure_interval[:, 1])
+        held[world, -2] = found.exponent_interval[0] <= exponent <= found.exponent_interval[1]
+        held[world, -1] = found.tail_interval[0] <= a <= found.tail_interval[1]
+    assert (held.mean(axis=0) > 0.87).all(), held.mean(axis=0)  # .95 less three standard errors
+
+
+def test_larger_budgets_are_foretold_and_said_to_be() -> None:
+    rng = np.random.default_rng(5)
+    n, problems = 2000, 400
+    c = rng.binomial(n, rng.beta(0.5, 30, size=problems))
+    found = attempts(c, np.full(problems, n), [10, 2000, 20_000])
+    np.testing.assert_array_equal(found.extrapolated, [False, False, True])
+    truth = Tail(np.array([0.5]), np.array([30.0]), np.array([True])).failure([20_000])[0]
+    assert found.failure_interval[2, 0] < truth[0] < found.failure_interval[2, 1]
+    assert set(found.notes) >= {"extrapolated"}
+    later = foretold(c, np.full(problems, n), 100)
+    assert later.k.min() > 100
+    assert later.k.max() == n
+    assert later.error < 0.2
+    assert later.covered >= 0.8
+
+
+def test_unequal_trials_are_bracketed() -> None:
+    found = attempts([3, 3, 0, 3], [10, 50, 90, 30])
+    assert found.trials == (10, 90)
+    assert found.inverse_exponent < found.exponent
+    assert set(found.notes) >= {"unequal_trials", "unsolved"}
+
+
+def test_without_successes_there_is_no_tail() -> None:
+    found = attempts(np.zeros(9), np.full(9, 50), [1, 10, 1000])
+    assert "no_tail" in found.notes
+    assert np.isnan(found.tail)
+    np.testing.assert_array_equal(found.failure[:2], 1.0)
+    assert np.isnan(found.failure[2])
+    equal = attempts([1, 0, 1, 0, 0, 1], np.full(6, 1000))
+    assert "equally hard" in equal.notes["no_tail"]
+
+
+@pytest.mark.parametrize(
+    ("c", "n", "more", "message"),
+    [
+        ([2, 1], [1, 1], {}, r"successes=2, trials=1"),
+        ([0.5, 1], [1, 1], {}, r"successes=0.5"),
+        ([0, 0], [0, 1], {}, "at least one trial"),
+        ([1], [5], {}, "Add problems"),
+        ([1, 2], [5, 5], {"k": [0]}, r"k must be whole numbers >= 1"),
+        ([1, 2], [5, 5], {"window": (2, 6)}, r"low=2, high=6, fewest trials=5"),
+    ],
+)
+def test_what_is_no_count_is_refused(c: list[float], n: list[int], more: dict, message: str) -> None:
+    with pytest.raises(FitError, match=message):
+        attempts(c, n, **more)
+    with pytest.raises(FitError, match="holdout=5, fewest trials=5"):
+        foretold([1, 2], [5, 5], 5)
