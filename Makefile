@@ -11,7 +11,7 @@ demo: $(STAMP)
 	$(BIN)/raysweep run sweeps/demo.yaml --store results/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -42,6 +42,16 @@ ENVIRONMENT = {
 }
 
 
+FAKETIME = next(Path("/usr/lib").rglob("libfaketimeMT.so.1"), None) if Path("/usr/lib").is_dir() else None
+
+
+def off(days: float) -> dict[str, str]:
+    """The environment of a process whose clock is off by so many days; needs libfaketime (Debian: faketime)."""
+    path = os.pathsep.join([str(HERE / "faults/skewed"), ENVIRONMENT["PYTHONPATH"]])
+    skewed = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{days:+g}d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    return {**skewed, "PYTHONPATH": path}
+
+
 STEADY: dict[str, Any] = {
     "name": "steady",
     "experiment": "toy_experiment:steady",

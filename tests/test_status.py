@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -194,7 +193,7 @@ def test_a_store_that_refuses_writes_is_told_by_this_hosts_clock(
     sweep, store = opened
     add(sweep, store, 0, age=50.0)
 
-    def refuse(self: Store, name: str, data: bytes, *more: Any) -> None:
+    def refuse(self: Store, name: str, data: bytes, patience: float | None = None) -> None:
         raise LedgerError("read only")
 
     monkeypatch.setattr(Store, "write", refuse)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 
@@ -53,3 +56,10 @@ def test_a_pack_that_always_kills_its_worker_is_given_up_and_the_sweep_goes_on(
     told = {r["how"]: r["error"] for r in rows}
     assert all("its worker died (process " in told[how] for how in ("exit", "segfault"))
     assert "Segmentation fault" in told["segfault"]
+    page = subprocess.run(
+        [sys.executable, "-m", "raysweep", "status", run.store.uri], capture_output=True, text=True, check=True
+    ).stdout
+    assert "1 ok, 2 failed of 3; 2 pending" in page
+    assert re.search(r"failed x 1: its worker died .*: Fatal Python error: Segmentation fault", page)
+    assert 'toy_experiment.py", line' in page  # the end of its log
+    assert "Extension modules" not in page

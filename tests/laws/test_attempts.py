@@ -66,7 +66,7 @@ def test_the_tail_s_failures_are_moments_of_the_beta_distribution() -> None:
 
 
 def test_intervals_cover_pass_at_k_and_the_exponent_as_often_as_they_say() -> None:
-    a, b, n, problems, worlds = 0.6, 20.0, 300, 100, 80
+    a, b, n, problems, worlds = 0.6, 20.0, 300, 60, 60
     truth = Tail(np.array([a]), np.array([b]), np.array([True]))
     k = [1, 30, 300, 3000]
     expected = truth.failure(k)[0]
@@ -77,11 +77,11 @@ def test_intervals_cover_pass_at_k_and_the_exponent_as_often_as_they_say() -> No
     for world in range(worlds):
         rng = np.random.default_rng(world)
         c = rng.binomial(n, rng.beta(a, b, size=problems))
-        found = attempts(c, np.full(problems, n), k, draws=200, seed=world)
+        found = attempts(c, np.full(problems, n), k, draws=150, seed=world)
         held[world, : len(k)] = (found.failure_interval[:, 0] <= expected) & (expected <= found.failure_interval[:, 1])
         held[world, -2] = found.exponent_interval[0] <= exponent <= found.exponent_interval[1]
         held[world, -1] = found.tail_interval[0] <= a <= found.tail_interval[1]
-    assert (held.mean(axis=0) > 0.87).all(), held.mean(axis=0)  # .95 less three standard errors
+    assert (held.mean(axis=0) > 0.86).all(), held.mean(axis=0)  # .95 less three standard errors
 
 
 def test_larger_budgets_are_foretold_and_said_to_be() -> None:
