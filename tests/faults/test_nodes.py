@@ -24,7 +24,7 @@ def test_a_killed_nodes_packs_are_run_elsewhere_and_it_does_not_count_against_th
     assert len(hit) == 1
     nodes.kill(node)
     run.ends(0)
-    rows = run.check(before)
+    rows = run.check(before, killed=4)
     assert {r["run_id"] for r in rows if r["attempt"] > 1} <= hit  # it may have ended just before
 
 
@@ -45,4 +45,4 @@ def test_a_preempted_nodes_packs_are_run_elsewhere(nodes: Nodes, make_run: Calla
     time.sleep(1.5)  # notice is given, packs are in the middle
     nodes.kill(node)
     run.ends(0)
-    run.check(before)
+    run.check(before, killed=4)

@@ -30,7 +30,7 @@ def test_killed_workers_cost_one_more_try_of_their_own_packs_and_nothing_else(
             hit.append(run_id)
             (run.state / str(pid)).unlink(missing_ok=True)
     run.ends(0)
-    rows = run.check(before)
+    rows = run.check(before, killed=2)
     tries = {r["run_id"]: r["attempt"] for r in rows}
     assert {run_id: n for run_id, n in tries.items() if n > 1} == {i: 1 + n for i, n in Counter(hit).items()}
 
