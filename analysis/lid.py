@@ -31,7 +31,7 @@ Array = npt.NDArray[np.float64]
 D = 50
 WINDOWS = ((10, 100), (10, 1000), (100, 1000), (100, 10_000))
 PAPER = (100, 1000)  # the window and tolerance that the rest is measured in
-DRAWS = 1000
+DRAWS = 200
 SEEDED = 7
 
 
