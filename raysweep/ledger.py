@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +24,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysweep import __version__
-from raysweep.errors import plain
-from raysweep.part import KEYS, MAX_COLUMNS, MAX_VALUES, NEEDED, STATUSES, read_part
+from raysweep.columns import unite
+from raysweep.errors import LedgerError, plain
+from raysweep.part import KEYS, MAX_VALUES, NEEDED, STATUSES, read_part
 from raysweep.remaining import locate, marks, subtract
 from raysweep.runs import KEY_LENGTH, Runs
 from raysweep.store import Store
@@ -31,7 +35,13 @@ __all__ = ["CELLS", "STATUSES", "Ledger", "Scan", "sequence"]
 
 CELLS = "cells.parquet"
 _FOLDER = "ledger"
+_STATE = ["cell", "status", "attempt"]  # what tells which cells are done
 _KNOWN_ROWS = 2_000_000  # at most so many are kept in memory by who asks again and again
+_HELD = 1 << 26  # values that `compact` keeps, so as not to read them twice
+_WEIGHT = 100  # values: what an Arrow column weighs beside its own
+_GROUP = 1 << 24  # values of a row group of `cells.parquet`
+_TOGETHER = 64  # parts
+_EMPTY = pa.table({name: pa.array([], pa.string()) for name in NEEDED})
 
 
 @dataclass(frozen=True)
@@ -141,52 +151,44 @@ class Ledger:
 
     def states(self, known: dict[str, pa.Table] | None = None) -> Scan:
         """A scan of no more than what tells which cells are done: 10^7 cells take 0.5 GB. `known` as in `scan`."""
-        return self._scan(["cell", "status", "attempt"], known=known)
+        return self._scan(_STATE, known=known)
 
     def _scan(
         self, columns: Sequence[str] | None, most: int | None = None, known: dict[str, pa.Table] | None = None
     ) -> Scan:
-        skipped: list[tuple[str, str]] = []
-        tables: list[pa.Table] = []
         listed = self.store.list(_FOLDER)
         listed = listed[:: math.ceil(len(listed) / most)] if most and listed else listed
         fresh = [name for name, _ in listed if known is None or name not in known]
-        with ThreadPoolExecutor(8 if self.store.is_local else 32) as pool:  # far away, it is the wait that counts
-            parts = pool.map(lambda name: read_part(self.store, f"{_FOLDER}/{name}", columns), fresh)
-            read = dict(zip(fresh, parts, strict=True))
-        room = _KNOWN_ROWS - sum(map(len, known.values())) if known is not None else 0
-        schema = pa.schema([])
-        times: list[float] = []
-        prevailing = _prevailing([*read.values(), *(known or {}).values()])
-        for name, made in listed:
-            part = read[name] if name in read else known[name] if known else ""
-            if isinstance(part, str):
-                skipped.append((plain(name), plain(part)))
-                continue
-            if not part.schema.equals(schema, check_metadata=True):
-                part, odd = _without_odd(part, prevailing)
-                if odd:  # the rows stay: cells are counted as finished by their keys alone
-                    told = f"its values of {', '.join(odd)} are left out: most rows hold {prevailing[odd[0]]} there"
-                    skipped.append((plain(name), plain(told)))
-                wider = _merge(schema, part.schema)
-                if len(wider) > MAX_COLUMNS:
-                    skipped.append((name, f"with the other parts' there would be {len(wider):,} columns"))
-                    continue
-                schema = wider
-            tables.append(part)
-            times.append(made)
-            if known is not None and name in read and len(part) <= room:
-                known[name], room = part, room - len(part)
-        if not tables:
-            return Scan(pa.table({n: pa.array([], pa.string()) for n in NEEDED}), tuple(skipped), 0, np.zeros(0))
-        table = pa.concat_tables([_conform(t, schema) for t in tables])
-        part_rank = np.repeat(np.arange(len(tables), dtype=np.int32), [len(t) for t in tables])
-        landed = np.array(times)
-        del read
-        best = _best(table, part_rank)
+        found = dict(known or {}) | dict(zip(fresh, self._read(fresh, columns), strict=True))
+        held = {name: part for name, _ in listed if isinstance(part := found[name], pa.Table)}
+        whole = unite((name, part.schema, len(part)) for name, part in held.items())
+        parts = {name: part for name, part in held.items() if name not in whole.refused}
+        if known is not None:
+            room = _KNOWN_ROWS - sum(map(len, known.values()))
+            for name in [name for name in fresh if name in parts]:
+                if len(parts[name]) <= room:
+                    known[name], room = parts[name], room - len(parts[name])
+        skipped = [(plain(name), plain(part)) for name, part in found.items() if isinstance(part, str)]
+        skipped += [(plain(name), plain(told)) for name, told in whole.told]
+        if not parts:
+            return Scan(_EMPTY, tuple(sorted(skipped)), 0, np.zeros(0))
+        times = dict(listed)
+        landed = np.repeat([times[name] for name in parts], [len(part) for part in parts.values()])
+        table = pa.concat_tables([whole.conform(part) for part in parts.values()])
+        count = len(parts)
+        del found, held, parts
+        best = _best(table)
         if best is not None:
-            table, part_rank = table.take(pa.array(best)), part_rank[best]
-        return Scan(table, tuple(skipped), len(tables), landed[part_rank])
+            table, landed = table.take(pa.array(best)), landed[best]
+        return Scan(table, tuple(sorted(skipped)), count, landed)
+
+    def _read(self, names: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table | str]:
+        """`read_part` of each, a few at a time, so that what is let go of is not held."""
+        # Far away, it is the wait that counts; here, more threads only wait for each other.
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1) if self.store.is_local else 32) as pool:
+            for first in range(0, len(names), _TOGETHER):
+                some = names[first : first + _TOGETHER]
+                yield from pool.map(lambda name: read_part(self.store, f"{_FOLDER}/{name}", columns), some)
 
     def pending(self, runs: Runs, skip_failed: bool = False, retry_diverged: bool = False) -> Runs:
         """`Scan.pending` of a fresh scan."""
@@ -204,27 +206,67 @@ class Ledger:
         return [scan.pending(runs, skip_failed, retry_diverged) for runs in parts]
 
     def compact(self) -> Scan:
-        """Rewrite `cells.parquet` from the parts and return the scan it holds."""
-        scan = self.scan()
-        if scan.parts:
-            order = pc.sort_indices(scan.table, sort_keys=[("cell", "ascending")])
-            self.store.write(CELLS, _parquet(scan.table.take(order)))
-        return scan
+        """Rewrite `cells.parquet` from the parts, and return a scan of keys, status and attempt alone.
+
+        Rows are sorted by cell within each row group; the file has one row group but where it is large. What is held
+        of large ledgers are the keys: parts beyond some hundred megabytes are read a second time to be written.
+        """
+        names = [name for name, _ in self.store.list(_FOLDER)]
+        skipped: list[tuple[str, str]] = []
+        keys: dict[str, pa.Table] = {}
+        schemas: dict[str, pa.Schema] = {}
+        held: dict[str, pa.Table] = {}
+        room = _HELD
+        for name, part in zip(names, self._read(names), strict=True):
+            if isinstance(part, str):
+                skipped.append((plain(name), plain(part)))
+                continue
+            keys[name], schemas[name] = part.select(_STATE), part.schema
+            if (size := (len(part) + _WEIGHT) * part.num_columns) <= room:
+                held[name], room = part, room - size
+        whole = unite((name, schemas[name], len(part)) for name, part in keys.items())
+        skipped = sorted([*skipped, *((plain(name), plain(told)) for name, told in whole.told)])
+        names = [name for name in keys if name not in whole.refused]
+        if not names:
+            return Scan(_EMPTY, tuple(skipped), 0, np.zeros(0))
+        state = unite((name, keys[name].schema, len(keys[name])) for name in names)
+        table = pa.concat_tables([state.conform(keys[name]) for name in names])
+        ends = np.cumsum([len(keys[name]) for name in names])
+        best = _best(table)
+        rows = np.arange(len(table)) if best is None else best
+        kept = dict(zip(names, np.split(rows, np.searchsorted(rows, ends[:-1])), strict=True))
+        begin = dict(zip(names, ends - [len(keys[name]) for name in names], strict=True))
+
+        def parts() -> Iterator[pa.Table]:
+            for start in range(0, len(names), _TOGETHER):
+                some = names[start : start + _TOGETHER]
+                again = [name for name in some if name not in held]
+                read = dict(zip(again, self._read(again), strict=True))
+                for name in some:
+                    part = held[name] if name in held else read[name]
+                    if isinstance(part, str):
+                        raise LedgerError(f"{_FOLDER}/{name} was read a moment ago, but now {part}. Compact again")
+                    if len(mine := kept[name] - begin[name]) < len(part):
+                        part = part.take(pa.array(mine))
+                    yield whole.conform(part)
+
+        self.store.write(CELLS, lambda sink: _write_groups(sink, whole.schema, parts()))
+        return Scan(table if best is None else table.take(pa.array(best)), tuple(skipped), len(names), np.zeros(0))
 
 
-def _best(table: pa.Table, part_rank: npt.NDArray[np.int32]) -> npt.NDArray[np.int64] | None:
-    """Positions of the row to keep for each cell; None for all of them."""
+def _best(table: pa.Table) -> npt.NDArray[np.int64] | None:
+    """Positions of the row to keep for each cell, in order; None for all. Of equals the first stays."""
     mark = marks(table.column("cell"))
     order = np.argsort(mark)
     equal = mark[order[1:]] == mark[order[:-1]]
     if not equal.any():
         return None
     maybe = np.sort(order[np.append(equal, False) | np.append(False, equal)])  # few: the rest are alone for sure
-    rows = table.select(["cell", "status", "attempt"]).take(pa.array(maybe))
+    rows = table.select(_STATE).take(pa.array(maybe))
     cell = pc.dictionary_encode(rows.column("cell").combine_chunks()).indices.to_numpy(zero_copy_only=False)
     status = pc.index_in(rows.column("status"), pa.array(STATUSES)).to_numpy(zero_copy_only=False)
     attempt = pc.fill_null(pc.cast(rows.column("attempt"), pa.int64()), 0).to_numpy()
-    order = np.lexsort((part_rank[maybe], -attempt, status, cell))
+    order = np.lexsort((-attempt, status, cell))  # stable: parts come by name
     first = np.ones(len(order), dtype=bool)
     first[1:] = cell[order][1:] != cell[order][:-1]
     keep = np.ones(len(table), dtype=bool)
@@ -233,74 +275,30 @@ def _best(table: pa.Table, part_rank: npt.NDArray[np.int32]) -> npt.NDArray[np.i
     return np.flatnonzero(keep)
 
 
-def _kind(type_: pa.DataType) -> str:
-    """What values are, of types that can stand in one column; nothing for a column of nulls."""
-    if pa.types.is_null(type_):
-        return ""
-    return "numbers" if pa.types.is_integer(type_) or pa.types.is_floating(type_) else str(type_)
-
-
-def _prevailing(parts: Iterable[pa.Table | str]) -> dict[str, str]:
-    """The kind of each column that most rows have; a kind as often as another goes by its name."""
-    rows: dict[pa.Schema, int] = {}
-    for part in parts:
-        if not isinstance(part, str):
-            rows[part.schema] = rows.get(part.schema, 0) + len(part)
-    counted: dict[str, dict[str, int]] = {}
-    for schema, count in rows.items():
-        for field in schema:
-            if kind := _kind(field.type):
-                kinds = counted.setdefault(field.name, {})
-                kinds[kind] = kinds.get(kind, 0) + count
-    return {name: max(sorted(kinds), key=kinds.__getitem__) for name, kinds in counted.items()}
-
-
-def _without_odd(part: pa.Table, prevailing: Mapping[str, str]) -> tuple[pa.Table, list[str]]:
-    """A part with nulls in columns whose values are not of the prevailing kind, and which those are."""
-    odd = [f.name for f in part.schema if _kind(f.type) not in ("", prevailing.get(f.name))]
-    for name in odd:
-        i = part.schema.get_field_index(name)
-        part = part.set_column(i, part.schema.field(i).with_type(pa.null()), pa.nulls(len(part)))
-    return part, odd
-
-
-def _merge(left: pa.Schema, right: pa.Schema) -> pa.Schema:
-    """Both schemas' columns; where they share one, the wider type and the newer metadata."""
-    merged = pa.unify_schemas([left, right], promote_options="permissive")
-    newer = set(right.names)
-    fields = [f.with_metadata((right if f.name in newer else left).field(f.name).metadata) for f in merged]
-    return pa.schema(fields, metadata={**(left.metadata or {}), **(right.metadata or {})})
-
-
-def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A part in the merged schema: an axis it does not know was at its default when it was written."""
-    if table.schema.equals(schema, check_metadata=True):
-        return table
-    columns = []
-    for field in schema:
-        meta = field.metadata or {}
-        lead = meta.get(b"follows", b"").decode()
-        if field.name in table.schema.names:
-            column = table.column(field.name).cast(field.type, safe=False)  # only ever to a wider number
-        elif lead in table.schema.names and table.schema.field(lead).type == field.type:
-            column = table.column(lead)
-        else:
-            column = pa.repeat(_default(meta, field.type), len(table))
-        columns.append(column)
-    return pa.table(columns, schema=schema)
-
-
-def _default(meta: Mapping[bytes, bytes], type_: pa.DataType) -> pa.Scalar:
-    """What a part without an axis was run at; nothing where the axis does not say, or says what cannot be."""
-    try:
-        return pc.cast(pa.scalar(meta[b"default"].decode()), type_)
-    except (KeyError, UnicodeDecodeError, pa.ArrowException):
-        return pa.scalar(None, type_)
+def _write_groups(sink: BinaryIO, schema: pa.Schema, parts: Iterator[pa.Table]) -> None:
+    """Parts as one parquet file, each row group sorted by cell."""
+    most = max(1, _GROUP // len(schema))
+    waiting: list[pa.Table] = []
+    with pq.ParquetWriter(sink, _stamped(schema), compression="zstd", use_dictionary=_coded(schema)) as writer:
+        for part in chain(parts, [None]):
+            if waiting and (part is None or sum(map(len, waiting)) + len(part) > most):
+                group = pa.concat_tables(waiting)
+                group = group.take(pc.sort_indices(group, sort_keys=[("cell", "ascending")]))
+                writer.write_table(group.replace_schema_metadata(_stamped(schema).metadata), row_group_size=most)
+                waiting = []
+            waiting += [part] * (part is not None)
 
 
 def _parquet(table: pa.Table) -> pa.Buffer:
-    metadata = {**(table.schema.metadata or {}), b"raysweep.version": __version__.encode()}
     sink = pa.BufferOutputStream()
-    coded = [name for name in table.schema.names if name not in KEYS]
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd", use_dictionary=coded)
+    stamped = table.replace_schema_metadata(_stamped(table.schema).metadata)
+    pq.write_table(stamped, sink, compression="zstd", use_dictionary=_coded(table.schema))
     return sink.getvalue()
+
+
+def _stamped(schema: pa.Schema) -> pa.Schema:
+    return schema.with_metadata({**(schema.metadata or {}), b"raysweep.version": __version__.encode()})
+
+
+def _coded(schema: pa.Schema) -> list[str]:
+    return [name for name in schema.names if name not in KEYS]

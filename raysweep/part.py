@@ -8,6 +8,7 @@ bytes can stand for a terabyte. Nothing in a part is executed, whatever its meta
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -27,10 +28,12 @@ NEEDED = (*KEYS, "status", "attempt")
 MAX_VALUES = 1 << 28  # rows times columns
 MAX_COLUMNS = 2000
 _MAX_BYTES = 1 << 30  # of a file, and of its words once decoded
+_SHORT = 1 << 16  # bytes that the words of a chunk of a column may be without being counted
 _MAX_FOOTER = 1 << 24
 _MAX_GROUPS = 2000
 _MAX_ATTEMPT = 1_000_000
 _LATEST = 7_258_118_400_000_000  # the year 2200, microseconds
+_checked: deque[pa.Schema] = deque(maxlen=8)  # columns that were found in order
 
 
 class _RefusedError(Exception):
@@ -54,12 +57,12 @@ def read_part(store: Store, path: str, columns: Sequence[str] | None = None) -> 
         if data[-4:] == b"PAR1" and int.from_bytes(data[-8:-4], "little") > _MAX_FOOTER:
             raise _RefusedError(f"its footer is longer than {_MAX_FOOTER:,} bytes")
         # Limits of Thrift: a footer of few bytes may announce billions of entries.
-        footer = pq.ParquetFile(
+        file = pq.ParquetFile(
             pa.BufferReader(data), thrift_string_size_limit=_MAX_FOOTER, thrift_container_size_limit=_MAX_FOOTER
-        ).metadata
-        schema = _checked_schema(footer)
+        )
+        schema = _checked_schema(file.metadata)
         wanted = [n for n in schema.names if columns is None or n in columns]
-        table = _decoded(data, footer, schema, wanted)
+        table = _decoded(data, file.metadata, schema, wanted)
         _check_values(table)
     except _RefusedError as error:
         return str(error)
@@ -84,6 +87,9 @@ def _checked_schema(footer: pq.FileMetaData) -> pa.Schema:
     if not 0 <= size <= 4 * _MAX_BYTES:
         raise _RefusedError(f"it announces {size:,} bytes, too many for a part")
     schema = footer.schema.to_arrow_schema()
+    for known in _checked:  # the parts of a store have few schemas: one object for all parts, checked once
+        if schema.equals(known, check_metadata=True):
+            return known
     if len(set(schema.names)) < len(schema):
         raise _RefusedError("it has two columns of one name")
     if missing := [n for n in NEEDED if n not in schema.names]:
@@ -97,6 +103,7 @@ def _checked_schema(footer: pq.FileMetaData) -> pa.Schema:
         )
     for field in schema:
         _check_field(field)
+    _checked.append(schema)
     return schema
 
 
@@ -129,17 +136,25 @@ def _decoded(data: bytes, footer: pq.FileMetaData, schema: pa.Schema, wanted: Se
     # Not only those that have one: asked for the chunks of a damaged footer, pyarrow aborts the process.
     coded = [n for n in wanted if pa.types.is_string(schema.field(n).type)]
     file = pq.ParquetFile(pa.BufferReader(data), metadata=footer, read_dictionary=coded)
-    table, size = file.read(columns=list(wanted)), 0
+    table, size = file.read(columns=list(wanted), use_threads=False), 0  # parts are read side by side as it is
+    columns = dict(zip(table.schema.names, table.columns, strict=True))
     for name in coded:
-        for chunk in table.column(name).chunks:
-            lengths = pc.cast(pc.binary_length(chunk.dictionary), pa.int64())
-            size += pc.sum(lengths.take(chunk.indices)).as_py() or 0
+        for chunk in columns[name].chunks:
+            most = chunk.dictionary.nbytes * len(chunk)
+            size += most if most < _SHORT else _words(chunk)
         if size > _MAX_BYTES:
             raise _RefusedError(f"its words are longer than {_MAX_BYTES:,} bytes once decoded")
     for name in coded:
-        i = table.schema.get_field_index(name)
-        table = table.set_column(i, schema.field(name), table.column(name).cast(pa.string()))
-    return table
+        columns[name] = columns[name].cast(pa.string())
+    whole = len(columns) == len(schema)
+    out = schema if whole else pa.schema([schema.field(n) for n in columns], metadata=schema.metadata)
+    return pa.Table.from_arrays([columns[n] for n in out.names], schema=out)
+
+
+def _words(chunk: pa.DictionaryArray) -> int:
+    """How long the words of a chunk are, written out."""
+    lengths = pc.cast(pc.binary_length(chunk.dictionary), pa.int64())
+    return pc.sum(lengths.take(chunk.indices)).as_py() or 0
 
 
 def _check_values(table: pa.Table) -> None:

@@ -13,11 +13,13 @@ import json
 import os
 import re
 import secrets
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 import pyarrow as pa
 from pyarrow import fs as pafs
@@ -34,7 +36,9 @@ _WHOLE = re.compile(r"s3|gcs|abfs|py::fsspec\+(s3a?|gc?s|abfss?|az|memory)")  # 
 _TRIES = 3  # of a request, by Amazon's own client
 T = TypeVar("T")
 _MOST = 1 << 40  # bytes of any file
+_PIECE = 1 << 24  # bytes
 _MOST_TEXT = 1 << 26  # bytes of a text or JSON file
+Content: TypeAlias = "bytes | pa.Buffer | Callable[[BinaryIO], None]"
 
 
 class UnreachableError(LedgerError):
@@ -190,12 +194,12 @@ class Store:
         except (ValueError, RecursionError) as error:
             raise LedgerError(f"store {self.uri}: {name} must be JSON, but is not: {error}") from error
 
-    def write(self, name: str, data: bytes | pa.Buffer, patience: float | None = None) -> None:
+    def write(self, name: str, data: Content, patience: float | None = None) -> None:
         """Create or replace a file, all or nothing.
 
         Args:
             name: Within the store.
-            data: Its content.
+            data: Its content, or what writes it to a stream, from the start if it is asked again.
             patience: Seconds for which a passing failure is tried again; None is `patience.PATIENCE`.
 
         Raises:
@@ -215,16 +219,25 @@ class Store:
 
         self._do(f"{name} cannot be written", put, patience)
 
-    def _put(self, path: str, data: bytes | pa.Buffer) -> None:
+    def _put(self, path: str, data: Content) -> None:
         if self.is_local:
             _replace(Path(path), data)
             return
+        if not callable(data):
+            self._upload(path, pa.BufferReader(data))
+            return
+        with tempfile.TemporaryFile() as spool:  # to the end, before anything of it can be seen
+            data(spool)
+            spool.seek(0)
+            self._upload(path, spool)
+
+    def _upload(self, path: str, source: Any) -> None:
         whole = _WHOLE.fullmatch(self.fs.type_name) is not None
         folder, _, name = path.rpartition("/")
         target = path if whole else f"{folder}/{_temporary(name)}"
         try:
             with self.fs.open_output_stream(target) as stream:
-                stream.write(data)
+                shutil.copyfileobj(source, stream, _PIECE)
             if not whole:
                 self.fs.move(target, path)
         except BaseException:
@@ -311,11 +324,11 @@ def _temporary(name: str) -> str:
     return f"{TEMPORARY}{secrets.token_hex(6)}-{name}"[:200]
 
 
-def _replace(path: Path, data: bytes | pa.Buffer) -> None:
+def _replace(path: Path, data: Content) -> None:
     temporary = path.with_name(_temporary(path.name))
     try:
         with open(temporary, "xb") as stream:
-            stream.write(data)
+            data(stream) if callable(data) else stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)

@@ -14,9 +14,11 @@ import pytest
 from conftest import FUNCTION_SWEEP
 
 from raysweep.axes import Axis
+from raysweep.errors import LedgerError
 from raysweep.experiment import Stamp, failure_rows, row_schema, stamp
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.ledger import CELLS, Ledger, sequence
+from raysweep.part import read_part
 from raysweep.remaining import subtract
 from raysweep.store import Store
 from raysweep.sweep import Sweep
@@ -119,6 +121,54 @@ def test_torn_and_foreign_files_are_reported_and_skipped(any_store: Store, sweep
     assert set(found) == set(files)
     for other, (_, reason) in files.items():
         assert reason in found[other]
+
+
+@pytest.mark.parametrize("held", [0, 1 << 26])
+def test_a_large_ledger_is_compacted_part_by_part(
+    any_store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    """Whatever is held and however many row groups there are, cells.parquet is what a scan returns."""
+    ledger, numbers = Ledger(any_store), sequence()
+    for i in range(3):
+        ledger.append(rows(sweep, [i], [1, 2, 3], status="failed"), next(numbers))
+        ledger.append(rows(sweep, [i], [2, 3]), next(numbers))
+    words = rows(sweep, [3], [1])
+    ledger.append(words.set_column(words.schema.get_field_index("size"), "size", pa.array(["many"])), next(numbers))
+    whole = ledger.compact()
+    expected = pl.read_parquet(any_store.read(CELLS))
+    assert expected["cell"].is_sorted()
+    assert len(expected) == len(whole.table) == 10
+    assert expected.equals(pl.DataFrame(ledger.scan().table).sort("cell"))
+    for name, value in {"_HELD": held, "_GROUP": 4 * expected.width, "_TOGETHER": 2}.items():
+        monkeypatch.setattr(f"raysweep.ledger.{name}", value)
+    streamed = ledger.compact()
+    file = pq.ParquetFile(pa.BufferReader(any_store.read(CELLS)))
+    assert file.num_row_groups > 2
+    assert all(pl.DataFrame(file.read_row_group(i))["cell"].is_sorted() for i in range(file.num_row_groups))
+    assert pl.DataFrame(file.read()).sort("cell").equals(expected)
+    assert streamed.skipped == whole.skipped == ledger.scan().skipped
+    assert streamed.table.sort_by("cell").equals(whole.table.sort_by("cell"))
+
+
+def test_what_cannot_be_compacted_leaves_the_table_there_was(
+    any_store: Store, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, numbers = Ledger(any_store), sequence()
+    ledger.append(rows(sweep, [0], [1, 2]), next(numbers))
+    ledger.compact()
+    before = any_store.read(CELLS)
+    last = ledger.append(rows(sweep, [1], [1]), next(numbers))
+    monkeypatch.setattr("raysweep.ledger._HELD", 0)
+    monkeypatch.setattr("raysweep.ledger._GROUP", 1)
+    reads = iter(range(2, 100))
+
+    def damaged(store: Store, path: str, columns: object = None) -> pa.Table | str:
+        return "it is torn" if next(reads) > 3 and path.endswith(last) else read_part(store, path, columns)
+
+    monkeypatch.setattr("raysweep.ledger.read_part", damaged)
+    with pytest.raises(LedgerError, match="was read a moment ago, but now it is torn"):
+        ledger.compact()
+    assert any_store.read(CELLS) == before
 
 
 @pytest.mark.parametrize("first", [1, 2, 3])

@@ -13,7 +13,7 @@ from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP, HERE
 from raysweep.errors import OracleError, SweepError
 from raysweep.executors import make_executor
 from raysweep.executors.work import Job, execute
-from raysweep.ledger import Ledger
+from raysweep.ledger import CELLS, Ledger
 from raysweep.oracle import audit as audit_module
 from raysweep.oracle.world import FlowWorld
 from raysweep.pack import make_pack
@@ -26,8 +26,7 @@ def test_every_row_is_complete_and_typed(any_store: Store, make_sweep: Callable[
     sweep = make_sweep(CLASSIFIER_SWEEP)
     outcome = run(sweep, any_store, make_executor("inline"))
     assert (outcome.counts.ok, outcome.pending) == (32, 0)
-    table = outcome.scan.table
-    frame = pl.DataFrame(pl.from_arrow(table))
+    frame = pl.read_parquet(any_store.read(CELLS))
     assert frame["cell"].n_unique() == 32
     assert frame["run"].n_unique() == 8
     never_null = [n for n in frame.columns if n not in ("parent", "error")]

@@ -95,9 +95,37 @@ def resume(sizes: dict[str, int]) -> dict[str, Any]:
     return {"cells": plan.runs.cells, "runs": len(plan.runs), "packs": packs, "plan_cpu_seconds": round(spent, 2)}
 
 
-def fill(sizes: dict[str, int], folder: str) -> None:
-    """Write the first half of a grid's cells as done."""
+def finish(sizes: dict[str, int], parts: int) -> dict[str, Any]:
+    """The end of a run: every cell is done, with random metrics, in so many parts; `cells.parquet` is written."""
+    from raysweep.ledger import CELLS, Ledger
+    from raysweep.store import Store
+    from raysweep.sweep import from_mapping
+
+    raw = {"name": "b", "experiment": "classifier", "world": WORLD, "grid": grid(sizes)}
+    sweep = from_mapping(raw | {"resources": {"memory_gib": 64}})
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, __file__, f"fill {json.dumps(sizes)} {folder} {parts}"], check=True)
+        ledger, start, began = Ledger(Store(folder)), time.perf_counter(), time.process_time()
+        left = ledger.pending(sweep.runs).cells
+        scan = ledger.compact()
+        spent, seconds = time.process_time() - began, time.perf_counter() - start
+        size = os.path.getsize(Path(folder) / CELLS)
+    assert left == 0
+    assert len(scan.table) == sweep.runs.cells
+    return {
+        "cells": sweep.runs.cells,
+        "runs": len(sweep.runs),
+        "packs": parts,
+        "finish_seconds": round(seconds, 1),
+        "finish_cpu_seconds": round(spent, 1),
+        "cells_parquet_mib": round(size / 2**20, 1),
+    }
+
+
+def fill(sizes: dict[str, int], folder: str, parts: str = "") -> None:
+    """Write the first half of a grid's cells as done; all of them, with metrics, if a number of parts is given."""
     import numpy as np
+    import pyarrow as pa
 
     from raysweep.experiment import Stamp, failure_rows, row_schema
     from raysweep.ledger import Ledger, sequence
@@ -106,8 +134,13 @@ def fill(sizes: dict[str, int], folder: str) -> None:
 
     sweep = from_mapping({"name": "b", "experiment": "classifier", "world": WORLD, "grid": grid(sizes)})
     schema, numbers, ledger = row_schema(sweep.experiment), sequence(), Ledger(Store(folder))
-    for index in np.array_split(np.arange(len(sweep.runs) // 2), 500):
-        ledger.append(failure_rows(sweep.runs.take(index), schema, Stamp("p", 1, "cpu"), "ok", ""), next(numbers))
+    there, random = np.arange(len(sweep.runs) if parts else len(sweep.runs) // 2), np.random.default_rng(0)
+    for index in np.array_split(there, int(parts or 500)):
+        rows = failure_rows(sweep.runs.take(index), schema, Stamp("p", 1, "cpu"), "ok", "")
+        for i, field in enumerate(schema if parts else ()):
+            if pa.types.is_float64(field.type) and rows.column(i).null_count:  # a metric
+                rows = rows.set_column(i, field, pa.array(random.random(len(rows))))
+        ledger.append(rows, next(numbers))
 
 
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
@@ -121,6 +154,8 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "10^7 runs/ours, half done": lambda: resume(RUNS | {"seed": 500}),
     "10^7 cells of 10^6 runs/ours": lambda: ours(RUNS | {"k": 10}),
     "10^7 cells of 10^6 runs/ours, half done": lambda: resume(RUNS | {"k": 10}),
+    "finish/ours, 10^7 cells in 10^4 parts": lambda: finish(RUNS | {"k": 10}, 10_000),
+    "finish/ours, 10^4 parts of a cell": lambda: finish({"seed": 200, "lr": 50}, 10_000),
     "function/ours, 10^5 runs": lambda: function({"seed": 5000, "lr": 20}),
 }
 
@@ -176,7 +211,8 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] and sys.argv[1].startswith("fill "):
-        fill(json.loads(sys.argv[1].split(" ", 1)[1].rsplit(" ", 1)[0]), sys.argv[1].rsplit(" ", 1)[1])
+        sizes, _, places = sys.argv[1].removeprefix("fill ").partition("} ")
+        fill(json.loads(sizes + "}"), *places.split(" "))
     elif sys.argv[1:] and sys.argv[1] != "--only":
         print(json.dumps(measure(sys.argv[1])))
     else:
