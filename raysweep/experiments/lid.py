@@ -90,8 +90,8 @@ class Difficulty:
             columns: dict[str, list[Array]] = {name: [] for name in ("failure", "exponent")}
             for risk, tolerance in product(np.where(condition < _SINGULAR, risks, 0.0) / sigma**2, tolerances):
                 curve = rates(beta, float(tolerance), float(risk), prior, float(ks[-1]))
-                columns["failure"].append(curve.failure(ks))
-                columns["exponent"].append(curve.exponent(ks))
+                for name, values_of in zip(columns, curve.curve(ks), strict=True):
+                    columns[name].append(values_of)
             failure, exponent = (np.concatenate(c) for c in columns.values())
             each = len(tolerances) * len(ks)
             sound = np.repeat(condition < _SINGULAR, each)

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.interpolate import BarycentricInterpolator
 from scipy.special import gammaln, ndtr
 
 __all__ = ["PRIORS", "Rates", "failure_sampled", "log_precision_density", "rates", "success"]
@@ -26,7 +27,10 @@ __all__ = ["PRIORS", "Rates", "failure_sampled", "log_precision_density", "rates
 Array: TypeAlias = npt.NDArray[np.float64]
 
 PRIORS = ("gamma", "bounded")
-_STEP = 0.05  # of log tau: (1 - s)^k oscillates beyond |Im log tau| = pi / (4 log k), where the trapezoid rule stops
+# Of log tau, up to a few k and beyond: (1 - s)^k oscillates from |Im log tau| = pi / (4 log k) on, which is as far as
+# the trapezoid rule reaches.
+_STEPS = (0.2, 0.05)
+_FEW = 10.0
 _NEGLIGIBLE = 37.0  # -log of a share that no result shows
 _PANEL = 16  # Gauss-Legendre nodes a panel of length 1, in units of what the integrand varies on
 _SPACING = 0.04  # of log lambda
@@ -34,32 +38,63 @@ _POINTS = 8  # of the interpolation in log lambda
 _LEAST_K_LAMBDA = 1e-12
 _LIGHT = 1e-15  # of the smallest failure: points below add 1e-10 of it at most
 _MOST_LAMBDA = 50.0  # exp(-50) at k = 1
+_FEWEST, _DENSITY = 64, 10.5  # Chebyshev nodes in log k: at least, and a unit of it
 
 
 @dataclass(frozen=True)
 class Rates:
-    """The distribution of lambda = -log(1 - s) over instances.
+    """The distribution of lambda = -log(1 - s) over instances, on nodes at equal steps of log lambda and at 0.
 
     Attributes:
-        rate: lambda_j, [nodes].
-        weight: Its mass, [nodes]; interpolation makes some of them negative.
+        least: log of the smallest positive node.
+        weight: The mass at 0 and at each node, [1 + nodes]; interpolation makes some of them negative.
     """
 
-    rate: Array
+    least: float
     weight: Array
+
+    @property
+    def rate(self) -> Array:
+        """lambda_j, [1 + nodes]."""
+        return _nodes(self.least, len(self.weight))
 
     def failure(self, k: npt.ArrayLike) -> Array:
         """[budgets] chance that all of k >= 1 attempts fail, of k [budgets]."""
-        return self._laplace(k)[0]
+        return self.curve(k)[0]
 
     def exponent(self, k: npt.ArrayLike) -> Array:
         """[budgets] local exponent -d log L / d log k at k."""
-        failure, slope = self._laplace(k)
-        return np.asarray(np.asarray(k) * slope / failure)
+        return self.curve(k)[1]
 
-    def _laplace(self, k: npt.ArrayLike) -> tuple[Array, Array]:
-        left = np.exp(-np.multiply.outer(np.asarray(k, dtype=np.float64), self.rate))
-        return np.asarray(left @ self.weight), np.asarray(left @ (self.weight * self.rate))
+    def curve(self, k: npt.ArrayLike) -> tuple[Array, Array]:
+        """`failure` and `exponent`. Many k are read off Chebyshev nodes in log k, exact to 1e-8."""
+        asked = np.asarray(k, dtype=np.float64)
+        decay, at, read = _budgets(asked.tobytes(), self.least, len(self.weight))
+        failure, slope = decay @ self.weight, decay @ (self.weight * self.rate)
+        exponent = at * slope / failure
+        return (failure, exponent) if read is None else (np.exp(read @ np.log(failure)), read @ exponent)
+
+
+@lru_cache(maxsize=8)
+def _nodes(least: float, count: int) -> Array:
+    return np.append(0.0, np.exp(least + _SPACING * np.arange(count - 1)))
+
+
+@lru_cache(maxsize=4)
+def _budgets(asked: bytes, least: float, count: int) -> tuple[Array, Array, Array | None]:
+    """exp(-k lambda), [k, nodes], the k of its rows, and what reads the k asked for off those; None for themselves.
+
+    Runs of a sweep ask for the same k on the same nodes, so this is worked out once.
+    """
+    k = np.frombuffer(asked)
+    low, high = np.log(k.min()), np.log(k.max())
+    order = max(_FEWEST, int(np.ceil(_DENSITY * (high - low))))  # a curve bends anew every so many log k
+    at, read = k, None
+    if order < len(k):
+        x = np.cos(np.pi * (np.arange(order) + 0.5) / order)
+        at = np.exp(low + (high - low) * (x + 1) / 2)
+        read = BarycentricInterpolator(x, np.eye(order))(2 * (np.log(k) - low) / (high - low) - 1)
+    return np.exp(-np.multiply.outer(at, _nodes(least, count))), at, read
 
 
 def success(tau: Array, b: Array, tolerance: float) -> Array:
@@ -98,15 +133,16 @@ def rates(beta: float, tolerance: float, risk: float, prior: str = "gamma", most
         Rates whose `failure` is exact to 1e-8 of itself for 1 <= k <= most.
     """
     scale = np.sqrt(2 / np.pi) * tolerance
+    step = _STEPS[0] if most <= _FEW else _STEPS[1]
     lowest = -2 * np.log(max(most * scale, 1.0)) - 2 * _NEGLIGIBLE / beta
     if prior == "gamma":
         highest = np.log(beta / 2 + 2 * _NEGLIGIBLE)
-        u = np.arange(lowest, highest, _STEP)
-        mass = _STEP * np.exp(log_precision_density(u, beta, prior))
+        u = np.arange(lowest, highest, step)
+        mass = step * np.exp(log_precision_density(u, beta, prior))
     else:  # by logit tau, which reaches the end at tau = 1 smoothly
-        v = np.arange(lowest, _NEGLIGIBLE, _STEP)
+        v = np.arange(lowest, _NEGLIGIBLE, step)
         u = -np.logaddexp(0.0, -v)
-        mass = _STEP * np.exp(log_precision_density(u, beta, prior) + _log_logistic(-v))
+        mass = step * np.exp(log_precision_density(u, beta, prior) + _log_logistic(-v))
     rarest = beta * np.log(max(most * scale, 1.0)) + _NEGLIGIBLE  # -log of what is far below L(most)
     rate, weight, never = _mesh(np.exp(u), mass, tolerance, risk, most, np.sqrt(2 * rarest))
     return _gathered(rate, weight, never, most)
@@ -190,8 +226,7 @@ def _gathered(rate: Array, weight: Array, never: float, most: float) -> Rates:
     offsets = np.arange(_POINTS)
     for j in range(_POINTS):
         gathered += np.bincount(corner + j, below[j], count) / np.prod(j - offsets[offsets != j])
-    nodes = np.exp(first + _SPACING * np.arange(count))
-    return Rates(np.append(0.0, nodes), np.append(never, gathered))
+    return Rates(float(first), np.append(never, gathered))
 
 
 def failure_sampled(

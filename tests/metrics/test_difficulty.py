@@ -26,18 +26,31 @@ def test_reference_values(beta: float, tolerance: float, risk: float, expected: 
     np.testing.assert_allclose(found, expected, rtol=5e-6 if expected[-1] > 1e-10 else 5e-5)
 
 
+@pytest.mark.parametrize("most", [8.0, 1e6])
 @pytest.mark.parametrize("prior", difficulty.PRIORS)
 @pytest.mark.parametrize(("beta", "tolerance", "risk"), CASES)
 def test_a_finer_mesh_says_the_same(
-    beta: float, tolerance: float, risk: float, prior: str, monkeypatch: pytest.MonkeyPatch
+    beta: float, tolerance: float, risk: float, prior: str, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    k = np.geomspace(1, 1e6, 25)
-    found = rates(beta, tolerance, risk, prior, 1e6).failure(k)
-    monkeypatch.setattr(difficulty, "_STEP", difficulty._STEP / 2)
+    k = np.geomspace(1, most, 25)
+    found = rates(beta, tolerance, risk, prior, most).failure(k)
+    monkeypatch.setattr(difficulty, "_STEPS", tuple(step / 2 for step in difficulty._STEPS))
     monkeypatch.setattr(difficulty, "_SPACING", difficulty._SPACING / 2)
     monkeypatch.setattr(difficulty, "_NEGLIGIBLE", difficulty._NEGLIGIBLE + 8)
     monkeypatch.setattr(difficulty, "_LEAST_K_LAMBDA", difficulty._LEAST_K_LAMBDA / 100)
-    np.testing.assert_allclose(rates(beta, tolerance, risk, prior, 1e6).failure(k), found, rtol=1e-8)
+    np.testing.assert_allclose(rates(beta, tolerance, risk, prior, most).failure(k), found, rtol=1e-8)
+
+
+@pytest.mark.parametrize("most", [300.0, 1e4, 1e12])
+@pytest.mark.parametrize("prior", difficulty.PRIORS)
+@pytest.mark.parametrize(("beta", "tolerance", "risk"), CASES)
+def test_many_budgets_are_read_off_few(beta: float, tolerance: float, risk: float, prior: str, most: float) -> None:
+    k = np.geomspace(1, most, 1000)
+    found = rates(beta, tolerance, risk, prior, most)
+    decay = np.exp(-np.multiply.outer(k, found.rate))
+    failure, exponent = found.curve(k)
+    np.testing.assert_allclose(failure, decay @ found.weight, rtol=1e-8)
+    np.testing.assert_allclose(exponent, k * (decay @ (found.weight * found.rate)) / failure, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("k", [1.0, 30.0, 1000.0])
