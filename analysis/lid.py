@@ -17,8 +17,8 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 import polars as pl
+from common import Array, over_seeds, save
 from matplotlib import pyplot as plt
 from scipy.optimize import least_squares
 
@@ -26,13 +26,9 @@ from raysweep.laws.split import Tradeoff, split
 from raysweep.report.style import COLOURS, STYLE
 from raysweep.theory import lid as theory
 
-Array = npt.NDArray[np.float64]
-
 D = 50
 WINDOWS = ((10, 100), (10, 1000), (100, 1000), (100, 10_000))
 PAPER = (100, 1000)  # the window and tolerance that the rest is measured in
-DRAWS = 200
-SEEDED = 7
 
 
 def read(results: Path, name: str) -> pl.DataFrame:
@@ -54,14 +50,6 @@ def by_seed(frame: pl.DataFrame, value: str) -> tuple[Array, Array]:
     """Sizes, and values [sizes, seeds]."""
     wide = frame.pivot(on="seed", index="n_train", values=value).sort("n_train")
     return wide["n_train"].to_numpy().astype(float), wide.drop("n_train").to_numpy()
-
-
-def over_seeds(values: Array, statistic: Callable[[Array], Any]) -> tuple[Array, Array]:
-    """A statistic of values [..., seeds] and its 95 % interval by drawing whole seeds with replacement."""
-    rng = np.random.default_rng(SEEDED)
-    seeds = values.shape[-1]
-    drawn = [np.asarray(statistic(values[..., rng.integers(0, seeds, seeds)])) for _ in range(DRAWS)]
-    return np.asarray(statistic(values)), np.nanquantile(drawn, [0.025, 0.975], axis=0)
 
 
 def saturating(n: Array, slope: Array) -> Array:
@@ -259,12 +247,6 @@ def claim(
         "high": round(float(interval[1]), 4),
         "holds": bool(holds(found, interval)),
     }
-
-
-def save(fig: Any, file: Path) -> None:
-    fig.tight_layout()
-    fig.savefig(file, dpi=150)
-    plt.close(fig)
 
 
 def main() -> None:

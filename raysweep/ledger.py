@@ -63,7 +63,7 @@ class Scan:
 
     def of(self, parts: Sequence[Runs]) -> Scan:
         """Without the rows of other runs than these."""
-        if not len(self.table) or sum(map(len, parts)) * 4 > len(self.table):
+        if not len(self.table) or sum(runs.cells for runs in parts) * 4 > len(self.table):
             return self  # most of it stays
         keys = pa.array(np.concatenate([runs.keys for runs in parts])).cast(pa.string())
         run = pc.utf8_slice_codeunits(self.table.column("cell"), 0, KEY_LENGTH)
@@ -73,7 +73,8 @@ class Scan:
     def cells(self, *status: str) -> pa.ChunkedArray:
         """The keys of the cells of any of these statuses."""
         wanted = pc.is_in(self.table.column("status"), pa.array(status, pa.string()))
-        return self.table.column("cell").filter(wanted)
+        cells = self.table.column("cell")
+        return cells if pc.all(wanted).as_py() else cells.filter(wanted)
 
     def pending(self, runs: Runs, skip_failed: bool = False, retry_diverged: bool = False) -> Runs:
         """The runs with cells not done, each asked only for those cells.
@@ -211,6 +212,7 @@ class Ledger:
         Rows are sorted by cell within each row group; the file has one row group but where it is large. What is held
         of large ledgers are the keys: parts beyond some hundred megabytes are read a second time to be written.
         """
+        pa.default_memory_pool().release_unused()  # of a scan before
         names = [name for name, _ in self.store.list(_FOLDER)]
         skipped: list[tuple[str, str]] = []
         keys: dict[str, pa.Table] = {}

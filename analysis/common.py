@@ -1,0 +1,30 @@
+"""What analyses share: figures on disk, and intervals over whole seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import pyplot as plt
+
+Array = npt.NDArray[np.float64]
+
+DRAWS = 200
+_SEEDED = 7
+
+
+def over_seeds(values: Array, statistic: Callable[[Array], Any]) -> tuple[Array, Array]:
+    """A statistic of values [..., seeds] and its 95 % interval by drawing whole seeds with replacement."""
+    rng = np.random.default_rng(_SEEDED)
+    seeds = values.shape[-1]
+    drawn = [np.asarray(statistic(values[..., rng.integers(0, seeds, seeds)])) for _ in range(DRAWS)]
+    return np.asarray(statistic(values)), np.nanquantile(drawn, [0.025, 0.975], axis=0)
+
+
+def save(fig: Any, file: Path) -> None:
+    fig.tight_layout()
+    fig.savefig(file, dpi=150)
+    plt.close(fig)

@@ -1,0 +1,126 @@
+"""Latent difficulty in sequence models: does a student of a noisy teacher steepen pass@k, and does it then saturate?
+
+    python analysis/students.py --device cuda        (a minute and a half on an H200)
+    python analysis/lid_gsm8k.py [--results results/lid_gsm8k]
+
+Stands in for the GSM8K experiment of arXiv 2601.03764 (Flan-T5, whose weights are not at hand): `students.py` says
+what is kept of it. An attempt is a fresh answer of the teacher and hits if it equals the student's greedy one. Given
+the student's error e on a problem, a hit has the chance `metrics.difficulty.success` at b = e / sigma and D = 1 / (2
+sigma), so pass@k is exact over the teacher: an integral over tau, a mean over held-out problems. Beside it the estimate
+a user has: 200 answers drawn, hits counted. Medians over seeds with quartiles. Writes exponents.csv and gsm8k.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from common import Array, save
+from matplotlib import pyplot as plt
+from students import BETAS, SIGMA, SIZES
+
+from raysweep.laws.attempts import unbiased_failure
+from raysweep.metrics.difficulty import log_precision_density, rates, success
+from raysweep.report.style import COLOURS, STYLE
+
+K = np.unique(np.geomspace(1, 1000, 31).round())
+WINDOW = (10, 100)
+TRIALS = 200
+HALF = 0.5  # of a unit: what rounds to an answer
+_STEP = 0.05  # of log tau
+
+
+def failures(error: npt.NDArray[np.int16], beta: float) -> Array:
+    """[k] chance that k answers of the teacher all miss the student's."""
+    off, counts = np.unique(np.abs(error.astype(float)), return_counts=True)
+    u = np.arange(-75.0, 5.0, _STEP)
+    hit = success(np.exp(u), off[:, None] / SIGMA, HALF / SIGMA)
+    miss = np.log1p(-np.minimum(hit, 1 - 1e-16))
+    mass = _STEP * np.exp(log_precision_density(u, beta, "gamma"))
+    return np.array([counts @ (np.exp(k * miss) @ mass) / counts.sum() for k in K])
+
+
+def counted(error: npt.NDArray[np.int16], beta: float, rng: np.random.Generator) -> Array:
+    """[k] the same from TRIALS answers a problem, without bias; NaN beyond."""
+    scatter = SIGMA / np.sqrt(rng.gamma(beta / 2, size=len(error)))
+    hits = (np.rint(rng.standard_normal((TRIALS, len(error))) * scatter) == error).sum(0)
+    return np.asarray(unbiased_failure(hits, np.full(len(hits), TRIALS), K).mean(0))
+
+
+def slope(failure: Array) -> float:
+    """The exponent over the window."""
+    inside = (WINDOW[0] <= K) & (WINDOW[1] >= K)
+    return float(-np.polyfit(np.log(K[inside]), np.log(failure[inside]), 1)[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=Path("results/lid_gsm8k"))
+    given = parser.parse_args()
+    mpl.use("Agg")
+    mpl.rcParams.update(STYLE)
+    file = given.results / "students.npz"
+    if not file.is_file():
+        raise SystemExit(f"{file} is not there: run `python analysis/students.py` first")
+    found = np.load(file)
+    columns = (found[name].tolist() for name in ("beta", "seed", "n_train"))
+    each = list(zip(found["error"], *columns, strict=True))
+    exact = np.array([failures(error, beta) for error, beta, *_ in each])
+    drawn = np.array([counted(e, beta, np.random.default_rng([seed, n])) for e, beta, seed, n in each])
+    few = np.flatnonzero(K <= TRIALS)
+    apart = np.abs(drawn[:, few] / exact[:, few] - 1)
+    print(f"{len(each)} students, {found['error'].shape[1]} held-out problems")
+    print(f"exact 1 - pass@k and {TRIALS} trials a problem: {np.median(apart):.1%} apart, {apart.max():.1%} at most")
+    answer = found["answer"].astype(float)
+    frame = pl.DataFrame(
+        {
+            "beta": found["beta"],
+            "n_train": found["n_train"],
+            "right": (found["error"] == 0).mean(1),
+            "l_gen": ((np.log1p(answer + found["error"]) - np.log1p(answer)) ** 2).mean(1),
+            "exponent": [slope(failure) for failure in exact],
+            "counted": [slope(failure) for failure in drawn],
+        }
+    )
+    table = (
+        frame.group_by("beta", "n_train")
+        .agg(
+            pl.col("right", "l_gen", "exponent", "counted").median(),
+            low=pl.col("exponent").quantile(0.25),
+            high=pl.col("exponent").quantile(0.75),
+        )
+        .sort("beta", "n_train")
+    )
+    table.write_csv(given.results / "exponents.csv")
+    fig, (left, middle, right) = plt.subplots(1, 3, figsize=(13.2, 4))
+    for n, colour in zip([10, 371, 759, 1555, 3182, 6309], COLOURS, strict=False):
+        cut = (found["beta"] == BETAS[0]) & (found["n_train"] == n)
+        left.plot(K, np.median(exact[cut], axis=0), color=colour, lw=1.3, label=f"N = {n}")
+        left.plot(K[few], np.median(drawn[cut][:, few], axis=0), ".", color=colour, ms=4)
+    for beta, colour in zip(BETAS, COLOURS, strict=False):
+        perfect = rates(beta, HALF / SIGMA, 0.0, most=float(K[-1])).failure(K)
+        if beta == BETAS[0]:
+            left.plot(K, perfect, "k--", lw=1, label="perfect student")
+        cut = table.filter(pl.col("beta") == beta)
+        middle.plot(SIZES, cut["l_gen"], "o-", ms=3.5, color=colour, label=rf"$\beta$ = {beta}")
+        right.plot(SIZES, cut["exponent"], "o-", ms=3.5, color=colour, label=rf"$\beta$ = {beta}")
+        right.fill_between(SIZES, cut["low"], cut["high"], color=colour, alpha=0.2, lw=0)
+        right.axhline(slope(perfect), color=colour, lw=1, ls="--")
+        print(f"beta {beta}: a perfect student's exponent over k = {WINDOW[0]} to {WINDOW[1]} is {slope(perfect):.2f}")
+        print(cut.select("n_train", "right", "l_gen", "exponent", "low", "high", "counted"))
+    left.set(xscale="log", yscale="log", xlabel="attempts k", ylabel="1 - pass@k (median of seeds)", ylim=(1e-4, 1.2))
+    left.set_title(rf"$\beta$ = {BETAS[0]}; dots: {TRIALS} trials counted")
+    left.legend(loc="lower left")
+    middle.set(xscale="log", yscale="log", xlabel="problems N", ylabel="mean squared error of log(1 + answer)")
+    middle.legend()
+    right.set(xscale="log", xlabel="problems N", ylabel=f"exponent over k = {WINDOW[0]} to {WINDOW[1]}")
+    right.legend(title="dashes: perfect student")
+    save(fig, given.results / "gsm8k.png")
+
+
+if __name__ == "__main__":
+    main()
