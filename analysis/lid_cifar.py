@@ -24,10 +24,9 @@ import numpy.typing as npt
 import polars as pl
 from common import Array, over_seeds, save
 from matplotlib import pyplot as plt
+from scipy.optimize import nnls
 
 from raysweep.laws.attempts import Tail, unbiased_failure
-from raysweep.laws.estimate import estimate
-from raysweep.laws.forms import law
 from raysweep.report.style import COLOURS, STYLE
 
 COMPONENTS = 256  # at most; of a feature set
@@ -92,11 +91,16 @@ def measured(name: str, x: Array, counts: npt.NDArray[np.int64], seed: int) -> l
     return rows
 
 
-def falls(l_gen: Array) -> float:
-    """The exponent of the median excess risk, [sizes, splits], above a fitted floor, from N = 400 on."""
-    far = np.array(SIZES) >= 400
-    found = estimate(law("power+floor"), np.array(SIZES, dtype=float)[far], np.median(l_gen, axis=-1)[far])
-    return float(found.values[0, -1])
+def noise_law(l_gen: Array, d: int) -> tuple[Array, float]:
+    """(E, A) of E + A d / (N - d - 1) fitted to excess risks of sizes beyond 1.5 d, and the rms relative error.
+
+    d / (N - d - 1) is what label noise adds to least squares on Gaussian features; ~ 1 / N once N >> d.
+    """
+    n = np.array(SIZES, dtype=float)
+    far = n > 1.5 * d
+    columns = np.stack([np.ones(far.sum()), d / (n[far] - d - 1)], axis=1) / l_gen[far, None]
+    found = nnls(columns, np.ones(len(columns)))[0]
+    return found, float(np.sqrt(np.mean((columns @ found - 1) ** 2)))
 
 
 def difficulty(counts: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> None:
@@ -172,10 +176,10 @@ def main() -> None:
             right.plot(SIZES, told[kind][0], "o" + line, ms=3.5, color=colour, label=f"{name}, {kind}")
             right.fill_between(SIZES, *told[kind][1], color=colour, alpha=0.2, lw=0)
         mid = told["l_gen"][0]
-        fall, (low, high) = over_seeds(wide["l_gen"], falls)
+        (floor, noise), off = noise_law(mid, d)
         peak = f"{mid.max():.3g} at its peak, N = {SIZES[int(mid.argmax())]} (d = {d})"
         print(f"{name}: L_gen {mid[0]:.2f} at N = 16; {peak}; {mid[-1]:.3f} at 8,000")
-        print(f"  above what a linear head cannot do it falls as N^-{fall:.2f} [{low:.2f}, {high:.2f}] from N = 400 on")
+        print(f"  beyond 1.5 d it is {floor:.3f} + {noise:.3f} d / (N - d - 1), to {off:.1%} (rms)")
         for kind in KINDS:
             (mid, (low, high)), window = told[kind], FEW if kind == "unbiased" else WINDOW
             at = [SIZES.index(n) for n in (16, 128, 1000, 4000, 8000)]
