@@ -117,8 +117,8 @@ def main() -> None:
     left.legend(loc="lower left")
     middle.set(xscale="log", yscale="log", xlabel="problems N", ylabel="mean squared error of log(1 + answer)")
     middle.legend()
-    right.set(xscale="log", xlabel="problems N", ylabel=f"exponent over k = {WINDOW[0]} to {WINDOW[1]}")
-    right.legend(title="dashes: perfect student")
+    right.set(xscale="log", yscale="log", xlabel="problems N", ylabel=f"exponent over k = {WINDOW[0]} to {WINDOW[1]}")
+    right.legend(title="dashes: perfect student", loc="center left")
     save(fig, given.results / "gsm8k.png")
 
 
