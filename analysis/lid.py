@@ -1,6 +1,6 @@
 """Latent instance difficulty (arXiv 2601.03764): its claims, measured, with the theory drawn over the measurement.
 
-    raysweep run sweeps/lid_exponent.yaml          (and lid_generalisation, lid_prior: about two minutes on 2 cores)
+    raysweep run sweeps/lid_exponent.yaml          (and lid_generalisation, lid_spectrum, lid_prior)
     python analysis/lid.py [--results results] [--out results/lid]
 
 Writes claims.csv (claim, setting, theory, paper, measured with interval, verdict) and a figure a question. Medians are
@@ -23,10 +23,12 @@ from matplotlib import pyplot as plt
 from scipy.optimize import least_squares
 
 from raysweep.laws.split import Tradeoff, split
+from raysweep.metrics.difficulty import rates
 from raysweep.report.style import COLOURS, STYLE
 from raysweep.theory import lid as theory
 
-D = 50
+SWEEPS = ("generalisation", "spectrum", "exponent", "prior")
+D, WIDE = 50, 1000
 WINDOWS = ((10, 100), (10, 1000), (100, 1000), (100, 10_000))
 PAPER = (100, 1000)  # the window and tolerance that the rest is measured in
 
@@ -98,6 +100,28 @@ def claims_of_training(frame: pl.DataFrame, rows: list[dict[str, Any]], figure: 
     save(fig, figure)
 
 
+def claims_of_spectrum(frame: pl.DataFrame, rows: list[dict[str, Any]], figure: Path) -> None:
+    """H2: far below d the excess risk falls as what is left of the spectrum."""
+    fig, axis = plt.subplots(figsize=(4.8, 3.8))
+    for colour, alpha in zip(COLOURS, (0.5, 1.0, 1.5), strict=True):
+        n, risk = by_seed(frame.filter(pl.col("alpha") == alpha), "l_gen")
+        low, mid, high = np.quantile(risk, [0.25, 0.5, 0.75], axis=1)
+        axis.plot(n, mid, "o", ms=3.5, color=colour, label=rf"$\alpha$ = {alpha:g}")
+        axis.fill_between(n, low, high, color=colour, alpha=0.2, lw=0)
+        left = theory.power_tail(n, WIDE, alpha)
+        axis.plot(n, 2 * left, "-", color=colour, lw=1)
+        far = n >= 20
+        tail = float(-np.polyfit(np.log(n[far]), np.log(left[far]), 1)[0])
+        setting = f"exponent of L_gen, N = 20 to 80, d = {WIDE} (alpha {alpha:g})"
+        found = over_seeds(risk[far], partial(falls, n[far]))
+        rows.append(
+            claim("H2", setting, f"{tail:.2f} (the spectrum's tail)", f"{alpha:g}", *found, partial(close, tail))
+        )
+    axis.set(xscale="log", yscale="log", xlabel="training items N", ylabel="excess risk (median, quartiles)")
+    axis.legend(title="lines: 2 x tail of the spectrum")
+    save(fig, figure)
+
+
 def claims_of_exponents(frame: pl.DataFrame, rows: list[dict[str, Any]], out: Path) -> None:
     """H4 to H6: the exponent of attempts against training, and what it depends on."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4))
@@ -105,6 +129,11 @@ def claims_of_exponents(frame: pl.DataFrame, rows: list[dict[str, Any]], out: Pa
     for colour, size in zip(COLOURS, (25, 60, 100, 200, 400, 800, 6400), strict=True):
         curve = one.filter(pl.col("n_train") == size).group_by("k").agg(pl.col("failure").median()).sort("k")
         left.plot(curve["k"], curve["failure"], "-", color=colour, label=f"N = {size}", lw=1.3)
+    for beta in (2.5, 4.5):  # nothing is sampled here: the interval is none
+        k = np.geomspace(1e3, 1e4, 9)
+        at = float(-np.polyfit(np.log(k), np.log(rates(beta, 1.0, 0.0, most=1e4).failure(k)), 1)[0])
+        setting = f"exponent of a perfect predictor, k = 1,000 to 10,000, D = 1, beta {beta:g}"
+        rows.append(claim("H4", setting, f"{beta:g}", f"{beta:g}", at, (at, at), partial(close, beta)))
     k = np.geomspace(1, 1e4, 60)
     left.plot(k, theory.perfect_failure(k, 2.5, 1.0), "k--", lw=1, label="perfect predictor, closed form")
     left.set(xscale="log", yscale="log", xlabel="attempts k", ylabel="1 - pass@k (median of 16 seeds)", ylim=(1e-11, 2))
@@ -227,6 +256,11 @@ def falls(n: Array, values: Array) -> float:
     return -float(np.polyfit(np.log(n), np.log(np.median(values, 1)), 1)[0])
 
 
+def close(known: float, value: float, ends: Array) -> bool:
+    """Whether a number is within a tenth of another, or an interval holds that."""
+    return abs(value / known - 1) < 0.1 or within(known, value, ends)
+
+
 def within(known: float, value: float, ends: Array) -> bool:
     """Whether an interval holds a number."""
     return bool(ends[0] <= known <= ends[1])
@@ -257,9 +291,10 @@ def main() -> None:
     mpl.use("Agg")
     mpl.rcParams.update(STYLE)
     rows: list[dict[str, Any]] = []
-    frames = {name: read(given.results, f"lid_{name}") for name in ("generalisation", "exponent", "prior")}
+    frames = {name: read(given.results, f"lid_{name}") for name in SWEEPS}
     given.out.mkdir(parents=True, exist_ok=True)
     claims_of_training(frames["generalisation"], rows, given.out / "generalisation.png")
+    claims_of_spectrum(frames["spectrum"], rows, given.out / "spectrum.png")
     claims_of_exponents(frames["exponent"], rows, given.out)
     claims_of_priors(frames["prior"], rows, given.out / "prior.png")
     claims_of_allocation(rows, given.out / "allocation.png")
