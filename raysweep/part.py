@@ -87,7 +87,7 @@ def _checked_schema(footer: pq.FileMetaData) -> pa.Schema:
     if not 0 <= size <= 4 * _MAX_BYTES:
         raise _RefusedError(f"it announces {size:,} bytes, too many for a part")
     schema = footer.schema.to_arrow_schema()
-    for known in _checked:  # the parts of a store have few schemas: one object for all parts, checked once
+    for known in tuple(_checked):  # parts of a store have few schemas: one object for all, checked once
         if schema.equals(known, check_metadata=True):
             return known
     if len(set(schema.names)) < len(schema):
