@@ -103,7 +103,7 @@ def claims_of_training(frame: pl.DataFrame, rows: list[dict[str, Any]], figure: 
 def claims_of_spectrum(frame: pl.DataFrame, rows: list[dict[str, Any]], figure: Path) -> None:
     """H2: far below d the excess risk falls as what is left of the spectrum."""
     fig, axis = plt.subplots(figsize=(4.8, 3.8))
-    for colour, alpha in zip(COLOURS, (0.5, 1.0, 1.5), strict=True):
+    for colour, alpha in zip(COLOURS, (0.5, 1.0, 1.5), strict=False):
         n, risk = by_seed(frame.filter(pl.col("alpha") == alpha), "l_gen")
         low, mid, high = np.quantile(risk, [0.25, 0.5, 0.75], axis=1)
         axis.plot(n, mid, "o", ms=3.5, color=colour, label=rf"$\alpha$ = {alpha:g}")
