@@ -2,11 +2,11 @@
 
     python analysis/lid_pythia.py [--table ../shared/data/pythia_gsm8k_math_counts.csv.gz] [--out results/lid_pythia]
 
-Counts of successes of nine Pythia sizes at up to nine checkpoints, on 128 problems of GSM8K and of MATH. Every
-checkpoint's exponent is that of 1 - pass@k over the same window of k, with an interval over problems; beside it the
-exponent as k grows (a Beta distribution of success rates), and the one by inverse sampling: trials are adaptive here,
-and the truth lies between. Writes checkpoints.csv, exponents.png and compute.png (pass@k against training FLOPs, as
-arXiv 2509.24012 has it).
+Counts of successes of nine Pythia sizes at up to nine checkpoints, on 128 problems of GSM8K and of MATH (30 and 9 at
+12B's first checkpoints). Every checkpoint's exponent is that of 1 - pass@k over the same window of k, with an interval
+over problems; beside it the exponent as k grows (a Beta distribution of success rates), and the one by (c - 1) /
+(n - 1), unbiased where problems were tried until they succeeded and biased where all had as many trials. Writes
+checkpoints.csv, exponents.png and compute.png (pass@k against training FLOPs, as arXiv 2509.24012 has it).
 """
 
 from __future__ import annotations

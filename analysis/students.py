@@ -1,6 +1,6 @@
 """Students of a noisy teacher: small transformers that learn word problems, all of them lanes of one stack.
 
-    python analysis/students.py [--device cuda] [--seeds 8] [--steps 6000] [--out results/lid_gsm8k/students.npz]
+    python analysis/students.py [--device cuda] [--seeds 8] [--steps 8000] [--out results/lid_gsm8k/students.npz]
 
 Teacher: an exact solver whose answers scatter with sigma / sqrt(tau), tau ~ Gamma(beta / 2) a problem's own. A student
 sees one answer of each of its problems and is asked for its greedy answer, digit by digit, to problems that no student
@@ -150,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--out", type=Path, default=Path("results/lid_gsm8k/students.npz"))
     given = parser.parse_args()
     torch.set_float32_matmul_precision("high")

@@ -37,9 +37,9 @@ CELLS = "cells.parquet"
 _FOLDER = "ledger"
 _STATE = ["cell", "status", "attempt"]  # what tells which cells are done
 _KNOWN_ROWS = 2_000_000  # at most so many are kept in memory by who asks again and again
-_HELD = 1 << 26  # values that `compact` keeps, so as not to read them twice
+_HELD = 1 << 24  # values that `compact` keeps, so as not to read them twice
 _WEIGHT = 100  # values: what an Arrow column weighs beside its own
-_GROUP = 1 << 24  # values of a row group of `cells.parquet`
+_GROUP = 1 << 23  # values of a row group of `cells.parquet`
 _TOGETHER = 64  # parts
 _EMPTY = pa.table({name: pa.array([], pa.string()) for name in NEEDED})
 

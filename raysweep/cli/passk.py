@@ -108,6 +108,8 @@ def _groups(
     for name in (successes, trials, *by):
         require(schema.names(), name)
     for name in (successes, trials):
+        if not schema[name].is_numeric() and gather(rows.select(name).head(1)).is_empty():
+            raise FitError(f"{table}: must hold rows, a problem each, but holds none.")
         if not schema[name].is_numeric():
             raise FitError(f"{table}: column {name!r} must hold whole numbers, but holds {schema[name]}.")
     if where is not None:
@@ -161,9 +163,9 @@ def _record(group: dict[str, Any], found: Attempts | str, later: Foretold | None
             "rmse_log": _plain(later.error),
             "covered": later.covered,
             "k": [int(k) for k in later.k],
-            "failure": later.failure.tolist(),
-            "predicted": later.predicted.tolist(),
-            "interval": later.interval.tolist(),
+            "failure": [_plain(value) for value in later.failure.tolist()],
+            "predicted": [_plain(value) for value in later.predicted.tolist()],
+            "interval": [[_plain(end) for end in ends] for ends in later.interval.tolist()],
         }
     return record
 

@@ -115,7 +115,7 @@ class Difficulty:
                 "exponent": exponent,
                 "condition": np.repeat(condition, each),
             }
-            table |= {name: pa.array(v, mask=~sound) for name, v in values.items()}
+            table |= {name: pa.array(v, mask=~(sound & np.isfinite(v))) for name, v in values.items()}
             yield pa.RecordBatch.from_pydict(table)
 
 

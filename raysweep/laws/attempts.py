@@ -25,6 +25,9 @@ __all__ = ["Attempts", "Tail", "attempts", "foretold", "inverse_failure", "unbia
 
 _WINDOW = 9  # points of k that an exponent is fitted to
 _NEWTON = 60
+_SHIFT = 16  # of Stirling's series, which is exact to 1e-13 from there on
+_MOST_TRIALS = 1e9  # of a problem
+_FEW = 10  # problems solved, or not always: fewer cannot show how they scatter
 _LOW, _HIGH = np.log(1e-6), np.log(1e15)  # of a and b
 _ENDLESS = 1e9  # an exponent that no draw of problems bounds
 _VAGUE = 20.0  # a tail exponent above says that the problems seem equally hard
@@ -73,8 +76,10 @@ class Tail:
 
     def failure(self, k: npt.ArrayLike) -> Array:
         """[draws, budgets] 1 - pass@k."""
-        a, b, k = self.a[:, None], self.b[:, None], np.asarray(k, dtype=np.float64)
-        return np.asarray(np.exp(gammaln(b + k) - gammaln(b) + gammaln(a + b) - gammaln(a + b + k)))
+        a, b, k = (np.asarray(x, dtype=np.float64) for x in (self.a[:, None], self.b[:, None], k))
+        by_a = _log_rise(b, a) - _log_rise(b + k, a)
+        by_k = _log_rise(b, k) - _log_rise(a + b, k)
+        return np.asarray(np.exp(np.where(a < k, by_a, by_k)))  # the same; the smaller step loses fewer digits
 
     @classmethod
     def fitted(cls, c: Array, n: Array, weights: Array | None = None) -> Tail:
@@ -107,6 +112,17 @@ class Tail:
             settled[left] = moved < _SETTLED
         inside = ((q > _LOW + 1e-6) & (q < _HIGH - 1e-6)).all(axis=1)
         return cls(np.exp(q[:, 0]), np.exp(q[:, 1]), settled & inside)
+
+
+def _log_rise(x: Array, y: Array) -> Array:
+    """log Gamma(x + y) / Gamma(x), broadcast, by Stirling's series: no digits are lost where x is far above y."""
+    far = x + _SHIFT
+    series = (far - 0.5) * np.log1p(y / far) + y * (np.log(far + y) - 1)
+    for coefficient, power in ((1 / 12, 1), (-1 / 360, 3), (1 / 1260, 5)):
+        series += coefficient * ((far + y) ** -power - far**-power)
+    for j in range(_SHIFT):
+        series -= np.log1p(y / (x + j))
+    return np.asarray(series)
 
 
 def _likelihood(q: Array, pairs: Array, counted: Array) -> tuple[Array, Array, Array]:
@@ -177,16 +193,16 @@ def checked(c: npt.ArrayLike, n: npt.ArrayLike) -> tuple[Array, Array]:
     """Counts as floats.
 
     Raises:
-        FitError: They are no counts: not whole, c above n, n below 1, or of unequal length.
+        FitError: They are no counts: not whole, c above n, n below 1 or above 10^9, or of unequal length.
     """
     c, n = np.asarray(c, dtype=np.float64), np.asarray(n, dtype=np.float64)
     if c.shape != n.shape or c.ndim != 1:
         raise FitError(f"Successes and trials must be as many as problems, but there are {c.size} and {n.size}.")
-    bad = ~((c >= 0) & (c <= n) & (n >= 1) & (c == np.floor(c)) & (n == np.floor(n)))
+    bad = ~((c >= 0) & (c <= n) & (n >= 1) & (n <= _MOST_TRIALS) & (c == np.floor(c)) & (n == np.floor(n)))
     if bad.any():
         i = int(np.argmax(bad))
         raise FitError(
-            f"`0 <= successes <= trials` must hold, whole numbers with at least one trial, but {int(bad.sum())} of "
+            f"`0 <= successes <= trials` must hold, whole numbers with 1 to 10^9 trials, but {int(bad.sum())} of "
             f"{bad.size} rows are not so (the first has successes={c[i]:g}, trials={n[i]:g})."
         )
     return c, n
@@ -251,6 +267,11 @@ def attempts(
         return np.where(ends >= _ENDLESS / 1e3, np.inf, ends)
 
     ends = np.stack([np.clip(interval(failure[:, j], False), 0, 1) for j in range(asked.size)])
+    # Where all problems say the same, draws of them cannot differ: no more than this share may say otherwise.
+    unseen = 1 - ((1 - level) / 2) ** (1 / c.size)
+    ends[failure[0] == 1, 0] = 1 - unseen
+    ends[failure[0] == 0, 1] = unseen
+    slopes = interval(slope, False)
     return Attempts(
         problems=c.size,
         unsolved=int((c == 0).sum()),
@@ -260,7 +281,7 @@ def attempts(
         failure_interval=ends,
         extrapolated=beyond,
         exponent=float(slope[0]),
-        exponent_interval=tuple(interval(slope, False).tolist()),
+        exponent_interval=(max(0.0, float(slopes[0])), float(slopes[1])),
         inverse_exponent=float(inverse),
         tail=float(tail[0]),
         tail_interval=tuple(interval(tail, True).tolist()),
@@ -284,10 +305,15 @@ def _notes(c: Array, n: Array, beyond: npt.NDArray[np.bool_], solved: Tail | Non
             f"{int((c == 0).sum())} of {c.size} problems were never solved: of their difficulty only a lower bound is "
             "known."
         )
+    if min((c > 0).sum(), (c < n).sum()) < _FEW:
+        notes["few_problems"] = (
+            f"fewer than {_FEW} problems were solved, or fewer than {_FEW} ever failed: intervals by drawing problems "
+            "anew hold the truth less often than they say."
+        )
     if n.min() < n.max():
         notes["unequal_trials"] = (
             f"trials differ ({n.min():,.0f} to {n.max():,.0f}); if problems were tried until they succeeded, the "
-            f"unbiased estimate is not unbiased: with (c - 1) / (n - 1) the exponent changes by {apart:+.3g}."
+            f"unbiased estimate is not: with (c - 1) / (n - 1), which then is, the exponent changes by {apart:+.3g}."
         )
     if beyond.any():
         notes["extrapolated"] = (

@@ -31,6 +31,8 @@ PRIORS = ("gamma", "bounded")
 # the trapezoid rule reaches.
 _STEPS = (0.2, 0.05)
 _FEW = 10.0
+_SMALLEST = -700.0  # log tau that doubles hold
+_UNDERFLOW = 1e-290
 _NEGLIGIBLE = 37.0  # -log of a share that no result shows
 _PANEL = 16  # Gauss-Legendre nodes a panel of length 1, in units of what the integrand varies on
 _SPACING = 0.04  # of log lambda
@@ -67,11 +69,18 @@ class Rates:
         return self.curve(k)[1]
 
     def curve(self, k: npt.ArrayLike) -> tuple[Array, Array]:
-        """`failure` and `exponent`. Many k are read off Chebyshev nodes in log k, exact to 1e-8."""
+        """`failure` and `exponent`. Many k are read off Chebyshev nodes in log k, exact to 1e-8.
+
+        A failure below 1e-290 has no exponent: NaN.
+        """
         asked = np.asarray(k, dtype=np.float64)
         decay, at, read = _budgets(asked.tobytes(), self.least, len(self.weight))
         failure, slope = decay @ self.weight, decay @ (self.weight * self.rate)
-        exponent = at * slope / failure
+        if read is not None and not failure.min() > _UNDERFLOW:  # no logarithm to interpolate
+            at, read = asked, None
+            decay = np.exp(-np.multiply.outer(asked, self.rate))
+            failure, slope = decay @ self.weight, decay @ (self.weight * self.rate)
+        exponent = np.where(failure > _UNDERFLOW, at * slope / np.maximum(failure, _UNDERFLOW), np.nan)
         return (failure, exponent) if read is None else (np.exp(read @ np.log(failure)), read @ exponent)
 
 
@@ -130,11 +139,11 @@ def rates(beta: float, tolerance: float, risk: float, prior: str = "gamma", most
         most: The largest k that will be asked for.
 
     Returns:
-        Rates whose `failure` is exact to 1e-8 of itself for 1 <= k <= most.
+        Rates whose `failure` is exact to 1e-7 of itself, mostly to 1e-9, for 1 <= k <= most.
     """
     scale = np.sqrt(2 / np.pi) * tolerance
     step = _STEPS[0] if most <= _FEW else _STEPS[1]
-    lowest = -2 * np.log(max(most * scale, 1.0)) - 2 * _NEGLIGIBLE / beta
+    lowest = max(_SMALLEST, -2 * np.log(max(most * scale, 1.0)) - 2 * _NEGLIGIBLE / beta)
     if prior == "gamma":
         highest = np.log(beta / 2 + 2 * _NEGLIGIBLE)
         u = np.arange(lowest, highest, step)
@@ -145,6 +154,8 @@ def rates(beta: float, tolerance: float, risk: float, prior: str = "gamma", most
         mass = step * np.exp(log_precision_density(u, beta, prior) + _log_logistic(-v))
     rarest = beta * np.log(max(most * scale, 1.0)) + _NEGLIGIBLE  # -log of what is far below L(most)
     rate, weight, never = _mesh(np.exp(u), mass, tolerance, risk, most, np.sqrt(2 * rarest))
+    if lowest == _SMALLEST:  # instances so hard that they never hit
+        never += float(np.exp(beta / 2 * lowest - (gammaln(beta / 2 + 1) if prior == "gamma" else 0.0)))
     return _gathered(rate, weight, never, most)
 
 

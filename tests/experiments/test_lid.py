@@ -10,8 +10,10 @@ import pytest
 
 from raysweep.enumeration import enumerate_runs
 from raysweep.experiment import Context
+from raysweep.experiments import lid
 from raysweep.experiments.lid import EXPERIMENT, excess_risks
 from raysweep.grid import expand
+from raysweep.metrics.difficulty import rates
 from raysweep.runs import Runs
 from raysweep.theory.lid import generalisation, noise_variance, power_tail
 
@@ -36,8 +38,6 @@ def risks_of(runs: Runs, ridges: tuple[float, ...] = (1e-9,)) -> dict[int, np.nd
 
 def by_hand(row: Mapping[str, Any], d: int) -> float:
     """theta_hat from the normal equations of the data itself."""
-    from raysweep.experiments import lid
-
     seed, n = int(row["seed"]), int(row["n_train"])
     root = np.arange(1, d + 1) ** (-(1 + row["alpha"]) / 2)
     x = lid._stream(seed, lid._NORMAL).standard_normal((n, d)) * root
@@ -55,6 +55,35 @@ def test_the_excess_risk_is_that_of_the_normal_equations(n: int, prior: str) -> 
     found = risks_of(runs, (1e-3,))
     for lane in range(len(runs)):
         assert found[lane][0] == pytest.approx(by_hand(runs.row(lane), 12), rel=1e-9)
+
+
+@pytest.mark.parametrize("beta", [6.0, 9.0])
+def test_the_noise_of_either_prior_has_the_variance_it_should(beta: float) -> None:
+    """E[1 / tau] of tau ~ Gamma(beta / 2, 1) and of U^(2 / beta)."""
+    rng = np.random.default_rng(3)
+    for prior, expected in (("gamma", 2 / (beta - 2)), ("bounded", beta / (beta - 2))):
+        inverse = 1 / lid._precisions(rng, beta, prior, 200_000)
+        assert abs(inverse.mean() / expected - 1) < 5 * inverse.std() / expected / np.sqrt(len(inverse))
+
+
+def test_what_a_row_says_of_its_curve() -> None:
+    runs = runs_of(n_train=[40, 200], dim=20, tolerance=[0.1, 1.0], k=[1, 30, 1000], sigma_eta=0.2)
+    frame = rows_of(runs)
+    np.testing.assert_allclose(frame["pass_at_k"] + frame["failure"], 1, rtol=1e-12)
+    for row in frame.to_dicts():
+        curve = rates(2.5, row["tolerance"], row["risk"], most=1000.0)
+        assert row["failure"] == pytest.approx(curve.failure([row["k"]])[0], rel=1e-9)
+        assert row["exponent"] == pytest.approx(curve.exponent([row["k"]])[0], rel=1e-9)
+        assert row["risk"] == pytest.approx(row["l_gen"] / 0.2**2)
+
+
+@pytest.mark.parametrize("n", [6, 60])
+def test_the_condition_number_is_that_of_the_problem_solved(n: int) -> None:
+    runs = runs_of(n_train=n, dim=12, alpha=2.0)
+    ((_, _, found),) = excess_risks(runs, np.array([1e-3]))
+    x = lid._stream(0, lid._NORMAL).standard_normal((n, 12)) * np.arange(1, 13) ** -1.5
+    gram = x @ x.T / n if n < 12 else x.T @ x / n
+    assert found[0] == pytest.approx(np.linalg.cond(gram + 1e-3 * np.eye(len(gram))), rel=1e-6)
 
 
 def test_a_run_is_the_same_alone_and_in_any_pack() -> None:

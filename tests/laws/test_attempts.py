@@ -6,7 +6,7 @@ from math import comb
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from scipy.special import betaln
+from scipy.special import betaln, gammaln
 
 from raysweep.errors import FitError
 from raysweep.laws.attempts import Tail, attempts, foretold, inverse_failure, unbiased_failure
@@ -65,6 +65,30 @@ def test_the_tail_s_failures_are_moments_of_the_beta_distribution() -> None:
     np.testing.assert_allclose(Tail(np.array([a]), np.array([b]), np.array([True])).failure(k)[0], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "k"),
+    [(0.5, 1e9, 1e3), (0.3, 2.0, 1e16), (0.3, 2.0, 1e30), (0.6, 20.0, 3000.0), (1e8, 1e9, 50.0), (1e-3, 5.0, 7.0)],
+)
+def test_a_tail_loses_no_digits_at_large_k_or_b(a: float, b: float, k: float) -> None:
+    """Against the product over attempts or, beyond a few thousand, Gamma's asymptotic ratio k^-a."""
+    failure = Tail(np.array([a]), np.array([b]), np.array([True])).failure([k])[0, 0]
+    if k < 1e4:
+        expected = np.exp(-np.log1p(a / (b + np.arange(int(k)))).sum())
+        assert 1 - failure == pytest.approx(1 - expected, rel=1e-6)
+    else:
+        expected = np.exp(gammaln(a + b) - gammaln(b)) * k**-a
+    assert failure == pytest.approx(expected, rel=1e-9)
+
+
+def test_no_success_and_nothing_but_success_leave_room_for_the_other() -> None:
+    for c, failure in ((0, 1.0), (50, 0.0)):
+        found = attempts(np.full(20, c), np.full(20, 50), [10])
+        assert found.failure[0] == failure
+        far = 1 - 0.025 ** (1 / 20)  # 20 problems of 20 say so with a chance of 2.5 % if this share is otherwise
+        assert found.failure_interval[0].tolist() == pytest.approx([1 - far, 1] if failure else [0, far])
+        assert "few_problems" in found.notes
+
+
 def test_intervals_cover_pass_at_k_and_the_exponent_as_often_as_they_say() -> None:
     a, b, n, problems, worlds = 0.6, 20.0, 300, 60, 60
     truth = Tail(np.array([a]), np.array([b]), np.array([True]))
@@ -94,6 +118,8 @@ def test_larger_budgets_are_foretold_and_said_to_be() -> None:
     assert found.failure_interval[2, 0] < truth[0] < found.failure_interval[2, 1]
     assert set(found.notes) >= {"extrapolated"}
     later = foretold(c, np.full(problems, n), 100)
+    np.testing.assert_array_equal(later.failure, unbiased_failure(c, np.full(problems, n), later.k).mean(axis=0))
+    assert (later.predicted != later.failure).all()
     assert later.k.min() > 100
     assert later.k.max() == n
     assert later.error < 0.2
@@ -122,7 +148,9 @@ def test_without_successes_there_is_no_tail() -> None:
     [
         ([2, 1], [1, 1], {}, r"successes=2, trials=1"),
         ([0.5, 1], [1, 1], {}, r"successes=0.5"),
-        ([0, 0], [0, 1], {}, "at least one trial"),
+        ([0, 0], [0, 1], {}, r"1 to 10\^9 trials"),
+        ([1, 1], [9, np.inf], {}, r"trials=inf"),
+        ([1, 1], [9, 2e9], {}, r"trials=2e\+09"),
         ([1], [5], {}, "Add problems"),
         ([1, 2], [5, 5], {"k": [0]}, r"k must be whole numbers >= 1"),
         ([1, 2], [5, 5], {"window": (2, 6)}, r"low=2, high=6, fewest trials=5"),

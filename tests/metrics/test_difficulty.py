@@ -41,6 +41,23 @@ def test_a_finer_mesh_says_the_same(
     np.testing.assert_allclose(rates(beta, tolerance, risk, prior, most).failure(k), found, rtol=1e-8)
 
 
+@pytest.mark.parametrize("prior", difficulty.PRIORS)
+@pytest.mark.parametrize("beta", [0.05, 0.1, 0.3])
+def test_instances_too_hard_for_doubles_never_hit(beta: float, prior: str) -> None:
+    """As beta goes to 0 nearly all are; the rest is a distribution still."""
+    found = rates(beta, 1.0, 0.1, prior, 1e3)
+    assert found.weight.sum() == pytest.approx(1, abs=1e-9)
+    more = rates(beta * 1.001, 1.0, 0.1, prior, 1e3).failure([1, 100])
+    assert ((found.failure([1, 100]) > more) & (found.failure([1, 100]) < more + 0.01)).all()
+
+
+def test_a_failure_below_what_doubles_hold_has_no_exponent() -> None:
+    failure, exponent = rates(50.0, 1000.0, 0.1, most=1e12).curve(np.geomspace(1, 1e12, 1000))
+    assert failure[-1] == 0
+    assert np.isnan(exponent[-1])
+    assert np.isfinite(exponent[failure > 1e-289]).all()
+
+
 @pytest.mark.parametrize("most", [300.0, 1e4, 1e12])
 @pytest.mark.parametrize("prior", difficulty.PRIORS)
 @pytest.mark.parametrize(("beta", "tolerance", "risk"), CASES)
