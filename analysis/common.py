@@ -24,6 +24,13 @@ def over_seeds(values: Array, statistic: Callable[[Array], Any]) -> tuple[Array,
     return np.asarray(statistic(values)), np.nanquantile(drawn, [0.025, 0.975], axis=0)
 
 
+def slope(k: Array, failure: Array) -> Array:
+    """Least-squares exponent of failures [..., budgets] at k: -d log failure / d log k."""
+    u = np.log(k) - np.log(k).mean()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(-(np.log(failure) @ u) / (u @ u))
+
+
 def save(fig: Any, file: Path) -> None:
     fig.tight_layout()
     fig.savefig(file, dpi=150)

@@ -22,7 +22,7 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from common import Array, over_seeds, save
+from common import Array, over_seeds, save, slope
 from matplotlib import pyplot as plt
 from scipy.optimize import nnls
 
@@ -56,10 +56,6 @@ def head(x: Array, y: Array) -> Array:
     return np.asarray(np.linalg.solve(x.T @ x / n + RIDGE * np.eye(d), x.T @ y / n))
 
 
-def slope(k: Array, failure: Array) -> float:
-    return float(-np.polyfit(np.log(k), np.log(failure), 1)[0])
-
-
 def measured(name: str, x: Array, counts: npt.NDArray[np.int64], seed: int) -> list[dict[str, Any]]:
     """A row a size: excess risk, accuracy, and exponents."""
     rng = np.random.default_rng(seed)
@@ -85,7 +81,7 @@ def measured(name: str, x: Array, counts: npt.NDArray[np.int64], seed: int) -> l
                 "l_gen": float(((said - share[test]) ** 2).sum(1).mean()),
                 "hit": float((hits / trials).mean()),
                 "never": float((hits == 0).mean()),
-                **{kind: slope(at, each.mean(0)) for kind, (at, each) in curves.items()},
+                **{kind: float(slope(at, each.mean(0))) for kind, (at, each) in curves.items()},
             }
         )
     return rows
@@ -117,7 +113,7 @@ def difficulty(counts: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> 
             [
                 np.polyfit(np.log(edges), np.log(below), 1)[0],
                 float(Tail.fitted(hits[at], trials[at]).a[0]),
-                slope(few, unbiased_failure(hits[at], trials[at], few).mean(0)),
+                float(slope(few, unbiased_failure(hits[at], trials[at], few).mean(0))),
             ]
         )
 

@@ -21,7 +21,7 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from common import Array, over_seeds, save
+from common import Array, over_seeds, save, slope
 from matplotlib import pyplot as plt
 from students import BETAS, SIGMA, SIZES
 
@@ -53,12 +53,6 @@ def counted(error: npt.NDArray[np.int16], beta: float, rng: np.random.Generator)
     return np.asarray(unbiased_failure(hits, np.full(len(hits), TRIALS), K).mean(0))
 
 
-def slope(failure: Array) -> float:
-    """The exponent over the window."""
-    inside = (WINDOW[0] <= K) & (WINDOW[1] >= K)
-    return float(-np.polyfit(np.log(K[inside]), np.log(failure[inside]), 1)[0])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=Path("results/lid_gsm8k"))
@@ -77,12 +71,13 @@ def main() -> None:
     apart = np.abs(drawn[:, few] / exact[:, few] - 1)
     print(f"{len(each)} students, {found['error'].shape[1]} held-out problems")
     print(f"exact 1 - pass@k and {TRIALS} trials a problem: {np.median(apart):.1%} apart, {apart.max():.1%} at most")
+    inside = (WINDOW[0] <= K) & (WINDOW[1] >= K)
     answer = found["answer"].astype(float)
     frame = {
         "right": (found["error"] == 0).mean(1),
         "l_gen": ((np.log1p(answer + found["error"]) - np.log1p(answer)) ** 2).mean(1),
-        "exponent": np.array([slope(failure) for failure in exact]),
-        "counted": np.array([slope(failure) for failure in drawn]),
+        "exponent": slope(K[inside], exact[:, inside]),
+        "counted": slope(K[inside], drawn[:, inside]),
     }
     rows = []
     for beta, n in itertools.product(BETAS, SIZES):
@@ -105,8 +100,9 @@ def main() -> None:
         middle.plot(SIZES, cut["l_gen"], "o-", ms=3.5, color=colour, label=rf"$\beta$ = {beta}")
         right.plot(SIZES, cut["exponent"], "o-", ms=3.5, color=colour, label=rf"$\beta$ = {beta}")
         right.fill_between(SIZES, cut["low"], cut["high"], color=colour, alpha=0.2, lw=0)
-        right.axhline(slope(perfect), color=colour, lw=1, ls="--")
-        print(f"beta {beta}: a perfect student's exponent over k = {WINDOW[0]} to {WINDOW[1]} is {slope(perfect):.2f}")
+        whole = float(slope(K[inside], perfect[inside]))
+        right.axhline(whole, color=colour, lw=1, ls="--")
+        print(f"beta {beta}: a perfect student's exponent over k = {WINDOW[0]} to {WINDOW[1]} is {whole:.2f}")
         print(cut.select("n_train", "right", "l_gen", "exponent", "low", "high", "counted"))
     left.set(xscale="log", yscale="log", xlabel="attempts k", ylabel="1 - pass@k (median of seeds)", ylim=(1e-4, 1.2))
     left.set_title(rf"$\beta$ = {BETAS[0]}; dots: {TRIALS} trials counted")

@@ -18,15 +18,17 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import polars as pl
+from common import save, slope
 from matplotlib import pyplot as plt
 from scipy.stats import spearmanr
 
-from raysweep.laws.attempts import attempts
+from raysweep.laws.attempts import attempts, unbiased_failure
 from raysweep.report.style import STYLE
 
 WINDOW = (10, 100)
 BUDGETS = (1, 10, 100)
 BENCHMARKS = ("gsm8k", "math")
+FEW = 10  # problems solved: with fewer, an exponent says little
 
 
 def checkpoints(table: pl.DataFrame, draws: int) -> pl.DataFrame:
@@ -55,26 +57,41 @@ def checkpoints(table: pl.DataFrame, draws: int) -> pl.DataFrame:
     return pl.DataFrame(rows).sort("benchmark", "N", "D")
 
 
-def verdicts(frame: pl.DataFrame) -> pl.DataFrame:
-    """By benchmark and size: does the exponent grow with tokens, and is its last doubling or so within its error?"""
+def verdicts(table: pl.DataFrame, frame: pl.DataFrame, draws: int) -> pl.DataFrame:
+    """By benchmark and size: how the exponent changes, with intervals over the problems that both checkpoints share.
+
+    `since_first` is the last checkpoint's less that of the first at which FEW problems are solved, `at_the_end` less
+    the one before it, `since_best` less the highest.
+    """
     rows = []
     for (benchmark, n), group in frame.group_by("benchmark", "N", maintain_order=True):
-        group = group.sort("D")
-        first, before, last = (group.row(i, named=True) for i in (0, -2, -1))
-        rows.append(
-            {
-                "benchmark": benchmark,
-                "N": n,
-                "checkpoints": group.height,
-                "rank_correlation": round(float(spearmanr(group["D"], group["exponent"]).statistic), 2),
-                "first": f"{first['exponent']:.2g} [{first['low']:.2g}, {first['high']:.2g}]",
-                "last": f"{last['exponent']:.2g} [{last['low']:.2g}, {last['high']:.2g}]",
-                "tail_of_last": f"{last['tail']:.2g} [{last['tail_low']:.2g}, {last['tail_high']:.2g}]",
-                "rises": bool(last["low"] > first["high"]),
-                "flat_at_the_end": bool(last["low"] <= before["high"] and before["low"] <= last["high"]),
-            }
-        )
+        counts = {
+            d: part.select("problem_idx", "c", "n")
+            for (d,), part in table.filter((pl.col("benchmark") == benchmark) & (pl.col("N") == n)).group_by("D")
+        }
+        solved = group.filter(pl.col("problems") - pl.col("unsolved") >= FEW).sort("D")
+        row: dict[str, Any] = {"benchmark": benchmark, "N": n, "checkpoints": group.height, "compared": solved.height}
+        if solved.height > 1:
+            last, best = solved.row(-1, named=True), solved.sort("exponent").row(-1, named=True)
+            others = {"since_first": solved["D"][0], "at_the_end": solved["D"][-2], "since_best": best["D"]}
+            for name, other in others.items():
+                value, low, high = change(counts[other], counts[last["D"]], draws)
+                row[name] = f"{value:+.2f} [{low:+.2f}, {high:+.2f}]" if other != last["D"] else "it is the best"
+            row["rank_correlation"] = round(float(spearmanr(solved["D"], solved["exponent"]).statistic), 2)
+        rows.append(row)
     return pl.DataFrame(rows)
+
+
+def change(before: pl.DataFrame, after: pl.DataFrame, draws: int) -> tuple[float, float, float]:
+    """How much the exponent grew on the problems that both hold, and its 95 % interval by drawing those anew."""
+    both = before.join(after, on="problem_idx", suffix="_after")
+    k = np.unique(np.round(np.geomspace(*WINDOW, 9)))
+    failures = [unbiased_failure(both[f"c{s}"].to_numpy(), both[f"n{s}"].to_numpy(), k) for s in ("", "_after")]
+    rng = np.random.default_rng(0)
+    weights = rng.multinomial(both.height, np.full(both.height, 1 / both.height), size=draws)
+    weights = np.concatenate([np.ones((1, both.height)), weights])
+    value, *drawn = (slope(k, weights @ failures[1]) - slope(k, weights @ failures[0])).tolist()
+    return value, *np.nanquantile(drawn, [0.025, 0.975]).tolist()
 
 
 def draw_exponents(frame: pl.DataFrame, file: Path) -> None:
@@ -112,12 +129,6 @@ def words(n: float) -> str:
     return f"{n / 1e9:g}B" if n >= 1e9 else f"{n / 1e6:g}M"
 
 
-def save(fig: Any, file: Path) -> None:
-    fig.tight_layout()
-    fig.savefig(file, dpi=150)
-    plt.close(fig)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", type=Path, default=Path("../shared/data/pythia_gsm8k_math_counts.csv.gz"))
@@ -126,13 +137,14 @@ def main() -> None:
     given = parser.parse_args()
     mpl.use("Agg")
     mpl.rcParams.update(STYLE)
-    frame = checkpoints(pl.read_csv(given.table, infer_schema_length=None), given.draws)
+    table = pl.read_csv(given.table, infer_schema_length=None)
+    frame = checkpoints(table, given.draws)
     given.out.mkdir(parents=True, exist_ok=True)
     frame.write_csv(given.out / "checkpoints.csv")
     draw_exponents(frame, given.out / "exponents.png")
     draw_compute(frame, given.out / "compute.png")
-    with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=40, tbl_width_chars=180, tbl_hide_dataframe_shape=True):
-        print(verdicts(frame))
+    with pl.Config(tbl_rows=-1, tbl_cols=-1, fmt_str_lengths=40, tbl_width_chars=220, tbl_hide_dataframe_shape=True):
+        print(verdicts(table, frame, given.draws))
 
 
 if __name__ == "__main__":
