@@ -48,7 +48,7 @@ class Outcome:
         counts: This grid's cells by status, over everything the store holds.
         pending: Cells still missing (another driver holds them, or they were left aside).
         seconds: Wall time of this call.
-        scan: The ledger at the end.
+        scan: Keys, statuses and attempts at the end; `Ledger.scan` has the other columns.
     """
 
     counts: Counts

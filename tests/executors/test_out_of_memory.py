@@ -84,4 +84,4 @@ def test_a_full_gpu_splits_packs_and_loses_no_lane(tmp_path: Path) -> None:
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert (outcome.counts.ok, outcome.pending) == (96, 0)
-    assert len(set(outcome.scan.table["pack"].to_pylist())) >= 2
+    assert len(set(Ledger(Store(str(tmp_path / "store"))).scan().table["pack"].to_pylist())) >= 2

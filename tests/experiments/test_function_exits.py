@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from raysweep.errors import SweepError
 from raysweep.executors import make_executor
 from raysweep.experiments.function import infer_axes
+from raysweep.ledger import CELLS
 from raysweep.run import run
 from raysweep.store import Store
 from raysweep.sweep import from_mapping
@@ -22,7 +24,7 @@ def test_sys_exit_fails_its_run_only(tmp_path: Path) -> None:
     sweep = from_mapping({"name": "e", "experiment": "exits:train", "grid": {"size": [1, 2, 3]}}, "e.yaml", [tmp_path])
     outcome = run(sweep, Store(str(tmp_path / "store")), make_executor("inline"))
     assert (outcome.counts.ok, outcome.counts.failed) == (2, 1)
-    (error,) = [e for e in outcome.scan.table.column("error").to_pylist() if e]
+    (error,) = [e for e in pl.read_parquet(tmp_path / "store" / CELLS)["error"] if e]
     assert "SystemExit: 3" in error
 
 

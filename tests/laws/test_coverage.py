@@ -14,7 +14,7 @@ from scipy.stats import binom
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import laws_coverage
 
-WORLDS, DRAWS = 200, 250
+WORLDS, DRAWS = 150, 200
 LEAST = binom.ppf(1 / 2000, WORLDS, laws_coverage.GOAL[0]) / WORLDS
 DESIGNS = [
     "chinchilla 3x3, 1.0%, 1",
