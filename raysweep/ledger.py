@@ -210,7 +210,7 @@ class Ledger:
         """Rewrite `cells.parquet` from the parts, and return a scan of keys, status and attempt alone.
 
         Rows are sorted by cell within each row group; the file has one row group but where it is large. What is held
-        of large ledgers are the keys: parts beyond some hundred megabytes are read a second time to be written.
+        of large ledgers are the keys: parts beyond about a hundred megabytes are read a second time to be written.
         """
         pa.default_memory_pool().release_unused()  # of a scan before
         names = [name for name, _ in self.store.list(_FOLDER)]
@@ -253,7 +253,8 @@ class Ledger:
                     yield whole.conform(part)
 
         self.store.write(CELLS, lambda sink: _write_groups(sink, whole.schema, parts()))
-        return Scan(table if best is None else table.take(pa.array(best)), tuple(skipped), len(names), np.zeros(0))
+        state_rows = table if best is None else table.take(pa.array(best))
+        return Scan(state_rows, tuple(skipped), len(names), np.zeros(len(rows)))
 
 
 def _best(table: pa.Table) -> npt.NDArray[np.int64] | None:
