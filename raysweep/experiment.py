@@ -33,6 +33,7 @@ __all__ = [
     "Sample",
     "Saved",
     "Stamp",
+    "TheoryExperiment",
     "World",
     "WorldShape",
     "failure_rows",
@@ -194,6 +195,23 @@ class Experiment(Protocol):
     def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost: ...
     def check(self, runs: Runs, world: WorldShape | None, gpus: float) -> None: ...
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]: ...
+
+
+@runtime_checkable
+class TheoryExperiment(Experiment, Protocol):
+    """An Experiment with a theory of its metrics, which is computed when a store is read and never stored."""
+
+    def theory(self, cells: pa.Table) -> pa.Table:
+        """What is expected of each cell, from its axes alone.
+
+        Args:
+            cells: Every axis of the experiment but seeds, a row a cell.
+
+        Returns:
+            As many rows, in the same order. A column named as a metric holds its expectation over seeds, null where
+            there is none; the column `reason` then says why, and is null elsewhere.
+        """
+        ...
 
 
 _STAMPS: tuple[tuple[str, pa.DataType, str], ...] = (

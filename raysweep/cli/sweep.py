@@ -12,6 +12,7 @@ from raysweep.cli.show import print_json, print_table
 from raysweep.cost import host_memory
 from raysweep.errors import PriceError
 from raysweep.executors import EXECUTORS, make_executor
+from raysweep.experiment import Experiment
 from raysweep.plan import make_plan
 from raysweep.prices import estimate, find_machine, read_prices, sentences
 from raysweep.progress import clock
@@ -145,20 +146,20 @@ def run(
     for name, reason in outcome.scan.skipped:
         print(f"warning: {name} was skipped: {reason}")
     if counts.ok:
-        _report(target)
+        _report(target, sweep.experiment)
     if counts.failed:
         print(f"{counts.failed:,} cells failed: see `raysweep status {target.uri}`; run again to retry them")
     if counts.failed or outcome.pending:
         raise typer.Exit(1)
 
 
-def _report(store: Store) -> None:
+def _report(store: Store, experiment: Experiment) -> None:
     try:
         from raysweep.report import make_report
     except ModuleNotFoundError as error:
         print(f"no report: {error.name} is not installed here; run `raysweep report {store.uri}` where it is")
         return
-    report = make_report(store)
+    report = make_report(store, experiment)
     for sentence in report.findings:
         print(f"  {sentence}")
     print(f"report: {report.page}")

@@ -12,9 +12,17 @@ from raysweep.errors import SweepError, nearest
 from raysweep.experiment import Experiment
 from raysweep.experiments.function import FunctionExperiment, infer_axes
 
-__all__ = ["BUILT_IN", "load_experiment"]
+__all__ = ["BUILT_IN", "built_in", "load_experiment"]
 
 BUILT_IN = {"classifier": "raysweep.experiments.classifier", "lid": "raysweep.experiments.lid"}
+
+
+def built_in(name: str) -> Experiment | None:
+    """The experiment that comes with raysweep under this name, if there is one."""
+    if name not in BUILT_IN:
+        return None
+    found: Experiment = importlib.import_module(BUILT_IN[name]).EXPERIMENT
+    return found
 
 
 def load_experiment(
@@ -33,13 +41,13 @@ def load_experiment(
         SweepError: unknown name, module or attribute, or the attribute is neither.
     """
     if ":" not in reference:
-        if reference not in BUILT_IN:
+        known = built_in(reference)
+        if known is None:
             raise SweepError(
                 f"{where}: experiment must be built in or `module:name`, but got {reference!r}. "
                 + nearest(reference, BUILT_IN)
             )
-        built_in: Experiment = importlib.import_module(BUILT_IN[reference]).EXPERIMENT
-        return _own(built_in, observed, version, where)
+        return _own(known, observed, version, where)
     module_name, _, attribute = reference.partition(":")
     for folder in map(str, folders):
         if folder not in sys.path:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from raysweep.axes import Axis, Value
 from raysweep.experiment import Context, Cost, Metric, WorldShape
 from raysweep.metrics.difficulty import PRIORS, rates
 from raysweep.runs import Observed, Runs
+from raysweep.theory.lid import excess_risk, noise_variance
 
 __all__ = ["EXPERIMENT", "Difficulty", "excess_risks"]
 
@@ -47,6 +48,7 @@ METRICS = (
     Metric("exponent", "", "local exponent of failure in k, -d log failure / d log k", "high"),
     Metric("condition", "", "condition number of the ridge problem"),
 )
+_TRAINED = ("n_train", "dim", "alpha", "beta", "prior", "sigma_eta", "ridge")  # what the excess risk depends on
 _CHUNK = 2**22  # numbers of the inputs held at a time
 _SINGULAR = 1e13  # condition number beyond which doubles say nothing
 _NORMAL, _NOISE, _PRECISION, _TRUTH = range(4)  # what a seed's numbers are for
@@ -118,8 +120,47 @@ class Difficulty:
             table |= {name: pa.array(v, mask=~(sound & np.isfinite(v))) for name, v in values.items()}
             yield pa.RecordBatch.from_pydict(table)
 
+    def theory(self, cells: pa.Table) -> pa.Table:
+        """The expected excess risk, and what k attempts fail at that risk; none where beta <= 2.
+
+        The failure at the expected risk is not the expected failure, which few bad data sets rule; medians over seeds
+        lie near it.
+        """
+        names = ("l_gen", "risk", "failure", "pass_at_k", "exponent")
+        found = {name: np.full(len(cells), np.nan) for name in names}
+        reason = np.full(len(cells), None, dtype=object)
+        for one, rows in _groups(cells, _TRAINED):
+            beta, sigma, d = float(one["beta"]), float(one["sigma_eta"]), int(one["dim"])
+            if beta <= 2:
+                reason[rows] = f"beta must be above 2 for targets to have a variance, but is {beta:g}"
+                continue
+            noise = noise_variance(beta, sigma, str(one["prior"]))
+            expected = excess_risk(float(one["n_train"]), d, float(one["alpha"]), noise, float(one["ridge"]))
+            if not np.isfinite(expected):
+                reason[rows] = f"without a ridge the excess risk has no expectation at n_train = dim = {d}"
+                continue
+            found["l_gen"][rows], found["risk"][rows] = expected, expected / sigma**2
+        ruled = cells.select(["beta", "prior", "tolerance", "k"]).append_column("risk", pa.array(found["risk"]))
+        k = cells["k"].to_numpy()
+        for one, rows in _groups(ruled, ("beta", "prior", "tolerance", "risk")):
+            if np.isfinite(one["risk"]):
+                asked, where = np.unique(k[rows], return_inverse=True)
+                curve = rates(one["beta"], one["tolerance"], one["risk"], one["prior"], float(asked[-1]))
+                failure, exponent = curve.curve(asked)
+                found["failure"][rows], found["exponent"][rows] = failure[where], exponent[where]
+        found["pass_at_k"] = 1 - found["failure"]
+        columns = {name: pa.array(values, mask=~np.isfinite(values)) for name, values in found.items()}
+        return pa.table({**columns, "reason": pa.array(reason, pa.string())})
+
 
 EXPERIMENT = Difficulty()
+
+
+def _groups(cells: pa.Table, names: Sequence[str]) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.int64]]]:
+    """Every distinct combination of these columns, and its rows."""
+    numbered = cells.select(list(names)).append_column("row", pa.array(np.arange(len(cells))))
+    for one in numbered.group_by(list(names)).aggregate([("row", "list")]).to_pylist():
+        yield one, np.array(one.pop("row_list"))
 
 
 def _reason(condition: float) -> str:

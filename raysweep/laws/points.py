@@ -88,7 +88,7 @@ def points(
     asked, run = run, run or ("run" if "run" in columns else None)
     se = se or (f"{y}_se" if f"{y}_se" in columns else None)
     measured = [*x, y, *([se] if se else [])]
-    for name in (*measured, *keep):
+    for name in measured:
         if not (schema[name].is_numeric() or schema[name] == pl.Null):
             raise FitError(f"A fit needs numbers, but column {name!r} holds {schema[name]}. Name another column.")
 

@@ -17,12 +17,14 @@ from raysweep.laws import Fit, GroupFit
 from raysweep.laws.points import Points
 from raysweep.report.style import COLOURS, MARKERS, PANEL, STYLE, axis_name, sample
 
-__all__ = ["calibration_figure", "law_figure", "learning_figure"]
+__all__ = ["calibration_figure", "law_figure", "learning_figure", "theory_figure"]
 
 _MOST, _MOST_PANELS = 28, 6  # groups and panels that are drawn
 
 
-def law_figure(fit: Fit, points: Points, floor: str | None = None, total: str | None = None) -> Figure:
+def law_figure(
+    fit: Fit, points: Points, floor: str | None = None, total: str | None = None, expected: str | None = None
+) -> Figure:
     """Measured points, the fitted law and its interval band, one panel per value of the last by-column.
 
     Args:
@@ -30,6 +32,7 @@ def law_figure(fit: Fit, points: Points, floor: str | None = None, total: str | 
         points: What it was fitted to.
         floor: Column drawn as a grey line (the aleatoric part), in the same panels.
         total: Column drawn hollow above (the total loss).
+        expected: Column drawn as a dashed line (the theory of y).
     """
     names, (x,), drawn = points.by, fit.x, fit.groups[:_MOST]
     panels = sorted({group.group[names[-1]] for group in drawn}, key=str)[:_MOST_PANELS] if len(names) > 1 else [None]
@@ -46,7 +49,7 @@ def law_figure(fit: Fit, points: Points, floor: str | None = None, total: str | 
             groups = [g for g in drawn if panel is None or g.group[names[-1]] == panel]
             for i, group in enumerate(groups):
                 name = ", ".join(f"{k} = {v}" for k, v in group.group.items() if panel is None or k != names[-1])
-                _law_series(axis, group, points.of(group.group), i % len(COLOURS), name, total)
+                _law_series(axis, group, points.of(group.group), i % len(COLOURS), name, total, expected)
             if floor is not None:
                 part = points.frame.filter(pl.col(names[-1]) == panel) if panel is not None else points.frame
                 level = part.group_by(x).agg(pl.col(floor).mean()).sort(x)
@@ -62,7 +65,9 @@ def law_figure(fit: Fit, points: Points, floor: str | None = None, total: str | 
     return figure
 
 
-def _law_series(axis: Axes, group: GroupFit, rows: pl.DataFrame, i: int, name: str, total: str | None) -> None:
+def _law_series(
+    axis: Axes, group: GroupFit, rows: pl.DataFrame, i: int, name: str, total: str | None, expected: str | None
+) -> None:
     colour, marker = COLOURS[i], MARKERS[i]
     (x,) = group.x
     shown = sample(rows)
@@ -70,6 +75,9 @@ def _law_series(axis: Axes, group: GroupFit, rows: pl.DataFrame, i: int, name: s
     if total is not None:
         mean = rows.group_by(x).agg(pl.col(total).mean()).sort(x)
         axis.plot(mean[x], mean[total], marker, ms=4.5, mfc="none", mec=colour, mew=0.9, ls="-", lw=0.5, color=colour)
+    if expected is not None:
+        told = rows.group_by(x).agg(pl.col(expected).median()).sort(x)
+        axis.plot(told[x], told[expected].cast(pl.Float64), "--", color=colour, lw=1.1)
     if group.error is not None or not group.params:
         return
     grid = np.geomspace(*group.window[0], 100)
@@ -79,6 +87,60 @@ def _law_series(axis: Axes, group: GroupFit, rows: pl.DataFrame, i: int, name: s
     band = group.band(grid)
     if np.isfinite(band).all():
         axis.fill_between(grid, band[:, 0], band[:, 1], color=colour, alpha=0.18, lw=0)
+
+
+def theory_figure(points: Points, expected: str) -> Figure:
+    """What was measured, as medians with the quartiles of replicates, and the theory as lines.
+
+    Colours are the by-column of most values; a panel for each combination of the others, of the first few.
+
+    Args:
+        points: Of y on one scale, with the column `expected`.
+        expected: What the theory says of y; null where it says nothing.
+    """
+    (x,), y, frame = points.x, points.y, points.frame
+    colour_by = max(points.by, key=lambda name: frame[name].n_unique(), default=None)
+    panel_by = [name for name in points.by if name != colour_by]
+    panels = (frame.select(panel_by).unique().sort(panel_by).to_dicts() if panel_by else [{}])[:_MOST_PANELS]
+    values = frame[colour_by].unique().sort().to_list() if colour_by else [None]
+    many = plt.get_cmap("viridis")(np.linspace(0.0, 0.9, len(values)))
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
+    lines = -(-len(panels) // columns)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            lines, columns, figsize=(PANEL[0] * columns, PANEL[1] * lines),
+            sharex=True, sharey=True, squeeze=False, layout="constrained",
+        )  # fmt: skip
+        for axis, panel in itertools.zip_longest(axes.flat, panels):
+            if panel is None:
+                axis.set_visible(False)
+                continue
+            part = points.of(panel)
+            for i, value in enumerate(values):
+                own = part.filter(pl.col(colour_by).eq_missing(pl.lit(value))) if colour_by else part
+                colour = COLOURS[i] if len(values) <= len(COLOURS) else many[i]
+                at = own.group_by(x).agg(
+                    low=pl.col(y).quantile(0.25), middle=pl.col(y).median(), high=pl.col(y).quantile(0.75),
+                    told=pl.col(expected).median(),
+                ).sort(x)  # fmt: skip
+                axis.plot(at[x], at["middle"], "o", ms=3.2, color=colour, mew=0, label=_value(colour_by, value))
+                axis.fill_between(at[x], at["low"], at["high"], color=colour, alpha=0.2, lw=0)
+                axis.plot(at[x], at["told"].cast(pl.Float64), "-", color=colour, lw=1.1)
+            axis.set(xscale="log", yscale="log", title=", ".join(f"{k} = {v}" for k, v in panel.items()))
+        for row in axes:
+            row[0].set_ylabel(axis_name(y))
+        for axis in axes[-1]:
+            axis.set_xlabel(axis_name(x))
+        if colour_by:
+            title = axis_name(colour_by)
+            axes.flat[0].legend(title=title, ncols=1 + (len(values) > 8), fontsize=7.5, title_fontsize=8)
+    return figure
+
+
+def _value(name: str | None, value: Any) -> str | None:
+    if name is None:
+        return None
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def learning_figure(frame: pl.DataFrame, y: str, time: str, colour_by: str, panel_by: Sequence[str]) -> Figure:
@@ -112,7 +174,7 @@ def learning_figure(frame: pl.DataFrame, y: str, time: str, colour_by: str, pane
                     curve["mean"],
                     color=shade,
                     lw=1.4,
-                    label=f"{value:,}" if isinstance(value, int) else str(value),
+                    label=_value(colour_by, value),
                 )
                 axis.fill_between(curve[time], curve["low"], curve["high"], color=shade, alpha=0.15, lw=0)
             axis.set(xscale="log", yscale="log", title=", ".join(f"{k} = {v}" for k, v in panel.items()))

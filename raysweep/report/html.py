@@ -16,10 +16,13 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import polars as pl
+import pyarrow as pa
 from matplotlib.figure import Figure
 
 from raysweep import __version__
 from raysweep.errors import FitError, LedgerError
+from raysweep.experiment import Experiment
+from raysweep.experiments import built_in
 from raysweep.laws import Fit
 from raysweep.laws.fitting import Options
 from raysweep.laws.points import Points, points
@@ -28,9 +31,11 @@ from raysweep.laws.table import fit_points
 from raysweep.ledger import Ledger
 from raysweep.oracle.recipe import stored_audits
 from raysweep.report.diagnostics import diagnostics_figure
-from raysweep.report.figures import calibration_figure, law_figure, learning_figure
+from raysweep.report.figures import calibration_figure, law_figure, learning_figure, theory_figure
 from raysweep.report.style import tame
 from raysweep.report.tables import Sanity, clusters, findings, formula, sanity
+from raysweep.report.theory import REASON, Agreement, agreements, theory_name, with_theory
+from raysweep.report.theory import sentences as theory_sentences
 from raysweep.status import status
 from raysweep.store import Store
 from raysweep.sweep import FitSpec, stored_sweep
@@ -65,8 +70,13 @@ class Drawing:
     png: bytes
 
 
-def make_report(store: Store) -> Report:
+def make_report(store: Store, experiment: Experiment | None = None) -> Report:
     """Fit the sweep's laws, draw its figures, and write `report.html` and `figures/*.png` into the store.
+
+    Args:
+        store: A sweep's folder.
+        experiment: Whose theory to draw; by default the built-in one that the store names. A store's own word for a
+            user's module is not enough to import it.
 
     Raises:
         LedgerError: the store has no sweep or no finished cell.
@@ -76,18 +86,24 @@ def make_report(store: Store) -> Report:
     ledger = Ledger(store).scan()
     if not ledger.parts:
         raise LedgerError(f"store {store.uri}: must hold finished cells to report on, but its ledger is empty")
-    rows, columns = scan(ledger.table)
+    sentences: list[str] = []
+    table = ledger.table
+    try:
+        table = with_theory(table, experiment or built_in(file.experiment))
+    except FitError as error:
+        sentences.append(str(error))
+    rows, columns = scan(table)
     frame = gather(rows)
     audits = [a for w in state["worlds"] for a in stored_audits(store, f"oracle/{w['recipe']}")]
 
-    sentences: list[str] = []
     sections: list[tuple[str, str]] = []
     drawings: list[Drawing] = []
     fitted: list[tuple[FitSpec, Fit, Points]] = []
     for spec in file.fit:
         try:
-            beside = [name for name in _BESIDE if name in columns and name != spec.y]
-            found = points(ledger.table, spec.scales, spec.y, spec.by, spec.where, spec.at, None, spec.se, beside)
+            beside = [n for n in _BESIDE if n in columns and n != spec.y and frame[n].dtype.is_numeric()]
+            beside += [n for n in (theory_name(spec.y), REASON) if theory_name(spec.y) in frame.columns]
+            found = points(table, spec.scales, spec.y, spec.by, spec.where, spec.at, None, spec.se, beside)
             law = fit_points(found, spec.law, Options(huber=spec.huber, holdout=spec.holdout))
             fitted.append((spec, law, found))
             sentences += findings(law)
@@ -100,9 +116,11 @@ def make_report(store: Store) -> Report:
     for i, (spec, law, found) in enumerate(fitted):
         name = re.sub(r"[^\w.-]", "-", f"{i + 1}-{spec.law}-{spec.y}-{'-'.join(spec.scales)}")[:100]  # becomes a file
         if len(law.x) == 1:
-            drawings.append(_draw(name, _law_caption(law, columns), _law(law, found, columns)))
+            drawings.append(_draw(name, _law_caption(law, found, columns), _law(law, found, columns)))
         drawings.append(_draw(f"{name}-diagnostics", _DIAGNOSTICS, diagnostics_figure(law, found)))
         sections.append((f"{spec.law}: {'; '.join(one.formula for one in law.laws)}", _fit_table(law)))
+    if REASON in table.column_names:
+        _theory(table, file.fit, sentences, sections, drawings)
     drawings += _extra_drawings(frame, columns, fitted, audits)
     for drawing in drawings:
         store.write(f"figures/{drawing.name}.png", drawing.png)
@@ -118,18 +136,67 @@ _DIAGNOSTICS = (
 
 
 def _law(law: Fit, rows: Points, columns: dict[str, Column]) -> Figure:
-    decomposed = law.y == "epistemic" and {"aleatoric", "total"} <= set(columns)
-    return law_figure(law, rows, *(("aleatoric", "total") if decomposed else (None, None)))
+    floor, total = ("aleatoric", "total") if _decomposed(law, columns) else (None, None)
+    expected = theory_name(law.y) if theory_name(law.y) in rows.frame.columns else None
+    return law_figure(law, rows, floor, total, expected)
 
 
-def _law_caption(law: Fit, columns: dict[str, Column]) -> str:
+def _decomposed(law: Fit, columns: dict[str, Column]) -> bool:
+    return law.y == "epistemic" and {"aleatoric", "total"} <= set(columns)
+
+
+def _law_caption(law: Fit, rows: Points, columns: dict[str, Column]) -> str:
     text = (
         f"{'; '.join({formula(group): None for group in law})} fitted to every run (small markers); the shade is the "
         f"{law.groups[0].level:.0%} band of the mean law."
     )
-    if law.y == "epistemic" and {"aleatoric", "total"} <= set(columns):
+    if _decomposed(law, columns):
         text += " Hollow: mean total loss = aleatoric + epistemic. Dotted: the aleatoric floor."
+    if theory_name(law.y) in rows.frame.columns:
+        text += " Dashed: the theory."
     return text
+
+
+def _theory(
+    table: pa.Table,
+    specs: Sequence[FitSpec],
+    sentences: list[str],
+    sections: list[tuple[str, str]],
+    drawings: list[Drawing],
+) -> None:
+    """Theory beside measurement over the whole grid, for each y(x) that a law is fitted to, whatever its window."""
+    for x, y in dict.fromkeys((spec.scales[0], spec.y) for spec in specs if len(spec.scales) == 1):
+        spec = next(spec for spec in specs if spec.scales == (x,) and spec.y == y)
+        if theory_name(y) not in table.column_names:
+            continue
+        try:
+            found = points(table, x, y, spec.by, None, spec.at, None, None, [theory_name(y), REASON])
+        except FitError:  # said of the law already
+            continue
+        held = agreements(found)
+        sentences += theory_sentences(found, held)
+        sections.append((f"Theory of {y} in {x}", _theory_table(found, held)))
+        caption = f"Markers: the median of {y}, shades: quartiles of replicates. Lines: the theory."
+        drawings.append(_draw(f"theory-{y}-{x}", caption, theory_figure(found, theory_name(y))))
+
+
+def _theory_table(found: Points, held: Sequence[Agreement]) -> str:
+    x = found.x[0]
+    head = [*found.by, x, "rows", "clusters", "measured / expected, median [95%]", "mean", "farthest", "no theory"]
+    rows = []
+    for one in held[:_ROWS]:
+        cells = [str(one.group[name]) for name in found.by]
+        if one.window is None:
+            cells += ["-"] * 6
+        else:
+            span = f" [{one.interval[0]:.3g}, {one.interval[1]:.3g}]" if one.interval else ""
+            cells += [f"{one.window[0]:g} to {one.window[1]:g}", f"{one.rows:,}", f"{one.clusters:,}"]
+            cells += [f"{one.ratio:.3g}{span}", f"{one.mean:.3g}"]
+            cells += [f"{one.farthest[1]:.3g} at {x} = {one.farthest[0]:g}"]
+        rows.append([*cells, f"{one.without:,} rows: {'; '.join(one.reasons)}" if one.without else ""])
+    if len(held) > _ROWS:
+        rows.append([f"... and {len(held) - _ROWS:,} more groups"] + [""] * (len(head) - 1))
+    return _table(head, rows)
 
 
 def _extra_drawings(

@@ -15,7 +15,7 @@ from raysweep.experiments.lid import EXPERIMENT, excess_risks
 from raysweep.grid import expand
 from raysweep.metrics.difficulty import rates
 from raysweep.runs import Runs
-from raysweep.theory.lid import generalisation, noise_variance, power_tail
+from raysweep.theory.lid import excess_risk, generalisation, noise_variance, power_tail
 
 AXES = {axis.name: axis for axis in EXPERIMENT.axes}
 
@@ -165,3 +165,57 @@ def test_a_singular_problem_is_a_row_with_its_reason() -> None:
     (reason,) = frame["error"].drop_nulls()
     assert "condition number" in reason
     assert "raise ridge" in reason
+
+
+@pytest.mark.parametrize("ridge", [1e-9, 1e-3])
+@pytest.mark.parametrize(("alpha", "sigma"), [(0.5, 1e-3), (2.0, 1e-2)])
+def test_the_mean_excess_risk_is_the_theorys_in_every_regime(alpha: float, sigma: float, ridge: float) -> None:
+    sizes = [10, 20, 35, 100, 400]
+    runs = runs_of(n_train=sizes, dim=50, alpha=alpha, beta=9.0, sigma_eta=sigma, seed={"range": 200})
+    found: dict[int, list[float]] = {n: [] for n in sizes}
+    for lane, (risk,) in risks_of(runs, (ridge,)).items():
+        found[int(runs.row(lane)["n_train"])].append(risk)
+    for n, risks in found.items():
+        ratio = np.array(risks) / excess_risk(n, 50, alpha, noise_variance(9.0, sigma), ridge)
+        # Of the second order in 1 / n: 10 % at n = 10, and seeds.
+        assert abs(ratio.mean() - 1) < 1 / n + 3 * ratio.std() / np.sqrt(ratio.size), (n, ratio.mean())
+
+
+def settings(**axes: Any) -> pa.Table:
+    """Cells of all combinations, without seeds."""
+    defaults = {axis.name: axis.default for axis in EXPERIMENT.axes if axis.role != "seed"}
+    frame = pl.DataFrame({"_": [0]})
+    for name, value in {**defaults, **axes}.items():
+        frame = frame.join(pl.DataFrame({name: value if isinstance(value, list) else [value]}), how="cross")
+    return frame.drop("_").to_arrow()
+
+
+def test_the_theory_is_the_failure_at_the_expected_risk() -> None:
+    cells = settings(n_train=[25, 400], k=[1, 10, 100], tolerance=[0.1, 1.0], prior=["gamma", "bounded"])
+    order = np.random.default_rng(0).permutation(len(cells))
+    told = EXPERIMENT.theory(cells.take(order)).take(np.argsort(order))
+    assert told["reason"].null_count == len(told)
+    for row, cell in zip(told.to_pylist(), cells.to_pylist(), strict=True):
+        expected = excess_risk(cell["n_train"], 50, 1.0, noise_variance(2.5, 1e-3, cell["prior"]), 1e-9)
+        assert row["l_gen"] == pytest.approx(expected)
+        assert row["risk"] == pytest.approx(expected / 1e-6)
+        curve = rates(2.5, cell["tolerance"], row["risk"], cell["prior"], 100.0)
+        assert row["failure"] == pytest.approx(curve.failure([cell["k"]])[0], rel=1e-9)
+        assert row["exponent"] == pytest.approx(curve.exponent([cell["k"]])[0], rel=1e-9)
+        assert row["pass_at_k"] == pytest.approx(1 - row["failure"])
+
+
+def test_what_has_no_theory_says_why() -> None:
+    told = EXPERIMENT.theory(settings(beta=[1.5, 2.0, 2.5], n_train=[50, 400], ridge=[0.0, 1e-9])).to_pylist()
+    for row, cell in zip(
+        told, settings(beta=[1.5, 2.0, 2.5], n_train=[50, 400], ridge=[0.0, 1e-9]).to_pylist(), strict=True
+    ):
+        if cell["beta"] <= 2:
+            assert row["reason"] == f"beta must be above 2 for targets to have a variance, but is {cell['beta']:g}"
+        elif cell["n_train"] == 50 and cell["ridge"] == 0:
+            assert row["reason"] == "without a ridge the excess risk has no expectation at n_train = dim = 50"
+        else:
+            assert row.pop("reason") is None
+            assert None not in row.values()
+            continue
+        assert {value for name, value in row.items() if name != "reason"} == {None}

@@ -83,3 +83,29 @@ def test_generalisation_and_its_limits() -> None:
     assert tail[0] - tail[1] == pytest.approx(1.0)
     assert tail[2] == 0.0
     assert lid.saturation(1e4, 2.5, 0.1, 1) == pytest.approx(41.8, abs=0.1)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-9, 1e-3])
+@pytest.mark.parametrize("n", [5.0, 20.0, 45.0, 100.0, 400.0])
+def test_the_excess_risk_solves_its_equations(n: float, ridge: float) -> None:
+    spectrum = np.arange(1, 51) ** -2.0
+    kappa = lid._effective_ridge(spectrum, n, ridge)
+    kept = spectrum / (spectrum + kappa)
+    left = n * ridge / kappa if kappa else 0.0
+    assert kept.sum() + left == pytest.approx(min(n, 50) if ridge == 0 else n, rel=1e-9)
+    noiseless, noisy = (lid.excess_risk(n, 50, 1.0, noise, ridge) for noise in (0.0, 0.3))
+    share = (kept**2).sum() / n
+    assert noisy - noiseless == pytest.approx(0.3 * share / (1 - share))
+
+
+def test_limits_of_the_excess_risk() -> None:
+    # Beyond d without a ridge: noise d / (n - d), of which noise d / (n - d - 1) is exact.
+    assert lid.excess_risk(400, 50, 1.0, 0.3) == pytest.approx(0.3 * 50 / 350)
+    assert lid.excess_risk(6400, 50, 1.0, 0.3) == pytest.approx(float(lid.generalisation(6400, 50, 0.3)), rel=2e-4)
+    assert lid.excess_risk(50, 50, 1.0, 0.3) == float("inf")
+    # Nothing is learned under an infinite ridge.
+    power = (np.arange(1, 51) ** -2.0).sum()
+    assert lid.excess_risk(20, 50, 1.0, 0.3, 1e9) == pytest.approx(power, rel=1e-6)
+    # Far below d it is the tail of the spectrum, up to a factor that n hardly changes.
+    ratio = [lid.excess_risk(n, 4000, 1.0, 0.0) / lid.power_tail(n, 4000, 1.0) for n in (20, 40, 80)]
+    assert max(ratio) / min(ratio) < 1.1

@@ -1,0 +1,179 @@
+"""Theory beside measurement: what an experiment expects of its metrics, and how far what was measured lies from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from raysweep.errors import FitError
+from raysweep.experiment import Experiment, TheoryExperiment
+from raysweep.laws.forms import Array
+from raysweep.laws.points import Points
+from raysweep.laws.source import numbers
+
+__all__ = ["REASON", "Agreement", "agreements", "sentences", "theory_name", "with_theory"]
+
+REASON = "theory_reason"
+_LISTED = 6  # groups that sentences tell of one by one
+_FEWEST = 5  # clusters that an interval takes
+_DRAWS = 1000
+_HELD = 2**22  # weights at a time
+
+
+def theory_name(metric: str) -> str:
+    """The column of what is expected of a metric."""
+    return f"{metric}_theory"
+
+
+def with_theory(table: pa.Table, experiment: Experiment | None) -> pa.Table:
+    """A ledger's table with a column `<metric>_theory` for each metric that the experiment has a theory of, and
+    `theory_reason`, which says why a row has none. A table of an experiment without a theory comes back as it is.
+
+    Raises:
+        FitError: the experiment's theory raised, or returned no such columns.
+    """
+    if not isinstance(experiment, TheoryExperiment):
+        return table
+    axes = [axis.name for axis in experiment.axes if axis.role != "seed" and axis.name in table.column_names]
+    settings = table.select(axes).group_by(axes).aggregate([])  # seeds and k alike: few beside the rows
+    try:
+        found = experiment.theory(settings)
+        if not isinstance(found, pa.Table) or len(found) != len(settings) or "reason" not in found.column_names:
+            raise ValueError("it must return a table of as many rows with a column `reason`")
+    except Exception as error:  # a user's code
+        raise FitError(f"theory of {experiment.name}: {type(error).__name__}: {error}") from error
+    metrics = [m.name for m in experiment.metrics if m.name in found.column_names]
+    names = {**{name: theory_name(name) for name in metrics}, "reason": REASON}
+    expected = pl.DataFrame(pl.from_arrow(found.select(list(names)))).rename(names)
+    keyed = pl.DataFrame(pl.from_arrow(settings)).hstack(expected)
+    joined = pl.DataFrame(pl.from_arrow(table.select(axes))).join(
+        keyed, on=axes, how="left", nulls_equal=True, maintain_order="left"
+    )
+    for name in names.values():
+        table = table.append_column(name, joined[name].to_arrow())
+    return table
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the rows of one group lie from what was expected.
+
+    Attributes:
+        group: Values of the columns that tell groups apart.
+        window: Smallest and largest x of rows with a theory; None if there are none.
+        rows: How many have one.
+        clusters: How many independent clusters they come from.
+        ratio: Median of measured / expected over those rows.
+        interval: 95 % bootstrap interval of it over clusters; None with fewer than five of them.
+        mean: Mean of measured / expected: what a theory of an expectation says is 1.
+        farthest: The x whose median ratio is farthest from 1, and that ratio.
+        without: How many rows have no theory.
+        reasons: Why.
+    """
+
+    group: Mapping[str, Any]
+    window: tuple[float, float] | None
+    rows: int = 0
+    clusters: int = 0
+    ratio: float = float("nan")
+    interval: tuple[float, float] | None = None
+    mean: float = float("nan")
+    farthest: tuple[float, float] = (float("nan"), float("nan"))
+    without: int = 0
+    reasons: tuple[str, ...] = ()
+
+
+def agreements(points: Points) -> list[Agreement]:
+    """One for each group of some points that carry `<y>_theory` and `theory_reason`, in the order of their values."""
+    groups = points.frame.select(points.by).unique().sort(points.by).to_dicts() if points.by else [{}]
+    return [_agreement(points, group) for group in groups]
+
+
+def _agreement(points: Points, group: Mapping[str, Any]) -> Agreement:
+    rows, (x,) = points.of(group), points.x
+    expected = theory_name(points.y)
+    told = rows.filter(pl.col(expected).is_not_null())
+    without = rows.height - told.height
+    reasons = tuple(rows.filter(pl.col(expected).is_null())[REASON].drop_nulls().unique().sort())
+    usable = told.filter((pl.col(expected) > 0) & (pl.col(points.y) > 0))  # a ratio says nothing of others
+    if usable.is_empty():
+        return Agreement(group, None, without=without, reasons=reasons)
+    logs = np.log(numbers(usable, points.y) / numbers(usable, expected))
+    at = numbers(usable, x)
+    cluster = usable[points.run].rank("dense").to_numpy() - 1 if points.run else np.arange(usable.height)
+    by_x = usable.select(x).with_columns(_log=pl.Series(logs)).group_by(x).agg(pl.col("_log").median()).sort(x)
+    worst = by_x.row(int(by_x["_log"].abs().arg_max() or 0))
+    return Agreement(
+        group,
+        window=(float(at.min()), float(at.max())),
+        rows=usable.height,
+        clusters=len(np.unique(cluster)),
+        ratio=float(np.exp(np.median(logs))),
+        interval=_interval(logs, cluster.astype(np.int64)),
+        mean=float(np.exp(logs).mean()),
+        farthest=(float(worst[0]), float(np.exp(worst[1]))),
+        without=without,
+        reasons=reasons,
+    )
+
+
+def _interval(logs: Array, cluster: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[float, float] | None:
+    """Of exp(median), by a bootstrap over clusters."""
+    count = int(cluster.max()) + 1
+    if count < _FEWEST:
+        return None
+    order = np.argsort(logs, kind="stable")
+    logs, cluster = logs[order], cluster[order]
+    rng, medians = np.random.default_rng(0), []
+    chunk = max(1, _HELD // logs.size)
+    for start in range(0, _DRAWS, chunk):
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(chunk, _DRAWS - start))
+        reached = np.cumsum(drawn[:, cluster], axis=1)
+        medians.append(logs[(reached >= reached[:, -1:] / 2).argmax(axis=1)])
+    low, high = np.exp(np.quantile(np.concatenate(medians), [0.025, 0.975]))
+    return float(low), float(high)
+
+
+def sentences(points: Points, found: Sequence[Agreement]) -> list[str]:
+    """How theory and measurement compare, in words: of few groups each, of many the range."""
+    told = [one for one in found if one.window is not None]
+    said = []
+    if len(told) > _LISTED:
+        low, high = min(told, key=lambda one: one.ratio), max(told, key=lambda one: one.ratio)
+        said.append(
+            f"theory of {points.y} in {points.x[0]}: medians of measured / expected lie between {low.ratio:.3g} "
+            f"({_name(low.group)}) and {high.ratio:.3g} ({_name(high.group)}) in {len(told)} groups"
+        )
+    else:
+        said += [_sentence(points, one) for one in told]
+    lacking: dict[tuple[str, ...], int] = {}
+    for one in found:
+        if one.without:
+            lacking[one.reasons] = lacking.get(one.reasons, 0) + one.without
+    said += [
+        f"theory of {points.y} in {points.x[0]}: none for {count:,} rows: {'; '.join(reasons) or 'no reason given'}"
+        for reasons, count in lacking.items()
+    ]
+    return said
+
+
+def _sentence(points: Points, one: Agreement) -> str:
+    assert one.window is not None
+    name = f" ({_name(one.group)})" if one.group else ""
+    span = f" [{one.interval[0]:.3g}, {one.interval[1]:.3g}]" if one.interval else ""
+    unit = "runs" if points.run in ("run", None) else f"clusters by {points.run}"
+    x = points.x[0]
+    return (
+        f"theory of {points.y}{name}: measured / expected {one.ratio:.3g}{span}, the median of {one.rows:,} rows of "
+        f"{one.clusters:,} {unit}, {x} {one.window[0]:.6g} to {one.window[1]:.6g}; farthest {one.farthest[1]:.3g} at "
+        f"{x} = {one.farthest[0]:.6g}"
+    )
+
+
+def _name(group: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in group.items())

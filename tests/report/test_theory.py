@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from raysweep.axes import Axis, Value
+from raysweep.errors import FitError
+from raysweep.executors import make_executor
+from raysweep.experiment import Context, Cost, Metric, TheoryExperiment, WorldShape, row_schema
+from raysweep.experiments.lid import EXPERIMENT as LID
+from raysweep.laws.points import points
+from raysweep.ledger import Ledger
+from raysweep.report import make_report
+from raysweep.report.figures import theory_figure
+from raysweep.report.theory import REASON, agreements, sentences, with_theory
+from raysweep.run import run
+from raysweep.runs import Observed, Runs
+from raysweep.store import Store
+from raysweep.sweep import Sweep
+
+matplotlib.use("Agg")
+
+
+@dataclass(frozen=True)
+class Halves:
+    """loss = 1 / n at width 1; nobody knows at width 2."""
+
+    name: str = "halves"
+    version: int = 1
+    axes: Sequence[Axis] = (
+        Axis("n", int, "lane", 1, low=1, high=10**6),
+        Axis("width", int, "shape", 1, low=1, high=2),
+        Axis("seed", int, "lane", 0, low=0, high=100, role="seed"),
+    )
+    metrics: Sequence[Metric] = (Metric("loss"), Metric("other"))
+    needs_world: bool = False
+
+    def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
+        return Cost()
+
+    def check(self, runs: Runs, world: WorldShape | None, gpus: float) -> None: ...
+
+    def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
+        yield from ()
+
+    def theory(self, cells: pa.Table) -> pa.Table:
+        assert set(cells.column_names) == {"n", "width"}  # no seed, nothing measured
+        n, known = cells["n"].to_numpy(), cells["width"].to_numpy() == 1
+        return pa.table(
+            {"loss": pa.array(1 / n, mask=~known), "reason": [None if one else "too wide" for one in known.tolist()]}
+        )
+
+
+def ledger(seeds: int = 8, off: float = 1.2) -> pa.Table:
+    """Rows `off` times the theory, times noise of a tenth."""
+    rng = np.random.default_rng(2)
+    rows = [
+        {"cell": f"{n}-{w}-{s}", "run": f"{n}-{w}-{s}", "status": "ok", "n": n, "width": w, "seed": s}
+        for n in (10, 100, 1000)
+        for w in (1, 2)
+        for s in range(seeds)
+    ]
+    for row in rows:
+        row["loss"] = off / row["n"] * float(np.exp(rng.normal(0, 0.1)))
+    schema = row_schema(Halves())
+    return pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
+
+
+def test_every_row_gets_the_theory_of_its_axes_or_the_reason_why_not() -> None:
+    table = ledger()
+    told = with_theory(table, Halves())
+    assert told.select(table.column_names).equals(table)  # nothing is moved
+    for row in told.to_pylist():
+        assert row["loss_theory"] == (1 / row["n"] if row["width"] == 1 else None)
+        assert row[REASON] == (None if row["width"] == 1 else "too wide")
+    assert "other_theory" not in told.column_names
+
+
+def test_experiments_without_a_theory_leave_the_table_alone() -> None:
+    table = ledger()
+    assert with_theory(table, None) is table
+    assert isinstance(LID, TheoryExperiment)
+    assert not isinstance(Halves.__base__, TheoryExperiment)
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (lambda cells: 1 / 0, "theory of halves: ZeroDivisionError: division by zero"),
+        (lambda cells: pa.table({"reason": pa.nulls(1, pa.string())}), "as many rows with a column `reason`"),
+        (lambda cells: cells, "as many rows with a column `reason`"),
+    ],
+)
+def test_a_theory_that_fails_says_whose_it_is(returned: Callable[[pa.Table], Any], said: str) -> None:
+    class Broken(Halves):
+        def theory(self, cells: pa.Table) -> pa.Table:
+            return returned(cells)
+
+    with pytest.raises(FitError, match=said):
+        with_theory(ledger(), Broken())
+
+
+def test_agreement_is_the_ratio_with_an_interval_over_seeds() -> None:
+    found = points(with_theory(ledger(), Halves()), "n", "loss", keep=["loss_theory", REASON])
+    one, wide = agreements(found)
+    assert one.group == {"width": 1}
+    assert (one.window, one.rows, one.clusters, one.without) == ((10.0, 1000.0), 24, 8, 0)
+    assert one.interval is not None
+    assert one.interval[0] < one.ratio < one.interval[1]
+    assert one.interval[0] < 1.2 < one.interval[1]
+    assert one.interval[1] - one.interval[0] < 0.2
+    assert one.mean == pytest.approx(1.2, rel=0.1)
+    assert wide.window is None
+    assert (wide.without, wide.reasons) == (24, ("too wide",))
+    said = sentences(found, [one, wide])
+    assert said[0].startswith("theory of loss (width=1): measured / expected 1.")
+    assert said[1] == "theory of loss in n: none for 24 rows: too wide"
+
+
+def test_few_seeds_have_no_interval_and_many_groups_are_summed_up() -> None:
+    found = points(with_theory(ledger(seeds=4), Halves()), "n", "loss", keep=["loss_theory", REASON])
+    one, _ = agreements(found)
+    assert one.interval is None
+    (said,) = sentences(found, [one] * 7)
+    assert "lie between" in said
+    assert "in 7 groups" in said
+
+
+def test_intervals_cover_as_often_as_they_say() -> None:
+    inside = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        own = rng.normal(0, 0.2, 16)  # a seed's rows err together
+        rows = [
+            {
+                "n": float(n),
+                "seed": s,
+                "loss": 2 / n * np.exp(own[s] + rng.normal(0, 0.1)),
+                "loss_theory": 2 / n,
+                REASON: None,
+            }
+            for n in (1, 10, 100)
+            for s in range(16)
+        ]
+        frame = pl.DataFrame(rows, schema_overrides={REASON: pl.String})
+        (one,) = agreements(points(frame, "n", "loss", run="seed", keep=["loss_theory", REASON]))
+        assert one.interval is not None
+        inside += one.interval[0] <= 1 <= one.interval[1]
+    assert 0.91 <= inside / 200 <= 0.99
+
+
+def test_the_figure_has_medians_quartiles_and_the_theory() -> None:
+    found = points(with_theory(ledger(), Halves()), "n", "loss", keep=["loss_theory", REASON])
+    (axis,) = theory_figure(found, "loss_theory").axes
+    medians, line, wide, none = axis.get_lines()
+    assert line.get_ydata() == pytest.approx([0.1, 0.01, 0.001])
+    assert medians.get_ydata() == pytest.approx([0.12, 0.012, 0.0012], rel=0.1)
+    assert len(wide.get_ydata()) == 3
+    assert np.isnan(np.array(none.get_ydata(), dtype=float)).all()
+
+
+def test_a_report_draws_the_theory_and_says_where_there_is_none(
+    memory_store: Store, make_sweep: Callable[..., Sweep]
+) -> None:
+    sweep = make_sweep(
+        {
+            "name": "tails",
+            "experiment": "lid",
+            "grid": {"dim": 10, "n_train": [5, 40, 160], "beta": [1.5, 4.5], "seed": {"range": 6}},
+            "fit": [{"law": "power", "x": "n_train", "y": "l_gen", "by": ["beta"]}],
+        }
+    )
+    assert run(sweep, memory_store, make_executor("inline")).counts.ok == 36
+    table = Ledger(memory_store).scan().table
+    assert not [name for name in table.column_names if "theory" in name]  # never stored
+    made = make_report(memory_store)
+    page = memory_store.read("report.html").decode()
+    assert "Theory of l_gen in n_train" in page
+    reason = "none for 18 rows: beta must be above 2 for targets to have a variance, but is 1.5"
+    assert f"theory of l_gen in n_train: {reason}" in made.findings
+    assert any(one.startswith("theory of l_gen (beta=4.5): measured / expected ") for one in made.findings)
+    assert "figures/theory-l_gen-n_train.png" in [f"figures/{name}" for name, _ in memory_store.list("figures")]
