@@ -62,6 +62,11 @@ class Feed:
         """All that waits is held by another driver."""
         return bool(self._held) and not (self._waiting or self._ready)
 
+    @property
+    def idle(self) -> bool:
+        """All that is left is held by another driver: nothing is in flight here."""
+        return self.blocked and not self._flying
+
     def ask(self) -> Pack | None:
         """The next pack, or None while there is none to give (see `finished`)."""
         now = time.monotonic()

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["RayExecutor"]
 
 _STARTING = 200  # actors that start at a time
+_STOPPING = 5.0  # seconds that actors have to stop before the store is looked at again
 _REPORT_SECONDS = 1.0  # every report of every pack takes milliseconds of the driver
 _CRASHED = ("worker process has died", "Traceback")  # what a trial's error says when its pack is to blame
 # Else a node has died, was preempted or does not answer: Ray then says that, or gives no reason at all.
@@ -125,9 +126,9 @@ def _result(counts: Counts) -> dict[str, Any]:
 class PackSearch(_Unsaved, Searcher):  # type: ignore[misc]
     """Ask-tell between Tune and the feed."""
 
-    def __init__(self, feed: Feed, on_counts: Callable[[Counts], None]) -> None:
+    def __init__(self, feed: Feed, order: PackOrder, on_counts: Callable[[Counts], None]) -> None:
         super().__init__()
-        self.feed, self.on_counts = feed, on_counts
+        self.feed, self.order, self.on_counts = feed, order, on_counts
         self.packs: dict[str, str] = {}
         self.fatal = ""
 
@@ -139,6 +140,8 @@ class PackSearch(_Unsaved, Searcher):  # type: ignore[misc]
             return Searcher.FINISHED
         pack = self.feed.ask()
         if pack is None:
+            if self.feed.idle:  # Tune now asks again and again, for minutes, and does nothing else
+                self.order.let_go()
             return Searcher.FINISHED if self.feed.finished else None
         self.packs[trial_id] = pack.id
         return {"pack": pack}
@@ -201,16 +204,27 @@ class PackOrder(_Unsaved, FIFOScheduler):  # type: ignore[misc]
         super().__init__()
         self.feed = feed
         self.waiting: deque[Any] = deque()
+        self.controller: Any = None
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self.controller = tune_controller._tune_controller
         self.waiting.append(trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         while self.waiting and self.waiting[0].status != "PENDING":
             self.waiting.popleft()
         if not self.waiting and self.feed.blocked:
-            tune_controller._tune_controller._cleanup_cached_actors(force_all=True)
+            self.controller._cleanup_cached_actors(force_all=True)
         return self.waiting[0] if self.waiting else None
+
+    def let_go(self) -> None:
+        """Stop all actors, as Tune does at the end of a run; only while no trial is running or waits to."""
+        if self.controller is None:
+            return
+        self.controller._cleanup_cached_actors(force_all=True)
+        actors, until = self.controller._actor_manager, time.monotonic() + _STOPPING
+        while actors.num_total_actors and time.monotonic() < until:
+            actors.next(timeout=0.1)
 
 
 def _forget(trial: Any) -> None:
@@ -301,7 +315,8 @@ class RayExecutor:
             LedgerError: the store is out of reach.
             KeyboardInterrupt: Ctrl-C; workers have flushed what was finished.
         """
-        search = PackSearch(feed, on_counts)
+        order = PackOrder(feed)
+        search = PackSearch(feed, order, on_counts)
         # By default a searcher's trials start one after another.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(self.slots, _STARTING))
         with tempfile.TemporaryDirectory(prefix="raysweep-tune-") as scratch:
@@ -312,7 +327,7 @@ class RayExecutor:
                 ),
                 tune_config=tune.TuneConfig(
                     search_alg=search,
-                    scheduler=PackOrder(feed),
+                    scheduler=order,
                     num_samples=-1,
                     reuse_actors=True,
                     metric="ok",

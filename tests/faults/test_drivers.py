@@ -11,6 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from fault_tools import Nodes, Run, kill
 
+from raysweep.claims import hold
+from raysweep.sweep import load_sweep
+
 pytestmark = pytest.mark.timeout(480)
 
 
@@ -46,6 +49,25 @@ def test_two_drivers_on_two_nodes_share_a_store_and_train_nothing_twice(
     run.check(run.finished())
     parts = [pq.read_table(run.store.path(f"ledger/{name}")) for name, _ in run.store.list("ledger")]
     assert sum(map(len, parts)) == run.cells
+
+
+def test_a_driver_that_only_waits_for_another_holds_no_cpu(nodes: Nodes, make_run: Callable[..., Run]) -> None:
+    run = make_run(grid={"run_id": {"range": 4}, "duration": 0.1})
+
+    def workers() -> list[psutil.Process]:
+        return [p for node in nodes.workers for p in nodes.processes(node) if p.name().startswith("ray::PackTrial")]
+
+    with hold(run.store) as elsewhere:
+        assert elsewhere.take("elsewhere", {load_sweep(run.file).runs.keys[2].decode()})
+        driver = run.drive(nodes.address)
+        before = run.until(run.cells - 3)
+        end = time.monotonic() + 30
+        while workers() and time.monotonic() < end:
+            time.sleep(0.1)
+        assert workers() == []  # another driver may need what they held
+        assert driver.poll() is None
+    run.ends(0)
+    run.check(before)
 
 
 def test_when_rays_own_processes_are_killed_the_user_is_told_and_a_rerun_finishes(
