@@ -23,9 +23,14 @@ def make_executor(name: str, address: str | None = None) -> Executor:
         address: Of a running Ray cluster (`auto` finds it); None starts Ray on this machine, on loopback.
 
     Raises:
-        SweepError: unknown name.
+        SweepError: unknown name, or an address for an executor that uses no Ray.
     """
     if name == "inline":
+        if address is not None:
+            raise SweepError(
+                f"address is of a Ray cluster, but the executor is inline, which runs here; got address={address!r}. "
+                "Leave one of them out"
+            )
         return Inline()
     if name == "ray":
         if address is None:

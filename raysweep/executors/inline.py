@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raysweep.errors import PackError
 from raysweep.executors.feed import Feed
 from raysweep.executors.work import Counts, Job, OutOfMemory, execute, release_memory
 from raysweep.oracle.recipe import FlowRecipe
@@ -27,9 +28,18 @@ class Inline:
 
     @contextlib.contextmanager
     def session(self, job: Job, log: Path) -> Iterator[None]:
-        """Nothing to start; torch keeps to the threads a pack may use, as it would in a worker."""
+        """Nothing to start; torch keeps to the threads a pack may use, as it would in a worker.
+
+        Raises:
+            PackError: packs need a GPU, and there is none.
+        """
         import torch
 
+        if job.gpus and not torch.cuda.is_available():
+            raise PackError(
+                f"resources.gpus: a pack needs {job.gpus:g} GPUs, but torch sees none here. Ask for none, or run on a "
+                "machine with one"
+            )
         before = torch.get_num_threads()
         torch.set_num_threads(max(1, int(job.cpus)))
         try:

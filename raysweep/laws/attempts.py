@@ -6,7 +6,8 @@
   (beta-binomial; Kazdan et al. 2025, arXiv 2510.05197): 1 - pass@k = B(a, b + k) / B(a, b) ~ k^-a. Where a problem was
   tried until it succeeded often enough, n depends on the counts: the likelihood is the same, the unbiased estimate is
   not unbiased, and `inverse_failure` has the estimate of that design beside it.
-* The unit of every interval is the problem: whole problems are drawn with replacement.
+* The unit of every interval is the problem. That of an unbiased 1 - pass@k is of a mean over problems
+  (`proportion.mean_interval`); for all others whole problems are drawn with replacement.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from scipy.special import digamma, gammaln, polygamma
 from raysweep.errors import FitError
 from raysweep.laws.draws import Draws
 from raysweep.laws.forms import Array
+from raysweep.laws.proportion import mean_interval
 
 __all__ = ["Attempts", "Tail", "attempts", "foretold", "inverse_failure", "unbiased_failure"]
 
@@ -266,11 +268,12 @@ def attempts(
         ends = sample.interval_of(lambda v: v[..., 0], level, log)
         return np.where(ends >= _ENDLESS / 1e3, np.inf, ends)
 
-    ends = np.stack([np.clip(interval(failure[:, j], False), 0, 1) for j in range(asked.size)])
-    # Where all problems say the same, draws of them cannot differ: no more than this share may say otherwise.
-    unseen = 1 - ((1 - level) / 2) ** (1 / c.size)
-    ends[failure[0] == 1, 0] = 1 - unseen
-    ends[failure[0] == 0, 1] = unseen
+    ends = np.empty((asked.size, 2))
+    for j, k_j in enumerate(asked):
+        if beyond[j]:
+            ends[j] = np.clip(interval(failure[:, j], False), 0, 1)
+        else:
+            ends[j] = mean_interval(unbiased_failure(c, n, [k_j])[:, 0], level)
     slopes = interval(slope, False)
     return Attempts(
         problems=c.size,

@@ -108,6 +108,19 @@ def test_intervals_cover_pass_at_k_and_the_exponent_as_often_as_they_say() -> No
     assert (held.mean(axis=0) > 0.86).all(), held.mean(axis=0)  # .95 less three standard errors
 
 
+def test_intervals_hold_where_few_problems_are_solved() -> None:
+    """2 of 50 problems or so ever are: of draws of the problems one in nine has none."""
+    a, b, n, problems, worlds = 0.05, 10.0, 100, 50, 300
+    expected = Tail(np.array([a]), np.array([b]), np.array([True])).failure([100])[0]
+    held = []
+    for world in range(worlds):
+        rng = np.random.default_rng(world)
+        c = rng.binomial(n, rng.beta(a, b, size=problems))
+        (ends,) = attempts(c, np.full(problems, n), [100], draws=2, seed=world).failure_interval
+        held.append(ends[0] <= expected[0] <= ends[1])
+    assert np.mean(held) >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / worlds)
+
+
 def test_larger_budgets_are_foretold_and_said_to_be() -> None:
     rng = np.random.default_rng(5)
     n, problems = 2000, 400
