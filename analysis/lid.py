@@ -29,6 +29,7 @@ from raysweep.theory import lid as theory
 
 SWEEPS = ("generalisation", "spectrum", "exponent", "prior")
 D, WIDE = 50, 1000
+RIDGE = 1e-9
 WINDOWS = ((10, 100), (10, 1000), (100, 1000), (100, 10_000))
 PAPER = (100, 1000)  # the window and tolerance that the rest is measured in
 
@@ -81,8 +82,11 @@ def claims_of_training(frame: pl.DataFrame, rows: list[dict[str, Any]], figure: 
             low, mid, high = np.quantile(risk, [0.25, 0.5, 0.75], axis=1)
             axis.plot(n, mid, "o", ms=3.5, color=colour, label=rf"$\sigma_\eta$ = {sigma:g}")
             axis.fill_between(n, low, high, color=colour, alpha=0.2, lw=0)
-            noise = theory.noise_variance(4.5, sigma)
-            axis.plot(n, theory.generalisation(n, D, noise), "-", color=colour, lw=1)
+            expected = [theory.excess_risk(size, D, alpha, theory.noise_variance(4.5, sigma), RIDGE) for size in n]
+            axis.plot(n, expected, "-", color=colour, lw=1)
+            off = over_seeds(np.log(risk / np.array(expected)[:, None]), lambda v: np.exp(np.median(v)))
+            setting = f"L_gen over its expectation, median of N = 5 to 6,400 (alpha {alpha:g}, sigma {sigma:g})"
+            rows.append(claim("H1-3", setting, "1 for the mean; medians lie below", "", *off, partial(close, 1.0)))
             far = n >= 400
             fit = over_seeds(risk[far], partial(falls, n[far]))
             setting = f"exponent of L_gen, N >= 8 d (alpha {alpha:g}, sigma {sigma:g}, beta 4.5)"
@@ -91,12 +95,10 @@ def claims_of_training(frame: pl.DataFrame, rows: list[dict[str, Any]], figure: 
             ratio = over_seeds(np.stack([at[50], at[28]]), lambda r: np.median(r[0]) / np.median(r[1]))
             setting = f"L_gen at d over L_gen at 0.56 d (alpha {alpha:g}, sigma {sigma:g})"
             rows.append(claim("H3", setting, "", "a peak", *ratio, lambda v, e: bool(e[0] > 1)))
-        below = np.arange(5, 50)
-        axis.plot(below, 2 * theory.power_tail(below, D, alpha), "k--", lw=1, label="2 x tail of the spectrum")
         axis.axvline(D, color="0.7", lw=0.8)
         axis.set(xscale="log", yscale="log", xlabel="training items N", title=rf"$\alpha$ = {alpha:g}")
     axes[0].set_ylabel("excess risk $L_{gen}$ (median, quartiles of 16 seeds)")
-    axes[0].legend(loc="lower left")
+    axes[0].legend(loc="lower left", title="lines: expected")
     save(fig, figure)
 
 
@@ -108,17 +110,16 @@ def claims_of_spectrum(frame: pl.DataFrame, rows: list[dict[str, Any]], figure: 
         low, mid, high = np.quantile(risk, [0.25, 0.5, 0.75], axis=1)
         axis.plot(n, mid, "o", ms=3.5, color=colour, label=rf"$\alpha$ = {alpha:g}")
         axis.fill_between(n, low, high, color=colour, alpha=0.2, lw=0)
-        left = theory.power_tail(n, WIDE, alpha)
-        axis.plot(n, 2 * left, "-", color=colour, lw=1)
+        noise = theory.noise_variance(2.5, 1e-3)
+        expected = np.array([theory.excess_risk(size, WIDE, alpha, noise, RIDGE) for size in n])
+        axis.plot(n, expected, "-", color=colour, lw=1)
         far = n >= 20
-        tail = float(-np.polyfit(np.log(n[far]), np.log(left[far]), 1)[0])
+        slope_expected = float(-np.polyfit(np.log(n[far]), np.log(expected[far]), 1)[0])
         setting = f"exponent of L_gen, N = 20 to 80, d = {WIDE} (alpha {alpha:g})"
         found = over_seeds(risk[far], partial(falls, n[far]))
-        rows.append(
-            claim("H2", setting, f"{tail:.2f} (the spectrum's tail)", f"{alpha:g}", *found, partial(close, tail))
-        )
+        rows.append(claim("H2", setting, f"{slope_expected:.2f}", f"{alpha:g}", *found, partial(close, slope_expected)))
     axis.set(xscale="log", yscale="log", xlabel="training items N", ylabel="excess risk (median, quartiles)")
-    axis.legend(title="lines: 2 x tail of the spectrum")
+    axis.legend(title="lines: expected")
     save(fig, figure)
 
 
@@ -249,6 +250,24 @@ def claims_of_allocation(rows: list[dict[str, Any]], figure: Path) -> None:
             ratio = float(own.n[0] / other.n[0])
             setting = f"N* over N* of an exponent fixed at {name} (C = 100, R = {weight:g})"
             rows.append(claim("H8", setting, "> 1", "> 1", ratio, (ratio, ratio), lambda v, e: v > 1))
+    # The limits of "train until the exponent saturates, then buy attempts".
+    far = 1e8
+    for beta, says in ((0.27, "-> 0"), (1.0, "1/2"), (2.5, "-> 1")):
+        share = float(split(Tradeoff(train=1.0, attempts=1.0, beta=beta), [far]).share[0])
+        setting = f"share of training at C = 1e8, exponent saturated at {beta:g}, R = 1"
+        rows.append(claim("H8", setting, says, "all to attempts", share, (share, share), partial(near, 0.0)))
+    alone = split(Tradeoff(train=0.0, attempts=1.0, **grows), [1e3, far])
+    ends = (float(alone.share[1]),) * 2
+    setting = "share of training at C = 1e8, exponent that grows to 2.5, R = 0"
+    rows.append(claim("H8", setting, "-> 0", "all to attempts", ends[0], ends, partial(near, 0.0)))
+    reached = float(alone.exponent[0]) / 2.5
+    setting = "exponent over its limit at the best split of C = 1e3, R = 0"
+    rows.append(claim("H8", setting, "near 1", "saturated first", reached, (reached,) * 2, partial(close, 1.0)))
+
+
+def near(known: float, value: float, ends: Array) -> bool:
+    """Whether a share is a limit to .01."""
+    return abs(value - known) < 0.01
 
 
 def falls(n: Array, values: Array) -> float:
