@@ -40,12 +40,12 @@ def test_a_node_three_days_ahead_and_a_driver_two_behind_finish_as_others_do(
     assert {r["finished_at"] > now + timedelta(days=1) for r in rows} == {False, True}
 
 
-def test_two_drivers_five_days_apart_share_a_store_and_train_nothing_twice(
+def test_two_drivers_on_two_nodes_five_days_apart_share_a_store_and_train_nothing_twice(
     nodes: Nodes, make_run: Callable[..., Run]
 ) -> None:
-    run = make_run()
-    for days in (-2, 3):
-        run.drive(nodes.address, environment=off(days))
+    run = make_run(grid={"run_id": {"range": 10}})
+    for node, days in zip(nodes.doors, (-2, 3), strict=True):
+        run.drive(nodes.address, node.node_ip_address, off(days))
     assert [driver.wait(200) for driver in run.drivers] == [0, 0], [run.log(i).read_text() for i in range(2)]
     run.check(run.finished())
     parts = [pq.read_table(run.store.path(f"ledger/{name}")) for name, _ in run.store.list("ledger")]

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 
 import psutil
-import pyarrow.parquet as pq
 import pytest
 from fault_tools import Nodes, Run, kill
 
@@ -37,18 +36,6 @@ def test_a_killed_drivers_sweep_is_finished_by_another_on_another_node(
     run.check(before, killed=4)
     assert parts <= {name for name, _ in run.store.list("ledger")}
     assert run.store.list("claims") == []
-
-
-def test_two_drivers_on_two_nodes_share_a_store_and_train_nothing_twice(
-    nodes: Nodes, make_run: Callable[..., Run]
-) -> None:
-    run = make_run(grid={"run_id": {"range": 10}})
-    for node in nodes.doors:
-        run.drive(nodes.address, node.node_ip_address)
-    assert [driver.wait(200) for driver in run.drivers] == [0, 0], [run.log(i).read_text() for i in range(2)]
-    run.check(run.finished())
-    parts = [pq.read_table(run.store.path(f"ledger/{name}")) for name, _ in run.store.list("ledger")]
-    assert sum(map(len, parts)) == run.cells
 
 
 def test_a_driver_that_only_waits_for_another_holds_no_cpu(nodes: Nodes, make_run: Callable[..., Run]) -> None:
