@@ -109,13 +109,14 @@ def opened(job: Job) -> tuple[Experiment, pa.Schema, World | None]:
 
 
 def check_store(store: Store, token: str) -> None:
-    """Whether this host sees the driver's store.
+    """Whether this host sees the driver's store: its token in a folder; any in an object store, where of two drivers
+    that make one store in the same instant the later one's token stays.
 
     Raises:
         PackError: it sees another or none.
     """
     seen = store.read("store.json").decode() if store.exists("store.json") else ""
-    if seen != token:
+    if seen != token and (store.is_local or not seen):
         raise PackError(
             f"store {store.uri}: every worker must see the driver's store, but host {socket.gethostname()} sees "
             f"{'another' if seen else 'none'}. Give --store a folder that all hosts share, or an object store (s3://...)"

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP
 from polars.testing import assert_frame_equal
 
 from raysweep import run as run_module
-from raysweep.errors import OracleError, PackError
+from raysweep.errors import OracleError, PackError, SweepError
 from raysweep.executors import Job, make_executor
+from raysweep.executors.work import check_store
 from raysweep.oracle.recipe import GaussianRecipe, folder_of
 from raysweep.oracle.world import load_world
 from raysweep.run import run
@@ -71,3 +73,23 @@ def test_a_call_answers_and_raises_what_the_function_raised(name: str, tmp_path:
     assert executor.call(job, folder_of, recipe) == folder_of(recipe)
     with pytest.raises(OracleError, match=r"must hold recipe\.json"):
         executor.call(job, load_world, job.store)
+
+
+def test_in_a_folder_only_the_drivers_token_will_do_and_in_an_object_store_any(any_store: Store) -> None:
+    with pytest.raises(PackError, match="sees none"):
+        check_store(any_store, "mine")
+    any_store.write("store.json", b"that of a driver which made it in the same instant")
+    if any_store.is_local:
+        with pytest.raises(PackError, match="sees another"):
+            check_store(any_store, "mine")
+    else:
+        check_store(any_store, "mine")
+
+
+def test_inline_refuses_what_it_cannot_give(tmp_path: Path, make_sweep: Callable[..., Sweep]) -> None:
+    with pytest.raises(SweepError, match="address is of a Ray cluster, but the executor is inline"):
+        make_executor("inline", "auto")
+    if not torch.cuda.is_available():
+        sweep = make_sweep(FUNCTION_SWEEP, resources={"gpus": 1})
+        with pytest.raises(PackError, match="a pack needs 1 GPUs, but torch sees none here"):
+            run(sweep, Store(str(tmp_path / "store")), make_executor("inline"))
