@@ -44,6 +44,9 @@ def axis_name(name: str) -> str:
         "steps": "training steps",
         "epistemic": "epistemic error (nats)",
         "total": "total loss",
+        "l_gen": "excess risk L_gen",
+        "failure": "1 - pass@k",
+        "k": "attempts k",
     }
     return known.get(name, name.replace("_", " "))
 
