@@ -25,7 +25,7 @@ from raysweep.executors import Counts, Executor, Feed, Job
 from raysweep.executors.keeping import sweep_up
 from raysweep.executors.quiet import terminal
 from raysweep.executors.work import gpu, peak_bytes
-from raysweep.experiment import Stamp, failure_rows, row_schema
+from raysweep.experiment import Stamp, TheoryExperiment, failure_rows, row_schema
 from raysweep.experiments.function import FunctionExperiment, source_sha
 from raysweep.ledger import STATUSES, Ledger, Scan, sequence
 from raysweep.oracle.recipe import folder_of, is_made, recipe_hash
@@ -144,6 +144,7 @@ def open_store(store: Store, sweep: Sweep, progress: Progress) -> str:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
+        "theory": isinstance(sweep.experiment, TheoryExperiment),
         "packages": {name: _version(name) for name in ("ray", "torch", "nflows", "numpy", "pyarrow")},
     }
     if isinstance(sweep.experiment, FunctionExperiment):

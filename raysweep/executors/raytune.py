@@ -211,6 +211,7 @@ class PackOrder(_Unsaved, FIFOScheduler):  # type: ignore[misc]
         self.waiting.append(trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        self.controller = tune_controller._tune_controller
         while self.waiting and self.waiting[0].status != "PENDING":
             self.waiting.popleft()
         if not self.waiting and self.feed.blocked:
@@ -219,7 +220,7 @@ class PackOrder(_Unsaved, FIFOScheduler):  # type: ignore[misc]
 
     def let_go(self) -> None:
         """Stop all actors, as Tune does at the end of a run; only while no trial is running or waits to."""
-        if self.controller is None:
+        if self.controller is None:  # it has not started any
             return
         self.controller._cleanup_cached_actors(force_all=True)
         actors, until = self.controller._actor_manager, time.monotonic() + _STOPPING

@@ -123,8 +123,8 @@ class Difficulty:
     def theory(self, cells: pa.Table) -> pa.Table:
         """The expected excess risk, and what k attempts fail at that risk; none where beta <= 2.
 
-        The failure at the expected risk is not the expected failure, which few bad data sets rule; medians over seeds
-        lie near it.
+        The failure at the expected risk is neither the expected failure, which few bad data sets rule, nor the median
+        over seeds, which lies up to an order of magnitude below it where the exponent is about to saturate.
         """
         names = ("l_gen", "risk", "failure", "pass_at_k", "exponent")
         found = {name: np.full(len(cells), np.nan) for name in names}

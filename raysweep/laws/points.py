@@ -182,7 +182,7 @@ def _reduced(
         if run is not None and run not in axes:
             key.append(run)
         rows = _snapshot(rows, columns, time, key, y, at, details)
-    rows, axes = _collapsed(rows, axes, x, y, by, run, details)
+    rows, axes = _collapsed(rows, axes, x, y, by, run, keep, details)
     frame = gather(rows)
     return frame, _split(frame, axes, x, by, details)
 
@@ -192,12 +192,14 @@ def _varying(rows: pl.LazyFrame, names: Mapping[str, Column]) -> list[str]:
     if not names:
         return []
 
-    def varies(name: str) -> pl.Expr:
-        column, null = pl.col(name), pl.col(name).is_null()
-        return (column.min().ne_missing(column.max()) | (null.any() & ~null.all())).alias(name)
-
-    found = gather(rows.select(varies(name) for name in names))
+    found = gather(rows.select(_differs(name).alias(name) for name in names))
     return [name for name in names if found[name].item()]
+
+
+def _differs(name: str) -> pl.Expr:
+    """Whether a column holds more than one value, null being one."""
+    column, null = pl.col(name), pl.col(name).is_null()
+    return column.min().ne_missing(column.max()) | (null.any() & ~null.all())
 
 
 def _snapshot(
@@ -262,15 +264,19 @@ def _collapsed(
     y: str,
     by: Sequence[str],
     run: str | None,
+    keep: Sequence[str],
     details: dict[str, str],
 ) -> tuple[pl.LazyFrame, dict[str, Column]]:
-    """Rows and axes without the varying axes that y does not depend on: each point counts once."""
+    """Rows and axes without the varying axes that neither y nor what is carried along depends on: each point counts
+    once.
+    """
     for axis in [a for a in axes if a not in (*x, *by) and axes[a].axis_role != "seed"]:
         others = [a for a in axes if a != axis] + [name for name in x if name not in axes]
         if axes[axis].kind == "observed" and run is not None and run not in axes:
             others.append(run)  # the same run read off twice, not two runs that happen to agree
         several = pl.col(axis).min().ne_missing(pl.col(axis).max())
-        seen = rows.group_by(others).agg(several=several, differs=pl.col(y).min() != pl.col(y).max())
+        differs = pl.any_horizontal(_differs(name) for name in (y, *keep))
+        seen = rows.group_by(others).agg(several=several, differs=differs)
         found = gather(seen.filter("several").select(pl.len(), pl.col("differs").any()))
         if found["len"].item() and not found["differs"].item():
             axes = {name: column for name, column in axes.items() if name != axis}

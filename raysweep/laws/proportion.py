@@ -9,6 +9,8 @@ from raysweep.laws.forms import Array
 
 __all__ = ["mean_interval"]
 
+_ROUNDING = 1e-12  # values that differ by less of themselves are equal
+
 
 def mean_interval(values: Array, level: float = 0.95) -> tuple[float, float]:
     """Interval of the mean of independent values in [0, 1], [n >= 2] (Korn and Graubard 1998).
@@ -16,17 +18,17 @@ def mean_interval(values: Array, level: float = 0.95) -> tuple[float, float]:
     Clopper and Pearson's binomial interval for as many yes-or-no answers as would have this mean and this standard
     error, n_e = m (1 - m) / se^2 with Student's correction. Against drawing the values anew it holds the truth more
     often where a few of many differ from the rest: a draw without those has no spread at all
-    (tests/benchmarks/passk.py).
+    (tests/benchmarks/passk.py). Neither knows of values so rare that no sample has them.
     """
     n, mean = len(values), float(np.mean(values))
     if mean <= 0 or mean >= 1:  # all say the same: no more than this share may say otherwise
         unseen = 1 - ((1 - level) / 2) ** (1 / n)
         return (0.0, unseen) if mean <= 0 else (1 - unseen, 1.0)
-    variance = float(np.var(values, ddof=1)) / n
-    if variance * 1e12 < mean * (1 - mean):  # rounding apart, all are equal, and between 0 and 1
+    if float(np.ptp(values)) <= _ROUNDING * min(mean, 1 - mean):
         return mean, mean
     tail = (1 - level) / 2
-    effective = mean * (1 - mean) / variance
-    effective *= (stdtrit(max(effective - 1, 1.0), tail) / stdtrit(n - 1, tail)) ** 2
+    effective = mean * (1 - mean) * n / float(np.var(values, ddof=1))
+    if effective > n:  # else Student's correction would count for more answers than there are values
+        effective *= (stdtrit(effective - 1, tail) / stdtrit(n - 1, tail)) ** 2
     yes, no = effective * mean, effective * (1 - mean)
     return float(betaincinv(yes, no + 1, tail)), float(betaincinv(yes + 1, no, 1 - tail))

@@ -123,8 +123,7 @@ def _residuals(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask) -> No
         second = 100 * np.log(y[out] / _second(group, x[:, out]))
         told = "held out, off the law without them"
         axis.plot(at[out], second, "x", ms=4, color=COLOURS[1], mew=0.9, alpha=0.8, label=told)
-    _logs(axis, name, f"100 log({axis_name(group.y)} / law)")
-    axis.set_yscale("linear")
+    _logs(axis, name, f"100 log({axis_name(group.y)} / law)", yscale="linear")
     high = 1.35 * max(np.abs(axis.get_ylim()))
     axis.set_ylim(-high, high)
     axis.legend(loc="upper left", fontsize=7.5)
@@ -136,10 +135,10 @@ def _second(group: GroupFit, x: Array) -> Array:
     return group.law.predict(x, np.array([group.holdout.params[name] for name in group.law.names]))
 
 
-def _logs(axis: Axes, x: str, y: str) -> None:
+def _logs(axis: Axes, x: str, y: str, yscale: str = "log") -> None:
     """Logarithmic axes; plain numbers where an axis spans less than a factor of 30."""
-    axis.set(xscale="log", yscale="log", xlabel=axis_name(x), ylabel=axis_name(y))
-    for side, ends in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim())):
+    axis.set(xscale="log", yscale=yscale, xlabel=axis_name(x), ylabel=axis_name(y))
+    for side, ends in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim()))[: 2 if yscale == "log" else 1]:
         if ends[0] > 0 and ends[1] / ends[0] < 30:
             side.set_major_locator(
                 LogLocator(subs=(1.0, 2.0, 5.0)) if ends[1] / ends[0] > 5 else MaxNLocator(6, steps=[1, 2, 5, 10])

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from raysweep.laws import Fit, GroupFit
@@ -20,6 +21,7 @@ from raysweep.report.style import COLOURS, MARKERS, PANEL, STYLE, axis_name, sam
 __all__ = ["calibration_figure", "law_figure", "learning_figure", "theory_figure"]
 
 _MOST, _MOST_PANELS = 28, 6  # groups and panels that are drawn
+_BESIDE = 9  # entries of a legend that fit into a plot
 
 
 def law_figure(
@@ -60,7 +62,11 @@ def law_figure(
                 xlabel=axis_name(x),
                 title=f"{names[-1]} = {panel}" if panel is not None else "",
             )
-            axis.legend(loc="best")
+            if len(axis.get_legend_handles_labels()[1]) <= _BESIDE:
+                axis.legend(loc="best")
+            else:
+                axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=6, labelspacing=0.2)
+                figure.set_figwidth(figure.get_figwidth() + 2.2)
         axes[0][0].set_ylabel(axis_name(fit.y) + (f"  (hollow: {axis_name(total)})" if total else ""))
     return figure
 
@@ -101,7 +107,9 @@ def theory_figure(points: Points, expected: str) -> Figure:
     (x,), y, frame = points.x, points.y, points.frame
     colour_by = max(points.by, key=lambda name: frame[name].n_unique(), default=None)
     panel_by = [name for name in points.by if name != colour_by]
-    panels = (frame.select(panel_by).unique().sort(panel_by).to_dicts() if panel_by else [{}])[:_MOST_PANELS]
+    found = frame.group_by(panel_by or pl.lit(0)).agg(told=pl.col(expected).is_not_null().any())
+    every = found.sort("told", *panel_by, descending=[True, *(False for _ in panel_by)]).select(panel_by).to_dicts()
+    panels = every[:_MOST_PANELS] if panel_by else [{}]  # those with a theory first
     values = frame[colour_by].unique().sort().to_list() if colour_by else [None]
     many = plt.get_cmap("viridis")(np.linspace(0.0, 0.9, len(values)))
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
@@ -131,10 +139,23 @@ def theory_figure(points: Points, expected: str) -> Figure:
             row[0].set_ylabel(axis_name(y))
         for axis in axes[-1]:
             axis.set_xlabel(axis_name(x))
-        if colour_by:
-            title = axis_name(colour_by)
-            axes.flat[0].legend(title=title, ncols=1 + (len(values) > 8), fontsize=7.5, title_fontsize=8)
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        title = axis_name(colour_by) if colour_by else None
+        _legend(figure, axes.flat[0], [*handles, Line2D([], [], color="#555555", lw=1.1)], [*labels, "theory"], title)
+        if panel_by and len(every) > len(panels):
+            figure.suptitle(f"{len(panels)} of {len(every):,} panels", fontsize=9)
     return figure
+
+
+def _legend(figure: Figure, axis: Axes, handles: Sequence[Any], labels: Sequence[str], title: str | None) -> None:
+    """In the plot, or beside it where it would cover the plot."""
+    if len(labels) <= _BESIDE:
+        axis.legend(handles, labels, loc="best", title=title, fontsize=7.5, title_fontsize=8)
+        return
+    columns = -(-len(labels) // 24)
+    figure.set_figwidth(figure.get_figwidth() + 0.6 + columns * (0.4 + 0.05 * max(map(len, labels))))
+    look: Any = {"fontsize": 6.5, "title_fontsize": 8, "labelspacing": 0.2, "ncols": columns}
+    figure.legend(handles, labels, loc="outside right upper", title=title, **look)
 
 
 def _value(name: str | None, value: Any) -> str | None:
@@ -217,11 +238,12 @@ def calibration_figure(rows: pl.DataFrame, x: str, colour_by: str, audits: Seque
 
 
 def exponent_text(group: GroupFit) -> str:
-    """`alpha = 0.43 [0.40, 0.46]`."""
-    value = group.params.get("alpha")
-    if value is None:
+    """`alpha = 0.43 [0.40, 0.46]`; the exponent in attempts is beta."""
+    name = next((name for name in ("alpha", "beta") if name in group.params), None)
+    if name is None:
         return group.law.formula
-    if "alpha" not in group.intervals:
-        return f"alpha = {value:.3f}"
-    low, high = group.intervals["alpha"]
-    return f"alpha = {value:.3f} [{low:.3f}, {high:.3f}]"
+    value = group.params[name]
+    if name not in group.intervals:
+        return f"{name} = {value:.3f}"
+    low, high = group.intervals[name]
+    return f"{name} = {value:.3f} [{low:.3f}, {high:.3f}]"

@@ -87,11 +87,16 @@ def make_report(store: Store, experiment: Experiment | None = None) -> Report:
     if not ledger.parts:
         raise LedgerError(f"store {store.uri}: must hold finished cells to report on, but its ledger is empty")
     sentences: list[str] = []
-    table = ledger.table
+    table, experiment = ledger.table, experiment or built_in(file.experiment)
     try:
-        table = with_theory(table, experiment or built_in(file.experiment))
+        table = with_theory(table, experiment)
     except FitError as error:
         sentences.append(str(error))
+    if experiment is None and _has_theory(store):
+        sentences.append(
+            f"theory: not drawn: it is that of {file.experiment}, and reading a store imports no code. `raysweep run` "
+            "on the sweep's file draws it"
+        )
     rows, columns = scan(table)
     frame = gather(rows)
     audits = [a for w in state["worlds"] for a in stored_audits(store, f"oracle/{w['recipe']}")]
@@ -127,6 +132,11 @@ def make_report(store: Store, experiment: Experiment | None = None) -> Report:
     page = _page(file.name, state, sentences, sections, drawings, audits, checked)
     store.write(PAGE, page.encode())
     return Report(page=f"{store.uri.rstrip('/')}/{PAGE}", findings=tuple(sentences))
+
+
+def _has_theory(store: Store) -> bool:
+    environment = store.read_json("env.json") if store.exists("env.json") else {}
+    return isinstance(environment, dict) and environment.get("theory") is True
 
 
 _DIAGNOSTICS = (

@@ -41,22 +41,43 @@ def with_theory(table: pa.Table, experiment: Experiment | None) -> pa.Table:
         return table
     axes = [axis.name for axis in experiment.axes if axis.role != "seed" and axis.name in table.column_names]
     settings = table.select(axes).group_by(axes).aggregate([])  # seeds and k alike: few beside the rows
+    metrics = {metric.name for metric in experiment.metrics}
     try:
-        found = experiment.theory(settings)
-        if not isinstance(found, pa.Table) or len(found) != len(settings) or "reason" not in found.column_names:
-            raise ValueError("it must return a table of as many rows with a column `reason`")
-    except Exception as error:  # a user's code
+        expected = _checked(experiment.theory(settings), len(settings), metrics)
+        if taken := sorted({*expected.columns} & {*table.column_names}):
+            raise ValueError(f"the ledger has columns {', '.join(taken)} of its own")
+    except (Exception, SystemExit) as error:  # a user's code
         raise FitError(f"theory of {experiment.name}: {type(error).__name__}: {error}") from error
-    metrics = [m.name for m in experiment.metrics if m.name in found.column_names]
-    names = {**{name: theory_name(name) for name in metrics}, "reason": REASON}
-    expected = pl.DataFrame(pl.from_arrow(found.select(list(names)))).rename(names)
     keyed = pl.DataFrame(pl.from_arrow(settings)).hstack(expected)
     joined = pl.DataFrame(pl.from_arrow(table.select(axes))).join(
         keyed, on=axes, how="left", nulls_equal=True, maintain_order="left"
     )
-    for name in names.values():
+    for name in expected.columns:
         table = table.append_column(name, joined[name].to_arrow())
     return table
+
+
+def _checked(found: object, rows: int, metrics: set[str]) -> pl.DataFrame:
+    """What a theory returned, as columns of a ledger: floats, null where there is no finite number, and reasons."""
+    if not isinstance(found, pa.Table) or len(found) != rows or "reason" not in found.column_names:
+        raise ValueError("it must return a table of as many rows with a column `reason`")
+    names = [name for name in found.column_names if name in metrics or name == "reason"]
+    if len(set(names)) < len(names):
+        raise ValueError(f"its columns must have distinct names, but are {', '.join(found.column_names)}")
+    reason = found["reason"]
+    if not (pa.types.is_null(reason.type) or pa.types.is_string(reason.type) or pa.types.is_large_string(reason.type)):
+        raise ValueError(f"its column `reason` must hold text, but holds {reason.type}")
+    columns = {}
+    for name in names:
+        column = found[name]
+        if name == "reason":
+            columns[REASON] = pl.Series(column.cast(pa.large_string()))
+        elif pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type):
+            number = pl.Series(column.cast(pa.float64()))
+            columns[theory_name(name)] = number.set(~number.is_finite(), None)
+        else:
+            raise ValueError(f"its column {name} must hold numbers, but holds {column.type}")
+    return pl.DataFrame(columns)
 
 
 @dataclass(frozen=True)
@@ -72,7 +93,7 @@ class Agreement:
         interval: 95 % bootstrap interval of it over clusters; None with fewer than five of them.
         mean: Mean of measured / expected: what a theory of an expectation says is 1.
         farthest: The x whose median ratio is farthest from 1, and that ratio.
-        without: How many rows have no theory.
+        without: How many rows have no theory, or no ratio to it.
         reasons: Why.
     """
 
@@ -98,11 +119,13 @@ def _agreement(points: Points, group: Mapping[str, Any]) -> Agreement:
     rows, (x,) = points.of(group), points.x
     expected = theory_name(points.y)
     told = rows.filter(pl.col(expected).is_not_null())
-    without = rows.height - told.height
-    reasons = tuple(rows.filter(pl.col(expected).is_null())[REASON].drop_nulls().unique().sort())
-    usable = told.filter((pl.col(expected) > 0) & (pl.col(points.y) > 0))  # a ratio says nothing of others
+    reasons = set(rows.filter(pl.col(expected).is_null())[REASON].drop_nulls())
+    usable = told.filter((pl.col(expected) > 0) & (pl.col(points.y) > 0))
+    if usable.height < told.height:
+        reasons.add("a ratio takes numbers above 0")
+    without = rows.height - usable.height
     if usable.is_empty():
-        return Agreement(group, None, without=without, reasons=reasons)
+        return Agreement(group, None, without=without, reasons=tuple(sorted(reasons)))
     logs = np.log(numbers(usable, points.y) / numbers(usable, expected))
     at = numbers(usable, x)
     cluster = usable[points.run].rank("dense").to_numpy() - 1 if points.run else np.arange(usable.height)
@@ -118,7 +141,7 @@ def _agreement(points: Points, group: Mapping[str, Any]) -> Agreement:
         mean=float(np.exp(logs).mean()),
         farthest=(float(worst[0]), float(np.exp(worst[1]))),
         without=without,
-        reasons=reasons,
+        reasons=tuple(sorted(reasons)),
     )
 
 
@@ -145,9 +168,11 @@ def sentences(points: Points, found: Sequence[Agreement]) -> list[str]:
     said = []
     if len(told) > _LISTED:
         low, high = min(told, key=lambda one: one.ratio), max(told, key=lambda one: one.ratio)
+        worst = max(told, key=lambda one: abs(np.log(one.farthest[1])))
         said.append(
             f"theory of {points.y} in {points.x[0]}: medians of measured / expected lie between {low.ratio:.3g} "
-            f"({_name(low.group)}) and {high.ratio:.3g} ({_name(high.group)}) in {len(told)} groups"
+            f"({_name(low.group)}) and {high.ratio:.3g} ({_name(high.group)}) in {len(told)} groups; farthest "
+            f"{worst.farthest[1]:.3g} at {points.x[0]} = {worst.farthest[0]:.6g} ({_name(worst.group)})"
         )
     else:
         said += [_sentence(points, one) for one in told]

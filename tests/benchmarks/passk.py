@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 from raysweep.laws.attempts import Tail, unbiased_failure
 from raysweep.laws.proportion import mean_interval
 
-DESIGNS = (  # problems, a and b of their success rates, trials
+DESIGNS = (  # problems, a and b of their success rates, trials; the last four are the hardest that were found
     (30, 0.1, 5.0, 100),
     (50, 0.05, 10.0, 100),
     (50, 0.3, 20.0, 100),
@@ -35,6 +35,10 @@ DESIGNS = (  # problems, a and b of their success rates, trials
     (20, 0.5, 5.0, 50),
     (128, 1.0, 3.0, 100),
     (50, 0.05, 0.05, 100),
+    (20, 0.05, 1.0, 64),
+    (20, 2.0, 0.3, 8),
+    (50, 2.0, 0.3, 8),
+    (128, 2.0, 0.3, 8),
 )
 DRAWS = 1000
 

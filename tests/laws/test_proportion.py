@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import beta, t
+from scipy.stats import beta, binom, t
 
 from raysweep.laws.proportion import mean_interval
 
@@ -33,8 +33,30 @@ def test_it_turns_with_its_values_and_widens_with_its_level() -> None:
     assert wide[0] < low < high < wide[1]
 
 
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 30])
+def test_levels_are_nested_and_the_mean_is_inside(n: int) -> None:
+    rng = np.random.default_rng(n)
+    for _ in range(200):
+        values = rng.beta(0.3, 0.7, size=n) if rng.random() < 0.5 else (rng.random(n) < 0.4).astype(float)
+        ends = np.array([mean_interval(values, level) for level in (0.5, 0.8, 0.95, 0.999)])
+        assert (np.diff(ends[:, 0]) <= 1e-9).all()
+        assert (np.diff(ends[:, 1]) >= -1e-9).all()
+        assert ends[0, 0] - 1e-12 <= values.mean() <= ends[0, 1] + 1e-12
+
+
+@pytest.mark.parametrize(("n", "p"), [(3, 0.3), (3, 0.5), (4, 0.3), (6, 0.1)])
+def test_of_few_yes_or_no_it_holds_as_often_as_it_says(n: int, p: float) -> None:
+    held = 0.0
+    for yes in range(n + 1):
+        low, high = mean_interval(np.repeat([1.0, 0.0], [yes, n - yes]), 0.95)
+        held += binom.pmf(yes, n, p) * (low <= p <= high)
+    assert held >= 0.95
+
+
 def test_values_that_agree() -> None:
     unseen = 1 - 0.025 ** (1 / 20)  # 20 of 20 say so with a chance of 2.5 % if this share is otherwise
     assert mean_interval(np.zeros(20)) == pytest.approx((0.0, unseen))
     assert mean_interval(np.ones(20)) == pytest.approx((1 - unseen, 1.0))
     assert mean_interval(np.full(20, 0.3)) == pytest.approx((0.3, 0.3))
+    low, high = mean_interval(np.repeat([4e-13, 7e-14], 10))  # small, but not equal
+    assert low < 2.35e-13 < high < 4e-13

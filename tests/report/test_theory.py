@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -23,7 +25,7 @@ from raysweep.report.theory import REASON, agreements, sentences, with_theory
 from raysweep.run import run
 from raysweep.runs import Observed, Runs
 from raysweep.store import Store
-from raysweep.sweep import Sweep
+from raysweep.sweep import Sweep, from_mapping
 
 matplotlib.use("Agg")
 
@@ -73,6 +75,11 @@ def ledger(seeds: int = 8, off: float = 1.2) -> pa.Table:
     return pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
 
 
+def told(cells: pa.Table, **columns: Any) -> pa.Table:
+    """What a theory returns: these columns, and no reason unless one is given."""
+    return pa.table({"reason": pa.nulls(len(cells), pa.string()), **columns})
+
+
 def test_every_row_gets_the_theory_of_its_axes_or_the_reason_why_not() -> None:
     table = ledger()
     told = with_theory(table, Halves())
@@ -96,6 +103,15 @@ def test_experiments_without_a_theory_leave_the_table_alone() -> None:
         (lambda cells: 1 / 0, "theory of halves: ZeroDivisionError: division by zero"),
         (lambda cells: pa.table({"reason": pa.nulls(1, pa.string())}), "as many rows with a column `reason`"),
         (lambda cells: cells, "as many rows with a column `reason`"),
+        (lambda cells: sys.exit(3), "theory of halves: SystemExit: 3"),
+        (lambda cells: told(cells, loss=["a"] * len(cells)), "its column loss must hold numbers, but holds string"),
+        (lambda cells: told(cells, reason=[1] * len(cells)), "its column `reason` must hold text, but holds int64"),
+        (
+            lambda cells: pa.Table.from_arrays(
+                [cells["n"], cells["n"], told(cells)["reason"]], ["loss", "loss", "reason"]
+            ),
+            "its columns must have distinct names, but are ",
+        ),
     ],
 )
 def test_a_theory_that_fails_says_whose_it_is(returned: Callable[[pa.Table], Any], said: str) -> None:
@@ -105,6 +121,44 @@ def test_a_theory_that_fails_says_whose_it_is(returned: Callable[[pa.Table], Any
 
     with pytest.raises(FitError, match=said):
         with_theory(ledger(), Broken())
+
+
+def test_a_ledger_may_have_a_column_of_that_name() -> None:
+    table = ledger().append_column("loss_theory", pa.nulls(48, pa.float64()))
+    with pytest.raises(FitError, match="theory of halves: ValueError: the ledger has columns loss_theory of its own"):
+        with_theory(table, Halves())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 0.0])
+def test_what_is_no_number_above_0_has_no_ratio(value: float) -> None:
+    class Odd(Halves):
+        def theory(self, cells: pa.Table) -> pa.Table:
+            n = cells["n"].to_numpy()
+            return told(cells, loss=np.where(n == 10, value, 1 / n))
+
+    found = points(with_theory(ledger(), Odd()), "n", "loss", "width", keep=["loss_theory", REASON])
+    one, _ = agreements(found)
+    assert (one.window, one.rows, one.without) == ((100.0, 1000.0), 16, 8)
+    assert one.ratio == pytest.approx(1.2, rel=0.1)
+    assert one.reasons == (("a ratio takes numbers above 0",) if np.isfinite(value) else ())
+
+
+def test_an_axis_that_only_the_theory_depends_on_is_not_averaged_over() -> None:
+    class Wider(Halves):
+        def theory(self, cells: pa.Table) -> pa.Table:
+            return told(cells, loss=10.0 ** cells["width"].to_numpy() / cells["n"].to_numpy())
+
+    table = ledger()
+    rows = table.to_pylist()
+    for row in rows:  # observed, and of no matter to the loss
+        row["loss"], row["run"] = 1.2 / row["n"] * (1 + 0.01 * row["seed"]), f"{row['n']}-{row['seed']}"
+    table = pa.Table.from_pylist(rows, schema=table.schema)
+    plain = points(table, "n", "loss")
+    assert plain.by == ()
+    assert "collapsed_width" in plain.details
+    narrow, wide = agreements(points(with_theory(table, Wider()), "n", "loss", keep=["loss_theory", REASON]))
+    assert narrow.ratio == pytest.approx(0.12, rel=0.1)
+    assert wide.ratio == pytest.approx(0.012, rel=0.1)
 
 
 def test_agreement_is_the_ratio_with_an_interval_over_seeds() -> None:
@@ -130,7 +184,7 @@ def test_few_seeds_have_no_interval_and_many_groups_are_summed_up() -> None:
     assert one.interval is None
     (said,) = sentences(found, [one] * 7)
     assert "lie between" in said
-    assert "in 7 groups" in said
+    assert "in 7 groups; farthest 1." in said
 
 
 def test_intervals_cover_as_often_as_they_say() -> None:
@@ -164,6 +218,85 @@ def test_the_figure_has_medians_quartiles_and_the_theory() -> None:
     assert medians.get_ydata() == pytest.approx([0.12, 0.012, 0.0012], rel=0.1)
     assert len(wide.get_ydata()) == 3
     assert np.isnan(np.array(none.get_ydata(), dtype=float)).all()
+
+
+def test_panels_with_a_theory_come_first_and_others_are_counted() -> None:
+    class Late(Halves):
+        def theory(self, cells: pa.Table) -> pa.Table:
+            return told(cells, loss=pa.array(1 / cells["n"].to_numpy(), mask=cells["arm"].to_numpy() < 7))
+
+    late = Late(axes=(*Halves().axes, Axis("arm", int, "lane", 0, low=0, high=100)))
+    rows = [
+        {"cell": f"{n}-{arm}-{s}", "run": f"{n}-{arm}-{s}", "status": "ok", "n": n, "arm": arm, "seed": s, "width": w}
+        | {"loss": (1 + 0.1 * arm + 0.01 * w + 0.001 * s) / n}
+        for n in (10, 100)
+        for arm in range(8)
+        for w in range(1, 10)
+        for s in range(2)
+    ]
+    schema = row_schema(late)
+    table = pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
+    figure = theory_figure(points(with_theory(table, late), "n", "loss", keep=["loss_theory", REASON]), "loss_theory")
+    assert [axis.get_title() for axis in figure.axes] == [f"arm = {arm}" for arm in (7, 0, 1, 2, 3, 4)]
+    assert figure.get_suptitle() == "6 of 8 panels"
+    (legend,) = figure.legends  # beside the plot
+    assert [text.get_text() for text in legend.get_texts()] == [*map(str, range(1, 10)), "theory"]
+
+
+def test_the_theory_of_a_users_module_is_not_imported_by_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_theory.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    sweep = from_mapping(
+        {
+            "name": "own",
+            "experiment": "own_theory:Own",
+            "grid": {"n": [1, 10, 100], "seed": {"range": 2}},
+            "fit": [{"law": "power", "x": "n", "y": "loss"}],
+        },
+        "sweep.yaml",
+        [tmp_path],
+    )
+    store = Store(str(tmp_path / "store"))
+    assert run(sweep, store, make_executor("inline")).counts.ok == 6
+    (drawn,) = [one for one in make_report(store, sweep.experiment).findings if one.startswith("theory")]
+    assert drawn.startswith("theory of loss: measured / expected 1 [1, 1], the median of 6 rows")
+    monkeypatch.delitem(sys.modules, "own_theory")
+    (said,) = [one for one in make_report(store).findings if one.startswith("theory")]
+    assert said.startswith("theory: not drawn: it is that of own_theory:Own, and reading a store imports no code.")
+    assert "own_theory" not in sys.modules
+
+
+OWN = """
+import pyarrow as pa
+from raysweep.axes import Axis
+from raysweep.experiment import Cost, Metric
+
+
+class Own:
+    name, version, needs_world = "own", 1, False
+    axes = (
+        Axis("n", int, "lane", 1, low=1, high=1000),
+        Axis("seed", int, "lane", 0, low=0, high=9, role="seed"),
+    )
+    metrics = (Metric("loss"),)
+
+    def cost(self, run, observed, world):
+        return Cost()
+
+    def check(self, runs, world, gpus):
+        pass
+
+    def run(self, pack, context):
+        n = pack.column("n")
+        lanes = pa.array(range(len(pack)), pa.int32())
+        yield pa.RecordBatch.from_pydict({"lane": lanes, "loss": [1.0 / x for x in n]})
+
+    def theory(self, cells):
+        n = cells["n"].to_pylist()
+        return pa.table({"loss": [1.0 / x for x in n], "reason": pa.nulls(len(n), pa.string())})
+"""
 
 
 def test_a_report_draws_the_theory_and_says_where_there_is_none(

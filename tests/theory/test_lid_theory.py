@@ -103,6 +103,11 @@ def test_limits_of_the_excess_risk() -> None:
     assert lid.excess_risk(400, 50, 1.0, 0.3) == pytest.approx(0.3 * 50 / 350)
     assert lid.excess_risk(6400, 50, 1.0, 0.3) == pytest.approx(float(lid.generalisation(6400, 50, 0.3)), rel=2e-4)
     assert lid.excess_risk(50, 50, 1.0, 0.3) == float("inf")
+    # At n = d, under a small ridge, kappa^2 = n ridge / sum 1 / lambda.
+    for ridge in (1e-16, 1e-32, 1e-300):
+        kappa = np.sqrt(50 * ridge / (np.arange(1, 51) ** 2.0).sum())
+        spare = 2 * kappa * (np.arange(1, 51) ** 2.0).sum() / 50
+        assert lid.excess_risk(50, 50, 1.0, 0.3, ridge) == pytest.approx(0.3 / spare, rel=1e-4)
     # Nothing is learned under an infinite ridge.
     power = (np.arange(1, 51) ** -2.0).sum()
     assert lid.excess_risk(20, 50, 1.0, 0.3, 1e9) == pytest.approx(power, rel=1e-6)
