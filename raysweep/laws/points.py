@@ -153,8 +153,11 @@ def _finished(
         )
     *most, last = measured
     dropped(pl.col("finite"), "null", f"without a finite {', '.join(most)} and {last}")
-    kept = rows.filter(flags["status"] == "ok", ~flags["candidate"], finite)
-    return kept, int(found["len"].sum())
+    if "status" in columns:
+        finite &= flags["status"] == "ok"
+    if "role" in columns:
+        finite &= ~flags["candidate"]
+    return rows.filter(finite), int(found["len"].sum())
 
 
 def _reduced(

@@ -5,7 +5,7 @@ Nothing is read here but a schema. Files are scanned, so a fit reads only the co
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -13,11 +13,15 @@ from typing import TypeAlias
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from polars.io.plugins import register_io_source
 
 from raysweep.errors import FitError, nearest
 from raysweep.laws.forms import Array
 
 __all__ = ["Column", "Source", "condition", "gather", "numbers", "require", "scan"]
+
+_BLOCK = 1 << 17  # rows
+_LIMITS = {"thrift_string_size_limit": 1 << 24, "thrift_container_size_limit": 1 << 24}  # of what a footer announces
 
 Source: TypeAlias = "pl.DataFrame | pl.LazyFrame | pa.Table | str | Path"
 
@@ -58,7 +62,7 @@ def scan(data: Source) -> tuple[pl.LazyFrame, dict[str, Column]]:
         raise FitError(f"A table is a .csv, .csv.gz or .parquet file, but got {str(path)!r}.")
     try:
         if path.suffix == ".parquet":
-            rows, columns = pl.scan_parquet(path), _columns(pq.read_schema(path))
+            rows, columns = _parquet(path), _columns(pq.read_schema(path))
         else:
             # A column may hold integers for a million rows and then a fraction: look at all of it.
             rows, columns = pl.scan_csv(path, infer_schema_length=None), {}
@@ -74,6 +78,28 @@ def scan(data: Source) -> tuple[pl.LazyFrame, dict[str, Column]]:
     return rows, columns
 
 
+def _parquet(path: Path) -> pl.LazyFrame:
+    """The rows of a Parquet file, a block at a time, by pyarrow: a damaged page makes Polars' own reader abort the
+    process.
+    """
+
+    def blocks(
+        columns: list[str] | None, kept: pl.Expr | None, most: int | None, size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        with pq.ParquetFile(path, **_LIMITS) as file:
+            for batch in file.iter_batches(size or _BLOCK, columns=columns):
+                block = pl.DataFrame(pl.from_arrow(batch))
+                block = block if most is None else block.head(most)
+                most = None if most is None else most - block.height
+                yield block if kept is None else block.filter(kept)
+                if most == 0:
+                    return
+
+    with pq.ParquetFile(path, **_LIMITS) as file:
+        schema = pl.DataFrame(pl.from_arrow(file.schema_arrow.empty_table())).schema
+    return register_io_source(blocks, schema=schema)
+
+
 def gather(rows: pl.LazyFrame) -> pl.DataFrame:
     """The rows, read a block at a time.
 
@@ -82,7 +108,12 @@ def gather(rows: pl.LazyFrame) -> pl.DataFrame:
     """
     try:
         return rows.collect(engine="streaming")
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # a panic of Rust is no Exception
+    except (
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,  # of Rust: no Exception
+        pa.ArrowException,
+        OSError,
+    ) as error:
         raise FitError(f"The table cannot be read: {_first_line(error)}. Repair or convert it.") from error
 
 

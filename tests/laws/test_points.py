@@ -1,7 +1,10 @@
 """Tables of any length and several scales: what reaches a fit, whether rows are held or read a block at a time."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from test_table import ledger, rows, timed
@@ -196,3 +199,30 @@ def test_thousands_of_groups_are_fitted_printed_and_predicted():
     assert fitted.predict(table)["prediction"].to_numpy() == pytest.approx(table["loss"].to_numpy(), rel=1e-9)
     assert len(findings(fitted)) == 21
     assert paragraphs(fitted)[-1] == ["... and 2,980 more groups; --json or Fit.to_frame() has them all"]
+
+
+def test_a_damaged_page_of_a_parquet_table_is_an_error_not_the_end_of_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"n": [1.0, 2.0, 4.0, 8.0, 16.0], "loss": [1.0, 0.7, 0.5, 0.36, 0.25]}), path)
+    data = bytearray(path.read_bytes())
+    page = pq.ParquetFile(path).metadata.row_group(0).column(0).data_page_offset
+    count = data.index(b"\x2c\x15\x0a", page) + 2  # of a data page's header: its 5 values, zigzag
+    data[count] = 9  # -5
+    path.write_bytes(data)
+    with pytest.raises(FitError, match="cannot be read: Invalid page header"):
+        points(path, "n", "loss")
+
+
+def test_a_long_parquet_table_is_averaged_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    n = 300_000
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame({"n": rng.integers(1, 20, n), "loss": rng.uniform(1, 2, n), "arm": rng.integers(0, 3, n)})
+    frame.write_parquet(tmp_path / "table.parquet")
+    whole = points(frame, "n", "loss", "arm")
+    monkeypatch.setattr(module, "_HELD", 1000)
+    found = points(tmp_path / "table.parquet", "n", "loss", "arm", where="arm < 2")
+    assert (whole.frame.height, found.frame.height) == (n, 19 * 2)
+    one = frame.filter((pl.col("n") == 7) & (pl.col("arm") == 1))["loss"].log().mean()
+    row = found.frame.filter((pl.col("n") == 7) & (pl.col("arm") == 1))
+    assert isinstance(one, float)
+    assert row["loss"].item() == pytest.approx(np.exp(one))
