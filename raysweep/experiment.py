@@ -6,7 +6,7 @@ A row is one measured cell. The experiment yields the columns only it knows (`la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -201,11 +201,12 @@ class Experiment(Protocol):
 class TheoryExperiment(Experiment, Protocol):
     """An Experiment with a theory of its metrics, which is computed when a store is read and never stored."""
 
-    def theory(self, cells: pa.Table) -> pa.Table:
+    def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
         """What is expected of each cell, from its axes alone.
 
         Args:
-            cells: Every axis of the experiment but seeds, a row a cell.
+            cells: Every axis of the experiment but seeds, a row a cell; values are within the bounds of their axes.
+            metrics: What will be looked at; others may be left out.
 
         Returns:
             As many rows, in the same order. A column named as a metric holds its expectation over seeds, null where

@@ -9,7 +9,7 @@ eigendecomposition.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, TypeAlias
@@ -52,6 +52,8 @@ _TRAINED = ("n_train", "dim", "alpha", "beta", "prior", "sigma_eta", "ridge")  #
 _CHUNK = 2**22  # numbers of the inputs held at a time
 _SINGULAR = 1e13  # condition number beyond which doubles say nothing
 _NORMAL, _NOISE, _PRECISION, _TRUTH = range(4)  # what a seed's numbers are for
+_OF_ATTEMPTS = {"failure", "pass_at_k", "exponent"}
+_MOST_RISKS, _MOST_CURVES = 20_000, 1000  # of a theory: each takes a millisecond, and a tenth of a second
 _MESH_FLOPS = 1e8  # of one curve of failures over all k
 
 
@@ -120,7 +122,7 @@ class Difficulty:
             table |= {name: pa.array(v, mask=~(sound & np.isfinite(v))) for name, v in values.items()}
             yield pa.RecordBatch.from_pydict(table)
 
-    def theory(self, cells: pa.Table) -> pa.Table:
+    def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
         """The expected excess risk, and what k attempts fail at that risk; none where beta <= 2.
 
         The failure at the expected risk is neither the expected failure, which few bad data sets rule, nor the median
@@ -129,7 +131,10 @@ class Difficulty:
         names = ("l_gen", "risk", "failure", "pass_at_k", "exponent")
         found = {name: np.full(len(cells), np.nan) for name in names}
         reason = np.full(len(cells), None, dtype=object)
-        for one, rows in _groups(cells, _TRAINED):
+        for i, (one, rows) in enumerate(trained := list(_groups(cells, _TRAINED))):
+            if i >= _MOST_RISKS:
+                reason[rows] = f"of {len(trained):,} excess risks {_MOST_RISKS:,} are worked out"
+                continue
             beta, sigma, d = float(one["beta"]), float(one["sigma_eta"]), int(one["dim"])
             if beta <= 2:
                 reason[rows] = f"beta must be above 2 for targets to have a variance, but is {beta:g}"
@@ -142,8 +147,11 @@ class Difficulty:
             found["l_gen"][rows], found["risk"][rows] = expected, expected / sigma**2
         ruled = cells.select(["beta", "prior", "tolerance", "k"]).append_column("risk", pa.array(found["risk"]))
         k = cells["k"].to_numpy()
-        for one, rows in _groups(ruled, ("beta", "prior", "tolerance", "risk")):
-            if np.isfinite(one["risk"]):
+        curves = list(_groups(ruled, ("beta", "prior", "tolerance", "risk"))) if _OF_ATTEMPTS & {*metrics} else []
+        for i, (one, rows) in enumerate(curves):
+            if i >= _MOST_CURVES:
+                reason[rows] = f"failures take a mesh each: of {len(curves):,}, {_MOST_CURVES:,} are worked out"
+            elif np.isfinite(one["risk"]):
                 asked, where = np.unique(k[rows], return_inverse=True)
                 curve = rates(one["beta"], one["tolerance"], one["risk"], one["prior"], float(asked[-1]))
                 failure, exponent = curve.curve(asked)

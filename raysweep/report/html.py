@@ -89,7 +89,7 @@ def make_report(store: Store, experiment: Experiment | None = None) -> Report:
     sentences: list[str] = []
     table, experiment = ledger.table, experiment or built_in(file.experiment)
     try:
-        table = with_theory(table, experiment)
+        table = with_theory(table, experiment, {spec.y for spec in file.fit if len(spec.scales) == 1})
     except FitError as error:
         sentences.append(str(error))
     if experiment is None and _has_theory(store):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from raysweep.errors import FitError
+from raysweep.axes import Axis, Value
+from raysweep.errors import FitError, SweepError
 from raysweep.experiment import Experiment, TheoryExperiment
 from raysweep.laws.forms import Array
 from raysweep.laws.points import Points
@@ -30,9 +31,9 @@ def theory_name(metric: str) -> str:
     return f"{metric}_theory"
 
 
-def with_theory(table: pa.Table, experiment: Experiment | None) -> pa.Table:
-    """A ledger's table with a column `<metric>_theory` for each metric that the experiment has a theory of, and
-    `theory_reason`, which says why a row has none. A table of an experiment without a theory comes back as it is.
+def with_theory(table: pa.Table, experiment: Experiment | None, metrics: Collection[str]) -> pa.Table:
+    """A ledger's table with a column `<metric>_theory` for each of these metrics that the experiment has a theory of,
+    and `theory_reason`, which says why a row has none. A table of an experiment without a theory comes back as it is.
 
     Raises:
         FitError: the experiment's theory raised, or returned no such columns.
@@ -41,9 +42,16 @@ def with_theory(table: pa.Table, experiment: Experiment | None) -> pa.Table:
         return table
     axes = [axis.name for axis in experiment.axes if axis.role != "seed" and axis.name in table.column_names]
     settings = table.select(axes).group_by(axes).aggregate([])  # seeds and k alike: few beside the rows
-    metrics = {metric.name for metric in experiment.metrics}
+    wanted = {metric.name for metric in experiment.metrics} & {*metrics}
+    if not wanted:
+        return table
+    possible = _possible(settings, experiment)
     try:
-        expected = _checked(experiment.theory(settings), len(settings), metrics)
+        asked = settings.filter(possible)
+        known = _checked(experiment.theory(asked, wanted), len(asked), wanted)
+        rows = np.where(possible.to_numpy(zero_copy_only=False), np.cumsum(possible) - 1, len(asked))
+        outside = pl.DataFrame({REASON: ["an axis has a value that it cannot have"]})
+        expected = pl.concat([known, outside], how="diagonal")[rows]
         if taken := sorted({*expected.columns} & {*table.column_names}):
             raise ValueError(f"the ledger has columns {', '.join(taken)} of its own")
     except (Exception, SystemExit) as error:  # a user's code
@@ -55,6 +63,24 @@ def with_theory(table: pa.Table, experiment: Experiment | None) -> pa.Table:
     for name in expected.columns:
         table = table.append_column(name, joined[name].to_arrow())
     return table
+
+
+def _possible(settings: pa.Table, experiment: Experiment) -> pa.BooleanArray:
+    """Which rows hold what their axes allow: a store may come from anybody, and sizes cost memory."""
+    good = np.ones(len(settings), dtype=bool)
+    for axis in experiment.axes:
+        if axis.name in settings.column_names:
+            values = settings[axis.name].to_pylist()
+            allowed = {value: _allowed(axis, value) for value in set(values)}
+            good &= np.array([allowed[value] for value in values], dtype=bool)
+    return pa.array(good)
+
+
+def _allowed(axis: Axis, value: Value | None) -> bool:
+    try:
+        return value is None or axis.parse(value, "theory") is not None
+    except SweepError:
+        return False
 
 
 def _checked(found: object, rows: int, metrics: set[str]) -> pl.DataFrame:

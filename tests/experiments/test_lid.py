@@ -18,6 +18,7 @@ from raysweep.runs import Runs
 from raysweep.theory.lid import excess_risk, generalisation, noise_variance, power_tail
 
 AXES = {axis.name: axis for axis in EXPERIMENT.axes}
+METRICS = [metric.name for metric in EXPERIMENT.metrics]
 
 
 def runs_of(**grid: Any) -> Runs:
@@ -193,7 +194,7 @@ def settings(**axes: Any) -> pa.Table:
 def test_the_theory_is_the_failure_at_the_expected_risk() -> None:
     cells = settings(n_train=[25, 400], k=[1, 10, 100], tolerance=[0.1, 1.0], prior=["gamma", "bounded"])
     order = np.random.default_rng(0).permutation(len(cells))
-    told = EXPERIMENT.theory(cells.take(order)).take(np.argsort(order))
+    told = EXPERIMENT.theory(cells.take(order), METRICS).take(np.argsort(order))
     assert told["reason"].null_count == len(told)
     for row, cell in zip(told.to_pylist(), cells.to_pylist(), strict=True):
         expected = excess_risk(cell["n_train"], 50, 1.0, noise_variance(2.5, 1e-3, cell["prior"]), 1e-9)
@@ -206,7 +207,7 @@ def test_the_theory_is_the_failure_at_the_expected_risk() -> None:
 
 
 def test_what_has_no_theory_says_why() -> None:
-    told = EXPERIMENT.theory(settings(beta=[1.5, 2.0, 2.5], n_train=[50, 400], ridge=[0.0, 1e-9])).to_pylist()
+    told = EXPERIMENT.theory(settings(beta=[1.5, 2.0, 2.5], n_train=[50, 400], ridge=[0.0, 1e-9]), METRICS).to_pylist()
     for row, cell in zip(
         told, settings(beta=[1.5, 2.0, 2.5], n_train=[50, 400], ridge=[0.0, 1e-9]).to_pylist(), strict=True
     ):
@@ -219,3 +220,19 @@ def test_what_has_no_theory_says_why() -> None:
             assert None not in row.values()
             continue
         assert {value for name, value in row.items() if name != "reason"} == {None}
+
+
+def test_a_theory_works_out_what_is_asked_for_and_no_more_than_a_reader_waits_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cells = settings(n_train=[25, 100, 400], k=[1, 10])
+    assert set(EXPERIMENT.theory(cells, ["l_gen"])["failure"].to_pylist()) == {None}
+    monkeypatch.setattr(lid, "_MOST_CURVES", 2)
+    told = EXPERIMENT.theory(cells, ["failure"])
+    assert told["l_gen"].null_count == 0
+    assert told["failure"].null_count == 2
+    said = "failures take a mesh each: of 3, 2 are worked out"
+    assert [r for r in told["reason"].to_pylist() if r] == [said] * 2
+    monkeypatch.setattr(lid, "_MOST_RISKS", 1)
+    told = EXPERIMENT.theory(cells, ["l_gen"])
+    assert told["l_gen"].null_count == 4

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Halves:
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
         yield from ()
 
-    def theory(self, cells: pa.Table) -> pa.Table:
+    def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
         assert set(cells.column_names) == {"n", "width"}  # no seed, nothing measured
         n, known = cells["n"].to_numpy(), cells["width"].to_numpy() == 1
         return pa.table(
@@ -82,7 +82,7 @@ def told(cells: pa.Table, **columns: Any) -> pa.Table:
 
 def test_every_row_gets_the_theory_of_its_axes_or_the_reason_why_not() -> None:
     table = ledger()
-    told = with_theory(table, Halves())
+    told = with_theory(table, Halves(), ["loss"])
     assert told.select(table.column_names).equals(table)  # nothing is moved
     for row in told.to_pylist():
         assert row["loss_theory"] == (1 / row["n"] if row["width"] == 1 else None)
@@ -90,9 +90,30 @@ def test_every_row_gets_the_theory_of_its_axes_or_the_reason_why_not() -> None:
     assert "other_theory" not in told.column_names
 
 
+def test_values_that_an_axis_cannot_have_never_reach_a_theory() -> None:
+    rows = ledger().to_pylist()
+    for row in rows[:3]:
+        row["n"] = 10**12  # as a size, a terabyte
+    table = with_theory(pa.Table.from_pylist(rows, schema=ledger().schema), Halves(), ["loss"])
+    assert table[REASON].to_pylist()[:3] == ["an axis has a value that it cannot have"] * 3
+    assert table["loss_theory"].to_pylist()[:3] == [None] * 3
+    assert (
+        table["loss_theory"].to_pylist()[3:] == with_theory(ledger(), Halves(), ["loss"])["loss_theory"].to_pylist()[3:]
+    )
+
+
+def test_what_nobody_looks_at_is_not_worked_out() -> None:
+    class Watched(Halves):
+        def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
+            raise AssertionError
+
+    table = ledger()
+    assert with_theory(table, Watched(), ["unknown"]) is table
+
+
 def test_experiments_without_a_theory_leave_the_table_alone() -> None:
     table = ledger()
-    assert with_theory(table, None) is table
+    assert with_theory(table, None, ["loss"]) is table
     assert isinstance(LID, TheoryExperiment)
     assert not isinstance(Halves.__base__, TheoryExperiment)
 
@@ -116,27 +137,27 @@ def test_experiments_without_a_theory_leave_the_table_alone() -> None:
 )
 def test_a_theory_that_fails_says_whose_it_is(returned: Callable[[pa.Table], Any], said: str) -> None:
     class Broken(Halves):
-        def theory(self, cells: pa.Table) -> pa.Table:
+        def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
             return returned(cells)
 
     with pytest.raises(FitError, match=said):
-        with_theory(ledger(), Broken())
+        with_theory(ledger(), Broken(), ["loss"])
 
 
 def test_a_ledger_may_have_a_column_of_that_name() -> None:
     table = ledger().append_column("loss_theory", pa.nulls(48, pa.float64()))
     with pytest.raises(FitError, match="theory of halves: ValueError: the ledger has columns loss_theory of its own"):
-        with_theory(table, Halves())
+        with_theory(table, Halves(), ["loss"])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 0.0])
 def test_what_is_no_number_above_0_has_no_ratio(value: float) -> None:
     class Odd(Halves):
-        def theory(self, cells: pa.Table) -> pa.Table:
+        def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
             n = cells["n"].to_numpy()
             return told(cells, loss=np.where(n == 10, value, 1 / n))
 
-    found = points(with_theory(ledger(), Odd()), "n", "loss", "width", keep=["loss_theory", REASON])
+    found = points(with_theory(ledger(), Odd(), ["loss"]), "n", "loss", "width", keep=["loss_theory", REASON])
     one, _ = agreements(found)
     assert (one.window, one.rows, one.without) == ((100.0, 1000.0), 16, 8)
     assert one.ratio == pytest.approx(1.2, rel=0.1)
@@ -145,7 +166,7 @@ def test_what_is_no_number_above_0_has_no_ratio(value: float) -> None:
 
 def test_an_axis_that_only_the_theory_depends_on_is_not_averaged_over() -> None:
     class Wider(Halves):
-        def theory(self, cells: pa.Table) -> pa.Table:
+        def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
             return told(cells, loss=10.0 ** cells["width"].to_numpy() / cells["n"].to_numpy())
 
     table = ledger()
@@ -156,13 +177,13 @@ def test_an_axis_that_only_the_theory_depends_on_is_not_averaged_over() -> None:
     plain = points(table, "n", "loss")
     assert plain.by == ()
     assert "collapsed_width" in plain.details
-    narrow, wide = agreements(points(with_theory(table, Wider()), "n", "loss", keep=["loss_theory", REASON]))
+    narrow, wide = agreements(points(with_theory(table, Wider(), ["loss"]), "n", "loss", keep=["loss_theory", REASON]))
     assert narrow.ratio == pytest.approx(0.12, rel=0.1)
     assert wide.ratio == pytest.approx(0.012, rel=0.1)
 
 
 def test_agreement_is_the_ratio_with_an_interval_over_seeds() -> None:
-    found = points(with_theory(ledger(), Halves()), "n", "loss", keep=["loss_theory", REASON])
+    found = points(with_theory(ledger(), Halves(), ["loss"]), "n", "loss", keep=["loss_theory", REASON])
     one, wide = agreements(found)
     assert one.group == {"width": 1}
     assert (one.window, one.rows, one.clusters, one.without) == ((10.0, 1000.0), 24, 8, 0)
@@ -179,7 +200,7 @@ def test_agreement_is_the_ratio_with_an_interval_over_seeds() -> None:
 
 
 def test_few_seeds_have_no_interval_and_many_groups_are_summed_up() -> None:
-    found = points(with_theory(ledger(seeds=4), Halves()), "n", "loss", keep=["loss_theory", REASON])
+    found = points(with_theory(ledger(seeds=4), Halves(), ["loss"]), "n", "loss", keep=["loss_theory", REASON])
     one, _ = agreements(found)
     assert one.interval is None
     (said,) = sentences(found, [one] * 7)
@@ -211,7 +232,7 @@ def test_intervals_cover_as_often_as_they_say() -> None:
 
 
 def test_the_figure_has_medians_quartiles_and_the_theory() -> None:
-    found = points(with_theory(ledger(), Halves()), "n", "loss", keep=["loss_theory", REASON])
+    found = points(with_theory(ledger(), Halves(), ["loss"]), "n", "loss", keep=["loss_theory", REASON])
     (axis,) = theory_figure(found, "loss_theory").axes
     medians, line, wide, none = axis.get_lines()
     assert line.get_ydata() == pytest.approx([0.1, 0.01, 0.001])
@@ -222,7 +243,7 @@ def test_the_figure_has_medians_quartiles_and_the_theory() -> None:
 
 def test_panels_with_a_theory_come_first_and_others_are_counted() -> None:
     class Late(Halves):
-        def theory(self, cells: pa.Table) -> pa.Table:
+        def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
             return told(cells, loss=pa.array(1 / cells["n"].to_numpy(), mask=cells["arm"].to_numpy() < 7))
 
     late = Late(axes=(*Halves().axes, Axis("arm", int, "lane", 0, low=0, high=100)))
@@ -236,7 +257,9 @@ def test_panels_with_a_theory_come_first_and_others_are_counted() -> None:
     ]
     schema = row_schema(late)
     table = pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
-    figure = theory_figure(points(with_theory(table, late), "n", "loss", keep=["loss_theory", REASON]), "loss_theory")
+    figure = theory_figure(
+        points(with_theory(table, late, ["loss"]), "n", "loss", keep=["loss_theory", REASON]), "loss_theory"
+    )
     assert [axis.get_title() for axis in figure.axes] == [f"arm = {arm}" for arm in (7, 0, 1, 2, 3, 4)]
     assert figure.get_suptitle() == "6 of 8 panels"
     (legend,) = figure.legends  # beside the plot
@@ -293,7 +316,7 @@ class Own:
         lanes = pa.array(range(len(pack)), pa.int32())
         yield pa.RecordBatch.from_pydict({"lane": lanes, "loss": [1.0 / x for x in n]})
 
-    def theory(self, cells):
+    def theory(self, cells, metrics):
         n = cells["n"].to_pylist()
         return pa.table({"loss": [1.0 / x for x in n], "reason": pa.nulls(len(n), pa.string())})
 """
