@@ -119,7 +119,7 @@ def make_report(store: Store, experiment: Experiment | None = None) -> Report:
         sentences.append(checked.sentence)
 
     for i, (spec, law, found) in enumerate(fitted):
-        name = re.sub(r"[^\w.-]", "-", f"{i + 1}-{spec.law}-{spec.y}-{'-'.join(spec.scales)}")[:100]  # becomes a file
+        name = _file_name(f"{i + 1}-{spec.law}-{spec.y}-{'-'.join(spec.scales)}")
         if len(law.x) == 1:
             drawings.append(_draw(name, _law_caption(law, found, columns), _law(law, found, columns)))
         drawings.append(_draw(f"{name}-diagnostics", _DIAGNOSTICS, diagnostics_figure(law, found)))
@@ -132,6 +132,11 @@ def make_report(store: Store, experiment: Experiment | None = None) -> Report:
     page = _page(file.name, state, sentences, sections, drawings, audits, checked)
     store.write(PAGE, page.encode())
     return Report(page=f"{store.uri.rstrip('/')}/{PAGE}", findings=tuple(sentences))
+
+
+def _file_name(words: str) -> str:
+    """The words of a store as a figure's name."""
+    return re.sub(r"[^\w.-]", "-", words)[:100]
 
 
 def _has_theory(store: Store) -> bool:
@@ -187,7 +192,7 @@ def _theory(
         sentences += theory_sentences(found, held)
         sections.append((f"Theory of {y} in {x}", _theory_table(found, held)))
         caption = f"Markers: the median of {y}, shades: quartiles of replicates. Lines: the theory."
-        drawings.append(_draw(f"theory-{y}-{x}", caption, theory_figure(found, theory_name(y))))
+        drawings.append(_draw(_file_name(f"theory-{y}-{x}"), caption, theory_figure(found, theory_name(y))))
 
 
 def _theory_table(found: Points, held: Sequence[Agreement]) -> str:

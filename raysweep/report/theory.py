@@ -40,11 +40,11 @@ def with_theory(table: pa.Table, experiment: Experiment | None, metrics: Collect
     """
     if not isinstance(experiment, TheoryExperiment):
         return table
-    axes = [axis.name for axis in experiment.axes if axis.role != "seed" and axis.name in table.column_names]
-    settings = table.select(axes).group_by(axes).aggregate([])  # seeds and k alike: few beside the rows
     wanted = {metric.name for metric in experiment.metrics} & {*metrics}
     if not wanted:
         return table
+    axes = [axis.name for axis in experiment.axes if axis.role != "seed" and axis.name in table.column_names]
+    settings = table.select(axes).group_by(axes).aggregate([])  # without seeds: few beside the rows
     possible = _possible(settings, experiment)
     try:
         asked = settings.filter(possible)
