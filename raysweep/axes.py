@@ -13,32 +13,77 @@ constant schedule and a lane under cosine.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from raysweep.errors import SweepError, nearest
 
 __all__ = [
+    "NULL",
     "RANGES",
     "Axis",
+    "Json",
     "Kind",
     "KindBy",
     "Value",
     "axis_values",
     "canonical",
+    "column_values",
     "declared",
     "described",
     "index_axes",
+    "unwrapped",
 ]
 
 Kind = Literal["shape", "lane", "observed"]
+
+
+class Json(str):
+    """A value that is no scalar (a list, a mapping or null) as canonical JSON, by which it is compared, keyed and stored.
+
+    Attributes:
+        plain: What a user's function is given, with numbers as they were written.
+    """
+
+    plain: Any
+
+    def __new__(cls, text: str, plain: Any = None) -> Json:
+        made = super().__new__(cls, text)
+        made.plain = plain
+        return made
+
+    def __getnewargs__(self) -> tuple[str, Any]:
+        return self.text, self.plain
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Json) and self.text == other.text  # the word "null" is not null
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(("json", self.text))
+
+    @property
+    def text(self) -> str:
+        return str.__str__(self)
+
+
+NULL = Json("null")
 Value = bool | int | float | str
 RANGES = ("geom", "log2", "linear", "range")
 _MAX_POINTS = 1_000_000  # of one range
-_TYPES: dict[type, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a word"}
+_TYPES: dict[type, str] = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "a word",
+    Json: "a scalar, a list or a mapping",
+}
 _LEAST, _MOST = -(2**63), 2**63 - 1  # whole numbers that a column of the ledger holds
 _LONGEST = 1000  # characters of a word
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
@@ -59,7 +104,7 @@ class Axis:
 
     Args:
         name: Column name, axis name in sweep files.
-        type: `bool`, `int`, `float` or `str`.
+        type: `bool`, `int`, `float`, `str`; or `Json` where some values are lists or mappings.
         kind: How the axis is executed; see the module.
         default: Value of a cell that does not name the axis. A cell's key leaves out axes at their default,
             so adding an axis to an experiment keeps its old cells.
@@ -68,6 +113,10 @@ class Axis:
         choices: The only values allowed.
         unit, help: Shown by `plan`, in errors and in the ledger's metadata.
         role: `seed` for replicates, `time` for training time: what a fit may reduce over.
+        inferred: Its type was read off the values of a grid, and may change as the grid grows: equal numbers are then
+            one value whatever their type (1 and 1.0).
+        optional: A cell may lack the axis, which is then no part of its key.
+        nullable: Null is one of its values.
     """
 
     name: str
@@ -81,6 +130,9 @@ class Axis:
     unit: str = ""
     help: str = ""
     role: Literal["", "seed", "time"] = ""
+    inferred: bool = False
+    optional: bool = False
+    nullable: bool = False
 
     def kind_for(self, cell: Mapping[str, Value]) -> Kind:
         """The kind in a cell that holds at least the axis this kind depends on."""
@@ -94,10 +146,22 @@ class Axis:
         Raises:
             SweepError: wrong type, out of bounds, not among the choices; `where` names the place.
         """
-        value = canonical(_cast(raw, self.type))
+        if raw is None or raw == NULL:
+            if self.nullable:
+                return NULL
+            raise SweepError(f"{where}: {self.name} must be {_TYPES[self.type]}{self._bounds()}, but got None")
+        raw = unwrapped(raw)
+        if self.type is Json:
+            return _structured(raw, f"{where}: {self.name}")
+        value = _cast(raw, self.type)
+        value = _as_whole(value) if self.inferred else canonical(value)
         if type(value) is int and not _LEAST <= value <= _MOST:
             raise SweepError(f"{where}: {self.name} must fit in 64 bits, but got about 2^{value.bit_length()}")
-        if isinstance(value, str) and (len(value) > _LONGEST or _UNSTORABLE.search(value)):
+        if (
+            isinstance(value, str)
+            and not isinstance(value, Json)
+            and (len(value) > _LONGEST or _UNSTORABLE.search(value))
+        ):
             raise SweepError(
                 f"{where}: {self.name} must be a word of at most {_LONGEST:,} characters that UTF-8 has, without the "
                 f"null character, but got {value!r}"
@@ -115,6 +179,12 @@ class Axis:
             raise SweepError(f"{where}: {self.name} must be {_TYPES[self.type]}{self._bounds()}, but got {raw!r}")
         return value
 
+    def plain(self, value: Value) -> Any:
+        """A value as a user's function is given it: of the axis's type, lists and mappings as they were written."""
+        if isinstance(value, Json):
+            return value.plain
+        return float(value) if self.type is float and type(value) is int else value
+
     def _bounds(self) -> str:
         if self.low is None and self.high is None:
             return ""
@@ -129,6 +199,72 @@ def canonical(value: Value | None) -> Value | None:
     if isinstance(value, float):
         return float(f"{value:.12g}") + 0.0  # + 0.0 turns -0.0 into 0.0
     return value
+
+
+def column_values(values: Iterable[Value | None], type_: type) -> list[Any]:
+    """Values as a column of an axis of this type holds them: JSON as its text, null as nothing."""
+    if type_ is Json:
+        return [None if v is None or v == NULL else _text(v) for v in values]
+    return [None if isinstance(v, Json) else v for v in values]
+
+
+def _text(value: Value) -> str:
+    return value.text if isinstance(value, Json) else value if isinstance(value, str) else json.dumps(value)
+
+
+def _as_whole(value: Value | None) -> Value | None:
+    """Whole numbers as `int`, whatever they were given as; other floats canonical."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2.0**63:
+        return int(value)
+    return canonical(value)
+
+
+def unwrapped(raw: Any) -> Any:
+    """Scalars of numpy as Python's; those of few bits by their shortest decimal: float32(0.1) means 0.1."""
+    if type(raw).__module__ == "numpy" and hasattr(raw, "dtype") and getattr(raw, "ndim", 1) == 0:
+        return float(str(raw[()])) if raw.dtype.kind == "f" else raw.item()
+    return raw
+
+
+def _structured(raw: Any, where: str) -> Value:
+    """A list or mapping by its canonical JSON; a scalar as itself, so that it keeps its key beside lists."""
+    if isinstance(raw, Json):
+        return raw
+    if isinstance(raw, bool):
+        return Json(json.dumps(raw), raw)  # True equals 1 in Python
+    if isinstance(raw, int | float | str):
+        found = _as_whole(raw)
+        if isinstance(found, float) and not math.isfinite(found):
+            raise SweepError(f"{where} must hold finite numbers, but got {raw!r}")
+        return found  # type: ignore[return-value]
+    plain = _plain_json(raw, where)
+    text = json.dumps(_canonical_json(plain), sort_keys=True)
+    if len(text) > _LONGEST:
+        raise SweepError(f"{where} must be at most {_LONGEST:,} characters as JSON, but got {len(text):,}")
+    return Json(text, plain)
+
+
+def _plain_json(raw: Any, where: str) -> Any:
+    raw = unwrapped(raw)
+    if isinstance(raw, Mapping):
+        if not all(isinstance(key, str) for key in raw):
+            raise SweepError(f"{where}: the keys of a mapping must be words, but got {dict(raw)!r}"[:500])
+        return {key: _plain_json(value, where) for key, value in raw.items()}
+    if isinstance(raw, list | tuple):
+        return [_plain_json(value, where) for value in raw]
+    if raw is None or isinstance(raw, bool | int | str) or (isinstance(raw, float) and math.isfinite(raw)):
+        if isinstance(raw, str) and _UNSTORABLE.search(raw):
+            raise SweepError(f"{where}: a word must be UTF-8 without the null character, but got {raw!r}")
+        return raw
+    raise SweepError(f"{where} must hold numbers, words, true, false, null, lists and mappings, but got {raw!r}"[:500])
+
+
+def _canonical_json(plain: Any) -> Any:
+    if isinstance(plain, dict):
+        return {key: _canonical_json(value) for key, value in plain.items()}
+    if isinstance(plain, list):
+        return [_canonical_json(value) for value in plain]
+    return _as_whole(plain)
 
 
 def _cast(raw: Any, to: type) -> Value | None:
@@ -172,9 +308,11 @@ def axis_values(axis: Axis, spec: Any, where: str) -> tuple[Value, ...]:
         points: Sequence[Any] = _range(axis, spec, where)
     elif isinstance(spec, list | tuple):
         points = spec
+    elif getattr(spec, "ndim", 0) == 1:  # an array of numpy
+        points = list(spec)
     else:
         points = [spec]
-    if not points:
+    if not len(points):
         raise SweepError(f"{where}: {axis.name} must have at least one value, but got {spec!r}")
     return tuple(dict.fromkeys(axis.parse(p, where) for p in points))
 
@@ -247,8 +385,11 @@ def described(axis: Axis) -> dict[str, Any]:
     kind: Any = axis.kind
     if isinstance(kind, KindBy):
         kind = {"axis": kind.axis, "kinds": [list(pair) for pair in kind.kinds.items()], "otherwise": kind.otherwise}
-    told = {n: getattr(axis, n) for n in ("name", "default", "follows", "low", "high", "role")}
-    return {**told, "type": axis.type.__name__, "kind": kind, "choices": list(axis.choices)}
+    same = ("name", "default", "follows", "low", "high", "role", "inferred", "optional", "nullable")
+    plain: dict[str, Any] = {name: getattr(axis, name) for name in same}
+    if isinstance(axis.default, Json):
+        plain["default"] = {"json": axis.default.plain}
+    return {**plain, "type": axis.type.__name__, "kind": kind, "choices": list(axis.choices)}
 
 
 def declared(plain: Mapping[str, Any]) -> Axis:
@@ -263,16 +404,20 @@ def declared(plain: Mapping[str, Any]) -> Axis:
         kind = KindBy(str(kind["axis"]), dict(kind["kinds"]), kind["otherwise"])
     follows = None if plain["follows"] is None else str(plain["follows"])
     low, high = (None if plain[end] is None else float(plain[end]) for end in ("low", "high"))
+    default = plain["default"]
+    if isinstance(default, dict):
+        default = NULL if default["json"] is None else _structured(default["json"], f"axis {plain['name']}: default")
     return Axis(
         name=str(plain["name"]),
         type=types[plain["type"]],
         kind=kind,
-        default=plain["default"],
+        default=default,
         follows=follows,
         low=low,
         high=high,
         choices=tuple(plain["choices"]),
         role=plain["role"],
+        **{name: plain.get(name) is True for name in ("inferred", "optional", "nullable")},
     )
 
 
@@ -287,7 +432,9 @@ def index_axes(axes: Sequence[Axis]) -> dict[str, Axis]:
         raise SweepError(f"axis names must be distinct, but got {sorted(a.name for a in axes)}")
     for axis in axes:
         if axis.type not in _TYPES:
-            raise SweepError(f"axis {axis.name}: type must be one of bool, int, float, str, but got {axis.type!r}")
+            raise SweepError(
+                f"axis {axis.name}: type must be one of bool, int, float, str, Json, but got {axis.type!r}"
+            )
         controls = [axis.follows] if axis.follows else []
         if isinstance(axis.kind, KindBy):
             controls.append(axis.kind.axis)

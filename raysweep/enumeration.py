@@ -18,7 +18,7 @@ from raysweep.errors import SweepError
 from raysweep.grid import Table, Term, split
 from raysweep.runs import KEY_LENGTH, Observed, Runs, fragment
 
-__all__ = ["MAX_RUNS", "enumerate_runs"]
+__all__ = ["MAX_RUNS", "enumerate_runs", "run_keys"]
 
 MAX_RUNS = 20_000_000  # about 100 bytes each
 _MAX_SETS = 100_000
@@ -123,7 +123,9 @@ def _term_runs(term: Term, axes: Mapping[str, Axis], identity: str) -> Runs:
             codes[name] = spread(small, i)
     given = {n for t in term for n in t.names}
     for name, axis in axes.items():
-        if axis.default is None and axis.follows is None and name not in given:
+        if axis.optional and axis.default is None and name not in given:
+            values[name], codes[name] = (None,), np.broadcast_to(np.uint8(0), (n,))  # these cells lack it
+        elif axis.default is None and axis.follows is None and name not in given:
             note = f" ({axis.help})" if axis.help else ""
             raise SweepError(f"grid: axis {name} has no default and must be given in every branch{note}")
         if axis.default is not None and name not in values and name not in observed:
@@ -142,7 +144,7 @@ def _term_runs(term: Term, axes: Mapping[str, Axis], identity: str) -> Runs:
         own = tuple(tables[row] for (_, tables), row in zip(tied, combo, strict=True))
         distinct.append(Observed((tuple(free) + own,), defaults))
     sets, code = _merge_equal(distinct, code)
-    return Runs(_keys(values, codes, axes, identity, n), values, codes, sets, code)
+    return Runs(run_keys(values, codes, axes, identity, n), values, codes, sets, code)
 
 
 def _check_sets(tied: Sequence[Sequence[Table]]) -> None:
@@ -164,7 +166,7 @@ def _merge_equal(
     return tuple(place), recode[code]
 
 
-def _keys(
+def run_keys(
     values: Mapping[str, tuple[Value | None, ...]],
     codes: Mapping[str, npt.NDArray[np.integer[Any]]],
     axes: Mapping[str, Axis],

@@ -1,8 +1,8 @@
 """The ledger: a log of parquet parts in a store, and the only truth about what is done.
 
-A part is never changed. `scan` reads all of them and keeps one row a cell: ok before diverged before failed
-before skipped, then the later attempt, then the first part name; never the clock. "Done" and "duplicate" mean
-after `scan`. `cells.parquet` is what `scan` returns, rewritten whole, for any tool that opens parquet.
+A part is never changed. `scan` reads all of them and keeps one row per cell, as `precedence` says; "done" and
+"duplicate" mean after `scan`. `cells.parquet` has the rows of the sweep as it is now, rewritten whole, for any tool that
+opens parquet; `other_cells.parquet` has the rest: other versions, other grids.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -26,16 +26,19 @@ import pyarrow.parquet as pq
 from raysweep import __version__
 from raysweep.columns import unite
 from raysweep.errors import LedgerError, plain
-from raysweep.part import KEYS, MAX_VALUES, NEEDED, STATUSES, read_part
-from raysweep.remaining import locate, marks, subtract
+from raysweep.part import KEYS, MAX_VALUES, NEEDED, read_part, read_table
+from raysweep.precedence import best_rows
+from raysweep.remaining import locate, subtract
+from raysweep.rows import with_description
 from raysweep.runs import KEY_LENGTH, Runs
 from raysweep.store import Store
 
-__all__ = ["CELLS", "STATUSES", "Ledger", "Scan", "sequence"]
+__all__ = ["CELLS", "OTHERS", "Ledger", "Respelled", "Scan", "sequence"]
 
-CELLS = "cells.parquet"
+CELLS, OTHERS = "cells.parquet", "other_cells.parquet"
 _FOLDER = "ledger"
-_STATE = ["cell", "status", "attempt"]  # what tells which cells are done
+_STATE = ["cell", "status", "attempt", "training_id"]  # what tells which cells are done
+_PARTS = b"raysweep.parts"  # how many parts a compacted table was made of
 _KNOWN_ROWS = 2_000_000  # at most so many are kept in memory by who asks again and again
 _HELD = 1 << 24  # values that `compact` keeps, so as not to read them twice
 _WEIGHT = 100  # values: what an Arrow column weighs beside its own
@@ -85,6 +88,13 @@ class Scan:
         done = ["ok", "skipped"] + ["diverged"] * (not retry_diverged) + ["failed"] * skip_failed
         return subtract(runs, self.cells(*done))
 
+    def partly_done(self, runs: Runs) -> set[str]:
+        """The keys of those of these runs that have finished cells."""
+        at = (
+            locate(runs, self.cells("ok", "diverged", "skipped")) if len(self.table) and len(runs) else np.zeros(0, int)
+        )
+        return {bytes(key).decode() for key in runs.keys[np.unique(at[at >= 0])].tolist()}
+
     def attempts(self, runs: Runs) -> npt.NDArray[np.int32]:
         """[n] the highest attempt recorded of each run, 0 where there is none."""
         found = np.zeros(len(runs), dtype=np.int32)
@@ -106,10 +116,40 @@ def sequence() -> Iterator[int]:
 
 
 @dataclass(frozen=True)
+class Respelled:
+    """Keys by which an older raysweep wrote the same runs and observed values: old -> new."""
+
+    runs: Mapping[str, str]
+    suffixes: Mapping[str, str]
+
+    def apply(self, part: pa.Table) -> pa.Table:
+        """A part's rows under the keys of today."""
+        cells = part.column("cell").to_pylist()
+        heads = [cell[:KEY_LENGTH] for cell in cells]
+        if not any(
+            head in self.runs or cell[KEY_LENGTH:] in self.suffixes for cell, head in zip(cells, heads, strict=True)
+        ):
+            return part
+        runs = [self.runs.get(head, head) for head in heads]
+        suffixes = [self.suffixes.get(cell[KEY_LENGTH:], cell[KEY_LENGTH:]) for cell in cells]
+        made = {"cell": [run + suffix for run, suffix in zip(runs, suffixes, strict=True)], "run": runs}
+        for name, values in made.items():
+            if name in part.schema.names:
+                at = part.schema.get_field_index(name)
+                part = part.set_column(at, part.schema.field(at), pa.chunked_array([pa.array(values, pa.string())]))
+        return part
+
+
+@dataclass(frozen=True)
 class Ledger:
-    """The log of one store."""
+    """The log of one store.
+
+    Attributes:
+        respelled: Keys of older rows that stand for other ones today, or None.
+    """
 
     store: Store
+    respelled: Respelled | None = None
 
     def append(self, rows: pa.Table, number: int, patience: float | None = None) -> str:
         """Write one part and return its name.
@@ -162,6 +202,9 @@ class Ledger:
         fresh = [name for name, _ in listed if known is None or name not in known]
         found = dict(known or {}) | dict(zip(fresh, self._read(fresh, columns), strict=True))
         held = {name: part for name, _ in listed if isinstance(part := found[name], pa.Table)}
+        if known is None and most is None:
+            for name, table in self._orphans(len(listed)):
+                held[name] = table if columns is None else table.select([n for n in table.schema.names if n in columns])
         whole = unite((name, part.schema, len(part)) for name, part in held.items())
         parts = {name: part for name, part in held.items() if name not in whole.refused}
         if known is not None:
@@ -174,13 +217,15 @@ class Ledger:
         if not parts:
             return Scan(_EMPTY, tuple(sorted(skipped)), 0, np.zeros(0))
         times = dict(listed)
-        landed = np.repeat([times[name] for name in parts], [len(part) for part in parts.values()])
+        landed = np.repeat([times.get(name, 0.0) for name in parts], [len(part) for part in parts.values()])
         table = pa.concat_tables([whole.conform(part) for part in parts.values()])
         count = len(parts)
         del found, held, parts
-        best = _best(table)
+        best = best_rows(table)
         if best is not None:
             table, landed = table.take(pa.array(best)), landed[best]
+        if columns is None:
+            table = with_description(table)
         return Scan(table, tuple(sorted(skipped)), count, landed)
 
     def _read(self, names: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table | str]:
@@ -189,7 +234,39 @@ class Ledger:
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1) if self.store.is_local else 32) as pool:
             for first in range(0, len(names), _TOGETHER):
                 some = names[first : first + _TOGETHER]
-                yield from pool.map(lambda name: read_part(self.store, f"{_FOLDER}/{name}", columns), some)
+                yield from pool.map(lambda name: self._part(name, columns), some)
+
+    def _part(self, name: str, columns: Sequence[str] | None) -> pa.Table | str:
+        part = read_part(self.store, f"{_FOLDER}/{name}", columns)
+        return part if isinstance(part, str) or self.respelled is None else self.respelled.apply(part)
+
+    def _orphans(self, parts: int) -> Iterator[tuple[str, pa.Table]]:
+        """The rows of compacted tables that were made of more parts than there are: of a store that was copied without
+        its ledger they are all there is.
+        """
+        for name in (CELLS, OTHERS):
+            if not self.store.exists(name):
+                continue
+            with self.store.open(name) as stream:
+                try:
+                    made_of = int((pq.read_schema(stream).metadata or {}).get(_PARTS, b"0"))
+                except (pa.ArrowException, OSError, ValueError):
+                    continue  # torn; it will be written again
+            if parts == 0 or made_of > parts:
+                for i, group in enumerate(read_table(self.store, name)):
+                    yield f"{name}#{i}", group if self.respelled is None else self.respelled.apply(group)
+
+    def adopt(self) -> int:
+        """Take over the rows of compacted tables whose parts are gone; how many there were.
+
+        Raises:
+            LedgerError: as `append`.
+        """
+        numbers, rows = sequence(), 0
+        for _, group in self._orphans(len(self.store.list(_FOLDER))):
+            self.append(group, next(numbers))
+            rows += len(group)
+        return rows
 
     def pending(self, runs: Runs, skip_failed: bool = False, retry_diverged: bool = False) -> Runs:
         """`Scan.pending` of a fresh scan."""
@@ -206,13 +283,18 @@ class Ledger:
         scan = self.states(known).of(parts)
         return [scan.pending(runs, skip_failed, retry_diverged) for runs in parts]
 
-    def compact(self) -> Scan:
-        """Rewrite `cells.parquet` from the parts, and return a scan of keys, status and attempt alone.
+    def compact(self, mine: Callable[[pa.ChunkedArray], npt.NDArray[np.bool_]] | None = None) -> Scan:
+        """Rewrite `cells.parquet` and `other_cells.parquet` from the parts, and return a scan of what tells which cells
+        are done.
+
+        Args:
+            mine: [cells] -> [whether each belongs to the sweep as it is now]; by default all do.
 
         Rows are sorted by cell within each row group; the file has one row group but where it is large. What is held
         of large ledgers are the keys: parts beyond about a hundred megabytes are read a second time to be written.
         """
         pa.default_memory_pool().release_unused()  # of a scan before
+        self.adopt()
         names = [name for name, _ in self.store.list(_FOLDER)]
         skipped: list[tuple[str, str]] = []
         keys: dict[str, pa.Table] = {}
@@ -223,7 +305,7 @@ class Ledger:
             if isinstance(part, str):
                 skipped.append((plain(name), plain(part)))
                 continue
-            keys[name], schemas[name] = part.select(_STATE), part.schema
+            keys[name], schemas[name] = part.select([n for n in _STATE if n in part.schema.names]), part.schema
             if (size := (len(part) + _WEIGHT) * part.num_columns) <= room:
                 held[name], room = part, room - size
         whole = unite((name, schemas[name], len(part)) for name, part in keys.items())
@@ -234,12 +316,14 @@ class Ledger:
         state = unite((name, keys[name].schema, len(keys[name])) for name in names)
         table = pa.concat_tables([state.conform(keys[name]) for name in names])
         ends = np.cumsum([len(keys[name]) for name in names])
-        best = _best(table)
+        best = best_rows(table)
         rows = np.arange(len(table)) if best is None else best
-        kept = dict(zip(names, np.split(rows, np.searchsorted(rows, ends[:-1])), strict=True))
+        state_rows = table if best is None else table.take(pa.array(best))
+        own = None if mine is None else mine(state_rows.column("cell"))
         begin = dict(zip(names, ends - [len(keys[name]) for name in names], strict=True))
 
-        def parts() -> Iterator[pa.Table]:
+        def parts(rows: npt.NDArray[np.int64]) -> Iterator[pa.Table]:
+            kept = dict(zip(names, np.split(rows, np.searchsorted(rows, ends[:-1])), strict=True))
             for start in range(0, len(names), _TOGETHER):
                 some = names[start : start + _TOGETHER]
                 again = [name for name in some if name not in held]
@@ -250,44 +334,34 @@ class Ledger:
                         raise LedgerError(f"{_FOLDER}/{name} was read a moment ago, but now {part}. Compact again")
                     if len(mine := kept[name] - begin[name]) < len(part):
                         part = part.take(pa.array(mine))
-                    yield whole.conform(part)
+                    if len(part):
+                        yield whole.conform(part)
 
-        self.store.write(CELLS, lambda sink: _write_groups(sink, whole.schema, parts()))
-        state_rows = table if best is None else table.take(pa.array(best))
+        made_of = len(self.store.list(_FOLDER))
+        for file, chosen in (
+            (OTHERS, rows[:0] if own is None else rows[~own]),
+            (CELLS, rows if own is None else rows[own]),
+        ):
+            if len(chosen) or file == CELLS:
+                self.store.write(file, lambda sink, c=chosen: _write_groups(sink, whole.schema, parts(c), made_of))
+            elif self.store.exists(file):
+                self.store.delete(file)
         return Scan(state_rows, tuple(skipped), len(names), np.zeros(len(rows)))
 
 
-def _best(table: pa.Table) -> npt.NDArray[np.int64] | None:
-    """Positions of the row to keep for each cell, in order; None for all. Of equals the first stays."""
-    mark = marks(table.column("cell"))
-    order = np.argsort(mark)
-    equal = mark[order[1:]] == mark[order[:-1]]
-    if not equal.any():
-        return None
-    maybe = np.sort(order[np.append(equal, False) | np.append(False, equal)])  # few: the rest are alone for sure
-    rows = table.select(_STATE).take(pa.array(maybe))
-    cell = pc.dictionary_encode(rows.column("cell").combine_chunks()).indices.to_numpy(zero_copy_only=False)
-    status = pc.index_in(rows.column("status"), pa.array(STATUSES)).to_numpy(zero_copy_only=False)
-    attempt = pc.fill_null(pc.cast(rows.column("attempt"), pa.int64()), 0).to_numpy()
-    order = np.lexsort((-attempt, status, cell))  # stable: parts come by name
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = cell[order][1:] != cell[order][:-1]
-    keep = np.ones(len(table), dtype=bool)
-    keep[maybe] = False
-    keep[maybe[order[first]]] = True
-    return np.flatnonzero(keep)
-
-
-def _write_groups(sink: BinaryIO, schema: pa.Schema, parts: Iterator[pa.Table]) -> None:
+def _write_groups(sink: BinaryIO, schema: pa.Schema, parts: Iterator[pa.Table], made_of: int) -> None:
     """Parts as one parquet file, each row group sorted by cell."""
     most = max(1, _GROUP // len(schema))
     waiting: list[pa.Table] = []
-    with pq.ParquetWriter(sink, _stamped(schema), compression="zstd", use_dictionary=_coded(schema)) as writer:
+    whole = with_description(schema.empty_table()).schema
+    whole = whole.with_metadata({**(_stamped(schema).metadata or {}), _PARTS: str(made_of).encode()})
+    with pq.ParquetWriter(sink, whole, compression="zstd", use_dictionary=_coded(whole)) as writer:
         for part in chain(parts, [None]):
             if waiting and (part is None or sum(map(len, waiting)) + len(part) > most):
                 group = pa.concat_tables(waiting)
                 group = group.take(pc.sort_indices(group, sort_keys=[("cell", "ascending")]))
-                writer.write_table(group.replace_schema_metadata(_stamped(schema).metadata), row_group_size=most)
+                group = with_description(group).replace_schema_metadata(whole.metadata)
+                writer.write_table(group, row_group_size=most)
                 waiting = []
             waiting += [part] * (part is not None)
 

@@ -16,8 +16,23 @@ from raysweep.errors import PackError
 from raysweep.experiment import Cost
 from raysweep.runs import KEY_LENGTH, Observed, Runs, number
 
-__all__ = ["MIN_LANES", "Group", "Pack", "build_packs", "halve", "lanes_per_pack", "make_pack", "shape_groups"]
+__all__ = [
+    "MIN_LANES",
+    "Group",
+    "Pace",
+    "Pack",
+    "build_packs",
+    "halve",
+    "lanes_per_pack",
+    "make_pack",
+    "serial_groups",
+    "serial_packs",
+    "shape_groups",
+    "singles",
+]
 
+_TRIAL = 0.5  # seconds that a trial of several runs should last
+_MOST_RUNS = 256  # of one trial
 MIN_LANES = 32  # below this, a step of a pack costs about the same with fewer lanes: splitting gains nothing
 
 
@@ -28,6 +43,7 @@ class Pack:
     id: str
     runs: Runs = field(repr=False)  # Tune prints configurations
     attempt: int = 1
+    fresh: bool = False  # to be run in a process that has run nothing before
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -50,6 +66,58 @@ class Group:
     index: npt.NDArray[np.int64]
     observed: Observed
     cost: Cost
+
+
+@dataclass
+class Pace:
+    """How long runs of a user's function take, one after another, and how many of them one trial is worth.
+
+    Attributes:
+        slots: Packs that run at a time.
+        seconds: Of a run; None while it is not known.
+        left: Runs that are not in a pack yet.
+    """
+
+    slots: int = 1
+    seconds: float | None = None
+    left: int = 0
+
+    def took(self, seconds: float, runs: int) -> None:
+        """Learn from a pack that ended."""
+        one = seconds / max(runs, 1)
+        self.seconds = one if self.seconds is None else (self.seconds + one) / 2
+
+    @property
+    def size(self) -> int:
+        """Runs of the next pack: a trial costs tens of milliseconds, so that it should last longer than that."""
+        if self.seconds is None:
+            return 1
+        fair = math.ceil(self.left / (2 * self.slots))
+        return max(1, min(int(_TRIAL / max(self.seconds, 1e-6)), _MOST_RUNS, fair))
+
+
+def serial_packs(runs: Runs, groups: Sequence[Group], attempts: npt.NDArray[np.int32], pace: Pace) -> Iterator[Pack]:
+    """Packs of runs that are executed one after another, each as large as is worth a trial when it is made."""
+    pace.left = sum(len(group.index) for group in groups)
+    for group in groups:
+        start = 0
+        while start < len(group.index):
+            index = group.index[start : start + pace.size]
+            start += len(index)
+            pace.left -= len(index)
+            yield make_pack(runs.take(index), int(attempts[index].max()) + 1)
+
+
+def serial_groups(runs: Runs) -> list[Group]:
+    """Runs of a user's function: whatever is asked alike may follow one another in one trial."""
+    codes = runs.observed_code
+    return [Group({}, np.flatnonzero(codes == code), runs.observed[code], Cost()) for code in np.unique(codes).tolist()]
+
+
+def singles(pack: Pack, fresh: bool = False) -> list[Pack]:
+    """Each run of a pack as a pack of its own."""
+    alone = (make_pack(pack.runs.take(np.array([i])), pack.attempt) for i in range(len(pack)))
+    return [replace(one, fresh=fresh) for one in alone]
 
 
 def make_pack(runs: Runs, attempt: int = 1) -> Pack:

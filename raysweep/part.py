@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysweep.errors import LedgerError
-from raysweep.experiment import SCHEMA_VERSION, STAMPS
+from raysweep.rows import COLUMNS, SCHEMA_VERSION, STAMPS, STATUSES
 from raysweep.store import Store, UnreachableError
 
-__all__ = ["KEYS", "MAX_COLUMNS", "MAX_VALUES", "NEEDED", "PART", "STATUSES", "read_part"]
+__all__ = ["KEYS", "MAX_COLUMNS", "MAX_VALUES", "NEEDED", "PART", "read_part", "read_table"]
 
 PART = re.compile(r"part-[0-9a-f]{16}-\d{1,20}\.parquet")
-STATUSES = ("ok", "diverged", "failed", "skipped")  # in order of precedence
 KEYS = ("cell", "run")  # distinct words, which no dictionary makes shorter
 NEEDED = (*KEYS, "status", "attempt")
 MAX_VALUES = 1 << 28  # rows times columns
@@ -71,6 +70,36 @@ def read_part(store: Store, path: str, columns: Sequence[str] | None = None) -> 
     except (pa.ArrowException, LedgerError, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
         return f"it cannot be read as parquet: {(str(error) or type(error).__name__).splitlines()[0][:300]}"
     return table
+
+
+def read_table(store: Store, path: str) -> Iterator[pa.Table]:
+    """The rows of a compacted table, a row group at a time, as those of parts; what describes its columns is left out.
+
+    Raises:
+        LedgerError: it is not one.
+        UnreachableError: the store does not answer.
+    """
+    with store.open(path) as stream:
+        try:
+            file = pq.ParquetFile(stream, thrift_string_size_limit=_MAX_FOOTER, thrift_container_size_limit=_MAX_FOOTER)
+            names = [name for name in file.schema_arrow.names if name != COLUMNS]
+            for i in range(file.metadata.num_row_groups):
+                if file.metadata.row_group(i).num_rows * len(names) > MAX_VALUES:
+                    raise _RefusedError(f"its row group {i} announces too many rows")
+                group = file.read_row_group(i, columns=names)
+                for field in group.schema:
+                    if pa.types.is_large_string(field.type):
+                        at = group.schema.get_field_index(field.name)
+                        group = group.set_column(at, field.with_type(pa.string()), group.column(at).cast(pa.string()))
+                for field in group.schema:
+                    _check_field(field)
+                _check_values(group)
+                yield group
+        except UnreachableError:
+            raise
+        except (_RefusedError, pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0][:300]
+            raise LedgerError(f"store {store.uri}: {path} cannot be read as a table of cells: {reason}") from error
 
 
 def _checked_schema(footer: pq.FileMetaData) -> pa.Schema:

@@ -10,21 +10,40 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from raysweep.capacity import Probe, fit_to_device
 from raysweep.cost import Rate, host_memory, measured_rate
+from raysweep.current import ledger_of
 from raysweep.errors import SweepError
-from raysweep.ledger import Ledger
+from raysweep.executors.place import has_checkpoint
+from raysweep.experiments.function import FunctionExperiment
+from raysweep.ledger import Ledger, Scan
 from raysweep.oracle.recipe import shape_of
-from raysweep.pack import Group, Pack, build_packs, lanes_per_pack, shape_groups
+from raysweep.pack import Group, Pace, Pack, build_packs, lanes_per_pack, serial_groups, serial_packs, shape_groups
+from raysweep.remaining import among
 from raysweep.runs import Runs
 from raysweep.store import Store
 from raysweep.sweep import Sweep
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Again", "Plan", "make_plan", "pending", "whole"]
 
 _MEMORY_SHARE = 0.5  # of free memory, divided among the packs that run at a time
 _SAMPLE = 200  # parts of the ledger that throughput is read from
+
+
+@dataclass(frozen=True)
+class Again:
+    """Runs of a plain function that have finished cells and lack others.
+
+    Attributes:
+        anew: Those that are trained once more from their start.
+        resumed: Those that go on from a checkpoint.
+    """
+
+    anew: int = 0
+    resumed: int = 0
 
 
 @dataclass(frozen=True)
@@ -39,6 +58,8 @@ class Plan:
         slots: Packs at a time.
         memory: Bytes of its device that a pack may take.
         attempts: [runs] tries so far.
+        pace: How long runs of a plain function take.
+        again: What of it was trained before.
     """
 
     sweep: Sweep
@@ -49,14 +70,18 @@ class Plan:
     slots: int
     memory: float
     attempts: npt.NDArray[np.int32]
+    pace: Pace | None = None
+    again: Again = Again()
 
     def packs(self) -> Iterator[Pack]:
         """The packs, dearest first; each is made when it is asked for."""
+        if self.pace is not None:
+            return serial_packs(self.runs, self.groups, self.attempts, self.pace)
         return build_packs(self.runs, self.groups, self.most, self.attempts)
 
     @property
     def pack_count(self) -> int:
-        """How many packs there are."""
+        """How many packs there are; of a plain function's runs, at most."""
         return sum(math.ceil(len(g.index) / most) for g, most in zip(self.groups, self.most, strict=True))
 
     @property
@@ -65,7 +90,9 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Estimated wall time of the packs; None where the experiment states no cost."""
+        """Estimated wall time of the packs; None where nothing is known of it."""
+        if self.pace is not None:
+            return None if self.pace.seconds is None else self.pace.seconds * len(self.runs) / self.slots
         return self.flops / self.rate.flops / self.slots if self.flops else None
 
     def to_json(self) -> dict[str, Any]:
@@ -99,6 +126,8 @@ class Plan:
             "slots": self.slots,
             "memory": self.memory,
             "seconds": self.seconds,
+            "trained_again": self.again.anew,
+            "resumed": self.again.resumed,
             "rate": {"flops_per_second": self.rate.flops, "source": self.rate.source, "measured": self.rate.measured},
             "shapes": shapes,
         }
@@ -121,9 +150,11 @@ def make_plan(
         SweepError: the plan is dearer than the sweep's budget.
         PackError: a lane does not fit in memory.
     """
-    ledger = Ledger(store)
+    ledger = ledger_of(store, sweep.runs, dict(sweep.axes), sweep.identity)
     scan = ledger.states()
-    runs = scan.pending(sweep.runs, skip_failed, retry_diverged)
+    runs = pending(scan, sweep, skip_failed, retry_diverged)
+    if isinstance(sweep.experiment, FunctionExperiment):
+        return _checked(_of_function(sweep, store, scan, runs, slots))
     world = shape_of(sweep.file.world) if sweep.file.world else None
     groups = shape_groups(runs, sweep.axes, lambda run, observed: sweep.experiment.cost(run, observed, world))
     resources = sweep.file.resources
@@ -138,8 +169,50 @@ def make_plan(
     attempts = scan.attempts(runs)
     del scan
     rate = measured_rate(ledger.scan(["flops", "flops_eval", "seconds"], _SAMPLE).table, resources.cpus, resources.gpus)
-    plan = Plan(sweep, runs, tuple(groups), tuple(most), rate, slots, memory, attempts)
-    budget = sweep.file.budget
+    return _checked(Plan(sweep, runs, tuple(groups), tuple(most), rate, slots, memory, attempts))
+
+
+def pending(scan: Scan, sweep: Sweep, skip_failed: bool = False, retry_diverged: bool = False) -> Runs:
+    """What is left of a sweep. A plain function's run is trained whole: nobody can enter it half-way."""
+    rest = scan.pending(sweep.runs, skip_failed, retry_diverged)
+    return whole(sweep.runs, rest) if isinstance(sweep.experiment, FunctionExperiment) else rest
+
+
+def whole(runs: Runs, rest: Runs) -> Runs:
+    """The runs that have something left, asked for all of their cells."""
+    if len(rest) == len(runs) and rest.cells == runs.cells:
+        return rest
+    return runs.take(np.isin(runs.keys, rest.keys))
+
+
+def _of_function(sweep: Sweep, store: Store, scan: Scan, runs: Runs, slots: int) -> Plan:
+    groups = serial_groups(runs)
+    some = Ledger(store).scan(["seconds"], _SAMPLE).table
+    seconds = _seconds_a_run(some.filter(pa.array(among(sweep.runs, some.column("cell")))) if len(some) else some)
+    rate = (
+        Rate(0.0, f"measured on {seconds[1]:,} runs of this store", True) if seconds else Rate(0.0, "nothing measured")
+    )
+    begun = scan.partly_done(runs)
+    kept = has_checkpoint(store) if begun else set()
+    again = Again(len(begun - kept), len(begun & kept))
+    pace = Pace(slots, seconds[0] if seconds else None)
+    most = [1] * len(groups)
+    return Plan(sweep, runs, tuple(groups), tuple(most), rate, slots, 0.0, scan.attempts(runs), pace, again)
+
+
+def _seconds_a_run(cells: pa.Table) -> tuple[float, int] | None:
+    """Mean wall time of the runs in some rows, and how many runs that is; None where nothing was measured."""
+    if not len(cells) or "seconds" not in cells.schema.names:
+        return None
+    runs = cells.group_by("run").aggregate([("seconds", "max")]).column("seconds_max")
+    mean = pc.mean(runs).as_py()
+    return (mean, len(runs)) if mean is not None else None
+
+
+def _checked(plan: Plan) -> Plan:
+    """The plan, if it is within the sweep's budget."""
+    sweep = plan.sweep
+    budget, runs = sweep.file.budget, plan.runs
     for name, limit, value in (("flops", budget.flops, plan.flops), ("cells", budget.cells, runs.cells)):
         if limit is not None and value > limit:
             raise SweepError(

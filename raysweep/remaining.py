@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from raysweep.runs import KEY_LENGTH, Runs
 
-__all__ = ["locate", "marks", "subtract"]
+__all__ = ["among", "locate", "marks", "run_marks", "subtract"]
 
 _HEX = np.zeros(256, dtype=np.uint8)
 _HEX[list(b"0123456789abcdef")] = range(16)
@@ -44,15 +44,36 @@ def marks(cells: Texts) -> npt.NDArray[np.uint64]:
     return found
 
 
+def run_marks(cells: Texts) -> npt.NDArray[np.uint64]:
+    """[m] a number for the run of each cell."""
+    found = [_short(_keys(chunk)) for chunk in _chunks(cells)]
+    return np.concatenate(found) if found else np.zeros(0, dtype=np.uint64)
+
+
+def among(runs: Runs, cells: Texts) -> npt.NDArray[np.bool_]:
+    """[m] whether each cell is one of these runs'."""
+    if not len(cells) or not len(runs):
+        return np.zeros(len(cells), dtype=bool)
+    return _placed(runs, cells)[3]
+
+
+def _placed(
+    runs: Runs, cells: Texts
+) -> tuple[npt.NDArray[np.int64], list[str], npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    """For m cells: [m] their runs' positions; the distinct suffixes and [m] indices into them; [m] whether asked for."""
+    run = locate(runs, cells)
+    names, suffix = _suffixes(cells)
+    asked = np.array([[name in observed.cells for name in names] for observed in runs.observed])
+    hit = run >= 0
+    hit[hit] = asked[runs.observed_code[run[hit]], suffix[hit]]
+    return run, names, suffix, hit
+
+
 def subtract(runs: Runs, cells: Texts) -> Runs:
     """The runs that have cells outside `cells`, each with its observed set reduced to those."""
     if not len(cells) or not len(runs):
         return runs
-    run = locate(runs, cells)
-    names, suffix_code = _suffixes(cells)
-    asked = np.array([[name in observed.cells for name in names] for observed in runs.observed])
-    hit = run >= 0
-    hit[hit] = asked[runs.observed_code[run[hit]], suffix_code[hit]]
+    run, names, suffix_code, hit = _placed(runs, cells)
     done = np.unique(run[hit] * len(names) + suffix_code[hit])  # each (run, suffix) once, in order
     run, have = np.divmod(done, len(names))
     count = np.bincount(run, minlength=len(runs))

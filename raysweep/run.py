@@ -21,18 +21,21 @@ from typing import IO
 from raysweep import __version__
 from raysweep.capacity import Device
 from raysweep.claims import Claims, hold
-from raysweep.executors import Counts, Executor, Feed, Job
+from raysweep.current import adopt_renamed, current, ledger_of, split
+from raysweep.executors import Executor, Feed, Job
 from raysweep.executors.keeping import sweep_up
 from raysweep.executors.quiet import terminal
 from raysweep.executors.work import gpu, peak_bytes
-from raysweep.experiment import Stamp, TheoryExperiment, failure_rows, row_schema
-from raysweep.experiments.function import FunctionExperiment, source_sha
-from raysweep.ledger import STATUSES, Ledger, Scan, sequence
+from raysweep.experiment import TheoryExperiment
+from raysweep.experiments.function import FunctionExperiment
+from raysweep.ledger import CELLS, Ledger, Scan, sequence
 from raysweep.oracle.recipe import folder_of, is_made, recipe_hash
 from raysweep.pack import Pack
-from raysweep.plan import Plan, make_plan
+from raysweep.plan import Plan, make_plan, whole
 from raysweep.progress import Progress, clock
-from raysweep.remaining import subtract
+from raysweep.provenance import ask, remember
+from raysweep.remaining import among, subtract
+from raysweep.rows import STATUSES, Counts, Stamp, failure_rows, row_schema
 from raysweep.runs import Runs
 from raysweep.store import Store, UnreachableError
 from raysweep.sweep import Sweep
@@ -49,12 +52,16 @@ class Outcome:
         pending: Cells still missing (another driver holds them, or they were left aside).
         seconds: Wall time of this call.
         scan: Keys, statuses and attempts at the end; `Ledger.scan` has the other columns.
+        stopped: Why nothing more was begun, or "".
+        notes: What else the store holds, a sentence each.
     """
 
     counts: Counts
     pending: int
     seconds: float
     scan: Scan
+    stopped: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def run(
@@ -64,6 +71,8 @@ def run(
     skip_failed: bool = False,
     retry_diverged: bool = False,
     stream: Callable[[], IO[str]] = terminal,
+    accept_code: bool = False,
+    same_as: str | None = None,
 ) -> Outcome:
     """Execute every pending cell of a sweep.
 
@@ -74,6 +83,8 @@ def run(
         skip_failed: Leave failed cells as they are.
         retry_diverged: Run diverged cells again.
         stream: Where progress is written.
+        accept_code: Rows of the code as it was give the same results as those of the code as it is now.
+        same_as: The name that a renamed or moved function had: its rows are taken over.
 
     Raises:
         RaysweepError: bad input, an unusable store, a failed audit.
@@ -83,8 +94,10 @@ def run(
     for observed in sweep.runs.observed:  # refuses what makes no sense before anything is written
         observed.listable()
     progress = Progress(stream)
-    token = open_store(store, sweep, progress)
-    ledger = Ledger(store)
+    ask(store, sweep)
+    token = open_store(store, sweep, progress, accept_code, same_as)
+    ledger = ledger_of(store, sweep.runs, dict(sweep.axes), sweep.identity)
+    stopped = ""
     resources = sweep.file.resources
     job = Job(
         sweep=json.dumps(sweep.file.model_dump(mode="json")),
@@ -96,6 +109,11 @@ def run(
         cpus=resources.cpus,
         gpus=resources.gpus,
         checkpoint_seconds=resources.checkpoint_seconds,
+        made_by=(sweep.experiment.name, sweep.experiment.version, sweep.code),
+        given=sweep.given,
+        seconds=resources.seconds,
+        own_folder=isinstance(sweep.experiment, FunctionExperiment) and sweep.file.workdir == "own",
+        child_cpus=resources.child_cpus,
     )
     try:
         if len(ledger.pending(sweep.runs, skip_failed, retry_diverged)):
@@ -106,14 +124,16 @@ def run(
             with executor.session(job, _log(store)), hold(store, executor.dashboard) as claims:
                 sha = _prepare_world(sweep, store, executor, claims, progress)
                 plan = make_plan(sweep, store, executor.slots, skip_failed, retry_diverged, _Probe(executor, job))
-                pending = partial(ledger.pending_each, skip_failed=skip_failed, retry_diverged=retry_diverged, known={})
-                _execute(plan, job, sha, executor, claims, pending, progress)
+                look = partial(ledger.pending_each, skip_failed=skip_failed, retry_diverged=retry_diverged, known={})
+                stopped = _execute(plan, job, sha, executor, claims, look, progress)
     finally:
         progress.end()
         if not isinstance(sys.exception(), UnreachableError):  # then it cannot be compacted either
-            scan = ledger.compact()
+            scan = ledger.compact(lambda cells: among(sweep.runs, cells))
     sweep_up(store, sweep.runs, ledger.pending)
-    return Outcome(*_tally(sweep, scan), time.monotonic() - started, scan)
+    now = current(store)
+    _, notes = split(now, scan)
+    return Outcome(*_tally(sweep, scan), time.monotonic() - started, scan, stopped, tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -132,11 +152,21 @@ class _Probe:
         return found
 
 
-def open_store(store: Store, sweep: Sweep, progress: Progress) -> str:
+def open_store(
+    store: Store, sweep: Sweep, progress: Progress, accept_code: bool = False, same_as: str | None = None
+) -> str:
     """Make or adopt the store's folder: its token, the resolved sweep file, the environment."""
     store.create("store.json", json.dumps({"id": secrets.token_hex(8), "sweep": sweep.name}).encode())
+    adopted = Ledger(store).adopt()
+    if adopted:
+        progress.say(f"{adopted:,} rows of {CELLS} that the ledger did not have were taken over")
+    if same_as is not None:
+        progress.say(f"{adopt_renamed(store, sweep, same_as):,} rows of {same_as} were taken over")
+    for line in [*sweep.notes, *remember(store, sweep, accept_code or same_as is not None)]:
+        progress.say(line)
     store.create(f"sweeps/{sweep.hash}.yaml", sweep.text.encode())
     store.write_json(f"axes/{sweep.hash}.json", sweep.declaration)
+    known = store.read_json("env.json") if store.exists("env.json") else None
     environment = {
         "raysweep": __version__,
         "sweep": sweep.hash,
@@ -146,19 +176,9 @@ def open_store(store: Store, sweep: Sweep, progress: Progress) -> str:
         "cpus": os.cpu_count(),
         "theory": isinstance(sweep.experiment, TheoryExperiment),
         "packages": {name: _version(name) for name in ("ray", "torch", "nflows", "numpy", "pyarrow")},
+        # Whether rows may be there whose keys spell numbers as an older raysweep did.
+        "respelled": isinstance(known, dict) and known.get("respelled", True) is True,
     }
-    if isinstance(sweep.experiment, FunctionExperiment):
-        source = {f"{sweep.experiment.name}@{sweep.experiment.version}": source_sha(sweep.experiment)}
-        known = store.read_json("env.json") if store.exists("env.json") else {}
-        old = known.get("source") if isinstance(known, dict) else None
-        old = old if isinstance(old, dict) else {}
-        for name, sha in source.items():
-            if old.get(name, sha) != sha:
-                progress.say(
-                    f"warning: the source of {sweep.experiment.name} changed since this store was written; "
-                    "finished cells are kept. Bump `version:` in the sweep file to run them anew"
-                )
-        environment["source"] = {**source, **old}
     store.write_json("env.json", environment)
     return store.read_text("store.json")
 
@@ -218,12 +238,16 @@ def _execute(
     claims: Claims,
     pending: Callable[[Sequence[Runs]], list[Runs]],
     progress: Progress,
-) -> None:
+) -> str:
+    """Run the packs of a plan; why that stopped before all were begun, or ""."""
     ledger = Ledger(job.store)
     schema, numbers = row_schema(plan.sweep.experiment), sequence()
+    function = plan.pace is not None
 
     def give_up(pack: Pack, reason: str) -> Counts:
-        rows = failure_rows(pack.runs, schema, Stamp(pack.id, pack.attempt, "", sha), "failed", reason)
+        (rest,) = pending([pack.runs])
+        by = Stamp(pack.id, pack.attempt, "", sha, 0.0, "grid", *job.made_by)
+        rows = failure_rows(rest if len(rest) else pack.runs, schema, by, "failed", reason)
         ledger.append(rows, next(numbers))
         return Counts(failed=len(rows))
 
@@ -232,8 +256,22 @@ def _execute(
         + (f", {plan.flops:.2g} FLOP" if plan.flops else "")
     )
     progress.begin(plan.runs.cells)
-    feed = Feed(plan.packs(), pending, claims, plan.sweep.file.resources.attempts, give_up)
+    again = plan.again
+    if again.anew or again.resumed:
+        progress.say(
+            f"plan: {again.anew + again.resumed:,} runs lack some of their cells: {again.resumed:,} go on from a checkpoint, "
+            f"{again.anew:,} are trained again from their start"
+        )
+    resources = plan.sweep.file.resources
+
+    def left(runs: Sequence[Runs]) -> list[Runs]:
+        found = pending(runs)
+        return [whole(one, rest) for one, rest in zip(runs, found, strict=True)] if function else found
+
+    most = resources.max_failures if function and plan.runs.cells == plan.sweep.runs.cells else None
+    feed = Feed(plan.packs(), left, claims, resources.attempts, give_up, most, plan.pace)
     executor.run(job, feed, progress.count)
+    return feed.stopped
 
 
 def _tally(sweep: Sweep, scan: Scan) -> tuple[Counts, int]:

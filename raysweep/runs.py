@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raysweep.axes import Value
+from raysweep.axes import Json, Value
 from raysweep.errors import SweepError
 from raysweep.grid import Table, Term
 
@@ -31,7 +31,10 @@ _SUFFIX_BYTES = 8
 
 def fragment(name: str, value: Value | None) -> bytes:
     """The bytes by which one axis value enters a key: canonical JSON, the same in every Python version."""
-    text = repr(value) if type(value) in (int, float) else json.dumps(value)  # the same for numbers, and faster
+    if isinstance(value, Json):
+        text = value.text
+    else:
+        text = repr(value) if type(value) in (int, float) else json.dumps(value)  # the same for numbers, and faster
     return f"{name}={text}\n".encode()
 
 
@@ -71,6 +74,14 @@ class Observed:
                 values = tuple(v for n in self.names if (v := named[n]) is not None)
                 found.setdefault(self.suffix(values), values)
         return found
+
+    def suffixes(self, names: tuple[str, ...]) -> Mapping[tuple[Value, ...], str]:
+        """Values of these of its axes -> key suffix; made once, however often rows are matched with it."""
+        known = self.__dict__.setdefault("_suffixes", {})
+        if names not in known:
+            place = [self.names.index(name) for name in names]
+            known[names] = {tuple(values[i] for i in place): s for s, values in self.cells.items()}
+        return known[names]  # type: ignore[no-any-return]
 
     def listable(self) -> None:
         """Raise a SweepError where a run has too many cells to read them off."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import re
 import secrets
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,22 +20,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raysweep.causes import alike, cause, common
 from raysweep.claims import drivers
 from raysweep.cost import host_memory
+from raysweep.current import Current, current, split
 from raysweep.errors import LedgerError, RaysweepError, plain
-from raysweep.ledger import STATUSES, Ledger, Scan
+from raysweep.ledger import Ledger, Scan
 from raysweep.oracle.recipe import stored_audits
+from raysweep.rows import STATUSES
 from raysweep.runs import Runs
 from raysweep.store import TEMPORARY, Store
-from raysweep.sweep import stored_runs, stored_sweep
+from raysweep.sweep import stored_sweep
 
-__all__ = ["Seen", "doctor", "status"]
+__all__ = ["Seen", "doctor", "failures", "status"]
 
-_COLUMNS = ("error", "seconds", "finished_at")
+_COLUMNS = ("error", "seconds", "finished_at", "experiment", "experiment_version")
 _WINDOWS = (600.0, 3600.0, 86400.0)  # seconds that "of late" may mean: the first with something in it
-_NUMBER = re.compile(r"#|0x[0-9a-fA-F]+|\d+(?:[.:]\d+)*(?:e[+-]?\d+)?")
-# An exception of Python as a traceback ends, or what we say of a worker; its message may go on for more lines.
-_EXCEPTION = re.compile(r"its worker died|[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Iteration)\b")
 
 
 @dataclass
@@ -44,7 +43,8 @@ class Seen:
     """What an earlier look at the same store has read and need not read again."""
 
     parts: dict[str, pa.Table] = field(default_factory=dict)
-    runs: tuple[str, Runs | None] = ("", None)
+    sweep: str = ""
+    current: Current | None = None
 
 
 def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
@@ -63,7 +63,9 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
     file, name = stored_sweep(store)
     now, clock = _now(store)
     at_work = drivers(store, now)  # before the ledger: what a driver that is gone by now has made is read below
-    scan = Ledger(store).scan(_COLUMNS, known=seen.parts)
+    if seen.current is None or seen.sweep != name:
+        seen.sweep, seen.current = name, current(store)
+    scan, left_out = split(seen.current, seen.current.ledger.scan(_COLUMNS, known=seen.parts))
     counts = dict.fromkeys(STATUSES, 0)
     if scan.parts:
         counts |= {v["values"]: v["counts"] for v in pc.value_counts(scan.table.column("status")).to_pylist()}
@@ -71,7 +73,8 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
         "store": store.uri,
         "sweep": file.name,
         "cells": counts,
-        **_grid(store, name, scan, seen),
+        **_grid(store, scan, seen.current.runs),
+        "left_out": left_out,
         "pace": None,
         "failures": _failures(scan.table) if scan.parts else [],
         "parts": scan.parts,
@@ -100,11 +103,8 @@ def _now(store: Store) -> tuple[float, str]:
     return (made / 1e9, "store") if made else (time.time(), "this host")
 
 
-def _grid(store: Store, name: str, scan: Scan, seen: Seen) -> dict[str, Any]:
+def _grid(store: Store, scan: Scan, runs: Runs | None) -> dict[str, Any]:
     """Cells of the sweep last run, and how many of them are pending; None where that cannot be told from here."""
-    if seen.runs[0] != name:
-        seen.runs = (name, stored_runs(store))
-    runs = seen.runs[1]
     cells = scan.cells("ok", "diverged", "skipped")
     if runs is not None:
         pending = scan.pending(runs).cells
@@ -146,6 +146,12 @@ def _pace(scan: Scan, now: float, pending: int | None) -> dict[str, Any]:
     return pace
 
 
+def failures(now: Current, statuses: Sequence[str]) -> list[dict[str, Any]]:
+    """Cells of the sweep as it is now that have one of these statuses, by cause, as in `status`."""
+    scan, _ = split(now, now.ledger.scan(["error"]))
+    return [one for one in _failures(scan.table) if one["status"] in statuses] if scan.parts else []
+
+
 def _failures(table: pa.Table) -> list[dict[str, Any]]:
     """Failed, diverged and skipped cells grouped by cause, most frequent first; each with an example.
 
@@ -158,25 +164,13 @@ def _failures(table: pa.Table) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str], dict[str, Any]] = {}
     for row in reasons.sort_by([("cell_count", "descending"), ("cell_min", "ascending")]).to_pylist():
         reason = plain(str(row["error"] or "")).strip() or "no reason recorded"
-        cause = _cause(reason)
-        key = (row["status"], _NUMBER.sub("#", cause))
+        why = cause(reason)
+        key = (row["status"], alike(why))
         example = {"cell": row["cell_min"], "attempt": row["attempt_max"], "error": reason}
-        group = groups.setdefault(key, {"status": row["status"], "cause": cause, "cells": 0, "example": example})
-        group["cause"] = _common(group["cause"], cause)
+        group = groups.setdefault(key, {"status": row["status"], "cause": why, "cells": 0, "example": example})
+        group["cause"] = common(group["cause"], why)
         group["cells"] += row["cell_count"]
     return sorted(groups.values(), key=lambda g: -g["cells"])
-
-
-def _common(one: str, other: str) -> str:
-    """Two texts that differ in numbers only, with # where they do."""
-    numbers = iter(_NUMBER.findall(other))
-    return _NUMBER.sub(lambda found: found[0] if found[0] == next(numbers) else "#", one)
-
-
-def _cause(reason: str) -> str:
-    """The line of a reason that says why: an exception's first line, else the last line."""
-    lines = reason.splitlines()
-    return next((line for line in reversed(lines) if _EXCEPTION.match(line)), lines[-1])
 
 
 def _worlds(store: Store) -> list[dict[str, Any]]:

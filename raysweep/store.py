@@ -180,6 +180,17 @@ class Store:
 
         return self._do(f"{name} cannot be read", get)
 
+    def open(self, name: str) -> Any:
+        """A file that can be read anywhere in it, as a context; raises LedgerError as `read`."""
+        path = self.path(name)
+
+        def opened() -> Any:
+            if self.is_local:
+                regular(path)
+            return self.fs.open_input_file(path)
+
+        return self._do(f"{name} cannot be read", opened)
+
     def read_text(self, name: str) -> str:
         """The whole of a text file; raises LedgerError as `read`, and where it is not UTF-8."""
         try:

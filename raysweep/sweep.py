@@ -6,36 +6,45 @@ Every error names the file, the key, the rule broken and the value given.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from raysweep.axes import Axis, declared, described, index_axes
+from raysweep import __version__
+from raysweep.axes import Axis, canonical, declared, described, index_axes, unwrapped
+from raysweep.code import Code, of_files, of_object
 from raysweep.enumeration import enumerate_runs
 from raysweep.errors import FitError, LedgerError, SweepError, nearest
-from raysweep.experiment import Experiment, row_schema
-from raysweep.experiments import load_experiment
+from raysweep.experiment import Experiment
+from raysweep.experiments import BUILT_IN, Own, load_experiment
+from raysweep.experiments.command import Command
+from raysweep.experiments.function import FunctionExperiment
+from raysweep.experiments.inferred import axis_names
 from raysweep.grid import Term, expand
 from raysweep.laws.forms import law
 from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, Recipe, recipe_hash, shape_of
+from raysweep.rows import RESERVED, row_schema
 from raysweep.runs import Runs
 from raysweep.store import Store
 from raysweep.yamlfile import MAX_BYTES, parse_yaml, read_yaml
 
 __all__ = [
+    "Declaration",
     "FitSpec",
     "Resources",
     "Sweep",
     "SweepFile",
     "from_mapping",
     "load_sweep",
+    "stored_declaration",
     "stored_runs",
     "stored_sweep",
 ]
@@ -78,6 +87,17 @@ class Resources(_Strict):
         60.0, ge=0, description="least time between saves of a pack's training state; 0 for none"
     )
     oracle_workers: int = Field(2, ge=1, description="data-parallel workers that train a flow oracle")
+    minutes: float | None = Field(None, gt=0, description="wall time that a run may take; a pack, of other experiments")
+    timeout: float | None = Field(None, gt=0, description="the same in seconds")
+    child_cpus: float = Field(0.0, ge=0, description="CPU cores kept free for Ray tasks that a run starts itself")
+    max_failures: int = Field(
+        5, ge=1, description="runs that may fail for one and the same reason before any succeeds; then the sweep stops"
+    )
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time that a run may take."""
+        return self.timeout if self.minutes is None else 60.0 * self.minutes
 
 
 class Budget(_Strict):
@@ -91,11 +111,17 @@ class SweepFile(_Strict):
     """The YAML file as written."""
 
     name: str = Field(pattern=_NAME, description="names the default store, results/<name>")
-    experiment: str
+    experiment: str = ""
     grid: Mapping[str, Any]
     world: Recipe | None = None
-    version: int = Field(1, ge=1, description="of a plain function: bump it and all cells are new")
+    version: int = Field(1, ge=1, le=2**31 - 1, description="of a plain function: bump it and all cells are new")
     observed: tuple[str, ...] = Field((), description="of a plain function: axes it reports along the way")
+    defaults: Mapping[str, Any] = Field(
+        default_factory=dict, description="of a plain function: axes a cell need not name"
+    )
+    command: str | tuple[str, ...] | None = Field(None, description="a script in place of `experiment`")
+    result: str = Field("", description="of a script: the file it writes its result to, in the run's folder")
+    workdir: Literal["own", "shared"] = Field("own", description="of a plain function on Ray: its working folder")
     fit: tuple[FitSpec, ...] = ()
     presets: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict, description="named overrides of the grid")
     resources: Resources = Resources()
@@ -108,6 +134,8 @@ class Sweep:
 
     Attributes:
         folders: Where a user's module may lie.
+        given: The user's function itself, where it was given in Python.
+        notes: What the user should know of how the file was read.
     """
 
     file: SweepFile
@@ -116,6 +144,19 @@ class Sweep:
     experiment: Experiment
     axes: Mapping[str, Axis]
     terms: tuple[Term, ...]
+    given: Any = None
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def code(self) -> Code:
+        """What its rows are made by. A built-in experiment's code is its version's."""
+        if self.file.experiment in BUILT_IN:
+            return Code(sha=f"raysweep-{__version__}")
+        code = self.experiment.code if isinstance(self.experiment, FunctionExperiment) else self.experiment
+        if isinstance(code, Command):
+            named = [Path(code.folder) / word for word in code.words]
+            return of_files([path for path in named if path.is_file()], self.folders)
+        return of_object(code, self.folders)
 
     @property
     def name(self) -> str:
@@ -177,6 +218,36 @@ def stored_sweep(store: Store) -> tuple[SweepFile, str]:
         raise LedgerError(f"store {store.uri}: {_explain(error, raw, name)}") from error
 
 
+@dataclass(frozen=True)
+class Declaration:
+    """What a store says of the sweep last run into it, besides its file.
+
+    Attributes:
+        axes: By name, with their kinds and defaults.
+        identity: What enters every run key besides them.
+    """
+
+    axes: dict[str, Axis]
+    identity: str
+
+
+def stored_declaration(store: Store) -> Declaration | None:
+    """The axes of the sweep last run into a store; None where the store does not say.
+
+    Raises:
+        LedgerError: it is not a store, or its files are damaged.
+    """
+    _, name = stored_sweep(store)
+    path = f"axes/{Path(name).stem}.json"
+    if not store.exists(path):
+        return None
+    plain = store.read_json(path)
+    try:
+        return Declaration(index_axes([declared(axis) for axis in plain["axes"]]), str(plain["identity"]))
+    except (SweepError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LedgerError(f"store {store.uri}: {path} must hold the axes of its sweep: {error}") from error
+
+
 def stored_runs(store: Store) -> Runs | None:
     """Every run of the sweep last run into a store; None where the store does not tell its axes.
 
@@ -185,25 +256,27 @@ def stored_runs(store: Store) -> Runs | None:
     Raises:
         LedgerError: it is not a store, or its files are damaged.
     """
-    file, name = stored_sweep(store)
-    told = f"axes/{Path(name).stem}.json"
-    if not store.exists(told):
+    declaration = stored_declaration(store)
+    if declaration is None:
         return None
-    plain = store.read_json(told)
+    file, name = stored_sweep(store)
     try:
-        axes = index_axes([declared(axis) for axis in plain["axes"]])
-        return enumerate_runs(expand(file.grid, axes), axes, str(plain["identity"]))
+        axes = declaration.axes
+        return enumerate_runs(expand(file.grid, axes), axes, declaration.identity)
     except (SweepError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LedgerError(f"store {store.uri}: {told} must hold the axes of its sweep: {error}") from error
+        raise LedgerError(f"store {store.uri}: {name} must hold a grid over its axes: {error}") from error
 
 
-def load_sweep(path: str | Path, overrides: Sequence[str] = (), preset: str | None = None) -> Sweep:
+def load_sweep(
+    path: str | Path, overrides: Sequence[str] = (), preset: str | None = None, known: Collection[str] = ()
+) -> Sweep:
     """A sweep from its file.
 
     Args:
         path: The YAML file.
         overrides: `axis=values` of `--set`, e.g. `width=64,128` or `n_train={geom: [64, 4096, 7]}`.
         preset: A key of the file's `presets`, applied before the overrides.
+        known: Axes that a plain function may be given by an override, besides those of the file.
 
     Raises:
         SweepError: anything wrong with the file, an override or the preset.
@@ -227,12 +300,29 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), preset: str | No
         if preset not in presets:
             raise SweepError(f"{path}: presets has no {preset!r}. {nearest(preset, map(str, presets))}")
         grid |= presets[preset]
+    grid_of_preset = dict(grid)
     for text in overrides:
         name, _, values = text.partition("=")
         if not _ or not name.strip() or not values.strip():
             raise SweepError(f"--set must be axis=values, but got {text!r}, e.g. --set width=64,128")
         grid[name.strip()] = _override(values, text)
-    return from_mapping({**raw, "grid": grid}, str(path), [path.parent.absolute(), Path.cwd()])
+    sweep = from_mapping({**raw, "grid": grid}, str(path), [path.parent.absolute(), Path.cwd()])
+    if isinstance(sweep.experiment, FunctionExperiment):
+        before = {*axis_names(raw["grid"]), *axis_names(grid_of_preset), *sweep.file.defaults, *known}
+        for name in grid:
+            if name not in before and name in sweep.axes and not _in_signature(sweep.experiment, name):
+                raise SweepError(
+                    f"--set {name}: must be an axis of {path}, but its grid has none of that name. "
+                    f"{nearest(name, before)}. To add an axis, write it into the file's grid"
+                )
+    return sweep
+
+
+def _in_signature(experiment: FunctionExperiment, name: str) -> bool:
+    try:
+        return name in inspect.signature(experiment.code).parameters
+    except (TypeError, ValueError):
+        return False
 
 
 def _override(values: str, text: str) -> Any:
@@ -242,18 +332,48 @@ def _override(values: str, text: str) -> Any:
     return parsed
 
 
-def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[Path] = ()) -> Sweep:
+def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[Path] = (), given: Any = None) -> Sweep:
     """A sweep from what its file holds (or from a dict, in Python).
+
+    Args:
+        raw: As in a file. In Python `experiment` may be the function or class itself, also one of `__main__`.
+        path: Named in errors.
+        folders: Where a user's module may lie.
+        given: The user's function, where `experiment` is its name.
 
     Raises:
         SweepError: as `load_sweep`.
     """
+    if not isinstance(raw.get("experiment", ""), str) and given is None:
+        given = raw["experiment"]
+        raw = {**raw, "experiment": _reference(given)}
+    if isinstance(raw.get("grid"), Mapping):
+        raw = {**raw, "grid": _plain_grid(raw["grid"])}
     try:
         file = SweepFile.model_validate(raw)
     except ValidationError as error:
         raise SweepError(_explain(error, raw, path)) from error
     folders = tuple(folders) or (Path.cwd(),)
-    experiment = load_experiment(file.experiment, file.grid, file.observed, file.version, folders, path)
+    script = f"command:{file.name}"
+    if bool(file.experiment not in ("", script)) == bool(file.command):
+        both = "both" if file.command else "neither"
+        raise SweepError(f"{path}: a sweep must have either `experiment` or `command`, but has {both}")
+    if file.command:
+        file = file.model_copy(update={"experiment": script})
+    notes: list[str] = []
+    own = Own(
+        file.grid,
+        file.observed,
+        file.version,
+        file.defaults,
+        frozenset(spec.y for spec in file.fit),
+        folders[0],
+        file.command,
+        file.result,
+    )
+    experiment = load_experiment(file.experiment, own, folders, path, given)
+    if isinstance(experiment, FunctionExperiment):
+        file = file.model_copy(update={"fit": tuple(_of_function(spec, notes) for spec in file.fit)})
     try:
         axes = index_axes(list(experiment.axes))
         row_schema(experiment)  # refuses an axis called `seconds` before anything is spent
@@ -263,7 +383,54 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
         raise SweepError(f"{path}: {error}") from error
     if file.world is None and experiment.needs_world:
         raise SweepError(f"{path}: experiment {experiment.name} needs a `world:` (a recipe, or a file holding one)")
-    return Sweep(file, path, folders, experiment, axes, terms)
+    notes += _near_equal(file.grid)
+    return Sweep(file, path, folders, experiment, axes, terms, given, tuple(notes))
+
+
+def _reference(code: Any) -> str:
+    """`module:name` of a function or class."""
+    name = getattr(code, "__qualname__", type(code).__qualname__)
+    return f"{getattr(code, '__module__', None) or '__main__'}:{name}"
+
+
+def _plain_grid(entry: Any) -> Any:
+    """A grid with the scalars and arrays of numpy as plain values."""
+    if isinstance(entry, Mapping):
+        return {key: _plain_grid(value) for key, value in entry.items()}
+    if isinstance(entry, list | tuple):
+        return [_plain_grid(value) for value in entry]
+    if getattr(entry, "ndim", 0):
+        return [_plain_grid(value) for value in entry]
+    return unwrapped(entry)
+
+
+def _of_function(spec: FitSpec, notes: list[str]) -> FitSpec:
+    """A fit to a metric whose name every ledger has already, under the name that it is kept by."""
+    if spec.y not in RESERVED or spec.y == "seconds":
+        return spec
+    kept = f"metric_{spec.y}"
+    notes.append(
+        f"fit: `{spec.y}` is a column of every ledger; what the function returns as {spec.y} is kept as {kept}"
+    )
+    return spec.model_copy(update={"y": kept})
+
+
+def _near_equal(grid: Any, name: str = "grid") -> list[str]:
+    """Numbers of one list that are one value to 12 digits, though they are not equal."""
+    found: list[str] = []
+    if isinstance(grid, Mapping):
+        for key, entry in grid.items():
+            found += _near_equal(entry, f"{name}.{key}")
+    elif isinstance(grid, list | tuple):
+        first: dict[Any, float] = {}
+        for value in grid:
+            if isinstance(value, float) and first.setdefault(canonical(value), value) != value:
+                found.append(
+                    f"{name}: {first[canonical(value)]!r} and {value!r} are one value: numbers count to 12 digits"
+                )
+            elif isinstance(value, Mapping):
+                found += _near_equal(value, name)
+    return found
 
 
 def _check_fits(fits: Sequence[FitSpec], axes: Mapping[str, Axis], experiment: Experiment) -> None:

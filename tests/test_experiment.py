@@ -8,11 +8,13 @@ import pyarrow as pa
 import pytest
 
 from raysweep.axes import Axis, KindBy, index_axes
+from raysweep.code import Code
 from raysweep.enumeration import enumerate_runs
 from raysweep.errors import SweepError
-from raysweep.experiment import RESERVED, Cost, Experiment, Metric, Stamp, failure_rows, row_schema, stamp
+from raysweep.experiment import Cost, Experiment, Metric
 from raysweep.grid import expand
 from raysweep.pack import make_pack
+from raysweep.rows import RESERVED, Stamp, failure_rows, row_schema, stamp
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Toy:
 TOY = Toy()
 AXES = index_axes(TOY.axes)
 SCHEMA = row_schema(TOY)
-BY = Stamp(pack="abc", attempt=2, device="cpu", world_sha="w", seconds=6.0)
+CODE = Code("c", {}, "abc", True)
+BY = Stamp("abc", attempt=2, device="cpu", world_sha="w", seconds=6.0, experiment="toy", version=3, code=CODE)
 GRID = {"seed": [3, 4, 5], "steps": [10, 20], "ridge": [0.0, 0.3]}
 
 
@@ -91,7 +94,8 @@ def test_a_row_gets_its_cells_key_axes_and_stamps():
     wanted = {"run": runs.key(2), "cell": runs.key(2) + runs.observed[0].suffix((20, 0.3)), "seed": 5, "data_seed": 5}
     wanted |= {"schedule": "constant", "steps": 20, "ridge": 0.3, "loss": 1.5, "lane": 2, "flops": 7.0, "pack": "abc"}
     wanted |= {"attempt": 2, "device": "cpu", "world_sha": "w", "seconds": 2.0, "status": "ok", "role": "grid"}
-    wanted |= {"error": None, "parent": None, "flops_eval": None}
+    wanted |= {"error": None, "parent": None, "flops_eval": None, "training_id": None}
+    wanted |= {"experiment": "toy", "experiment_version": 3, "code_sha": "c", "git_commit": "abc", "git_dirty": True}
     assert {n: v for n, v in row.items() if n != "finished_at"} == wanted
     assert abs((datetime.now(UTC) - row["finished_at"]).total_seconds()) < 60
 

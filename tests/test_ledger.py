@@ -15,11 +15,11 @@ from conftest import FUNCTION_SWEEP
 
 from raysweep.axes import Axis
 from raysweep.errors import LedgerError
-from raysweep.experiment import Stamp, failure_rows, row_schema, stamp
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.ledger import CELLS, Ledger, sequence
 from raysweep.part import read_part
 from raysweep.remaining import subtract
+from raysweep.rows import Stamp, failure_rows, row_schema, stamp
 from raysweep.store import Store
 from raysweep.sweep import Sweep
 

@@ -29,7 +29,7 @@ def test_every_row_is_complete_and_typed(any_store: Store, make_sweep: Callable[
     frame = pl.read_parquet(any_store.read(CELLS))
     assert frame["cell"].n_unique() == 32
     assert frame["run"].n_unique() == 8
-    never_null = [n for n in frame.columns if n not in ("parent", "error")]
+    never_null = [n for n in frame.columns if n not in ("parent", "error", "git_commit", "git_dirty", "training_id")]
     assert frame.select(pl.col(never_null).null_count()).sum_horizontal().item() == 0
     assert frame["parent"].is_null().all()
     assert set(frame["role"]) == {"grid"}
@@ -60,7 +60,7 @@ def test_two_grids_share_a_store_and_their_common_cells(tmp_path: Path, make_swe
     wider = make_sweep(FUNCTION_SWEEP, {"seed": {"range": 3}})
     outcome = run(wider, store, make_executor("inline"))
     assert outcome.counts.ok == 27
-    assert outcome.scan.parts == 6 + 3
+    assert outcome.scan.table.num_rows == 27  # the common cells were not run again
     assert len(store.list("sweeps")) == 2
 
 
@@ -101,20 +101,6 @@ def test_a_plan_over_budget_spends_nothing(tmp_path: Path, make_sweep: Callable[
     with pytest.raises(SweepError, match=r"budget\.flops: at most 1000 may be spent, but the plan needs"):
         run(sweep, Store(str(tmp_path)), make_executor("inline"))
     assert Ledger(Store(str(tmp_path))).scan().parts == 0
-
-
-def test_a_changed_source_is_warned_of_and_a_new_version_runs_anew(
-    tmp_path: Path, make_sweep: Callable[..., Sweep]
-) -> None:
-    store, said = Store(str(tmp_path)), io.StringIO()
-    run(make_sweep(FUNCTION_SWEEP), store, make_executor("inline"))
-    environment = store.read_json("env.json")
-    environment["source"] = dict.fromkeys(environment["source"], "0" * 16)
-    store.write_json("env.json", environment)
-    run(make_sweep(FUNCTION_SWEEP), store, make_executor("inline"), stream=lambda: said)
-    assert "warning: the source of toy_experiment:train changed" in said.getvalue()
-    newer = make_sweep(FUNCTION_SWEEP, version=2)
-    assert Ledger(store).pending(newer.runs).cells == newer.runs.cells
 
 
 def test_a_pack_stopped_half_way_keeps_what_it_finished(tmp_path: Path, make_sweep: Callable[..., Sweep]) -> None:

@@ -20,9 +20,9 @@ from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP, HERE
 from raysweep.claims import LEASE, Claims, hold
 from raysweep.errors import LedgerError
 from raysweep.executors import make_executor
-from raysweep.experiment import Stamp, failure_rows, row_schema
 from raysweep.ledger import Ledger, sequence
 from raysweep.progress import Progress
+from raysweep.rows import Stamp, failure_rows, row_schema
 from raysweep.run import open_store, run
 from raysweep.status import Seen, status
 from raysweep.store import Store

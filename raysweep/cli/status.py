@@ -88,6 +88,8 @@ def _body(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{counts} of {found['total']:,}; {found['pending']:,} pending"
     else:
         yield f"{counts}; how many are pending cannot be told: the store lacks axes/ of its sweep (run it once more)"
+    for line in found["left_out"]:
+        yield line
     working = any(d["alive"] for d in found["drivers"])
     yield from _pace(found, working)
     for world in found["worlds"]:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from raysweep.cli.show import print_json, print_table
 from raysweep.cost import host_memory
-from raysweep.errors import PriceError
+from raysweep.current import current
+from raysweep.errors import PriceError, RaysweepError, SweepError
 from raysweep.executors import EXECUTORS, make_executor
 from raysweep.experiment import Experiment
 from raysweep.plan import make_plan
 from raysweep.prices import estimate, find_machine, read_prices, sentences
 from raysweep.progress import clock
+from raysweep.provenance import ask
+from raysweep.status import failures
 from raysweep.store import Store
-from raysweep.sweep import Sweep, load_sweep
+from raysweep.sweep import Sweep, load_sweep, stored_declaration
+
+_SHAPES = 40  # of a plan that are printed
+_CAUSES = 3  # of failures that are printed at the end of a run
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="The sweep file, YAML.", show_default=False)]
 Set = Annotated[
@@ -66,11 +74,13 @@ def plan(
     json: Json = False,
 ) -> None:
     """Show what a sweep collapses to (cells, runs, packs) and what it will cost. Nothing is run."""
-    sweep = load_sweep(file, set_ or (), preset)
+    sweep = _sweep(file, set_, preset, store)
     resources = sweep.file.resources
-    slots = max(1, int((os.cpu_count() or 1) / resources.cpus))
-    planned = make_plan(sweep, _store(sweep, store), slots, skip_failed, _retry(retry))
+    target = _store(sweep, store)
+    slots = _slots(sweep)
+    planned = make_plan(sweep, target, slots, skip_failed, _retry(retry))
     found = planned.to_json()
+    found["notes"] = [*sweep.notes, *_question(target, sweep)]
     if price is None and (machines != 1 or prices is not None):
         raise PriceError("plan: --machines and --prices say on what --price is for; give --price, e.g. --price aws:p5")
     if price is not None:
@@ -79,12 +89,84 @@ def plan(
     if json:
         print_json(found)
         return
+    function = planned.pace is not None
+    collapse = f"{found['cells']:,} cells -> {found['runs']:,} runs"
+    if not function:
+        collapse += f" -> {found['packs']:,} packs"
     print(f"{found['sweep']} ({found['experiment']})")
-    print(f"  {found['cells']:,} cells -> {found['runs']:,} runs -> {found['packs']:,} packs, {slots} at a time")
+    print(f"  {collapse}, {slots} at a time{_missing_gpus(resources.gpus)}")
     print(f"  {found['done_cells']:,} cells done, {found['pending_cells']:,} pending in {found['pending_runs']:,} runs")
+    if planned.again.anew or planned.again.resumed:
+        print(
+            f"  of those runs {planned.again.anew:,} have some cells and are trained again from their start, "
+            f"{planned.again.resumed:,} go on from a checkpoint"
+        )
+    if not function:
+        _print_shapes(found["shapes"])
+    _print_time(found, function, slots)
+    if not function:
+        on = "of a GPU" if resources.gpus else f"of {host_memory() / 2**30:.1f} GiB free here"
+        print(f"  memory: a pack may take {found['memory'] / 2**30:.1f} GiB {on}")
+    for line in sentences(found["price"]) if price is not None else ():
+        print(f"  {line}")
+    for line in found["notes"]:
+        print(f"  note: {line}")
+
+
+def _sweep(file: str, overrides: Sequence[str] | None, preset: str | None, store: str | None) -> Sweep:
+    """The sweep, of which a plain function may be given axes that its store knows."""
+    if not overrides:
+        return load_sweep(file, (), preset)
+    known: list[str] = []
+    with contextlib.suppress(RaysweepError):
+        plain = load_sweep(file, (), preset)
+        declaration = stored_declaration(_store(plain, store))
+        known = list(declaration.axes) if declaration is not None else []
+    return load_sweep(file, overrides, preset, known)
+
+
+def _slots(sweep: Sweep) -> int:
+    """Packs at a time on this machine: what its cores and its GPUs allow."""
+    resources = sweep.file.resources
+    by_cpu = int((os.cpu_count() or 1) / resources.cpus)
+    gpus = _gpus() if resources.gpus else 0
+    return max(1, min(by_cpu, int(gpus / resources.gpus)) if gpus else by_cpu)
+
+
+def _gpus() -> int:
+    """GPUs of this machine, asked of their driver: torch would take seconds to import."""
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) if Path("/proc/driver/nvidia/gpus").is_dir() else 0
+
+
+def _missing_gpus(wanted: float) -> str:
+    return f" on a machine with {wanted:g} GPUs or more: none is here" if wanted and not _gpus() else ""
+
+
+def _question(store: Store, sweep: Sweep) -> list[str]:
+    """What `run` will ask before it does anything."""
+    try:
+        ask(store, sweep)
+    except SweepError as error:
+        return [f"`raysweep run` will ask: {error}"]
+    return []
+
+
+def _print_time(found: Mapping[str, Any], function: bool, slots: int) -> None:
+    seconds, rate = found["seconds"], found["rate"]
+    if seconds is None:
+        print("  time: unknown; nothing was measured in this store yet")
+    elif function:
+        print(f"  time: about {clock(seconds)}, {slots} at a time ({rate['source']})")
+    else:
+        speed = f"{rate['flops_per_second']:.1e} FLOP/s a pack, {rate['source']}"
+        print(f"  time: about {clock(seconds)} for the packs ({speed})")
+
+
+def _print_shapes(shapes: Sequence[Mapping[str, Any]]) -> None:
+    varying = _varying(shapes)
     rows = [
         [
-            ", ".join(f"{k}={v}" for k, v in s["shape"].items() if k in _varying(found["shapes"])) or "all",
+            ", ".join(f"{k}={v}" for k, v in s["shape"].items() if k in varying) or "all",
             f"{s['cells']:,}",
             f"{s['runs']:,}",
             f"{s['packs']:,} x {s['lanes']:,}",
@@ -93,26 +175,15 @@ def plan(
             f"{s['flops_eval']:.2e}",
             f"{s['bytes'] / 2**20:,.1f}",
         ]
-        for s in found["shapes"][:40]
+        for s in shapes[:_SHAPES]
     ]
     head = ["shape", "cells", "runs", "packs x lanes", "parameters", "train FLOP", "eval FLOP", "MiB a pack"]
     print_table(head, rows, right_from=1)
-    if len(found["shapes"]) > len(rows):
-        print(f"  ... and {len(found['shapes']) - len(rows):,} more shapes")
-    seconds = found["seconds"]
-    if seconds is None:
-        print("  time: unknown; a plain function states no cost")
-    else:
-        rate = found["rate"]
-        speed = f"{rate['flops_per_second']:.1e} FLOP/s a pack, {rate['source']}"
-        print(f"  time: about {clock(seconds)} for the packs ({speed})")
-    on = "of a GPU" if resources.gpus else f"of {host_memory() / 2**30:.1f} GiB free here"
-    print(f"  memory: a pack may take {found['memory'] / 2**30:.1f} GiB {on}")
-    for line in sentences(found["price"]) if price is not None else ():
-        print(f"  {line}")
+    if len(shapes) > len(rows):
+        print(f"  ... and {len(shapes) - len(rows):,} more shapes")
 
 
-def _varying(shapes: list[dict[str, dict[str, object]]]) -> set[str]:
+def _varying(shapes: Sequence[Mapping[str, Any]]) -> set[str]:
     """Shape axes worth showing: those that differ."""
     names = {k for s in shapes for k in s["shape"]}
     return {k for k in names if len({str(s["shape"].get(k)) for s in shapes}) > 1}
@@ -130,13 +201,27 @@ def run(
     ] = None,
     skip_failed: SkipFailed = False,
     retry: Retry = None,
+    accept_code: Annotated[
+        bool, typer.Option("--accept-code", help="The code changed, its results did not: keep its rows as one.")
+    ] = False,
+    same_as: Annotated[
+        str | None, typer.Option("--same-as", metavar="MODULE:NAME", help="What a renamed function was called before.")
+    ] = None,
 ) -> None:
     """Run every pending cell of a sweep, then report. Run it again to finish what is missing."""
     from raysweep.run import run as execute
 
-    sweep = load_sweep(file, set_ or (), preset)
+    sweep = _sweep(file, set_, preset, store)
     target = _store(sweep, store)
-    outcome = execute(sweep, target, make_executor(executor, address), skip_failed, _retry(retry))
+    outcome = execute(
+        sweep,
+        target,
+        make_executor(executor, address),
+        skip_failed,
+        _retry(retry),
+        accept_code=accept_code,
+        same_as=same_as,
+    )
     counts = outcome.counts
     done = [f"{counts.ok:,} ok"] + [
         f"{n:,} {s}" for s in ("diverged", "failed", "skipped") if (n := getattr(counts, s))
@@ -147,8 +232,14 @@ def run(
         print(f"warning: {name} was skipped: {reason}")
     if counts.ok:
         _report(target, sweep.experiment)
+    for line in outcome.notes:
+        print(f"  {line} `--rows all` of `fit` and `report` sees them too")
     if counts.failed:
+        for failure in failures(current(target), ["failed"])[:_CAUSES]:
+            print(f"failed x {failure['cells']:,}: {failure['cause']}")
         print(f"{counts.failed:,} cells failed: see `raysweep status {target.uri}`; run again to retry them")
+    if outcome.stopped:
+        print(f"stopped: {outcome.stopped}. `resources: {{max_failures: N}}` allows more")
     if counts.failed or outcome.pending:
         raise typer.Exit(1)
 

@@ -8,7 +8,8 @@ from raysweep.errors import SweepError, nearest
 from raysweep.executors.feed import Feed
 from raysweep.executors.inline import Inline
 from raysweep.executors.protocol import Executor
-from raysweep.executors.work import Counts, Job
+from raysweep.executors.work import Job
+from raysweep.rows import Counts
 
 __all__ = ["EXECUTORS", "Counts", "Executor", "Feed", "Inline", "Job", "make_executor"]
 

@@ -7,10 +7,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from raysweep.causes import alike, cause
 from raysweep.claims import Claims
 from raysweep.errors import PackError
-from raysweep.executors.work import Counts
-from raysweep.pack import Pack, halve, make_pack
+from raysweep.pack import Pace, Pack, halve, make_pack, singles
+from raysweep.rows import Counts
 from raysweep.runs import Runs
 
 __all__ = ["Feed"]
@@ -31,6 +32,9 @@ class Feed:
         claims: Of this driver.
         attempts: Tries of a pack whose worker dies.
         give_up: Called with a pack's unfinished runs and the reason when it is not tried again; returns its counts.
+        most: Failures for one and the same reason, before any success, after which nothing more is begun; None for any
+            number.
+        pace: Told how long packs take.
     """
 
     def __init__(
@@ -40,6 +44,8 @@ class Feed:
         claims: Claims,
         attempts: int,
         give_up: Callable[[Pack, str], Counts],
+        most: int | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._fresh = iter(packs)
         self._waiting: deque[Pack] = deque()
@@ -50,6 +56,11 @@ class Feed:
         self._looked = 0.0
         self._flying: dict[str, Pack] = {}
         self._losses: dict[str, tuple[int, int]] = {}  # by pack: crashes, and losses that were not its fault
+        self._most, self._pace = most, pace
+        self._causes: dict[str, int] = {}
+        self._signs: dict[str, float] = {}  # of packs in flight: when something was last heard of them
+        self._begun: dict[str, float] = {}
+        self.stopped = ""  # why nothing more is begun
         self._pending, self._claims, self._attempts, self._give_up = pending, claims, attempts, give_up
 
     @property
@@ -83,13 +94,60 @@ class Feed:
             return None
         pack = self._ready.popleft()
         self._flying[pack.id] = pack
+        self._signs[pack.id] = self._begun[pack.id] = now
         self._asked.append(now)
         return pack
 
+    def sign(self, pack_id: str) -> None:
+        """Something was heard of a pack in flight."""
+        if pack_id in self._signs:
+            self._signs[pack_id] = time.monotonic()
+
+    @property
+    def silent(self) -> list[tuple[Pack, float]]:
+        """Packs in flight and for how many seconds nothing was heard of them, the longest first."""
+        now = time.monotonic()
+        found = [(self._flying[name], now - at) for name, at in self._signs.items() if name in self._flying]
+        return sorted(found, key=lambda one: -one[1])
+
+    def count(self, counts: Counts) -> None:
+        """Cells were finished."""
+        if counts.ok or counts.skipped:
+            self._most = None  # it can be done: failures are those of single runs
+
+    def failed(self, reason: str) -> None:
+        """A run failed, and that counts. Where all do so for one reason, no more are begun."""
+        why = cause(reason)
+        kind = alike(why)
+        self._causes[kind] = self._causes.get(kind, 0) + 1
+        if self._most is None or self._causes[kind] < self._most or self.stopped:
+            return
+        self.stopped = f"{self._causes[kind]} runs failed for one reason and none succeeded: {why}"
+        for pack in self._ready:
+            self._claims.release(pack.id)
+        self._fresh = iter(())
+        for queue in (self._ready, self._waiting, self._held):
+            queue.clear()
+
     def done(self, pack_id: str) -> None:
         """The pack ended; its rows are in the ledger."""
-        self._flying.pop(pack_id)
+        pack = self._flying.pop(pack_id)
+        if self._pace is not None:
+            self._pace.took(time.monotonic() - self._begun[pack_id], len(pack))
         self._claims.release(pack_id)
+        self._forget(pack_id)
+
+    def again(self, pack_id: str, fresh: bool = False) -> Counts:
+        """What is left of a pack is to be run: each run by itself, in a process that is `fresh` or any."""
+        pack, rest = self._landed(pack_id)
+        if len(rest) and not self.stopped:
+            attempt = pack.attempt + 1 if fresh else pack.attempt
+            self._waiting.extendleft(reversed(singles(make_pack(rest, attempt), fresh)))
+        return Counts()
+
+    def _forget(self, pack_id: str) -> None:
+        self._signs.pop(pack_id, None)
+        self._begun.pop(pack_id, None)
 
     def _draw(self, count: int) -> None:
         """Make fresh packs until so many wait."""
@@ -120,9 +178,9 @@ class Feed:
                 continue
             self._claims.release(pack.id)
             if len(rest):
-                self._waiting.append(make_pack(rest, pack.attempt))
+                self._waiting.append(replace(make_pack(rest, pack.attempt), fresh=pack.fresh))
 
-    def lost(self, pack_id: str, reason: str, own_fault: bool = True) -> Counts:
+    def lost(self, pack_id: str, reason: str, own_fault: bool = True, run: str = "", final: bool = False) -> Counts:
         """The pack's worker died. What it lacks is tried again, then given up.
 
         Args:
@@ -130,18 +188,42 @@ class Feed:
             reason: What is known of the death.
             own_fault: A crash counts towards `attempts`. The death or preemption of a node, and a store that could
                 not be written, do not: a pack may be lost to those many more times.
+            run: The run that was at work, where that is known: the others of its pack are not to blame.
+            final: That run is not tried again.
         """
+        if run and len(self._flying[pack_id]) > 1 and own_fault:
+            return self._lost_at(pack_id, reason, run, final)
         crashes, others = self._losses.pop(pack_id, (0, 0))
         pack, rest = self._landed(pack_id)
         if not len(rest):
             return Counts()
         crashes, others = (crashes + 1, others) if own_fault else (crashes, others + 1)
         again = replace(make_pack(rest), attempt=pack.attempt + 1)
-        if crashes >= self._attempts or others >= _BAD_LUCK:
+        if crashes >= self._attempts or others >= _BAD_LUCK or final:
+            self.failed(reason)
             return self._give_up(replace(again, attempt=pack.attempt), reason)
         self._losses[again.id] = (crashes, others)
-        (self._waiting.append if own_fault else self._waiting.appendleft)(again)  # what crashes must not hold up others
+        if not self.stopped:  # what crashes must not hold up others
+            (self._waiting.append if own_fault else self._waiting.appendleft)(again)
         return Counts()
+
+    def _lost_at(self, pack_id: str, reason: str, run: str, final: bool) -> Counts:
+        """A pack of several runs was lost at one of them."""
+        pack, rest = self._landed(pack_id)
+        counts = Counts()
+        for one in singles(make_pack(rest, pack.attempt)) if len(rest) else ():
+            if run not in one.run_keys:
+                self._waiting.appendleft(one)
+            elif final or self._attempts == 1:
+                self.failed(reason)
+                counts += self._give_up(one, reason)
+            else:
+                again = replace(one, attempt=one.attempt + 1)
+                self._losses[again.id] = (1, 0)
+                self._waiting.append(again)
+        if self.stopped:
+            self._waiting.clear()
+        return counts
 
     def too_large(self, pack_id: str, reason: str) -> Counts:
         """The pack ran out of memory: queue both halves, or give up on a single lane."""
@@ -158,5 +240,6 @@ class Feed:
     def _landed(self, pack_id: str) -> tuple[Pack, Runs]:
         """A pack that did not end well, and what of it is still to do."""
         pack = self._flying.pop(pack_id)
+        self._forget(pack_id)
         self._claims.release(pack_id)
         return pack, self._pending([pack.runs])[0]

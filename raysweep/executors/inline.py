@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from raysweep.errors import PackError
 from raysweep.executors.feed import Feed
-from raysweep.executors.work import Counts, Job, OutOfMemory, execute, release_memory
+from raysweep.executors.interrupt import noting_interrupts
+from raysweep.executors.work import Job, OutOfMemory, execute, release_memory
 from raysweep.oracle.recipe import FlowRecipe
+from raysweep.rows import Counts
 from raysweep.store import Store
 
 if TYPE_CHECKING:
@@ -67,17 +69,23 @@ class Inline:
 
     def run(self, job: Job, feed: Feed, on_counts: Callable[[Counts], None]) -> None:
         """One pack after another."""
-        while not feed.finished:
-            pack = feed.ask()
-            if pack is None:
-                time.sleep(1.0)
-                continue
-            try:
-                for counts in execute(job, pack):
-                    on_counts(counts)
-            except OutOfMemory as error:
-                on_counts(feed.too_large(pack.id, str(error)))
-            else:
-                feed.done(pack.id)
-                continue
-            release_memory()  # the error is gone, and with it the frames that held the pack
+
+        def count(counts: Counts) -> None:
+            feed.count(counts)
+            on_counts(counts)
+
+        with noting_interrupts():
+            while not feed.finished:
+                pack = feed.ask()
+                if pack is None:
+                    time.sleep(1.0)
+                    continue
+                try:
+                    for counts in execute(job, pack, None, feed.failed):
+                        count(counts)
+                except OutOfMemory as error:
+                    on_counts(feed.too_large(pack.id, str(error)))
+                else:
+                    feed.done(pack.id)
+                    continue
+                release_memory()  # the error is gone, and with it the frames that held the pack

@@ -9,16 +9,29 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysweep.errors import tail
+from raysweep.executors.place import RUNNING
 
-__all__ = ["last_words"]
+__all__ = ["at_work", "last_words", "said"]
 
 _WAIT = 10.0  # seconds for a process on the dead worker's node to start and read a file
 _LINES, _CHARACTERS = 20, 4000
 _NOISE = re.compile(r"^:|^Extension modules: |logging\.cc:\d+: |^PC: @|^\s+@ +0x")  # Ray's marks; bare addresses
 _WHO = re.compile(r"\bpid: (\d+)\b.*?\bip: (\S+)", re.DOTALL)
 _HOW = re.compile(r"Worker exit detail: (.*?[.!])(?:\s|$)")
+_RUN = re.compile(rf"^{re.escape(RUNNING)}([0-9a-f]+)$", re.MULTILINE)
 _FATAL = re.compile(r"^Fatal Python error: .*", re.MULTILINE)  # of faulthandler, which Ray turns on
 _silent: set[str] = set()  # nodes that did not answer: they are not asked again
+
+
+def at_work(words: str) -> str:
+    """The key of the run that a worker was at when it died, or ""."""
+    found = _RUN.findall(words)
+    return found[-1] if found else ""
+
+
+def said(words: str) -> str:
+    """A worker's last words without its marks of which run begins, from the last of them on."""
+    return _RUN.split(words)[-1].strip() or "its worker died"
 
 
 def last_words(told: str) -> str:
@@ -63,5 +76,7 @@ def _log_of(pid: int, host: str) -> str:
     except (ray.exceptions.RayError, OSError):
         _silent.add(nodes[0])
         return ""
+    mark = _RUN.findall(text)
     kept = [line.rstrip() for line in text.splitlines() if line.strip() and not _NOISE.search(line)]
-    return "\n".join(kept[-_LINES:])[-_CHARACTERS:]
+    words = "\n".join(kept[-_LINES:])[-_CHARACTERS:]
+    return f"{RUNNING}{mark[-1]}\n{words}" if mark and not at_work(words) else words

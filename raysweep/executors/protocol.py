@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from raysweep.executors.feed import Feed
-from raysweep.executors.work import Counts, Job
+from raysweep.executors.work import Job
 from raysweep.oracle.recipe import FlowRecipe
+from raysweep.rows import Counts
 from raysweep.store import Store
 
 if TYPE_CHECKING:

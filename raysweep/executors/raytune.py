@@ -35,15 +35,19 @@ from ray import tune  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
+from raysweep.causes import cause  # noqa: E402
 from raysweep.errors import PackError, RaysweepError, tail  # noqa: E402
 from raysweep.executors.cluster import check_nodes, resources  # noqa: E402
 from raysweep.executors.feed import Feed  # noqa: E402
-from raysweep.executors.lastwords import last_words  # noqa: E402
+from raysweep.executors.lastwords import at_work, last_words, said  # noqa: E402
+from raysweep.executors.limit import LATE  # noqa: E402
 from raysweep.executors.quiet import quiet  # noqa: E402
+from raysweep.executors.tasks import refuse_tasks  # noqa: E402
 from raysweep.executors.witness import witness  # noqa: E402
-from raysweep.executors.work import Counts, Job, OutOfMemory, execute, opened  # noqa: E402
-from raysweep.ledger import STATUSES  # noqa: E402
+from raysweep.executors.work import Doubtful, Enough, Health, Job, OutOfMemory, execute, opened  # noqa: E402
+from raysweep.experiments.function import FunctionExperiment  # noqa: E402
 from raysweep.oracle.recipe import FlowRecipe  # noqa: E402
+from raysweep.rows import STATUSES, Counts  # noqa: E402
 from raysweep.store import Store, UnreachableError  # noqa: E402
 
 if TYPE_CHECKING:
@@ -53,6 +57,7 @@ __all__ = ["RayExecutor"]
 
 _STARTING = 200  # actors that start at a time
 _STOPPING = 5.0  # seconds that actors have to stop before the store is looked at again
+_REASON, _REASONS = 500, 20  # characters of a failure's cause, and causes, that travel with a report
 _REPORT_SECONDS = 1.0  # every report of every pack takes milliseconds of the driver
 _CRASHED = ("worker process has died", "Traceback")  # what a trial's error says when its pack is to blame
 # Else a node has died, was preempted or does not answer: Ray then says that, or gives no reason at all.
@@ -66,21 +71,24 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any], job: Job) -> None:
         self.job, self.fatal = job, ""  # torch's threads follow the OMP_NUM_THREADS that Ray derives from cpus
+        self.health = Health()
         try:
-            opened(job)
+            experiment, _, _ = opened(job)
+            if isinstance(experiment, FunctionExperiment):
+                refuse_tasks(job.child_cpus)
         except Exception as error:  # no pack can run here: say so instead of dying pack by pack
             self.fatal = f"{type(error).__name__}: {error}"
         self._begin(config)
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self.work = execute(self.job, config["pack"])
+        self.reasons: list[str] = []
+        self.work = execute(self.job, config["pack"], self.health, self.reasons.append)
         self.config: dict[str, Any] = {}  # would travel back with every report
-        self.spoilt = False
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next pack; False (after running out of memory) makes Tune discard the actor."""
+        """Take the next pack; False makes Tune discard the actor: it cannot be trusted, or the pack wants a fresh one."""
         self.work.close()
-        if self.spoilt:
+        if self.health.spoilt or (new_config["pack"].fresh and self.health.begun):
             return False
         self._begin(new_config)
         return True
@@ -89,15 +97,23 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
         if self.fatal:
             return {**_result(Counts()), "fatal": self.fatal, "done": True}
         counts, until = Counts(), time.monotonic() + _REPORT_SECONDS
+        told: dict[str, Any] = {"done": True}
         try:
             for finished in self.work:
                 counts += finished
                 if time.monotonic() > until:
-                    return {**_result(counts), "done": False}
+                    told = {"done": False}
+                    break
         except OutOfMemory as error:
-            self.spoilt = True
-            return {**_result(counts), "out_of_memory": str(error), "done": True}
-        return {**_result(counts), "done": True}
+            self.health.spoilt = True
+            told |= {"out_of_memory": str(error)}
+        except Doubtful:
+            told |= {"again": "fresh"}
+        except Enough:
+            told |= {"again": "any"}
+        told |= {"reasons": [cause(reason)[:_REASON] for reason in self.reasons[:_REASONS]]}
+        self.reasons.clear()
+        return {**_result(counts), **told}
 
     def cleanup(self) -> None:
         self.work.close()  # flushes what is finished
@@ -154,6 +170,8 @@ class PackSearch(_Unsaved, Searcher):  # type: ignore[misc]
             self.fatal = result["fatal"]
         elif result and "out_of_memory" in result:
             self.on_counts(self.feed.too_large(pack, result["out_of_memory"]))
+        elif result and "again" in result:
+            self.on_counts(self.feed.again(pack, fresh=result["again"] == "fresh"))
         elif result and result.get("done"):
             self.feed.done(pack)
 
@@ -173,8 +191,14 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if STATUSES[0] in result:
-            self.on_counts(Counts(*(int(result[s]) for s in STATUSES)))
+        if STATUSES[0] not in result:
+            return
+        counts = Counts(*(int(result[s]) for s in STATUSES))
+        self.feed.sign(trial.config["pack"].id)
+        self.feed.count(counts)
+        for reason in result.get("reasons", ()):
+            self.feed.failed(reason)
+        self.on_counts(counts)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         _forget(trial)
@@ -183,12 +207,13 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
         told = Path(trial.error_file) if trial.error_file else None
         whole = told.read_text(errors="replace") if told and told.is_file() else ""
         pack, reason = trial.config["pack"], last_words(whole) or "its worker died"
+        run, late = at_work(reason), LATE in reason
         full = "OutOfMemoryError" in whole  # Ray killed it when the host ran out of memory; half of the pack may fit
         if full and len(pack) > 1:
             self.on_counts(self.feed.too_large(pack.id, reason))
         else:
             crashed = full or (any(sign in whole for sign in _CRASHED) and UnreachableError.__name__ not in whole)
-            self.on_counts(self.feed.lost(pack.id, reason, own_fault=crashed))
+            self.on_counts(self.feed.lost(pack.id, said(reason), crashed, run, final=late))
         _forget(trial)
 
 
@@ -322,10 +347,7 @@ class RayExecutor:
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(self.slots, _STARTING))
         with tempfile.TemporaryDirectory(prefix="raysweep-tune-") as scratch:
             tuner = tune.Tuner(
-                tune.with_resources(
-                    tune.with_parameters(PackTrial, job=job),
-                    {"cpu": job.cpus, **({"gpu": job.gpus} if job.gpus else {})},
-                ),
+                tune.with_resources(tune.with_parameters(PackTrial, job=job), _resources(job)),
                 tune_config=tune.TuneConfig(
                     search_alg=search,
                     scheduler=order,
@@ -346,6 +368,12 @@ class RayExecutor:
             raise PackError(f"a worker cannot start: {search.fatal}")
         if not feed.finished:
             raise KeyboardInterrupt
+
+
+def _resources(job: Job) -> Any:
+    """What a trial holds: its own CPUs and GPUs, and in a bundle of their own those of tasks that a run starts."""
+    own = {"CPU": job.cpus, **({"GPU": job.gpus} if job.gpus else {})}
+    return tune.PlacementGroupFactory([own, *([{"CPU": job.child_cpus}] if job.child_cpus else [])])
 
 
 def _own(error: BaseException | None) -> RaysweepError | None:

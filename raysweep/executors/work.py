@@ -8,27 +8,36 @@ import json
 import socket
 import time
 import traceback
-from collections.abc import Generator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from raysweep.capacity import Device
-from raysweep.errors import PackError, tail
+from raysweep.code import Code
+from raysweep.errors import PackError, RaysweepError, SweepError, tail
+from raysweep.executors.interrupt import interrupted
 from raysweep.executors.keeping import Keeping, Kept, find, parts
-from raysweep.experiment import Context, Experiment, Stamp, World, failure_rows, row_schema, stamp
-from raysweep.ledger import STATUSES, Ledger, sequence
+from raysweep.executors.limit import watched
+from raysweep.executors.place import RunPlace, lend
+from raysweep.executors.sink import Sink
+from raysweep.experiment import Context, Experiment, Outbox, World
+from raysweep.experiments.function import FunctionExperiment
+from raysweep.ledger import Ledger
 from raysweep.pack import Pack
-from raysweep.remaining import subtract
-from raysweep.store import Store, UnreachableError
+from raysweep.rows import Counts, Stamp, row_schema
+from raysweep.store import Store
 from raysweep.sweep import from_mapping
 
 __all__ = [
     "FLUSH_SECONDS",
-    "Counts",
+    "Doubtful",
+    "Enough",
+    "Health",
     "Job",
     "OutOfMemory",
     "check_store",
@@ -40,6 +49,8 @@ __all__ = [
 ]
 
 FLUSH_SECONDS = 30.0
+_TRIAL_SECONDS = 2.0  # after which a pack of several runs of a user's function begins no more of them
+_BROKEN = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "CUDNN_STATUS", "device-side assert", "NCCL error")
 _FULL = ("DefaultCPUAllocator: can't allocate", "CUDA out of memory", "_ALLOC_FAILED")
 
 
@@ -47,21 +58,12 @@ class OutOfMemory(Exception):
     """A pack did not fit on its device; the feed halves it."""
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Cells by status."""
+class Enough(Exception):
+    """A trial of several runs took long; what is left of it may be shared among others."""
 
-    ok: int = 0
-    diverged: int = 0
-    failed: int = 0
-    skipped: int = 0
 
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(*(getattr(self, s) + getattr(other, s) for s in STATUSES))
-
-    @property
-    def total(self) -> int:
-        return self.ok + self.diverged + self.failed + self.skipped
+class Doubtful(Exception):
+    """Runs failed in a process that had run others before: they are tried once more in a fresh one."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,11 @@ class Job:
         token: Content of the store's `store.json`; a worker that does not see it has another disk.
         cpus, gpus: What a pack may use.
         checkpoint_seconds: Least time between saves of a pack's training state; 0 for none.
+        made_by: Name, version and code of the experiment.
+        given: The user's function, where it was given in Python; Ray ships it by value.
+        seconds: Time that a run of a user's function, or else a pack, may take.
+        own_folder: Each run of a user's function works in a folder of its own.
+        child_cpus: CPUs that are kept free for Ray tasks which a run starts.
     """
 
     sweep: str
@@ -88,6 +95,14 @@ class Job:
     cpus: float
     gpus: float
     checkpoint_seconds: float = 0.0
+    made_by: tuple[str, int, Code] = ("", 0, Code())
+    given: Any = None
+    seconds: float | None = None
+    own_folder: bool = False
+    child_cpus: float = 0.0
+
+    def __hash__(self) -> int:
+        return hash((self.sweep, self.store.uri, self.token))
 
 
 @lru_cache(maxsize=4)
@@ -98,7 +113,7 @@ def opened(job: Job) -> tuple[Experiment, pa.Schema, World | None]:
         PackError: this host sees another store than the driver.
         RaysweepError: the sweep or its world cannot be loaded here.
     """
-    sweep = from_mapping(json.loads(job.sweep), job.path, [Path(f) for f in job.folders])
+    sweep = from_mapping(json.loads(job.sweep), job.path, [Path(f) for f in job.folders], job.given)
     check_store(job.store, job.token)
     world = None
     if job.world:
@@ -123,69 +138,115 @@ def check_store(store: Store, token: str) -> None:
         )
 
 
-def execute(job: Job, pack: Pack) -> Generator[Counts, None, None]:
+@dataclass
+class Health:
+    """What a process has been through.
+
+    Attributes:
+        begun: Runs of a user's function, or packs, that began in it.
+        spoilt: It ran out of memory, or its GPU does not answer: nothing that follows can be trusted.
+    """
+
+    begun: int = 0
+    spoilt: bool = False
+
+    def look(self, error: BaseException) -> None:
+        """Judge by what ended a run."""
+        self.spoilt = self.spoilt or out_of_memory(error) or _of_gpu(error)
+
+
+def execute(
+    job: Job, pack: Pack, health: Health | None = None, on_failure: Callable[[str], None] = lambda reason: None
+) -> Generator[Counts, None, None]:
     """Run one pack; yields the cells finished at each snapshot. Rows are flushed at most every 30 s and at the end.
 
     Where an earlier try of its runs saved their training state, they go on from there.
     While the store does not answer, rows are kept and tried again at the next flush; only the last one waits for it.
 
+    Args:
+        health: Of this process, where it can be replaced: what fails in a used one does not count yet.
+        on_failure: Called with the reason of each failure that counts.
+
     Raises:
         OutOfMemory: the device is full; what finished before is in the ledger.
+        Enough: the time of one trial is over, and runs are left.
+        Doubtful: some runs failed in a process that was used before.
         LedgerError: rows cannot be written.
     """
     _, _, world = opened(job)
     sha = world.sha if world else ""
     kept = find(job.store, sha) if job.checkpoint_seconds else []
     for part, start in parts(pack, kept):
-        yield from _part(job, part, start)
+        yield from _part(job, part, start, health, on_failure)
 
 
-def _part(job: Job, pack: Pack, start: Kept | None) -> Generator[Counts, None, None]:
+def _part(
+    job: Job, pack: Pack, start: Kept | None, health: Health | None, on_failure: Callable[[str], None]
+) -> Generator[Counts, None, None]:
     """Runs of a pack that begin, or go on, together."""
     experiment, schema, world = opened(job)
     device = _device(job)
-    ledger, numbers = Ledger(job.store), sequence()
-    by = Stamp(pack.id, pack.attempt, _device_name(device), world.sha if world else None)
-    waiting: list[pa.Table] = []
-    seen: list[pa.ChunkedArray] = []
-    started = flushed = time.monotonic()
+    sha = world.sha if world else None
+    by = Stamp(pack.id, pack.attempt, _device_name(device), sha, 0.0, "grid", *job.made_by)
+    outbox = Outbox()
+    sink = Sink(Ledger(job.store), pack.runs, schema, by, outbox, health, on_failure)
+    began, left = time.monotonic(), False
+    keep = Keeping(job.store, pack, sha or "", start, job.checkpoint_seconds, partial(sink.flush, 0.0))
+    function = isinstance(experiment, FunctionExperiment)
+    limit = nullcontext() if function else watched(job.seconds, sink.flush if health else None, f"pack {pack.id}")
+    if health is not None and not function:
+        health.begun += 1
 
-    def flush(patience: float | None = None) -> None:
-        if waiting:
-            ledger.append(pa.concat_tables(waiting, promote_options="permissive"), next(numbers), patience)
-            waiting.clear()
+    def hold(key: str) -> contextlib.AbstractContextManager[RunPlace]:
+        if health is not None:
+            health.begun += 1
+        own = job.own_folder and health is not None
+        return lend(job.store, key, sink.flush, own, job.seconds, health is not None, sink.watch)
 
-    keep = Keeping(job.store, pack, world.sha if world else "", start, job.checkpoint_seconds, partial(flush, 0.0))
-    context = Context(device=device, world=world, threads=max(1, int(job.cpus)), keep=keep)
-    try:
+    def enough() -> bool:
+        nonlocal left
+        left = health is not None and time.monotonic() - began > _TRIAL_SECONDS
+        return left
+
+    context = Context(
+        device=device,
+        world=world,
+        keep=keep,
+        outbox=outbox,
+        hold=hold,
+        interrupted=interrupted if health is None else lambda error: False,
+        on_error=health.look if health is not None else lambda error: None,
+        enough=enough,
+    )
+    with sink.regularly(FLUSH_SECONDS):
         reason = "the experiment yielded no row for this cell"
         try:
-            for batch in experiment.run(pack.runs, context):
-                rows = stamp(batch, pack.runs, schema, replace(by, seconds=time.monotonic() - started))
-                if not len(rows):
-                    continue
-                waiting.append(rows)
-                seen.append(rows.column("cell"))
-                if time.monotonic() - flushed > FLUSH_SECONDS:
-                    with contextlib.suppress(UnreachableError):
-                        flush(patience=0.0)
-                    flushed = time.monotonic()
-                yield _count(rows)
-        except Exception as error:
-            if _out_of_memory(error):
-                raise OutOfMemory(str(error).splitlines()[0]) from error
+            with limit:
+                for batch in experiment.run(pack.runs, context):
+                    sink.take(batch)
+                    if counts := sink.counted():
+                        yield counts
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # also of Rust, of asyncio: it ends the pack, not the sweep
+            if health is None and interrupted(error):
+                raise
+            if out_of_memory(error):
+                raise OutOfMemory(str(error).splitlines()[0] if str(error) else repr(error)) from error
+            if isinstance(error, RaysweepError) and not isinstance(error, SweepError):
+                raise
+            context.on_error(error)
             reason = tail(traceback.format_exc())
-        done = [c for chunk in seen for c in chunk.to_pylist()]
-        if len(done) < pack.runs.cells:
-            missing = subtract(pack.runs, done)
-            rows = failure_rows(missing, schema, replace(by, seconds=time.monotonic() - started), "failed", reason)
-            waiting.append(rows)
-            yield _count(rows)
-        else:
-            flush()
+        whole = False if left else sink.finish(reason)
+        if counts := sink.counted():
+            yield counts
+        if whole:
+            sink.flush()
             keep.forget()
-    finally:  # also when the pack is stopped half-way: what is finished stays finished
-        flush()
+    if sink.doubtful:
+        raise Doubtful(sink.doubtful)
+    if left:
+        raise Enough
 
 
 def gpu(job: Job) -> Device:
@@ -213,7 +274,7 @@ def peak_bytes(job: Job, pack: Pack) -> float:
     for _ in range(2):
         release_memory()
         torch.cuda.reset_peak_memory_stats()
-        work = experiment.run(pack.runs, Context(device="cuda", world=world, threads=max(1, int(job.cpus))))
+        work = experiment.run(pack.runs, Context(device="cuda", world=world))
         next(iter(work))
         found = float(torch.cuda.max_memory_reserved())
         del work
@@ -228,11 +289,6 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-
-
-def _count(rows: pa.Table) -> Counts:
-    found = {v["values"]: v["counts"] for v in pc.value_counts(rows.column("status")).to_pylist()}
-    return Counts(*(found.get(s, 0) for s in STATUSES))
 
 
 def _device(job: Job) -> str:
@@ -253,7 +309,12 @@ def _device_name(device: str) -> str:
     return platform.processor() or platform.machine()
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def _of_gpu(error: BaseException) -> bool:
+    """Whether a GPU's context is broken: every later call of the process fails, too."""
+    return type(error).__name__ == "AcceleratorError" or any(sign in str(error) for sign in _BROKEN)
+
+
+def out_of_memory(error: BaseException) -> bool:
     """Whether an error, or one that it was raised on top of, is a lack of memory.
 
     By torch on the device or by Python; by torch's CPU allocator and by cuBLAS as a plain RuntimeError; and an

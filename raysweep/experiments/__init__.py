@@ -5,14 +5,19 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from raysweep.errors import SweepError, nearest
 from raysweep.experiment import Experiment
-from raysweep.experiments.function import FunctionExperiment, infer_axes
+from raysweep.experiments.calling import calling
+from raysweep.experiments.command import check_command, make_command
+from raysweep.experiments.function import FunctionExperiment
+from raysweep.experiments.inferred import infer_axes
+from raysweep.experiments.returned import renamed
 
-__all__ = ["BUILT_IN", "built_in", "load_experiment"]
+__all__ = ["BUILT_IN", "Own", "built_in", "load_experiment"]
 
 BUILT_IN = {"classifier": "raysweep.experiments.classifier", "lid": "raysweep.experiments.lid"}
 
@@ -25,29 +30,90 @@ def built_in(name: str) -> Experiment | None:
     return found
 
 
-def load_experiment(
-    reference: str, grid: Mapping[str, Any], observed: Sequence[str], version: int, folders: Sequence[Path], where: str
-) -> Experiment:
+@dataclass(frozen=True)
+class Own:
+    """What a sweep says of an experiment of the user's own that is not an Experiment.
+
+    Attributes:
+        grid: From which its axes are inferred.
+        observed, version, defaults: As in the sweep file.
+        watched: Metrics that its fits look at.
+        folder: Of the sweep file.
+        command, result: Of a script.
+    """
+
+    grid: Mapping[str, Any]
+    observed: Sequence[str] = ()
+    version: int = 1
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    watched: frozenset[str] = frozenset()
+    folder: Path = Path()
+    command: str | Sequence[str] | None = None
+    result: str = ""
+
+
+def load_experiment(reference: str, own: Own, folders: Sequence[Path], where: str, code: Any = None) -> Experiment:
     """The experiment a sweep file names.
 
     Args:
-        reference: A built-in name, or `module:attribute` for a user's Experiment or plain function.
-        grid: The sweep's grid, from which a plain function's axes are inferred.
-        observed, version: Of a plain function.
+        reference: A built-in name, or `module:attribute` for a user's Experiment, function or class.
+        own: What the sweep says of a user's function.
         folders: Where the user's module may lie.
         where: Named in errors.
+        code: The function or class itself, where it was given in Python.
 
     Raises:
         SweepError: unknown name, module or attribute, or the attribute is neither.
     """
-    if ":" not in reference:
-        known = built_in(reference)
-        if known is None:
-            raise SweepError(
-                f"{where}: experiment must be built in or `module:name`, but got {reference!r}. "
-                + nearest(reference, BUILT_IN)
-            )
-        return _own(known, observed, version, where)
+    if own.command is not None:
+        command = make_command(own.command, own.result, own.folder, own.observed, where)
+        axes = infer_axes(own.grid, own.observed, where, own.defaults)
+        check_command(command, [axis.name for axis in axes], where)
+        return FunctionExperiment(
+            reference, command, axes, own.version, code=command, watched=frozenset(map(renamed, own.watched))
+        )
+    if code is None:
+        if ":" not in reference:
+            known = built_in(reference)
+            if known is None:
+                raise SweepError(
+                    f"{where}: experiment must be built in or `module:name`, but got {reference!r}. "
+                    + nearest(reference, BUILT_IN)
+                )
+            return _whole(known, own, where)
+        code = _imported(reference, folders, where)
+    if isinstance(code, type) and not _is_plain(code):
+        try:
+            code = code()
+        except TypeError as error:
+            raise SweepError(f"{where}: {reference} must be a class that takes no arguments: {error}") from error
+        if not isinstance(code, Experiment):
+            raise SweepError(f"{where}: {reference} must have every member of raysweep.experiment.Experiment")
+    if isinstance(code, Experiment):
+        return _whole(code, own, where)
+    names = [axis.name for axis in infer_axes(own.grid, own.observed, where)]
+    way = calling(code, [*names, *(n for n in own.defaults if n not in names)], reference, where)
+    for name in own.defaults:
+        if way.names is not None and name not in way.names:
+            raise SweepError(f"{where}: defaults: {reference} takes no {name!r}. {nearest(name, way.names)}")
+    axes = infer_axes(own.grid, own.observed, where, {**_of_observed(way.defaults, own), **own.defaults})
+    watched = frozenset(map(renamed, own.watched))
+    return FunctionExperiment(reference, way.call, axes, own.version, code=code, watched=watched)
+
+
+def _of_observed(defaults: Mapping[str, Any], own: Own) -> dict[str, Any]:
+    """A signature's defaults that a grid's axes may have: those of observed ones are no values of theirs."""
+    kept = {n: v for n, v in defaults.items() if n not in own.observed}
+    return {n: v for n, v in kept.items() if v is None or isinstance(v, bool | int | float | str | list | tuple | dict)}
+
+
+def _is_plain(code: type) -> bool:
+    """Whether a class is one with `train` or `__call__`, rather than an Experiment."""
+    members = ("name", "version", "axes", "metrics", "cost", "run")
+    return sum(hasattr(code, member) for member in members) < len(members) // 2
+
+
+def _imported(reference: str, folders: Sequence[Path], where: str) -> Any:
     module_name, _, attribute = reference.partition(":")
     for folder in map(str, folders):
         if folder not in sys.path:
@@ -60,29 +126,20 @@ def load_experiment(
         raise SweepError(
             f"{where}: experiment's module must be importable, but got {module_name!r}{told}; looked in {looked}"
         ) from error
-    if not hasattr(module, attribute):
-        raise SweepError(
-            f"{where}: {module_name} must define {attribute!r}, but does not. {nearest(attribute, vars(module))}"
-        )
-    found = getattr(module, attribute)
-    if isinstance(found, type):  # `module:MyExperiment`
-        try:
-            found = found()
-        except TypeError as error:
-            raise SweepError(f"{where}: {reference} must be a class that takes no arguments: {error}") from error
-        if not isinstance(found, Experiment):
-            raise SweepError(f"{where}: {reference} must have every member of raysweep.experiment.Experiment")
-    if isinstance(found, Experiment):
-        return _own(found, observed, version, where)
-    if not callable(found):
-        raise SweepError(f"{where}: experiment must be an Experiment or `def train(config)`, but got {found!r}")
-    return FunctionExperiment(reference, found, infer_axes(grid, observed, where), version)
+    found: Any = module
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            raise SweepError(
+                f"{where}: {module_name} must define {attribute!r}, but does not. {nearest(attribute, vars(module))}"
+            )
+        found = getattr(found, name)
+    return found
 
 
-def _own(experiment: Experiment, observed: Sequence[str], version: int, where: str) -> Experiment:
-    if observed or version != 1:
+def _whole(experiment: Experiment, own: Own, where: str) -> Experiment:
+    if own.observed or own.version != 1 or own.defaults:
         raise SweepError(
-            f"{where}: `observed` and `version` are for plain functions, but {experiment.name} declares its own; "
-            f"got observed={list(observed)}, version={version}"
+            f"{where}: `observed`, `defaults` and `version` are for plain functions, but {experiment.name} declares its "
+            f"own; got observed={list(own.observed)}, defaults={dict(own.defaults)}, version={own.version}"
         )
     return experiment

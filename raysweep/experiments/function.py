@@ -1,40 +1,57 @@
-"""A user's `def train(config) -> dict | iterable of dicts` as an experiment.
+"""A user's `def train(config)` as an experiment: what it is given, and what becomes of what it gives back.
 
-Every axis is a shape axis (one run a program) unless the sweep says `observed`. `config` holds one value per
-axis, and for each observed axis the tuple of values asked for; each dict returned or yielded holds the observed
-values it was measured at, and metrics.
+Every axis is a shape axis (one run a program) unless the sweep says `observed`. `config` holds one value per axis, and for
+each observed axis the tuple of values asked for; each dict returned, yielded or reported holds the observed values it was
+measured at, and metrics.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
+import contextlib
 import math
+import random
+import secrets
+import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from raysweep.axes import RANGES, Axis, Value
-from raysweep.errors import SweepError, nearest, tail
-from raysweep.experiment import RESERVED, Context, Cost, Metric, WorldShape
+from raysweep.axes import Axis, Value
+from raysweep.errors import tail
+from raysweep.experiment import Context, Cost, Metric, WorldShape
+from raysweep.experiments.returned import Column, flattened, matched, same_value, snapped
+from raysweep.inside import Running, running
 from raysweep.runs import Observed, Runs
 
-__all__ = ["FunctionExperiment", "infer_axes", "source_sha"]
+__all__ = ["FunctionExperiment"]
+
+_EVERY = 0.5  # seconds for which rows are gathered to one batch
+_STOPPED = "stopped_at"
+_SHOWN = 3  # rows that matched no cell, in a reason
 
 
 @dataclass(frozen=True)
 class FunctionExperiment:
-    """Runs a user's function once per run. Its metrics are whatever it returns."""
+    """Runs a user's function once per run. Its metrics are whatever it returns.
+
+    Attributes:
+        call: The function of a configuration.
+        code: What the user named: a function or class, of which the source is looked at.
+        watched: Metrics that must be finite: those that the sweep fits.
+    """
 
     name: str
-    function: Callable[[dict[str, Any]], Any]
+    call: Callable[[dict[str, Any]], Any]
     axes: Sequence[Axis]
     version: int = 1
     metrics: Sequence[Metric] = ()
     needs_world: bool = False
+    code: Any = None
+    watched: frozenset[str] = frozenset()
 
     def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
         """Unknown: nothing is assumed about a user's function."""
@@ -44,119 +61,258 @@ class FunctionExperiment:
         """Any combination of axes is the user's to judge."""
 
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
-        """One batch per measured row. A raised error fails its run only, with the tail of the traceback."""
-        kinds: dict[str, type] = {}  # of each metric, as first met
+        """Batches of measured rows. Whatever is raised fails its run only, with the tail of the traceback."""
+        kinds: dict[str, tuple[type, Any]] = {}  # of each metric, as first met
         for lane in range(len(pack)):
-            observed = pack.observed[int(pack.observed_code[lane])]
-            asked = {values: dict(zip(observed.names, values, strict=True)) for values in observed.cells.values()}
-            config = {**pack.row(lane), **{n: observed.values(n) for n in observed.names}}
-            reason = ""
+            if lane and context.enough():
+                return  # somebody else may have a slot free
+            yield from _Training(self, pack, lane, context, kinds).rows()
+
+
+@dataclass
+class _Training:
+    """One run of the function."""
+
+    experiment: FunctionExperiment
+    pack: Runs
+    lane: int
+    context: Context
+    kinds: dict[str, tuple[type, Any]]
+    id: str = field(default_factory=lambda: secrets.token_hex(4))
+    measured: dict[tuple[Value, ...], None] = field(default_factory=dict)
+    earlier: set[tuple[Value, ...]] = field(default_factory=set)  # before the checkpoint that it went on from
+    unasked: list[Any] = field(default_factory=list)
+    held: dict[str, Any] | None = None
+    stopped: Any = None
+
+    def __post_init__(self) -> None:
+        self.observed = self.pack.observed[int(self.pack.observed_code[self.lane])]
+        self.axes = {axis.name: axis for axis in self.experiment.axes}
+        self.row = self.pack.row(self.lane)
+        self.asked = dict.fromkeys(self.observed.cells.values())
+        self.values = {n: frozenset(self.observed.values(n)) for n in self.observed.names}
+        self.near = {n: snapped(values) for n, values in self.values.items()}
+        self.began = time.monotonic()
+        self.outbox = self.context.outbox
+
+    def rows(self) -> Iterator[pa.RecordBatch]:
+        """Batches of its rows; what was given is in the outbox at once, and here within half a second of work."""
+        config = {name: self.axes[name].plain(value) for name, value in self.row.items()}
+        config |= {n: tuple(self.axes[n].plain(v) for v in self.observed.values(n)) for n in self.observed.names}
+        key = self.pack.key(self.lane)
+        reason, ended = "", False
+        with contextlib.ExitStack() as stack:
+            place = stack.enter_context(self.context.hold(key)) if self.context.hold else None
+            run = Running(key, self.accept, place, self._about, self._resume)
+            stack.enter_context(running(run))
             try:
-                returned = self.function(config)
-                if isinstance(returned, str) or not isinstance(returned, Iterable):
-                    raise TypeError(f"{self.name} must return a dict or yield dicts, but returned {returned!r}")
-                for row in [returned] if isinstance(returned, Mapping) else returned:
-                    plain = self._plain(row)
-                    values = self._observed_values(plain, observed)
-                    measured = self._metrics(plain, kinds) | dict(zip(observed.names, values, strict=True))
-                    batch = pa.RecordBatch.from_pylist([{"lane": lane, **measured}])
-                    asked.pop(values, None)
-                    yield batch
-            except (Exception, SystemExit):  # sys.exit() in a user's function ends its run, not the sweep
-                reason = tail(traceback.format_exc())
-            for missing in asked.values():
-                told = reason or f"the function returned no row with {missing}"
-                yield pa.RecordBatch.from_pylist([{"lane": lane, **missing, "status": "failed", "error": told}])
+                _set_seeds(config, key)
+                gathered = time.monotonic()
+                for _ in self._steps(config, run):
+                    run.commit()
+                    if time.monotonic() - gathered > _EVERY:
+                        yield from self.outbox.drain()
+                        gathered = time.monotonic()
+                ended = True
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # of Rust, of asyncio, sys.exit(): it ends its run, not the sweep
+                if self.context.interrupted(error):
+                    raise
+                reason = _reason(error)
+                self.context.on_error(error)
+            if not reason:
+                self._release()
+                run.commit(end=True)
+        for row in self._endings(reason, ended and run.reported + len(self.measured) > 0):
+            self.outbox.put(row)
+        yield from self.outbox.drain()
 
-    def _plain(self, row: Any) -> dict[str, Any]:
-        """A row of plain Python values: scalars of numpy and torch are unwrapped."""
-        if not isinstance(row, Mapping):
-            raise TypeError(f"{self.name} must return or yield dicts, but got {row!r}")
-        plain: dict[str, Any] = {}
-        for name, value in row.items():
-            if not isinstance(name, str) or name in RESERVED:
-                raise ValueError(f"a metric needs a name of its own, but {name!r} is a column of every ledger")
-            try:
-                plain[name] = value.item() if hasattr(value, "item") else value
-            except (ValueError, RuntimeError):
-                plain[name] = value  # an array of several numbers: refused below, by name
-            if not isinstance(plain[name], bool | int | float | str):
-                raise TypeError(f"a row must hold numbers and words, but {name} is {value!r}")
-        return plain
-
-    def _observed_values(self, row: Mapping[str, Any], observed: Observed) -> tuple[Value, ...]:
-        missing = [n for n in observed.names if n not in row]
-        if missing:
-            raise KeyError(f"a row of {self.name} must hold its observed axes, but lacks {missing}: {dict(row)!r}")
-        types = {a.name: a for a in self.axes}
-        return tuple(types[n].parse(row[n], "a row's observed value") for n in observed.names)
-
-    def _metrics(self, row: Mapping[str, Any], kinds: dict[str, type]) -> dict[str, Any]:
-        """Metrics as floats and words; a NaN or infinite number makes its row diverged, as in every experiment."""
-        axes = {a.name for a in self.axes}  # the ledger knows their values
-        found = {k: v if isinstance(v, str) else float(v) for k, v in row.items() if k not in axes}
-        for name, value in found.items():
-            if kinds.setdefault(name, type(value)) is not type(value):
-                raise TypeError(f"a metric must be a number or a word in all rows, but {name} is now {value!r}")
-        bad = [k for k, v in found.items() if isinstance(v, float) and not math.isfinite(v)]
-        return {**found, "status": "diverged", "error": f"not finite: {', '.join(bad)}"} if bad else found
-
-
-def infer_axes(grid: Mapping[str, Any], observed: Sequence[str], where: str) -> tuple[Axis, ...]:
-    """Axes of a plain function: every name in the grid, typed by its values; `seed` and `..._seed` are replicates.
-
-    Raises:
-        SweepError: `observed` names no axis of the grid, or values of one axis mix types.
-    """
-    values: dict[str, list[Any]] = {}
-    _collect(grid, values)
-    for name in observed:
-        if name not in values:
-            raise SweepError(f"{where}: observed must name axes of the grid, but got {name!r}. {nearest(name, values)}")
-    return tuple(
-        Axis(
-            name,
-            _type_of(name, found, where),
-            "observed" if name in observed else "shape",
-            role="seed" if name == "seed" or name.endswith("_seed") else "",
-        )
-        for name, found in values.items()
-    )
-
-
-def _collect(grid: Any, into: dict[str, list[Any]]) -> None:
-    for key, entry in grid.items() if isinstance(grid, Mapping) else ():
-        parts = list(entry) if isinstance(entry, list | tuple) else [entry]
-        if key in ("zip", "concat"):
-            for part in parts:
-                _collect(part, into)
-        elif key == "when":
-            for part in parts:
-                _collect(part.get("then", {}) if isinstance(part, Mapping) else {}, into)
-        elif isinstance(entry, Mapping) and len(entry) == 1 and next(iter(entry)) in RANGES:
-            ends = next(iter(entry.values()))
-            ends = list(ends) if isinstance(ends, list | tuple) else [ends]
-            if next(iter(entry)) == "linear" and len(ends) == 3 and all(type(e) is int for e in ends) and ends[2] > 1:
-                step = (ends[1] - ends[0]) / (ends[2] - 1)  # 0 to 1 in 11 points is not about whole numbers
-                ends = [*ends[:2], int(step) if step == int(step) else step]
-            into.setdefault(key, []).extend(ends[:2] if next(iter(entry)) == "geom" else ends)
+    def _steps(self, config: dict[str, Any], run: Running) -> Iterator[None]:
+        """Call the function and take its rows, one a step."""
+        returned = self.experiment.call(config)
+        if isinstance(returned, Mapping):
+            if not (run.reported and self._lacks_cell(returned)):
+                self.accept(returned)
+                self.once = not run.reported
+            elif _STOPPED in returned:
+                self.accept({_STOPPED: returned[_STOPPED]})
+        elif returned is None:
+            if not run.reported:
+                raise TypeError(
+                    f"{self.experiment.name} must return a dict, yield dicts or call raysweep.report(), but returned None"
+                )
+        elif isinstance(returned, str) or not isinstance(returned, Iterable):
+            raise TypeError(f"{self.experiment.name} must return a dict or yield dicts, but returned {returned!r}")
         else:
-            into.setdefault(key, []).extend(parts)
+            with (
+                contextlib.closing(iter(returned))
+                if hasattr(returned, "close")
+                else contextlib.nullcontext(returned) as rows
+            ):
+                for row in rows:
+                    self.accept(row)
+                    yield
+                    if self.stopped is not None:
+                        return
 
+    once = False  # one dict was returned, which is no early stop of a loop
 
-def _type_of(name: str, values: Sequence[Any], where: str) -> type:
-    types = {type(v) for v in values}
-    if types == {int, float}:
-        return float
-    if len(types) != 1 or not types <= {bool, int, float, str}:
-        raise SweepError(f"{where}: axis {name} must have values of one type, but got {list(values)!r}")
-    return types.pop()
+    def _lacks_cell(self, row: Mapping[str, Any]) -> bool:
+        return not self.observed.names or any(n not in row for n in self.observed.names)
 
+    def accept(self, row: Any) -> None:
+        """Take one row, or raise what is wrong with it."""
+        if not isinstance(row, Mapping):
+            raise TypeError(f"{self.experiment.name} must return or yield dicts, but got {row!r}")
+        stopped = row.get(_STOPPED)
+        if stopped is not None:
+            self.stopped = stopped
+            if set(row) == {_STOPPED}:
+                return
+        missing = [n for n in self.observed.names if n not in row]
+        if missing:
+            raise KeyError(
+                f"a row of {self.experiment.name} must hold its observed axes, but lacks {missing}: {dict(row)!r}"
+            )
+        cell = tuple(matched(self.axes[n], row[n], self.values[n], self.near[n]) for n in self.observed.names)
+        self._check_axes(row)
+        metrics = self._metrics({k: v for k, v in row.items() if k not in self.axes})
+        if cell not in self.asked:
+            self.unasked.append(cell)
+            return
+        if cell in self.measured:
+            self._second(cell, metrics)
+        self.measured[cell] = None
+        ready = {"lane": self.lane, **dict(zip(self.observed.names, cell, strict=True)), **metrics}
+        ready |= {"training_id": self.id, "seconds": time.monotonic() - self.began}
+        if len(self.asked) == 1:
+            self.held = ready  # until it is known that there is no second one
+        else:
+            self.outbox.put(ready)
 
-def source_sha(experiment: FunctionExperiment) -> str:
-    """Hash of the function's module as it stands, so that a change without a new `version` can be warned of."""
-    try:
-        text = inspect.getsource(inspect.getmodule(experiment.function) or experiment.function)
-    except (OSError, TypeError):
+    def _second(self, cell: tuple[Value, ...], metrics: Mapping[str, Column]) -> None:
+        """Refuse a second row for a cell; those given before are taken back at the end."""
+        where = ", ".join(f"{n} = {v}" for n, v in zip(self.observed.names, cell, strict=True))
+        first = self.held or {}
+        differ = [k for k in metrics if k in first and first[k] != metrics[k] and k not in ("status", "error")]
+        example = f" ({differ[0]} was {first[differ[0]]!r}, now {metrics[differ[0]]!r})" if differ else ""
+        self.held = None
+        raise _ContradictionError(
+            f"a cell must have one row, but {self.experiment.name} gave a second one"
+            + (f" for {where}" if where else "")
+            + f"{example}. Name what changes from row to row in `observed:` of the sweep, and give it in each row"
+        )
+
+    def _check_axes(self, row: Mapping[str, Any]) -> None:
+        for name, given in row.items():
+            if name not in self.axes or name in self.observed.names:
+                continue
+            if not same_value(self.axes[name], self.row.get(name), given):
+                held = repr(self.axes[name].plain(self.row[name])) if name in self.row else "absent"
+                raise _ContradictionError(
+                    f"{name} is an axis and {held} in this run, but the function gave {name} = {given!r}. "
+                    "Give what was measured another name"
+                )
+
+    def _metrics(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = dict(flattened(row))
+        for name, value in found.items():
+            if value is None:
+                continue
+            kind, example = self.kinds.setdefault(name, (type(value), value))
+            if kind is not type(value):
+                with contextlib.suppress(ValueError):
+                    if kind is float:
+                        found[name] = float(value)
+                        continue
+                raise _ContradictionError(
+                    f"a metric must be a number or a word in all rows, but {name} was {example!r} and is now {value!r}"
+                )
+        figures = {
+            k: v for k, v in found.items() if isinstance(v, float) and k not in ("flops", "flops_eval", _STOPPED)
+        }
+        bad = [k for k, v in figures.items() if not math.isfinite(v)]
+        if bad and (len(bad) == len(figures) or self.experiment.watched & set(bad)):
+            found |= {"status": "diverged", "error": f"not finite: {', '.join(bad)}"}
+        return found
+
+    def _release(self) -> None:
+        if self.held is not None:
+            self.outbox.put(self.held)
+            self.held = None
+
+    def _about(self) -> dict[str, Any]:
+        done = [*self.earlier, *self.measured]
+        return {"training_id": self.id, "cells": [list(cell) for cell in dict.fromkeys(done)]}
+
+    def _resume(self, about: Mapping[str, Any]) -> None:
+        """Go on with the training that a checkpoint is of: its rows are in the ledger."""
+        self.id = str(about.get("training_id") or self.id)
+        self.earlier = {tuple(cell) for cell in about.get("cells", ())}
+
+    def _endings(self, reason: str, ended: bool) -> Iterator[dict[str, Any]]:
+        """A row for each cell that the run owes, and for those that a contradiction takes back."""
+        missing = [c for c in self.asked if c not in self.measured and c not in self.earlier]
+        status = "failed"
+        if reason.startswith(_ContradictionError.mark):
+            reason = reason.removeprefix(_ContradictionError.mark)
+            missing = list(self.asked)
+        elif self.stopped is not None:
+            status, reason = "skipped", f"the run stopped at {self.stopped}, by its own word"
+        elif not reason and missing and ended and not self.once and (last := self._early(missing)):
+            status = "skipped"
+            reason = f"the run ended by itself after {last}; give a row `{_STOPPED}` where that is meant"
+        for cell in missing:
+            named = dict(zip(self.observed.names, cell, strict=True))
+            told = reason or f"the function returned no row with {named}{self._stray()}"
+            yield {
+                "lane": self.lane, **named, "status": status, "error": told,
+                "training_id": self.id, "seconds": time.monotonic() - self.began,
+            }  # fmt: skip
+
+    def _early(self, missing: Sequence[tuple[Value, ...]]) -> str:
+        """The last value of an observed axis beyond which all that is missing lies, e.g. `epoch 2`; or ""."""
+        for i, name in enumerate(self.observed.names):
+            seen = [c[i] for c in (*self.measured, *self.earlier) if isinstance(c[i], int | float)]
+            lacking = [c[i] for c in missing if isinstance(c[i], int | float)]
+            if seen and len(lacking) == len(missing) and min(lacking) > max(seen):
+                return f"{name} {max(seen)}"
         return ""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _stray(self) -> str:
+        if not self.unasked:
+            return ""
+        some = "; ".join(
+            ", ".join(f"{n} = {v!r}" for n, v in zip(self.observed.names, cell, strict=True))
+            for cell in self.unasked[:_SHOWN]
+        )
+        return f"; {len(self.unasked):,} rows matched no cell, e.g. {some}"
+
+
+class _ContradictionError(ValueError):
+    """A row contradicts the run: none of the run's rows can be trusted."""
+
+    mark = "\0"
+
+
+def _reason(error: BaseException) -> str:
+    """The tail of the traceback, from the user's code on."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("raysweep.experiments"):
+        trace = trace.tb_next
+    text = "".join(traceback.format_exception(type(error), error, trace or error.__traceback__))
+    if isinstance(error, _ContradictionError):
+        return _ContradictionError.mark + str(error)
+    return tail(text) or repr(error)
+
+
+def _set_seeds(config: Mapping[str, Any], key: str) -> None:
+    """Global generators of Python, numpy and torch, by the run's `seed` where it has one, else by its key."""
+    seed = config.get("seed")
+    number = seed if isinstance(seed, int) and not isinstance(seed, bool) else int(key[:15], 16)
+    random.seed(number)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(number % 2**32)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(number % 2**63)

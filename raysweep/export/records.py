@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysweep.axes import Value
-from raysweep.errors import ExportError, LedgerError, nearest
-from raysweep.ledger import Ledger
+from raysweep.current import cells
+from raysweep.errors import ExportError, nearest
 from raysweep.store import Store
 from raysweep.sweep import stored_sweep
 
@@ -108,17 +108,15 @@ def package(module: str, tracker: str) -> Any:
 
 
 def read_records(store: Store, metrics: Sequence[str] = ()) -> tuple[str, list[Record]]:
-    """The sweep's name, and every run of the ledger in order of its key.
+    """The sweep's name, and every run of it as it is now, in order of its key.
 
     Raises:
         LedgerError: it is not a store, or holds no rows.
         ExportError: a metric it does not have.
     """
     file, name = stored_sweep(store)
-    scan = Ledger(store).scan()
-    if not scan.parts:
-        raise LedgerError(f"store {store.uri}: must hold rows to export, but its ledger is empty")
-    return file.name, list(_records(scan.table, _columns(scan.table.schema, metrics), file.name, name))
+    table, _ = cells(store)
+    return file.name, list(_records(table, _columns(table.schema, metrics), file.name, name))
 
 
 class _Columns(NamedTuple):

@@ -127,8 +127,8 @@ def fill(sizes: dict[str, int], folder: str, parts: str = "") -> None:
     import numpy as np
     import pyarrow as pa
 
-    from raysweep.experiment import Stamp, failure_rows, row_schema
     from raysweep.ledger import Ledger, sequence
+    from raysweep.rows import Stamp, failure_rows, row_schema
     from raysweep.store import Store
     from raysweep.sweep import from_mapping
 

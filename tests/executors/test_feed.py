@@ -7,11 +7,11 @@ import pytest
 from conftest import FUNCTION_SWEEP
 
 from raysweep.claims import Claims
-from raysweep.executors import Counts, Feed
+from raysweep.executors import Feed
 from raysweep.executors import feed as module
-from raysweep.experiment import Stamp, failure_rows, row_schema
 from raysweep.ledger import Ledger
 from raysweep.pack import Pack, make_pack
+from raysweep.rows import Counts, Stamp, failure_rows, row_schema
 from raysweep.store import Store
 from raysweep.sweep import Sweep
 

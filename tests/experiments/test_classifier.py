@@ -10,13 +10,14 @@ import torch
 from raysweep.axes import index_axes
 from raysweep.enumeration import enumerate_runs
 from raysweep.errors import PackError, SweepError
-from raysweep.experiment import Context, Stamp, row_schema, stamp
+from raysweep.experiment import Context
 from raysweep.experiments.classifier import EXPERIMENT
 from raysweep.experiments.classifier_axes import METRICS
 from raysweep.grid import expand
 from raysweep.oracle.recipe import GaussianRecipe, recipe_hash
 from raysweep.oracle.world import FlowWorld, make_flow
 from raysweep.pack import make_pack
+from raysweep.rows import Stamp, row_schema, stamp
 from raysweep.theory.gaussian import truth
 
 AXES = index_axes(list(EXPERIMENT.axes))

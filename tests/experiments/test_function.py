@@ -1,19 +1,26 @@
 """A user's own function: what it is given, what its rows become, and how its mistakes are told."""
 
 import inspect
+import json
 import math
 import sys
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from raysweep.axes import index_axes
 from raysweep.enumeration import enumerate_runs
 from raysweep.errors import SweepError
-from raysweep.experiment import RESERVED, Context, Stamp, row_schema, stamp
-from raysweep.experiments.function import FunctionExperiment, infer_axes, source_sha
+from raysweep.experiment import Context
+from raysweep.experiments.function import FunctionExperiment
+from raysweep.experiments.inferred import infer_axes
 from raysweep.grid import expand
-from raysweep.sweep import from_mapping, load_sweep
+from raysweep.precedence import best_rows
+from raysweep.rows import RESERVED, Stamp, row_schema, stamp
+from raysweep.sweep import load_sweep
 
 
 def measure(function, grid, observed=()):
@@ -22,9 +29,10 @@ def measure(function, grid, observed=()):
     axes = index_axes(experiment.axes)
     runs = enumerate_runs(expand(grid, axes), axes, "mine")
     schema = row_schema(experiment)
-    rows = []
-    for part in experiment.run(runs, Context()):
-        rows += stamp(part, runs, schema, Stamp("p", 1, "cpu")).to_pylist()
+    parts = [stamp(part, runs, schema, Stamp("p", 1, "cpu")) for part in experiment.run(runs, Context())]
+    table = pa.concat_tables(parts, promote_options="permissive")
+    kept = best_rows(table)
+    rows = (table if kept is None else table.take(pa.array(kept))).to_pylist()
     assert len({r["cell"] for r in rows}) == len(rows)
     assert len(rows) == runs.cells  # every cell has a row, whatever happens
     return rows
@@ -73,13 +81,19 @@ def test_raising_half_way_keeps_what_was_measured_and_fails_only_the_rest_of_tha
     failed = rows[2, 2]
     assert "RuntimeError: out of luck" in failed["error"]
     assert len(failed["error"].splitlines()) <= 12
-    assert "loss" not in failed
+    assert failed["loss"] is None
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, np.float32("nan")])
 def test_a_number_that_is_not_finite_makes_its_row_diverged(bad):
-    (row,) = measure(lambda config: {"loss": bad, "fine": 1.0}, {"a": 1})
-    assert (row["status"], row["error"]) == ("diverged", "not finite: loss")
+    (row,) = measure(lambda config: {"loss": bad, "error_rate": bad}, {"a": 1})
+    assert (row["status"], row["error"]) == ("diverged", "not finite: loss, error_rate")
+
+
+def test_a_placeholder_beside_a_finite_number_does_not_spoil_its_row():
+    (row,) = measure(lambda config: {"train_loss": 0.5, "val_loss": math.nan}, {"a": 1})
+    assert (row["status"], row["train_loss"]) == ("ok", 0.5)
+    assert math.isnan(row["val_loss"])
 
 
 def test_scalars_of_numpy_and_torch_are_numbers_also_as_observed_values():
@@ -102,25 +116,32 @@ def test_an_observed_number_need_not_be_spelt_like_the_sweeps():
     assert [(r["t"], r["loss"], r["status"]) for r in rows] == [(0.3, 1.0, "ok"), (1.0, 2.0, "ok")]
 
 
-def test_an_axis_echoed_back_is_harmless():
-    (row,) = measure(lambda config: {**config, "a": "something else", "loss": 1.0}, {"a": 7})
+@pytest.mark.parametrize("given", [7, 7.0, np.int8(7), np.float32(7), "7"])
+def test_an_axis_echoed_back_is_harmless(given):
+    (row,) = measure(lambda config: {**config, "a": given, "loss": 1.0}, {"a": 7})
     assert (row["a"], row["loss"], row["status"]) == (7, 1.0, "ok")
+
+
+@pytest.mark.parametrize("given", [8, 7.1, "seven", [7], float("nan")])
+def test_a_value_that_contradicts_its_axis_fails_the_run_with_both(given):
+    (row,) = measure(lambda config: {"loss": 1.0, "a": given}, {"a": 7})
+    assert row["status"] == "failed"
+    assert row.get("loss") is None
+    assert f"a is an axis and 7 in this run, but the function gave a = {given!r}" in row["error"]
 
 
 @pytest.mark.parametrize(
     ("returned", "words"),
     [
-        (None, ["must return a dict or yield dicts", "None"]),
+        (None, ["must return a dict, yield dicts or call raysweep.report()", "None"]),
         (3.5, ["must return a dict or yield dicts", "3.5"]),
         ("loss", ["must return a dict or yield dicts", "'loss'"]),
         ([1.0], ["must return or yield dicts", "1.0"]),
-        ({"t": 1, "loss": [1, 2]}, ["numbers and words", "loss", "[1, 2]"]),
-        ({"t": 1, "loss": None}, ["numbers and words", "loss", "None"]),
-        ({"t": 1, "loss": np.zeros(3)}, ["numbers and words", "loss", "array"]),
-        ({"t": 1, "loss": 1 + 2j}, ["numbers and words", "loss", "(1+2j)"]),
         ({"loss": 1.0}, ["must hold its observed axes", "['t']"]),
-        ({"t": 1.5, "loss": 1.0}, ["t must be an integer", "1.5"]),
-        ({"t": 1, 3: 1.0}, ["name of its own", "3"]),
+        ({"t": "soon", "loss": 1.0}, ["t must be an integer", "soon"]),
+        ({"t": float("nan"), "loss": 1.0}, ["finite value of its observed axis t", "nan"]),
+        ({"t": (1, 2), "loss": 1.0}, ["one value of its observed axis t", "(1, 2)"]),
+        ({"t": 1, (3, 4): 1.0}, ["must have a name", "(3, 4)"]),
     ],
 )
 def test_a_row_that_is_none_fails_its_cells_with_a_clear_reason(returned, words):
@@ -131,10 +152,36 @@ def test_a_row_that_is_none_fails_its_cells_with_a_clear_reason(returned, words)
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED))
-def test_a_metric_named_like_a_ledger_column_fails_with_a_clear_reason(name):
-    (row,) = measure(lambda config: {"loss": 1.0, name: 1}, {"a": 1})
-    assert row["status"] == "failed"
-    assert f"{name!r} is a column of every ledger" in row["error"]
+def test_a_metric_named_like_a_ledger_column_is_kept_under_another_name(name):
+    (row,) = measure(lambda config: {"loss": 1.0, name: 2}, {"a": 1})
+    assert (row["status"], row["loss"], row[f"metric_{name}"]) == ("ok", 1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "columns"),
+    [
+        ({"val": {"loss": 1, "top": {"5": 2}}}, {"val/loss": 1.0, "val/top/5": 2.0}),
+        ({"loss": None}, {"loss": None}),
+        ({"losses": [1, 2.5]}, {"losses/0": 1.0, "losses/1": 2.5}),
+        ({"losses": np.arange(2)}, {"losses/0": 0.0, "losses/1": 1.0}),
+        ({"losses": list(range(100))}, {"losses": str([float(i) for i in range(100)])}),
+        ({"x": 1 + 2j}, {"x": "(1+2j)"}),
+        ({"x": Decimal("0.5"), "y": Fraction(1, 4)}, {"x": 0.5, "y": 0.25}),
+        ({"x": np.float16(0.5), "y": np.bool_(True)}, {"x": 0.5, "y": 1.0}),
+        ({3: 1.0}, {"3": 1.0}),
+        ({"x": {1, 2}.__class__}, {"x": "<class 'set'>"}),
+    ],
+)
+def test_what_is_measured_is_kept_whatever_it_is(given, columns):
+    (row,) = measure(lambda config: {"kept": 1.0, **given}, {"a": 1})
+    assert (row["status"], row["kept"]) == ("ok", 1.0)
+    assert {name: row[name] for name in columns} == columns
+
+
+def test_a_row_of_very_many_metrics_keeps_them_all():
+    (row,) = measure(lambda config: {f"m{i}": i for i in range(3000)}, {"a": 1})
+    assert (row["status"], row["m0"], row["m499"]) == ("ok", 0.0, 499.0)
+    assert json.loads(row["more_metrics"])["m2999"] == 2999.0
 
 
 def test_a_function_may_count_its_own_flops():
@@ -151,7 +198,7 @@ def test_cells_without_a_row_fail_and_say_which():
 def test_a_metric_that_changes_from_number_to_word_fails_that_row():
     rows = measure(lambda config: {"loss": 1.0 if config["a"] == 1 else "low"}, {"a": [1, 2]})
     assert [r["status"] for r in rows] == ["ok", "failed"]
-    assert "a number or a word in all rows, but loss is now 'low'" in rows[1]["error"]
+    assert "a number or a word in all rows, but loss was 1.0 and is now 'low'" in rows[1]["error"]
 
 
 @pytest.mark.parametrize(
@@ -198,10 +245,3 @@ def test_ones_own_training_function_takes_under_15_lines(tmp_path, monkeypatch):
     assert (len(loaded.runs), loaded.runs.cells) == (6, 12)
     parts = list(loaded.experiment.run(loaded.runs, Context()))
     assert sum(len(p) for p in parts) == 12
-
-
-def test_a_source_hash_changes_with_the_module_only():
-    mine = FunctionExperiment("x", train_in_a_few_lines, ())
-    assert source_sha(mine) == source_sha(FunctionExperiment("y", measure, ()))
-    assert source_sha(mine) != source_sha(FunctionExperiment("x", from_mapping, ()))
-    assert source_sha(FunctionExperiment("x", len, ())) == ""

@@ -10,7 +10,7 @@ import pytest
 
 from raysweep.errors import SweepError
 from raysweep.executors import make_executor
-from raysweep.experiments.function import infer_axes
+from raysweep.experiments.inferred import infer_axes
 from raysweep.ledger import CELLS
 from raysweep.run import run
 from raysweep.store import Store

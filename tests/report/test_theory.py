@@ -15,13 +15,14 @@ import pytest
 from raysweep.axes import Axis, Value
 from raysweep.errors import FitError
 from raysweep.executors import make_executor
-from raysweep.experiment import Context, Cost, Metric, TheoryExperiment, WorldShape, row_schema
+from raysweep.experiment import Context, Cost, Metric, TheoryExperiment, WorldShape
 from raysweep.experiments.lid import EXPERIMENT as LID
 from raysweep.laws.points import points
 from raysweep.ledger import Ledger
 from raysweep.report import make_report
 from raysweep.report.figures import theory_figure
 from raysweep.report.theory import REASON, agreements, sentences, with_theory
+from raysweep.rows import row_schema
 from raysweep.run import run
 from raysweep.runs import Observed, Runs
 from raysweep.store import Store

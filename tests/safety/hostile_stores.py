@@ -23,7 +23,6 @@ from safetensors.numpy import save as save_arrays
 
 from raysweep.claims import Claims, drivers
 from raysweep.errors import LedgerError, RaysweepError
-from raysweep.experiment import Stamp, failure_rows, row_schema
 from raysweep.laws import fit
 from raysweep.ledger import Ledger
 from raysweep.oracle.audit import require_audit
@@ -31,6 +30,7 @@ from raysweep.oracle.recipe import GaussianRecipe, stored_audits
 from raysweep.oracle.world import adopt, load_world, make_flow
 from raysweep.part import read_part
 from raysweep.progress import Progress
+from raysweep.rows import Stamp, failure_rows, row_schema
 from raysweep.run import open_store
 from raysweep.status import status
 from raysweep.store import Store

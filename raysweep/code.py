@@ -1,0 +1,272 @@
+"""Which code made a row: a hash of a function's module and of all that it imports, and the commit it was checked out at.
+
+Local modules enter by their syntax trees, so that comments, docstrings and formatting are no change; installed
+packages enter by their version. Nothing is imported to find out: imports are read off the source.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import site
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import metadata
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Code", "changes", "checkout", "of_files", "of_object"]
+
+_MOST_FILES = 2000
+_IGNORED = ("type_comment", "kind", "ctx", "type_params")  # of a syntax tree: they say nothing, or depend on Python
+_SKIPPED = frozenset({"raysweep", *sys.stdlib_module_names})
+
+
+@dataclass(frozen=True)
+class Code:
+    """What some rows were made by.
+
+    Attributes:
+        sha: 16 hex digits over `parts`; "" where no source can be read.
+        parts: By local file (relative where it can be) or package, the hash of its syntax tree or its version.
+        commit: Of the repository that the function's file lies in, or "".
+        dirty: Whether that checkout has changes that are not committed; None without a repository.
+    """
+
+    sha: str = ""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    commit: str = ""
+    dirty: bool | None = None
+
+
+def of_object(code: Any, folders: Sequence[Path] = ()) -> Code:
+    """The code of a function or class: its module, and what that imports.
+
+    Args:
+        code: A function, class or instance.
+        folders: Where local modules are found, besides `sys.path`.
+    """
+    target = code if isinstance(code, type) or inspect.isroutine(code) else type(code)
+    module = inspect.getmodule(target)
+    file = getattr(module, "__file__", None)
+    if file is None or not Path(file).is_file():
+        try:
+            text = inspect.getsource(target)  # a notebook's cell
+        except (OSError, TypeError):
+            return Code()
+        return _summed({f"{getattr(target, '__qualname__', 'function')}": _tree_sha(text)}, None)
+    return of_files([Path(file)], folders)
+
+
+def of_files(files: Sequence[Path], folders: Sequence[Path] = ()) -> Code:
+    """The code of some files: Python ones with what they import, others by their bytes."""
+    parts: dict[str, str] = {}
+    waiting, seen = [file.resolve() for file in files], set[Path]()
+    base = waiting[0].parent if waiting else Path()
+    search = [*map(str, folders), str(base), *sys.path]
+    while waiting and len(seen) < _MOST_FILES:
+        file = waiting.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        sha, imported = _read(file, *_stamp(file))
+        parts[_shown(file, base)] = sha
+        for name, level in imported:
+            for found in _resolved(name, level, file, search):
+                if isinstance(found, Path):
+                    waiting.append(found.resolve())
+                else:
+                    parts[found[0]] = found[1]
+    return _summed(parts, base)
+
+
+def packages(files: Sequence[Path]) -> set[str]:
+    """The top-level modules that some files import themselves."""
+    return {name.split(".")[0] for file in files for name, level in _read(file, *_stamp(file))[1] if not level}
+
+
+def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """What differs between the parts of two codes, in words: `helper.py changed`, `numpy 2.0 -> 2.1`."""
+    found = []
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        if before == after:
+            continue
+        if before is None or after is None:
+            found.append(f"{name} {'is new' if before is None else 'is gone'}")
+        else:
+            found.append(
+                f"{name} changed" if name.endswith(".py") or "." not in before else f"{name} {before} -> {after}"
+            )
+    return found
+
+
+def checkout(folder: Path) -> tuple[str, bool | None]:
+    """(commit, whether anything tracked differs from it) of the repository around a folder; ("", None) without one."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit[:40], bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return "", None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    # No hooks, no monitors: a repository may come from anybody, and its settings may name programs.
+    safe = ["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]
+    done = subprocess.run(
+        ["git", *safe, *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True, errors="replace"
+    )
+    return done.stdout.strip()
+
+
+def _summed(parts: Mapping[str, str], base: Path | None) -> Code:
+    text = "\n".join(f"{name}={sha}" for name, sha in sorted(parts.items()))
+    commit, dirty = checkout(base) if base is not None else ("", None)
+    return Code(hashlib.sha256(text.encode()).hexdigest()[:16], dict(parts), commit, dirty)
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    try:
+        found = file.stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
+
+
+@lru_cache(maxsize=4096)
+def _read(file: Path, changed: int, size: int) -> tuple[str, tuple[tuple[str, int], ...]]:
+    """A file's hash, and the (name, level) of each import in it."""
+    try:
+        data = file.read_bytes()
+        if file.suffix != ".py":
+            return hashlib.sha256(data).hexdigest()[:16], ()
+        tree = ast.parse(data)
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return hashlib.sha256(file.name.encode()).hexdigest()[:16], ()
+    return _tree_sha(tree), tuple(dict.fromkeys(_imports(tree)))
+
+
+def _tree_sha(source: ast.AST | str) -> str:
+    try:
+        tree = ast.parse(inspect.cleandoc(source)) if isinstance(source, str) else source
+        text = _dump(tree)
+    except (SyntaxError, RecursionError):
+        text = str(source)
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
+
+
+def _dump(node: Any) -> str:
+    """A syntax tree as text, the same in every Python version; without docstrings."""
+    if isinstance(node, ast.AST):
+        fields = []
+        for name, value in ast.iter_fields(node):
+            if name in _IGNORED or value is None or value == []:
+                continue
+            if name == "body" and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                value = [s for i, s in enumerate(value) if not (i == 0 and _is_text(s))]
+            fields.append(f"{name}={_dump(value)}")
+        return f"{type(node).__name__}({','.join(fields)})"
+    if isinstance(node, list):
+        return f"[{','.join(map(_dump, node))}]"
+    return repr(node)
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
+def _imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """(dotted name, level) of all imports, also those inside functions; of `from a import b` both a and a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, 0) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "", node.level
+            yield from ((f"{node.module}.{a.name}" if node.module else a.name, node.level) for a in node.names)
+
+
+def _resolved(name: str, level: int, file: Path, search: Sequence[str]) -> Iterator[Path | tuple[str, str]]:
+    """The local files that an import runs, or the (package, version) that it takes from an installed one."""
+    if level:
+        folder = file.parent
+        for _ in range(level - 1):
+            folder = folder.parent
+        yield from _files_below(folder, name)
+        return
+    top, *rest = name.split(".")
+    if top in _SKIPPED or not top:
+        return
+    try:
+        spec = PathFinder.find_spec(top, search)
+    except (ImportError, ValueError, OSError):
+        return
+    if spec is None:
+        return
+    if not _is_local(spec):
+        yield top, _version(top)
+        return
+    if spec.origin and spec.origin.endswith(".py"):
+        yield Path(spec.origin)
+    for folder in spec.submodule_search_locations or ():
+        yield from _files_below(Path(folder), ".".join(rest))
+
+
+def _files_below(folder: Path, name: str) -> Iterator[Path]:
+    """The files that `name`, dotted, means below a folder: packages' `__init__.py` on the way, and the module."""
+    if (folder / "__init__.py").is_file():
+        yield folder / "__init__.py"
+    for part in name.split(".") if name else ():
+        if (folder / f"{part}.py").is_file():
+            yield folder / f"{part}.py"
+            return
+        folder = folder / part
+        if not folder.is_dir():
+            return
+        if (folder / "__init__.py").is_file():
+            yield folder / "__init__.py"
+
+
+def _is_local(spec: ModuleSpec) -> bool:
+    places = [spec.origin] if spec.origin and spec.origin != "built-in" else list(spec.submodule_search_locations or ())
+    return bool(places) and not any(str(Path(place).resolve()).startswith(_installed()) for place in places if place)
+
+
+@lru_cache(maxsize=1)
+def _installed() -> tuple[str, ...]:
+    """Folders of the standard library and of installed packages."""
+    paths = sysconfig.get_paths()
+    found = [paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+    found += [*site.getsitepackages(), site.getusersitepackages()]
+    return tuple({f"{Path(path).resolve()}/" for path in found})
+
+
+@lru_cache(maxsize=256)
+def _version(top: str) -> str:
+    try:
+        return metadata.version(top)
+    except metadata.PackageNotFoundError:
+        names = _distributions().get(top, [])
+        return metadata.version(names[0]) if names else "unknown"
+
+
+@lru_cache(maxsize=1)
+def _distributions() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()
+
+
+def _shown(file: Path, base: Path) -> str:
+    """A file's name from the function's folder: the same in every checkout."""
+    try:
+        return file.relative_to(base).as_posix()
+    except ValueError:
+        return file.name

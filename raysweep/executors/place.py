@@ -1,0 +1,136 @@
+"""Where one run of a user's function works: a folder of its own, its log, its checkpoint in the store, its time limit."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from raysweep.errors import LedgerError
+from raysweep.executors.keeping import FOLDER as CHECKPOINTS
+from raysweep.executors.limit import watched
+from raysweep.executors.runlog import RunLog, captured
+from raysweep.store import Store
+
+__all__ = ["RunPlace", "has_checkpoint", "lend"]
+
+_LEAST = 1.0  # seconds between two checkpoints
+_SHARE = 0.05  # of the time between them that keeping one may take
+_HEADER = 8  # bytes that say how long the description is
+RUNNING = "raysweep: run "  # what a worker writes to its log as each run begins
+
+
+@dataclass
+class RunPlace:
+    """An `inside.Place`.
+
+    Attributes:
+        store: The sweep's.
+        key: The run's.
+        before: Called before a checkpoint is kept: the rows that came before it must be in the ledger.
+    """
+
+    store: Store
+    key: str
+    before: Callable[[], None]
+    _last: float = field(default_factory=time.monotonic)
+    _cost: float = 0.0
+
+    @cached_property
+    def folder(self) -> Path:
+        """The run's own folder: in a local store, else among this host's temporary files."""
+        if self.store.is_local:
+            root = Path(self.store.path("runs"))
+        else:
+            name = hashlib.blake2b(self.store.absolute.encode(), digest_size=6).hexdigest()
+            root = Path(tempfile.gettempdir()) / f"raysweep-runs-{os.getuid()}-{name}"
+        path = root / self.key
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return path
+
+    @property
+    def _name(self) -> str:
+        return f"{CHECKPOINTS}/run-{self.key}.tar"
+
+    def load(self) -> tuple[bytes, Mapping[str, Any]] | None:
+        """The last checkpoint, and what was said with it."""
+        if not self.store.exists(self._name):
+            return None
+        data = self.store.read(self._name)
+        size = int.from_bytes(data[:_HEADER], "little")
+        try:
+            about = json.loads(data[_HEADER : _HEADER + size])
+        except ValueError:
+            return None
+        return (data[_HEADER + size :], about) if isinstance(about, dict) else None
+
+    def due(self) -> bool:
+        """Whether the last one is long enough ago, and keeping it was not too dear."""
+        return time.monotonic() - self._last >= max(_LEAST, self._cost / _SHARE)
+
+    def keep(self, data: bytes, about: Mapping[str, Any]) -> None:
+        """Keep a checkpoint; a store that refuses is no reason to stop."""
+        started = time.monotonic()
+        with contextlib.suppress(LedgerError):
+            self.before()
+            said = json.dumps(about).encode()
+            self.store.write(self._name, len(said).to_bytes(_HEADER, "little") + said + data, patience=0.0)
+        self._last = time.monotonic()
+        self._cost = self._last - started
+
+
+def has_checkpoint(store: Store) -> set[str]:
+    """The runs of which a store keeps a user's checkpoint."""
+    names = [name for name, _ in store.list(CHECKPOINTS)]
+    return {name[4:-4] for name in names if name.startswith("run-") and name.endswith(".tar")}
+
+
+@contextlib.contextmanager
+def lend(
+    store: Store,
+    key: str,
+    flush: Callable[[], None],
+    own_folder: bool,
+    seconds: float | None,
+    in_worker: bool,
+    on_log: Callable[[RunLog], None],
+) -> Iterator[RunPlace]:
+    """A place for a run while it lasts.
+
+    Args:
+        store: The sweep's.
+        key: The run's.
+        flush: Brings all rows so far to the ledger.
+        own_folder: Make the run's folder the working one.
+        seconds: Time that the run may take.
+        in_worker: This process may be ended; it is not the driver's.
+        on_log: Called with the run's log, to be kept from time to time.
+    """
+    place, log = RunPlace(store, key, flush), RunLog(store, key)
+    on_log(log)
+    if in_worker:
+        os.write(2, f"{RUNNING}{key}\n".encode())
+    before = Path.cwd()
+
+    def ending() -> None:
+        flush()
+        log.keep()
+
+    try:
+        if own_folder:
+            os.chdir(place.folder)
+        with captured(log), watched(seconds, ending if in_worker else None, f"run {key}"):
+            yield place
+    finally:
+        os.chdir(before)
+        if "folder" in place.__dict__:
+            with contextlib.suppress(OSError):
+                place.folder.rmdir()  # only where it is empty

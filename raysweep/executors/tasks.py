@@ -1,0 +1,43 @@
+"""Ray tasks and actors that a run starts itself: they need room beside the run, or would wait for it without end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray.actor
+import ray.remote_function
+
+from raysweep.errors import PackError
+
+__all__ = ["refuse_tasks"]
+
+
+def refuse_tasks(cpus: float) -> None:
+    """In a worker: tasks that need CPUs are refused at once where none are kept for them.
+
+    A run holds all that its trial reserved, and what it starts is placed in the same reservation, which has no room. Ray
+    itself waits, and says nothing that a user sees.
+
+    Args:
+        cpus: Kept for tasks by `resources.child_cpus`.
+    """
+    if cpus > 0:
+        return
+    for kind in (ray.remote_function.RemoteFunction, ray.actor.ActorClass):
+        submit = getattr(kind, "_remote", None)
+        if submit is not None and not hasattr(submit, "raysweep"):
+            kind._remote = _guarded(submit)
+
+
+def _guarded(submit: Any) -> Any:
+    def guarded(self: Any, *args: Any, **options: Any) -> Any:
+        needs = options.get("num_cpus")
+        if (needs is None or needs > 0) and options.get("scheduling_strategy") is None:
+            raise PackError(
+                "resources.child_cpus: a run that starts Ray tasks or actors must keep CPUs free for them, but it is 0: "
+                "they would wait for ever. Give e.g. resources: {child_cpus: 2}, or .options(num_cpus=0)"
+            )
+        return submit(self, *args, **options)
+
+    guarded.raysweep = True  # type: ignore[attr-defined]
+    return guarded

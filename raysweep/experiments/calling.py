@@ -1,0 +1,111 @@
+"""How a user's code is called: functions of a `config` or of named axes, and classes with `train` or `__call__`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from raysweep.errors import SweepError, nearest
+
+__all__ = ["Calling", "calling"]
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+@dataclass(frozen=True)
+class Calling:
+    """A user's code as a function of one configuration.
+
+    Attributes:
+        call: Takes the run's configuration: a value for each axis.
+        defaults: What the signature says of axes that a cell need not name.
+        names: The only axes that the signature takes, or None where it takes any.
+    """
+
+    call: Callable[[dict[str, Any]], Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    names: frozenset[str] | None = None
+
+
+def calling(code: Any, axes: Sequence[str], reference: str, where: str) -> Calling:
+    """How to call a function, a class with `train` or `__call__`, or an instance of one.
+
+    * `def train(config)`: one required parameter that is no axis takes the whole configuration.
+    * `def train(width, lr=0.1)`: parameters are axes; their defaults are those of cells that do not name them.
+    * a class is made once per run, with the configuration if it takes one, and then `train` or `__call__` is called.
+
+    Args:
+        code: What the sweep names.
+        axes: The names in its grid.
+        reference, where: Named in errors.
+
+    Raises:
+        SweepError: it cannot be called in any of these ways, or it takes no such axis.
+    """
+    if isinstance(code, type):
+        return Calling(_made_per_run(code, reference, where))
+    if not callable(code) and callable(getattr(code, "train", None)):
+        code = code.train
+    if not callable(code):
+        raise SweepError(
+            f"{where}: experiment must be an Experiment, `def train(config)`, or a class with `train` or `__call__`, "
+            f"but {reference} is {type(code).__name__}"
+        )
+    try:
+        parameters = list(inspect.signature(code).parameters.values())
+    except (TypeError, ValueError):  # of a function written in C nothing is known
+        return Calling(code)
+    required = [p for p in parameters if p.default is p.empty and p.kind in (*_POSITIONAL, p.KEYWORD_ONLY)]
+    if not parameters or (not required and all(p.kind is p.VAR_POSITIONAL for p in parameters)):
+        if not parameters:
+            raise SweepError(f"{where}: {reference} must take a `config` or the grid's axes, but takes no argument")
+        return Calling(code)
+    if len(required) == 1 and required[0].kind in _POSITIONAL and required[0].name not in axes:
+        return Calling(code)
+    return _by_name(code, parameters, axes, reference, where)
+
+
+def _by_name(
+    code: Callable[..., Any], parameters: Sequence[inspect.Parameter], axes: Sequence[str], reference: str, where: str
+) -> Calling:
+    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    for axis in axes:
+        if axis not in named and not open_ended:
+            raise SweepError(f"{where}: grid: {reference} takes no {axis!r}. {nearest(axis, named)}")
+    for name, parameter in named.items():
+        if parameter.default is parameter.empty and name not in axes:
+            raise SweepError(
+                f"{where}: grid: must have an axis for each required argument of {reference}, but lacks {name!r}. "
+                f"{nearest(name, axes)}"
+            )
+    defaults = {n: p.default for n, p in named.items() if p.default is not p.empty and n in axes}
+    return Calling(lambda config: code(**config), defaults, None if open_ended else frozenset(named))
+
+
+def _made_per_run(made: type, reference: str, where: str) -> Callable[[dict[str, Any]], Any]:
+    method = "train" if callable(getattr(made, "train", None)) else "__call__"
+    if method == "__call__" and not any("__call__" in vars(base) for base in made.__mro__):
+        raise SweepError(
+            f"{where}: {reference} must have a method `train` or `__call__`, or every member of "
+            "raysweep.experiment.Experiment"
+        )
+    takes = _takes_argument(made, 0)
+
+    def call(config: dict[str, Any]) -> Any:
+        instance = made(config) if takes else made()
+        bound = getattr(instance, method)
+        return bound(config) if _takes_argument(bound, 0) else bound()
+
+    return call
+
+
+def _takes_argument(code: Callable[..., Any], place: int) -> bool:
+    """Whether a callable takes a positional argument without a default there."""
+    try:
+        parameters = [p for p in inspect.signature(code).parameters.values() if p.kind in _POSITIONAL]
+    except (TypeError, ValueError):
+        return False
+    return len(parameters) > place and parameters[place].default is inspect.Parameter.empty

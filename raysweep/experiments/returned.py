@@ -1,0 +1,183 @@
+"""What a user's function gave back, as plain columns: numbers, words, or nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import numbers
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from raysweep.axes import Axis, Value, canonical
+from raysweep.rows import RESERVED
+
+__all__ = ["Column", "flattened", "matched", "renamed", "same_value", "snapped"]
+
+_MOST_ITEMS = 64  # of a list that become columns of their own
+_MOST_COLUMNS = 500  # of a row; a part of the ledger holds 2,000
+_MORE = "more_metrics"
+_UNSTORABLE = re.compile("[\ud800-\udfff]")
+_NUMBERS = {"nan": math.nan, "inf": math.inf, "+inf": math.inf, "-inf": -math.inf}
+Column = float | str | None
+
+
+def renamed(name: str) -> str:
+    """The column of a metric: a name that every ledger has already is given to it as `metric_<name>`."""
+    return f"metric_{name}" if name in RESERVED else name
+
+
+def flattened(row: Mapping[Any, Any]) -> dict[str, Column]:
+    """A row's metrics. Nested mappings become `val/loss`, short lists `loss/0`, numbers of any library floats.
+
+    What is neither a number nor a word is kept as text: after a training nothing is thrown away.
+
+    Raises:
+        ValueError: two metrics have one name and different values, or a name is none.
+    """
+    found: dict[str, Column] = {}
+    for name, value in _leaves("", row):
+        name = renamed(name)
+        plain = _plain(value)
+        if name in found and not _same(found[name], plain):
+            raise ValueError(f"a metric must have one value in a row, but {name} has {found[name]!r} and {plain!r}")
+        found[name] = plain
+    if len(found) <= _MOST_COLUMNS:
+        return found
+    names = list(found)
+    rest = {name: found.pop(name) for name in names[_MOST_COLUMNS:]}
+    return {**found, _MORE: json.dumps(rest)}
+
+
+def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            if not isinstance(key, str | int) or key == "":
+                raise ValueError(f"a metric must have a name, but one in {prefix or 'the row'} has {key!r}")
+            yield from _leaves(f"{prefix}/{key}" if prefix else str(key), part)
+        return
+    items = _items(value)
+    if items is None:
+        yield prefix, value
+    elif len(items) <= _MOST_ITEMS:
+        for i, part in enumerate(items):
+            yield from _leaves(f"{prefix}/{i}", part)
+    else:
+        yield prefix, json.dumps([_plain(part) for part in items])
+
+
+def _items(value: Any) -> list[Any] | None:
+    """The items of a list or array; None for a scalar, also one wrapped in an array."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return list(value)
+    if getattr(value, "ndim", 0) and hasattr(value, "tolist"):
+        return None if _size(value) == 1 else list(value.tolist())
+    return None
+
+
+def _size(value: Any) -> int:
+    size = getattr(value, "size", None)  # of numpy a number, of torch a method
+    return int(value.numel()) if callable(size) else int(size or 0)
+
+
+def _plain(value: Any) -> Column:
+    if value is None:
+        return None
+    if hasattr(value, "item") and not isinstance(value, str):
+        try:
+            value = value.item()
+        except (ValueError, RuntimeError, TypeError):
+            return _words(repr(value))
+    if isinstance(value, str):
+        return _NUMBERS.get(value.strip().lower(), _words(value))
+    if isinstance(value, bool | numbers.Real) or (hasattr(value, "__float__") and not isinstance(value, complex)):
+        try:
+            return float(value)
+        except (OverflowError, ValueError, TypeError):
+            return _words(str(value))
+    return _words(repr(value))
+
+
+def _words(text: str) -> str:
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+def _same(one: Column, other: Column) -> bool:
+    return one == other or (
+        isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other)
+    )
+
+
+def same_value(axis: Axis, value: Value | None, given: Any) -> bool:
+    """Whether what a function gave back under an axis's name is the axis's value, however it is spelt."""
+    if given is None:
+        return value is None or axis.nullable
+    if value is None:
+        return False
+    try:
+        parsed = axis.parse(given, "")
+    except Exception:
+        return False
+    if parsed == value:
+        return True
+    return isinstance(parsed, float | int) and isinstance(value, float | int) and parsed in snapped([value])
+
+
+def snapped(values: Iterable[Value]) -> dict[float, Value]:
+    """Numbers of fewer bits -> the values that they stand for: 0.30000001192092896 is 0.3 in 32 bits.
+
+    A number that stands for two of the values stands for none.
+    """
+    found: dict[float, Value] = {}
+    twice: set[float] = set()
+    for value in values:
+        if isinstance(value, bool | str) or not isinstance(value, int | float):
+            continue
+        for short in {_float32(value), _float16(value), _bfloat16(value)}:
+            key = canonical(short)
+            assert isinstance(key, float)
+            if found.setdefault(key, value) != value:
+                twice.add(key)
+    return {key: value for key, value in found.items() if key not in twice}
+
+
+def _float32(value: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
+def _float16(value: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.float16(value))
+
+
+def _bfloat16(value: float) -> float:
+    """Rounded to the upper 16 bits of 32, ties to even."""
+    with np.errstate(over="ignore"):
+        bits = int(np.float32(value).view(np.uint32))
+    return float(np.uint32(((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000) & 0xFFFFFFFF).view(np.float32))
+
+
+def matched(axis: Axis, given: Any, asked: frozenset[Value], near: Mapping[float, Value]) -> Value:
+    """An observed value that a row was measured at, as the one that was asked for where it stands for one.
+
+    Raises:
+        SweepError: it is no value of the axis.
+        ValueError: it is not finite.
+    """
+    if isinstance(given, list | tuple):
+        raise ValueError(f"a row must hold one value of its observed axis {axis.name}, but got {given!r}")
+    if hasattr(given, "item"):
+        given = given.item()
+    if axis.type in (int, float) and isinstance(given, int | float) and not isinstance(given, bool):
+        value: Value | None = canonical(given)
+        if not math.isfinite(given):
+            raise ValueError(f"a row must hold a finite value of its observed axis {axis.name}, but got {given!r}")
+    else:
+        value = axis.parse(given, "a row's observed value")
+    assert value is not None
+    if value in asked:
+        return value
+    return near.get(value, value) if isinstance(value, int | float) else value
