@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -27,7 +26,7 @@ from raysweep.laws.forms import law
 from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, Recipe, recipe_hash, shape_of
 from raysweep.runs import Runs
 from raysweep.store import Store
-from raysweep.yamlfile import MAX_BYTES, parse_yaml, read_yaml
+from raysweep.yamlfile import MAX_BYTES, dump_yaml, parse_yaml, read_yaml
 
 __all__ = [
     "FitSpec",
@@ -141,7 +140,7 @@ class Sweep:
     @cached_property
     def text(self) -> str:
         """The resolved file as YAML: what a store keeps under `sweeps/<hash>.yaml`."""
-        return yaml.safe_dump(self.file.model_dump(mode="json", exclude_unset=True), sort_keys=False)
+        return dump_yaml(self.file.model_dump(mode="json", exclude_unset=True))
 
     @property
     def declaration(self) -> dict[str, Any]:

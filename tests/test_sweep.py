@@ -119,7 +119,7 @@ def test_a_training_set_larger_than_its_pool_is_refused(write):
         ("name: a\nname: b\n", ["keys must be distinct", "'name'", "line 2"]),
         ("grid: {width: 1, lr: 2, width: 3}\n", ["keys must be distinct", "'width'"]),
         ("name: !!python/object/apply:os.system [ls]\n", ["valid YAML", "python/object"]),
-        ("name: 2024-05-32\n", ["valid YAML", "day"]),
+        ("name: 2024-05-32\n", ["name: line 1", "date"]),
         ("name: \x00", ["valid YAML"]),
         ("", ["must be a mapping", "None"]),
         ("- 1", ["must be a mapping", "[1]"]),
