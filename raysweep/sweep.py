@@ -21,11 +21,12 @@ from raysweep.enumeration import enumerate_runs
 from raysweep.errors import FitError, LedgerError, SweepError, nearest
 from raysweep.experiment import Experiment, row_schema
 from raysweep.experiments import load_experiment
-from raysweep.grid import Term, expand
+from raysweep.grid import expand
 from raysweep.laws.forms import law
 from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, Recipe, recipe_hash, shape_of
 from raysweep.runs import Runs
 from raysweep.store import Store
+from raysweep.terms import Term
 from raysweep.yamlfile import MAX_BYTES, dump_yaml, parse_yaml, read_yaml
 
 __all__ = [

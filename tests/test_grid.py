@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from raysweep.axes import Axis, KindBy, index_axes
 from raysweep.enumeration import MAX_RUNS, enumerate_runs
 from raysweep.errors import SweepError
-from raysweep.grid import Table, expand
+from raysweep.grid import expand
 from raysweep.runs import KEY_LENGTH, Observed
+from raysweep.terms import Table
 
 AXES = index_axes(
     [

@@ -20,6 +20,8 @@ import pyarrow as pa
 from raysweep.axes import RANGES, Axis, Value
 from raysweep.errors import SweepError, nearest, tail
 from raysweep.experiment import RESERVED, Context, Cost, Metric, WorldShape
+from raysweep.formula import is_formula
+from raysweep.grid import derived_values
 from raysweep.runs import Observed, Runs
 
 __all__ = ["FunctionExperiment", "infer_axes", "source_sha"]
@@ -113,14 +115,24 @@ def infer_axes(grid: Mapping[str, Any], observed: Sequence[str], where: str) -> 
     for name in observed:
         if name not in values:
             raise SweepError(f"{where}: observed must name axes of the grid, but got {name!r}. {nearest(name, values)}")
-    return tuple(
-        Axis(
-            name,
-            _type_of(name, found, where),
-            "observed" if name in observed else "shape",
-            role="seed" if name == "seed" or name.endswith("_seed") else "",
-        )
-        for name, found in values.items()
+    plain = {n: [v for v in found if not is_formula(v, values)] for n, found in values.items()}
+    derived = {n for n, found in values.items() if len(plain[n]) < len(found)}
+    axes = {n: _axis(n, found, observed, where) for n, found in plain.items() if n not in derived}
+    if derived:
+        try:
+            computed = derived_values(grid, axes, derived)
+        except SweepError as error:
+            raise SweepError(f"{where}: {error}") from error
+        axes |= {n: _axis(n, [*plain[n], *(found or [0.0])], observed, where) for n, found in computed.items()}
+    return tuple(axes[name] for name in values)
+
+
+def _axis(name: str, found: Sequence[Any], observed: Sequence[str], where: str) -> Axis:
+    return Axis(
+        name,
+        _type_of(name, found, where),
+        "observed" if name in observed else "shape",
+        role="seed" if name == "seed" or name.endswith("_seed") else "",
     )
 
 
@@ -133,6 +145,8 @@ def _collect(grid: Any, into: dict[str, list[Any]]) -> None:
         elif key == "when":
             for part in parts:
                 _collect(part.get("then", {}) if isinstance(part, Mapping) else {}, into)
+        elif key == "exclude":
+            continue
         elif isinstance(entry, Mapping) and len(entry) == 1 and next(iter(entry)) in RANGES:
             ends = next(iter(entry.values()))
             ends = list(ends) if isinstance(ends, list | tuple) else [ends]
