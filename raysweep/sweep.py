@@ -24,6 +24,7 @@ from raysweep.experiments import load_experiment
 from raysweep.grid import expand
 from raysweep.laws.forms import law
 from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, Recipe, recipe_hash, shape_of
+from raysweep.override import read_overrides
 from raysweep.runs import Runs
 from raysweep.store import Store
 from raysweep.terms import Term
@@ -202,7 +203,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), preset: str | No
 
     Args:
         path: The YAML file.
-        overrides: `axis=values` of `--set`, e.g. `width=64,128` or `n_train={geom: [64, 4096, 7]}`.
+        overrides: `axis=values` of `--set`, e.g. `width=64,128`, `seed=0..4` or `n_train=geom(64, 4096, 7)`.
         preset: A key of the file's `presets`, applied before the overrides.
 
     Raises:
@@ -227,19 +228,8 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), preset: str | No
         if preset not in presets:
             raise SweepError(f"{path}: presets has no {preset!r}. {nearest(preset, map(str, presets))}")
         grid |= presets[preset]
-    for text in overrides:
-        name, _, values = text.partition("=")
-        if not _ or not name.strip() or not values.strip():
-            raise SweepError(f"--set must be axis=values, but got {text!r}, e.g. --set width=64,128")
-        grid[name.strip()] = _override(values, text)
+    grid |= read_overrides(overrides, grid)
     return from_mapping({**raw, "grid": grid}, str(path), [path.parent.absolute(), Path.cwd()])
-
-
-def _override(values: str, text: str) -> Any:
-    parsed = parse_yaml(values, f"--set {text}")
-    if isinstance(parsed, str) and "," in values:
-        parsed = parse_yaml(f"[{values}]", f"--set {text}")
-    return parsed
 
 
 def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[Path] = ()) -> Sweep:
