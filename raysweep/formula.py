@@ -110,7 +110,7 @@ def _parsed(text: str) -> ast.expr | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `1if x else 2`, `'\d'`
-            return ast.parse(text.strip(), mode="eval").body
+            return ast.parse(text.replace("\n", " ").strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
@@ -161,10 +161,14 @@ def _step(node: ast.expr, depth: int) -> _Step:
             return lambda cell: _checked(function(*(_number(step(cell)) for step in steps)))
         case ast.Call(func=ast.Name(id=name)) if name not in FUNCTIONS:
             raise ValueError(f"the functions of a formula are {', '.join(FUNCTIONS)}; there is no {name!r}")
-    kind = type(node.op).__name__ if isinstance(node, ast.BinOp | ast.UnaryOp) else type(node).__name__
+    culprit: ast.AST = node
+    if isinstance(node, ast.BinOp | ast.UnaryOp):
+        culprit = node.op
+    elif isinstance(node, ast.Compare):
+        culprit = next(op for op in node.ops if type(op) not in _COMPARE)
     raise ValueError(
         "a formula may hold numbers, words in quotes, axes, + - * / // % ** (the power), comparisons, and, or, not, "
-        f"`a if b else c` and {', '.join(FUNCTIONS)}; {kind} is not allowed"
+        f"`a if b else c` and {', '.join(FUNCTIONS)}; {type(culprit).__name__} is not allowed"
     )
 
 
