@@ -13,9 +13,10 @@ from raysweep.errors import SweepError
 from raysweep.formula import Formula, is_formula, parse_formula
 from raysweep.terms import Table, Term, column
 
-__all__ = ["Derived", "check_kinds", "compute", "is_derived", "parse_derived"]
+__all__ = ["MAX_WORK", "Derived", "check_kinds", "compute", "is_derived", "parse_derived"]
 
 _MOST = 4_000_000  # values of one derived axis, repeated for what is zipped with its sources
+MAX_WORK = 100_000_000  # characters of formulas evaluated, at about 7 million a second
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Derived:
     @property
     def sources(self) -> list[str]:
         return sorted({name for entry in self.entries if isinstance(entry, Formula) for name in entry.names})
+
+    @property
+    def work(self) -> int:
+        """What one cell takes, in characters; a call costs as much as 16."""
+        return sum(16 + len(entry.text) for entry in self.entries if isinstance(entry, Formula))
 
 
 def is_derived(axis: Axis, entry: Any, axes: Mapping[str, Axis]) -> bool:
@@ -112,10 +118,11 @@ def _joined(tables: Term, own: Derived, axes: Mapping[str, Axis], given: Collect
     needed = [t for t in tables if not set(columns.values()).isdisjoint(t.names)]
     names = [n for t in needed for n in t.names]
     count = math.prod(len(t.rows) for t in needed) * len(own.entries)
-    if count > _MOST:
+    if count > _MOST or count * own.work > MAX_WORK:
+        most = min(_MOST, MAX_WORK // own.work)
         raise SweepError(
-            f"{own.where}: at most {_MOST:,} values can be derived, but the axes it depends on, and those zipped with "
-            f"them, make {count:,}. Make them shorter, or split the sweep"
+            f"{own.where}: at most {most:,} values of such a formula can be derived, but the axes it depends on, and "
+            f"those zipped with them, make {count:,}. Make them shorter, or split the sweep"
         )
     at = [names.index(lead) for lead in columns.values()]
     found: dict[tuple[Value, ...], tuple[Value, ...]] = {}
@@ -135,11 +142,13 @@ def _joined(tables: Term, own: Derived, axes: Mapping[str, Axis], given: Collect
 def _values(own: Derived, cell: Mapping[str, Value]) -> tuple[Value, ...]:
     values: dict[Value, None] = {}
     for entry in own.entries:
-        if isinstance(entry, Formula):
+        found = entry.value(cell, own.where) if isinstance(entry, Formula) else entry
+        try:
+            values[own.axis.parse(found, own.where)] = None
+        except SweepError:
+            assert isinstance(entry, Formula)  # what is no formula was parsed before
             at = ", ".join(f"{n}={cell[n]}" for n in entry.names)
-            values[own.axis.parse(entry.value(cell, own.where), f"{own.where}: `{entry.text}` at {at}")] = None
-        else:
-            values[entry] = None
+            own.axis.parse(found, f"{own.where}: `{entry.text}` at {at}")
     return tuple(values)
 
 

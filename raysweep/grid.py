@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raysweep.axes import Axis, Value, axis_values, canonical
-from raysweep.derived import Derived, check_kinds, compute, is_derived, parse_derived
+from raysweep.derived import MAX_WORK, Derived, check_kinds, compute, is_derived, parse_derived
 from raysweep.errors import SweepError, nearest
 from raysweep.terms import Table, Term, column, split
 
@@ -59,11 +59,15 @@ def expand(spec: Mapping[str, Any], axes: Mapping[str, Axis], where: str = "grid
             derived axis that has no value in some cell or depends on itself, an exclusion of what no cell has.
     """
     given = _named(spec)
-    parts = []
+    parts: list[_Part] = []
+    work = 0
     for part in _expand(spec, axes, where, given):
         tables = part.tables
         for own in part.derived:
             tables = compute(tables, part.derived, own.axis.name, axes)
+            work += own.work * next(len(t.rows) for t in tables if own.axis.name in t.names)
+            if work > MAX_WORK:
+                raise SweepError(f"{own.where}: formulas for that many cells take too long; split the sweep")
         check_kinds(tables, part.derived, axes)
         parts.append(replace(part, tables=tables))
     _bounded(len(parts), parts, where)

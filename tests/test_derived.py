@@ -61,6 +61,15 @@ def test_only_the_tables_that_a_formula_needs_are_joined() -> None:
     assert sorted(t.names for t in term) == [("a",), ("b",), ("c",), ("d", "e")]
     with pytest.raises(SweepError, match=r"grid\.e: at most 4,000,000 values .* 1,000,000,000"):
         expand({"a": {"range": 1000}, "b": {"range": 1000}, "c": {"range": 1000}, "e": "a + b + c"}, SOME)
+    with pytest.raises(SweepError, match=r"at most 101,626 values of such a formula"):
+        expand({"a": {"range": 300_000}, "e": "-a" + "         " * 107 + "+ 1"}, SOME)
+
+
+def test_many_formulas_are_refused_before_they_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raysweep.grid.MAX_WORK", 100_000)
+    grid: dict[str, Any] = {"a": {"range": 1000}, "concat": [{"b": i, "e": "a * 2 + b"} for i in range(5)]}
+    with pytest.raises(SweepError, match=r"grid\.concat\[\d\]\.e: formulas for that many cells take too long"):
+        expand(grid, SOME)
 
 
 def test_several_formulas_and_values_multiply() -> None:
