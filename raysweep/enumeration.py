@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from raysweep.axes import Axis, KindBy, Value
 from raysweep.errors import SweepError
-from raysweep.grid import Table, Term, split
 from raysweep.runs import KEY_LENGTH, Observed, Runs, fragment
+from raysweep.terms import Table, Term, split
 
 __all__ = ["MAX_RUNS", "enumerate_runs", "run_keys"]
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from raysweep.axes import Json, Value
 from raysweep.errors import SweepError
-from raysweep.grid import Table, Term
+from raysweep.terms import Table, Term
 
 __all__ = ["KEY_LENGTH", "Observed", "Runs", "fragment", "number"]
 

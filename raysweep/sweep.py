@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -28,13 +27,15 @@ from raysweep.experiments import BUILT_IN, Own, load_experiment
 from raysweep.experiments.command import Command
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.experiments.inferred import axis_names
-from raysweep.grid import Term, expand
+from raysweep.grid import expand
 from raysweep.laws.forms import law
 from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, Recipe, recipe_hash, shape_of
 from raysweep.rows import RESERVED, row_schema
+from raysweep.override import read_overrides
 from raysweep.runs import Runs
 from raysweep.store import Store
-from raysweep.yamlfile import MAX_BYTES, parse_yaml, read_yaml
+from raysweep.terms import Term
+from raysweep.yamlfile import MAX_BYTES, dump_yaml, parse_yaml, read_yaml
 
 __all__ = [
     "Declaration",
@@ -182,7 +183,7 @@ class Sweep:
     @cached_property
     def text(self) -> str:
         """The resolved file as YAML: what a store keeps under `sweeps/<hash>.yaml`."""
-        return yaml.safe_dump(self.file.model_dump(mode="json", exclude_unset=True), sort_keys=False)
+        return dump_yaml(self.file.model_dump(mode="json", exclude_unset=True))
 
     @property
     def declaration(self) -> dict[str, Any]:
@@ -274,7 +275,7 @@ def load_sweep(
 
     Args:
         path: The YAML file.
-        overrides: `axis=values` of `--set`, e.g. `width=64,128` or `n_train={geom: [64, 4096, 7]}`.
+        overrides: `axis=values` of `--set`, e.g. `width=64,128`, `seed=0..4` or `n_train=geom(64, 4096, 7)`.
         preset: A key of the file's `presets`, applied before the overrides.
         known: Axes that a plain function may be given by an override, besides those of the file.
 
@@ -301,11 +302,7 @@ def load_sweep(
             raise SweepError(f"{path}: presets has no {preset!r}. {nearest(preset, map(str, presets))}")
         grid |= presets[preset]
     grid_of_preset = dict(grid)
-    for text in overrides:
-        name, _, values = text.partition("=")
-        if not _ or not name.strip() or not values.strip():
-            raise SweepError(f"--set must be axis=values, but got {text!r}, e.g. --set width=64,128")
-        grid[name.strip()] = _override(values, text)
+    grid |= read_overrides(overrides, grid)
     sweep = from_mapping({**raw, "grid": grid}, str(path), [path.parent.absolute(), Path.cwd()])
     if isinstance(sweep.experiment, FunctionExperiment):
         before = {*axis_names(raw["grid"]), *axis_names(grid_of_preset), *sweep.file.defaults, *known}
@@ -323,13 +320,6 @@ def _in_signature(experiment: FunctionExperiment, name: str) -> bool:
         return name in inspect.signature(experiment.code).parameters
     except (TypeError, ValueError):
         return False
-
-
-def _override(values: str, text: str) -> Any:
-    parsed = parse_yaml(values, f"--set {text}")
-    if isinstance(parsed, str) and "," in values:
-        parsed = parse_yaml(f"[{values}]", f"--set {text}")
-    return parsed
 
 
 def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[Path] = (), given: Any = None) -> Sweep:

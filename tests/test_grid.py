@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from raysweep.axes import Axis, KindBy, index_axes
 from raysweep.enumeration import MAX_RUNS, enumerate_runs
 from raysweep.errors import SweepError
-from raysweep.grid import Table, expand
+from raysweep.grid import _MOST, expand
 from raysweep.runs import KEY_LENGTH, Observed
+from raysweep.terms import Table
 
 AXES = index_axes(
     [
@@ -152,6 +153,31 @@ def test_equal_observed_sets_are_one_object(grid):
     assert set(runs.observed_code.tolist()) == set(range(len(runs.observed)))
 
 
+def excluded(cell, rule):
+    return all(resolve(cell)[n] in v for n, v in rule.items())
+
+
+@given(grids(), st.data())
+@settings(max_examples=100, deadline=None)
+def test_excluding_equals_filtering_the_listed_cells(grid, data):
+    every = naive(grid)
+    have = {n: sorted({resolve(c)[n] for c in every}) for n in VALUES}
+    rule = {}
+    for name in data.draw(st.lists(st.sampled_from(list(VALUES)), min_size=1, max_size=3, unique=True)):
+        rule[name] = data.draw(st.lists(st.sampled_from(have[name]), min_size=1, max_size=2, unique=True))
+    rules = [rule, {"seed": [have["seed"][0]], "width": [have["width"][0]]}]
+    wanted = {tuple(resolve(c).items()) for c in every if not any(excluded(c, r) for r in rules)}
+    if not wanted:
+        with pytest.raises(SweepError, match="must leave a cell"):
+            expand({**grid, "exclude": rules}, AXES)
+        return
+    runs = runs_of({**grid, "exclude": rules})
+    cells = cells_of(runs)
+    assert {tuple((n, c[n]) for n in AXES) for c in cells.values()} == wanted
+    assert len(cells) == len(wanted) == runs.cells
+    assert len(set(runs.keys.tolist())) == len(runs)
+
+
 # --- the algebra by example -------------------------------------------------------------------------------
 
 
@@ -203,6 +229,52 @@ def test_a_condition_on_an_axis_left_out_sees_what_it_resolves_to():
     assert rows(by_default)[0]["lr"] == 0.7
 
 
+def test_exclude_in_a_branch_sees_axes_given_outside_and_leaves_other_branches():
+    grid = {
+        "concat": [{"schedule": "wsd", "exclude": {"lr": [0.2, 0.3]}}, {"schedule": "cosine"}],
+        "lr": [0.1, 0.2, 0.3],
+    }
+    assert [(r["schedule"], r["lr"]) for r in rows(runs_of(grid))] == [
+        ("wsd", 0.1), ("cosine", 0.1), ("cosine", 0.2), ("cosine", 0.3),
+    ]  # fmt: skip
+    in_when = {"seed": [1, 2], "when": {"if": {"seed": 1}, "then": {"lr": [0.1, 0.2], "exclude": {"lr": 0.1}}}}
+    assert [(r["seed"], r["lr"]) for r in rows(runs_of(in_when))] == [(2, 0.1), (1, 0.2)]
+
+
+def test_excluding_observed_values_gives_runs_sets_of_their_own():
+    runs = runs_of({"width": [8, 16], "steps": [1, 2], "k": [1, 10], "exclude": {"width": 8, "steps": 2, "k": 10}})
+    asked = {
+        r["width"]: set(runs.observed[c].cells.values()) for r, c in zip(rows(runs), runs.observed_code, strict=True)
+    }
+    assert asked == {8: {(1, 1), (1, 10), (2, 1)}, 16: {(1, 1), (1, 10), (2, 1), (2, 10)}}
+    assert (len(runs), runs.cells) == (2, 7)
+
+
+def test_a_range_in_exclude_may_reach_beyond_the_grid():
+    assert runs_of({"seed": {"range": 10}, "exclude": {"seed": {"range": [3, 100]}}}).column("seed") == [0, 1, 2]
+    assert len(runs_of({"seed": {"range": 3}, "exclude": []})) == 3
+
+
+def test_rules_are_checked_against_the_grid_before_any_of_them():
+    grid = {
+        "seed": [1, 2, 3],
+        "lr": [0.1, 0.2],
+        "exclude": [{"seed": 1}, {"seed": 1, "lr": 0.1}, {"seed": 2, "lr": 0.2}],
+    }
+    assert [(r["seed"], r["lr"]) for r in rows(runs_of(grid))] == [(3, 0.1), (3, 0.2), (2, 0.1)]
+
+
+def test_many_rules_are_refused_before_they_take_long(monkeypatch):
+    monkeypatch.setitem(_MOST, "products", 500)
+    names = ["seed", "width", "k", "data_seed"]
+    halves = [[i for i in range(1, 129) if i >> bit & 1] for bit in range(7)]  # each cuts all that the others left
+    rules = [dict.fromkeys(names, half) for half in halves]
+    with pytest.raises(SweepError, match=r"grid\.exclude\[\d\]: .*at most 500 products"):
+        expand({n: {"range": [1, 129]} for n in names} | {"exclude": rules}, AXES)
+    with pytest.raises(SweepError, match=r"grid\.exclude: 100 rules for that many values are too many"):
+        expand({"seed": {"range": 1_000_000}, "exclude": [{"seed": 1}] * 100}, AXES)
+
+
 @pytest.mark.parametrize(
     ("grid", "words"),
     [
@@ -222,6 +294,22 @@ def test_a_condition_on_an_axis_left_out_sees_what_it_resolves_to():
         ({"lr": 1, "when": {"if": {"width": 64}, "then": {"lr": 2}}}, ["grid.when[0].then", "lr", "given twice"]),
         ({"when": None}, ["grid.when", "None"]),
         ({"width": "wide"}, ["grid.width", "an integer", "'wide'"]),
+        ({"exclude": 3}, ["grid.exclude", "a mapping or a list", "3"]),
+        ({"exclude": [3]}, ["grid.exclude[0]", "{axis: values}", "3"]),
+        ({"exclude": [{}]}, ["grid.exclude[0]", "an axis at least"]),
+        ({"exclude": {"wdth": 64}}, ["grid.exclude[0].wdth", "Did you mean 'width'?"]),
+        ({"exclude": {"width": []}}, ["grid.exclude[0].width", "at least one value"]),
+        ({"exclude": {"width": 64}}, ["grid.exclude: must leave a cell"]),
+        (
+            {"lr": [0.1, 0.3, 0.5], "exclude": {"lr": [0.3, 0.31]}},
+            ["exclude[0].lr", "lr = 0.31", "values: 0.1, 0.3, 0.5"],
+        ),
+        (
+            {"schedule": ["cosine", "wsd"], "exclude": {"schedule": "constant"}},
+            ["schedule = 'constant'", "cosine, wsd"],
+        ),
+        ({"seed": [1, 2], "exclude": {"seed": {"range": [3, 9]}}}, ["exclude[0].seed", "seed = 3", "1, 2"]),
+        ({"concat": [{"lr": 0.5, "exclude": {"lr": 0.1}}, {}]}, ["grid.concat[0].exclude[0].lr", "lr = 0.1"]),
     ],
 )
 def test_a_bad_grid_is_refused_by_place_rule_and_value(grid, words):

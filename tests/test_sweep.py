@@ -1,12 +1,14 @@
 """The sweep file: what it accepts, and that every refusal names the file, the key, the rule and the value."""
 
+import json
 import sys
 import textwrap
 
 import pytest
 
 from raysweep.errors import SweepError
-from raysweep.sweep import from_mapping, load_sweep, parse_yaml
+from raysweep.store import Store
+from raysweep.sweep import from_mapping, load_sweep, parse_yaml, stored_runs
 
 WORLD = {"kind": "gaussian", "dim": 2, "classes": 2}
 BASE = """\
@@ -119,7 +121,7 @@ def test_a_training_set_larger_than_its_pool_is_refused(write):
         ("name: a\nname: b\n", ["keys must be distinct", "'name'", "line 2"]),
         ("grid: {width: 1, lr: 2, width: 3}\n", ["keys must be distinct", "'width'"]),
         ("name: !!python/object/apply:os.system [ls]\n", ["valid YAML", "python/object"]),
-        ("name: 2024-05-32\n", ["valid YAML", "day"]),
+        ("name: 2024-05-32\n", ["name: line 1", "date"]),
         ("name: \x00", ["valid YAML"]),
         ("", ["must be a mapping", "None"]),
         ("- 1", ["must be a mapping", "[1]"]),
@@ -163,6 +165,12 @@ def test_a_name_that_is_no_plain_folder_is_refused(name):
         ("labels=hard,soft", "labels", ("hard", "soft")),
         ("n_train={geom: [64, 1024, 3]}", "n_train", (64, 256, 1024)),
         (" seed = {range: 3} ", "seed", (0, 1, 2)),
+        ("seed=0..3", "seed", (0, 1, 2, 3)),
+        ("seed=0..10..5,7", "seed", (0, 5, 10, 7)),
+        ("n_train=geom(64, 1024, 3)", "n_train", (64, 256, 1024)),
+        ("lr=linear(0.1, 0.3, 3)", "lr", (0.1, 0.2, 0.3)),
+        ("n_train=width * 4", "n_train", (64, 128)),
+        ("n_train=max(width, 20),40", "n_train", (20, 40, 32)),
         ("batch=1e2", "batch", (100,)),
     ],
 )
@@ -180,10 +188,27 @@ def test_set_replaces_an_axis(write, override, axis, values):
         ("widht=1", ["grid.widht", "Did you mean 'width'?"]),
         ("width=wide", ["grid.width", "an integer", "'wide'"]),
         ("n_train={goem: [1, 2, 3]}", ["grid.n_train", "Did you mean 'geom'?"]),
+        ("seed=0:3", ["--set seed=0:3", "start..end", "'0:3'"]),
+        ("width=1,000", ["--set width=1,000", "looks like one number"]),
+        ("n_train=widht * 4", ["grid.n_train", "'widht'", "Did you mean 'width'"]),
     ],
 )
 def test_a_bad_override_is_refused(write, override, words):
     refused(write(BASE), *words, overrides=[override])
+
+
+def test_an_axis_is_set_once(write):
+    refused(
+        write(BASE), "--set must give an axis once", "'width=1'", "'width=2'", overrides=["width=1", "lr=2", "width=2"]
+    )
+
+
+def test_an_exclusion_that_a_preset_makes_senseless_says_what_to_do(write):
+    text = BASE + "  exclude: {width: 16, seed: 1}\npresets: {small: {width: 8}, none: {width: 8, exclude: []}}\n"
+    assert len(load_sweep(write(text)).runs) == 3
+    refused(write(text), "grid.exclude[0].width", "width = 16", "preset replaces width", preset="small")
+    assert len(load_sweep(write(text), preset="none").runs) == 2
+    assert len(load_sweep(write(text), ["exclude={width: 8, seed: 0}"], "small").runs) == 1
 
 
 PRESETS = BASE + "presets:\n  smoke: {width: 8, steps: [1, 2]}\n  tiny: {depth: 1}\n"
@@ -249,6 +274,20 @@ def test_a_plain_function_takes_its_axes_from_the_grid(user):
     assert (len(sweep.runs), sweep.runs.cells) == (6, 12)
 
 
+def test_a_plain_functions_grid_may_derive_and_exclude(user, tmp_path):
+    grid = "{a: [2, 4, 8], b: [1, 2], size: a * b / 2, t: [1, 2], exclude: [{a: 8, b: 2}, {size: 1, t: 2}]}"
+    sweep = load_sweep(user(TRAIN, "M:train", grid, "observed: [t]"))
+    found = [sweep.runs.row(i) for i in range(len(sweep.runs))]
+    assert {(r["a"], r["b"], r["size"]) for r in found} == {(2, 1, 1), (2, 2, 2), (4, 1, 2), (4, 2, 4), (8, 1, 4)}
+    assert sweep.axes["size"].type is int
+    assert sweep.runs.cells == 9
+    store = Store(str(tmp_path / "store"))
+    store.write(f"sweeps/{sweep.hash}.yaml", sweep.text.encode())
+    store.write(f"axes/{sweep.hash}.json", json.dumps(sweep.declaration).encode())
+    store.write("env.json", json.dumps({"sweep": sweep.hash}).encode())
+    assert stored_runs(store).keys.tolist() == sweep.runs.keys.tolist()
+
+
 def test_a_version_makes_every_cell_new(user):
     path = user(TRAIN, "M:train")
     bumped = user(TRAIN, "M:train", extra="version: 2")
@@ -266,10 +305,15 @@ def test_a_version_makes_every_cell_new(user):
         (TRAIN, ":train", "{a: 1}", "", ["importable", "''"]),
         ("import no_such_thing\n", "M:train", "{a: 1}", "", ["importable", "no_such_thing"]),
         ("def train(:\n", "M:train", "{a: 1}", "", ["importable", "SyntaxError"]),
-        ("train = 3\n", "M:train", "{a: 1}", "", ["`def train(config)`", "3"]),
+        ("train = 3\n", "M:train", "{a: 1}", "", ["`def train(config)`", "int"]),
         (TRAIN, "M:train", "{a: [1, x]}", "", ["axis a", "one type", "[1, 'x']"]),
         (TRAIN, "M:train", "{a: 1}", "observed: [b]", ["observed must name axes", "'b'"]),
         (TRAIN, "M:train", "{a: 1, seconds: 2}", "", ["distinct names", "seconds"]),
+        (TRAIN, "M:train", "{a: [1, 2], b: aa * 2 + a}", "", ["grid.b", "'aa'", "Valid names: a, b"]),
+        (TRAIN, "M:train", "{a: [1, 2], t: 1, b: t * 2}", "observed: [t]", ["grid.b", "observed axes", "t"]),
+        (TRAIN, "M:train", "{a: [1, 2], exclude: {a: 3}}", "", ["grid.exclude[0].a", "a = 3", "1, 2"]),
+        (TRAIN, "M:train", "{a: [1, 2], exclude: {aa: 3}}", "", ["grid.exclude[0].aa", "Valid names: a"]),
+        (TRAIN, "M:train", "{a: no}", "", ["grid.a: line 3", "no is false"]),
         ("class Mine:\n    pass\n", "M:Mine", "{a: 1}", "", ["every member", "Experiment"]),
         ("class Mine:\n    def __init__(self, x): ...\n", "M:Mine", "{a: 1}", "", ["`train` or `__call__`"]),
     ],

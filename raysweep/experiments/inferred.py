@@ -7,6 +7,8 @@ from typing import Any
 
 from raysweep.axes import NULL, RANGES, Axis, Json, Kind
 from raysweep.errors import SweepError, nearest
+from raysweep.formula import is_formula
+from raysweep.grid import derived_values
 
 __all__ = ["axis_names", "infer_axes"]
 
@@ -32,9 +34,23 @@ def infer_axes(
     for name in observed:
         if name not in values:
             raise SweepError(f"{where}: observed must name axes of the grid, but got {name!r}. {nearest(name, values)}")
-    for name, default in (defaults or {}).items():
+    defaults = defaults or {}
+    for name, default in defaults.items():
         values.setdefault(name, []).append(default)
-    return tuple(_inferred(name, found, name in observed, defaults or {}, where) for name, found in values.items())
+    plain = {n: [v for v in found if not is_formula(v, values)] for n, found in values.items()}
+    derived = {n for n, found in values.items() if len(plain[n]) < len(found)}
+
+    def axis(name: str, found: Sequence[Any]) -> Axis:
+        return _inferred(name, found, name in observed, defaults, where)
+
+    axes = {name: axis(name, found) for name, found in plain.items() if name not in derived}
+    if derived:
+        try:
+            computed = derived_values(grid, axes, derived)
+        except SweepError as error:
+            raise SweepError(f"{where}: {error}") from error
+        axes |= {name: axis(name, [*plain[name], *(found or [0.0])]) for name, found in computed.items()}
+    return tuple(axes[name] for name in values)
 
 
 def axis_names(grid: Any) -> list[str]:

@@ -40,7 +40,13 @@ ranges = st.builds(
     st.sampled_from(["geom", "log2", "linear", "range", "goem"]),
     number | st.lists(number, max_size=4),
 )
-entry = st.lists(number | odd, max_size=4) | ranges | odd
+formulas = st.builds(
+    "{} {} {}".format,
+    st.sampled_from(AXES[:16]),
+    st.sampled_from(["*", "/", "**", "-", "if", "<", "^", "**9**", "* (", "@"]),
+    st.sampled_from(["4", "width", "lr", "0", "sqrt(depth)", "1e308", "x", "lr else 3", "10**99"]),
+)
+entry = st.lists(number | odd, max_size=4) | ranges | odd | formulas
 
 
 def _grid(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -49,6 +55,7 @@ def _grid(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         "zip": inner | st.lists(inner, max_size=2),
         "concat": st.lists(inner, max_size=3),
         "when": st.lists(rule, max_size=2),
+        "exclude": st.dictionaries(st.sampled_from(AXES), entry, max_size=2) | odd,
     }
     plain = st.dictionaries(st.sampled_from(AXES), entry, max_size=4)
     return st.builds(lambda a, b: {**a, **b}, plain, st.fixed_dictionaries({}, optional=special))
@@ -91,6 +98,7 @@ tame_number = st.sampled_from([1, 2, 3, 7, 16, 100, 0.5, "4", 1e7, 1e12])
 tame_entry = (
     st.lists(tame_number, max_size=4)
     | tame_number
+    | formulas
     | st.builds(
         lambda name, args: {name: args},
         st.sampled_from(["geom", "log2", "linear", "range"]),
@@ -149,7 +157,16 @@ def run_preset(name: str) -> None:
     load_sweep(SCRATCH / "o.yaml", [], name)
 
 
-_OVERRIDES = ("width=64,128", "n_train={geom: [64, 256, 3]}", "lr=1e-3", "zip={width: [1, 2], depth: [1, 2]}")
+_OVERRIDES = (
+    "width=64,128",
+    "n_train={geom: [64, 256, 3]}",
+    "n_train=geom(64, 256, 3)",
+    "seed=0..3..1,7",
+    "lr=1e-3",
+    "lr=1 / (width + min(depth, 2))",
+    "zip={width: [1, 2], depth: [1, 2]}",
+    "exclude={labels: soft, n_train: 32}",
+)
 
 
 def overrides(rng: random.Random) -> str:
