@@ -11,22 +11,21 @@ import hashlib
 import math
 import os
 import secrets
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain
-from typing import BinaryIO
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from raysweep import __version__
 from raysweep.columns import unite
 from raysweep.errors import LedgerError, plain
-from raysweep.part import KEYS, MAX_VALUES, NEEDED, STATUSES, read_part
+from raysweep.part import NEEDED, STATUSES, read_part
+from raysweep.pieces import PART, pieces, storable, to_parquet, write_groups
 from raysweep.remaining import locate, marks, subtract
 from raysweep.runs import KEY_LENGTH, Runs
 from raysweep.store import Store
@@ -36,11 +35,12 @@ __all__ = ["CELLS", "STATUSES", "Ledger", "Scan", "sequence"]
 CELLS = "cells.parquet"
 _FOLDER = "ledger"
 _STATE = ["cell", "status", "attempt"]  # what tells which cells are done
-_KNOWN_ROWS = 2_000_000  # at most so many are kept in memory by who asks again and again
-_HELD = 1 << 24  # values that `compact` keeps, so as not to read them twice
-_WEIGHT = 100  # values: what an Arrow column weighs beside its own
-_GROUP = 1 << 23  # values of a row group of `cells.parquet`
-_TOGETHER = 64  # parts
+_KNOWN = 1 << 29  # bytes of parts that are kept by who asks again and again
+_HELD = 1 << 27  # bytes of parts that `compact` keeps, so as not to read them twice
+_WEIGHT = 1000  # bytes of an Arrow column beside its values
+_AHEAD = 1 << 29  # bytes of parts that are read before they are asked for
+_TOGETHER = 64  # parts that are read at a time, at most
+_FIRST = 8  # that are read at a time until one was seen
 _EMPTY = pa.table({name: pa.array([], pa.string()) for name in NEEDED})
 
 
@@ -112,7 +112,9 @@ class Ledger:
     store: Store
 
     def append(self, rows: pa.Table, number: int, patience: float | None = None) -> str:
-        """Write one part and return its name.
+        """Write one part and return its name; what is longer than a part may be becomes several.
+
+        A row with more words than can ever be read back is written as failed, without them.
 
         Args:
             rows: Ledger rows (`experiment.row_schema`), at least one.
@@ -122,13 +124,11 @@ class Ledger:
         Raises:
             LedgerError: it cannot be written; an `UnreachableError` if it may be later.
         """
-        most = max(1, MAX_VALUES // max(1, rows.num_columns))
-        for start in range(0, len(rows), most):  # what is longer than a part may be becomes several
-            part = rows.slice(start, most)
-            cells = sorted(part.column("cell").to_pylist())
+        for start, part in pieces(storable(rows), PART):
+            cells = [*sorted(part.column("cell").to_pylist()), *([str(start)] if start else [])]
             digest = hashlib.blake2b("\n".join(cells).encode(), digest_size=8).hexdigest()
             name = f"part-{digest}-{number}.parquet"
-            self.store.write(f"{_FOLDER}/{name}", _parquet(part), patience)
+            self.store.write(f"{_FOLDER}/{name}", to_parquet(part), patience)
         return name
 
     def scan(
@@ -165,10 +165,10 @@ class Ledger:
         whole = unite((name, part.schema, len(part)) for name, part in held.items())
         parts = {name: part for name, part in held.items() if name not in whole.refused}
         if known is not None:
-            room = _KNOWN_ROWS - sum(map(len, known.values()))
+            room = _KNOWN - sum(map(_size, known.values()))
             for name in [name for name in fresh if name in parts]:
-                if len(parts[name]) <= room:
-                    known[name], room = parts[name], room - len(parts[name])
+                if (size := _size(parts[name])) <= room:
+                    known[name], room = parts[name], room - size
         skipped = [(plain(name), plain(part)) for name, part in found.items() if isinstance(part, str)]
         skipped += [(plain(name), plain(told)) for name, told in whole.told]
         if not parts:
@@ -180,16 +180,23 @@ class Ledger:
         del found, held, parts
         best = _best(table)
         if best is not None:
-            table, landed = table.take(pa.array(best)), landed[best]
+            table, landed = table.filter(pa.array(best)), landed[best]
         return Scan(table, tuple(sorted(skipped)), count, landed)
 
     def _read(self, names: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table | str]:
-        """`read_part` of each, a few at a time, so that what is let go of is not held."""
+        """`read_part` of each, a few at a time and fewer of large ones, so that what is let go of is not held."""
+        todo, reading, largest = iter(names), deque[Future[pa.Table | str]](), 0
         # Far away, it is the wait that counts; here, more threads only wait for each other.
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1) if self.store.is_local else 32) as pool:
-            for first in range(0, len(names), _TOGETHER):
-                some = names[first : first + _TOGETHER]
-                yield from pool.map(lambda name: read_part(self.store, f"{_FOLDER}/{name}", columns), some)
+            while True:
+                room = max(1, min(_TOGETHER, _AHEAD // largest)) if largest else _FIRST
+                for name in islice(todo, max(0, room - len(reading))):
+                    reading.append(pool.submit(read_part, self.store, f"{_FOLDER}/{name}", columns))
+                if not reading:
+                    return
+                found = reading.popleft().result()
+                largest = max(largest, found.nbytes) if isinstance(found, pa.Table) else largest
+                yield found
 
     def pending(self, runs: Runs, skip_failed: bool = False, retry_diverged: bool = False) -> Runs:
         """`Scan.pending` of a fresh scan."""
@@ -211,6 +218,7 @@ class Ledger:
 
         Rows are sorted by cell within each row group; the file has one row group but where it is large. What is held
         of large ledgers are the keys: parts beyond about a hundred megabytes are read a second time to be written.
+        However long the words are, no more than a few parts and a row group of them are in memory.
         """
         pa.default_memory_pool().release_unused()  # of a scan before
         names = [name for name, _ in self.store.list(_FOLDER)]
@@ -224,7 +232,7 @@ class Ledger:
                 skipped.append((plain(name), plain(part)))
                 continue
             keys[name], schemas[name] = part.select(_STATE), part.schema
-            if (size := (len(part) + _WEIGHT) * part.num_columns) <= room:
+            if (size := _size(part)) <= room:
                 held[name], room = part, room - size
         whole = unite((name, schemas[name], len(part)) for name, part in keys.items())
         skipped = sorted([*skipped, *((plain(name), plain(told)) for name, told in whole.told)])
@@ -235,73 +243,48 @@ class Ledger:
         table = pa.concat_tables([state.conform(keys[name]) for name in names])
         ends = np.cumsum([len(keys[name]) for name in names])
         best = _best(table)
-        rows = np.arange(len(table)) if best is None else best
-        kept = dict(zip(names, np.split(rows, np.searchsorted(rows, ends[:-1])), strict=True))
-        begin = dict(zip(names, ends - [len(keys[name]) for name in names], strict=True))
+        keep = np.ones(len(table), dtype=bool) if best is None else best
+        kept = dict(zip(names, np.split(keep, ends[:-1]), strict=True))
 
         def parts() -> Iterator[pa.Table]:
-            for start in range(0, len(names), _TOGETHER):
-                some = names[start : start + _TOGETHER]
-                again = [name for name in some if name not in held]
-                read = dict(zip(again, self._read(again), strict=True))
-                for name in some:
-                    part = held[name] if name in held else read[name]
-                    if isinstance(part, str):
-                        raise LedgerError(f"{_FOLDER}/{name} was read a moment ago, but now {part}. Compact again")
-                    if len(mine := kept[name] - begin[name]) < len(part):
-                        part = part.take(pa.array(mine))
-                    yield whole.conform(part)
+            again = [name for name in names if name not in held]
+            read = self._read(again)
+            for name in names:
+                part = held[name] if name in held else next(read)
+                if isinstance(part, str):
+                    raise LedgerError(f"{_FOLDER}/{name} was read a moment ago, but now {part}. Compact again")
+                yield whole.conform(part if kept[name].all() else part.filter(pa.array(kept[name])))
 
-        self.store.write(CELLS, lambda sink: _write_groups(sink, whole.schema, parts()))
-        state_rows = table if best is None else table.take(pa.array(best))
-        return Scan(state_rows, tuple(skipped), len(names), np.zeros(len(rows)))
+        self.store.write(CELLS, lambda sink: write_groups(sink, whole.schema, parts()))
+        state_rows = table if best is None else table.filter(pa.array(best))
+        return Scan(state_rows, tuple(skipped), len(names), np.zeros(len(state_rows)))
 
 
-def _best(table: pa.Table) -> npt.NDArray[np.int64] | None:
-    """Positions of the row to keep for each cell, in order; None for all. Of equals the first stays."""
+def _best(table: pa.Table) -> npt.NDArray[np.bool_] | None:
+    """[rows] whether a row is the one to keep of its cell; None where all are. Of equals the first stays.
+
+    A mask, because Arrow filters piece by piece, while it takes positions from one piece made of all.
+    """
     mark = marks(table.column("cell"))
     order = np.argsort(mark)
     equal = mark[order[1:]] == mark[order[:-1]]
     if not equal.any():
         return None
-    maybe = np.sort(order[np.append(equal, False) | np.append(False, equal)])  # few: the rest are alone for sure
-    rows = table.select(_STATE).take(pa.array(maybe))
-    cell = pc.dictionary_encode(rows.column("cell").combine_chunks()).indices.to_numpy(zero_copy_only=False)
+    maybe = np.zeros(len(table), dtype=bool)  # few: the rest are alone for sure
+    maybe[order[np.append(equal, False) | np.append(False, equal)]] = True
+    rows = table.select(_STATE).filter(pa.array(maybe))
+    cells = rows.column("cell").cast(pa.large_string()).combine_chunks()
+    cell = pc.dictionary_encode(cells).indices.to_numpy(zero_copy_only=False)
     status = pc.index_in(rows.column("status"), pa.array(STATUSES)).to_numpy(zero_copy_only=False)
     attempt = pc.fill_null(pc.cast(rows.column("attempt"), pa.int64()), 0).to_numpy()
     order = np.lexsort((-attempt, status, cell))  # stable: parts come by name
     first = np.ones(len(order), dtype=bool)
     first[1:] = cell[order][1:] != cell[order][:-1]
-    keep = np.ones(len(table), dtype=bool)
-    keep[maybe] = False
-    keep[maybe[order[first]]] = True
-    return np.flatnonzero(keep)
+    keep = ~maybe
+    keep[np.flatnonzero(maybe)[order[first]]] = True
+    return keep
 
 
-def _write_groups(sink: BinaryIO, schema: pa.Schema, parts: Iterator[pa.Table]) -> None:
-    """Parts as one parquet file, each row group sorted by cell."""
-    most = max(1, _GROUP // len(schema))
-    waiting: list[pa.Table] = []
-    with pq.ParquetWriter(sink, _stamped(schema), compression="zstd", use_dictionary=_coded(schema)) as writer:
-        for part in chain(parts, [None]):
-            if waiting and (part is None or sum(map(len, waiting)) + len(part) > most):
-                group = pa.concat_tables(waiting)
-                group = group.take(pc.sort_indices(group, sort_keys=[("cell", "ascending")]))
-                writer.write_table(group.replace_schema_metadata(_stamped(schema).metadata), row_group_size=most)
-                waiting = []
-            waiting += [part] * (part is not None)
-
-
-def _parquet(table: pa.Table) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    stamped = table.replace_schema_metadata(_stamped(table.schema).metadata)
-    pq.write_table(stamped, sink, compression="zstd", use_dictionary=_coded(table.schema))
-    return sink.getvalue()
-
-
-def _stamped(schema: pa.Schema) -> pa.Schema:
-    return schema.with_metadata({**(schema.metadata or {}), b"raysweep.version": __version__.encode()})
-
-
-def _coded(schema: pa.Schema) -> list[str]:
-    return [name for name in schema.names if name not in KEYS]
+def _size(part: pa.Table) -> int:
+    """Bytes that a part takes in memory."""
+    return int(part.nbytes) + _WEIGHT * int(part.num_columns)
