@@ -84,6 +84,8 @@ def run(
         observed.listable()
     progress = Progress(stream)
     token = open_store(store, sweep, progress)
+    if weak := store.weaknesses():
+        progress.say(f"warning: store {store.uri}: {'; '.join(weak)}")
     ledger = Ledger(store)
     resources = sweep.file.resources
     job = Job(
