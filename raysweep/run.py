@@ -20,7 +20,7 @@ from typing import IO
 
 from raysweep import __version__
 from raysweep.capacity import Device
-from raysweep.claims import Claims, hold
+from raysweep.claims import Claims, hold, who
 from raysweep.executors import Counts, Executor, Feed, Job
 from raysweep.executors.keeping import sweep_up
 from raysweep.executors.quiet import terminal
@@ -194,7 +194,7 @@ def _prepare_world(sweep: Sweep, store: Store, executor: Executor, claims: Claim
     workers = sweep.file.resources.oracle_workers
     name = f"oracle-{recipe_hash(recipe)}"
     while not is_made(store, recipe) and not claims.take(name, {name}):
-        progress.live("oracle: another driver is making it")
+        progress.wait(f"oracle: waiting for {who(claims.holders[name])}, which is making it")
         time.sleep(1.0)
     world, made = prepare(store, recipe, lambda flow: executor.train_flow(flow, store, workers, on_progress))
     claims.release(name)
@@ -234,7 +234,7 @@ def _execute(
         + (f", {plan.flops:.2g} FLOP" if plan.flops else "")
     )
     progress.begin(plan.runs.cells)
-    feed = Feed(plan.packs(), pending, claims, plan.sweep.file.resources.attempts, give_up)
+    feed = Feed(plan.packs(), pending, claims, plan.sweep.file.resources.attempts, give_up, progress.wait)
     executor.run(job, feed, progress.count)
 
 

@@ -1,4 +1,4 @@
-"""File systems that lack something: what is written is there, whole, and nothing else is; and what they lack is said."""
+"""File systems that lack something: what is written is there, whole, and nothing else is; and the lack is said."""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ class Feed:
         claims: Of this driver.
         attempts: Tries of a pack whose worker dies.
         give_up: Called with a pack's unfinished runs and the reason when it is not tried again; returns its counts.
+        on_wait: Called again and again with a line that says for whom, while all that is left is held by others.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Feed:
         claims: Claims,
         attempts: int,
         give_up: Callable[[Pack, str], Counts],
+        on_wait: Callable[[str], object] = str,
     ) -> None:
         self._fresh = iter(packs)
         self._waiting: deque[Pack] = deque()
@@ -50,7 +52,8 @@ class Feed:
         self._looked = 0.0
         self._flying: dict[str, Pack] = {}
         self._losses: dict[str, tuple[int, int]] = {}  # by pack: crashes, and losses that were not its fault
-        self._pending, self._claims, self._attempts, self._give_up = pending, claims, attempts, give_up
+        self._pending, self._claims, self._attempts = pending, claims, attempts
+        self._give_up, self._on_wait = give_up, on_wait
 
     @property
     def finished(self) -> bool:
@@ -80,6 +83,8 @@ class Feed:
             self._looked = now
             self._look()
         if not self._ready:
+            if self.idle:
+                self._on_wait(self._claims.waiting(pack.id for pack in self._held))
             return None
         pack = self._ready.popleft()
         self._flying[pack.id] = pack
