@@ -23,7 +23,7 @@ from raysweep.runs import Runs
 from raysweep.store import Store
 from raysweep.sweep import Sweep, stored_declaration, stored_runs
 
-__all__ = ["ROWS", "Current", "adopt_renamed", "cells", "current", "ledger_of", "split"]
+__all__ = ["ROWS", "Current", "adopt_renamed", "cells", "current", "ledger_of", "left_out", "split"]
 
 _MOST_AXES = 8  # of which both spellings are tried
 ROWS = ("current", "all")
@@ -150,6 +150,13 @@ def _accepted(store: Store, table: pa.Table) -> pa.Table:
     field = table.schema.field(at)
     field = field.with_metadata({**(field.metadata or {}), b"accepted": ",".join(sorted(codes)).encode()})
     return table.set_column(at, field, table.column(at))
+
+
+def left_out(now: Current, scan: Scan) -> list[str]:
+    """Sentences that count the rows of a scan which are not of the sweep as it is now."""
+    if now.runs is None or not len(scan.table) or now.mine(scan.table.column("cell")).all():
+        return []
+    return split(now, now.ledger.scan(["experiment", "experiment_version"]))[1]
 
 
 def _left_out(now: Current, table: pa.Table) -> list[str]:

@@ -11,11 +11,11 @@ import hashlib
 import math
 import os
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain
-from typing import BinaryIO
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raysweep import __version__
 from raysweep.columns import unite
 from raysweep.errors import LedgerError, plain
-from raysweep.part import KEYS, MAX_VALUES, NEEDED, read_part, read_table
+from raysweep.part import NEEDED, read_part, read_table
+from raysweep.pieces import MADE_OF, PART, pieces, storable, to_parquet, write_groups
 from raysweep.precedence import best_rows
 from raysweep.remaining import locate, subtract
 from raysweep.rows import with_description
@@ -38,12 +38,12 @@ __all__ = ["CELLS", "OTHERS", "Ledger", "Respelled", "Scan", "sequence"]
 CELLS, OTHERS = "cells.parquet", "other_cells.parquet"
 _FOLDER = "ledger"
 _STATE = ["cell", "status", "attempt", "training_id"]  # what tells which cells are done
-_PARTS = b"raysweep.parts"  # how many parts a compacted table was made of
-_KNOWN_ROWS = 2_000_000  # at most so many are kept in memory by who asks again and again
-_HELD = 1 << 24  # values that `compact` keeps, so as not to read them twice
-_WEIGHT = 100  # values: what an Arrow column weighs beside its own
-_GROUP = 1 << 23  # values of a row group of `cells.parquet`
-_TOGETHER = 64  # parts
+_KNOWN = 1 << 29  # bytes of parts that are kept by who asks again and again
+_HELD = 1 << 27  # bytes of parts that `compact` keeps, so as not to read them twice
+_WEIGHT = 1000  # bytes of an Arrow column beside its values
+_AHEAD = 1 << 29  # bytes of parts that are read before they are asked for
+_TOGETHER = 64  # parts that are read at a time, at most
+_FIRST = 8  # that are read at a time until one was seen
 _EMPTY = pa.table({name: pa.array([], pa.string()) for name in NEEDED})
 
 
@@ -151,8 +151,11 @@ class Ledger:
     store: Store
     respelled: Respelled | None = None
 
+
     def append(self, rows: pa.Table, number: int, patience: float | None = None) -> str:
-        """Write one part and return its name.
+        """Write one part and return its name; what is longer than a part may be becomes several.
+
+        A row with more words than can ever be read back is written as failed, without them.
 
         Args:
             rows: Ledger rows (`experiment.row_schema`), at least one.
@@ -162,13 +165,11 @@ class Ledger:
         Raises:
             LedgerError: it cannot be written; an `UnreachableError` if it may be later.
         """
-        most = max(1, MAX_VALUES // max(1, rows.num_columns))
-        for start in range(0, len(rows), most):  # what is longer than a part may be becomes several
-            part = rows.slice(start, most)
-            cells = sorted(part.column("cell").to_pylist())
+        for start, part in pieces(storable(rows), PART):
+            cells = [*sorted(part.column("cell").to_pylist()), *([str(start)] if start else [])]
             digest = hashlib.blake2b("\n".join(cells).encode(), digest_size=8).hexdigest()
             name = f"part-{digest}-{number}.parquet"
-            self.store.write(f"{_FOLDER}/{name}", _parquet(part), patience)
+            self.store.write(f"{_FOLDER}/{name}", to_parquet(part), patience)
         return name
 
     def scan(
@@ -202,16 +203,16 @@ class Ledger:
         fresh = [name for name, _ in listed if known is None or name not in known]
         found = dict(known or {}) | dict(zip(fresh, self._read(fresh, columns), strict=True))
         held = {name: part for name, _ in listed if isinstance(part := found[name], pa.Table)}
-        if known is None and most is None:
+        if not known and most is None:
             for name, table in self._orphans(len(listed)):
                 held[name] = table if columns is None else table.select([n for n in table.schema.names if n in columns])
         whole = unite((name, part.schema, len(part)) for name, part in held.items())
         parts = {name: part for name, part in held.items() if name not in whole.refused}
         if known is not None:
-            room = _KNOWN_ROWS - sum(map(len, known.values()))
+            room = _KNOWN - sum(map(_size, known.values()))
             for name in [name for name in fresh if name in parts]:
-                if len(parts[name]) <= room:
-                    known[name], room = parts[name], room - len(parts[name])
+                if (size := _size(parts[name])) <= room:
+                    known[name], room = parts[name], room - size
         skipped = [(plain(name), plain(part)) for name, part in found.items() if isinstance(part, str)]
         skipped += [(plain(name), plain(told)) for name, told in whole.told]
         if not parts:
@@ -223,18 +224,25 @@ class Ledger:
         del found, held, parts
         best = best_rows(table)
         if best is not None:
-            table, landed = table.take(pa.array(best)), landed[best]
+            table, landed = table.filter(pa.array(best)), landed[best]
         if columns is None:
             table = with_description(table)
         return Scan(table, tuple(sorted(skipped)), count, landed)
 
     def _read(self, names: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table | str]:
-        """`read_part` of each, a few at a time, so that what is let go of is not held."""
+        """`read_part` of each, a few at a time and fewer of large ones, so that what is let go of is not held."""
+        todo, reading, largest = iter(names), deque[Future[pa.Table | str]](), 0
         # Far away, it is the wait that counts; here, more threads only wait for each other.
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1) if self.store.is_local else 32) as pool:
-            for first in range(0, len(names), _TOGETHER):
-                some = names[first : first + _TOGETHER]
-                yield from pool.map(lambda name: self._part(name, columns), some)
+            while True:
+                room = max(1, min(_TOGETHER, _AHEAD // largest)) if largest else _FIRST
+                for name in islice(todo, max(0, room - len(reading))):
+                    reading.append(pool.submit(self._part, name, columns))
+                if not reading:
+                    return
+                found = reading.popleft().result()
+                largest = max(largest, found.nbytes) if isinstance(found, pa.Table) else largest
+                yield found
 
     def _part(self, name: str, columns: Sequence[str] | None) -> pa.Table | str:
         part = read_part(self.store, f"{_FOLDER}/{name}", columns)
@@ -249,7 +257,7 @@ class Ledger:
                 continue
             with self.store.open(name) as stream:
                 try:
-                    made_of = int((pq.read_schema(stream).metadata or {}).get(_PARTS, b"0"))
+                    made_of = int((pq.read_schema(stream).metadata or {}).get(MADE_OF, b"0"))
                 except (pa.ArrowException, OSError, ValueError):
                     continue  # torn; it will be written again
             if parts == 0 or made_of > parts:
@@ -292,6 +300,7 @@ class Ledger:
 
         Rows are sorted by cell within each row group; the file has one row group but where it is large. What is held
         of large ledgers are the keys: parts beyond about a hundred megabytes are read a second time to be written.
+        However long the words are, no more than a few parts and a row group of them are in memory.
         """
         pa.default_memory_pool().release_unused()  # of a scan before
         self.adopt()
@@ -306,7 +315,7 @@ class Ledger:
                 skipped.append((plain(name), plain(part)))
                 continue
             keys[name], schemas[name] = part.select([n for n in _STATE if n in part.schema.names]), part.schema
-            if (size := (len(part) + _WEIGHT) * part.num_columns) <= room:
+            if (size := _size(part)) <= room:
                 held[name], room = part, room - size
         whole = unite((name, schemas[name], len(part)) for name, part in keys.items())
         skipped = sorted([*skipped, *((plain(name), plain(told)) for name, told in whole.told)])
@@ -317,65 +326,33 @@ class Ledger:
         table = pa.concat_tables([state.conform(keys[name]) for name in names])
         ends = np.cumsum([len(keys[name]) for name in names])
         best = best_rows(table)
-        rows = np.arange(len(table)) if best is None else best
-        state_rows = table if best is None else table.take(pa.array(best))
-        own = None if mine is None else mine(state_rows.column("cell"))
-        begin = dict(zip(names, ends - [len(keys[name]) for name in names], strict=True))
+        keep = np.ones(len(table), dtype=bool) if best is None else best
+        state_rows = table if best is None else table.filter(pa.array(best))
+        own = keep.copy()
+        if mine is not None:
+            own[keep] = mine(state_rows.column("cell"))
 
-        def parts(rows: npt.NDArray[np.int64]) -> Iterator[pa.Table]:
-            kept = dict(zip(names, np.split(rows, np.searchsorted(rows, ends[:-1])), strict=True))
-            for start in range(0, len(names), _TOGETHER):
-                some = names[start : start + _TOGETHER]
-                again = [name for name in some if name not in held]
-                read = dict(zip(again, self._read(again), strict=True))
-                for name in some:
-                    part = held[name] if name in held else read[name]
-                    if isinstance(part, str):
-                        raise LedgerError(f"{_FOLDER}/{name} was read a moment ago, but now {part}. Compact again")
-                    if len(mine := kept[name] - begin[name]) < len(part):
-                        part = part.take(pa.array(mine))
-                    if len(part):
-                        yield whole.conform(part)
+        def parts(chosen: npt.NDArray[np.bool_]) -> Iterator[pa.Table]:
+            kept = dict(zip(names, np.split(chosen, ends[:-1]), strict=True))
+            again = [name for name in names if name not in held and kept[name].any()]
+            read = self._read(again)
+            for name in names:
+                if not kept[name].any():
+                    continue
+                part = held[name] if name in held else next(read)
+                if isinstance(part, str):
+                    raise LedgerError(f"{_FOLDER}/{name} was read a moment ago, but now {part}. Compact again")
+                yield whole.conform(part if kept[name].all() else part.filter(pa.array(kept[name])))
 
         made_of = len(self.store.list(_FOLDER))
-        for file, chosen in (
-            (OTHERS, rows[:0] if own is None else rows[~own]),
-            (CELLS, rows if own is None else rows[own]),
-        ):
-            if len(chosen) or file == CELLS:
-                self.store.write(file, lambda sink, c=chosen: _write_groups(sink, whole.schema, parts(c), made_of))
+        for file, chosen in ((OTHERS, keep & ~own), (CELLS, own)):
+            if chosen.any() or file == CELLS:
+                self.store.write(file, lambda sink, c=chosen: write_groups(sink, whole.schema, parts(c), made_of))  # type: ignore[misc]
             elif self.store.exists(file):
                 self.store.delete(file)
-        return Scan(state_rows, tuple(skipped), len(names), np.zeros(len(rows)))
+        return Scan(state_rows, tuple(skipped), len(names), np.zeros(len(state_rows)))
 
 
-def _write_groups(sink: BinaryIO, schema: pa.Schema, parts: Iterator[pa.Table], made_of: int) -> None:
-    """Parts as one parquet file, each row group sorted by cell."""
-    most = max(1, _GROUP // len(schema))
-    waiting: list[pa.Table] = []
-    whole = with_description(schema.empty_table()).schema
-    whole = whole.with_metadata({**(_stamped(schema).metadata or {}), _PARTS: str(made_of).encode()})
-    with pq.ParquetWriter(sink, whole, compression="zstd", use_dictionary=_coded(whole)) as writer:
-        for part in chain(parts, [None]):
-            if waiting and (part is None or sum(map(len, waiting)) + len(part) > most):
-                group = pa.concat_tables(waiting)
-                group = group.take(pc.sort_indices(group, sort_keys=[("cell", "ascending")]))
-                group = with_description(group).replace_schema_metadata(whole.metadata)
-                writer.write_table(group, row_group_size=most)
-                waiting = []
-            waiting += [part] * (part is not None)
-
-
-def _parquet(table: pa.Table) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    stamped = table.replace_schema_metadata(_stamped(table.schema).metadata)
-    pq.write_table(stamped, sink, compression="zstd", use_dictionary=_coded(table.schema))
-    return sink.getvalue()
-
-
-def _stamped(schema: pa.Schema) -> pa.Schema:
-    return schema.with_metadata({**(schema.metadata or {}), b"raysweep.version": __version__.encode()})
-
-
-def _coded(schema: pa.Schema) -> list[str]:
-    return [name for name in schema.names if name not in KEYS]
+def _size(part: pa.Table) -> int:
+    """Bytes that a part takes in memory."""
+    return int(part.nbytes) + _WEIGHT * int(part.num_columns)

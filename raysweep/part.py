@@ -11,6 +11,8 @@ import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -19,7 +21,17 @@ from raysweep.errors import LedgerError
 from raysweep.rows import COLUMNS, SCHEMA_VERSION, STAMPS, STATUSES
 from raysweep.store import Store, UnreachableError
 
-__all__ = ["KEYS", "MAX_COLUMNS", "MAX_VALUES", "NEEDED", "PART", "read_part", "read_table"]
+__all__ = [
+    "KEYS",
+    "MAX_COLUMNS",
+    "MAX_ROW_BYTES",
+    "MAX_VALUES",
+    "NEEDED",
+    "PART",
+    "read_part",
+    "read_table",
+    "row_bytes",
+]
 
 PART = re.compile(r"part-[0-9a-f]{16}-\d{1,20}\.parquet")
 KEYS = ("cell", "run")  # distinct words, which no dictionary makes shorter
@@ -27,6 +39,7 @@ NEEDED = (*KEYS, "status", "attempt")
 MAX_VALUES = 1 << 28  # rows times columns
 MAX_COLUMNS = 2000
 _MAX_BYTES = 1 << 30  # of a file, and of its words once decoded
+MAX_ROW_BYTES = _MAX_BYTES // 2  # of a row as it is written: a part of it alone can be read for sure
 _SHORT = 1 << 16  # bytes that the words of a chunk of a column may be without being counted
 _MAX_FOOTER = 1 << 24
 _MAX_GROUPS = 2000
@@ -100,6 +113,15 @@ def read_table(store: Store, path: str) -> Iterator[pa.Table]:
         except (_RefusedError, pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0][:300]
             raise LedgerError(f"store {store.uri}: {path} cannot be read as a table of cells: {reason}") from error
+
+
+def row_bytes(table: pa.Table) -> npt.NDArray[np.int64]:
+    """[rows] how many bytes each row takes: its words, and eight for each column."""
+    size = np.full(len(table), 8 * table.num_columns, dtype=np.int64)
+    for column in table.columns:
+        if pa.types.is_string(column.type):
+            size += pc.fill_null(pc.binary_length(column), 0).to_numpy()
+    return size
 
 
 def _checked_schema(footer: pq.FileMetaData) -> pa.Schema:

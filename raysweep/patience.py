@@ -24,7 +24,10 @@ __all__ = ["PATIENCE", "full", "passing", "patience", "patiently"]
 PATIENCE = 60.0  # seconds from the first failure to the last try, unless the environment's RAYSWEEP_PATIENCE says else
 _PAUSES = (0.1, 8.0)  # seconds after the first failure, and at most; doubled in between
 _LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
-_LASTING_CODES = {errno.EROFS, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP}
+_LASTING_CODES = {
+    *(errno.EROFS, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP, errno.EFBIG, errno.EMLINK, errno.EXDEV),
+    *(errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTTY),  # a file system that cannot do it at all
+}
 _MISTAKES = (RaysweepError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError, MemoryError)
 _REFUSED = re.compile(  # object stores tell by words
     r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|HTTP status 4(?!08|29)\d\d"

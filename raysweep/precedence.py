@@ -24,8 +24,10 @@ _TRAINING = "training_id"  # of a user's function: nobody knows whether it would
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
-def best_rows(table: pa.Table) -> npt.NDArray[np.int64] | None:
-    """Positions of the row to keep for each cell, in order; None for all.
+def best_rows(table: pa.Table) -> npt.NDArray[np.bool_] | None:
+    """[rows] whether a row is the one to keep of its cell; None where all are. Of equals the first stays.
+
+    A mask, because Arrow filters piece by piece, while it takes positions from one piece made of all.
 
     Args:
         table: Columns cell, status, attempt, and training_id where there is one; parts come by name.
@@ -38,16 +40,21 @@ def best_rows(table: pa.Table) -> npt.NDArray[np.int64] | None:
         return _of_trainings(table, cell, held)
     if not equal.any():
         return None
-    maybe = np.sort(order[np.append(equal, False) | np.append(False, equal)])  # few: the rest are alone for sure
-    keep = np.ones(len(table), dtype=bool)
-    keep[maybe] = False
-    keep[maybe[_first_of_each(table.take(pa.array(maybe)))]] = True
-    return np.flatnonzero(keep)
+    maybe = np.zeros(len(table), dtype=bool)  # few: the rest are alone for sure
+    maybe[order[np.append(equal, False) | np.append(False, equal)]] = True
+    keep = ~maybe
+    keep[np.flatnonzero(maybe)[_first_of_each(_only(table, maybe))]] = True
+    return keep
+
+
+def _only(table: pa.Table, rows: npt.NDArray[np.bool_]) -> pa.Table:
+    return table.select(["cell", "status", "attempt"]).filter(pa.array(rows))
 
 
 def _first_of_each(rows: pa.Table) -> npt.NDArray[np.int64]:
     """Of these rows the one that counts for each cell."""
-    cell = pc.dictionary_encode(rows.column("cell").combine_chunks()).indices.to_numpy(zero_copy_only=False)
+    cells = rows.column("cell").cast(pa.large_string()).combine_chunks()
+    cell = pc.dictionary_encode(cells).indices.to_numpy(zero_copy_only=False)
     order = np.lexsort((-_attempts(rows), _status(rows), cell))  # stable: parts come by name
     first = np.ones(len(order), dtype=bool)
     first[1:] = cell[order][1:] != cell[order][:-1]
@@ -73,7 +80,9 @@ def _trainings(table: pa.Table) -> npt.NDArray[np.uint64] | None:
     return np.asarray(words[code.indices.to_numpy()])
 
 
-def _of_trainings(table: pa.Table, cell: npt.NDArray[np.uint64], training: npt.NDArray[np.uint64]) -> Any:
+def _of_trainings(
+    table: pa.Table, cell: npt.NDArray[np.uint64], training: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.bool_] | None:
     status, attempt = _status(table), _attempts(table)
     failed = status == STATUSES.index("failed")
     # A later verdict of the same try takes back what it had recorded.
@@ -87,9 +96,9 @@ def _of_trainings(table: pa.Table, cell: npt.NDArray[np.uint64], training: npt.N
         pair = np.unique(np.stack([where.astype(np.uint64), training[done]]), axis=1)
         if pair.shape[1] > len(of_run):  # some run has finished rows of several trainings
             keep &= failed | np.isin(run * _MIX + training, _chosen(cell, run, training, attempt, done))
-    kept = np.flatnonzero(keep)
-    chosen = kept[_first_of_each(table.take(pa.array(kept)))]
-    return None if len(chosen) == len(table) else np.sort(chosen)
+    best = np.zeros(len(table), dtype=bool)
+    best[np.flatnonzero(keep)[_first_of_each(_only(table, keep))]] = True
+    return None if best.all() else best
 
 
 def _chosen(

@@ -26,7 +26,7 @@ class Progress:
         self._stream = stream
         self._lock = threading.Lock()
         self._last = 0.0
-        self._shown = ""
+        self._shown = self._waits = ""
         self._total, self._done, self._counts = 0, 0, Counts()
         self._started = time.monotonic()
 
@@ -50,6 +50,11 @@ class Progress:
                 self._shown = text
             else:
                 print(text, file=stream, flush=True)
+
+    def wait(self, text: str) -> None:
+        """The passing line while there is nothing to do here: at once where it is a new one."""
+        self._waits, before = text, self._waits
+        self.live(text, force=text != before)
 
     def begin(self, total: int) -> None:
         """Start counting cells, `total` of them."""

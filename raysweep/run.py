@@ -20,8 +20,8 @@ from typing import IO
 
 from raysweep import __version__
 from raysweep.capacity import Device
-from raysweep.claims import Claims, hold
-from raysweep.current import adopt_renamed, current, ledger_of, split
+from raysweep.claims import Claims, hold, who
+from raysweep.current import adopt_renamed, current, ledger_of, left_out
 from raysweep.executors import Executor, Feed, Job
 from raysweep.executors.keeping import sweep_up
 from raysweep.executors.quiet import terminal
@@ -96,6 +96,8 @@ def run(
     progress = Progress(stream)
     ask(store, sweep)
     token = open_store(store, sweep, progress, accept_code, same_as)
+    if weak := store.weaknesses():
+        progress.say(f"warning: store {store.uri}: {'; '.join(weak)}")
     ledger = ledger_of(store, sweep.runs, dict(sweep.axes), sweep.identity)
     stopped = ""
     resources = sweep.file.resources
@@ -131,8 +133,7 @@ def run(
         if not isinstance(sys.exception(), UnreachableError):  # then it cannot be compacted either
             scan = ledger.compact(lambda cells: among(sweep.runs, cells))
     sweep_up(store, sweep.runs, ledger.pending)
-    now = current(store)
-    _, notes = split(now, scan)
+    notes = left_out(current(store), scan)
     return Outcome(*_tally(sweep, scan), time.monotonic() - started, scan, stopped, tuple(notes))
 
 
@@ -212,7 +213,7 @@ def _prepare_world(sweep: Sweep, store: Store, executor: Executor, claims: Claim
     workers = sweep.file.resources.oracle_workers
     name = f"oracle-{recipe_hash(recipe)}"
     while not is_made(store, recipe) and not claims.take(name, {name}):
-        progress.live("oracle: another driver is making it")
+        progress.wait(f"oracle: waiting for {who(claims.holders[name])}, which is making it")
         time.sleep(1.0)
     world, made = prepare(store, recipe, lambda flow: executor.train_flow(flow, store, workers, on_progress))
     claims.release(name)
@@ -269,7 +270,7 @@ def _execute(
         return [whole(one, rest) for one, rest in zip(runs, found, strict=True)] if function else found
 
     most = resources.max_failures if function and plan.runs.cells == plan.sweep.runs.cells else None
-    feed = Feed(plan.packs(), left, claims, resources.attempts, give_up, most, plan.pace)
+    feed = Feed(plan.packs(), left, claims, resources.attempts, give_up, progress.wait, most, plan.pace)
     executor.run(job, feed, progress.count)
     return feed.stopped
 

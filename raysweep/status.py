@@ -1,30 +1,23 @@
-"""What a store holds: done, failed and pending cells, causes of failure, drivers at work; and `doctor`."""
+"""What a store holds: done, failed and pending cells, causes of failure, drivers at work."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import platform
 import secrets
-import shutil
-import sys
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysweep.causes import alike, cause, common
-from raysweep.claims import drivers
-from raysweep.cost import host_memory
+from raysweep.claims import Pulse, drivers
 from raysweep.current import Current, current, split
-from raysweep.errors import LedgerError, RaysweepError, plain
+from raysweep.errors import LedgerError, plain
 from raysweep.ledger import Ledger, Scan
 from raysweep.oracle.recipe import stored_audits
 from raysweep.rows import STATUSES
@@ -32,7 +25,7 @@ from raysweep.runs import Runs
 from raysweep.store import TEMPORARY, Store
 from raysweep.sweep import stored_sweep
 
-__all__ = ["Seen", "doctor", "failures", "status"]
+__all__ = ["Seen", "failures", "status"]
 
 _COLUMNS = ("error", "seconds", "finished_at", "experiment", "experiment_version")
 _WINDOWS = (600.0, 3600.0, 86400.0)  # seconds that "of late" may mean: the first with something in it
@@ -45,6 +38,7 @@ class Seen:
     parts: dict[str, pa.Table] = field(default_factory=dict)
     sweep: str = ""
     current: Current | None = None
+    pulse: Pulse | None = None
 
 
 def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
@@ -62,7 +56,8 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
     seen = Seen() if seen is None else seen
     file, name = stored_sweep(store)
     now, clock = _now(store)
-    at_work = drivers(store, now)  # before the ledger: what a driver that is gone by now has made is read below
+    seen.pulse = seen.pulse or Pulse(store)
+    at_work = drivers(store, now, seen.pulse)  # before the ledger: what a driver that is gone by now has made is read below
     if seen.current is None or seen.sweep != name:
         seen.sweep, seen.current = name, current(store)
     scan, left_out = split(seen.current, seen.current.ledger.scan(_COLUMNS, known=seen.parts))
@@ -84,11 +79,25 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
         "clock": clock,
     }
     if scan.parts:
-        found["pace"] = _pace(scan, now, found["pending"])
-        if "finished_at" in scan.table.schema.names:
-            last = pc.max(scan.table.column("finished_at")).as_py()
-            found["last_row_at"] = last.isoformat() if last else None
+        times = _times(scan, now)
+        found["pace"] = _pace(scan.table, times, now, found["pending"])
+        if last := float(times.max(initial=0.0)):
+            found["last_row_at"] = datetime.fromtimestamp(last, UTC).isoformat(timespec="seconds")
     return found
+
+
+def _times(scan: Scan, now: float) -> npt.NDArray[np.float64]:
+    """[rows] when each was made, in seconds; 0 where nothing says so.
+
+    A row says so itself: a copied store has new file dates. But no row was made after it came to the store, nor is any
+    from the future, whatever its worker's clock said.
+    """
+    known = np.where(scan.landed > 0, np.minimum(scan.landed, now), now)
+    if "finished_at" not in scan.table.schema.names:
+        return np.where(scan.landed > 0, known, 0.0)
+    made = pc.cast(scan.table.column("finished_at"), pa.int64())
+    said = pc.fill_null(made, 0).to_numpy() / 1e6
+    return np.where(said > 0, np.minimum(said, known), np.where(scan.landed > 0, known, 0.0))
 
 
 def _now(store: Store) -> tuple[float, str]:
@@ -115,9 +124,8 @@ def _grid(store: Store, scan: Scan, runs: Runs | None) -> dict[str, Any]:
     return {"total": total, "runs": None, "pending": max(0, total - len(cells)), "done": len(cells)}
 
 
-def _pace(scan: Scan, now: float, pending: int | None) -> dict[str, Any]:
-    """Throughput of late and the time the rest will take at it, from when rows came to the store."""
-    table, landed = scan.table, scan.landed
+def _pace(table: pa.Table, times: npt.NDArray[np.float64], now: float, pending: int | None) -> dict[str, Any]:
+    """Throughput of late and the time the rest will take at it, from when rows were made."""
     busy = None
     if "seconds" in table.schema.names:
         of_runs = table.select(["run", "seconds"]).group_by("run").aggregate([("seconds", "max")])
@@ -129,14 +137,14 @@ def _pace(scan: Scan, now: float, pending: int | None) -> dict[str, Any]:
         "cells_per_second": None,
         "remaining_seconds": None,
     }
-    finished = landed[np.array(pc.not_equal(table.column("status"), "failed"))]
-    if not landed.max(initial=0.0):
-        return pace  # the store keeps no times
-    pace["last_rows_age"] = round(max(0.0, now - float(landed.max())), 1)
+    finished = times[np.array(pc.not_equal(table.column("status"), "failed"))]
+    if not times.max(initial=0.0):
+        return pace  # nothing says when
+    pace["last_rows_age"] = round(now - float(times.max()), 1)
     for window in _WINDOWS:
         late = finished[finished > now - window]
         first = late.min(initial=now)
-        # What came with the first part was made before it came: it marks the start and is not counted.
+        # What was made first marks the start and is not counted.
         counted, span = int((late > first).sum()), now - float(first)
         if counted and span > 0:
             rate = counted / span
@@ -186,74 +194,3 @@ def _worlds(store: Store) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing the doctor looked at."""
-
-    name: str
-    ok: bool
-    value: str
-    remedy: str = ""
-
-
-def doctor(store: Store | None = None) -> list[Finding]:
-    """What would keep a sweep from running here, each with a remedy."""
-    needed = ("ray", "torch", "nflows", "pyarrow", "pydantic", "polars", "matplotlib")
-    found = [
-        Finding("python", (3, 11) <= sys.version_info[:2] < (3, 13), platform.python_version(), "use 3.11 or 3.12")
-    ]
-    for name in needed:
-        try:
-            found.append(Finding(name, True, version(name)))
-        except PackageNotFoundError:
-            reports = name in ("polars", "matplotlib")
-            remedy = "fit and report need it" if reports else "pip install raysweep"
-            found.append(Finding(name, False, "missing", remedy))
-    found.append(Finding("cpus", True, str(os.cpu_count())))
-    memory = host_memory() / 2**30
-    found.append(Finding("memory", memory > 2, f"{memory:.1f} GiB free", "Ray needs about 2 GiB"))
-    for place in (tempfile.gettempdir(), "/dev/shm"):
-        if Path(place).is_dir():
-            free = shutil.disk_usage(place).free / 2**30
-            found.append(Finding(f"disk {place}", free > 1, f"{free:.1f} GiB free", "Ray keeps objects and logs here"))
-    threads = os.environ.get("OMP_NUM_THREADS")
-    found.append(
-        Finding("OMP_NUM_THREADS", threads is None, threads or "unset", "unset it: it overrides cpus per pack")
-    )
-    found.append(_gpu())
-    if store is not None:
-        found.append(_writable(store))
-        torn = Ledger(store).scan(["cell"]).skipped
-        found.append(Finding("ledger files", not torn, f"{len(torn)} unreadable", "see `raysweep status`"))
-    return found
-
-
-def _gpu() -> Finding:
-    try:
-        import torch
-
-        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    except (ImportError, RuntimeError) as error:
-        return Finding("gpus", False, str(error), "repair torch")
-    return Finding("gpus", True, ", ".join(names) or "none; packs run on CPUs")
-
-
-def _writable(store: Store) -> Finding:
-    there = store.exists()
-    try:
-        store.write("doctor.tmp", b"")
-        store.delete("doctor.tmp")
-    except RaysweepError as error:
-        return Finding("store", False, str(error), "give another --store")
-    if not there:  # nothing of a mistyped name is left behind
-        with contextlib.suppress(OSError):
-            store.fs.delete_dir(store.path())
-        return Finding("store", True, f"{store.uri} does not exist yet; it can be made")
-    return Finding("store", True, f"{store.uri} is writable")
-
-
-def as_json(findings: list[Finding]) -> list[Mapping[str, Any]]:
-    """Plain data."""
-    return [{"name": f.name, "ok": f.ok, "value": f.value, "remedy": f.remedy} for f in findings]

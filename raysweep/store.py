@@ -1,8 +1,8 @@
 """A store: one sweep's folder, on a local path or any URI that pyarrow or fsspec can open.
 
-Everything is written whole: a temporary file (locally a synced one) takes the final name, on an object store one
-completed upload appears at it. A reader therefore sees a file entire or not at all. What fails for a passing reason is
-tried again for a minute (`patience.py`) before it is an error.
+Everything is written whole: a temporary file (locally a synced one, `disk.py`) takes the final name, on an object store
+one completed upload appears at it. A reader therefore sees a file entire or not at all. What fails for a passing reason
+is tried again for a minute (`patience.py`) before it is an error.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ import contextlib
 import json
 import os
 import re
-import secrets
 import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from pyarrow import fs as pafs
 
+from raysweep import disk
+from raysweep.disk import TEMPORARY, WEAKNESSES, Content, temporary_name
 from raysweep.errors import LedgerError, RaysweepError
 from raysweep.guard import base_name, below, check_uri, read_stream, regular
 from raysweep.patience import full, passing, patiently
 
 __all__ = ["STALE", "TEMPORARY", "Store", "UnreachableError"]
 
-TEMPORARY = ".tmp-"
 STALE = 3600.0  # seconds after which a temporary file's writer is taken for dead
 _WHOLE = re.compile(r"s3|gcs|abfs|py::fsspec\+(s3a?|gc?s|abfss?|az|memory)")  # a file appears when its upload completes
 _TRIES = 3  # of a request, by Amazon's own client
@@ -38,7 +38,6 @@ T = TypeVar("T")
 _MOST = 1 << 40  # bytes of any file
 _PIECE = 1 << 24  # bytes
 _MOST_TEXT = 1 << 26  # bytes of a text or JSON file
-Content: TypeAlias = "bytes | pa.Buffer | Callable[[BinaryIO], None]"
 
 
 class UnreachableError(LedgerError):
@@ -93,6 +92,14 @@ class Store:
         except (OSError, ValueError, pa.ArrowException) as error:
             kind = UnreachableError if passing(error) else LedgerError
             raise kind(f"store: cannot be opened, got {self.uri!r}: {error}") from error
+
+    @cached_property
+    def _weak(self) -> set[str]:
+        return set()
+
+    def weaknesses(self) -> builtins.list[str]:
+        """What the file system was found to lack while this object wrote to it, and what that costs: a phrase each."""
+        return [told for name, told in WEAKNESSES.items() if name in self._weak]
 
     @property
     def fs(self) -> pafs.FileSystem:
@@ -232,7 +239,7 @@ class Store:
 
     def _put(self, path: str, data: Content) -> None:
         if self.is_local:
-            _replace(Path(path), data)
+            disk.replace(Path(path), data, self._weak)
             return
         if not callable(data):
             self._upload(path, pa.BufferReader(data))
@@ -245,7 +252,7 @@ class Store:
     def _upload(self, path: str, source: Any) -> None:
         whole = _WHOLE.fullmatch(self.fs.type_name) is not None
         folder, _, name = path.rpartition("/")
-        target = path if whole else f"{folder}/{_temporary(name)}"
+        target = path if whole else f"{folder}/{temporary_name(name)}"
         try:
             with self.fs.open_output_stream(target) as stream:
                 shutil.copyfileobj(source, stream, _PIECE)
@@ -266,20 +273,11 @@ class Store:
             return True
         path = Path(self.path(name))
 
-        def link() -> bool:
+        def make() -> bool:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(_temporary(path.name))
-            try:
-                _replace(temporary, data)
-                os.link(temporary, path)  # unlike a rename, fails where the name is taken
-            except FileExistsError:
-                return False
-            finally:
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
-            return True
+            return disk.create(path, data, self._weak)
 
-        return self._do(f"{name} cannot be written", link)
+        return self._do(f"{name} cannot be written", make)
 
     def write_json(self, name: str, data: Any) -> None:
         self.write(name, json.dumps(data, indent=1, sort_keys=True).encode())
@@ -306,7 +304,7 @@ class Store:
         root = Path(self.path())
         if not self.is_local or not root.is_dir():
             return 0
-        clock = root / _temporary("clock")
+        clock = root / temporary_name("clock")
         self._do("cannot be written", lambda: clock.write_bytes(b""))
         now, swept = clock.stat().st_mtime, 0
         clock.unlink(missing_ok=True)
@@ -329,25 +327,3 @@ def _one_request(opened: pafs.FileSystem) -> pafs.FileSystem:
     remake, (options,) = opened.__reduce__()
     options["retry_strategy"] = pafs.AwsStandardS3RetryStrategy(max_attempts=_TRIES)
     return remake({**options, "allow_delayed_open": True} if "allow_delayed_open" in options else options)
-
-
-def _temporary(name: str) -> str:
-    return f"{TEMPORARY}{secrets.token_hex(6)}-{name}"[:200]
-
-
-def _replace(path: Path, data: Content) -> None:
-    temporary = path.with_name(_temporary(path.name))
-    try:
-        with open(temporary, "xb") as stream:
-            data(stream) if callable(data) else stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -17,7 +17,7 @@ from raysweep.axes import Axis
 from raysweep.errors import LedgerError
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.ledger import CELLS, Ledger, sequence
-from raysweep.part import read_part
+from raysweep.part import read_part, row_bytes
 from raysweep.remaining import subtract
 from raysweep.rows import Stamp, failure_rows, row_schema, stamp
 from raysweep.store import Store
@@ -139,8 +139,9 @@ def test_a_large_ledger_is_compacted_part_by_part(
     assert expected["cell"].is_sorted()
     assert len(expected) == len(whole.table) == 10
     assert expected.equals(pl.DataFrame(ledger.scan().table).sort("cell"))
-    for name, value in {"_HELD": held, "_GROUP": 4 * expected.width, "_TOGETHER": 2}.items():
-        monkeypatch.setattr(f"raysweep.ledger.{name}", value)
+    row = int(row_bytes(ledger.scan().table).max())
+    for name, value in {"ledger._HELD": held, "pieces.GROUP": 4 * row, "ledger._TOGETHER": 2}.items():
+        monkeypatch.setattr(f"raysweep.{name}", value)
     streamed = ledger.compact()
     file = pq.ParquetFile(pa.BufferReader(any_store.read(CELLS)))
     assert file.num_row_groups > 2
@@ -159,7 +160,7 @@ def test_what_cannot_be_compacted_leaves_the_table_there_was(
     before = any_store.read(CELLS)
     last = ledger.append(rows(sweep, [1], [1]), next(numbers))
     monkeypatch.setattr("raysweep.ledger._HELD", 0)
-    monkeypatch.setattr("raysweep.ledger._GROUP", 1)
+    monkeypatch.setattr("raysweep.pieces.GROUP", 1)
     reads = iter(range(2, 100))
 
     def damaged(store: Store, path: str, columns: object = None) -> pa.Table | str:

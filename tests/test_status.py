@@ -71,25 +71,42 @@ def test_a_store_without_a_row(opened: tuple[Sweep, Store]) -> None:
     assert json.loads(json.dumps(found)) == found  # plain data
 
 
-def test_pace_is_by_the_stores_clock_whatever_the_workers_clocks_say(opened: tuple[Sweep, Store]) -> None:
+def test_no_row_is_from_the_future_or_younger_than_its_file(opened: tuple[Sweep, Store]) -> None:
     sweep, store = opened
-    for i, skew in enumerate([-86400.0, 7200.0, 0.0, 1e6]):  # a part each 30 s, the first 100 s ago
+    for i, skew in enumerate([-100.0, 7200.0, 0.0, 1e6]):  # a part each 30 s, the first 100 s ago
         add(sweep, store, i, age=100.0 - 30 * i, skew=skew)
     found = status(store)
     assert found["clock"] == "store"
     assert (found["done"], found["pending"]) == (12, 6)
     pace = found["pace"]
     assert pace["window_seconds"] == pytest.approx(100, abs=5)
-    assert pace["cells_per_second"] == pytest.approx(9 / 100, rel=0.05)  # those of the first part were made before
+    assert pace["cells_per_second"] == pytest.approx(9 / 100, rel=0.05)  # the first rows mark the start
     assert pace["remaining_seconds"] == pytest.approx(6 / 0.09, rel=0.05)
     assert pace["last_rows_age"] == pytest.approx(10, abs=5)
     assert pace["busy_seconds"] == pytest.approx(8.0)
+    assert abs(datetime.now(UTC) - timedelta(seconds=10) - datetime.fromisoformat(found["last_row_at"])).seconds < 5
+
+
+@pytest.mark.parametrize("finished", [86400.0 * 400, 3600.0 * 3, 30.0])
+def test_a_copied_store_has_the_pace_of_its_rows_and_not_of_its_files(
+    opened: tuple[Sweep, Store], finished: float
+) -> None:
+    """All files of a copy are new."""
+    sweep, store = opened
+    for i in range(4):
+        add(sweep, store, i, age=5.0 - i, skew=-finished - 100.0 * (3 - i))
+    pace = status(store)["pace"]
+    assert pace["last_rows_age"] == pytest.approx(finished, abs=5)
+    if finished > 86400:
+        assert pace["cells_per_second"] is None
+    else:
+        assert pace["cells_per_second"] == pytest.approx(9 / (finished + 300), rel=0.1)
 
 
 def test_an_old_store_has_no_pace_and_failed_cells_are_no_progress(opened: tuple[Sweep, Store]) -> None:
     sweep, store = opened
     for i in range(3):
-        add(sweep, store, i, age=1e6 - i)
+        add(sweep, store, i, age=1e6 - i)  # as its files say; the rows were made just now
     pace = status(store)["pace"]
     assert pace["cells_per_second"] is None
     assert pace["last_rows_age"] == pytest.approx(1e6, rel=0.01)
@@ -219,14 +236,29 @@ def test_the_next_look_reads_new_parts_only(opened: tuple[Sweep, Store], monkeyp
     assert not list(Path(store.path()).glob(".tmp-*"))  # nor does looking leave anything behind
 
 
-def test_a_store_in_memory_keeps_no_times(memory_store: Store, make_sweep: Callable[..., Sweep]) -> None:
+def test_a_store_in_memory_keeps_no_times_but_its_rows_do(
+    memory_store: Store, make_sweep: Callable[..., Sweep]
+) -> None:
     sweep = make_sweep(FUNCTION_SWEEP)
     run(sweep, memory_store, make_executor("inline"))
     Claims(memory_store, "host-1-aa").beat()
     found = status(memory_store)
     assert (found["done"], found["clock"]) == (18, "this host")
-    assert found["pace"]["last_rows_age"] is None
+    assert 0.0 <= found["pace"]["last_rows_age"] < 10.0
     assert found["drivers"][0]["heartbeat_age"] is None
+
+
+def test_a_driver_from_the_future_is_silent_once_it_did_not_beat_for_a_lease(
+    opened: tuple[Sweep, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, store = opened
+    Claims(store, "host-1-aa").beat()
+    os.utime(store.path("claims/host-1-aa.heartbeat"), (time.time() + 1e6, time.time() + 1e6))
+    seen = Seen()
+    assert status(store, seen)["drivers"][0]["alive"]
+    monkeypatch.setattr("raysweep.claims.LEASE", 0.0)
+    (found,) = status(store, seen)["drivers"]
+    assert (found["alive"], found["heartbeat_age"]) == (False, None)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -10,7 +11,9 @@ from raysweep.cli.show import print_json, print_table
 from raysweep.cli.status import status
 from raysweep.errors import LedgerError, OracleError
 from raysweep.ledger import Ledger
+from raysweep.oracle.recipe import folder_of, stored_audits
 from raysweep.store import Store
+from raysweep.sweep import stored_runs, stored_sweep
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A sweep's folder or URI.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -34,9 +37,12 @@ def report(store: StoreArgument) -> None:
 
 def audit(
     oracle: Annotated[
-        str, typer.Argument(metavar="ORACLE", help="A world's folder, or a store that holds one.", show_default=False)
+        str, typer.Argument(metavar="ORACLE", help="A store, or one world's folder.", show_default=False)
     ],
-    temperature: Annotated[list[float] | None, typer.Option(help="Latent temperature; may be repeated.")] = None,
+    temperature: Annotated[
+        list[float] | None,
+        typer.Option(help="Latent temperature; may be repeated. Default: those that the store's sweeps used."),
+    ] = None,
     items: Annotated[int, typer.Option(min=100, help="Generated pairs.")] = 8192,
     json: Json = False,
 ) -> None:
@@ -48,7 +54,11 @@ def audit(
     folders = [""] if store.exists("recipe.json") else [f"oracle/{f}" for f in store.folders("oracle")]
     if not folders:
         raise OracleError(f"audit: {oracle} must be a world's folder or a store with one, but holds neither")
-    found = [check(load_world(store, f), t, items).to_json() for f in folders for t in temperature or [1.0]]
+    todo = [(folder, t) for folder in folders for t in temperature or temperatures(store, folder)]
+    found = []
+    for i, (folder, t) in enumerate(todo, 1):
+        print(f"audit {i} of {len(todo)}: {folder or oracle} at temperature {t:g}", file=sys.stderr, flush=True)
+        found.append(check(load_world(store, folder), t, items).to_json())
     if json:
         print_json(found)
     else:
@@ -66,6 +76,22 @@ def audit(
         raise typer.Exit(1)
 
 
+def temperatures(store: Store, folder: str) -> list[float]:
+    """At which a store's sweeps used a world: those of the sweep last run, if it is its world's, and those at which
+    earlier runs audited it; 1 where nothing says more.
+
+    Args:
+        store: A store, or a world's own folder.
+        folder: The world's folder within it.
+    """
+    used = {audit["temperature"] for audit in stored_audits(store, folder)}
+    if store.exists("env.json"):
+        world = stored_sweep(store)[0].world
+        if world is not None and folder == folder_of(world) and (runs := stored_runs(store)) is not None:
+            used |= {float(t) for t in runs.values.get("temperature", (1.0,)) if isinstance(t, int | float)}
+    return sorted(used) or [1.0]
+
+
 def compact(store: StoreArgument) -> None:
     """Rewrite cells.parquet from the ledger's parts."""
     scan = Ledger(Store(store)).compact()
@@ -80,15 +106,18 @@ def doctor(
     store: Annotated[str | None, typer.Option("--store", metavar="URI", help="Also check this store.")] = None,
     json: Json = False,
 ) -> None:
-    """Look for what would keep a sweep from running here. Exit 1 if something is wrong."""
-    from raysweep.status import as_json
-    from raysweep.status import doctor as look
+    """Look for what would keep a sweep from running here; in a store, try all that a run does. Exit 1 if it fails."""
+    from raysweep.doctor import as_json
+    from raysweep.doctor import doctor as look
 
     found = look(Store(store) if store else None)
     if json:
         print_json(as_json(found))
     else:
-        rows = [[f.name, "ok" if f.ok else "FAILED", f.value, "" if f.ok else f.remedy] for f in found]
+        rows = [
+            [f.name, "FAILED" if not f.ok else "weak" if f.weak else "ok", f.value, "" if f.ok else f.remedy]
+            for f in found
+        ]
         print_table(["what", "", "value", "remedy"], rows)
     if not all(f.ok for f in found):
         raise typer.Exit(1)

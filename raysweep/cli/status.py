@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from raysweep.cli.show import print_json
+from raysweep.errors import plain
 from raysweep.progress import clock
 from raysweep.store import Store
 
@@ -26,7 +27,12 @@ _CAUSES, _WORDS, _FILES = 10, 20, 5  # shown of each kind: causes, lines of a re
 
 def status(
     store: Annotated[str, typer.Argument(metavar="STORE", help="A sweep's folder or URI.", show_default=False)],
-    watch: Annotated[bool, typer.Option("--watch", help="Look again and again until the sweep is done.")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Look again and again until the sweep is done; wait for a store that is not there yet."
+        ),
+    ] = False,
     every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Between two looks of --watch.")] = 5.0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON; with --watch one line a look.")] = False,
 ) -> None:
@@ -42,9 +48,14 @@ def status(
         else:
             print("\n".join(lines(found, _width())))
         return
-    driven = False
+    driven = waits = False
     try:
         while True:
+            if not target.exists("env.json"):
+                _wait(store, json, again=waits)
+                waits = True
+                time.sleep(every)
+                continue
             found = look(target, seen)
             if json:
                 print(json_module.dumps(found, default=str), flush=True)
@@ -56,6 +67,15 @@ def status(
             time.sleep(every)
     except KeyboardInterrupt:
         return  # a watch ends when one stops watching
+
+
+def _wait(store: str, json: bool, again: bool) -> None:
+    """Say that there is no store yet: with --json a line a look, on a terminal one page, elsewhere once."""
+    line = f"waiting for {store} to be made"
+    if json:
+        print(json_module.dumps({"store": store, "waiting": line}), flush=True)
+    elif sys.stdout.isatty() or not again:
+        _show([plain(line)])
 
 
 def _width() -> int | None:
@@ -140,8 +160,9 @@ def _driver(driver: Mapping[str, Any]) -> str:
     age = driver["heartbeat_age"]
     link = f", dashboard {driver['dashboard']}" if driver["dashboard"] else ""
     if not driver["alive"]:
-        return f"{who}: SILENT for {_age(age)}; its {driver['packs']:,} packs are free for others"
-    heard = f"heard of {_age(age)} ago" if age is not None else "age unknown: this store keeps no times"
+        since = f" for {_age(age)}" if age is not None else ""
+        return f"{who}: SILENT{since}; its {driver['packs']:,} packs are free for others"
+    heard = f"heard of {_age(age)} ago" if age is not None else "age unknown: its file has no time, or a future one"
     return f"{who}: {driver['packs']:,} packs, {heard}{link}"
 
 

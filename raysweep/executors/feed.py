@@ -32,6 +32,7 @@ class Feed:
         claims: Of this driver.
         attempts: Tries of a pack whose worker dies.
         give_up: Called with a pack's unfinished runs and the reason when it is not tried again; returns its counts.
+        on_wait: Called again and again with a line that says for whom, while all that is left is held by others.
         most: Failures for one and the same reason, before any success, after which nothing more is begun; None for any
             number.
         pace: Told how long packs take.
@@ -44,6 +45,7 @@ class Feed:
         claims: Claims,
         attempts: int,
         give_up: Callable[[Pack, str], Counts],
+        on_wait: Callable[[str], object] = str,
         most: int | None = None,
         pace: Pace | None = None,
     ) -> None:
@@ -61,7 +63,8 @@ class Feed:
         self._signs: dict[str, float] = {}  # of packs in flight: when something was last heard of them
         self._begun: dict[str, float] = {}
         self.stopped = ""  # why nothing more is begun
-        self._pending, self._claims, self._attempts, self._give_up = pending, claims, attempts, give_up
+        self._pending, self._claims, self._attempts = pending, claims, attempts
+        self._give_up, self._on_wait = give_up, on_wait
 
     @property
     def finished(self) -> bool:
@@ -91,6 +94,8 @@ class Feed:
             self._looked = now
             self._look()
         if not self._ready:
+            if self.idle:
+                self._on_wait(self._claims.waiting(pack.id for pack in self._held))
             return None
         pack = self._ready.popleft()
         self._flying[pack.id] = pack

@@ -147,7 +147,7 @@ class _KeptAudit(BaseModel):
 def stored_audits(store: Store, folder: str) -> list[dict[str, Any]]:
     """The audits kept beside a world; none where the file is missing or damaged (it is then made anew)."""
     try:
-        found = TypeAdapter(list[_KeptAudit]).validate_json(store.read_text(f"{folder}/audit.json"))
+        found = TypeAdapter(list[_KeptAudit]).validate_json(store.read_text(f"{folder}/audit.json".lstrip("/")))
     except (LedgerError, ValidationError):
         return []
     return [audit.model_dump() for audit in found]

@@ -121,3 +121,31 @@ def test_watching_ends_when_nothing_is_pending(arguments: list[str], tmp_path: P
     else:
         assert re.match(r"\d\d:\d\d:\d\d\n", said[0])
         assert "  18 ok of 18; 0 pending\n" in said
+
+
+@pytest.mark.parametrize("arguments", [["--json"], []])
+def test_watching_waits_for_a_store_that_is_about_to_be_made(arguments: list[str], tmp_path: Path) -> None:
+    sweep, store = from_mapping(FUNCTION_SWEEP, "sweep.yaml", [HERE]), Store(str(tmp_path / "store"))
+    command = [sys.executable, "-m", "raysweep", "status", store.uri, "--watch", "--every", "0.2", *arguments]
+    watch = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE)
+    assert watch.stdout is not None
+    first = [watch.stdout.readline() for _ in range(1 if arguments else 2)]  # with the time of day above
+    assert not (tmp_path / "store").exists()  # looking makes nothing
+    assert run(sweep, store, make_executor("inline")).counts.ok == 18
+    said, _ = watch.communicate(timeout=60)
+    assert watch.returncode == 0
+    waiting = f"waiting for {store.uri} to be made"
+    if arguments:
+        assert json.loads(first[0]) == {"store": store.uri, "waiting": waiting}
+        assert json.loads(said.splitlines()[-1])["pending"] == 0
+    else:
+        assert first[1] == f"{waiting}\n"
+        assert waiting not in said
+        assert "  18 ok of 18; 0 pending\n" in said
+
+
+def test_a_silent_driver_of_unknown_age_is_marked() -> None:
+    silent = {**FOUND["drivers"][0], "alive": False, "heartbeat_age": None}
+    assert "  driver node7 (process 42): SILENT; its 3 packs are free for others" in lines(
+        {**FOUND, "drivers": [silent]}
+    )

@@ -121,6 +121,26 @@ def test_a_pack_another_driver_holds_waits_and_is_taken_when_released(
     assert taken(feed).id == pack.id
 
 
+def test_while_all_that_is_left_is_held_by_others_it_is_said_by_whom(
+    tmp_path: Path, pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WAIT", 0.0)
+    store, said = Store(str(tmp_path)), []  # type: ignore[var-annotated]
+    other = Claims(store, "host-a-123-c0ffee")
+    one, two, three = (make_pack(pack.runs.take([i])) for i in range(3))
+    assert other.take_all({p.id: p.run_keys for p in (one, two)}) == {one.id, two.id}
+    feed = Feed([one, two, three], Ledger(store).pending_each, Claims(store, "me"), 3, Given(), said.append)
+    mine = taken(feed)
+    assert mine.id == three.id
+    assert feed.ask() is None
+    assert said == []  # a pack is in flight: there is progress to show
+    feed.done(mine.id)
+    assert feed.ask() is None
+    other.release(one.id)
+    assert said == ["waiting for host-a (process 123), which holds 2 packs"]
+    assert not feed.finished
+
+
 def test_packs_are_claimed_several_at_a_time(
     tmp_path: Path, make_sweep: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -183,7 +183,7 @@ def test_a_footer_that_announces_too_many_rows_is_not_read(tmp_path: Path, monke
 
 
 def test_a_long_append_becomes_parts_that_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raysweep.ledger.MAX_VALUES", 8)
+    monkeypatch.setattr("raysweep.pieces.MAX_VALUES", 8)
     table = pa.table({**SOUND, "cell": ["aa"]})
     rows = pa.concat_tables([table.set_column(0, "cell", pa.array([c])) for c in ("aa", "ab", "ac", "ad", "ae")])
     ledger = Ledger(Store(str(tmp_path)))
