@@ -151,7 +151,6 @@ class Ledger:
     store: Store
     respelled: Respelled | None = None
 
-
     def append(self, rows: pa.Table, number: int, patience: float | None = None) -> str:
         """Write one part and return its name; what is longer than a part may be becomes several.
 

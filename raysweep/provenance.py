@@ -40,7 +40,8 @@ def _entry(known: Mapping[str, Any], key: str) -> dict[str, Any]:
     parts = {name: found.get(name) for name in ("codes", "defaults")}
     accepted, axes = found.get("accepted"), found.get("axes")
     return {
-        **{name: part if isinstance(part, dict) else {} for name, part in parts.items()},
+        **{name: dict(part) if isinstance(part, dict) else {} for name, part in parts.items()},
+        "last": str(found.get("last", "")),
         "accepted": [str(sha) for sha in accepted] if isinstance(accepted, list) else [],
         "axes": [str(axis) for axis in axes] if isinstance(axes, list) else [],
     }
@@ -90,7 +91,7 @@ def remember(store: Store, sweep: Sweep, accept: bool = False) -> list[str]:
     entry, said = _entry(known, name), []
     is_new = code.sha not in entry["codes"]
     if code.sha and is_new and entry["codes"]:
-        last = next(reversed(entry["codes"].values()))
+        last = entry["codes"].get(entry["last"])
         differ = changes(last if isinstance(last, dict) else {}, code.parts)
         what = "; ".join(differ[:5]) + (f"; and {len(differ) - 5} more" if len(differ) > 5 else "")
         if not accept:
@@ -103,8 +104,8 @@ def remember(store: Store, sweep: Sweep, accept: bool = False) -> list[str]:
         said += _of_old_store(store, sweep, entry, accept)
     if accept:
         entry["accepted"] = sorted({*entry["accepted"], *entry["codes"], code.sha, "none"})
-    if is_new and code.sha:
-        entry["codes"][code.sha] = dict(code.parts)
+    if code.sha:
+        entry["codes"][code.sha], entry["last"] = dict(code.parts), code.sha
         while len(entry["codes"]) > _MOST:
             entry["codes"].pop(next(iter(entry["codes"])))
     axes = [n for n, a in sweep.axes.items() if a.kind != "observed"]

@@ -253,7 +253,8 @@ def _execute(
         return Counts(failed=len(rows))
 
     progress.say(
-        f"plan: {plan.runs.cells:,} cells -> {len(plan.runs):,} runs -> {plan.pack_count:,} packs"
+        f"plan: {plan.runs.cells:,} cells -> {len(plan.runs):,} runs"
+        + ("" if function else f" -> {plan.pack_count:,} packs")
         + (f", {plan.flops:.2g} FLOP" if plan.flops else "")
     )
     progress.begin(plan.runs.cells)

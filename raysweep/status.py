@@ -18,7 +18,7 @@ from raysweep.causes import alike, cause, common
 from raysweep.claims import Pulse, drivers
 from raysweep.current import Current, current, split
 from raysweep.errors import LedgerError, plain
-from raysweep.ledger import Ledger, Scan
+from raysweep.ledger import Scan
 from raysweep.oracle.recipe import stored_audits
 from raysweep.rows import STATUSES
 from raysweep.runs import Runs
@@ -57,7 +57,9 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
     file, name = stored_sweep(store)
     now, clock = _now(store)
     seen.pulse = seen.pulse or Pulse(store)
-    at_work = drivers(store, now, seen.pulse)  # before the ledger: what a driver that is gone by now has made is read below
+    at_work = drivers(
+        store, now, seen.pulse
+    )  # before the ledger: what a driver that is gone by now has made is read below
     if seen.current is None or seen.sweep != name:
         seen.sweep, seen.current = name, current(store)
     scan, left_out = split(seen.current, seen.current.ledger.scan(_COLUMNS, known=seen.parts))

@@ -30,8 +30,8 @@ from raysweep.experiments.inferred import axis_names
 from raysweep.grid import expand
 from raysweep.laws.forms import law
 from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, Recipe, recipe_hash, shape_of
-from raysweep.rows import RESERVED, row_schema
 from raysweep.override import read_overrides
+from raysweep.rows import RESERVED, row_schema
 from raysweep.runs import Runs
 from raysweep.store import Store
 from raysweep.terms import Term

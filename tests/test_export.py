@@ -331,6 +331,7 @@ def test_what_cannot_be_exported_says_why(
         export(store, "tensorboard", str(tmp_path / "file"))
     for name, _ in store.list("ledger"):
         store.delete(f"ledger/{name}")
+    store.delete("cells.parquet")
     with pytest.raises(LedgerError, match="its ledger is empty"):
         export(store, "tensorboard", str(tmp_path / "logs"))
     assert json.loads(store.read("env.json"))["cells"] == 6

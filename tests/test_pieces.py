@@ -153,7 +153,7 @@ def test_few_large_parts_are_held_at_a_time(tmp_path: Path, monkeypatch: pytest.
 def test_row_groups_hold_what_fits_and_small_parts_share_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raysweep.pieces.GROUP", 20 * int(row_bytes(rows(["x"]))[0]))
     with open(tmp_path / "cells.parquet", "wb") as sink:
-        write_groups(sink, rows(["a"]).schema, [rows(["x"] * 7, 7 * i) for i in reversed(range(5))])
+        write_groups(sink, rows(["a"]).schema, [rows(["x"] * 7, 7 * i) for i in reversed(range(5))], 5)
     file = pq.ParquetFile(tmp_path / "cells.parquet")
     groups = [file.read_row_group(i) for i in range(file.num_row_groups)]
     assert [len(group) for group in groups] == [14, 14, 7]

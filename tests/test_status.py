@@ -192,7 +192,7 @@ def test_totals_where_the_experiment_cannot_be_imported(
     add(sweep, store, 0)
     add(sweep, store, 1, "failed", "x")
     here = status(store)
-    monkeypatch.setattr("raysweep.status.stored_runs", lambda store: None)
+    monkeypatch.setattr("raysweep.current.stored_runs", lambda store: None)
     there = status(store)
     assert there["runs"] is None
     assert (

@@ -9,6 +9,7 @@ import typer
 
 from raysweep.cli.show import print_json, print_table
 from raysweep.cli.status import status
+from raysweep.current import current
 from raysweep.errors import LedgerError, OracleError
 from raysweep.ledger import Ledger
 from raysweep.oracle.recipe import folder_of, stored_audits
@@ -94,7 +95,9 @@ def temperatures(store: Store, folder: str) -> list[float]:
 
 def compact(store: StoreArgument) -> None:
     """Rewrite cells.parquet from the ledger's parts."""
-    scan = Ledger(Store(store)).compact()
+    target = Store(store)
+    now = current(target) if target.exists("env.json") else None
+    scan = Ledger(target).compact() if now is None else now.ledger.compact(now.mine)
     if not scan.parts:
         raise LedgerError(f"compact: {store} must hold a ledger with parts, but holds none")
     print(f"{len(scan.table):,} cells from {scan.parts:,} parts -> {store.rstrip('/')}/cells.parquet")

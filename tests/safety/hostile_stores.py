@@ -30,6 +30,7 @@ from raysweep.oracle.recipe import GaussianRecipe, stored_audits
 from raysweep.oracle.world import adopt, load_world, make_flow
 from raysweep.part import read_part
 from raysweep.progress import Progress
+from raysweep.provenance import accepted_codes, ask, remember
 from raysweep.rows import Stamp, failure_rows, row_schema
 from raysweep.run import open_store
 from raysweep.status import status
@@ -234,6 +235,7 @@ def run_store(files: dict[str, bytes]) -> None:
     asked: dict[str, list[Callable[[], Any]]] = {
         "env.json": [lambda: status(store), lambda: open_store(store, GRID, Progress(lambda: io.StringIO()))],
         "store.json": [lambda: open_store(store, GRID, Progress(lambda: io.StringIO()))],
+        "code.json": [lambda: ask(store, GRID), lambda: remember(store, GRID), lambda: accepted_codes(store)],
         "sweeps": [lambda: stored_runs(store)],
         "axes": [lambda: stored_runs(store)],
         "oracle": [lambda: load_world(store, "oracle/w"), lambda: stored_audits(store, "oracle/w")],

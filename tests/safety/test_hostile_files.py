@@ -232,8 +232,10 @@ def test_damaged_audits_are_none(text: str, tmp_path: Path) -> None:
 
 def test_words_of_a_store_stay_words(tmp_path: Path, make_sweep: Callable[..., Sweep]) -> None:
     store = Store(str(tmp_path))
-    run(make_sweep(FUNCTION_SWEEP), store, make_executor("inline"))
-    table = Ledger(store).scan().table
+    sweep = make_sweep(FUNCTION_SWEEP)
+    run(sweep, store, make_executor("inline"))
+    store.delete(f"axes/{sweep.hash}.json")  # whose rows count is then not known: all do
+    table = Ledger(store).scan().table.drop_columns(["columns"])
     script = "<script>alert(1)</script>"
     for i, word in enumerate((script, "$\\frac{$ $", "\x1b[2Jx", "../../up")):
         arm = pa.field("a/../../../<b>", pa.string(), metadata={"role": "axis", "kind": "shape"})
