@@ -57,7 +57,7 @@ def test_each_model_has_a_curve_an_exponent_and_a_forecast(table: Path, capsys: 
     ("options", "message"),
     [
         (["--successes", "c", "--trials", "m"], "There is no column 'm'"),
-        (["--successes", "model", "--trials", "n"], "column 'model' must hold whole numbers"),
+        (["--successes", "model", "--trials", "n"], "Column 'model' must hold numbers, but row 1 of "),
         (["--successes", "n", "--trials", "c"], "`0 <= successes <= trials` must hold"),
         (["--successes", "c", "--trials", "n", "--k", "1,2.5"], "--k must be whole numbers separated by commas"),
         (["--successes", "c", "--trials", "n", "--k", "0"], "k must be whole numbers >= 1"),
