@@ -41,6 +41,22 @@ def test_an_arm_is_fitted_bit_for_bit_as_it_is_alone(law, options):
         assert {**other, "notes": kept, "details": 0} == {**alone, "details": 0}
 
 
+@pytest.mark.parametrize(("law", "options"), [("power+floor", {}), ("power", {"huber": 1e-3}), ("shifted", {})])
+def test_neither_many_groups_nor_draws_of_whole_runs_change_a_digit(law, options):
+    rng = np.random.default_rng(0)
+    n = np.repeat(np.geomspace(10, 1e4, 7), 5)[:-1]  # 34 runs: each draw takes some of them
+    sizes = [n.size - i % 5 for i in range(70)]
+    table = pl.concat(
+        pl.DataFrame({"n": n[:size], "arm": i, "loss": (0.1 + 3 * n**-0.5)[:size] * rng.lognormal(0, 0.02, size)})
+        for i, size in enumerate(sizes)
+    )
+    found = fit(table, law, "n", "loss", by="arm", bootstrap=50, **options)
+    for arm in (0, 3, 69):
+        alone = fit(table.filter(pl.col("arm") == arm), law, "n", "loss", by="arm", bootstrap=50, **options).only
+        beside = found.group(arm=arm).only
+        assert (beside.params, beside.intervals, beside.holdout) == (alone.params, alone.intervals, alone.holdout)
+
+
 def test_one_arms_crossed_seeds_are_its_own_matter():
     records = arms("a") + [
         {**r, "init_seed": r["seed"] + k, "run": f"{r['run']}-{k}", "loss": r["loss"] * (1 + 1e-3 * k)}
