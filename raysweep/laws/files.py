@@ -35,6 +35,7 @@ UNREADABLE = (  # what the reading of a damaged file raises
     UnicodeError,
 )
 _JSON = (".json", ".jsonl", ".ndjson")
+_WORDS = {"experiment", "code_sha"} | {name for name, kind in STAMPS.items() if "string" in str(kind)}  # of a ledger
 _BLOCK = 1 << 17  # rows
 _LIMITS = {"thrift_string_size_limit": 1 << 24, "thrift_container_size_limit": 1 << 24}  # of what a footer announces
 _MOST_FILES = 10_000
@@ -165,14 +166,10 @@ def _csv(path: Path) -> pl.LazyFrame:
     rows = pl.scan_csv(path, infer_schema_length=None, glob=False)
     names = rows.collect_schema().names()
     if {"cell", COLUMNS} <= set(names):  # a ledger's keys and hashes are words, also where all are digits
-        words = {name: pl.String() for name, type_ in STAMPS.items() if name in names and _holds_words(type_)}
+        words = {name: pl.String() for name in names if name in _WORDS}
         rows = pl.scan_csv(path, infer_schema_length=None, glob=False, schema_overrides=words)
         return _typed(rows, words)
     return _typed(rows)
-
-
-def _holds_words(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _typed(rows: pl.LazyFrame, words: Mapping[str, pl.DataType] | None = None) -> pl.LazyFrame:

@@ -176,7 +176,7 @@ def _of_one_code(rows: pl.LazyFrame, equal: Sequence[str]) -> pl.LazyFrame:
     """The rows with one hash of code for all that the user declared equal."""
     if len(equal) < 2:
         return rows
-    sha = pl.col("code_sha")
+    sha = pl.col("code_sha").cast(pl.String)
     return rows.with_columns(pl.when(sha.is_in(equal)).then(pl.lit(equal[0])).otherwise(sha).alias("code_sha"))
 
 
