@@ -180,3 +180,33 @@ def test_real_runs_are_fitted_and_allocated(
     code, out, err = cli("allocate", str(path), *rest, "--budget", "1e22")
     assert code == 0, err
     assert len(json.loads(out)) == groups
+
+
+# What people have
+
+
+def test_several_files_a_pattern_and_json_are_tables_for_each_command(cli: Cli, tmp_path: Path, table: str) -> None:
+    rows = pl.read_csv(table).drop_nulls()
+    for i in range(0, rows.height, 10):
+        rows[i : i + 10].write_ndjson(tmp_path / f"trial-{i:02}.json")
+    rest = ["--law", "chinchilla", *SCALES, "--by", "arm", "--bootstrap", "40", "--json"]
+    rows.write_csv(tmp_path / "whole.csv")
+    names = [f"trial-{i:02}.json" for i in range(0, rows.height, 10)]
+    expected = cli("fit", "whole.csv", *rest)[1]
+    assert cli("fit", "trial-*.json", *rest) == (0, expected, "")
+    assert cli("fit", *names, *rest) == (0, expected, "")
+    allocated = cli("allocate", "whole.csv", *rest, "--budget", "1e21")
+    assert cli("allocate", *names, *rest, "--budget", "1e21") == allocated
+    code, _, err = cli("fit", names[0], "results/toy", *rest)
+    assert (code, "There is no table at 'results/toy'" in err) == (2, True)
+    code, _, err = cli("fit", "trial-*.json")
+    assert (code, "--x and --y must be given, for trial-*.json names no fits" in err) == (2, True)
+
+
+def test_a_narrow_window_is_told_on_the_command_line(cli: Cli) -> None:
+    n = np.linspace(1000, 1020, 12)
+    pl.DataFrame({"n": n, "loss": n**-0.5 * (1 + 0.01 * np.sin(n))}).write_csv("w.csv")
+    out = cli("fit", "w.csv", "--x", "n", "--y", "loss")[1]
+    assert "  narrow_window: n spans a factor of 1.02 only" in out
+    (record,) = json.loads(cli("fit", "w.csv", "--x", "n", "--y", "loss", "--json")[1])
+    assert "narrow_window" in record["notes"]
