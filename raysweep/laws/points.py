@@ -142,14 +142,14 @@ def points(
     count = groups.height if by else 1
     seeds, told = ([asked] * count, []) if asked else units(frame, columns, x, groups, count)
     found = [seed or run for seed in seeds]
-    frame, nobodys = _owned(frame, groups, found)
+    frame, ownerless = _owned(frame, groups, found)
     if frame.is_empty():
         raise FitError(f"No rows are left to fit: none has a {run}. Check where= and the table.")
     dropped = kept.notes(groups, parted.regrouped)
     if kept.lost or chosen.lost:
         dropped += _gone(kept.rows_before, groups, parted.regrouped)
     errors, unknown = _errors(frame, groups, own, named=se is not None)
-    said = [*dropped, *chosen.notes(groups, parted.regrouped), *notes, *parted.notes, *told, *nobodys, *unknown]
+    said = [*dropped, *chosen.notes(groups, parted.regrouped), *notes, *parted.notes, *told, *ownerless, *unknown]
     details = details_of(groups, count, said)
     values = groups.to_dicts() if by else [{}]
     there = [n > 0 for n in counts(frame, groups)]
