@@ -292,7 +292,8 @@ def _records(group: GroupFit, made: Allocation | str) -> list[dict[str, Any]]:
     head = {"group": dict(group.group), "x": list(group.x)}
     if isinstance(made, str):
         return [{**head, "law": group.law.name, "error": made}]
-    return [{**head, **record} for record in made.to_json()]
+    details = {**group.details, **made.details}
+    return [{**head, **record, "notes": list(details), "details": details} for record in made.to_json()]
 
 
 def _show_allocation(group: GroupFit, made: Allocation | str) -> None:

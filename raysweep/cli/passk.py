@@ -107,7 +107,7 @@ def _groups(
     """
     import polars as pl
 
-    from raysweep.laws.source import condition, gather, require, scan, with_numbers
+    from raysweep.laws.source import gather, require, scan, selected
 
     source = table[0] if len(table) == 1 else list(table)
     rows, _ = scan(source)
@@ -118,10 +118,7 @@ def _groups(
     for name in (successes, trials):
         if not schema[name].is_numeric() and gather(rows.select(name).head(1)).is_empty():
             raise FitError(f"{named}: must hold rows, a problem each, but holds none.")
-    rows = with_numbers(rows, (successes, trials), source)
-    schema = rows.collect_schema()
-    if where is not None:
-        rows = rows.filter(condition(where, schema))
+    rows = selected(rows, where, (successes, trials), source)
     frame = gather(rows.select(list(dict.fromkeys((*by, successes, trials)))))
     if missing := sum(frame[name].null_count() for name in {successes, trials}):
         raise FitError(f"{named}: {successes} and {trials} must be there in every row, but {missing:,} are missing.")

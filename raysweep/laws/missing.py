@@ -60,7 +60,8 @@ def as_numbers(name: str, kind: pl.DataType) -> pl.Expr:
     return pl.when(~_missing(name)).then(_text(name)).cast(kind, strict=False).alias(name)
 
 
-def first_word(rows: pl.LazyFrame, name: str) -> tuple[int, str] | None:
-    """The first row, counted from 1, whose value in a column of text is no number, and that value."""
-    found = rows.select(pl.col(name)).with_row_index("_row", 1).filter(_word(name)).head(1).collect(engine="streaming")
-    return found.row(0) if found.height else None
+def first_word(rows: pl.LazyFrame, name: str, where: pl.Expr) -> tuple[int, str]:
+    """The first of these rows, counted from 1, where a column of text holds no number, and what it holds."""
+    found = rows.with_row_index("_row", 1).filter(where & _word(name)).select("_row", name).head(1)
+    number, value = found.collect(engine="streaming").row(0)
+    return number, value

@@ -24,7 +24,7 @@ from raysweep.laws.grouping import Grouping, accounted, collapsed, grouped, vary
 from raysweep.laws.kept import finite, keep_measured
 from raysweep.laws.notes import Note, Regrouped, counts, details_of, each
 from raysweep.laws.snapshot import Snapshots, snapshots
-from raysweep.laws.source import Source, condition, gather, require, scan, with_numbers
+from raysweep.laws.source import Source, gather, require, scan, selected
 from raysweep.laws.units import units
 
 __all__ = ["Part", "Points", "points"]
@@ -111,9 +111,7 @@ def points(
     if len({*x, y, *by}) < len(x) + 1 + len(by):
         raise FitError(f"x, y and by must be different columns, but got x={', '.join(x)}, y={y}, by={', '.join(by)}.")
     measured = [*x, y, *([se] if se else [])]
-    rows = with_numbers(rows, measured, data)
-    if where is not None:
-        rows = rows.filter(condition(where, rows.collect_schema()))
+    rows = selected(rows, where, measured, data)
     if not columns:
         _refuse_snapshots(rows)
     rows = _of_one_code(rows, columns.get("code_sha", Column()).accepted)

@@ -19,7 +19,7 @@ from raysweep.laws.forms import Array
 from raysweep.laws.jsonfile import first_line
 from raysweep.laws.missing import as_numbers, first_word, numeric
 
-__all__ = ["Column", "Source", "condition", "gather", "numbers", "require", "scan", "with_numbers"]
+__all__ = ["Column", "Source", "condition", "gather", "numbers", "require", "scan", "selected"]
 
 _MOST_TEXTS = 100  # tables that were put below each other, each with a text of its own
 
@@ -117,41 +117,55 @@ def require(names: Iterable[str], name: str) -> None:
         raise FitError(f"There is no column {name!r}. {nearest(name, names)}")
 
 
-def with_numbers(rows: pl.LazyFrame, names: Iterable[str], data: Source) -> pl.LazyFrame:
-    """The rows with numbers in these columns: text may stand for them, where its words only say that there is none.
+def selected(rows: pl.LazyFrame, where: str | None, names: Iterable[str], data: Source) -> pl.LazyFrame:
+    """The rows that a condition keeps, with numbers in some columns.
+
+    Text may stand for numbers, where its words only say that there is none; the condition sees numbers then.
 
     Args:
         rows: Those of `data`.
-        names: Columns.
+        where: A Polars SQL condition; None keeps all.
+        names: The columns.
         data: What to call the table in an error.
 
     Raises:
-        FitError: A column holds anything else; the first such value, its row and its file are named.
+        FitError: The condition is none, or a column holds anything else; the first such value is named with its row
+            and its file.
     """
+    rows, words = _converted(rows, list(dict.fromkeys(names)))
+    kept, chosen = rows, pl.lit(True)
+    if where is not None:
+        chosen = condition(where, rows.collect_schema())
+        kept, words = _converted(rows.filter(chosen), words)
+    if words:
+        raise FitError(_first_word(rows, words[0], chosen, data))
+    return kept
+
+
+def _converted(rows: pl.LazyFrame, names: Sequence[str]) -> tuple[pl.LazyFrame, list[str]]:
+    """The rows with numbers for text where that can be, and the columns where it cannot."""
     schema = rows.collect_schema()
-    for name in dict.fromkeys(names):
-        if schema[name].is_numeric() or schema[name] == pl.Null:
-            continue
-        if schema[name] != pl.String:
+    for name in names:
+        if not (schema[name].is_numeric() or schema[name] in (pl.Null, pl.String)):
             raise FitError(f"Column {name!r} must hold numbers, but holds {schema[name]}. Name another column.")
-        try:
-            kind = numeric(rows, [name], least=0).get(name)
-            if kind is None:
-                raise FitError(_first_word(rows, name, data))
-        except UNREADABLE as error:
-            raise FitError(f"The table cannot be read: {first_line(error)}. Repair or convert it.") from error
-        rows = rows.with_columns(as_numbers(name, kind))
-    return rows
+    text = [name for name in names if schema[name] == pl.String]
+    try:
+        found = numeric(rows, text, least=0)
+    except UNREADABLE as error:
+        raise FitError(f"The table cannot be read: {first_line(error)}. Repair or convert it.") from error
+    rows = rows.with_columns(as_numbers(name, kind) for name, kind in found.items())
+    return rows, [name for name in text if name not in found]
 
 
-def _first_word(rows: pl.LazyFrame, name: str, data: Source) -> str:
-    number, value = first_word(rows, name) or (0, "")
+def _first_word(rows: pl.LazyFrame, name: str, chosen: pl.Expr, data: Source) -> str:
+    number, value = first_word(rows, name, chosen)
     place = "the table"
     if isinstance(data, (str, Path)) and Path(data).is_file():
         place = str(data)
     elif isinstance(data, (str, Path, list, tuple)):  # rows are counted from the start of the file that holds it
-        place = str(rows.select(pl.col("file").slice(number - 1, 1)).collect().item())
-        number, value = first_word(rows.filter(pl.col("file") == place), name) or (number, value)
+        file = pl.col("file")
+        place = str(gather(rows.select(file.slice(number - 1, 1))).item())
+        number, value = first_word(rows.filter(file == place), name, chosen)
     return (
         f"Column {name!r} must hold numbers, but row {number:,} of {place} holds {value[:80]!r}. Mend it, leave the "
         "row out, or name another column."

@@ -210,3 +210,12 @@ def test_a_narrow_window_is_told_on_the_command_line(cli: Cli) -> None:
     assert "  narrow_window: n spans a factor of 1.02 only" in out
     (record,) = json.loads(cli("fit", "w.csv", "--x", "n", "--y", "loss", "--json")[1])
     assert "narrow_window" in record["notes"]
+
+
+def test_an_allocation_carries_the_notes_of_its_fit(cli: Cli) -> None:
+    n, d = (g.ravel() for g in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.linspace(1e9, 1.5e9, 5)))
+    pl.DataFrame({"params": n, "tokens": d, "loss": 1.7 + 400 * n**-0.34 + 410 * d**-0.28}).write_csv("w.csv")
+    rest = ["allocate", "w.csv", *SCALES, "--bootstrap", "0", "--budget", "1e30"]
+    assert "  narrow_window: tokens spans a factor of 1.5 only" in cli(*rest)[1]
+    (record,) = json.loads(cli(*rest, "--json")[1])
+    assert {"narrow_window", "extrapolated"} <= set(record["notes"])

@@ -240,10 +240,18 @@ def test_a_value_that_is_no_number_is_named_with_its_row_and_file(tmp_path):
     (tmp_path / "a.csv").write_text(good)
     with pytest.raises(FitError, match=r"row 2 of b\.csv holds 'oops'"):
         alpha(tmp_path / "*.csv")
+    with pytest.raises(FitError, match=r"row 3 of b\.csv holds 'worse'"):
+        alpha(tmp_path / "*.csv", where="loss <> 'oops'")
     with pytest.raises(FitError, match="row 2 of the table holds 'oops'"):
         alpha(pl.DataFrame({"n": [1, 2], "loss": ["nan", "oops"]}))
     with pytest.raises(FitError, match=r"Column 'loss' must hold numbers, but holds List\(Float64\)"):
         alpha(pl.DataFrame({"n": [1], "loss": [[0.5]]}))
+
+
+def test_a_row_that_a_condition_leaves_out_may_hold_anything(tmp_path):
+    (tmp_path / "t.csv").write_text("n,loss\n" + "".join(f"{n},{n**-0.5!r}\n" for n in N) + "9999,oops\n9999,nan\n")
+    fitted = fit(tmp_path / "t.csv", x="n", y="loss", where="loss <> 'oops'", bootstrap=0)
+    assert (fitted.only.n_points, fitted.params["alpha"]) == (6, pytest.approx(0.5))
 
 
 def test_a_column_of_words_for_none_leaves_nothing_to_fit(tmp_path):
