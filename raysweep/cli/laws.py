@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from raysweep.laws.table import Fit
 
 Data = Annotated[
-    str, typer.Argument(metavar="STORE|TABLE", help="A store, or any .csv, .csv.gz or .parquet.", show_default=False)
+    list[str],
+    typer.Argument(
+        metavar="STORE|TABLE...",
+        help="A store; or tables: .csv, .json, .jsonl (also as .gz) or .parquet, several or a pattern as one.",
+        show_default=False,
+    ),
 ]
 LawOption = Annotated[str, typer.Option("--law", metavar="LAW", help="One of those below.")]
 Scale = Annotated[
@@ -192,20 +197,28 @@ def _spec(
     )
 
 
-def _named(data: str) -> Sequence[FitSpec]:
+def _named(data: Sequence[str]) -> Sequence[FitSpec]:
     """The fits that a store's sweep names."""
-    store = Store(data)
-    specs = () if Path(data).is_file() or not store.exists("env.json") else stored_sweep(store)[0].fit
+    store = _store(data)
+    specs = stored_sweep(store)[0].fit if store is not None else ()
     if not specs:
-        raise FitError(f"fit: --x and --y must be given, for {data} names no fits of its own")
+        raise FitError(f"fit: --x and --y must be given, for {' '.join(data)} names no fits of its own")
     return specs
 
 
-def _source(data: str) -> Any:
-    """A table to fit. A folder with an env.json is a store; anything else a file."""
-    store = Store(data)
-    if Path(data).is_file() or not store.exists("env.json"):
-        return data
+def _store(data: Sequence[str]) -> Store | None:
+    """The store that is named; None where the names are those of tables. A folder with an env.json is a store."""
+    if len(data) > 1 or Path(data[0]).is_file():
+        return None
+    store = Store(data[0])
+    return store if store.exists("env.json") else None
+
+
+def _source(data: Sequence[str]) -> Any:
+    """What to fit: a store's table, or files."""
+    store = _store(data)
+    if store is None:
+        return data[0] if len(data) == 1 else list(data)
     if store.is_local and store.exists(CELLS):
         # A ledger too large to hold is read from its compacted copy, a block at a time, if that has every part.
         cells = Path(store.path(CELLS)).stat()
@@ -213,12 +226,12 @@ def _source(data: str) -> Any:
             return store.path(CELLS)
     scan = Ledger(store).scan()
     if not scan.parts:
-        raise FitError(f"fit: {data} must hold finished cells, but its ledger is empty")
+        raise FitError(f"fit: {data[0]} must hold finished cells, but its ledger is empty")
     return scan.table
 
 
 def _fitted(
-    data: str,
+    data: Sequence[str],
     specs: Sequence[FitSpec],
     run: str | None,
     bootstrap: int,
@@ -279,7 +292,8 @@ def _records(group: GroupFit, made: Allocation | str) -> list[dict[str, Any]]:
     head = {"group": dict(group.group), "x": list(group.x)}
     if isinstance(made, str):
         return [{**head, "law": group.law.name, "error": made}]
-    return [{**head, **record} for record in made.to_json()]
+    details = {**group.details, **made.details}
+    return [{**head, **record, "notes": list(details), "details": details} for record in made.to_json()]
 
 
 def _show_allocation(group: GroupFit, made: Allocation | str) -> None:

@@ -27,7 +27,13 @@ def add_to(app: typer.Typer) -> None:
 
 
 def passk(
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="A .csv, .csv.gz or .parquet: a row a problem.")],
+    table: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TABLE...",
+            help="One row for each problem: .csv, .json, .jsonl (also as .gz) or .parquet; several or a pattern.",
+        ),
+    ],
     successes: Annotated[str, typer.Option(metavar="COL", help="Column of successes, c.")],
     trials: Annotated[str, typer.Option(metavar="COL", help="Column of trials, n.")],
     by: By = None,
@@ -92,7 +98,7 @@ def _whole(text: str, option: str) -> list[int]:
 
 
 def _groups(
-    table: str, successes: str, trials: str, by: Sequence[str], where: str | None
+    table: Sequence[str], successes: str, trials: str, by: Sequence[str], where: str | None
 ) -> list[tuple[dict[str, Any], pl.DataFrame]]:
     """The rows of each value of the columns `by`, in their order.
 
@@ -101,24 +107,23 @@ def _groups(
     """
     import polars as pl
 
-    from raysweep.laws.source import condition, gather, require, scan
+    from raysweep.laws.source import gather, require, scan, selected
 
-    rows, _ = scan(table)
+    source = table[0] if len(table) == 1 else list(table)
+    rows, _ = scan(source)
+    named = " ".join(table)
     schema = rows.collect_schema()
     for name in (successes, trials, *by):
         require(schema.names(), name)
     for name in (successes, trials):
         if not schema[name].is_numeric() and gather(rows.select(name).head(1)).is_empty():
-            raise FitError(f"{table}: must hold rows, a problem each, but holds none.")
-        if not schema[name].is_numeric():
-            raise FitError(f"{table}: column {name!r} must hold whole numbers, but holds {schema[name]}.")
-    if where is not None:
-        rows = rows.filter(condition(where, schema))
+            raise FitError(f"{named}: must hold rows, a problem each, but holds none.")
+    rows = selected(rows, where, (successes, trials), source)
     frame = gather(rows.select(list(dict.fromkeys((*by, successes, trials)))))
     if missing := sum(frame[name].null_count() for name in {successes, trials}):
-        raise FitError(f"{table}: {successes} and {trials} must be there in every row, but {missing:,} are missing.")
+        raise FitError(f"{named}: {successes} and {trials} must be there in every row, but {missing:,} are missing.")
     if frame.is_empty():
-        raise FitError(f"{table}: no row is left" + (f" by --where {where!r}." if where else "."))
+        raise FitError(f"{named}: no row is left" + (f" by --where {where!r}." if where else "."))
     frame = frame.with_columns(pl.col(successes, trials).cast(pl.Float64))
     if not by:
         return [({}, frame)]

@@ -1,4 +1,8 @@
-"""Many groups at once: their estimates, and their draws, are solved as arrays of padded problems."""
+"""Many groups at once: their estimates, and their draws, are solved as arrays of padded problems.
+
+How a group's numbers are laid out depends on that group alone, so its results are the same to the last digit whichever
+others are solved beside it.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,13 @@ from raysweep.laws.bootstrap import Bootstrap, Resample, resample
 from raysweep.laws.estimate import distinct, solve
 from raysweep.laws.forms import Array, Law
 from raysweep.laws.group import Data
+from raysweep.laws.polish import Problems
 
 __all__ = ["Group", "Options", "bootstraps", "solve_all", "weights_of"]
 
 _RATIO = 10.0  # of the largest weight to the smallest: beyond, a mistaken standard error could rule a fit
 _MOST = 20_000  # points of a group whose draws are held at a time
+_LONG = 1000  # points at distinct scales beyond which a group is solved by itself, its scales held once for all draws
 _DRAWN = 1e-6  # see `estimate`'s relative: ends of intervals move by 0.03 standard errors at most
 
 
@@ -77,7 +83,7 @@ def solve_all(groups: Sequence[Group], weights: Sequence[Array], huber: float | 
     buckets: dict[tuple[str, int], list[int]] = {}
     for i, group in enumerate(groups):
         length = group.data.y.size
-        padded = length if len(groups) < 64 else 1 << (length - 1).bit_length()  # few lengths, at most twice the work
+        padded = 1 << (length - 1).bit_length()  # few lengths, at most twice the work
         buckets.setdefault((group.law.name, padded), []).append(i)
     for (name, length), index in buckets.items():
         u = np.zeros((len(index), len(forms.law(name).axes), length))
@@ -98,7 +104,7 @@ def bootstraps(
     out: list[tuple[Bootstrap | None, str]] = [(None, "")] * len(groups)
     if not options.draws:
         return out
-    buckets: dict[tuple[str, int], list[int]] = {}
+    buckets: dict[tuple[str, int, int], list[int]] = {}
     samples, parts = {}, {}
     for i, (group, w) in enumerate(zip(groups, weights, strict=True)):
         if group.error is not None:
@@ -117,14 +123,16 @@ def bootstraps(
             out[i] = (None, str(error))
             continue
         parts[i] = _problems(group, samples[i], w, options)
-        buckets.setdefault((group.law.name, parts[i][0].shape[1]), []).append(i)
-    for (name, _), index in buckets.items():
-        counts = [len(parts[i][1]) for i in index]
-        u = np.repeat([parts[i][0] for i in index], counts, axis=0)
-        t, w = (np.concatenate([parts[i][j] for i in index]) for j in (1, 2))
+        length = parts[i].w.shape[1]
+        buckets.setdefault((group.law.name, length, i if length > _LONG else -1), []).append(i)
+    for (name, length, _), index in buckets.items():
+        some = [parts[i] for i in index]
+        counts = [len(one.w) for one in some]
+        t, w = np.concatenate([one.t for one in some]), np.concatenate([one.w for one in some])
+        u = some[0].u
+        if length <= _LONG:
+            u = np.concatenate([np.broadcast_to(one.u, (len(one.w), *one.u.shape[1:])) for one in some])
         start = np.repeat([groups[i].values for i in index], counts, axis=0)
-        if len(index) == 1:  # scales that all draws share are held once
-            u, start = u[:1], start[:1]
         warm = solve(forms.law(name), u, t, w, options.huber, start, _DRAWN)
         fitted = warm.values
         if forms.law(name).starts > 1:  # several basins: a draw's best may lie in another than the estimate's
@@ -135,8 +143,8 @@ def bootstraps(
     return out
 
 
-def _problems(group: Group, sample: Resample, weights: Array, options: Options) -> tuple[Array, Array, Array]:
-    """Log scales [axes, points], and log y and weights of each draw, [draws, points].
+def _problems(group: Group, sample: Resample, weights: Array, options: Options) -> Problems:
+    """The draws of one group.
 
     Least squares sees only the mean log y and the weight at each point of scales, so replicates are put together.
     """
@@ -152,4 +160,4 @@ def _problems(group: Group, sample: Resample, weights: Array, options: Options) 
         total = w @ member
         t = ((w * t) @ member) / np.where(total > 0, total, 1.0)
         w = total
-    return np.log(x), t, w
+    return Problems(group.law, np.log(x)[None], t, w, options.huber).compact()

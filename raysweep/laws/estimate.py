@@ -184,7 +184,7 @@ def solve(
         begin, problems = None, Problems(law, one_u, one_t, w[part], huber)
         if start is not None:
             begin = law.restore(start if len(start) == 1 else start[part], -one_u0, -one_t0)
-            problems = problems.compact()
+            problems = problems.compact() if len(u) == 1 else problems
         values, objective, status = _solved(problems, begin, relative, iterations)
         parts.append((law.restore(values, one_u0, one_t0), objective, status))
     values, objective, status = (np.concatenate(p) for p in zip(*parts, strict=True))

@@ -23,6 +23,7 @@ __all__ = ["Options", "fit_groups"]
 _SUSPICIOUS = 0.001  # p-value below which a fit is flagged
 _UNCERTAIN = 0.05  # p-value of no floor above which a floor is not told from none
 _ROUNDS = 3  # of weights and fit in turn
+_NARROW = 2.0  # ratio of scales below which an exponent is hearsay
 _BATCH = 4_000_000  # numbers of draws' points held at a time
 _JUDGED = 8  # points held out that can speak against a law
 _MISSED = 0.15  # coverage below the nominal one by this much is told
@@ -212,6 +213,22 @@ def _held_out(groups: Sequence[Group], options: Options) -> list[Holdout | None]
     return out
 
 
+def _narrow(x: Array, names: Sequence[str], residual: Array, parameters: int) -> str:
+    """What to say of scales, [axes, points], that span less than a factor of 2; nothing if none does."""
+    said, spare = [], max(residual.size - parameters, 1)
+    for name, scale in zip(names, np.log(x), strict=True):
+        ratio = math.exp(float(np.ptp(scale)))
+        if 1.0 < ratio < _NARROW:
+            error = math.sqrt(float((residual**2).sum()) / spare / float(((scale - scale.mean()) ** 2).sum()))
+            said.append(
+                f"{name} spans a factor of {ratio:.4g} only (its exponent has a standard error of about {error:.2g}, "
+                "from the spread about the law)"
+            )
+    if not said:
+        return ""
+    return f"{'; '.join(said)}. Exponents are told by ratios of scales: widen them to a factor of 2 at least."
+
+
 def _finished(
     group: Group,
     x: Sequence[str],
@@ -267,6 +284,8 @@ def _finished(
         details["one_run_per_scale"] = (
             "There is one run at each scale, so the spread between runs is judged from the residuals of the law alone."
         )
+    if narrow := _narrow(data.x, x, residual, len(law.parameters)):
+        details["narrow_window"] = narrow
     judged = None if holdout is None or holdout.n_points < _JUDGED else holdout.coverage
     if judged is not None and judged < options.level - _MISSED:
         details["holdout_missed"] = (

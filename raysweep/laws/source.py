@@ -5,99 +5,78 @@ Nothing is read here but a schema. Files are scanned, so a fit reads only the co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
-from polars.io.plugins import register_io_source
 
 from raysweep.errors import FitError, nearest
+from raysweep.laws.column import COLUMNS, Column, merged, of_schema, of_text
+from raysweep.laws.files import FORMS, UNREADABLE, tables
 from raysweep.laws.forms import Array
+from raysweep.laws.jsonfile import first_line
+from raysweep.laws.missing import as_numbers, first_word, numeric
 
-__all__ = ["Column", "Source", "condition", "gather", "numbers", "require", "scan"]
+__all__ = ["Column", "Source", "condition", "gather", "numbers", "require", "scan", "selected"]
 
-_BLOCK = 1 << 17  # rows
-_LIMITS = {"thrift_string_size_limit": 1 << 24, "thrift_container_size_limit": 1 << 24}  # of what a footer announces
-
-Source: TypeAlias = "pl.DataFrame | pl.LazyFrame | pa.Table | str | Path"
+_MOST_TEXTS = 100  # tables that were put below each other, each with a text of its own
 
 
-@dataclass(frozen=True)
-class Column:
-    """What a ledger says about one of its columns; a field is empty where it says nothing.
+class PandasFrame(Protocol):
+    """A pandas frame, without pandas."""
 
-    Attributes:
-        role: `axis`, `metric` or `stamp`.
-        kind: Of an axis: `shape`, `lane` or `observed`.
-        axis_role: Of an axis: `seed` or `time`.
-        better: Of a metric: `low` or `high`.
-    """
+    columns: Any
 
-    role: str = ""
-    kind: str = ""
-    axis_role: str = ""
-    better: str = ""
+    def to_dict(self) -> Any: ...
+
+
+Source: TypeAlias = "pl.DataFrame | pl.LazyFrame | pa.Table | PandasFrame | str | Path | Sequence[str | Path]"
 
 
 def scan(data: Source) -> tuple[pl.LazyFrame, dict[str, Column]]:
-    """The rows of `data`, not yet read, and what its columns are; a table without metadata has no `Column`.
+    """The rows of `data`, not yet read, and what its columns are; a table that says nothing has no `Column`.
+
+    Several files, or a pattern, are put below each other, with the file's name in the column `file`.
 
     Raises:
-        FitError: `data` is no table, or a file that does not exist or is not .csv, .csv.gz or .parquet.
+        FitError: `data` is no table, or a file that does not exist or is in no form that is read.
     """
+    columns: dict[str, Column] = {}
     if isinstance(data, (pl.DataFrame, pl.LazyFrame)):
-        return data.lazy(), {}
-    if isinstance(data, pa.Table):
-        return pl.DataFrame(pl.from_arrow(data)).lazy(), _columns(data.schema)
-    if not isinstance(data, (str, Path)):
-        raise FitError(f"A table is a Polars frame, an Arrow table or a file, but got {type(data).__name__}.")
-    path = Path(data)
-    if not path.is_file():
-        raise FitError(f"There is no table at {str(path)!r}. Pass a .csv, .csv.gz or .parquet file.")
-    if not path.name.endswith((".csv", ".csv.gz", ".parquet")):
-        raise FitError(f"A table is a .csv, .csv.gz or .parquet file, but got {str(path)!r}.")
-    try:
-        if path.suffix == ".parquet":
-            rows, columns = _parquet(path), _columns(pq.read_schema(path))
-        else:
-            # A column may hold integers for a million rows and then a fraction: look at all of it.
-            rows, columns = pl.scan_csv(path, infer_schema_length=None), {}
-        rows.collect_schema()
-    except (
-        pl.exceptions.PolarsError,
-        pl.exceptions.PanicException,
-        pa.ArrowException,
-        OSError,
-        UnicodeDecodeError,
-    ) as error:
-        raise FitError(f"{path}: cannot be read as a table: {_first_line(error)}") from error
+        rows = data.lazy()
+    elif isinstance(data, pa.Table):
+        rows, columns = pl.DataFrame(pl.from_arrow(data)).lazy(), of_schema(data.schema)
+    elif type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns") and hasattr(data, "to_dict"):
+        rows = _from_pandas(data)
+    elif isinstance(data, (str, Path, list, tuple)):
+        rows, columns = tables(data)
+    else:
+        raise FitError(
+            f"A table is a Polars or pandas frame, an Arrow table, {FORMS}, or a list of such files, but got "
+            f"{type(data).__name__}."
+        )
+    names = rows.collect_schema().names()
+    if COLUMNS in names and "cell" in names:
+        columns = columns or _told(rows, names)
+        rows = rows.drop(COLUMNS) if columns else rows
     return rows, columns
 
 
-def _parquet(path: Path) -> pl.LazyFrame:
-    """The rows of a Parquet file, a block at a time, by pyarrow: a damaged page makes Polars' own reader abort the
-    process.
-    """
+def _from_pandas(data: Any) -> pl.LazyFrame:
+    try:
+        return pl.DataFrame(pl.from_arrow(pa.Table.from_pandas(data))).lazy()
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise FitError(
+            f"The pandas frame cannot be read as a table: {first_line(error)}. Give each column one type and one name."
+        ) from error
 
-    def blocks(
-        columns: list[str] | None, kept: pl.Expr | None, most: int | None, size: int | None
-    ) -> Iterator[pl.DataFrame]:
-        with pq.ParquetFile(path, **_LIMITS) as file:
-            for batch in file.iter_batches(size or _BLOCK, columns=columns):
-                block = pl.DataFrame(pl.from_arrow(batch))
-                block = block if most is None else block.head(most)
-                most = None if most is None else most - block.height
-                yield block if kept is None else block.filter(kept)
-                if most == 0:
-                    return
 
-    with pq.ParquetFile(path, **_LIMITS) as file:
-        schema = pl.DataFrame(pl.from_arrow(file.schema_arrow.empty_table())).schema
-    return register_io_source(blocks, schema=schema)
+def _told(rows: pl.LazyFrame, names: Sequence[str]) -> dict[str, Column]:
+    """What the column `columns` says, of a table that has no metadata."""
+    texts = gather(rows.select(pl.col(COLUMNS).cast(pl.String).drop_nulls().unique().sort().head(_MOST_TEXTS)))
+    return merged(of_text(text, names) for text in texts[COLUMNS])
 
 
 def gather(rows: pl.LazyFrame) -> pl.DataFrame:
@@ -108,13 +87,8 @@ def gather(rows: pl.LazyFrame) -> pl.DataFrame:
     """
     try:
         return rows.collect(engine="streaming")
-    except (
-        pl.exceptions.PolarsError,
-        pl.exceptions.PanicException,  # of Rust: no Exception
-        pa.ArrowException,
-        OSError,
-    ) as error:
-        raise FitError(f"The table cannot be read: {_first_line(error)}. Repair or convert it.") from error
+    except UNREADABLE as error:
+        raise FitError(f"The table cannot be read: {first_line(error)}. Repair or convert it.") from error
 
 
 def condition(where: str, schema: pl.Schema) -> pl.Expr:
@@ -130,7 +104,7 @@ def condition(where: str, schema: pl.Schema) -> pl.Expr:
         # On no rows at all: what does not compare, such as text with a number, is found before anything is read.
         (found,) = schema.to_frame().select(expression).dtypes
     except (pl.exceptions.PolarsError, FitError) as error:
-        raise FitError(f"{where!r} is not a condition on this table's rows. {_first_line(error)}".rstrip()) from error
+        raise FitError(f"{where!r} is not a condition on this table's rows. {first_line(error)}".rstrip()) from error
     if found not in (pl.Boolean, pl.Null):
         raise FitError(f'{where!r} is not a condition on this table\'s rows: it is {found}. Write e.g. "width >= 64".')
     return expression
@@ -143,19 +117,61 @@ def require(names: Iterable[str], name: str) -> None:
         raise FitError(f"There is no column {name!r}. {nearest(name, names)}")
 
 
+def selected(rows: pl.LazyFrame, where: str | None, names: Iterable[str], data: Source) -> pl.LazyFrame:
+    """The rows that a condition keeps, with numbers in some columns.
+
+    Text may stand for numbers, where its words only say that there is none; the condition sees numbers then.
+
+    Args:
+        rows: Those of `data`.
+        where: A Polars SQL condition; None keeps all.
+        names: The columns.
+        data: What to call the table in an error.
+
+    Raises:
+        FitError: The condition is none, or a column holds anything else; the first such value is named with its row
+            and its file.
+    """
+    rows, words = _converted(rows, list(dict.fromkeys(names)))
+    kept, chosen = rows, pl.lit(True)
+    if where is not None:
+        chosen = condition(where, rows.collect_schema())
+        kept, words = _converted(rows.filter(chosen), words)
+    if words:
+        raise FitError(_first_word(rows, words[0], chosen, data))
+    return kept
+
+
+def _converted(rows: pl.LazyFrame, names: Sequence[str]) -> tuple[pl.LazyFrame, list[str]]:
+    """The rows with numbers for text where that can be, and the columns where it cannot."""
+    schema = rows.collect_schema()
+    for name in names:
+        if not (schema[name].is_numeric() or schema[name] in (pl.Null, pl.String)):
+            raise FitError(f"Column {name!r} must hold numbers, but holds {schema[name]}. Name another column.")
+    text = [name for name in names if schema[name] == pl.String]
+    try:
+        found = numeric(rows, text, least=0)
+    except UNREADABLE as error:
+        raise FitError(f"The table cannot be read: {first_line(error)}. Repair or convert it.") from error
+    rows = rows.with_columns(as_numbers(name, kind) for name, kind in found.items())
+    return rows, [name for name in text if name not in found]
+
+
+def _first_word(rows: pl.LazyFrame, name: str, chosen: pl.Expr, data: Source) -> str:
+    number, value = first_word(rows, name, chosen)
+    place = "the table"
+    if isinstance(data, (str, Path)) and Path(data).is_file():
+        place = str(data)
+    elif isinstance(data, (str, Path, list, tuple)):  # rows are counted from the start of the file that holds it
+        file = pl.col("file")
+        place = str(gather(rows.select(file.slice(number - 1, 1))).item())
+        number, value = first_word(rows.filter(file == place), name, chosen)
+    return (
+        f"Column {name!r} must hold numbers, but row {number:,} of {place} holds {value[:80]!r}. Mend it, leave the "
+        "row out, or name another column."
+    )
+
+
 def numbers(frame: pl.DataFrame, name: str) -> Array:
     """The column `name` as floats, [rows], NaN for null."""
     return frame[name].cast(pl.Float64).to_numpy()
-
-
-def _columns(schema: pa.Schema) -> dict[str, Column]:
-    columns = {}
-    for entry in schema:
-        told = {key.decode(): value.decode() for key, value in (entry.metadata or {}).items()}
-        if "role" in told:
-            columns[entry.name] = Column(*(told.get(key, "") for key in ("role", "kind", "axis_role", "better")))
-    return columns
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""Tables in, fitted laws out. Only this file, `points` and `source` know Polars; everything they call is NumPy."""
+"""Tables in, fitted laws out. This file and what makes `points` know Polars; what they call to fit is NumPy."""
 
 from __future__ import annotations
 
@@ -150,10 +150,19 @@ class Fit:
             common = pl.Float64 if all(t.is_numeric() for t in both) else pl.String
             keys[name] = both[0] if both[0] == both[1] else common
         cast = [pl.col(name).cast(kind) for name, kind in keys.items()]
-        found = frame.select(cast).join(
-            groups.with_columns(cast), on=by, how="left", nulls_equal=True, maintain_order="left"
-        )
-        return found["_group"].cast(pl.Int64).fill_null(-1).to_numpy()
+        owner = np.full(frame.height, -1, dtype=np.int64)
+        # Where an axis follows x within a group, the group is that of any value of it.
+        followed = [tuple(n for n in by if f"follows_{n}" in g.details and g.group[n] is None) for g in self.groups]
+        for free in sorted(set(followed), key=len, reverse=True):
+            on = [name for name in by if name not in free]
+            mine = groups.filter(pl.Series([one == free for one in followed])).with_columns(cast)
+            if on:
+                found = frame.select(cast).join(mine, on=on, how="left", nulls_equal=True, maintain_order="left")
+                index = found["_group"].cast(pl.Int64).fill_null(-1).to_numpy()
+            else:
+                index = np.full(frame.height, mine["_group"].item(), dtype=np.int64)
+            owner = np.where(index >= 0, index, owner)
+        return owner
 
     def to_frame(self) -> pl.DataFrame:
         """One row a group and parameter; a group that could not be fitted has one row, with no name, and its reason.
@@ -200,19 +209,21 @@ def fit(
     """Fit a law y(x) to every group of a table, with bootstrap intervals over independent clusters.
 
     Args:
-        data: A frame, an Arrow table, or a .csv, .csv.gz or .parquet file, which is read a block at a time. A ledger's
-            tables carry the metadata that says what each column is; of any other table only the columns named here
-            count.
+        data: A Polars or pandas frame, an Arrow table, or a file: .csv, .json or .jsonl (also as .gz), or .parquet.
+            Several paths, or a pattern such as `runs/*.csv`, are one table with the column `file`. A ledger's tables
+            say what each column is, by their metadata or by their column `columns`; of any other table only the
+            columns named here count.
         law: A key of `LAWS`; or `auto`, the one-axis law that foretells held-out scales best.
         x: Column of the scale, positive; of a law of several axes one column for each, in their order.
         y: Column of the measurement, positive.
-        by: Columns whose every combination of values is fitted by itself.
+        by: Columns whose every combination of values is fitted by itself, as if the others were not there.
         where: A Polars SQL condition on the rows, applied before anything else, e.g. `"width >= 64"`.
         at: Which snapshot of a ledger's run counts: `best` on `<y>_select`, `last`, or the one at this time. Where x
             has the time axis (law `time`) every snapshot counts.
-        run: Column that tells independent clusters of rows apart. By default a ledger's seed if it has three, else its
-            runs; rows of a plain table are independent.
-        se: Column of the standard error of y from finite evaluation; a ledger's own is `<y>_se`.
+        run: Column that tells independent clusters of rows apart. By default a ledger's seed in groups that have three,
+            else its runs; rows of a plain table are independent.
+        se: Column of the standard error of y from finite evaluation, without which a row does not count; a ledger's own
+            is `<y>_se`, in groups whose every row has it.
         level: Nominal coverage of the intervals.
         bootstrap: Draws; 0 for estimates without intervals.
         seed: Of the draws; groups with the same runs share their draws.
@@ -221,7 +232,8 @@ def fit(
             0 for none.
 
     Raises:
-        FitError: An unknown law or column, a bad `where`, a table that mixes worlds, or no group that can be fitted.
+        FitError: An unknown law or column, a bad `where`, a table that mixes worlds, a frame of a store that has lost
+            what its columns are, or no group that can be fitted.
     """
     options = Options(level=level, draws=bootstrap, seed=seed, huber=huber, holdout=holdout)
     form = checked(law, (x,) if isinstance(x, str) else tuple(x), options)  # before anything is read
@@ -273,26 +285,34 @@ def _groups(found: Points) -> list[Data]:
     by = list(found.by)
     frame = found.frame.sort(by, maintain_order=True) if by else found.frame
     x, y = np.stack([numbers(frame, name) for name in found.x]), numbers(frame, found.y)
-    se = None if found.se is None else numbers(frame, found.se)
-    run = None
-    if found.run is not None:
-        # Ranks keep the order of the names, so groups with the same runs still share their draws.
-        run = frame[found.run].cast(pl.String).fill_null("").rank("dense").to_numpy()
+    runs = _clusters(frame, found)
+    errors = {name: numbers(frame, name) for name in {part.se for part in found.parts} if name is not None}
     owner = frame.select(pl.struct(by).rle_id()).to_series().to_numpy() if by else np.zeros(frame.height, np.int64)
-    parts = [rows for _, rows in _runs_of(owner)]
-    values = frame.select(by)[[rows.start for rows in parts]].to_dicts() if by else [{}]
     return [
         Data(
             x[:, rows],
             y[rows],
-            run=None if run is None else run[rows],
-            se=None if se is None else se[rows],
-            group=group,
-            details=found.details,
-            cluster=found.run or "run",
+            run=None if part.run is None else runs[part.run][rows],
+            se=None if part.se is None else errors[part.se][rows],
+            group=part.group,
+            details=part.details,
+            cluster=part.run or "run",
         )
-        for rows, group in zip(parts, values, strict=True)
+        for (_, rows), part in zip(_runs_of(owner), found.parts, strict=True)
     ]
+
+
+def _clusters(frame: pl.DataFrame, found: Points) -> dict[str, np.ndarray[Any, Any]]:
+    """A number for each row's cluster, by the column that some group's clusters are told apart by, [rows] each.
+
+    Ranks keep the order of the names, so groups with the same clusters still share their draws; those of two columns
+    have no number in common.
+    """
+    runs, before = {}, 0
+    for name in sorted({part.run for part in found.parts if part.run is not None}):
+        runs[name] = frame[name].cast(pl.String).fill_null("").rank("dense").to_numpy().astype(np.int64) + before
+        before = int(runs[name].max())
+    return runs
 
 
 def _runs_of(owner: np.ndarray[Any, Any]) -> Iterator[tuple[int, slice]]:

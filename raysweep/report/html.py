@@ -45,7 +45,8 @@ __all__ = ["PAGE", "Report", "make_report"]
 PAGE = "report.html"
 _DPI = 130
 _BESIDE = ("aleatoric", "total", "ece")  # columns that figures show beside a law
-_ROWS = 200  # of a table of groups
+_ROWS = 200  # of a table of groups, and of their notes
+_NAMED = 6  # groups that a note names
 
 
 @dataclass(frozen=True)
@@ -269,10 +270,23 @@ def _fit_table(law: Fit) -> str:
         rows.append(cells)
     if len(law) > _ROWS:
         rows.append([f"... and {len(law) - _ROWS:,} more groups"] + [""] * (len(head) - 1))
-    notes = "".join(
-        f"<li><code>{html.escape(k)}</code> {html.escape(v)}</li>" for k, v in law.groups[0].details.items()
-    )
-    return _table(head, rows) + (f"<ul class=notes>{notes}</ul>" if notes else "")
+    return _table(head, rows) + _explained(law)
+
+
+def _explained(law: Fit) -> str:
+    """Each note in words, with the groups it holds for where those are not all."""
+    held: dict[tuple[str, str], list[str]] = {}
+    for group in law:
+        for note in group.details.items():
+            held.setdefault(note, []).append(", ".join(f"{name}={value}" for name, value in group.group.items()))
+    lines = []
+    for (code, text), groups in list(held.items())[:_ROWS]:
+        some = "; ".join(groups[:_NAMED]) + (f"; and {len(groups) - _NAMED:,} more" if len(groups) > _NAMED else "")
+        where = "" if len(groups) == len(law) else f"{html.escape(some)}: "
+        lines.append(f"<li><code>{html.escape(code)}</code> {where}{html.escape(text)}</li>")
+    if len(held) > _ROWS:
+        lines.append(f"<li>... and {len(held) - _ROWS:,} more notes; raysweep fit --json has them all</li>")
+    return f"<ul class=notes>{''.join(lines)}</ul>" if lines else ""
 
 
 def _percent(share: float | None) -> str:

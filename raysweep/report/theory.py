@@ -14,7 +14,7 @@ from raysweep.axes import Axis, Value
 from raysweep.errors import FitError, SweepError
 from raysweep.experiment import Experiment, TheoryExperiment
 from raysweep.laws.forms import Array
-from raysweep.laws.points import Points
+from raysweep.laws.points import Part, Points
 from raysweep.laws.source import numbers
 
 __all__ = ["REASON", "Agreement", "agreements", "sentences", "theory_name", "with_theory"]
@@ -115,6 +115,7 @@ class Agreement:
         window: Smallest and largest x of rows with a theory; None if there are none.
         rows: How many have one.
         clusters: How many independent clusters they come from.
+        cluster: What tells those apart: `run`, or the column.
         ratio: Median of measured / expected over those rows.
         interval: 95 % bootstrap interval of it over clusters; None with fewer than five of them.
         mean: Mean of measured / expected: what a theory of an expectation says is 1.
@@ -127,6 +128,7 @@ class Agreement:
     window: tuple[float, float] | None
     rows: int = 0
     clusters: int = 0
+    cluster: str = "run"
     ratio: float = float("nan")
     interval: tuple[float, float] | None = None
     mean: float = float("nan")
@@ -137,12 +139,12 @@ class Agreement:
 
 def agreements(points: Points) -> list[Agreement]:
     """One for each group of some points that carry `<y>_theory` and `theory_reason`, in the order of their values."""
-    groups = points.frame.select(points.by).unique().sort(points.by).to_dicts() if points.by else [{}]
-    return [_agreement(points, group) for group in groups]
+    return [_agreement(points, part) for part in points.parts]
 
 
-def _agreement(points: Points, group: Mapping[str, Any]) -> Agreement:
-    rows, (x,) = points.of(group), points.x
+def _agreement(points: Points, part: Part) -> Agreement:
+    group, (x,) = part.group, points.x
+    rows = points.of(group)
     expected = theory_name(points.y)
     told = rows.filter(pl.col(expected).is_not_null())
     reasons = set(rows.filter(pl.col(expected).is_null())[REASON].drop_nulls())
@@ -151,10 +153,10 @@ def _agreement(points: Points, group: Mapping[str, Any]) -> Agreement:
         reasons.add("a ratio takes numbers above 0")
     without = rows.height - usable.height
     if usable.is_empty():
-        return Agreement(group, None, without=without, reasons=tuple(sorted(reasons)))
+        return Agreement(group, None, cluster=part.cluster, without=without, reasons=tuple(sorted(reasons)))
     logs = np.log(numbers(usable, points.y) / numbers(usable, expected))
     at = numbers(usable, x)
-    cluster = usable[points.run].rank("dense").to_numpy() - 1 if points.run else np.arange(usable.height)
+    cluster = usable[part.run].rank("dense").to_numpy() - 1 if part.run else np.arange(usable.height)
     by_x = usable.select(x).with_columns(_log=pl.Series(logs)).group_by(x).agg(pl.col("_log").median()).sort(x)
     worst = by_x.row(int(by_x["_log"].abs().arg_max() or 0))
     return Agreement(
@@ -162,6 +164,7 @@ def _agreement(points: Points, group: Mapping[str, Any]) -> Agreement:
         window=(float(at.min()), float(at.max())),
         rows=usable.height,
         clusters=len(np.unique(cluster)),
+        cluster=part.cluster,
         ratio=float(np.exp(np.median(logs))),
         interval=_interval(logs, cluster.astype(np.int64)),
         mean=float(np.exp(logs).mean()),
@@ -217,7 +220,7 @@ def _sentence(points: Points, one: Agreement) -> str:
     assert one.window is not None
     name = f" ({_name(one.group)})" if one.group else ""
     span = f" [{one.interval[0]:.3g}, {one.interval[1]:.3g}]" if one.interval else ""
-    unit = "runs" if points.run in ("run", None) else f"clusters by {points.run}"
+    unit = "runs" if one.cluster == "run" else f"clusters by {one.cluster}"
     x = points.x[0]
     return (
         f"theory of {points.y}{name}: measured / expected {one.ratio:.3g}{span}, the median of {one.rows:,} rows of "

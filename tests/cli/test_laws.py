@@ -47,7 +47,8 @@ def test_a_joint_law_is_told_in_a_paragraph_a_group(cli: Cli, table: str) -> Non
     assert out.count("a_opt = 0.4") == 2
     assert "fitted to 24 rows of 24 runs at 24 points of params and tokens: params 1e+07 to 1e+09" in out
     assert "beyond params x tokens = " in out
-    assert out.index("All 2 groups:") < out.index("dropped_null: 1 of 50 rows") < out.index("one_run_per_scale: ")
+    assert out.count("dropped_null: ") == 1
+    assert out.index("dropped_null: 1 of 25 rows") < out.index("All 2 groups:") < out.index("one_run_per_scale: ")
     records = json.loads(cli(*arguments, "--huber", "1e-3", "--holdout", "0", "--json")[1])
     assert [(r["group"], r["huber"], r["holdout"]) for r in records] == [({"arm": a}, 1e-3, None) for a in "ab"]
     assert [p["name"] for p in records[0]["params"]] == ["E", "A", "B", "alpha", "beta"]
@@ -88,8 +89,8 @@ def test_a_figure_is_drawn(cli: Cli, table: str) -> None:
         (["fit", "--x", "params"], "--x and --y must be given"),
         (["fit", "--x", "params", "--y", "loss", "--huber", "0"], "huber=0"),
         (["fit", "--x", "params", "--y", "loss", "--holdout", "1"], "[0, 0.9]"),
-        (["fit", "--x", "params", "--y", "arm"], "column 'arm' holds String"),
-        (["fit", "--x", "params", "--y", "loss", "--se", "arm"], "column 'arm' holds String"),
+        (["fit", "--x", "params", "--y", "arm"], "Column 'arm' must hold numbers, but row 1 of "),
+        (["fit", "--x", "params", "--y", "loss", "--se", "arm"], "Column 'arm' must hold numbers, but row 1 of "),
         (["fit", "--x", "params", "--y", "loss", "--where", "params < 0"], "No rows are left"),
         (["fit", "--x", "params", "--y", "loss", "--level", "95"], "level=95"),
         (["allocate", *SCALES, "--budget", "-1"], "--budget is FLOPs, positive"),
@@ -179,3 +180,42 @@ def test_real_runs_are_fitted_and_allocated(
     code, out, err = cli("allocate", str(path), *rest, "--budget", "1e22")
     assert code == 0, err
     assert len(json.loads(out)) == groups
+
+
+# What people have
+
+
+def test_several_files_a_pattern_and_json_are_tables_for_each_command(cli: Cli, tmp_path: Path, table: str) -> None:
+    rows = pl.read_csv(table).drop_nulls()
+    for i in range(0, rows.height, 10):
+        rows[i : i + 10].write_ndjson(tmp_path / f"trial-{i:02}.json")
+    rest = ["--law", "chinchilla", *SCALES, "--by", "arm", "--bootstrap", "40", "--json"]
+    rows.write_csv(tmp_path / "whole.csv")
+    names = [f"trial-{i:02}.json" for i in range(0, rows.height, 10)]
+    expected = cli("fit", "whole.csv", *rest)[1]
+    assert cli("fit", "trial-*.json", *rest) == (0, expected, "")
+    assert cli("fit", *names, *rest) == (0, expected, "")
+    allocated = cli("allocate", "whole.csv", *rest, "--budget", "1e21")
+    assert cli("allocate", *names, *rest, "--budget", "1e21") == allocated
+    code, _, err = cli("fit", names[0], "results/toy", *rest)
+    assert (code, "There is no table at 'results/toy'" in err) == (2, True)
+    code, _, err = cli("fit", "trial-*.json")
+    assert (code, "--x and --y must be given, for trial-*.json names no fits" in err) == (2, True)
+
+
+def test_a_narrow_window_is_told_on_the_command_line(cli: Cli) -> None:
+    n = np.linspace(1000, 1020, 12)
+    pl.DataFrame({"n": n, "loss": n**-0.5 * (1 + 0.01 * np.sin(n))}).write_csv("w.csv")
+    out = cli("fit", "w.csv", "--x", "n", "--y", "loss")[1]
+    assert "  narrow_window: n spans a factor of 1.02 only" in out
+    (record,) = json.loads(cli("fit", "w.csv", "--x", "n", "--y", "loss", "--json")[1])
+    assert "narrow_window" in record["notes"]
+
+
+def test_an_allocation_carries_the_notes_of_its_fit(cli: Cli) -> None:
+    n, d = (g.ravel() for g in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.linspace(1e9, 1.5e9, 5)))
+    pl.DataFrame({"params": n, "tokens": d, "loss": 1.7 + 400 * n**-0.34 + 410 * d**-0.28}).write_csv("w.csv")
+    rest = ["allocate", "w.csv", *SCALES, "--bootstrap", "0", "--budget", "1e30"]
+    assert "  narrow_window: tokens spans a factor of 1.5 only" in cli(*rest)[1]
+    (record,) = json.loads(cli(*rest, "--json")[1])
+    assert {"narrow_window", "extrapolated"} <= set(record["notes"])

@@ -57,7 +57,7 @@ def test_each_model_has_a_curve_an_exponent_and_a_forecast(table: Path, capsys: 
     ("options", "message"),
     [
         (["--successes", "c", "--trials", "m"], "There is no column 'm'"),
-        (["--successes", "model", "--trials", "n"], "column 'model' must hold whole numbers"),
+        (["--successes", "model", "--trials", "n"], "Column 'model' must hold numbers, but row 1 of "),
         (["--successes", "n", "--trials", "c"], "`0 <= successes <= trials` must hold"),
         (["--successes", "c", "--trials", "n", "--k", "1,2.5"], "--k must be whole numbers separated by commas"),
         (["--successes", "c", "--trials", "n", "--k", "0"], "k must be whole numbers >= 1"),
@@ -84,3 +84,24 @@ def test_a_missing_count_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     pl.DataFrame({"c": [1, None, 2], "n": [5, 5, 5]}).write_parquet(file)
     assert told(str(file), "--successes", "c", "--trials", "n") == 2
     assert "1 are missing" in capsys.readouterr().err
+
+
+def test_json_and_several_files_are_tables(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--successes", "c", "--trials", "n", "--by", "model", "--k", "1,10", "--json"]
+    assert told(str(table), *options) == 0
+    expected = json.loads(capsys.readouterr().out)
+    rows = pl.read_csv(table)
+    rows[:60].write_json(table.parent / "p-small.json")
+    rows[60:].write_ndjson(table.parent / "p-large.jsonl")
+    for files in (
+        [str(table.parent / "p-*.json*")],
+        [str(table.parent / f"p-{n}") for n in ("small.json", "large.jsonl")],
+    ):
+        assert told(*files, *options) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert sorted(found, key=str) == sorted(expected, key=str)
+    assert told(*files, *options[:4], "--by", "file", "--k", "1", "--json") == 0
+    assert [one["group"] for one in json.loads(capsys.readouterr().out)] == [
+        {"file": "p-small.json"},
+        {"file": "p-large.jsonl"},
+    ]

@@ -45,8 +45,8 @@ def grid(seeds, arms=("hard",), noise=0.03, correlation=0.8, share=1.0, rng=None
 
 def test_a_ledgers_seed_is_the_unit_unless_another_is_named():
     table = ledger(grid(5))
-    assert (fit(table, x="n_train", y="loss").only.n_clusters, points(table, "n_train", "loss").run) == (5, "seed")
-    assert fit(table, x="n_train", y="loss").only.cluster == "seed"
+    (part,), only = points(table, "n_train", "loss").parts, fit(table, x="n_train", y="loss").only
+    assert (part.run, only.n_clusters, only.cluster) == ("seed", 5, "seed")
     named = fit(table, x="n_train", y="loss", run="run").only
     assert (named.n_clusters, named.cluster) == (40, "run")
 
@@ -62,11 +62,11 @@ def test_two_seeds_are_too_few_and_a_note_says_so():
     assert only.details["few_seeds"].startswith("2 values of seed are too few")
 
 
-def test_one_arm_of_few_seeds_makes_runs_the_unit_of_all():
+def test_an_arm_of_few_seeds_has_runs_as_units_and_says_so_alone():
     records = [r for r in grid(5, ("hard", "soft"), share=0.5) if r["labels"] == "hard" or r["seed"] < 2]
     fitted = fit(ledger(records), x="n_train", y="loss")
-    assert [g.n_clusters for g in fitted] == [40, 16]
-    assert all("few_seeds" in g.notes for g in fitted)
+    assert [(g.n_clusters, g.cluster) for g in fitted] == [(5, "seed"), (16, "run")]
+    assert ["few_seeds" in g.notes for g in fitted] == [False, True]
 
 
 def test_seeds_that_vary_apart_have_no_single_unit():

@@ -95,13 +95,14 @@ def test_auto_says_which_law_it_chose():
 
 def test_a_ledgers_own_standard_error_is_taken_by_itself():
     records = rows()
-    assert points(ledger(records), "n_train", "epistemic").se is None
+    assert points(ledger(records), "n_train", "epistemic").parts[0].se is None
     table = ledger(records).append_column("epistemic_se", [[0.01] * len(records)])
     table = table.cast(
         table.schema.set(len(table.schema) - 1, table.schema.field(-1).with_metadata({"role": "metric"}))
     )
-    assert points(table, "n_train", "epistemic").se == "epistemic_se"
-    assert points(pl.DataFrame({"n": [1], "y": [1], "y_se": [1]}), "n", "y").se is None  # a plain table says nothing
+    assert points(table, "n_train", "epistemic").parts[0].se == "epistemic_se"
+    plain = pl.DataFrame({"n": [1], "y": [1], "y_se": [1]})
+    assert points(plain, "n", "y").parts[0].se is None  # a plain table says nothing
 
 
 def test_noisy_points_count_less():
@@ -151,7 +152,7 @@ def test_a_ledger_is_reduced_alike_whether_it_is_held_or_not(options, tmp_path, 
 @pytest.mark.usefixtures("unheld")
 def test_an_axis_that_y_does_not_depend_on_is_collapsed_unread():
     found = points(ledger(rows(k=[1, 2, 4])), "n_train", "epistemic")
-    assert (found.frame.height, list(found.details)) == (10, ["collapsed_k", "few_seeds"])
+    assert (found.frame.height, list(found.parts[0].details)) == (10, ["collapsed_k", "few_seeds"])
 
 
 @pytest.mark.usefixtures("unheld")
@@ -164,7 +165,8 @@ def test_a_long_table_is_averaged_to_the_same_optimum(ending, tmp_path):
     )
     getattr(table, f"write_{ending}")(tmp_path / f"t.{ending}")
     fitted = fit(tmp_path / f"t.{ending}", x="n", y="loss", by="arm", where="loss > 0", bootstrap=0)
-    assert fitted.groups[0].details["averaged_rows"].startswith("300 rows were averaged to 12 points of equal arm, n")
+    for group in fitted:
+        assert group.details["averaged_rows"].startswith("150 rows were averaged to 6 points of equal arm, n")
     for arm in (1, 2):
         part = table.filter(pl.col("arm") == arm)
         slope, level = np.polyfit(np.log(part["n"]), np.log(part["loss"]), 1)
@@ -179,7 +181,7 @@ def test_a_long_table_is_averaged_to_the_same_optimum(ending, tmp_path):
 def test_rows_of_a_run_are_averaged_within_it_and_negative_ones_still_refused():
     table = pl.DataFrame({"n": [1.0, 1, 2, 2, 4, 4], "run": list("aabbcc"), "loss": [4.0, 4, 2, 2, 1, 1]})
     found = points(table, "n", "loss", run="run")
-    assert (found.frame.height, found.se) == (3, None)  # equal rows: no spread to know an error by
+    assert (found.frame.height, found.parts[0].se) == (3, None)  # equal rows: no spread to know an error by
     with pytest.raises(FitError, match="positive, finite y, but 1 of 3"):
         fit(table.with_columns(pl.col("loss") - 1), x="n", y="loss", run="run")
 

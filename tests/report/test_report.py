@@ -126,6 +126,25 @@ def test_a_report_is_written_anywhere(
     assert page.count("<img") == len(memory_store.list("figures"))
 
 
+def test_notes_stand_at_the_groups_they_hold_for(memory_store: Store, make_sweep: Callable[..., Sweep]) -> None:
+    arms = [
+        {"arm": "a", "size": [10, 100, 1000], "seed": {"range": 3}, "epoch": [1]},
+        {"arm": "b", "size": [10, 11, 12], "seed": {"range": 2}, "epoch": [1]},
+        {"arm": "c", "size": [10, 100, 1000], "seed": {"range": 2}, "epoch": [1]},
+    ]
+    spec = {"law": "power", "x": "size", "y": "loss", "by": ["arm"]}
+    sweep = make_sweep({**FUNCTION_SWEEP, "grid": {}}, {"concat": arms}, fit=[spec])
+    run(sweep, memory_store, make_executor("inline"))
+    made = make_report(memory_store)
+    page = memory_store.read("report.html").decode()
+    assert "<code>no_holdout</code> Without" in page  # all groups
+    assert "<code>few_seeds</code> arm=b; arm=c: 2 values of seed" in page
+    assert "<code>narrow_window</code> arm=b: size spans a factor of 1.2 only" in page
+    first, second, third = made.findings
+    assert second.endswith("; scales span less than a factor of 2 (narrow_window)")
+    assert "narrow_window" not in first + third
+
+
 def test_an_empty_ledger_has_no_report(memory_store: Store, make_sweep: Callable[..., Sweep]) -> None:
     import sys
 

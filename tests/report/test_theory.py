@@ -177,7 +177,7 @@ def test_an_axis_that_only_the_theory_depends_on_is_not_averaged_over() -> None:
     table = pa.Table.from_pylist(rows, schema=table.schema)
     plain = points(table, "n", "loss")
     assert plain.by == ()
-    assert "collapsed_width" in plain.details
+    assert "collapsed_width" in plain.parts[0].details
     narrow, wide = agreements(points(with_theory(table, Wider(), ["loss"]), "n", "loss", keep=["loss_theory", REASON]))
     assert narrow.ratio == pytest.approx(0.12, rel=0.1)
     assert wide.ratio == pytest.approx(0.012, rel=0.1)

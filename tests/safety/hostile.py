@@ -9,10 +9,14 @@ from typing import Any
 
 from hostile_stores import (
     CSV,
+    JSON,
+    LOST,
     PART,
     SMALL,
     TABLE,
     run_csv,
+    run_json,
+    run_lost,
     run_part,
     run_store,
     run_table,
@@ -65,10 +69,12 @@ TARGETS = (
     Target("sweep file, bytes", changed(SWEEP.encode(), *(text.encode() for text in SHIPPED[:1])), run_file, 0.2),
     Target("--set", overrides, run_override, 0.06),
     Target("--preset", st.text(max_size=8) | st.sampled_from(["smoke", "full", "smok"]), run_preset, 0.005),
-    Target("ledger part, bytes", changed(SMALL, PART), run_part, 0.545),
+    Target("ledger part, bytes", changed(SMALL, PART), run_part, 0.53),
     Target("ledger part, columns", tables(), run_part, 0.01),
     Target("store JSON", stores(), run_store, 0.01),
     Target("safetensors", weights(), run_world, 0.015),
     Target("table, CSV", changed(CSV), run_csv, 0.0075),
+    Target("table, JSON", changed(*JSON), run_json, 0.0075),
+    Target("table, lost metadata", changed(LOST), run_lost, 0.0075),
     Target("table, parquet", changed(TABLE), run_table, 0.0075),
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
@@ -289,6 +290,38 @@ def run_world(data: bytes) -> None:
 
 CSV = b"n,loss,arm\n" + b"\n".join(b"%d,%.4f,%s" % (n, n**-0.5, arm) for arm in (b"a", b"b") for n in (1, 2, 4, 8, 16))
 TABLE = _parquet(pa.table({"n": [1.0, 2, 4, 8, 16], "loss": [1.0, 0.7, 0.5, 0.36, 0.25], "arm": ["a"] * 5}))
+
+
+_RECORDS = [{"n": n, "loss": n**-0.5, "arm": "a", "config": {"lr": 0.1, "sizes": [1, None]}} for n in (1, 2, 4, 8, 16)]
+JSON = (json.dumps(_RECORDS).encode(), "\n".join(map(json.dumps, _RECORDS)).encode())
+LOST = json.dumps(
+    {
+        "run": {"role": "stamp"},
+        "code_sha": {"role": "stamp", "accepted": "a,b"},
+        "n": {"role": "axis", "kind": "lane"},
+        "seed": {"role": "axis", "kind": "lane", "axis_role": "seed"},
+        "t": {"role": "axis", "kind": "observed", "axis_role": "time"},
+        "loss": {"role": "metric", "better": "low", "free": "1"},
+    }
+).encode()
+
+
+def run_json(data: bytes) -> None:
+    (SCRATCH / "t.json").write_bytes(data)
+    fit(SCRATCH / "t.json", "power", "n", "loss", by="arm", bootstrap=0)
+
+
+def run_lost(data: bytes) -> None:
+    """A frame whose column `columns` says anything."""
+    rows = [(n, seed, t) for n in (1, 2, 4) for seed in (0, 1) for t in (1, 2)]
+    frame = pl.DataFrame(rows, ["n", "seed", "t"], orient="row").with_columns(
+        pl.format("{}-{}", "n", "seed").alias("run"),
+        pl.lit(data.decode(errors="replace")).alias("columns"),
+        pl.int_range(pl.len()).alias("cell"),
+        code_sha=pl.lit("a"),
+        loss=1 / pl.col("n") + pl.col("seed") / 100,
+    )
+    fit(frame, "power", "n", "loss", bootstrap=0)
 
 
 def run_csv(data: bytes) -> None:

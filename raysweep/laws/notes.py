@@ -1,0 +1,66 @@
+"""Notes: sentences about the points of a fit, each at the groups that it holds for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import polars as pl
+
+__all__ = ["Note", "Regrouped", "counts", "details_of", "each", "over"]
+
+_TEXT = "_text"
+Regrouped: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]  # gives rows the by-columns of their groups
+
+
+@dataclass(frozen=True)
+class Note:
+    """One stable code, and what it says.
+
+    Attributes:
+        code: The code.
+        text: A sentence that holds for all groups, or `each` with its own.
+    """
+
+    code: str
+    text: str | pl.DataFrame
+
+
+def each(groups: pl.DataFrame, sentences: Sequence[str | None]) -> pl.DataFrame:
+    """A sentence for each row of some of the by-columns; None where there is nothing to say."""
+    said = pl.Series(_TEXT, sentences, dtype=pl.String)
+    return groups.with_columns(said) if groups.columns else said.to_frame()
+
+
+def details_of(groups: pl.DataFrame, count: int, notes: Sequence[Note]) -> list[dict[str, str]]:
+    """The sentence of each code that holds for each of `count` groups, whose by-columns are `groups`."""
+    found: list[dict[str, str]] = [{} for _ in range(count)]
+    for note in notes:
+        if isinstance(note.text, str):
+            said: Sequence[str | None] = [note.text] * count
+        elif keys := [name for name in note.text.columns if name != _TEXT]:
+            joined = groups.select(keys).join(note.text, on=keys, how="left", nulls_equal=True, maintain_order="left")
+            said = joined[_TEXT].to_list()
+        else:
+            said = note.text[_TEXT].to_list() * count
+        for details, text in zip(found, said, strict=True):
+            if text is not None:
+                details[note.code] = text
+    return found
+
+
+def over(frame: pl.DataFrame, by: Sequence[str], *what: pl.Expr) -> pl.DataFrame:
+    """Each value of `by`, in their order, with what is asked of its rows; one row if there is no by-column."""
+    return frame.group_by(by).agg(*what).sort(by) if by else frame.select(*what)
+
+
+def counts(frame: pl.DataFrame, groups: pl.DataFrame) -> list[int]:
+    """How many rows of a frame belong to each group."""
+    by = groups.columns
+    if not by:
+        return [frame.height]
+    found = groups.join(
+        frame.group_by(by).agg(_len=pl.len()), on=by, how="left", nulls_equal=True, maintain_order="left"
+    )
+    return found["_len"].fill_null(0).to_list()
