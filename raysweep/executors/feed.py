@@ -150,6 +150,14 @@ class Feed:
             self._waiting.extendleft(reversed(singles(make_pack(rest, attempt), fresh)))
         return Counts()
 
+    def back(self, pack_id: str) -> None:
+        """The pack met a worker that could not run it: it is next."""
+        pack = self._flying.pop(pack_id)
+        self._forget(pack_id)
+        self._claims.release(pack_id)
+        if not self.stopped:
+            self._waiting.appendleft(pack)
+
     def _forget(self, pack_id: str) -> None:
         self._signs.pop(pack_id, None)
         self._begun.pop(pack_id, None)

@@ -63,6 +63,13 @@ _CRASHED = ("worker process has died", "Traceback")  # what a trial's error says
 # Else a node has died, was preempted or does not answer: Ray then says that, or gives no reason at all.
 
 
+class Unfit(Exception):
+    """A pack met a process that must not run it. Tune ends the actor of a trial that raised, and starts another.
+
+    (To refuse the pack by `reset_config` is no way: Tune then tells nobody what became of the trial.)
+    """
+
+
 class PackTrial(tune.Trainable):  # type: ignore[misc]
     """A trial: one pack; a `step` ends at a snapshot, at most once a second.
 
@@ -81,21 +88,23 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
         self._begin(config)
 
     def _begin(self, config: dict[str, Any]) -> None:
+        pack = config["pack"]
+        self.unfit = self.health.spoilt or (pack.fresh and self.health.begun > 0)
         self.reasons: list[str] = []
-        self.work = execute(self.job, config["pack"], self.health, self.reasons.append)
+        self.work = execute(self.job, pack, self.health, self.reasons.append)
         self.config: dict[str, Any] = {}  # would travel back with every report
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next pack; False makes Tune discard the actor: it cannot be trusted, or the pack wants a fresh one."""
+        """Take the next pack."""
         self.work.close()
-        if self.health.spoilt or (new_config["pack"].fresh and self.health.begun):
-            return False
         self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         if self.fatal:
             return {**_result(Counts()), "fatal": self.fatal, "done": True}
+        if self.unfit:
+            raise Unfit("this process cannot be trusted any more, or the pack wants a fresh one")
         counts, until = Counts(), time.monotonic() + _REPORT_SECONDS
         told: dict[str, Any] = {"done": True}
         try:
@@ -207,6 +216,10 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
         told = Path(trial.error_file) if trial.error_file else None
         whole = told.read_text(errors="replace") if told and told.is_file() else ""
         pack, reason = trial.config["pack"], last_words(whole) or "its worker died"
+        if f"{Unfit.__name__}:" in whole or f"({Unfit.__name__})" in whole:
+            self.feed.back(pack.id)
+            _forget(trial)
+            return
         run, late = at_work(reason), LATE in reason
         full = "OutOfMemoryError" in whole  # Ray killed it when the host ran out of memory; half of the pack may fit
         if full and len(pack) > 1:

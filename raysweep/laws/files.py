@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from polars.io.plugins import register_io_source
 
 from raysweep.errors import FitError
-from raysweep.experiment import STAMPS
+from raysweep.rows import STAMPS
 from raysweep.laws.column import COLUMNS, Column, merged, of_schema
 from raysweep.laws.jsonfile import first_line, read_json
 from raysweep.laws.missing import as_numbers, numeric
