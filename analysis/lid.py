@@ -24,7 +24,7 @@ from scipy.optimize import least_squares
 
 from raysweep.laws.split import Tradeoff, split
 from raysweep.metrics.difficulty import rates
-from raysweep.report.style import COLOURS, STYLE
+from raysweep.reports.style import COLOURS, STYLE
 from raysweep.theory import lid as theory
 
 SWEEPS = ("generalisation", "spectrum", "exponent", "prior")

@@ -27,7 +27,7 @@ from matplotlib import pyplot as plt
 from scipy.optimize import nnls
 
 from raysweep.laws.attempts import Tail, unbiased_failure
-from raysweep.report.style import COLOURS, STYLE
+from raysweep.reports.style import COLOURS, STYLE
 
 COMPONENTS = 256  # at most; of a feature set
 SIZES = [16, 32, 64, 96, 128, 160, 200, 256, 320, 400, 600, 1000, 2000, 4000, 8000]

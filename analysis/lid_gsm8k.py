@@ -27,7 +27,7 @@ from students import BETAS, SIGMA, SIZES
 
 from raysweep.laws.attempts import unbiased_failure
 from raysweep.metrics.difficulty import log_precision_density, rates, success
-from raysweep.report.style import COLOURS, STYLE
+from raysweep.reports.style import COLOURS, STYLE
 
 K = np.unique(np.geomspace(1, 1000, 31).round())
 WINDOW = (10, 100)

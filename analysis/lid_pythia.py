@@ -23,7 +23,7 @@ from matplotlib import pyplot as plt
 from scipy.stats import spearmanr
 
 from raysweep.laws.attempts import attempts, unbiased_failure
-from raysweep.report.style import STYLE
+from raysweep.reports.style import STYLE
 
 WINDOW = (10, 100)
 BUDGETS = (1, 10, 100)

@@ -115,7 +115,7 @@ def fit(
     if json:
         print_json([record for one in found for record in one.fit.to_json()])
         return
-    from raysweep.report.tables import paragraphs
+    from raysweep.reports.tables import paragraphs
 
     for i, paragraph in enumerate(p for one in found for p in paragraphs(one.fit)):
         _say(["", *paragraph] if i else paragraph)
@@ -169,7 +169,7 @@ def allocate(
     if json:
         print_json([record for group, one in made for record in _records(group, one)])
         return
-    from raysweep.report.tables import MOST
+    from raysweep.reports.tables import MOST
 
     for group, one in made[:MOST]:
         _show_allocation(group, one)
@@ -259,8 +259,8 @@ def _draw(found: Sequence[_Asked], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from raysweep.report.diagnostics import diagnostics_figure
-    from raysweep.report.style import tame
+    from raysweep.reports.diagnostics import diagnostics_figure
+    from raysweep.reports.style import tame
 
     for i, one in enumerate(found):
         name = path if i == 0 else path.with_stem(f"{path.stem}-{i + 1}")
@@ -297,7 +297,7 @@ def _records(group: GroupFit, made: Allocation | str) -> list[dict[str, Any]]:
 
 
 def _show_allocation(group: GroupFit, made: Allocation | str) -> None:
-    from raysweep.report.tables import formula, title
+    from raysweep.reports.tables import formula, title
 
     print(f"{title(group)}: {formula(group)}")
     if isinstance(made, str):

@@ -28,7 +28,7 @@ def add_to(app: typer.Typer) -> None:
 
 def report(store: StoreArgument) -> None:
     """Write the store's report.html and figures/ anew."""
-    from raysweep.report import make_report
+    from raysweep.reports import make_report
 
     made = make_report(Store(store))
     for sentence in made.findings:

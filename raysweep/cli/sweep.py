@@ -246,7 +246,7 @@ def run(
 
 def _report(store: Store, experiment: Experiment) -> None:
     try:
-        from raysweep.report import make_report
+        from raysweep.reports import make_report
     except ModuleNotFoundError as error:
         print(f"no report: {error.name} is not installed here; run `raysweep report {store.uri}` where it is")
         return

@@ -187,7 +187,7 @@ def test_rows_of_a_run_are_averaged_within_it_and_negative_ones_still_refused():
 
 
 def test_thousands_of_groups_are_fitted_printed_and_predicted():
-    from raysweep.report.tables import findings, paragraphs
+    from raysweep.reports.tables import findings, paragraphs
 
     groups, n = 3000, np.array([10.0, 100, 1000, 10_000])
     alpha = np.linspace(0.2, 0.8, groups)[:, None]

@@ -8,7 +8,7 @@ import torch
 from raysweep.metrics import decompose
 from raysweep.oracle.recipe import GaussianRecipe, recipe_hash
 from raysweep.oracle.world import FlowWorld, make_flow
-from raysweep.report.tables import sanity
+from raysweep.reports.tables import sanity
 
 RECIPES = [GaussianRecipe(separation=2.0), GaussianRecipe(classes=4, dim=5, separation=2.5)]
 

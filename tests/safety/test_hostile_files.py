@@ -20,7 +20,7 @@ from raysweep.ledger import Ledger
 from raysweep.oracle.recipe import FlowRecipe, stored_audits
 from raysweep.oracle.world import load_world
 from raysweep.part import read_part
-from raysweep.report import make_report
+from raysweep.reports import make_report
 from raysweep.run import run
 from raysweep.status import status
 from raysweep.store import Store

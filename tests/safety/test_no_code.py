@@ -30,7 +30,7 @@ def hook(event, arguments):
     if event in ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen") and "evil" in str(arguments):
         seen.append(event)
 from raysweep.cli import main
-import raysweep.report, raysweep.laws.table, torch  # what they do at import is not the store's doing
+import raysweep.reports, raysweep.laws.table, torch  # what they do at import is not the store's doing
 sys.addaudithook(hook)
 codes = []
 for line in json.loads(sys.argv[1]):

@@ -19,9 +19,9 @@ from raysweep.experiment import Context, Cost, Metric, TheoryExperiment, WorldSh
 from raysweep.experiments.lid import EXPERIMENT as LID
 from raysweep.laws.points import points
 from raysweep.ledger import Ledger
-from raysweep.report import make_report
-from raysweep.report.figures import theory_figure
-from raysweep.report.theory import REASON, agreements, sentences, with_theory
+from raysweep.reports import make_report
+from raysweep.reports.figures import theory_figure
+from raysweep.reports.theory import REASON, agreements, sentences, with_theory
 from raysweep.rows import row_schema
 from raysweep.run import run
 from raysweep.runs import Observed, Runs

@@ -16,8 +16,8 @@ from raysweep.laws.choice import held_out
 from raysweep.laws.forms import Array
 from raysweep.laws.points import Points
 from raysweep.laws.source import numbers
-from raysweep.report.style import COLOURS, PANEL, STYLE, axis_name, sample
-from raysweep.report.tables import title
+from raysweep.reports.style import COLOURS, PANEL, STYLE, axis_name, sample
+from raysweep.reports.tables import title
 
 __all__ = ["diagnostics_figure"]
 

@@ -15,10 +15,10 @@ from raysweep.laws.fitting import Options
 from raysweep.laws.points import points
 from raysweep.laws.table import fit_points
 from raysweep.progress import Progress
-from raysweep.report import make_report
-from raysweep.report.diagnostics import diagnostics_figure
-from raysweep.report.figures import calibration_figure, law_figure, learning_figure
-from raysweep.report.tables import findings
+from raysweep.reports import make_report
+from raysweep.reports.diagnostics import diagnostics_figure
+from raysweep.reports.figures import calibration_figure, law_figure, learning_figure
+from raysweep.reports.tables import findings
 from raysweep.run import open_store, run
 from raysweep.store import Store
 from raysweep.sweep import Sweep

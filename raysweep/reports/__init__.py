@@ -1,5 +1,5 @@
 """Reports: tables and figures from a store's ledger, in one self-contained page."""
 
-from raysweep.report.html import Report, make_report
+from raysweep.reports.html import Report, make_report
 
 __all__ = ["Report", "make_report"]

@@ -30,12 +30,12 @@ from raysweep.laws.source import Column, gather, scan
 from raysweep.laws.table import fit_points
 from raysweep.ledger import Ledger
 from raysweep.oracle.recipe import stored_audits
-from raysweep.report.diagnostics import diagnostics_figure
-from raysweep.report.figures import calibration_figure, law_figure, learning_figure, theory_figure
-from raysweep.report.style import tame
-from raysweep.report.tables import Sanity, clusters, findings, formula, sanity
-from raysweep.report.theory import REASON, Agreement, agreements, theory_name, with_theory
-from raysweep.report.theory import sentences as theory_sentences
+from raysweep.reports.diagnostics import diagnostics_figure
+from raysweep.reports.figures import calibration_figure, law_figure, learning_figure, theory_figure
+from raysweep.reports.style import tame
+from raysweep.reports.tables import Sanity, clusters, findings, formula, sanity
+from raysweep.reports.theory import REASON, Agreement, agreements, theory_name, with_theory
+from raysweep.reports.theory import sentences as theory_sentences
 from raysweep.status import status
 from raysweep.store import Store
 from raysweep.sweep import FitSpec, stored_sweep

@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from raysweep.laws import Fit, GroupFit
 from raysweep.laws.points import Points
-from raysweep.report.style import COLOURS, MARKERS, PANEL, STYLE, axis_name, sample
+from raysweep.reports.style import COLOURS, MARKERS, PANEL, STYLE, axis_name, sample
 
 __all__ = ["calibration_figure", "law_figure", "learning_figure", "theory_figure"]
 
