@@ -1,4 +1,4 @@
-"""What a run prints, warns and logs, kept as `logs/<run>.log` in its store: the beginning and the end of it, bounded."""
+"""What a run prints, warns and logs, kept as `logs/<run>.log` in its store: its beginning and its end."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def captured(log: RunLog) -> Iterator[None]:
     streams = [handler.stream for handler in moved]
     for handler in moved:
         handler.setStream(tees[id(handler.stream)])
-    sys.stdout, sys.stderr = tees[id(out)], tees[id(err)]  # type: ignore[assignment]
+    sys.stdout, sys.stderr = tees[id(out)], tees[id(err)]
     try:
         yield
     finally:
