@@ -65,8 +65,8 @@ def ask(store: Store, sweep: Sweep) -> None:
         if axis in defaults and defaults[axis] != before:
             raise SweepError(
                 f"{sweep.path}: axis {axis}: its default was {_shown(before)} when the store {store.uri} was "
-                f"written, but is now {_shown(defaults[axis])}: cells that do not name it would be taken for done. Give version "
-                f"{version + 1} and all cells are new; or put the old default back and name {axis} in the grid"
+                f"written, but is now {_shown(defaults[axis])}: cells that do not name it would be taken for done. "
+                f"Give version {version + 1} and all cells are new; or put the old default back and name {axis} in the grid"
             )
     if not isinstance(sweep.experiment, FunctionExperiment):
         return
@@ -134,7 +134,8 @@ def _of_old_store(store: Store, sweep: Sweep, entry: dict[str, Any], accept: boo
         return []
     return [
         f"warning: the source of {sweep.experiment.name} changed since this store was written. Finished cells are "
-        "kept, and fits keep the rows of each code apart. Give --accept-code where the results are the same, or a new version"
+        "kept, and fits keep the rows of each code apart. Give --accept-code where the results are the same, or a new "
+        "version"
     ]
 
 

@@ -271,7 +271,7 @@ def _execute(
         return [whole(one, rest) for one, rest in zip(runs, found, strict=True)] if function else found
 
     most = resources.max_failures if function and plan.runs.cells == plan.sweep.runs.cells else None
-    feed = Feed(plan.packs(), left, claims, resources.attempts, give_up, progress.wait, most, plan.pace)
+    feed = Feed(plan.packs(), left, claims, resources.attempts, give_up, progress.wait, most, plan.pace, progress.say)
     executor.run(job, feed, progress.count)
     return feed.stopped
 
