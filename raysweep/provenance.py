@@ -66,7 +66,8 @@ def ask(store: Store, sweep: Sweep) -> None:
             raise SweepError(
                 f"{sweep.path}: axis {axis}: its default was {_shown(before)} when the store {store.uri} was "
                 f"written, but is now {_shown(defaults[axis])}: cells that do not name it would be taken for done. "
-                f"Give version {version + 1} and all cells are new; or put the old default back and name {axis} in the grid"
+                f"Give version {version + 1} and all cells are new; or put the old default back and name {axis} in the "
+                "grid"
             )
     if not isinstance(sweep.experiment, FunctionExperiment):
         return

@@ -151,7 +151,7 @@ class Feed:
     def done(self, pack_id: str) -> None:
         """The pack ended; its rows are in the ledger."""
         pack = self._flying.pop(pack_id)
-        if self._pace is not None:
+        if self._pace is not None and self._most is None:  # where all fail, how long that takes says nothing
             self._pace.took(time.monotonic() - self._begun[pack_id], len(pack))
         self._claims.release(pack_id)
         self._forget(pack_id)

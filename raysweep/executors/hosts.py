@@ -77,9 +77,10 @@ class Hosts:
             _Holder
         )
         self._held[node] = holder.remote()
+        name, total = f"{found['NodeManagerAddress']} ({found['NodeManagerHostname']})", tally.ok + tally.failed
         self._say(
-            f"warning: host {found['NodeManagerAddress']} ({found['NodeManagerHostname']}) is set aside: {tally.failed} "
-            f"of {tally.ok + tally.failed} runs failed there, and few elsewhere. See `raysweep status` for the reasons"
+            f"warning: host {name} is set aside: {tally.failed} of {total} runs failed there, and few elsewhere. See "
+            "`raysweep status` for the reasons"
         )
 
     @property

@@ -7,6 +7,7 @@ import io
 import logging
 import sys
 import threading
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, TextIO
@@ -106,7 +107,8 @@ def captured(log: RunLog) -> Iterator[None]:
         handler.setStream(tees[id(handler.stream)])
     sys.stdout, sys.stderr = tees[id(out)], tees[id(err)]
     try:
-        yield
+        with warnings.catch_warnings():  # what one run was warned of is said to the next one, too
+            yield
     finally:
         sys.stdout, sys.stderr = out, err
         for handler, stream in zip(moved, streams, strict=True):

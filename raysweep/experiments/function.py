@@ -100,7 +100,7 @@ class _Training:
         config = {name: self.axes[name].plain(value) for name, value in self.row.items()}
         config |= {n: tuple(self.axes[n].plain(v) for v in self.observed.values(n)) for n in self.observed.names}
         key = self.pack.key(self.lane)
-        reason, ended = "", False
+        reason, ended, waiting = "", False, False
         with contextlib.ExitStack() as stack:
             place = stack.enter_context(self.context.hold(key)) if self.context.hold else None
             run = Running(key, self.accept, place, self._about, self._resume)
@@ -111,13 +111,12 @@ class _Training:
                 for _ in self._steps(config, run):
                     run.commit()
                     if time.monotonic() - gathered > _EVERY:
+                        waiting = True
                         yield from self.outbox.drain()
-                        gathered = time.monotonic()
+                        waiting, gathered = False, time.monotonic()
                 ended = True
-            except GeneratorExit:
-                raise
             except BaseException as error:  # of Rust, of asyncio, sys.exit(): it ends its run, not the sweep
-                if self.context.interrupted(error):
+                if waiting or self.context.interrupted(error):  # the pack is stopped, or the user presses Ctrl-C
                     raise
                 reason = _reason(error)
                 self.context.on_error(error)
