@@ -34,9 +34,12 @@ def raysweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def killed_at(folder: Path, sign: Path, *arguments: str) -> None:
     """Run a command and kill it, with all that it started, when a file appears."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "raysweep", *arguments], cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        [sys.executable, "-m", "raysweep", *arguments],
+        cwd=folder,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
         start_new_session=True,
-    )  # fmt: skip
+    )
     end = time.monotonic() + 100
     while not sign.exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.05)
