@@ -74,6 +74,7 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
         "cells": counts,
         **_grid(store, scan, seen.current.runs),
         "left_out": left_out,
+        "running": _running(store, seen.current.runs, scan, now) if any(d["alive"] for d in at_work) else [],
         "pace": None,
         "failures": _with_logs(store, _failures(scan.table)) if scan.parts else [],
         "parts": scan.parts,
@@ -156,6 +157,20 @@ def _pace(table: pa.Table, times: npt.NDArray[np.float64], now: float, pending: 
             pace["remaining_seconds"] = None if pending is None else round(pending / rate, 1)
             break
     return pace
+
+
+def _running(store: Store, runs: Runs | None, scan: Scan, now: float) -> list[dict[str, Any]]:
+    """Runs of a plain function that are at work, by the folders they work in, the longest first."""
+    folders = set(store.folders("runs")) if runs is not None else set()
+    if runs is None or not folders:
+        return []
+    found = []
+    for i, key in enumerate(key.decode() for key in (left := scan.pending(runs)).keys.tolist()):
+        if key in folders:
+            made = store.fs.get_file_info(store.path(f"runs/{key}")).mtime_ns
+            axes = ", ".join(f"{name}={value}" for name, value in left.row(i).items())
+            found.append({"run": key, "axes": plain(axes), "seconds": round(max(0.0, now - (made or 0) / 1e9), 1)})
+    return sorted(found, key=lambda one: -one["seconds"])
 
 
 def _with_logs(store: Store, found: list[dict[str, Any]]) -> list[dict[str, Any]]:

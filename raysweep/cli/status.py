@@ -117,6 +117,8 @@ def _body(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"world {world['recipe']}: {state}{audits}"
     for driver in found["drivers"]:
         yield _driver(driver)
+    for one in found.get("running", [])[:_FILES]:
+        yield f"at work: run {one['run'][:8]} ({one['axes']}), for {_age(one['seconds'])} or more"
     if found["pending"] and not working:
         yield "no driver at work; `raysweep run` goes on from here"
     for failure in found["failures"][:_CAUSES]:

@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -47,13 +48,19 @@ RUNS = {"leak": 12, "broken": 8}
 
 def one_process(folder: Path, name: str, runs: int) -> int:
     """How many runs succeed where one process runs them all."""
-    import subprocess
-
-    code = (
-        f"import sys; sys.path.insert(0, {str(folder)!r})\nimport gpu_functions as g\nok = 0\n"
-        f"for n in range(1, {runs + 1}):\n    try:\n        g.{name}({{'n': n}}); ok += 1\n    except Exception:\n        pass\n"
-        "print(ok)\n"
-    )
+    code = f"""
+import sys
+sys.path.insert(0, {str(folder)!r})
+import gpu_functions
+ok = 0
+for n in range(1, {runs + 1}):
+    try:
+        gpu_functions.{name}({{"n": n}})
+        ok += 1
+    except Exception:
+        pass
+print(ok)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     return int(done.stdout.strip().splitlines()[-1]) if done.stdout.strip() else 0
 
