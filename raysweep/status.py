@@ -164,8 +164,8 @@ def _running(store: Store, runs: Runs | None, scan: Scan, now: float) -> list[di
     folders = set(store.folders("runs")) if runs is not None else set()
     if runs is None or not folders:
         return []
-    found = []
-    for i, key in enumerate(key.decode() for key in (left := scan.pending(runs)).keys.tolist()):
+    left, found = scan.pending(runs), []
+    for i, key in enumerate(key.decode() for key in left.keys.tolist()):
         if key in folders:
             made = store.fs.get_file_info(store.path(f"runs/{key}")).mtime_ns
             axes = ", ".join(f"{name}={value}" for name, value in left.row(i).items())
