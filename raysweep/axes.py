@@ -43,7 +43,7 @@ Kind = Literal["shape", "lane", "observed"]
 
 
 class Json(str):
-    """A value that is no scalar (a list, a mapping or null) as canonical JSON, by which it is compared, keyed and stored.
+    """A list, a mapping or null as canonical JSON, by which it is compared, keyed and stored.
 
     Attributes:
         plain: What a user's function is given, with numbers as they were written.
@@ -56,7 +56,7 @@ class Json(str):
         made.plain = plain
         return made
 
-    def __getnewargs__(self) -> tuple[str, Any]:
+    def __getnewargs__(self) -> tuple[str, Any]:  # type: ignore[override]
         return self.text, self.plain
 
     def __eq__(self, other: object) -> bool:
@@ -417,7 +417,9 @@ def declared(plain: Mapping[str, Any]) -> Axis:
         high=high,
         choices=tuple(plain["choices"]),
         role=plain["role"],
-        **{name: plain.get(name) is True for name in ("inferred", "optional", "nullable")},
+        inferred=plain.get("inferred") is True,
+        optional=plain.get("optional") is True,
+        nullable=plain.get("nullable") is True,
     )
 
 

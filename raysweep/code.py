@@ -1,4 +1,4 @@
-"""Which code made a row: a hash of a function's module and of all that it imports, and the commit it was checked out at.
+"""Which code made a row: a hash of a function's module and of all that it imports, and its commit.
 
 Local modules enter by their syntax trees, so that comments, docstrings and formatting are no change; installed
 packages enter by their version. Nothing is imported to find out: imports are read off the source.
@@ -217,8 +217,8 @@ def _resolved(name: str, level: int, file: Path, search: Sequence[str]) -> Itera
         return
     if spec.origin and spec.origin.endswith(".py"):
         yield Path(spec.origin)
-    for folder in spec.submodule_search_locations or ():
-        yield from _files_below(Path(folder), ".".join(rest))
+    for place in spec.submodule_search_locations or ():
+        yield from _files_below(Path(place), ".".join(rest))
 
 
 def _files_below(folder: Path, name: str) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""The rows of a sweep as it is now: its axes, its version. A store may hold others, which are kept and counted apart."""
+"""The rows of a sweep as it is now: its axes, its version. A store may hold others, which are counted apart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raysweep.errors import LedgerError, SweepError
 from raysweep.ledger import Ledger, Respelled, Scan, sequence
 from raysweep.provenance import accepted_codes
 from raysweep.remaining import among
-from raysweep.rows import COLUMNS
+from raysweep.rows import COLUMNS, with_accepted
 from raysweep.runs import Runs
 from raysweep.store import Store
 from raysweep.sweep import Sweep, stored_declaration, stored_runs
@@ -135,21 +135,7 @@ def cells(store: Store, rows: str = "current") -> tuple[pa.Table, list[str]]:
             raise LedgerError(
                 f"store {store.uri}: must hold finished cells of its sweep as it is now, but {' '.join(notes)}"
             )
-    return _accepted(store, table), notes
-
-
-def _accepted(store: Store, table: pa.Table) -> pa.Table:
-    """With the hashes of code that the user declared equal, in the metadata of `code_sha`."""
-    if "code_sha" not in table.schema.names:
-        return table
-    of_ours = [sha for sha in table.column("code_sha").unique().to_pylist() if sha and sha.startswith("raysweep-")]
-    codes = accepted_codes(store) | set(of_ours)  # a built-in experiment's version says when its results change
-    if not codes:
-        return table
-    at = table.schema.get_field_index("code_sha")
-    field = table.schema.field(at)
-    field = field.with_metadata({**(field.metadata or {}), b"accepted": ",".join(sorted(codes)).encode()})
-    return table.set_column(at, field, table.column(at))
+    return table.cast(with_accepted(table.schema, accepted_codes(store))), notes
 
 
 def left_out(now: Current, scan: Scan) -> list[str]:
@@ -197,8 +183,8 @@ def adopt_renamed(store: Store, sweep: Sweep, old: str) -> int:
     theirs = table.filter(pc.is_in(table.column("run"), pa.array(list(renamed), pa.string()))) if len(table) else table
     if not len(theirs):
         raise SweepError(
-            f"--same-as {old}: the store {store.uri} must hold rows of {old} at version {experiment.version} that this sweep "
-            "asks for, but holds none"
+            f"--same-as {old}: the store {store.uri} must hold rows of {old} at version {experiment.version} that "
+            "this sweep asks for, but holds none"
         )
     theirs = Respelled(renamed, {}).apply(theirs.drop_columns([COLUMNS]))
     if "experiment" in theirs.schema.names:

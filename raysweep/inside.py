@@ -1,7 +1,8 @@
 """What a user's own code may say and ask while it runs: `raysweep.report`, `raysweep.checkpoint`, its key and folder.
 
-Everything here speaks of the run that is under way in this process. Outside of a run, so that the same script also works
-by itself, `report` and `checkpoint.save` do nothing, `checkpoint.load` finds nothing, and the folder is the working one.
+Everything here speaks of the run that is under way in this process. So that the same script also works by itself,
+outside of a run `report` and `checkpoint.save` do nothing, `checkpoint.load` finds nothing, and the folder is the
+working one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The ledger: a log of parquet parts in a store, and the only truth about what is done.
 
 A part is never changed. `scan` reads all of them and keeps one row per cell, as `precedence` says; "done" and
-"duplicate" mean after `scan`. `cells.parquet` has the rows of the sweep as it is now, rewritten whole, for any tool that
-opens parquet; `other_cells.parquet` has the rest: other versions, other grids.
+"duplicate" mean after `scan`. `cells.parquet` has the rows of the sweep as it is now, rewritten whole, for any tool
+that opens parquet; `other_cells.parquet` has the rest: other versions, other grids.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import os
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -29,7 +29,7 @@ from raysweep.part import NEEDED, read_part, read_table
 from raysweep.pieces import MADE_OF, PART, pieces, storable, to_parquet, write_groups
 from raysweep.precedence import best_rows
 from raysweep.remaining import locate, subtract
-from raysweep.rows import with_description
+from raysweep.rows import with_accepted, with_description
 from raysweep.runs import KEY_LENGTH, Runs
 from raysweep.store import Store
 
@@ -290,12 +290,15 @@ class Ledger:
         scan = self.states(known).of(parts)
         return [scan.pending(runs, skip_failed, retry_diverged) for runs in parts]
 
-    def compact(self, mine: Callable[[pa.ChunkedArray], npt.NDArray[np.bool_]] | None = None) -> Scan:
+    def compact(
+        self, mine: Callable[[pa.ChunkedArray], npt.NDArray[np.bool_]] | None = None, accepted: Collection[str] = ()
+    ) -> Scan:
         """Rewrite `cells.parquet` and `other_cells.parquet` from the parts, and return a scan of what tells which cells
         are done.
 
         Args:
             mine: [cells] -> [whether each belongs to the sweep as it is now]; by default all do.
+            accepted: Hashes of code that give equal results, for whoever fits the table.
 
         Rows are sorted by cell within each row group; the file has one row group but where it is large. What is held
         of large ledgers are the keys: parts beyond about a hundred megabytes are read a second time to be written.
@@ -343,10 +346,10 @@ class Ledger:
                     raise LedgerError(f"{_FOLDER}/{name} was read a moment ago, but now {part}. Compact again")
                 yield whole.conform(part if kept[name].all() else part.filter(pa.array(kept[name])))
 
-        made_of = len(self.store.list(_FOLDER))
+        made_of, schema = len(self.store.list(_FOLDER)), with_accepted(whole.schema, accepted)
         for file, chosen in ((OTHERS, keep & ~own), (CELLS, own)):
             if chosen.any() or file == CELLS:
-                self.store.write(file, lambda sink, c=chosen: write_groups(sink, whole.schema, parts(c), made_of))  # type: ignore[misc]
+                self.store.write(file, lambda sink, c=chosen: write_groups(sink, schema, parts(c), made_of))  # type: ignore[misc]
             elif self.store.exists(file):
                 self.store.delete(file)
         return Scan(state_rows, tuple(skipped), len(names), np.zeros(len(state_rows)))

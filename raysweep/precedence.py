@@ -1,9 +1,9 @@
 """Which of several rows of a cell counts.
 
 A run keeps the rows of one training: of a run that was trained several times from its start, the training with most
-finished cells, then the later attempt. Of one cell's rows: ok before diverged before failed before skipped, then the later
-attempt, then the first part name; never the clock. Within one training a failure that was recorded of a cell after its
-value, at the same attempt, takes the value back.
+finished cells, then the later attempt. Of one cell's rows: ok before diverged before failed before skipped, then the
+later attempt, then the first part name; never the clock. Within one training a failure that was recorded of a cell
+after its value, at the same attempt, takes the value back.
 """
 
 from __future__ import annotations

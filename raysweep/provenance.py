@@ -1,8 +1,8 @@
 """What a store remembers of the code that filled it: hashes, what they were made of, axes and their defaults.
 
 A change of code without a new version is said once, with what changed; rows of both codes are kept, and fits keep them
-apart until the user accepts them as equal. A change that would silently give a cell another meaning (a default, a new axis
-of a plain function) is a question, and nothing is run until it is answered.
+apart until the user accepts them as equal. A change that would silently give a cell another meaning (a default, a new
+axis of a plain function) is a question, and nothing is run until it is answered.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from raysweep.axes import Json
 from raysweep.code import changes
 from raysweep.errors import SweepError
+from raysweep.experiments import BUILT_IN
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.store import Store
 from raysweep.sweep import Sweep
@@ -63,9 +64,10 @@ def ask(store: Store, sweep: Sweep) -> None:
     for axis, before in entry["defaults"].items():
         if axis in defaults and defaults[axis] != before:
             raise SweepError(
-                f"{sweep.path}: axis {axis}: its default was {_shown(before)} when the store {store.uri} was written, but is "
-                f"now {_shown(defaults[axis])}: cells that do not name it would be taken for done. Give version "
-                f"{version + 1} and all cells are new; or put the old default back and name {axis} in the grid"
+                f"{sweep.path}: axis {axis}: its default was {_shown(before)} when the store {store.uri} was "
+                f"written, but is now {_shown(defaults[axis])}: cells that do not name it would be taken for done. "
+                f"Give version {version + 1} and all cells are new; or put the old default back and name {axis} in the "
+                "grid"
             )
     if not isinstance(sweep.experiment, FunctionExperiment):
         return
@@ -79,8 +81,8 @@ def ask(store: Store, sweep: Sweep) -> None:
         example = ", ".join(f"{axis}: ..." for axis in new)
         raise SweepError(
             f"{sweep.path}: axis {', '.join(new)} is new to the store {store.uri}, whose finished cells do not have it."
-            f"{misspelt} Say what they had by a default, `defaults: {{{example}}}`, and they are kept; or give `version: "
-            f"{version + 1}` and all cells are new"
+            f"{misspelt} Say what they had by a default, `defaults: {{{example}}}`, and they are kept; or give "
+            f"`version: {version + 1}` and all cells are new"
         )
 
 
@@ -94,15 +96,15 @@ def remember(store: Store, sweep: Sweep, accept: bool = False) -> list[str]:
         last = entry["codes"].get(entry["last"])
         differ = changes(last if isinstance(last, dict) else {}, code.parts)
         what = "; ".join(differ[:5]) + (f"; and {len(differ) - 5} more" if len(differ) > 5 else "")
-        if not accept:
+        if not accept and sweep.file.experiment not in BUILT_IN:
             said.append(
                 f"warning: the code of {sweep.experiment.name} changed since this store was written ({what}). Finished "
-                "cells are kept, and fits keep the rows of each code apart. Give --accept-code where the results are the "
-                f"same, or `version: {sweep.experiment.version + 1}` to run all cells again"
+                "cells are kept, and fits keep the rows of each code apart. Give --accept-code where the results are "
+                f"the same, or `version: {sweep.experiment.version + 1}` to run all cells again"
             )
     if not entry["codes"] and _written_before(store, sweep):
         said += _of_old_store(store, sweep, entry, accept)
-    if accept:
+    if accept or sweep.file.experiment in BUILT_IN:  # whose version says when its results change
         entry["accepted"] = sorted({*entry["accepted"], *entry["codes"], code.sha, "none"})
     if code.sha:
         entry["codes"][code.sha], entry["last"] = dict(code.parts), code.sha
@@ -129,14 +131,13 @@ def _of_old_store(store: Store, sweep: Sweep, entry: dict[str, Any], accept: boo
     if before is None or before == _text_sha(sweep):
         entry["accepted"] = sorted({*entry["accepted"], sweep.code.sha, "none"})
         return []
-    return (
-        []
-        if accept
-        else [
-            f"warning: the source of {sweep.experiment.name} changed since this store was written. Finished cells are kept, and "
-            "fits keep the rows of each code apart. Give --accept-code where the results are the same, or a new `version:`"
-        ]
-    )
+    if accept:
+        return []
+    return [
+        f"warning: the source of {sweep.experiment.name} changed since this store was written. Finished cells are "
+        "kept, and fits keep the rows of each code apart. Give --accept-code where the results are the same, or a new "
+        "version"
+    ]
 
 
 def _text_sha(sweep: Sweep) -> str:

@@ -60,7 +60,7 @@ def among(runs: Runs, cells: Texts) -> npt.NDArray[np.bool_]:
 def _placed(
     runs: Runs, cells: Texts
 ) -> tuple[npt.NDArray[np.int64], list[str], npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-    """For m cells: [m] their runs' positions; the distinct suffixes and [m] indices into them; [m] whether asked for."""
+    """For m cells: [m] positions of their runs; distinct suffixes, [m] indices into them; [m] whether asked for."""
     run = locate(runs, cells)
     names, suffix = _suffixes(cells)
     asked = np.array([[name in observed.cells for name in names] for observed in runs.observed])

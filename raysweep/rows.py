@@ -7,6 +7,7 @@ adds what the platform knows (keys, axes, pack, code, device, time) and casts to
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -34,6 +35,7 @@ __all__ = [
     "failure_rows",
     "row_schema",
     "stamp",
+    "with_accepted",
     "with_description",
 ]
 
@@ -121,6 +123,15 @@ def row_schema(experiment: Experiment) -> pa.Schema:
     if twice := sorted({n for n in names if names.count(n) > 1 or n == COLUMNS}):
         raise SweepError(f"experiment {experiment.name}: columns must have distinct names, but got {twice} twice")
     return pa.schema(fields, metadata={"raysweep.schema": str(SCHEMA_VERSION), "raysweep.experiment": experiment.name})
+
+
+def with_accepted(schema: pa.Schema, codes: Collection[str]) -> pa.Schema:
+    """A schema that says which hashes of code give equal results; `none` stands for rows without one."""
+    if not codes or "code_sha" not in schema.names:
+        return schema
+    at = schema.get_field_index("code_sha")
+    meta = {**(schema.field(at).metadata or {}), b"accepted": ",".join(sorted(codes)).encode()}
+    return schema.set(at, schema.field(at).with_metadata(meta))
 
 
 def with_description(table: pa.Table) -> pa.Table:

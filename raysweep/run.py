@@ -33,7 +33,7 @@ from raysweep.oracle.recipe import folder_of, is_made, recipe_hash
 from raysweep.pack import Pack
 from raysweep.plan import Plan, make_plan, whole
 from raysweep.progress import Progress, clock
-from raysweep.provenance import ask, remember
+from raysweep.provenance import accepted_codes, ask, remember
 from raysweep.remaining import among, subtract
 from raysweep.rows import STATUSES, Counts, Stamp, failure_rows, row_schema
 from raysweep.runs import Runs
@@ -131,7 +131,7 @@ def run(
     finally:
         progress.end()
         if not isinstance(sys.exception(), UnreachableError):  # then it cannot be compacted either
-            scan = ledger.compact(lambda cells: among(sweep.runs, cells))
+            scan = ledger.compact(lambda cells: among(sweep.runs, cells), accepted_codes(store))
     sweep_up(store, sweep.runs, ledger.pending)
     notes = left_out(current(store), scan)
     return Outcome(*_tally(sweep, scan), time.monotonic() - started, scan, stopped, tuple(notes))
@@ -261,8 +261,8 @@ def _execute(
     again = plan.again
     if again.anew or again.resumed:
         progress.say(
-            f"plan: {again.anew + again.resumed:,} runs lack some of their cells: {again.resumed:,} go on from a checkpoint, "
-            f"{again.anew:,} are trained again from their start"
+            f"plan: {again.anew + again.resumed:,} runs lack some of their cells: {again.resumed:,} go on from a "
+            f"checkpoint, {again.anew:,} are trained again from their start"
         )
     resources = plan.sweep.file.resources
 
@@ -271,7 +271,7 @@ def _execute(
         return [whole(one, rest) for one, rest in zip(runs, found, strict=True)] if function else found
 
     most = resources.max_failures if function and plan.runs.cells == plan.sweep.runs.cells else None
-    feed = Feed(plan.packs(), left, claims, resources.attempts, give_up, progress.wait, most, plan.pace)
+    feed = Feed(plan.packs(), left, claims, resources.attempts, give_up, progress.wait, most, plan.pace, progress.say)
     executor.run(job, feed, progress.count)
     return feed.stopped
 

@@ -19,15 +19,17 @@ from raysweep.claims import Pulse, drivers
 from raysweep.current import Current, current, split
 from raysweep.errors import LedgerError, plain
 from raysweep.ledger import Scan
+from raysweep.logs import tail_of
 from raysweep.oracle.recipe import stored_audits
 from raysweep.rows import STATUSES
-from raysweep.runs import Runs
+from raysweep.runs import KEY_LENGTH, Runs
 from raysweep.store import TEMPORARY, Store
 from raysweep.sweep import stored_sweep
 
 __all__ = ["Seen", "failures", "status"]
 
 _COLUMNS = ("error", "seconds", "finished_at", "experiment", "experiment_version")
+_LOGS = 5  # causes with whose example's log is shown
 _WINDOWS = (600.0, 3600.0, 86400.0)  # seconds that "of late" may mean: the first with something in it
 
 
@@ -73,7 +75,7 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
         **_grid(store, scan, seen.current.runs),
         "left_out": left_out,
         "pace": None,
-        "failures": _failures(scan.table) if scan.parts else [],
+        "failures": _with_logs(store, _failures(scan.table)) if scan.parts else [],
         "parts": scan.parts,
         "unreadable": [{"file": name, "reason": reason} for name, reason in scan.skipped],
         "drivers": at_work,
@@ -154,6 +156,13 @@ def _pace(table: pa.Table, times: npt.NDArray[np.float64], now: float, pending: 
             pace["remaining_seconds"] = None if pending is None else round(pending / rate, 1)
             break
     return pace
+
+
+def _with_logs(store: Store, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first causes with the end of what their example printed."""
+    for one in found[:_LOGS]:
+        one["example"]["log"] = tail_of(store, one["example"]["cell"][:KEY_LENGTH])
+    return found
 
 
 def failures(now: Current, statuses: Sequence[str]) -> list[dict[str, Any]]:

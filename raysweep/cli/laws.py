@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raysweep.cli.show import print_json, print_table
+from raysweep.current import cells
 from raysweep.errors import FitError
 from raysweep.laws.forms import LAWS, Law
-from raysweep.ledger import CELLS, Ledger
+from raysweep.ledger import CELLS
 from raysweep.store import Store
 from raysweep.sweep import FitSpec, stored_sweep
 
@@ -56,6 +57,9 @@ HoldOut = Annotated[
 Draws = Annotated[int, typer.Option("--bootstrap", min=0, help="Draws of the intervals; 0 for none.")]
 Level = Annotated[float, typer.Option("--level", help="Coverage of the intervals.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the draws.")]
+Rows = Annotated[
+    str, typer.Option("--rows", metavar="current|all", help="Of a store: the sweep as it is now, or all it ever held.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _BROAD = 110  # columns, however wide the terminal
@@ -99,6 +103,7 @@ def fit(
     bootstrap: Draws = 1000,
     level: Level = 0.95,
     seed: Seed = 0,
+    rows: Rows = "current",
     figure: Annotated[
         str | None, typer.Option(metavar="FILE", help="Draw data, law, residuals and hold-out: .png, .pdf or .svg.")
     ] = None,
@@ -109,7 +114,7 @@ def fit(
         specs = _named(data)
     else:
         specs = [_spec("fit", law, x, y, by, where, at, se, huber, holdout)]
-    found = _fitted(data, specs, run, bootstrap, level, seed)
+    found = _fitted(data, specs, run, bootstrap, level, seed, rows)
     if figure is not None:
         _draw(found, Path(figure))
     if json:
@@ -137,6 +142,7 @@ def allocate(
     bootstrap: Draws = 1000,
     level: Level = 0.95,
     seed: Seed = 0,
+    rows: Rows = "current",
     cost_per: Annotated[
         float | None, typer.Option(metavar="C", help="FLOPs are C times both scales; 6 if neither is given.")
     ] = None,
@@ -162,7 +168,7 @@ def allocate(
             f"allocate: --law must have two scales whose product is paid for, but got {law!r}. Those are {two}{hint}"
         )
     spec = _spec("allocate", law, x, y, by, where, at, se, huber, holdout)
-    (found,) = _fitted(data, [spec], run, bootstrap, level, seed, keep=(flops,) if flops else ())
+    (found,) = _fitted(data, [spec], run, bootstrap, level, seed, rows, keep=(flops,) if flops else ())
     made = [(group, _allocation(group, found.points, budget, cost_per or 6.0, flops)) for group in found.fit]
     if all(isinstance(one, str) for _, one in made):
         raise FitError(str(made[0][1]))
@@ -214,20 +220,20 @@ def _store(data: Sequence[str]) -> Store | None:
     return store if store.exists("env.json") else None
 
 
-def _source(data: Sequence[str]) -> Any:
+def _source(data: Sequence[str], rows: str) -> Any:
     """What to fit: a store's table, or files."""
     store = _store(data)
     if store is None:
         return data[0] if len(data) == 1 else list(data)
-    if store.is_local and store.exists(CELLS):
+    if rows == "current" and store.is_local and store.exists(CELLS):
         # A ledger too large to hold is read from its compacted copy, a block at a time, if that has every part.
-        cells = Path(store.path(CELLS)).stat()
-        if cells.st_size > _LARGE and all(written < cells.st_mtime for _, written in store.list("ledger")):
+        found = Path(store.path(CELLS)).stat()
+        if found.st_size > _LARGE and all(written < found.st_mtime for _, written in store.list("ledger")):
             return store.path(CELLS)
-    scan = Ledger(store).scan()
-    if not scan.parts:
-        raise FitError(f"fit: {data[0]} must hold finished cells, but its ledger is empty")
-    return scan.table
+    table, notes = cells(store, rows)
+    for line in notes:
+        print(f"note: {line} --rows all sees them too", file=sys.stderr)
+    return table
 
 
 def _fitted(
@@ -237,18 +243,19 @@ def _fitted(
     bootstrap: int,
     level: float,
     seed: int,
+    rows: str,
     keep: Sequence[str] = (),
 ) -> list[_Asked]:
     from raysweep.laws.fitting import Options
     from raysweep.laws.points import points
     from raysweep.laws.table import checked, fit_points
 
-    source, found = _source(data), []
+    source, found = _source(data, rows), []
     for s in specs:
         options = Options(level=level, draws=bootstrap, seed=seed, huber=s.huber, holdout=s.holdout)
         checked(s.law, s.scales, options)
-        rows = points(source, s.scales, s.y, s.by, s.where, s.at, run, s.se, keep)
-        found.append(_Asked(s, rows, fit_points(rows, s.law, options)))
+        kept = points(source, s.scales, s.y, s.by, s.where, s.at, run, s.se, keep)
+        found.append(_Asked(s, kept, fit_points(kept, s.law, options)))
     return found
 
 

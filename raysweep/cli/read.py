@@ -10,9 +10,10 @@ import typer
 from raysweep.cli.show import print_json, print_table
 from raysweep.cli.status import status
 from raysweep.current import current
-from raysweep.errors import LedgerError, OracleError
+from raysweep.errors import LedgerError, OracleError, plain
 from raysweep.ledger import Ledger
 from raysweep.oracle.recipe import folder_of, stored_audits
+from raysweep.provenance import accepted_codes
 from raysweep.store import Store
 from raysweep.sweep import stored_runs, stored_sweep
 
@@ -22,15 +23,20 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (status, report, audit, compact, doctor):
+    for command in (status, logs, report, audit, compact, doctor):
         app.command()(command)
 
 
-def report(store: StoreArgument) -> None:
+def report(
+    store: StoreArgument,
+    rows: Annotated[
+        str, typer.Option("--rows", metavar="current|all", help="The sweep as it is now, or all the store ever held.")
+    ] = "current",
+) -> None:
     """Write the store's report.html and figures/ anew."""
     from raysweep.reports import make_report
 
-    made = make_report(Store(store))
+    made = make_report(Store(store), rows=rows)
     for sentence in made.findings:
         print(sentence)
     print(f"report: {made.page}")
@@ -93,11 +99,38 @@ def temperatures(store: Store, folder: str) -> list[float]:
     return sorted(used) or [1.0]
 
 
+def logs(
+    store: StoreArgument,
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A run's key or its beginning; none: what there is.")
+    ] = None,
+    lines: Annotated[int | None, typer.Option("--tail", min=1, metavar="N", help="Only the last N lines.")] = None,
+    json: Json = False,
+) -> None:
+    """Show what a run of a user's function printed, warned and logged; without RUN, list the runs that did."""
+    from raysweep.logs import list_logs, read_log
+
+    target = Store(store)
+    if run is None:
+        found = list_logs(target)
+        if json:
+            print_json(found)
+            return
+        print_table(["run", "status", "characters", "axes"], [[str(one[k]) for k in one] for one in found])
+        return
+    key, text = read_log(target, run)
+    text = "\n".join(text.splitlines()[-lines:]) if lines else text
+    if json:
+        print_json({"run": key, "log": text})
+    else:
+        print(plain(text).rstrip("\n"))
+
+
 def compact(store: StoreArgument) -> None:
     """Rewrite cells.parquet from the ledger's parts."""
     target = Store(store)
     now = current(target) if target.exists("env.json") else None
-    scan = Ledger(target).compact() if now is None else now.ledger.compact(now.mine)
+    scan = Ledger(target).compact() if now is None else now.ledger.compact(now.mine, accepted_codes(target))
     if not scan.parts:
         raise LedgerError(f"compact: {store} must hold a ledger with parts, but holds none")
     print(f"{len(scan.table):,} cells from {scan.parts:,} parts -> {store.rstrip('/')}/cells.parquet")

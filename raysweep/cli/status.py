@@ -108,8 +108,7 @@ def _body(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{counts} of {found['total']:,}; {found['pending']:,} pending"
     else:
         yield f"{counts}; how many are pending cannot be told: the store lacks axes/ of its sweep (run it once more)"
-    for line in found["left_out"]:
-        yield line
+    yield from found["left_out"]
     working = any(d["alive"] for d in found["drivers"])
     yield from _pace(found, working)
     for world in found["worlds"]:
@@ -123,11 +122,14 @@ def _body(found: Mapping[str, Any]) -> Iterator[str]:
     for failure in found["failures"][:_CAUSES]:
         example = failure["example"]
         yield f"{failure['status']} x {failure['cells']:,}: {failure['cause']}"
-        said = example["error"].splitlines()
-        if said == [failure["cause"]]:
+        said, log = example["error"].splitlines(), example.get("log", [])
+        if said == [failure["cause"]] and not log:
             continue
         yield f"  e.g. cell {example['cell']}, attempt {example['attempt']}:"
         yield from (f"    {line}" for line in said[-_WORDS:])
+        if log:
+            yield f"  its log ends (`raysweep logs STORE {example['cell'][:8]}`):"
+            yield from (f"    {line}" for line in log[-_WORDS:])
     yield from _more(found["failures"], _CAUSES, "causes")
     for file in found["unreadable"][:_FILES]:
         yield f"warning: {file['file']}: {file['reason']}"

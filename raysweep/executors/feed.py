@@ -17,6 +17,8 @@ from raysweep.runs import Runs
 __all__ = ["Feed"]
 
 _WAIT = 5.0  # seconds between looks at packs that another driver holds; and how far ahead packs are claimed
+_SILENCE = 120.0  # seconds without a sign of life that are said
+_SHOWN = 80  # characters of a run's axes in that line
 _BAD_LUCK = 30  # times a pack may be lost through no fault of its own, e.g. to preempted nodes
 
 
@@ -36,6 +38,7 @@ class Feed:
         most: Failures for one and the same reason, before any success, after which nothing more is begun; None for any
             number.
         pace: Told how long packs take.
+        say: Called with a line that should stay.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Feed:
         on_wait: Callable[[str], object] = str,
         most: int | None = None,
         pace: Pace | None = None,
+        say: Callable[[str], object] = str,
     ) -> None:
         self._fresh = iter(packs)
         self._waiting: deque[Pack] = deque()
@@ -58,7 +62,7 @@ class Feed:
         self._looked = 0.0
         self._flying: dict[str, Pack] = {}
         self._losses: dict[str, tuple[int, int]] = {}  # by pack: crashes, and losses that were not its fault
-        self._most, self._pace = most, pace
+        self._most, self._pace, self.say = most, pace, say
         self._causes: dict[str, int] = {}
         self._signs: dict[str, float] = {}  # of packs in flight: when something was last heard of them
         self._begun: dict[str, float] = {}
@@ -115,6 +119,16 @@ class Feed:
         found = [(self._flying[name], now - at) for name, at in self._signs.items() if name in self._flying]
         return sorted(found, key=lambda one: -one[1])
 
+    def say_silent(self) -> None:
+        """Name in the live line the pack of which nothing was heard for longest, if that is long."""
+        silent = self.silent
+        if silent and silent[0][1] > _SILENCE:
+            pack, seconds = silent[0]
+            axes = ", ".join(f"{n}={v}" for n, v in pack.runs.row(0).items() if len(pack) == 1)[:_SHOWN]
+            many = f" and {n:,} more" if (n := sum(age > _SILENCE for _, age in silent) - 1) else ""
+            what = f"run {pack.runs.key(0)[:8]} ({axes})" if len(pack) == 1 else f"a pack of {len(pack):,} runs"
+            self._on_wait(f"no sign for {seconds / 60:.0f} min of {what}{many}")
+
     def count(self, counts: Counts) -> None:
         """Cells were finished."""
         if counts.ok or counts.skipped:
@@ -137,7 +151,7 @@ class Feed:
     def done(self, pack_id: str) -> None:
         """The pack ended; its rows are in the ledger."""
         pack = self._flying.pop(pack_id)
-        if self._pace is not None:
+        if self._pace is not None and self._most is None:  # where all fail, how long that takes says nothing
             self._pace.took(time.monotonic() - self._begun[pack_id], len(pack))
         self._claims.release(pack_id)
         self._forget(pack_id)

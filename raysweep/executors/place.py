@@ -1,4 +1,4 @@
-"""Where one run of a user's function works: a folder of its own, its log, its checkpoint in the store, its time limit."""
+"""Where one run of a user's function works: a folder of its own, its log, its checkpoint, its time limit."""
 
 from __future__ import annotations
 

@@ -39,6 +39,7 @@ from raysweep.causes import cause  # noqa: E402
 from raysweep.errors import PackError, RaysweepError, tail  # noqa: E402
 from raysweep.executors.cluster import check_nodes, resources  # noqa: E402
 from raysweep.executors.feed import Feed  # noqa: E402
+from raysweep.executors.hosts import Hosts  # noqa: E402
 from raysweep.executors.lastwords import at_work, last_words, said  # noqa: E402
 from raysweep.executors.limit import LATE  # noqa: E402
 from raysweep.executors.quiet import quiet  # noqa: E402
@@ -58,6 +59,7 @@ __all__ = ["RayExecutor"]
 _STARTING = 200  # actors that start at a time
 _STOPPING = 5.0  # seconds that actors have to stop before the store is looked at again
 _REASON, _REASONS = 500, 20  # characters of a failure's cause, and causes, that travel with a report
+_LOOK_SECONDS = 5.0  # between looks for packs of which nothing is heard
 _REPORT_SECONDS = 1.0  # every report of every pack takes milliseconds of the driver
 _CRASHED = ("worker process has died", "Traceback")  # what a trial's error says when its pack is to blame
 # Else a node has died, was preempted or does not answer: Ray then says that, or gives no reason at all.
@@ -78,7 +80,7 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any], job: Job) -> None:
         self.job, self.fatal = job, ""  # torch's threads follow the OMP_NUM_THREADS that Ray derives from cpus
-        self.health = Health()
+        self.health, self.node = Health(), ray.get_runtime_context().get_node_id()
         try:
             experiment, _, _ = opened(job)
             if isinstance(experiment, FunctionExperiment):
@@ -89,7 +91,8 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
 
     def _begin(self, config: dict[str, Any]) -> None:
         pack = config["pack"]
-        self.unfit = self.health.spoilt or (pack.fresh and self.health.begun > 0)
+        aside = self.node in config.get("aside", ())
+        self.unfit = aside or self.health.spoilt or (pack.fresh and self.health.begun > 0)
         self.reasons: list[str] = []
         self.work = execute(self.job, pack, self.health, self.reasons.append)
         self.config: dict[str, Any] = {}  # would travel back with every report
@@ -120,7 +123,7 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
             told |= {"again": "fresh"}
         except Enough:
             told |= {"again": "any"}
-        told |= {"reasons": [cause(reason)[:_REASON] for reason in self.reasons[:_REASONS]]}
+        told |= {"node": self.node, "reasons": [cause(reason)[:_REASON] for reason in self.reasons[:_REASONS]]}
         self.reasons.clear()
         return {**_result(counts), **told}
 
@@ -151,8 +154,9 @@ def _result(counts: Counts) -> dict[str, Any]:
 class PackSearch(_Unsaved, Searcher):  # type: ignore[misc]
     """Ask-tell between Tune and the feed."""
 
-    def __init__(self, feed: Feed, order: PackOrder, on_counts: Callable[[Counts], None]) -> None:
+    def __init__(self, feed: Feed, order: PackOrder, on_counts: Callable[[Counts], None], hosts: Hosts) -> None:
         super().__init__()
+        self.hosts = hosts
         self.feed, self.order, self.on_counts = feed, order, on_counts
         self.packs: dict[str, str] = {}
         self.fatal = ""
@@ -169,7 +173,7 @@ class PackSearch(_Unsaved, Searcher):  # type: ignore[misc]
                 self.order.let_go()
             return Searcher.FINISHED if self.feed.finished else None
         self.packs[trial_id] = pack.id
-        return {"pack": pack}
+        return {"pack": pack, "aside": self.hosts.aside}
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         pack = self.packs.pop(trial_id, None)
@@ -194,8 +198,14 @@ class PackSearch(_Unsaved, Searcher):  # type: ignore[misc]
 class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
     """Progress, and the reason when a trial's worker died."""
 
-    def __init__(self, feed: Feed, on_counts: Callable[[Counts], None]) -> None:
-        self.feed, self.on_counts = feed, on_counts
+    def __init__(self, feed: Feed, on_counts: Callable[[Counts], None], hosts: Hosts) -> None:
+        self.feed, self.on_counts, self.hosts = feed, on_counts, hosts
+        self._looked = time.monotonic()
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if time.monotonic() - self._looked > _LOOK_SECONDS:
+            self._looked = time.monotonic()
+            self.feed.say_silent()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -207,6 +217,7 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
         self.feed.count(counts)
         for reason in result.get("reasons", ()):
             self.feed.failed(reason)
+        self.hosts.saw(str(result.get("node", "")), counts.ok + counts.skipped, len(result.get("reasons", ())))
         self.on_counts(counts)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -354,8 +365,8 @@ class RayExecutor:
             LedgerError: the store is out of reach.
             KeyboardInterrupt: Ctrl-C; workers have flushed what was finished.
         """
-        order = PackOrder(feed)
-        search = PackSearch(feed, order, on_counts)
+        order, hosts = PackOrder(feed), Hosts(feed.say)
+        search = PackSearch(feed, order, on_counts, hosts)
         # By default a searcher's trials start one after another.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(self.slots, _STARTING))
         with tempfile.TemporaryDirectory(prefix="raysweep-tune-") as scratch:
@@ -370,7 +381,7 @@ class RayExecutor:
                     mode="max",
                 ),
                 run_config=tune.RunConfig(
-                    name="packs", storage_path=scratch, verbose=0, callbacks=[PackWatch(feed, on_counts)]
+                    name="packs", storage_path=scratch, verbose=0, callbacks=[PackWatch(feed, on_counts, hosts)]
                 ),
             )
             try:

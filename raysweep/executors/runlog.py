@@ -1,4 +1,4 @@
-"""What a run prints, warns and logs, kept as `logs/<run>.log` in its store: the beginning and the end of it, bounded."""
+"""What a run prints, warns and logs, kept as `logs/<run>.log` in its store: its beginning and its end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import logging
 import sys
 import threading
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, TextIO
@@ -104,9 +105,10 @@ def captured(log: RunLog) -> Iterator[None]:
     streams = [handler.stream for handler in moved]
     for handler in moved:
         handler.setStream(tees[id(handler.stream)])
-    sys.stdout, sys.stderr = tees[id(out)], tees[id(err)]  # type: ignore[assignment]
+    sys.stdout, sys.stderr = tees[id(out)], tees[id(err)]
     try:
-        yield
+        with warnings.catch_warnings():  # what one run was warned of is said to the next one, too
+            yield
     finally:
         sys.stdout, sys.stderr = out, err
         for handler, stream in zip(moved, streams, strict=True):

@@ -131,7 +131,7 @@ class Sink:
 
     @contextlib.contextmanager
     def regularly(self, seconds: float) -> Iterator[None]:
-        """Flush every so many seconds, and at the end: also when the pack is stopped half-way, what is finished stays."""
+        """Flush every so many seconds, and at the end, also of a pack that is stopped half-way."""
         stop = threading.Event()
 
         def keep() -> None:

@@ -15,8 +15,8 @@ __all__ = ["refuse_tasks"]
 def refuse_tasks(cpus: float) -> None:
     """In a worker: tasks that need CPUs are refused at once where none are kept for them.
 
-    A run holds all that its trial reserved, and what it starts is placed in the same reservation, which has no room. Ray
-    itself waits, and says nothing that a user sees.
+    A run holds all that its trial reserved, and what it starts is placed in the same reservation, which has no room.
+    Ray itself waits, and says nothing that a user sees.
 
     Args:
         cpus: Kept for tasks by `resources.child_cpus`.
@@ -34,7 +34,7 @@ def _guarded(submit: Any) -> Any:
         needs = options.get("num_cpus")
         if (needs is None or needs > 0) and options.get("scheduling_strategy") is None:
             raise PackError(
-                "resources.child_cpus: a run that starts Ray tasks or actors must keep CPUs free for them, but it is 0: "
+                "resources.child_cpus: a run that starts Ray tasks or actors must keep CPUs free for them, but is 0: "
                 "they would wait for ever. Give e.g. resources: {child_cpus: 2}, or .options(num_cpus=0)"
             )
         return submit(self, *args, **options)

@@ -139,7 +139,7 @@ def _imported(reference: str, folders: Sequence[Path], where: str) -> Any:
 def _whole(experiment: Experiment, own: Own, where: str) -> Experiment:
     if own.observed or own.version != 1 or own.defaults:
         raise SweepError(
-            f"{where}: `observed`, `defaults` and `version` are for plain functions, but {experiment.name} declares its "
-            f"own; got observed={list(own.observed)}, defaults={dict(own.defaults)}, version={own.version}"
+            f"{where}: `observed`, `defaults` and `version` are for plain functions, but {experiment.name} "
+            f"declares its own; got observed={list(own.observed)}, defaults={dict(own.defaults)}, version={own.version}"
         )
     return experiment

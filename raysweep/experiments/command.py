@@ -140,14 +140,14 @@ def check_command(command: Command, axes: Sequence[str], where: str) -> None:
         for name in places:
             if name not in known:
                 raise SweepError(
-                    f"{where}: command: {{{name}}} must be an axis of the grid, run_dir or run_key. {nearest(name, known)}"
+                    f"{where}: command: {{{name}}} must be an axis, run_dir or run_key. {nearest(name, known)}"
                 )
             found.add(name)
     unused = [name for name in axes if name not in found and name not in command.observed]
     if unused and not any("RAYSWEEP_CONFIG" in word for word in command.words):
         raise SweepError(
-            f"{where}: command: must have a place for every axis, but has none for {', '.join(unused)}: runs that differ "
-            f"there alone would be the same. Write e.g. --{unused[0]} {{{unused[0]}}}"
+            f"{where}: command: must have a place for every axis, but has none for {', '.join(unused)}: runs that "
+            f"differ there alone would be the same. Write e.g. --{unused[0]} {{{unused[0]}}}"
         )
 
 

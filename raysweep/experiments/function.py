@@ -1,8 +1,8 @@
 """A user's `def train(config)` as an experiment: what it is given, and what becomes of what it gives back.
 
-Every axis is a shape axis (one run a program) unless the sweep says `observed`. `config` holds one value per axis, and for
-each observed axis the tuple of values asked for; each dict returned, yielded or reported holds the observed values it was
-measured at, and metrics.
+Every axis is a shape axis (each run is a program of its own) unless the sweep says `observed`. `config` holds one value
+per axis, and for each observed axis the tuple of values asked for; each dict returned, yielded or reported holds the
+observed values it was measured at, and metrics.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class _Training:
         config = {name: self.axes[name].plain(value) for name, value in self.row.items()}
         config |= {n: tuple(self.axes[n].plain(v) for v in self.observed.values(n)) for n in self.observed.names}
         key = self.pack.key(self.lane)
-        reason, ended = "", False
+        reason, ended, waiting = "", False, False
         with contextlib.ExitStack() as stack:
             place = stack.enter_context(self.context.hold(key)) if self.context.hold else None
             run = Running(key, self.accept, place, self._about, self._resume)
@@ -111,13 +111,12 @@ class _Training:
                 for _ in self._steps(config, run):
                     run.commit()
                     if time.monotonic() - gathered > _EVERY:
+                        waiting = True
                         yield from self.outbox.drain()
-                        gathered = time.monotonic()
+                        waiting, gathered = False, time.monotonic()
                 ended = True
-            except GeneratorExit:
-                raise
             except BaseException as error:  # of Rust, of asyncio, sys.exit(): it ends its run, not the sweep
-                if self.context.interrupted(error):
+                if waiting or self.context.interrupted(error):  # the pack is stopped, or the user presses Ctrl-C
                     raise
                 reason = _reason(error)
                 self.context.on_error(error)
@@ -140,21 +139,21 @@ class _Training:
         elif returned is None:
             if not run.reported:
                 raise TypeError(
-                    f"{self.experiment.name} must return a dict, yield dicts or call raysweep.report(), but returned None"
+                    f"{self.experiment.name} must return a dict, yield dicts or call raysweep.report(), "
+                    "but returned None"
                 )
         elif isinstance(returned, str) or not isinstance(returned, Iterable):
             raise TypeError(f"{self.experiment.name} must return a dict or yield dicts, but returned {returned!r}")
         else:
-            with (
-                contextlib.closing(iter(returned))
-                if hasattr(returned, "close")
-                else contextlib.nullcontext(returned) as rows
-            ):
-                for row in rows:
+            try:
+                for row in returned:
                     self.accept(row)
                     yield
                     if self.stopped is not None:
                         return
+            finally:
+                if hasattr(returned, "close"):
+                    returned.close()
 
     once = False  # one dict was returned, which is no early stop of a loop
 
@@ -274,8 +273,8 @@ class _Training:
     def _early(self, missing: Sequence[tuple[Value, ...]]) -> str:
         """The last value of an observed axis beyond which all that is missing lies, e.g. `epoch 2`; or ""."""
         for i, name in enumerate(self.observed.names):
-            seen = [c[i] for c in (*self.measured, *self.earlier) if isinstance(c[i], int | float)]
-            lacking = [c[i] for c in missing if isinstance(c[i], int | float)]
+            seen = [v for c in (*self.measured, *self.earlier) if isinstance(v := c[i], int | float)]
+            lacking = [v for c in missing if isinstance(v := c[i], int | float)]
             if seen and len(lacking) == len(missing) and min(lacking) > max(seen):
                 return f"{name} {max(seen)}"
         return ""

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from polars.io.plugins import register_io_source
 
 from raysweep.errors import FitError
-from raysweep.rows import STAMPS
 from raysweep.laws.column import COLUMNS, Column, merged, of_schema
 from raysweep.laws.jsonfile import first_line, read_json
 from raysweep.laws.missing import as_numbers, numeric
+from raysweep.rows import STAMPS
 
 __all__ = ["FORMS", "UNREADABLE", "tables"]
 

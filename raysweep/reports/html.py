@@ -20,7 +20,8 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from raysweep import __version__
-from raysweep.errors import FitError, LedgerError
+from raysweep.current import cells
+from raysweep.errors import FitError
 from raysweep.experiment import Experiment
 from raysweep.experiments import built_in
 from raysweep.laws import Fit
@@ -28,7 +29,6 @@ from raysweep.laws.fitting import Options
 from raysweep.laws.points import Points, points
 from raysweep.laws.source import Column, gather, scan
 from raysweep.laws.table import fit_points
-from raysweep.ledger import Ledger
 from raysweep.oracle.recipe import stored_audits
 from raysweep.reports.diagnostics import diagnostics_figure
 from raysweep.reports.figures import calibration_figure, law_figure, learning_figure, theory_figure
@@ -71,24 +71,23 @@ class Drawing:
     png: bytes
 
 
-def make_report(store: Store, experiment: Experiment | None = None) -> Report:
+def make_report(store: Store, experiment: Experiment | None = None, rows: str = "current") -> Report:
     """Fit the sweep's laws, draw its figures, and write `report.html` and `figures/*.png` into the store.
 
     Args:
         store: A sweep's folder.
         experiment: Whose theory to draw; by default the built-in one that the store names. A store's own word for a
             user's module is not enough to import it.
+        rows: `current` for those of the sweep as it is now, `all` for those of every version and grid too.
 
     Raises:
         LedgerError: the store has no sweep or no finished cell.
     """
     state = status(store)
     file, _ = stored_sweep(store)
-    ledger = Ledger(store).scan()
-    if not ledger.parts:
-        raise LedgerError(f"store {store.uri}: must hold finished cells to report on, but its ledger is empty")
-    sentences: list[str] = []
-    table, experiment = ledger.table, experiment or built_in(file.experiment)
+    table, notes = cells(store, rows)
+    sentences = [f"{line} `raysweep report --rows all` shows them." for line in notes]
+    experiment = experiment or built_in(file.experiment)
     try:
         table = with_theory(table, experiment, {spec.y for spec in file.fit if len(spec.scales) == 1})
     except FitError as error:
@@ -98,8 +97,8 @@ def make_report(store: Store, experiment: Experiment | None = None) -> Report:
             f"theory: not drawn: it is that of {file.experiment}, and reading a store imports no code. `raysweep run` "
             "on the sweep's file draws it"
         )
-    rows, columns = scan(table)
-    frame = gather(rows)
+    lazy, columns = scan(table)
+    frame = gather(lazy)
     audits = [a for w in state["worlds"] for a in stored_audits(store, f"oracle/{w['recipe']}")]
 
     sections: list[tuple[str, str]] = []

@@ -203,7 +203,7 @@ def test_bad_input_is_one_line_that_names_file_key_rule_and_value(case: str, cli
         (["fit", "table.csv", "--x", "n", "--y", "loss", "--law", "pwer"], "Did you mean 'power'"),
         (["fit", "broken.parquet", "--x", "n", "--y", "loss"], "broken.parquet"),
         (["fit", "table.csv", "--x", "n", "--y", "loss", "--by", "n"], "must be different columns"),
-        (["fit", "damaged", "--x", "n", "--y", "loss"], "its ledger is empty"),
+        (["fit", "damaged", "--x", "n", "--y", "loss"], "env.json must be JSON"),
         (["status", "damaged"], "env.json must be JSON"),
         (["report", "damaged"], "env.json must be JSON"),
         (["run", "tiny.yaml", "--executor", "inline", "--store", "table.csv"], "table.csv"),

@@ -15,6 +15,7 @@ from test_cli import Cli, cli, write
 
 from raysweep.cli import laws
 from raysweep.errors import SweepError
+from raysweep.ledger import Ledger
 from raysweep.sweep import from_mapping
 
 __all__ = ["cli"]
@@ -128,7 +129,7 @@ def test_a_sweep_names_a_law_of_several_scales(cli: Cli, monkeypatch: pytest.Mon
     assert (record["law"], record["x"], record["n_points"], record["huber"]) == ("time", ["size", "epoch"], 32, 1e-3)
     # A ledger too large to hold is read from its compacted copy, where that is whole.
     monkeypatch.setattr(laws, "_LARGE", 0)
-    monkeypatch.setattr(laws.Ledger, "scan", None)
+    monkeypatch.setattr(Ledger, "scan", None)
     assert json.loads(cli("fit", "results/toy", "--json", "--bootstrap", "40")[1]) == [record]
     assert sorted(p.name for p in Path("results/toy/figures").iterdir()) == ["1-time-loss-size-epoch-diagnostics.png"]
 

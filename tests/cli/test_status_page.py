@@ -23,7 +23,8 @@ from raysweep.sweep import from_mapping
 
 FOUND: dict[str, Any] = {
     "store": "s3://bucket/digits", "sweep": "digits", "cells": {"ok": 900, "diverged": 3, "failed": 12, "skipped": 0},
-    "total": 2240, "runs": 160, "pending": 1337, "done": 903, "failures": [], "parts": 44, "unreadable": [], "left_out": [],
+    "total": 2240, "runs": 160, "pending": 1337, "done": 903, "failures": [], "parts": 44, "unreadable": [],
+    "left_out": [],
     "pace": {"busy_seconds": 4000.0, "last_rows_age": 4.2, "window_seconds": 598.0, "cells_per_second": 12.5,
              "remaining_seconds": 107.0},
     "drivers": [{"driver": "node7-42-ab", "host": "node7", "process": "42", "heartbeat_age": 3.0, "alive": True,

@@ -149,5 +149,5 @@ def test_an_empty_ledger_has_no_report(memory_store: Store, make_sweep: Callable
     import sys
 
     open_store(memory_store, make_sweep(FUNCTION_SWEEP), Progress(lambda: sys.stderr))
-    with pytest.raises(LedgerError, match="must hold finished cells to report on"):
+    with pytest.raises(LedgerError, match="must hold finished cells, but its ledger is empty"):
         make_report(memory_store)
