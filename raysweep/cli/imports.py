@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -82,7 +82,7 @@ def import_(
         _names(observed),
         tuple(metric or ()),
         _pairs(rename or ()),
-        read_overrides(set_ or (), {}),
+        _given(set_ or ()),
         frozenset(ignore or ()),
         name or "",
     )
@@ -100,6 +100,14 @@ def import_(
 
 def _names(text: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in (text or "").split(",") if name.strip()))
+
+
+def _given(texts: Sequence[str]) -> dict[str, Any]:
+    found = read_overrides(texts, {})
+    for name, value in found.items():
+        if isinstance(value, list | dict) or value is None:
+            raise StudyError(f"--set {name} must give the one value that all trials had, but got {value!r}")
+    return found
 
 
 def _pairs(texts: Sequence[str]) -> dict[str, str]:

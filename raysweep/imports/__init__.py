@@ -30,6 +30,10 @@ from raysweep.sweep import Sweep
 
 __all__ = ["TOOLS", "Imported", "Wanted", "bring", "read_study"]
 
+_CODE = (
+    "Imported rows do not say which code made them: fits keep them apart from rows that are run later, until `raysweep "
+    "run --accept-code` says that the results are the same."
+)
 TOOLS = ("csv", "tune", "wandb", "optuna")
 
 
@@ -111,6 +115,7 @@ def bring(store: Store, study: Study, wanted: Wanted, sweep: Sweep | None, progr
         sweep, trials = own_sweep(store, study, wanted, notes)
     else:
         trials = of_sweep(study, wanted, sweep, notes)
+        notes.append(_CODE)
     metrics = metrics_of(study, trials, sweep, wanted)
     tables, empty = make_rows(study, trials, sweep, metrics, wanted)
     if not tables:
@@ -123,7 +128,7 @@ def bring(store: Store, study: Study, wanted: Wanted, sweep: Sweep | None, progr
     rows = pa.concat_tables([together.conform(table) for table in tables])
     ask(store, sweep)
     ledger = ledger_of(store, sweep.runs, dict(sweep.axes), sweep.identity)
-    new, _ = news(rows, ledger.scan(["run", "training_id"]))
+    new = news(rows, ledger.scan(["training_id"]))
     open_store(store, sweep, progress)
     if len(new):
         ledger.append(new, next(sequence()))

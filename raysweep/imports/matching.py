@@ -13,7 +13,7 @@ from raysweep.errors import StudyError, nearest
 from raysweep.imports.files import plural
 from raysweep.imports.trial import Study, Trial
 
-__all__ = ["SEED", "Matched", "Wanted", "common", "distinct", "grouped", "match", "numbered", "parameters"]
+__all__ = ["SEED", "Matched", "Wanted", "common", "distinct", "grouped", "match", "numbered", "parameters", "sources"]
 
 SEED = "seed"
 _WRAPPERS = ("config/", "config.", "params/", "params.", "params_")
@@ -125,11 +125,16 @@ def _source(axis: str, study: Study, known: set[str], wanted: Wanted) -> str:
 
 def parameters(study: Study, axes: Iterable[str], wanted: Wanted) -> frozenset[str]:
     """Columns of results that are no metrics: those of axes, and others that are parameters by their names."""
-    known = _names(study)
     if any(trial.params for trial in study.trials):
         return frozenset()
-    taken = {_source(axis, study, known, wanted) for axis in axes}
-    return frozenset(n for n in known if n in taken or n.startswith(_WRAPPERS))
+    taken = sources(study, axes, wanted)
+    return frozenset(n for n in _names(study) if n in taken or n.startswith(_WRAPPERS))
+
+
+def sources(study: Study, axes: Iterable[str], wanted: Wanted) -> frozenset[str]:
+    """What axes are called there; raises StudyError as `match`."""
+    known = _names(study)
+    return frozenset(_source(axis, study, known, wanted) for axis in axes) - {""}
 
 
 def grouped(trials: Sequence[Matched], observed: Sequence[str], wanted: Wanted) -> list[Matched]:
@@ -176,7 +181,7 @@ def distinct(trials: Sequence[Matched]) -> tuple[list[list[Matched]], list[str]]
         done = [m for m in group if m.trial.state == "complete"] or group[-1:]
         left += len(group) - len(done)
         kept.append(done)
-    said = f"{plural(left, 'trial')} not complete have a later or complete one of equal parameters: left out."
+    said = f"{plural(left, 'trial')} did not complete, but a trial of equal parameters did or came later: left out."
     return kept, [said] if left else []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,13 +22,14 @@ from raysweep.imports.trial import Study
 from raysweep.ledger import Scan
 from raysweep.remaining import locate
 from raysweep.rows import OTHERWISE, Stamp, row_schema, stamp
-from raysweep.runs import Observed, Runs
+from raysweep.runs import KEY_LENGTH, Observed, Runs
 from raysweep.sweep import Sweep
 from raysweep.terms import Table
 
 __all__ = ["Metrics", "make_rows", "metrics_of", "news", "observed_of"]
 
 _COSTS = ("flops", "flops_eval")
+_FINISHED = ("ok", "diverged")
 
 
 @dataclass(frozen=True)
@@ -251,35 +253,34 @@ def _date(seconds: float, now: datetime) -> datetime:
         return now
 
 
-def news(rows: pa.Table, scan: Scan) -> tuple[pa.Table, int]:
-    """The rows that add something to a ledger, and how many do not.
+def news(rows: pa.Table, scan: Scan) -> pa.Table:
+    """The rows that add something to a ledger.
 
     A run keeps the rows of one training. Of a training that the ledger has, new cells and better statuses are news; of
     another training, all of its rows, if it has finished more cells of the run than the one that the ledger has.
     """
     if not len(scan.table):
-        return rows, 0
+        return rows
     runs = set(rows.column("run").to_pylist())
-    held: dict[str, dict[str, tuple[str, str]]] = {}
-    stored = scan.table.select(["cell", "run", "status", "training_id"]).to_pydict() if len(scan.table) else {}
-    for cell, run, status, training in zip(*stored.values(), strict=True):
-        if run in runs:
-            held.setdefault(run, {})[cell] = (status, training or "")
-    mine: dict[str, int] = {}
+    held: dict[str, dict[str, tuple[str, str, int]]] = {}
+    table = scan.table
+    if "training_id" not in table.schema.names:
+        table = table.append_column("training_id", pa.nulls(len(table), pa.string()))
+    stored = table.select(["cell", "status", "training_id", "attempt"]).to_pydict()
+    for cell, status, training, attempt in zip(*stored.values(), strict=True):
+        if (run := cell[:KEY_LENGTH]) in runs:
+            held.setdefault(run, {})[cell] = (status, training or "", attempt or 0)
     new = rows.select(["cell", "run", "status", "training_id"]).to_pylist()
-    for row in new:
-        mine[row["run"]] = mine.get(row["run"], 0) + (row["status"] in ("ok", "diverged"))
-    keep = []
+    mine = Counter(row["run"] for row in new if row["status"] in _FINISHED)
+    keep, attempts = [], []
     for row in new:
         there = held.get(row["run"], {})
-        if any(training == row["training_id"] for _, training in there.values()):
-            status, _ = there.get(row["cell"], ("", ""))
-            keep.append(not status or _RANK[row["status"]] < _RANK[status])
+        status, _, attempt = there.get(row["cell"], ("", "", 0))
+        if any(training == row["training_id"] for _, training, _ in there.values()):
+            keep.append(not status or (row["status"] in _FINISHED and status not in _FINISHED))
         else:
-            done = sum(status in ("ok", "diverged") for status, _ in there.values())
-            keep.append(not there or mine[row["run"]] > done)
-    chosen = rows.filter(pa.array(keep, pa.bool_()))
-    return chosen, len(rows) - len(chosen)
-
-
-_RANK = {"ok": 0, "diverged": 0, "failed": 1, "skipped": 1}
+            keep.append(not there or mine[row["run"]] > sum(s in _FINISHED for s, _, _ in there.values()))
+        attempts.append(attempt + 1)  # a value after a failure, rather than one that the failure takes back
+    at = rows.schema.get_field_index("attempt")
+    rows = rows.set_column(at, rows.schema.field(at), pa.array(attempts, pa.int32()))
+    return rows.filter(pa.array(keep, pa.bool_()))

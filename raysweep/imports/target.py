@@ -9,7 +9,7 @@ from typing import Any
 
 from raysweep.errors import StudyError, SweepError
 from raysweep.experiments.function import FunctionExperiment
-from raysweep.imports.matching import SEED, Matched, Wanted, common, distinct, grouped, match, numbered
+from raysweep.imports.matching import SEED, Matched, Wanted, common, distinct, grouped, match, numbered, sources
 from raysweep.imports.rows import observed_of
 from raysweep.imports.trial import Study
 from raysweep.store import Store
@@ -63,14 +63,13 @@ def _without_null(one: Matched, sweep: Sweep) -> Matched:
 
 def _check_ignored(study: Study, axes: Sequence[str], wanted: Wanted, path: str) -> None:
     """Refuse to drop a parameter that the trials differ in: their results would be taken for those of equal cells."""
-    sources = {n: set() for t in study.trials for n in t.params}  # type: dict[str, set[str]]
+    seen: dict[str, set[str]] = {}
     for trial in study.trials:
         for name, value in trial.params.items():
-            sources[name].add(repr(value))
-    used = {wanted.rename.get(n, n) for n in axes}
-    for name, values in sources.items():
-        last = re.split(r"[/.]", name)[-1]
-        if len(values) > 1 and name not in used and last not in used and not {name, last} & wanted.ignore:
+            seen.setdefault(name, set()).add(repr(value))
+    used = sources(study, axes, wanted) | wanted.ignore
+    for name, values in seen.items():
+        if len(values) > 1 and name not in used and re.split(r"[/.]", name)[-1] not in wanted.ignore:
             raise StudyError(
                 f"{study.name}: parameter {name} has {len(values)} values, e.g. {', '.join(sorted(values)[:2])}, but "
                 f"{path} has no such axis; add it to the grid, name the axis by --rename AXIS={name}, or give --ignore "

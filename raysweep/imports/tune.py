@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ _BOOKKEEPING = frozenset(
         "trial_name",
     }
 )  # what Tune adds to each result
+_ID = re.compile(r"_([0-9a-f]{5,8}_[0-9]{5})(?:_|$)")  # of a trial, in its folder's name
+_MOST_ROWS = 5_000_000
 _UNFINISHED = ("RUNNING", "PENDING", "PAUSED")
 
 
@@ -63,13 +66,16 @@ def read_tune(path: Path) -> Study:
     if len(found) > MOST_TRIALS:
         raise StudyError(f"{path}: at most {MOST_TRIALS:,} trials can be imported at once, but it has {len(found):,}")
     states = _states(path)
-    trials, running = [], 0
+    trials, running, rows = [], 0, 0
     for folder in found:
         trial = _trial(folder, states)
         if trial is None:
             running += 1
         else:
             trials.append(trial)
+            rows += len(trial.rows)
+        if rows > _MOST_ROWS:
+            raise StudyError(f"{path}: at most {_MOST_ROWS:,} results can be imported at once, but it has more")
     notes = (f"{plural(running, 'trial')} had not ended: left out.",) if running else ()
     return Study("tune", path.resolve().name, tuple(trials), notes, _BOOKKEEPING, "time_total_s", "timestamp")
 
@@ -102,10 +108,11 @@ def _trial(folder: Path, states: Mapping[str, str]) -> Trial | None:
         raise StudyError(f"{folder / _PARAMS}: must hold a JSON object, but holds {type(params).__name__}")
     if not params:  # progress.csv has them as `config/lr`
         params = {k.removeprefix("config/"): v for k, v in last.items() if k.startswith("config/")}
-    name = str(last.get("trial_id") or folder.name)
+    found = _ID.search(folder.name)
+    name = str(last.get("trial_id") or (found[1] if found else folder.name))
     state: State = "complete"
     reason = ""
-    told = next((status for id_, status in states.items() if id_ == name or id_ in folder.name), "")
+    told = states.get(name, "")
     if (folder / _ERROR).is_file() or told == "ERROR":
         state, reason = "failed", "it failed in Ray Tune"
         if (folder / _ERROR).is_file():
