@@ -63,10 +63,15 @@ class FunctionExperiment:
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
         """Batches of measured rows. Whatever is raised fails its run only, with the tail of the traceback."""
         kinds: dict[str, tuple[type, Any]] = {}  # of each metric, as first met
+        gathered = time.monotonic()
         for lane in range(len(pack)):
             if lane and context.enough():
-                return  # somebody else may have a slot free
+                break  # somebody else may have a slot free
             yield from _Training(self, pack, lane, context, kinds).rows()
+            if time.monotonic() - gathered > _EVERY:  # a batch costs milliseconds, however few rows it has
+                yield from context.outbox.drain()
+                gathered = time.monotonic()
+        yield from context.outbox.drain()
 
 
 @dataclass
@@ -96,7 +101,7 @@ class _Training:
         self.outbox = self.context.outbox
 
     def rows(self) -> Iterator[pa.RecordBatch]:
-        """Batches of its rows; what was given is in the outbox at once, and here within half a second of work."""
+        """Batches of its rows as they come to half a second's worth; what is left at the end is in the outbox."""
         config = {name: self.axes[name].plain(value) for name, value in self.row.items()}
         config |= {n: tuple(self.axes[n].plain(v) for v in self.observed.values(n)) for n in self.observed.names}
         key = self.pack.key(self.lane)
@@ -125,7 +130,6 @@ class _Training:
                 run.commit(end=True)
         for row in self._endings(reason, ended and run.reported + len(self.measured) > 0):
             self.outbox.put(row)
-        yield from self.outbox.drain()
 
     def _steps(self, config: dict[str, Any], run: Running) -> Iterator[None]:
         """Call the function and take its rows, one a step."""
