@@ -19,6 +19,7 @@ __all__ = [
     "PackError",
     "PriceError",
     "RaysweepError",
+    "StudyError",
     "SweepError",
     "nearest",
     "plain",
@@ -93,6 +94,10 @@ class OracleError(RaysweepError):
 
 class ExportError(RaysweepError):
     """A tracker cannot be written to, or its package is not installed."""
+
+
+class StudyError(RaysweepError):
+    """Results of another tool cannot be read, or do not match the sweep that they are imported for."""
 
 
 class PriceError(RaysweepError):

@@ -1,4 +1,4 @@
-"""The `raysweep` command: plan, run, status, fit, allocate, passk, report, export, audit, compact, doctor."""
+"""The `raysweep` command: plan, run, status, fit, allocate, passk, report, export, import, audit, compact, doctor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from raysweep.cli import export, laws, passk, read, sweep
+from raysweep.cli import export, imports, laws, passk, read, sweep
 from raysweep.errors import RaysweepError
 from raysweep.patience import patience
 
@@ -30,6 +30,7 @@ laws.add_to(app)
 passk.add_to(app)
 read.add_to(app)
 export.add_to(app)
+imports.add_to(app)
 
 
 def main() -> None:

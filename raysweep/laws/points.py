@@ -175,7 +175,8 @@ def _of_one_code(rows: pl.LazyFrame, equal: Sequence[str]) -> pl.LazyFrame:
     if len(equal) < 2:
         return rows
     sha = pl.col("code_sha").cast(pl.String)
-    return rows.with_columns(pl.when(sha.is_in(equal)).then(pl.lit(equal[0])).otherwise(sha).alias("code_sha"))
+    known = sha.fill_null("none")  # of rows that do not say
+    return rows.with_columns(pl.when(known.is_in(equal)).then(pl.lit(equal[0])).otherwise(sha).alias("code_sha"))
 
 
 def _reduced(
