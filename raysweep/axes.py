@@ -13,68 +13,19 @@ constant schedule and a lane under cosine.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from raysweep.errors import SweepError, nearest
+from raysweep.values import LONGEST, NULL, UNSTORABLE, Json, Value, as_whole, canonical, structured, unwrapped
 
-__all__ = [
-    "NULL",
-    "RANGES",
-    "Axis",
-    "Json",
-    "Kind",
-    "KindBy",
-    "Value",
-    "axis_values",
-    "canonical",
-    "column_values",
-    "declared",
-    "described",
-    "index_axes",
-    "unwrapped",
-]
+__all__ = ["RANGES", "Axis", "Kind", "KindBy", "axis_values", "declared", "described", "index_axes"]
 
 Kind = Literal["shape", "lane", "observed"]
 
 
-class Json(str):
-    """A list, a mapping or null as canonical JSON, by which it is compared, keyed and stored.
-
-    Attributes:
-        plain: What a user's function is given, with numbers as they were written.
-    """
-
-    plain: Any
-
-    def __new__(cls, text: str, plain: Any = None) -> Json:
-        made = super().__new__(cls, text)
-        made.plain = plain
-        return made
-
-    def __getnewargs__(self) -> tuple[str, Any]:  # type: ignore[override]
-        return self.text, self.plain
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Json) and self.text == other.text  # the word "null" is not null
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    def __hash__(self) -> int:
-        return hash(("json", self.text))
-
-    @property
-    def text(self) -> str:
-        return str.__str__(self)
-
-
-NULL = Json("null")
-Value = bool | int | float | str
 RANGES = ("geom", "log2", "linear", "range")
 _MAX_POINTS = 1_000_000  # of one range
 _TYPES: dict[type, str] = {
@@ -85,8 +36,6 @@ _TYPES: dict[type, str] = {
     Json: "a scalar, a list or a mapping",
 }
 _LEAST, _MOST = -(2**63), 2**63 - 1  # whole numbers that a column of the ledger holds
-_LONGEST = 1000  # characters of a word
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -152,18 +101,18 @@ class Axis:
             raise SweepError(f"{where}: {self.name} must be {_TYPES[self.type]}{self._bounds()}, but got None")
         raw = unwrapped(raw)
         if self.type is Json:
-            return _structured(raw, f"{where}: {self.name}")
+            return structured(raw, f"{where}: {self.name}")
         value = _cast(raw, self.type)
-        value = _as_whole(value) if self.inferred else canonical(value)
+        value = as_whole(value) if self.inferred else canonical(value)
         if type(value) is int and not _LEAST <= value <= _MOST:
             raise SweepError(f"{where}: {self.name} must fit in 64 bits, but got about 2^{value.bit_length()}")
         if (
             isinstance(value, str)
             and not isinstance(value, Json)
-            and (len(value) > _LONGEST or _UNSTORABLE.search(value))
+            and (len(value) > LONGEST or UNSTORABLE.search(value))
         ):
             raise SweepError(
-                f"{where}: {self.name} must be a word of at most {_LONGEST:,} characters that UTF-8 has, without the "
+                f"{where}: {self.name} must be a word of at most {LONGEST:,} characters that UTF-8 has, without the "
                 f"null character, but got {value!r}"
             )
         if value is None:
@@ -192,79 +141,6 @@ class Axis:
         high = "inf" if self.high is None else f"{self.high:g}"
         unit = f" {self.unit}" if self.unit else ""
         return f" in [{low}, {high}]{unit}"
-
-
-def canonical(value: Value | None) -> Value | None:
-    """Floats to 12 significant digits, so that 0.1 + 0.2, 0.3 and another libm's `pow` share one key."""
-    if isinstance(value, float):
-        return float(f"{value:.12g}") + 0.0  # + 0.0 turns -0.0 into 0.0
-    return value
-
-
-def column_values(values: Iterable[Value | None], type_: type) -> list[Any]:
-    """Values as a column of an axis of this type holds them: JSON as its text, null as nothing."""
-    if type_ is Json:
-        return [None if v is None or v == NULL else _text(v) for v in values]
-    return [None if isinstance(v, Json) else v for v in values]
-
-
-def _text(value: Value) -> str:
-    return value.text if isinstance(value, Json) else value if isinstance(value, str) else json.dumps(value)
-
-
-def _as_whole(value: Value | None) -> Value | None:
-    """Whole numbers as `int`, whatever they were given as; other floats canonical."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2.0**63:
-        return int(value)
-    return canonical(value)
-
-
-def unwrapped(raw: Any) -> Any:
-    """Scalars of numpy as Python's; those of few bits by their shortest decimal: float32(0.1) means 0.1."""
-    if type(raw).__module__ == "numpy" and hasattr(raw, "dtype") and getattr(raw, "ndim", 1) == 0:
-        return float(str(raw[()])) if raw.dtype.kind == "f" else raw.item()
-    return raw
-
-
-def _structured(raw: Any, where: str) -> Value:
-    """A list or mapping by its canonical JSON; a scalar as itself, so that it keeps its key beside lists."""
-    if isinstance(raw, Json):
-        return raw
-    if isinstance(raw, bool):
-        return Json(json.dumps(raw), raw)  # True equals 1 in Python
-    if isinstance(raw, int | float | str):
-        found = _as_whole(raw)
-        if isinstance(found, float) and not math.isfinite(found):
-            raise SweepError(f"{where} must hold finite numbers, but got {raw!r}")
-        return found  # type: ignore[return-value]
-    plain = _plain_json(raw, where)
-    text = json.dumps(_canonical_json(plain), sort_keys=True)
-    if len(text) > _LONGEST:
-        raise SweepError(f"{where} must be at most {_LONGEST:,} characters as JSON, but got {len(text):,}")
-    return Json(text, plain)
-
-
-def _plain_json(raw: Any, where: str) -> Any:
-    raw = unwrapped(raw)
-    if isinstance(raw, Mapping):
-        if not all(isinstance(key, str) for key in raw):
-            raise SweepError(f"{where}: the keys of a mapping must be words, but got {dict(raw)!r}"[:500])
-        return {key: _plain_json(value, where) for key, value in raw.items()}
-    if isinstance(raw, list | tuple):
-        return [_plain_json(value, where) for value in raw]
-    if raw is None or isinstance(raw, bool | int | str) or (isinstance(raw, float) and math.isfinite(raw)):
-        if isinstance(raw, str) and _UNSTORABLE.search(raw):
-            raise SweepError(f"{where}: a word must be UTF-8 without the null character, but got {raw!r}")
-        return raw
-    raise SweepError(f"{where} must hold numbers, words, true, false, null, lists and mappings, but got {raw!r}"[:500])
-
-
-def _canonical_json(plain: Any) -> Any:
-    if isinstance(plain, dict):
-        return {key: _canonical_json(value) for key, value in plain.items()}
-    if isinstance(plain, list):
-        return [_canonical_json(value) for value in plain]
-    return _as_whole(plain)
 
 
 def _cast(raw: Any, to: type) -> Value | None:
@@ -406,7 +282,7 @@ def declared(plain: Mapping[str, Any]) -> Axis:
     low, high = (None if plain[end] is None else float(plain[end]) for end in ("low", "high"))
     default = plain["default"]
     if isinstance(default, dict):
-        default = NULL if default["json"] is None else _structured(default["json"], f"axis {plain['name']}: default")
+        default = NULL if default["json"] is None else structured(default["json"], f"axis {plain['name']}: default")
     return Axis(
         name=str(plain["name"]),
         type=types[plain["type"]],

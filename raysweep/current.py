@@ -21,7 +21,8 @@ from raysweep.remaining import among
 from raysweep.rows import COLUMNS, with_accepted
 from raysweep.runs import Runs
 from raysweep.store import Store
-from raysweep.sweep import Sweep, stored_declaration, stored_runs
+from raysweep.stored import stored_declaration, stored_runs
+from raysweep.sweep import Sweep
 
 __all__ = ["ROWS", "Current", "adopt_renamed", "cells", "current", "ledger_of", "left_out", "split"]
 

@@ -8,10 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raysweep.axes import Axis, KindBy, Value
+from raysweep.axes import Axis, KindBy
 from raysweep.errors import SweepError
 from raysweep.formula import Formula, is_formula, parse_formula
 from raysweep.terms import Table, Term, column
+from raysweep.values import Value
 
 __all__ = ["MAX_WORK", "Derived", "check_kinds", "compute", "is_derived", "parse_derived"]
 

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raysweep.axes import Axis, KindBy, Value
+from raysweep.axes import Axis, KindBy
 from raysweep.errors import SweepError
 from raysweep.runs import KEY_LENGTH, Observed, Runs, fragment
 from raysweep.terms import Table, Term, split
+from raysweep.values import Value
 
 __all__ = ["MAX_RUNS", "enumerate_runs", "run_keys"]
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raysweep.axes import Value
 from raysweep.errors import SweepError, nearest
+from raysweep.values import Value
 
 __all__ = ["FUNCTIONS", "Formula", "is_formula", "parse_formula"]
 

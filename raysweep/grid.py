@@ -9,10 +9,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raysweep.axes import Axis, Value, axis_values, canonical
+from raysweep.axes import Axis, axis_values
 from raysweep.derived import MAX_WORK, Derived, check_kinds, compute, is_derived, parse_derived
 from raysweep.errors import SweepError, nearest
 from raysweep.terms import Table, Term, column, split
+from raysweep.values import Value, canonical
 
 __all__ = ["derived_values", "expand"]
 

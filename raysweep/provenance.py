@@ -12,13 +12,13 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from raysweep.axes import Json
 from raysweep.code import changes
 from raysweep.errors import SweepError
 from raysweep.experiments import BUILT_IN
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.store import Store
 from raysweep.sweep import Sweep
+from raysweep.values import Json
 
 __all__ = ["accepted_codes", "ask", "remember"]
 

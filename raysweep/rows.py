@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysweep.axes import Json, canonical, column_values
 from raysweep.code import Code
 from raysweep.errors import SweepError
 from raysweep.experiment import Experiment
 from raysweep.runs import Runs
+from raysweep.values import Json, canonical, column_values
 
 __all__ = [
     "COLUMNS",

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raysweep.axes import Json, Value
 from raysweep.errors import SweepError
 from raysweep.terms import Table, Term
+from raysweep.values import Json, Value
 
 __all__ = ["KEY_LENGTH", "Observed", "Runs", "fragment", "number"]
 

@@ -24,7 +24,7 @@ from raysweep.oracle.recipe import stored_audits
 from raysweep.rows import STATUSES
 from raysweep.runs import KEY_LENGTH, Runs
 from raysweep.store import TEMPORARY, Store
-from raysweep.sweep import stored_sweep
+from raysweep.stored import stored_sweep
 
 __all__ = ["Seen", "failures", "status"]
 

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
 from raysweep import __version__
-from raysweep.axes import Axis, canonical, declared, described, index_axes, unwrapped
+from raysweep.axes import Axis, described, index_axes
 from raysweep.code import Code, of_files, of_object
 from raysweep.enumeration import enumerate_runs
-from raysweep.errors import FitError, LedgerError, SweepError, nearest
+from raysweep.errors import FitError, SweepError, nearest
 from raysweep.experiment import Experiment
 from raysweep.experiments import BUILT_IN, Own, load_experiment
 from raysweep.experiments.command import Command
@@ -29,104 +27,16 @@ from raysweep.experiments.function import FunctionExperiment
 from raysweep.experiments.inferred import axis_names
 from raysweep.grid import expand
 from raysweep.laws.forms import law
-from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, Recipe, recipe_hash, shape_of
+from raysweep.oracle.recipe import recipe_hash, shape_of
 from raysweep.override import read_overrides
 from raysweep.rows import RESERVED, row_schema
 from raysweep.runs import Runs
-from raysweep.store import Store
+from raysweep.sweepfile import FitSpec, SweepFile, explain
 from raysweep.terms import Term
-from raysweep.yamlfile import MAX_BYTES, dump_yaml, parse_yaml, read_yaml
+from raysweep.values import canonical, unwrapped
+from raysweep.yamlfile import dump_yaml, read_yaml
 
-__all__ = [
-    "Declaration",
-    "FitSpec",
-    "Resources",
-    "Sweep",
-    "SweepFile",
-    "from_mapping",
-    "load_sweep",
-    "stored_declaration",
-    "stored_runs",
-    "stored_sweep",
-]
-
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # anchored: pydantic searches, and a name becomes a folder
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class FitSpec(_Strict):
-    """One law to fit and draw in the report."""
-
-    law: str = Field("power", description="a key of LAWS, or auto")
-    x: str | tuple[str, ...] = Field(description="one column for each scale of the law")
-    y: str
-    by: tuple[str, ...] = ()
-    where: str | None = Field(None, description="rows to keep, a Polars SQL expression")
-    at: float | str = Field("best", description="the snapshot of a run that counts: best, last, or a time")
-    se: str | None = Field(None, description="standard error of y; <y>_se if there is one")
-    huber: float | None = Field(None, gt=0, description="Huber's loss on log residuals, linear beyond this")
-    holdout: float = Field(0.3, ge=0, le=0.9, description="share of the largest scales a second fit is judged on")
-
-    @property
-    def scales(self) -> tuple[str, ...]:
-        """The columns of x."""
-        return (self.x,) if isinstance(self.x, str) else self.x
-
-
-class Resources(_Strict):
-    """What one pack may use."""
-
-    cpus: float = Field(1.0, gt=0, description="CPU cores a pack")
-    gpus: float = Field(0.0, ge=0, description="GPUs a pack")
-    memory_gib: float | None = Field(None, gt=0, description="device memory a pack may fill; measured by default")
-    lanes: int | None = Field(None, ge=1, description="at most this many runs a pack")
-    attempts: int = Field(3, ge=1, le=100, description="tries of a pack whose worker dies")
-    checkpoint_seconds: float = Field(
-        60.0, ge=0, description="least time between saves of a pack's training state; 0 for none"
-    )
-    oracle_workers: int = Field(2, ge=1, description="data-parallel workers that train a flow oracle")
-    minutes: float | None = Field(None, gt=0, description="wall time that a run may take; a pack, of other experiments")
-    timeout: float | None = Field(None, gt=0, description="the same in seconds")
-    child_cpus: float = Field(0.0, ge=0, description="CPU cores kept free for Ray tasks that a run starts itself")
-    max_failures: int = Field(
-        5, ge=1, description="runs that may fail for one and the same reason before any succeeds; then the sweep stops"
-    )
-
-    @property
-    def seconds(self) -> float | None:
-        """Wall time that a run may take."""
-        return self.timeout if self.minutes is None else 60.0 * self.minutes
-
-
-class Budget(_Strict):
-    """What the sweep may cost; a dearer plan is refused before anything is spent."""
-
-    flops: float | None = Field(None, gt=0, description="training and evaluation together")
-    cells: int | None = Field(None, gt=0)
-
-
-class SweepFile(_Strict):
-    """The YAML file as written."""
-
-    name: str = Field(pattern=_NAME, description="names the default store, results/<name>")
-    experiment: str = ""
-    grid: Mapping[str, Any]
-    world: Recipe | None = None
-    version: int = Field(1, ge=1, le=2**31 - 1, description="of a plain function: bump it and all cells are new")
-    observed: tuple[str, ...] = Field((), description="of a plain function: axes it reports along the way")
-    defaults: Mapping[str, Any] = Field(
-        default_factory=dict, description="of a plain function: axes a cell need not name"
-    )
-    command: str | tuple[str, ...] | None = Field(None, description="a script in place of `experiment`")
-    result: str = Field("", description="of a script: the file it writes its result to, in the run's folder")
-    workdir: Literal["own", "shared"] = Field("own", description="of a plain function on Ray: its working folder")
-    fit: tuple[FitSpec, ...] = ()
-    presets: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict, description="named overrides of the grid")
-    resources: Resources = Resources()
-    budget: Budget = Budget()
+__all__ = ["Sweep", "from_mapping", "load_sweep"]
 
 
 @dataclass(frozen=True)
@@ -193,79 +103,6 @@ class Sweep:
     @cached_property
     def hash(self) -> str:
         return hashlib.blake2b(self.text.encode(), digest_size=8).hexdigest()
-
-
-def stored_sweep(store: Store) -> tuple[SweepFile, str]:
-    """The sweep file last run into a store, as resolved then, and its name there.
-
-    Raises:
-        LedgerError: it is not a store, or its files are damaged.
-    """
-    if not store.exists("env.json"):
-        raise LedgerError(f"store {store.uri}: must hold env.json and a ledger, but does not; is the path right?")
-    environment = store.read_json("env.json")
-    digest = environment.get("sweep") if isinstance(environment, dict) else None
-    if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{16}", digest):
-        raise LedgerError(f"store {store.uri}: env.json must name its sweep by 16 hex digits, but has {digest!r}")
-    name = f"sweeps/{digest}.yaml"
-    try:
-        # As resolved it may be longer than its file.
-        raw = parse_yaml(store.read(name, 4 * MAX_BYTES).decode(), name)
-    except (SweepError, UnicodeDecodeError) as error:
-        raise LedgerError(f"store {store.uri}: {name} must be a sweep file: {' '.join(str(error).split())}") from error
-    try:
-        return SweepFile.model_validate(raw), name
-    except ValidationError as error:
-        raise LedgerError(f"store {store.uri}: {_explain(error, raw, name)}") from error
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """What a store says of the sweep last run into it, besides its file.
-
-    Attributes:
-        axes: By name, with their kinds and defaults.
-        identity: What enters every run key besides them.
-    """
-
-    axes: dict[str, Axis]
-    identity: str
-
-
-def stored_declaration(store: Store) -> Declaration | None:
-    """The axes of the sweep last run into a store; None where the store does not say.
-
-    Raises:
-        LedgerError: it is not a store, or its files are damaged.
-    """
-    _, name = stored_sweep(store)
-    path = f"axes/{Path(name).stem}.json"
-    if not store.exists(path):
-        return None
-    plain = store.read_json(path)
-    try:
-        return Declaration(index_axes([declared(axis) for axis in plain["axes"]]), str(plain["identity"]))
-    except (SweepError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LedgerError(f"store {store.uri}: {path} must hold the axes of its sweep: {error}") from error
-
-
-def stored_runs(store: Store) -> Runs | None:
-    """Every run of the sweep last run into a store; None where the store does not tell its axes.
-
-    No experiment is imported: what a store names is not executed by those who read it.
-
-    Raises:
-        LedgerError: it is not a store, or its files are damaged.
-    """
-    declaration = stored_declaration(store)
-    if declaration is None:
-        return None
-    file, name = stored_sweep(store)
-    try:
-        axes = declaration.axes
-        return enumerate_runs(expand(file.grid, axes), axes, declaration.identity)
-    except (SweepError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LedgerError(f"store {store.uri}: {name} must hold a grid over its axes: {error}") from error
 
 
 def load_sweep(
@@ -342,7 +179,7 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
     try:
         file = SweepFile.model_validate(raw)
     except ValidationError as error:
-        raise SweepError(_explain(error, raw, path)) from error
+        raise SweepError(explain(error, raw, path)) from error
     folders = tuple(folders) or (Path.cwd(),)
     script = f"command:{file.name}"
     if bool(file.experiment not in ("", script)) == bool(file.command):
@@ -443,28 +280,3 @@ def _check_fits(fits: Sequence[FitSpec], axes: Mapping[str, Axis], experiment: E
         for name in spec.by:
             if name not in axes:
                 raise SweepError(f"fit.{i}.by: must name axes, but got {name!r}. {nearest(name, axes)}")
-
-
-def _explain(error: ValidationError, raw: Any, path: str) -> str:
-    """The first validation error in one line: file, key, rule, value, nearest valid keys."""
-    # An unknown key is often the misspelt form of one that is missing: it says more.
-    first: ErrorDetails = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    place = [part for part in first["loc"] if part not in ("flow", "gaussian")]
-    key = ".".join(map(str, place))
-    if first["type"] == "extra_forbidden":
-        return f"{path}: {key}: unknown key. {nearest(str(place[-1]), _keys_at(place[:-1], raw))}"
-    if first["type"] == "missing":
-        return f"{path}: {key}: must be given"
-    given = first["input"]
-    rule = first["msg"].removeprefix("Value error, ")
-    return f"{path}: {key}: {rule[0].lower()}{rule[1:]}, but got {given!r}"
-
-
-def _keys_at(place: Sequence[Any], raw: Any) -> list[str]:
-    models: dict[str, type[BaseModel]] = {"fit": FitSpec, "resources": Resources, "budget": Budget}
-    if not place:
-        return list(SweepFile.model_fields)
-    if place[0] == "world":
-        kind = raw["world"].get("kind", "flow")
-        return list((GaussianRecipe if kind == "gaussian" else FlowRecipe).model_fields)
-    return list(models[str(place[0])].model_fields)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from raysweep.axes import Axis, Value
+from raysweep.axes import Axis
+from raysweep.values import Value
 
 __all__ = ["Table", "Term", "column", "split"]
 

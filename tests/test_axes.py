@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysweep.axes import Axis, KindBy, axis_values, canonical, index_axes
+from raysweep.axes import Axis, KindBy, axis_values, index_axes
 from raysweep.errors import SweepError, nearest
+from raysweep.values import canonical
 
 INT = Axis("n", int, "lane", 1, low=0, high=10**9, unit="items")
 FLOAT = Axis("lr", float, "lane", 0.1)

@@ -148,7 +148,7 @@ def test_a_store_with_both_spellings_is_healed_when_it_is_read(work: Any, tmp_pa
     sweep = current(store)
     assert sweep.runs is not None
     from raysweep.current import respelled
-    from raysweep.sweep import stored_declaration
+    from raysweep.stored import stored_declaration
 
     declaration = stored_declaration(store)
     assert declaration is not None

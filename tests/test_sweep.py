@@ -8,7 +8,9 @@ import pytest
 
 from raysweep.errors import SweepError
 from raysweep.store import Store
-from raysweep.sweep import from_mapping, load_sweep, parse_yaml, stored_runs
+from raysweep.stored import stored_runs
+from raysweep.sweep import from_mapping, load_sweep
+from raysweep.yamlfile import parse_yaml
 
 WORLD = {"kind": "gaussian", "dim": 2, "classes": 2}
 BASE = """\

@@ -18,7 +18,8 @@ from raysweep.errors import FitError
 from raysweep.laws.forms import LAWS, Law
 from raysweep.ledger import CELLS
 from raysweep.store import Store
-from raysweep.sweep import FitSpec, stored_sweep
+from raysweep.stored import stored_sweep
+from raysweep.sweepfile import FitSpec
 
 if TYPE_CHECKING:
     from raysweep.laws import GroupFit

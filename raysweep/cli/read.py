@@ -15,7 +15,7 @@ from raysweep.ledger import Ledger
 from raysweep.oracle.recipe import folder_of, stored_audits
 from raysweep.provenance import accepted_codes
 from raysweep.store import Store
-from raysweep.sweep import stored_runs, stored_sweep
+from raysweep.stored import stored_runs, stored_sweep
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A sweep's folder or URI.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -22,7 +22,8 @@ from raysweep.progress import clock
 from raysweep.provenance import ask
 from raysweep.status import failures
 from raysweep.store import Store
-from raysweep.sweep import Sweep, load_sweep, stored_declaration
+from raysweep.stored import stored_declaration
+from raysweep.sweep import Sweep, load_sweep
 
 _SHAPES = 40  # of a plan that are printed
 _CAUSES = 3  # of failures that are printed at the end of a run

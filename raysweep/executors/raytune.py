@@ -35,7 +35,6 @@ from ray import tune  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from raysweep.causes import cause  # noqa: E402
 from raysweep.errors import PackError, RaysweepError, tail  # noqa: E402
 from raysweep.executors.cluster import check_nodes, resources  # noqa: E402
 from raysweep.executors.feed import Feed  # noqa: E402
@@ -43,10 +42,9 @@ from raysweep.executors.hosts import Hosts  # noqa: E402
 from raysweep.executors.lastwords import at_work, last_words, said  # noqa: E402
 from raysweep.executors.limit import LATE  # noqa: E402
 from raysweep.executors.quiet import quiet  # noqa: E402
-from raysweep.executors.tasks import refuse_tasks  # noqa: E402
+from raysweep.executors.trial import PackTrial, Unfit  # noqa: E402
 from raysweep.executors.witness import witness  # noqa: E402
-from raysweep.executors.work import Doubtful, Enough, Health, Job, OutOfMemory, execute, opened  # noqa: E402
-from raysweep.experiments.function import FunctionExperiment  # noqa: E402
+from raysweep.executors.work import Job  # noqa: E402
 from raysweep.oracle.recipe import FlowRecipe  # noqa: E402
 from raysweep.rows import STATUSES, Counts  # noqa: E402
 from raysweep.store import Store, UnreachableError  # noqa: E402
@@ -58,83 +56,9 @@ __all__ = ["RayExecutor"]
 
 _STARTING = 200  # actors that start at a time
 _STOPPING = 5.0  # seconds that actors have to stop before the store is looked at again
-_REASON, _REASONS = 500, 20  # characters of a failure's cause, and causes, that travel with a report
 _LOOK_SECONDS = 5.0  # between looks for packs of which nothing is heard
-_REPORT_SECONDS = 1.0  # every report of every pack takes milliseconds of the driver
 _CRASHED = ("worker process has died", "Traceback")  # what a trial's error says when its pack is to blame
 # Else a node has died, was preempted or does not answer: Ray then says that, or gives no reason at all.
-
-
-class Unfit(Exception):
-    """A pack met a process that must not run it. Tune ends the actor of a trial that raised, and starts another.
-
-    (To refuse the pack by `reset_config` is no way: Tune then tells nobody what became of the trial.)
-    """
-
-
-class PackTrial(tune.Trainable):  # type: ignore[misc]
-    """A trial: one pack; a `step` ends at a snapshot, at most once a second.
-
-    The class form lets Tune reuse the actor for the next pack.
-    """
-
-    def setup(self, config: dict[str, Any], job: Job) -> None:
-        self.job, self.fatal = job, ""  # torch's threads follow the OMP_NUM_THREADS that Ray derives from cpus
-        self.health, self.node = Health(), ray.get_runtime_context().get_node_id()
-        try:
-            experiment, _, _ = opened(job)
-            if isinstance(experiment, FunctionExperiment):
-                refuse_tasks(job.child_cpus)
-        except Exception as error:  # no pack can run here: say so instead of dying pack by pack
-            self.fatal = f"{type(error).__name__}: {error}"
-        self._begin(config)
-
-    def _begin(self, config: dict[str, Any]) -> None:
-        pack = config["pack"]
-        aside = self.node in config.get("aside", ())
-        self.unfit = aside or self.health.spoilt or (pack.fresh and self.health.begun > 0)
-        self.reasons: list[str] = []
-        self.work = execute(self.job, pack, self.health, self.reasons.append)
-        self.config: dict[str, Any] = {}  # would travel back with every report
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next pack."""
-        self.work.close()
-        self._begin(new_config)
-        return True
-
-    def step(self) -> dict[str, Any]:
-        if self.fatal:
-            return {**_result(Counts()), "fatal": self.fatal, "done": True}
-        if self.unfit:
-            raise Unfit("this process cannot be trusted any more, or the pack wants a fresh one")
-        counts, until = Counts(), time.monotonic() + _REPORT_SECONDS
-        told: dict[str, Any] = {"done": True}
-        try:
-            for finished in self.work:
-                counts += finished
-                if time.monotonic() > until:
-                    told = {"done": False}
-                    break
-        except OutOfMemory as error:
-            self.health.spoilt = True
-            told |= {"out_of_memory": str(error)}
-        except Doubtful:
-            told |= {"again": "fresh"}
-        except Enough:
-            told |= {"again": "any"}
-        told |= {"node": self.node, "reasons": [cause(reason)[:_REASON] for reason in self.reasons[:_REASONS]]}
-        self.reasons.clear()
-        return {**_result(counts), **told}
-
-    def cleanup(self) -> None:
-        self.work.close()  # flushes what is finished
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: the ledger holds what is done."""
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing."""
 
 
 class _Unsaved:
@@ -145,10 +69,6 @@ class _Unsaved:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return self
-
-
-def _result(counts: Counts) -> dict[str, Any]:
-    return {status: getattr(counts, status) for status in STATUSES}
 
 
 class PackSearch(_Unsaved, Searcher):  # type: ignore[misc]

@@ -20,12 +20,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from raysweep.axes import Axis, Value
+from raysweep.axes import Axis
 from raysweep.errors import tail
 from raysweep.experiment import Context, Cost, Metric, WorldShape
 from raysweep.experiments.returned import Column, flattened, matched, same_value, snapped
 from raysweep.inside import Running, running
 from raysweep.runs import Observed, Runs
+from raysweep.values import Value
 
 __all__ = ["FunctionExperiment"]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raysweep.axes import NULL, RANGES, Axis, Json, Kind
+from raysweep.axes import RANGES, Axis, Kind
 from raysweep.errors import SweepError, nearest
 from raysweep.formula import is_formula
 from raysweep.grid import derived_values
+from raysweep.values import NULL, Json
 
 __all__ = ["axis_names", "infer_axes"]
 

@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from raysweep.axes import Axis, Value
+from raysweep.axes import Axis
 from raysweep.experiment import Context, Cost, Metric, WorldShape
 from raysweep.metrics.difficulty import PRIORS, rates
 from raysweep.runs import Observed, Runs
 from raysweep.theory.lid import excess_risk, noise_variance
+from raysweep.values import Value
 
 __all__ = ["EXPERIMENT", "Difficulty", "excess_risks"]
 

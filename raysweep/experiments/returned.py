@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from raysweep.axes import Axis, Value, canonical
+from raysweep.axes import Axis
 from raysweep.rows import RESERVED
+from raysweep.values import Value, canonical
 
 __all__ = ["Column", "flattened", "matched", "renamed", "same_value", "snapped"]
 

@@ -17,11 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysweep.axes import Value
 from raysweep.current import cells
 from raysweep.errors import ExportError, nearest
 from raysweep.store import Store
-from raysweep.sweep import stored_sweep
+from raysweep.stored import stored_sweep
+from raysweep.values import Value
 
 __all__ = ["Exported", "Point", "Record", "package", "read_records"]
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from raysweep.axes import canonical
 from raysweep.errors import StudyError, nearest
 from raysweep.imports.files import plural
 from raysweep.imports.trial import Study, Trial
+from raysweep.values import canonical
 
 __all__ = ["SEED", "Matched", "Wanted", "common", "distinct", "grouped", "match", "numbered", "parameters", "sources"]
 

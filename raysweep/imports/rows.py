@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from raysweep.axes import Axis, Value
+from raysweep.axes import Axis
 from raysweep.enumeration import enumerate_runs
 from raysweep.errors import StudyError, SweepError, nearest
 from raysweep.experiments.function import FunctionExperiment
@@ -25,6 +25,7 @@ from raysweep.rows import OTHERWISE, Stamp, row_schema, stamp
 from raysweep.runs import KEY_LENGTH, Observed, Runs
 from raysweep.sweep import Sweep
 from raysweep.terms import Table
+from raysweep.values import Value
 
 __all__ = ["Metrics", "make_rows", "metrics_of", "news", "observed_of"]
 

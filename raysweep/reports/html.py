@@ -38,7 +38,8 @@ from raysweep.reports.theory import REASON, Agreement, agreements, theory_name, 
 from raysweep.reports.theory import sentences as theory_sentences
 from raysweep.status import status
 from raysweep.store import Store
-from raysweep.sweep import FitSpec, stored_sweep
+from raysweep.stored import stored_sweep
+from raysweep.sweepfile import FitSpec
 
 __all__ = ["PAGE", "Report", "make_report"]
 

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from raysweep.axes import Axis, Value
+from raysweep.axes import Axis
 from raysweep.errors import FitError
 from raysweep.executors import make_executor
 from raysweep.experiment import Context, Cost, Metric, TheoryExperiment, WorldShape
@@ -27,6 +27,7 @@ from raysweep.run import run
 from raysweep.runs import Observed, Runs
 from raysweep.store import Store
 from raysweep.sweep import Sweep, from_mapping
+from raysweep.values import Value
 
 matplotlib.use("Agg")
 

@@ -36,7 +36,8 @@ from raysweep.rows import Stamp, failure_rows, row_schema
 from raysweep.run import open_store
 from raysweep.status import status
 from raysweep.store import Store
-from raysweep.sweep import Sweep, from_mapping, stored_runs
+from raysweep.stored import stored_runs
+from raysweep.sweep import Sweep, from_mapping
 
 
 def _base() -> tuple[Sweep, pa.Table, bytes]:

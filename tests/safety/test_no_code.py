@@ -16,7 +16,8 @@ from raysweep.executors import make_executor
 from raysweep.run import run
 from raysweep.status import status
 from raysweep.store import Store
-from raysweep.sweep import Sweep, stored_runs
+from raysweep.stored import stored_runs
+from raysweep.sweep import Sweep
 
 # Python's own audit hooks see every import and every class a pickle asks for, whoever does it.
 WATCHED = """

@@ -1,0 +1,117 @@
+"""The sweep file as written: its schema, and what is wrong with a file that does not fit it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from raysweep.errors import nearest
+from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, Recipe
+
+__all__ = ["Budget", "FitSpec", "Resources", "SweepFile", "explain"]
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # anchored: pydantic searches, and a name becomes a folder
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class FitSpec(_Strict):
+    """One law to fit and draw in the report."""
+
+    law: str = Field("power", description="a key of LAWS, or auto")
+    x: str | tuple[str, ...] = Field(description="one column for each scale of the law")
+    y: str
+    by: tuple[str, ...] = ()
+    where: str | None = Field(None, description="rows to keep, a Polars SQL expression")
+    at: float | str = Field("best", description="the snapshot of a run that counts: best, last, or a time")
+    se: str | None = Field(None, description="standard error of y; <y>_se if there is one")
+    huber: float | None = Field(None, gt=0, description="Huber's loss on log residuals, linear beyond this")
+    holdout: float = Field(0.3, ge=0, le=0.9, description="share of the largest scales a second fit is judged on")
+
+    @property
+    def scales(self) -> tuple[str, ...]:
+        """The columns of x."""
+        return (self.x,) if isinstance(self.x, str) else self.x
+
+
+class Resources(_Strict):
+    """What one pack may use."""
+
+    cpus: float = Field(1.0, gt=0, description="CPU cores a pack")
+    gpus: float = Field(0.0, ge=0, description="GPUs a pack")
+    memory_gib: float | None = Field(None, gt=0, description="device memory a pack may fill; measured by default")
+    lanes: int | None = Field(None, ge=1, description="at most this many runs a pack")
+    attempts: int = Field(3, ge=1, le=100, description="tries of a pack whose worker dies")
+    checkpoint_seconds: float = Field(
+        60.0, ge=0, description="least time between saves of a pack's training state; 0 for none"
+    )
+    oracle_workers: int = Field(2, ge=1, description="data-parallel workers that train a flow oracle")
+    minutes: float | None = Field(None, gt=0, description="wall time that a run may take; a pack, of other experiments")
+    timeout: float | None = Field(None, gt=0, description="the same in seconds")
+    child_cpus: float = Field(0.0, ge=0, description="CPU cores kept free for Ray tasks that a run starts itself")
+    max_failures: int = Field(
+        5, ge=1, description="runs that may fail for one and the same reason before any succeeds; then the sweep stops"
+    )
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time that a run may take."""
+        return self.timeout if self.minutes is None else 60.0 * self.minutes
+
+
+class Budget(_Strict):
+    """What the sweep may cost; a dearer plan is refused before anything is spent."""
+
+    flops: float | None = Field(None, gt=0, description="training and evaluation together")
+    cells: int | None = Field(None, gt=0)
+
+
+class SweepFile(_Strict):
+    """The YAML file as written."""
+
+    name: str = Field(pattern=_NAME, description="names the default store, results/<name>")
+    experiment: str = ""
+    grid: Mapping[str, Any]
+    world: Recipe | None = None
+    version: int = Field(1, ge=1, le=2**31 - 1, description="of a plain function: bump it and all cells are new")
+    observed: tuple[str, ...] = Field((), description="of a plain function: axes it reports along the way")
+    defaults: Mapping[str, Any] = Field(
+        default_factory=dict, description="of a plain function: axes a cell need not name"
+    )
+    command: str | tuple[str, ...] | None = Field(None, description="a script in place of `experiment`")
+    result: str = Field("", description="of a script: the file it writes its result to, in the run's folder")
+    workdir: Literal["own", "shared"] = Field("own", description="of a plain function on Ray: its working folder")
+    fit: tuple[FitSpec, ...] = ()
+    presets: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict, description="named overrides of the grid")
+    resources: Resources = Resources()
+    budget: Budget = Budget()
+
+
+def explain(error: ValidationError, raw: Any, path: str) -> str:
+    """The first validation error in one line: file, key, rule, value, nearest valid keys."""
+    # An unknown key is often the misspelt form of one that is missing: it says more.
+    first: ErrorDetails = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    place = [part for part in first["loc"] if part not in ("flow", "gaussian")]
+    key = ".".join(map(str, place))
+    if first["type"] == "extra_forbidden":
+        return f"{path}: {key}: unknown key. {nearest(str(place[-1]), _keys_at(place[:-1], raw))}"
+    if first["type"] == "missing":
+        return f"{path}: {key}: must be given"
+    given = first["input"]
+    rule = first["msg"].removeprefix("Value error, ")
+    return f"{path}: {key}: {rule[0].lower()}{rule[1:]}, but got {given!r}"
+
+
+def _keys_at(place: Sequence[Any], raw: Any) -> list[str]:
+    models: dict[str, type[BaseModel]] = {"fit": FitSpec, "resources": Resources, "budget": Budget}
+    if not place:
+        return list(SweepFile.model_fields)
+    if place[0] == "world":
+        kind = raw["world"].get("kind", "flow")
+        return list((GaussianRecipe if kind == "gaussian" else FlowRecipe).model_fields)
+    return list(models[str(place[0])].model_fields)
