@@ -16,6 +16,7 @@ import pytest
 from raysweep.current import cells, current
 from raysweep.errors import LedgerError, SweepError
 from raysweep.executors import make_executor
+from raysweep.laws import fit
 from raysweep.ledger import CELLS, OTHERS, Ledger
 from raysweep.run import Outcome, run
 from raysweep.status import status
@@ -65,6 +66,11 @@ GRID = {"size": [10, 100, 1000], "seed": {"range": 3}}
 
 def test_a_new_version_has_rows_of_its_own(work: Any, tmp_path: Path) -> None:
     work(halves, GRID)
+    outcome = work(wholes, GRID, version=1)  # another function: not its version 2
+    assert fit(cells(Store(str(tmp_path / "store")))[0], x="size", y="loss").params["alpha"] == pytest.approx(1.0)
+    assert outcome.counts.ok == 9
+    (tmp_path / "store").rename(tmp_path / "first")
+    work(halves, GRID)
     outcome = work(halves, GRID, version=2)
     assert outcome.counts.ok == 9
     assert outcome.notes == ("9 rows of version 1 are left out.",)
@@ -74,6 +80,10 @@ def test_a_new_version_has_rows_of_its_own(work: Any, tmp_path: Path) -> None:
     assert (found["cells"]["ok"], found["total"], found["left_out"]) == (9, 9, ["9 rows of version 1 are left out."])
     both, _ = cells(Store(str(tmp_path / "store")), "all")
     assert len(both) == 18
+    apart = fit(both, x="size", y="loss")  # asked for all, a fit still does not mix them
+    assert [group.group for group in apart] == [{"experiment_version": 1}, {"experiment_version": 2}]
+    for source in (tmp_path / "store" / CELLS, table(tmp_path), table(tmp_path).lazy()):
+        assert fit(source, x="size", y="loss").only.n_points == 9
     work(halves, GRID)  # and back again: nothing is lost, nothing is run
     assert set(table(tmp_path)["experiment_version"]) == {1}
 
