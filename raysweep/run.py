@@ -21,7 +21,7 @@ from typing import IO
 from raysweep import __version__
 from raysweep.capacity import Device
 from raysweep.claims import Claims, hold, who
-from raysweep.current import adopt_renamed, current, ledger_of, left_out
+from raysweep.current import Current, adopt_renamed, ledger_of, left_out
 from raysweep.executors import Executor, Feed, Job
 from raysweep.executors.keeping import sweep_up
 from raysweep.executors.quiet import terminal
@@ -133,7 +133,8 @@ def run(
         if not isinstance(sys.exception(), UnreachableError):  # then it cannot be compacted either
             scan = ledger.compact(lambda cells: among(sweep.runs, cells), accepted_codes(store))
     sweep_up(store, sweep.runs, ledger.pending)
-    notes = left_out(current(store), scan)
+    now = Current(sweep.runs, sweep.experiment.name, sweep.experiment.version, ledger)
+    notes = left_out(now, scan)
     return Outcome(*_tally(sweep, scan), time.monotonic() - started, scan, stopped, tuple(notes))
 
 

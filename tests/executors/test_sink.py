@@ -1,4 +1,4 @@
-"""Rows reach the ledger in time, however long the next one takes; and what that costs does not grow with what is asked."""
+"""Rows reach the ledger in time, however long the next one takes, at a cost that does not grow with what is asked."""
 
 from __future__ import annotations
 
