@@ -21,12 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from raysweep.columns import unite
 from raysweep.errors import LedgerError, plain
-from raysweep.part import NEEDED, read_part, read_table
-from raysweep.pieces import MADE_OF, PART, pieces, storable, to_parquet, write_groups
+from raysweep.part import NEEDED, parts_of, read_part, read_table
+from raysweep.pieces import PART, pieces, storable, to_parquet, write_groups
 from raysweep.precedence import best_rows
 from raysweep.remaining import locate, subtract
 from raysweep.rows import with_accepted, with_description
@@ -254,11 +253,10 @@ class Ledger:
         for name in (CELLS, OTHERS):
             if not self.store.exists(name):
                 continue
-            with self.store.open(name) as stream:
-                try:
-                    made_of = int((pq.read_schema(stream).metadata or {}).get(MADE_OF, b"0"))
-                except (pa.ArrowException, OSError, ValueError):
-                    continue  # torn; it will be written again
+            try:
+                made_of = parts_of(self.store, name)
+            except LedgerError:
+                continue  # torn; it will be written again
             if parts == 0 or made_of > parts:
                 for i, group in enumerate(read_table(self.store, name)):
                     yield f"{name}#{i}", group if self.respelled is None else self.respelled.apply(group)

@@ -23,16 +23,19 @@ from raysweep.store import Store, UnreachableError
 
 __all__ = [
     "KEYS",
+    "MADE_OF",
     "MAX_COLUMNS",
     "MAX_ROW_BYTES",
     "MAX_VALUES",
     "NEEDED",
     "PART",
+    "parts_of",
     "read_part",
     "read_table",
     "row_bytes",
 ]
 
+MADE_OF = b"raysweep.parts"  # in a compacted table's metadata: how many parts it was made of
 PART = re.compile(r"part-[0-9a-f]{16}-\d{1,20}\.parquet")
 KEYS = ("cell", "run")  # distinct words, which no dictionary makes shorter
 NEEDED = (*KEYS, "status", "attempt")
@@ -94,18 +97,19 @@ def read_table(store: Store, path: str) -> Iterator[pa.Table]:
     """
     with store.open(path) as stream:
         try:
-            file = pq.ParquetFile(stream, thrift_string_size_limit=_MAX_FOOTER, thrift_container_size_limit=_MAX_FOOTER)
-            names = [name for name in file.schema_arrow.names if name != COLUMNS]
-            for i in range(file.metadata.num_row_groups):
-                if file.metadata.row_group(i).num_rows * len(names) > MAX_VALUES:
+            limits = {"thrift_string_size_limit": _MAX_FOOTER, "thrift_container_size_limit": _MAX_FOOTER}
+            footer = pq.ParquetFile(stream, **limits).metadata
+            schema = footer.schema.to_arrow_schema()
+            names = [name for name in schema.names if name != COLUMNS]
+            for name in names:
+                _check_field(schema.field(name))
+            coded = [name for name in names if pa.types.is_string(schema.field(name).type)]
+            file = pq.ParquetFile(stream, metadata=footer, read_dictionary=coded)
+            for i in range(footer.num_row_groups):
+                if not 0 <= footer.row_group(i).num_rows * len(names) <= MAX_VALUES:
                     raise _RefusedError(f"its row group {i} announces too many rows")
-                group = file.read_row_group(i, columns=names)
-                for field in group.schema:
-                    if pa.types.is_large_string(field.type):
-                        at = group.schema.get_field_index(field.name)
-                        group = group.set_column(at, field.with_type(pa.string()), group.column(at).cast(pa.string()))
-                for field in group.schema:
-                    _check_field(field)
+                group = _written_out(file.read_row_group(i, columns=names), coded)
+                group = group.cast(pa.schema([schema.field(name) for name in group.schema.names], schema.metadata))
                 _check_values(group)
                 yield group
         except UnreachableError:
@@ -113,6 +117,21 @@ def read_table(store: Store, path: str) -> Iterator[pa.Table]:
         except (_RefusedError, pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0][:300]
             raise LedgerError(f"store {store.uri}: {path} cannot be read as a table of cells: {reason}") from error
+
+
+def parts_of(store: Store, path: str) -> int:
+    """How many parts a compacted table was made of, by its own word.
+
+    Raises:
+        LedgerError: it is not one.
+    """
+    with store.open(path) as stream:
+        try:
+            limits = {"thrift_string_size_limit": _MAX_FOOTER, "thrift_container_size_limit": _MAX_FOOTER}
+            said = (pq.ParquetFile(stream, **limits).schema_arrow.metadata or {}).get(MADE_OF, b"0")
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise LedgerError(f"store {store.uri}: {path} cannot be read as a table of cells: {error}") from error
+    return int(said) if said.isdigit() and len(said) < 10 else 0
 
 
 def row_bytes(table: pa.Table) -> npt.NDArray[np.int64]:
@@ -187,8 +206,16 @@ def _decoded(data: bytes, footer: pq.FileMetaData, schema: pa.Schema, wanted: Se
     # Not only those that have one: asked for the chunks of a damaged footer, pyarrow aborts the process.
     coded = [n for n in wanted if pa.types.is_string(schema.field(n).type)]
     file = pq.ParquetFile(pa.BufferReader(data), metadata=footer, read_dictionary=coded)
-    table, size = file.read(columns=list(wanted), use_threads=False), 0  # parts are read side by side as it is
+    table = _written_out(file.read(columns=list(wanted), use_threads=False), coded)  # parts are read side by side
     columns = dict(zip(table.schema.names, table.columns, strict=True))
+    whole = len(columns) == len(schema)
+    out = schema if whole else pa.schema([schema.field(n) for n in columns], metadata=schema.metadata)
+    return pa.Table.from_arrays([columns[n] for n in out.names], schema=out)
+
+
+def _written_out(table: pa.Table, coded: Sequence[str]) -> pa.Table:
+    """A table with the words of these columns' dictionaries written out, if that is not too long."""
+    columns, size = dict(zip(table.schema.names, table.columns, strict=True)), 0
     for name in coded:
         for chunk in columns[name].chunks:
             most = chunk.dictionary.nbytes * len(chunk)
@@ -197,9 +224,7 @@ def _decoded(data: bytes, footer: pq.FileMetaData, schema: pa.Schema, wanted: Se
             raise _RefusedError(f"its words are longer than {_MAX_BYTES:,} bytes once decoded")
     for name in coded:
         columns[name] = columns[name].cast(pa.string())
-    whole = len(columns) == len(schema)
-    out = schema if whole else pa.schema([schema.field(n) for n in columns], metadata=schema.metadata)
-    return pa.Table.from_arrays([columns[n] for n in out.names], schema=out)
+    return pa.table(columns)
 
 
 def _words(chunk: pa.DictionaryArray) -> int:

@@ -16,13 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysweep import __version__
-from raysweep.part import KEYS, MAX_ROW_BYTES, MAX_VALUES, row_bytes
+from raysweep.part import KEYS, MADE_OF, MAX_ROW_BYTES, MAX_VALUES, row_bytes
 from raysweep.rows import STAMPS, with_description
 
-__all__ = ["GROUP", "MADE_OF", "PART", "pieces", "storable", "to_parquet", "write_groups"]
+__all__ = ["GROUP", "PART", "pieces", "storable", "to_parquet", "write_groups"]
 
 PART = 1 << 27  # bytes in memory of a part
-MADE_OF = b"raysweep.parts"  # how many parts a compacted table was made of
 GROUP = 1 << 26  # bytes in memory of a row group of `cells.parquet`
 
 

@@ -318,3 +318,20 @@ def test_a_store_of_nothing_current_says_what_it_holds(work: Any, tmp_path: Path
     assert notes == [f"9 rows of {__name__}:halves are left out."]
     with pytest.raises(LedgerError, match="rows must be one of current, all"):
         cells(Store(str(tmp_path / "store")), "some")
+
+
+def test_a_hostile_table_is_no_reason_to_believe_it(work: Any, tmp_path: Path) -> None:
+    """Without a ledger its table is read: no further than a part would be."""
+    work(halves, GRID)
+    for part in (tmp_path / "store/ledger").iterdir():
+        part.unlink()
+    store, path = Store(str(tmp_path / "store")), tmp_path / "store" / CELLS
+    whole = pq.read_table(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert status(store)["cells"]["ok"] == 0
+    at = whole.schema.get_field_index("status")
+    pq.write_table(whole.set_column(at, "status", [["won"] * len(whole)]), path)
+    with pytest.raises(LedgerError, match=r"cells\.parquet cannot be read as a table of cells: .*unknown status.*won"):
+        status(store)
+    pq.write_table(whole.append_column("long", [["x" * 2**20] * len(whole)]), path, use_dictionary=True)
+    assert status(store)["cells"]["ok"] == 9
