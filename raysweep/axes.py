@@ -21,14 +21,14 @@ from typing import Any, Literal, get_args
 from raysweep.errors import SweepError, nearest
 from raysweep.values import LONGEST, NULL, UNSTORABLE, Json, Value, as_whole, canonical, structured, unwrapped
 
-__all__ = ["RANGES", "Axis", "Kind", "KindBy", "axis_values", "declared", "described", "index_axes"]
+__all__ = ["RANGES", "TYPES", "Axis", "Kind", "KindBy", "axis_values", "declared", "described", "index_axes"]
 
 Kind = Literal["shape", "lane", "observed"]
 
 
 RANGES = ("geom", "log2", "linear", "range")
 _MAX_POINTS = 1_000_000  # of one range
-_TYPES: dict[type, str] = {
+TYPES: dict[type, str] = {
     bool: "true or false",
     int: "an integer",
     float: "a number",
@@ -98,7 +98,7 @@ class Axis:
         if raw is None or raw == NULL:
             if self.nullable:
                 return NULL
-            raise SweepError(f"{where}: {self.name} must be {_TYPES[self.type]}{self._bounds()}, but got None")
+            raise SweepError(f"{where}: {self.name} must be {TYPES[self.type]}{self._bounds()}, but got None")
         raw = unwrapped(raw)
         if self.type is Json:
             return structured(raw, f"{where}: {self.name}")
@@ -116,7 +116,7 @@ class Axis:
                 f"null character, but got {value!r}"
             )
         if value is None:
-            raise SweepError(f"{where}: {self.name} must be {_TYPES[self.type]}{self._bounds()}, but got {raw!r}")
+            raise SweepError(f"{where}: {self.name} must be {TYPES[self.type]}{self._bounds()}, but got {raw!r}")
         if self.choices and value not in self.choices:
             raise SweepError(
                 f"{where}: {self.name} must be one of {', '.join(map(str, self.choices))}, but got {raw!r}. "
@@ -125,7 +125,7 @@ class Axis:
         if not isinstance(value, str) and (
             (self.low is not None and value < self.low) or (self.high is not None and value > self.high)
         ):
-            raise SweepError(f"{where}: {self.name} must be {_TYPES[self.type]}{self._bounds()}, but got {raw!r}")
+            raise SweepError(f"{where}: {self.name} must be {TYPES[self.type]}{self._bounds()}, but got {raw!r}")
         return value
 
     def plain(self, value: Value) -> Any:
@@ -201,7 +201,7 @@ def _range(axis: Axis, spec: Mapping[str, Any], where: str) -> list[Any]:
         )
     if axis.type not in (int, float):
         raise SweepError(
-            f"{where}: {axis.name} is {_TYPES[axis.type]} and takes a list, not a range; got {dict(spec)!r}"
+            f"{where}: {axis.name} is {TYPES[axis.type]} and takes a list, not a range; got {dict(spec)!r}"
         )
     name, raw = next(iter(spec.items()))
     args = raw if isinstance(raw, list | tuple) else [raw]
@@ -274,7 +274,7 @@ def declared(plain: Mapping[str, Any]) -> Axis:
     Raises:
         KeyError, TypeError, ValueError: it is no description of an axis; `index_axes` checks the rest.
     """
-    types = {known.__name__: known for known in _TYPES}
+    types = {known.__name__: known for known in TYPES}
     kind = plain["kind"]
     if not isinstance(kind, str):
         kind = KindBy(str(kind["axis"]), dict(kind["kinds"]), kind["otherwise"])
@@ -309,7 +309,7 @@ def index_axes(axes: Sequence[Axis]) -> dict[str, Axis]:
     if len(table) != len(axes):
         raise SweepError(f"axis names must be distinct, but got {sorted(a.name for a in axes)}")
     for axis in axes:
-        if axis.type not in _TYPES:
+        if axis.type not in TYPES:
             raise SweepError(
                 f"axis {axis.name}: type must be one of bool, int, float, str, Json, but got {axis.type!r}"
             )

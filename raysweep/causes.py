@@ -13,7 +13,7 @@ _EXCEPTION = re.compile(r"its worker died|[A-Za-z_][\w.]*(?:Error|Exception|Exit
 
 def cause(reason: str) -> str:
     """The line of a reason that says why: an exception's first line, else the last line."""
-    lines = reason.splitlines() or [""]
+    lines = [line for line in reason.splitlines() if line.strip()] or [""]
     return next((line for line in reversed(lines) if _EXCEPTION.match(line)), lines[-1])
 
 

@@ -7,6 +7,7 @@ packages enter by their version. Nothing is imported to find out: imports are re
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import inspect
 import site
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
@@ -25,7 +26,7 @@ __all__ = ["Code", "changes", "checkout", "of_files", "of_object"]
 
 _MOST_FILES = 2000
 _IGNORED = ("type_comment", "kind", "ctx", "type_params")  # of a syntax tree: they say nothing, or depend on Python
-_SKIPPED = frozenset({"raysweep", *sys.stdlib_module_names})
+_SKIPPED = frozenset({"raysweep"})
 
 
 @dataclass(frozen=True)
@@ -45,23 +46,83 @@ class Code:
     dirty: bool | None = None
 
 
-def of_object(code: Any, folders: Sequence[Path] = ()) -> Code:
-    """The code of a function or class: its module, and what that imports.
+def of_object(code: Any, folders: Sequence[Path] = (), module: str = "") -> Code:
+    """The code of a function, class or instance: its module, the one that names it, and what these import.
 
     Args:
-        code: A function, class or instance.
+        code: A function, class or instance; also wrapped, partial or bound.
         folders: Where local modules are found, besides `sys.path`.
+        module: The module that a sweep names it in.
     """
-    target = code if isinstance(code, type) or inspect.isroutine(code) else type(code)
-    module = inspect.getmodule(target)
-    file = getattr(module, "__file__", None)
-    if file is None or not Path(file).is_file():
-        try:
-            text = inspect.getsource(target)  # a notebook's cell
-        except (OSError, TypeError):
-            return Code()
-        return _summed({f"{getattr(target, '__qualname__', 'function')}": _tree_sha(text)}, None)
-    return of_files([Path(file)], folders)
+    files, texts = [], dict[str, str]()
+    named = getattr(sys.modules.get(module), "__file__", None)
+    if named:
+        files.append(Path(named))
+    for origin in _origins(code):
+        if not isinstance(origin, str):
+            file = getattr(inspect.getmodule(origin), "__file__", None)
+            if file is not None and Path(file).is_file():
+                files.append(Path(file))
+                continue
+            try:
+                text = inspect.getsource(origin)  # a notebook's cell
+            except (OSError, TypeError):
+                continue
+            texts[getattr(origin, "__qualname__", "function")] = _tree_sha(text)
+        else:
+            texts["arguments"] = hashlib.sha256((texts.get("arguments", "") + origin).encode()).hexdigest()[:16]
+    local = [file for file in files if _is_ours(file)]
+    found = of_files(local, folders) if local else Code()
+    if not texts:
+        return found
+    return replace(_summed({**found.parts, **texts}, None), commit=found.commit, dirty=found.dirty)
+
+
+def _origins(code: Any, depth: int = 0) -> Iterator[Any]:
+    """The functions and classes that a callable is made of; and, as text, plain values that it carries."""
+    if depth > 8:
+        return
+    if isinstance(code, functools.partial):
+        yield repr([v for v in (*code.args, *sorted(code.keywords.items())) if _is_plain(v)])
+        yield from _origins(code.func, depth + 1)
+        return
+    if inspect.ismethod(code):
+        yield from (cls for cls in type(code.__self__).__mro__ if cls is not object)
+        yield from _origins(code.__func__, depth + 1)
+        return
+    if isinstance(code, type):
+        yield from (cls for cls in code.__mro__ if cls is not object)
+        return
+    if not inspect.isroutine(code):
+        yield from (cls for cls in type(code).__mro__ if cls is not object)
+        yield repr(sorted((k, v) for k, v in vars(code).items() if _is_plain(v))) if hasattr(code, "__dict__") else ""
+        return
+    yield code
+    cells = [cell.cell_contents for cell in getattr(code, "__closure__", None) or () if _has_content(cell)]
+    if kept := [value for value in cells if _is_plain(value)]:
+        yield repr(kept)
+    for inner in [*(value for value in cells if callable(value)), getattr(code, "__wrapped__", None)]:
+        if inner is not None and inner is not code:
+            yield from _origins(inner, depth + 1)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _has_content(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a file is neither of the standard library nor of an installed package."""
+    return not str(file.resolve()).startswith(_installed())
 
 
 def of_files(files: Sequence[Path], folders: Sequence[Path] = ()) -> Code:
@@ -76,7 +137,7 @@ def of_files(files: Sequence[Path], folders: Sequence[Path] = ()) -> Code:
             continue
         seen.add(file)
         sha, imported = _read(file, *_stamp(file))
-        parts[_shown(file, base)] = sha
+        parts[_shown(file, [str(base), *search])] = sha
         for name, level in imported:
             for found in _resolved(name, level, file, search):
                 if isinstance(found, Path):
@@ -126,6 +187,8 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _summed(parts: Mapping[str, str], base: Path | None) -> Code:
+    if not parts:
+        return Code()
     text = "\n".join(f"{name}={sha}" for name, sha in sorted(parts.items()))
     commit, dirty = checkout(base) if base is not None else ("", None)
     return Code(hashlib.sha256(text.encode()).hexdigest()[:16], dict(parts), commit, dirty)
@@ -213,7 +276,8 @@ def _resolved(name: str, level: int, file: Path, search: Sequence[str]) -> Itera
     if spec is None:
         return
     if not _is_local(spec):
-        yield top, _version(top)
+        if top not in sys.stdlib_module_names:
+            yield top, _version(top)
         return
     if spec.origin and spec.origin.endswith(".py"):
         yield Path(spec.origin)
@@ -264,9 +328,9 @@ def _distributions() -> Mapping[str, list[str]]:
     return metadata.packages_distributions()
 
 
-def _shown(file: Path, base: Path) -> str:
-    """A file's name from the function's folder: the same in every checkout."""
-    try:
-        return file.relative_to(base).as_posix()
-    except ValueError:
-        return file.name
+def _shown(file: Path, roots: Sequence[str]) -> str:
+    """A file's name from the folder that modules are found in: the same in every checkout, and one for each file."""
+    for root in roots:
+        if root and file.is_relative_to(root):
+            return file.relative_to(root).as_posix()
+    return "/".join(file.parts[-3:])

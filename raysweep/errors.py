@@ -106,7 +106,8 @@ class PriceError(RaysweepError):
 
 def tail(text: str, lines: int = 12) -> str:
     """The last lines of a traceback or log: what a row's `error` keeps. Credentials are taken out."""
-    return redact("\n".join(text[-4 * _LONGEST_TAIL :].strip().splitlines()[-lines:])[-_LONGEST_TAIL:])
+    text = text[-4 * _LONGEST_TAIL :].encode(errors="backslashreplace").decode()  # half a surrogate is no UTF-8
+    return redact("\n".join(text.strip().splitlines()[-lines:])[-_LONGEST_TAIL:])
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -148,12 +148,29 @@ class Outbox:
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
+        self._held: list[dict[str, Any]] = []
         self._lock = threading.Lock()
 
     def put(self, row: dict[str, Any]) -> None:
         """Add one row: `lane`, observed axes, metrics, and stamps that an experiment may set."""
         with self._lock:
             self._rows.append(row)
+
+    def hold(self, row: dict[str, Any]) -> None:
+        """Keep a row back until it is released, or dropped."""
+        with self._lock:
+            self._held.append(row)
+
+    def release(self) -> None:
+        """What was held back is on its way, too."""
+        with self._lock:
+            self._rows += self._held
+            self._held = []
+
+    def drop(self) -> None:
+        """Forget what is held back."""
+        with self._lock:
+            self._held = []
 
     def drain(self) -> list[pa.RecordBatch]:
         """All rows so far, in order, as one batch; none where there are none."""

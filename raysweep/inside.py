@@ -53,13 +53,18 @@ class Running:
         accept: Takes a row.
         place: Where it works; None where nothing was lent.
         about: What to keep beside a checkpoint: which cells were measured before it.
-        seen: What was kept beside the checkpoint that was loaded; empty if none was.
+        usable: Whether the run can go on from a checkpoint, by what was kept beside it.
+        resumed: Told what was kept beside the checkpoint that was loaded.
+        reported: Rows that were given by `report`.
+        staged: A checkpoint that waits for the row that belongs to it.
+        loose: Folders to delete at the end.
     """
 
     key: str
     accept: Callable[[Mapping[str, Any]], None]
     place: Place | None = None
     about: Callable[[], Mapping[str, Any]] = dict
+    usable: Callable[[Mapping[str, Any]], bool] = lambda about: True
     resumed: Callable[[Mapping[str, Any]], None] = lambda about: None
     reported: int = 0
     staged: bytes | None = None
@@ -152,6 +157,8 @@ class Checkpoint:
         if kept is None:
             return None
         data, about = kept
+        if not _current.usable(about):
+            return None
         folder = tempfile.TemporaryDirectory(prefix="raysweep-")
         _current.loose.append(folder)
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:

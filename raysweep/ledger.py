@@ -289,14 +289,16 @@ class Ledger:
         return [scan.pending(runs, skip_failed, retry_diverged) for runs in parts]
 
     def compact(
-        self, mine: Callable[[pa.ChunkedArray], npt.NDArray[np.bool_]] | None = None, accepted: Collection[str] = ()
+        self,
+        mine: Callable[[pa.ChunkedArray], npt.NDArray[np.bool_]] | None = None,
+        accepted: Sequence[Collection[str]] = (),
     ) -> Scan:
         """Rewrite `cells.parquet` and `other_cells.parquet` from the parts, and return a scan of what tells which cells
         are done.
 
         Args:
             mine: [cells] -> [whether each belongs to the sweep as it is now]; by default all do.
-            accepted: Hashes of code that give equal results, for whoever fits the table.
+            accepted: Groups of hashes of code that give equal results, for whoever fits the table.
 
         Rows are sorted by cell within each row group; the file has one row group but where it is large. What is held
         of large ledgers are the keys: parts beyond about a hundred megabytes are read a second time to be written.

@@ -22,7 +22,7 @@ from raysweep.experiments.function import FunctionExperiment
 from raysweep.ledger import Ledger, Scan
 from raysweep.oracle.recipe import shape_of
 from raysweep.pack import Group, Pace, Pack, build_packs, lanes_per_pack, serial_groups, serial_packs, shape_groups
-from raysweep.remaining import among
+from raysweep.provenance import equal_codes
 from raysweep.runs import Runs
 from raysweep.store import Store
 from raysweep.sweep import Sweep
@@ -60,6 +60,7 @@ class Plan:
         attempts: [runs] tries so far.
         pace: How long runs of a plain function take.
         again: What of it was trained before.
+        lacking: Cells without a row, where runs are asked for all of theirs; None where that is what `runs` says.
     """
 
     sweep: Sweep
@@ -72,6 +73,7 @@ class Plan:
     attempts: npt.NDArray[np.int32]
     pace: Pace | None = None
     again: Again = Again()
+    lacking: int | None = None
 
     def packs(self) -> Iterator[Pack]:
         """The packs, dearest first; each is made when it is asked for."""
@@ -83,6 +85,11 @@ class Plan:
     def pack_count(self) -> int:
         """How many packs there are; of a plain function's runs, at most."""
         return sum(math.ceil(len(g.index) / most) for g, most in zip(self.groups, self.most, strict=True))
+
+    @property
+    def missing(self) -> int:
+        """Cells that have no finished row."""
+        return self.runs.cells if self.lacking is None else self.lacking
 
     @property
     def flops(self) -> float:
@@ -117,8 +124,8 @@ class Plan:
             "experiment": f"{self.sweep.experiment.name}/{self.sweep.experiment.version}",
             "cells": total.cells,
             "runs": len(total),
-            "done_cells": total.cells - self.runs.cells,
-            "pending_cells": self.runs.cells,
+            "done_cells": total.cells - self.missing,
+            "pending_cells": self.missing,
             "pending_runs": len(self.runs),
             "packs": self.pack_count,
             "flops": sum(s["flops"] for s in shapes),
@@ -154,7 +161,8 @@ def make_plan(
     scan = ledger.states()
     runs = pending(scan, sweep, skip_failed, retry_diverged)
     if isinstance(sweep.experiment, FunctionExperiment):
-        return _checked(_of_function(sweep, store, scan, runs, slots))
+        left = scan.pending(sweep.runs, skip_failed, retry_diverged).cells
+        return _checked(_of_function(sweep, store, scan, runs, slots, left))
     world = shape_of(sweep.file.world) if sweep.file.world else None
     groups = shape_groups(runs, sweep.axes, lambda run, observed: sweep.experiment.cost(run, observed, world))
     resources = sweep.file.resources
@@ -185,19 +193,21 @@ def whole(runs: Runs, rest: Runs) -> Runs:
     return runs.take(np.isin(runs.keys, rest.keys))
 
 
-def _of_function(sweep: Sweep, store: Store, scan: Scan, runs: Runs, slots: int) -> Plan:
+def _of_function(sweep: Sweep, store: Store, scan: Scan, runs: Runs, slots: int, left: int) -> Plan:
     groups = serial_groups(runs)
-    some = Ledger(store).scan(["seconds"], _SAMPLE).table
-    seconds = _seconds_a_run(some.filter(pa.array(among(sweep.runs, some.column("cell")))) if len(some) else some)
+    some = Ledger(store).scan(["seconds", "experiment", "experiment_version"], _SAMPLE).table
+    for name, value in (("experiment", sweep.experiment.name), ("experiment_version", sweep.experiment.version)):
+        some = some.filter(pc.equal(some.column(name), value)) if name in some.schema.names else some.slice(0, 0)
+    seconds = _seconds_a_run(some)
     rate = (
         Rate(0.0, f"measured on {seconds[1]:,} runs of this store", True) if seconds else Rate(0.0, "nothing measured")
     )
     begun = scan.partly_done(runs)
-    kept = has_checkpoint(store) if begun else set()
+    kept = has_checkpoint(store, equal_codes(store, sweep.code.sha)) if begun else set()
     again = Again(len(begun - kept), len(begun & kept))
     pace = Pace(slots, seconds[0] if seconds else None)
     most = [1] * len(groups)
-    return Plan(sweep, runs, tuple(groups), tuple(most), rate, slots, 0.0, scan.attempts(runs), pace, again)
+    return Plan(sweep, runs, tuple(groups), tuple(most), rate, slots, 0.0, scan.attempts(runs), pace, again, left)
 
 
 def _seconds_a_run(cells: pa.Table) -> tuple[float, int] | None:

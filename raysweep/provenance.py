@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from raysweep.code import changes
@@ -18,9 +18,9 @@ from raysweep.experiments import BUILT_IN
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.store import Store
 from raysweep.sweep import Sweep
-from raysweep.values import Json
+from raysweep.values import Json, as_whole
 
-__all__ = ["accepted_codes", "ask", "remember"]
+__all__ = ["accepted_codes", "ask", "equal_codes", "joined", "remember"]
 
 _FILE = "code.json"
 _MOST = 200  # codes that are remembered
@@ -43,7 +43,10 @@ def _entry(known: Mapping[str, Any], key: str) -> dict[str, Any]:
     return {
         **{name: dict(part) if isinstance(part, dict) else {} for name, part in parts.items()},
         "last": str(found.get("last", "")),
-        "accepted": [str(sha) for sha in accepted] if isinstance(accepted, list) else [],
+        "before": str(found.get("before", "")),
+        "accepted": [sorted(map(str, group)) for group in accepted if isinstance(group, list)]
+        if isinstance(accepted, list)
+        else [],
         "axes": [str(axis) for axis in axes] if isinstance(axes, list) else [],
     }
 
@@ -86,8 +89,13 @@ def ask(store: Store, sweep: Sweep) -> None:
         )
 
 
-def remember(store: Store, sweep: Sweep, accept: bool = False) -> list[str]:
-    """Note the sweep's code in its store; what the user should know of it, a sentence each."""
+def remember(store: Store, sweep: Sweep, accept: bool = False, also: Collection[str] = ()) -> list[str]:
+    """Note the sweep's code in its store; what the user should know of it, a sentence each.
+
+    Args:
+        accept: The code as it was gives the same results as the code as it is now.
+        also: Further hashes of code that do.
+    """
     code, name = sweep.code, _key(sweep.experiment.name, sweep.experiment.version)
     known = _read(store)
     entry, said = _entry(known, name), []
@@ -99,14 +107,21 @@ def remember(store: Store, sweep: Sweep, accept: bool = False) -> list[str]:
         if not accept and sweep.file.experiment not in BUILT_IN:
             said.append(
                 f"warning: the code of {sweep.experiment.name} changed since this store was written ({what}). Finished "
-                "cells are kept, and fits keep the rows of each code apart. Give --accept-code where the results are "
-                f"the same, or `version: {sweep.experiment.version + 1}` to run all cells again"
+                "cells are kept, and fits keep the rows of each code apart; a run that lacks some cells is trained "
+                "again by the new code. If results are unchanged, pass --accept-code; otherwise set "
+                f"`version: {sweep.experiment.version + 1}` to rerun everything"
             )
     if not entry["codes"] and _written_before(store, sweep):
         said += _of_old_store(store, sweep, entry, accept)
-    if accept or sweep.file.experiment in BUILT_IN:  # whose version says when its results change
-        entry["accepted"] = sorted({*entry["accepted"], *entry["codes"], code.sha, "none"})
+    if sweep.file.experiment in BUILT_IN:  # whose version says when its results change
+        entry["accepted"] = joined(entry["accepted"], {*entry["codes"], code.sha, "none"})
+    elif accept:  # the code that was last seen, or rows that say nothing of theirs; not every code there ever was
+        before = (entry["last"] if is_new else entry["before"]) or "none"
+        entry["accepted"] = joined(entry["accepted"], {before, code.sha, *also})
+        said.append(f"rows of the code as it was ({before[:8]}) and as it is now ({code.sha[:8]}) count as one")
     if code.sha:
+        if is_new:
+            entry["before"] = entry["last"]
         entry["codes"][code.sha], entry["last"] = dict(code.parts), code.sha
         while len(entry["codes"]) > _MOST:
             entry["codes"].pop(next(iter(entry["codes"])))
@@ -129,14 +144,14 @@ def _of_old_store(store: Store, sweep: Sweep, entry: dict[str, Any], accept: boo
     source = environment.get("source") if isinstance(environment, dict) else None
     before = source.get(_key(sweep.experiment.name, sweep.experiment.version)) if isinstance(source, dict) else None
     if before is None or before == _text_sha(sweep):
-        entry["accepted"] = sorted({*entry["accepted"], sweep.code.sha, "none"})
+        entry["accepted"] = joined(entry["accepted"], {sweep.code.sha, "none"})
         return []
     if accept:
         return []
     return [
         f"warning: the source of {sweep.experiment.name} changed since this store was written. Finished cells are "
-        "kept, and fits keep the rows of each code apart. Give --accept-code where the results are the same, or a new "
-        "version"
+        "kept, and fits keep the rows of each code apart. If results are unchanged, pass --accept-code; otherwise "
+        "set a new version"
     ]
 
 
@@ -149,9 +164,29 @@ def _text_sha(sweep: Sweep) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def accepted_codes(store: Store) -> set[str]:
-    """Hashes of code that the user declared to give equal results; `none` stands for rows without one."""
-    return {sha for key, entry in _read(store).items() for sha in _entry({key: entry}, key)["accepted"]}
+def joined(groups: Sequence[Collection[str]], more: Collection[str]) -> list[list[str]]:
+    """Groups of equal codes with one more; groups that share a code are one."""
+    whole, apart = {sha for sha in more if sha}, []
+    for group in map(set, groups):
+        if group & whole:
+            whole |= group
+        else:
+            apart.append(sorted(group))
+    return [*apart, sorted(whole)] if len(whole) > 1 else apart
+
+
+def accepted_codes(store: Store) -> list[list[str]]:
+    """Groups of hashes of code that the user declared to give equal results; `none` stands for rows without one."""
+    groups: list[list[str]] = []
+    for key, entry in _read(store).items():
+        for group in _entry({key: entry}, key)["accepted"]:
+            groups = joined(groups, group)
+    return groups
+
+
+def equal_codes(store: Store, sha: str) -> frozenset[str]:
+    """The hashes of code that were declared equal to this one, and itself."""
+    return frozenset({sha}.union(*(group for group in accepted_codes(store) if sha in group)))
 
 
 def _defaults(sweep: Sweep) -> dict[str, Any]:
@@ -162,6 +197,10 @@ def _defaults(sweep: Sweep) -> dict[str, Any]:
             found[name] = {"follows": axis.follows}
         elif axis.default is not None:
             found[name] = {"json": axis.default.text} if isinstance(axis.default, Json) else axis.default
+    signature = sweep.experiment.signature if isinstance(sweep.experiment, FunctionExperiment) else {}
+    for name, value in signature.items():
+        if name not in found and name not in sweep.axes:
+            found[name] = {"json": "null"} if value is None else as_whole(value)
     return found
 
 

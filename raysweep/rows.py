@@ -7,7 +7,7 @@ adds what the platform knows (keys, axes, pack, code, device, time) and casts to
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -125,12 +125,13 @@ def row_schema(experiment: Experiment) -> pa.Schema:
     return pa.schema(fields, metadata={"raysweep.schema": str(SCHEMA_VERSION), "raysweep.experiment": experiment.name})
 
 
-def with_accepted(schema: pa.Schema, codes: Collection[str]) -> pa.Schema:
-    """A schema that says which hashes of code give equal results; `none` stands for rows without one."""
-    if not codes or "code_sha" not in schema.names:
+def with_accepted(schema: pa.Schema, groups: Sequence[Collection[str]]) -> pa.Schema:
+    """A schema that says which groups of hashes of code give equal results; `none` stands for rows without one."""
+    if not groups or "code_sha" not in schema.names:
         return schema
     at = schema.get_field_index("code_sha")
-    meta = {**(schema.field(at).metadata or {}), b"accepted": ",".join(sorted(codes)).encode()}
+    text = ";".join(sorted(",".join(sorted(group)) for group in groups))
+    meta = {**(schema.field(at).metadata or {}), b"accepted": text.encode()}
     return schema.set(at, schema.field(at).with_metadata(meta))
 
 

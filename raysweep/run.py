@@ -33,7 +33,7 @@ from raysweep.oracle.recipe import folder_of, is_made, recipe_hash
 from raysweep.pack import Pack
 from raysweep.plan import Plan, make_plan, whole
 from raysweep.progress import Progress, clock
-from raysweep.provenance import accepted_codes, ask, remember
+from raysweep.provenance import accepted_codes, ask, equal_codes, remember
 from raysweep.remaining import among, subtract
 from raysweep.rows import STATUSES, Counts, Stamp, failure_rows, row_schema
 from raysweep.runs import Runs
@@ -116,6 +116,7 @@ def run(
         seconds=resources.seconds,
         own_folder=isinstance(sweep.experiment, FunctionExperiment) and sweep.file.workdir == "own",
         child_cpus=resources.child_cpus,
+        equal_codes=(sweep.code.sha, *sorted(equal_codes(store, sweep.code.sha) - {sweep.code.sha})),
     )
     try:
         if len(ledger.pending(sweep.runs, skip_failed, retry_diverged)):
@@ -162,9 +163,13 @@ def open_store(
     adopted = Ledger(store).adopt()
     if adopted:
         progress.say(f"{adopted:,} rows of {CELLS} that the ledger did not have were taken over")
+    codes: set[str] = set()
     if same_as is not None:
-        progress.say(f"{adopt_renamed(store, sweep, same_as):,} rows of {same_as} were taken over")
-    for line in [*sweep.notes, *remember(store, sweep, accept_code or same_as is not None)]:
+        rows, codes = adopt_renamed(store, sweep, same_as)
+        progress.say(
+            f"{rows:,} rows of {same_as} were taken over; their code counts as that of {sweep.experiment.name}"
+        )
+    for line in [*sweep.notes, *remember(store, sweep, accept_code or bool(codes), codes)]:
         progress.say(line)
     store.create(f"sweeps/{sweep.hash}.yaml", sweep.text.encode())
     store.write_json(f"axes/{sweep.hash}.json", sweep.declaration)
@@ -262,8 +267,8 @@ def _execute(
     again = plan.again
     if again.anew or again.resumed:
         progress.say(
-            f"plan: {again.anew + again.resumed:,} runs lack some of their cells: {again.resumed:,} go on from a "
-            f"checkpoint, {again.anew:,} are trained again from their start"
+            f"plan: {again.anew + again.resumed:,} partly finished runs: {again.resumed:,} resume from a checkpoint, "
+            f"{again.anew:,} are trained again from their start"
         )
     resources = plan.sweep.file.resources
 

@@ -5,6 +5,7 @@ Every error names the file, the key, the rule broken and the value given.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 from collections.abc import Collection, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raysweep import __version__
-from raysweep.axes import Axis, described, index_axes
+from raysweep.axes import TYPES, Axis, described, index_axes
 from raysweep.code import Code, of_files, of_object
 from raysweep.enumeration import enumerate_runs
 from raysweep.errors import FitError, SweepError, nearest
@@ -24,7 +25,7 @@ from raysweep.experiment import Experiment
 from raysweep.experiments import BUILT_IN, Own, load_experiment
 from raysweep.experiments.command import Command
 from raysweep.experiments.function import FunctionExperiment
-from raysweep.experiments.inferred import axis_names
+from raysweep.experiments.inferred import axis_names, infer_axes
 from raysweep.grid import expand
 from raysweep.laws.forms import law
 from raysweep.oracle.recipe import recipe_hash, shape_of
@@ -65,9 +66,8 @@ class Sweep:
             return Code(sha=f"raysweep-{__version__}")
         code = self.experiment.code if isinstance(self.experiment, FunctionExperiment) else self.experiment
         if isinstance(code, Command):
-            named = [Path(code.folder) / word for word in code.words]
-            return of_files([path for path in named if path.is_file()], self.folders)
-        return of_object(code, self.folders)
+            return of_files(code.files, self.folders)
+        return of_object(code, self.folders, "" if self.given else self.file.experiment.partition(":")[0])
 
     @property
     def name(self) -> str:
@@ -142,6 +142,14 @@ def load_sweep(
     grid |= read_overrides(overrides, grid)
     sweep = from_mapping({**raw, "grid": grid}, str(path), [path.parent.absolute(), Path.cwd()])
     if isinstance(sweep.experiment, FunctionExperiment):
+        of_file = _axes_of_file(sweep.file, raw["grid"], grid_of_preset)
+        for name in sorted(set(grid) & set(of_file)):
+            was, now = of_file[name].type, sweep.axes[name].type
+            if grid[name] != grid_of_preset.get(name) and not _alike(was, now):
+                raise SweepError(
+                    f"--set {name}: must be {TYPES[was]}, as in {path}, but got {grid[name]!r}. To change what the "
+                    "axis is, write it into the file's grid"
+                )
         before = {*axis_names(raw["grid"]), *axis_names(grid_of_preset), *sweep.file.defaults, *known}
         for name in grid:
             if name not in before and name in sweep.axes and not _in_signature(sweep.experiment, name):
@@ -150,6 +158,19 @@ def load_sweep(
                     f"{nearest(name, before)}. To add an axis, write it into the file's grid"
                 )
     return sweep
+
+
+def _axes_of_file(file: SweepFile, *grids: Mapping[str, Any]) -> dict[str, Axis]:
+    """The axes of a plain function as the file's own grids have them, where they can be told."""
+    found: dict[str, Axis] = {}
+    for grid in grids:
+        with contextlib.suppress(SweepError):
+            found |= {axis.name: axis for axis in infer_axes(_plain_grid(grid), file.observed, "", file.defaults)}
+    return found
+
+
+def _alike(one: type, other: type) -> bool:
+    return one is other or {one, other} <= {int, float}
 
 
 def _in_signature(experiment: FunctionExperiment, name: str) -> bool:
@@ -224,7 +245,7 @@ def _plain_grid(entry: Any) -> Any:
     """A grid with the scalars and arrays of numpy as plain values."""
     if isinstance(entry, Mapping):
         return {key: _plain_grid(value) for key, value in entry.items()}
-    if isinstance(entry, list | tuple):
+    if isinstance(entry, list | tuple | range):
         return [_plain_grid(value) for value in entry]
     if getattr(entry, "ndim", 0):
         return [_plain_grid(value) for value in entry]

@@ -233,7 +233,7 @@ def _source(data: Sequence[str], rows: str) -> Any:
             return store.path(CELLS)
     table, notes = cells(store, rows)
     for line in notes:
-        print(f"note: {line} --rows all sees them too", file=sys.stderr)
+        print(f"note: {line} Use --rows all to include them", file=sys.stderr)
     return table
 
 

@@ -98,9 +98,10 @@ def plan(
     print(f"  {collapse}, {slots} at a time{_missing_gpus(resources.gpus)}")
     print(f"  {found['done_cells']:,} cells done, {found['pending_cells']:,} pending in {found['pending_runs']:,} runs")
     if planned.again.anew or planned.again.resumed:
+        again = planned.again
         print(
-            f"  of those runs {planned.again.anew:,} have some cells and are trained again from their start, "
-            f"{planned.again.resumed:,} go on from a checkpoint"
+            f"  {again.anew + again.resumed:,} partly finished runs: {again.resumed:,} resume from a checkpoint, "
+            f"{again.anew:,} are trained again from their start"
         )
     if not function:
         _print_shapes(found["shapes"])
@@ -234,7 +235,7 @@ def run(
     if counts.ok:
         _report(target, sweep.experiment)
     for line in outcome.notes:
-        print(f"  {line} `--rows all` of `fit` and `report` sees them too")
+        print(f"  {line} Use `fit --rows all` or `report --rows all` to include them")
     if counts.failed:
         for failure in failures(current(target), ["failed"])[:_CAUSES]:
             print(f"failed x {failure['cells']:,}: {failure['cause']}")
@@ -252,6 +253,6 @@ def _report(store: Store, experiment: Experiment) -> None:
         print(f"no report: {error.name} is not installed here; run `raysweep report {store.uri}` where it is")
         return
     report = make_report(store, experiment)
-    for sentence in report.findings:
+    for sentence in report.findings[report.notes :]:
         print(f"  {sentence}")
     print(f"report: {report.page}")

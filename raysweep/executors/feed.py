@@ -17,6 +17,7 @@ from raysweep.runs import Runs
 __all__ = ["Feed"]
 
 _WAIT = 5.0  # seconds between looks at packs that another driver holds; and how far ahead packs are claimed
+_SURE = 2  # runs that failed for one cause in a fresh process, after which no further one is tried again for it
 _SILENCE = 120.0  # seconds without a sign of life that are said
 _SHOWN = 80  # characters of a run's axes in that line
 _BAD_LUCK = 30  # times a pack may be lost through no fault of its own, e.g. to preempted nodes
@@ -119,6 +120,11 @@ class Feed:
         found = [(self._flying[name], now - at) for name, at in self._signs.items() if name in self._flying]
         return sorted(found, key=lambda one: -one[1])
 
+    @property
+    def sure(self) -> tuple[str, ...]:
+        """Causes of failure that came back in fresh processes: they are the runs' own."""
+        return tuple(kind for kind, count in self._causes.items() if count >= _SURE)
+
     def say_silent(self) -> None:
         """Name in the live line the pack of which nothing was heard for longest, if that is long."""
         silent = self.silent
@@ -141,7 +147,7 @@ class Feed:
         self._causes[kind] = self._causes.get(kind, 0) + 1
         if self._most is None or self._causes[kind] < self._most or self.stopped:
             return
-        self.stopped = f"{self._causes[kind]} runs failed for one reason and none succeeded: {why}"
+        self.stopped = f"{self._causes[kind]} runs failed for one reason and none succeeded: {why.rstrip('.')}"
         for pack in self._ready:
             self._claims.release(pack.id)
         self._fresh = iter(())
@@ -218,7 +224,7 @@ class Feed:
             run: The run that was at work, where that is known: the others of its pack are not to blame.
             final: That run is not tried again.
         """
-        if run and len(self._flying[pack_id]) > 1 and own_fault:
+        if len(self._flying[pack_id]) > 1 and own_fault and (run or self._pace is not None):
             return self._lost_at(pack_id, reason, run, final)
         crashes, others = self._losses.pop(pack_id, (0, 0))
         pack, rest = self._landed(pack_id)
@@ -235,11 +241,11 @@ class Feed:
         return Counts()
 
     def _lost_at(self, pack_id: str, reason: str, run: str, final: bool) -> Counts:
-        """A pack of several runs was lost at one of them."""
+        """A pack of several runs was lost at one of them; where nobody knows which, each is run by itself."""
         pack, rest = self._landed(pack_id)
         counts = Counts()
         for one in singles(make_pack(rest, pack.attempt)) if len(rest) else ():
-            if run not in one.run_keys:
+            if not run or run not in one.run_keys:
                 self._waiting.appendleft(one)
             elif final or self._attempts == 1:
                 self.failed(reason)

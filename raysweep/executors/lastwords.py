@@ -9,6 +9,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysweep.errors import tail
+from raysweep.executors.limit import LATE
 from raysweep.executors.place import RUNNING
 
 __all__ = ["at_work", "last_words", "said"]
@@ -31,7 +32,10 @@ def at_work(words: str) -> str:
 
 def said(words: str) -> str:
     """A worker's last words without its marks of which run begins, from the last of them on."""
-    return _RUN.split(words)[-1].strip() or "its worker died"
+    own = _RUN.split(words)[-1].strip()
+    if LATE in own:  # that its process then ended is no news
+        own = own[: own.index("\n", own.index(LATE))] if "\n" in own[own.index(LATE) :] else own
+    return own or "its worker died"
 
 
 def last_words(told: str) -> str:
@@ -48,6 +52,8 @@ def last_words(told: str) -> str:
     log = _log_of(pid, host)
     fatal = _FATAL.search(log)
     cause = fatal[0] if fatal else how[1] if how else "it left no word"
+    if not fatal and "connection error" in cause:  # Ray's words for a process that is suddenly gone
+        cause = "its process ended without a word (os._exit, a kill from outside, or a crash of C code)"
     return f"{log}\nits worker died (process {pid} on {host}): {cause}".strip()
 
 

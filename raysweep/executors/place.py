@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -36,11 +36,13 @@ class RunPlace:
         store: The sweep's.
         key: The run's.
         before: Called before a checkpoint is kept: the rows that came before it must be in the ledger.
+        codes: Hashes of code whose checkpoints may be gone on from; that of the code at work first.
     """
 
     store: Store
     key: str
     before: Callable[[], None]
+    codes: Sequence[str] = ("",)
     _last: float = field(default_factory=time.monotonic)
     _cost: float = 0.0
 
@@ -56,15 +58,15 @@ class RunPlace:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         return path
 
-    @property
-    def _name(self) -> str:
-        return f"{CHECKPOINTS}/run-{self.key}.tar"
+    def _name(self, code: str) -> str:
+        return f"{CHECKPOINTS}/run-{self.key}-{code}.tar"
 
     def load(self) -> tuple[bytes, Mapping[str, Any]] | None:
         """The last checkpoint, and what was said with it."""
-        if not self.store.exists(self._name):
+        name = next((name for name in map(self._name, self.codes) if self.store.exists(name)), None)
+        if name is None:
             return None
-        data = self.store.read(self._name)
+        data = self.store.read(name)
         size = int.from_bytes(data[:_HEADER], "little")
         try:
             about = json.loads(data[_HEADER : _HEADER + size])
@@ -82,15 +84,17 @@ class RunPlace:
         with contextlib.suppress(LedgerError):
             self.before()
             said = json.dumps(about).encode()
-            self.store.write(self._name, len(said).to_bytes(_HEADER, "little") + said + data, patience=0.0)
+            self.store.write(
+                self._name(self.codes[0]), len(said).to_bytes(_HEADER, "little") + said + data, patience=0.0
+            )
         self._last = time.monotonic()
         self._cost = self._last - started
 
 
-def has_checkpoint(store: Store) -> set[str]:
-    """The runs of which a store keeps a user's checkpoint."""
-    names = [name for name, _ in store.list(CHECKPOINTS)]
-    return {name[4:-4] for name in names if name.startswith("run-") and name.endswith(".tar")}
+def has_checkpoint(store: Store, codes: Collection[str]) -> set[str]:
+    """The runs of which a store keeps a checkpoint that was made by one of these codes."""
+    parts = [name.removesuffix(".tar").split("-") for name, _ in store.list(CHECKPOINTS) if name.endswith(".tar")]
+    return {part[1] for part in parts if len(part) == 3 and part[0] == "run" and part[2] in codes}
 
 
 @contextlib.contextmanager
@@ -102,6 +106,7 @@ def lend(
     seconds: float | None,
     in_worker: bool,
     on_log: Callable[[RunLog], None],
+    codes: Sequence[str] = ("",),
 ) -> Iterator[RunPlace]:
     """A place for a run while it lasts.
 
@@ -113,12 +118,13 @@ def lend(
         seconds: Time that the run may take.
         in_worker: This process may be ended; it is not the driver's.
         on_log: Called with the run's log, to be kept from time to time.
+        codes: As in `RunPlace`.
     """
-    place, log = RunPlace(store, key, flush), RunLog(store, key)
+    place, log = RunPlace(store, key, flush, codes), RunLog(store, key)
     on_log(log)
     if in_worker:
         os.write(2, f"{RUNNING}{key}\n".encode())
-    before = Path.cwd()
+    before, environment = Path.cwd(), dict(os.environ)
 
     def ending() -> None:
         flush()
@@ -131,6 +137,9 @@ def lend(
             yield place
     finally:
         os.chdir(before)
+        if environment != dict(os.environ):  # what one run sets is nothing to the next
+            os.environ.clear()
+            os.environ.update(environment)
         if "folder" in place.__dict__:
             with contextlib.suppress(OSError):
                 place.folder.rmdir()  # only where it is empty

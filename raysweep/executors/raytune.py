@@ -35,13 +35,14 @@ from ray import tune  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from raysweep.errors import PackError, RaysweepError, tail  # noqa: E402
+from raysweep.errors import LedgerError, PackError, RaysweepError, tail  # noqa: E402
 from raysweep.executors.cluster import check_nodes, resources  # noqa: E402
 from raysweep.executors.feed import Feed  # noqa: E402
 from raysweep.executors.hosts import Hosts  # noqa: E402
 from raysweep.executors.lastwords import at_work, last_words, said  # noqa: E402
-from raysweep.executors.limit import LATE  # noqa: E402
+from raysweep.executors.limit import LATE, took_longer  # noqa: E402
 from raysweep.executors.quiet import quiet  # noqa: E402
+from raysweep.executors.runlog import log_name  # noqa: E402
 from raysweep.executors.trial import PackTrial, Unfit  # noqa: E402
 from raysweep.executors.witness import witness  # noqa: E402
 from raysweep.executors.work import Job  # noqa: E402
@@ -56,8 +57,13 @@ __all__ = ["RayExecutor"]
 
 _STARTING = 200  # actors that start at a time
 _STOPPING = 5.0  # seconds that actors have to stop before the store is looked at again
+_LATE = "Timeout ("  # how Python's faulthandler begins when it ends a process that holds Python's lock
 _LOOK_SECONDS = 5.0  # between looks for packs of which nothing is heard
-_CRASHED = ("worker process has died", "Traceback")  # what a trial's error says when its pack is to blame
+_CRASHED = (
+    "worker process has died",
+    "Traceback",
+    "RayTaskError",
+)  # what a trial's error says when its pack is to blame
 # Else a node has died, was preempted or does not answer: Ray then says that, or gives no reason at all.
 
 
@@ -93,7 +99,7 @@ class PackSearch(_Unsaved, Searcher):  # type: ignore[misc]
                 self.order.let_go()
             return Searcher.FINISHED if self.feed.finished else None
         self.packs[trial_id] = pack.id
-        return {"pack": pack, "aside": self.hosts.aside}
+        return {"pack": pack, "aside": self.hosts.aside, "sure": self.feed.sure}
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         pack = self.packs.pop(trial_id, None)
@@ -118,8 +124,9 @@ class PackSearch(_Unsaved, Searcher):  # type: ignore[misc]
 class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
     """Progress, and the reason when a trial's worker died."""
 
-    def __init__(self, feed: Feed, on_counts: Callable[[Counts], None], hosts: Hosts) -> None:
+    def __init__(self, feed: Feed, on_counts: Callable[[Counts], None], hosts: Hosts, job: Job) -> None:
         self.feed, self.on_counts, self.hosts = feed, on_counts, hosts
+        self.store, self.seconds = job.store, job.seconds
         self._looked = time.monotonic()
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
@@ -151,7 +158,12 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
             self.feed.back(pack.id)
             _forget(trial)
             return
-        run, late = at_work(reason), LATE in reason
+        run, late = at_work(reason), LATE in reason or _LATE in reason
+        if late and LATE not in reason and self.seconds is not None:  # it held Python's lock: C code ended it
+            reason = f"{reason}\n{took_longer(self.seconds)}"
+        if run and not self.store.exists(log_name(run)):  # what it printed died with it
+            with contextlib.suppress(LedgerError):
+                self.store.write(log_name(run), said(reason).encode(errors="backslashreplace"), patience=0.0)
         full = "OutOfMemoryError" in whole  # Ray killed it when the host ran out of memory; half of the pack may fit
         if full and len(pack) > 1:
             self.on_counts(self.feed.too_large(pack.id, reason))
@@ -301,7 +313,7 @@ class RayExecutor:
                     mode="max",
                 ),
                 run_config=tune.RunConfig(
-                    name="packs", storage_path=scratch, verbose=0, callbacks=[PackWatch(feed, on_counts, hosts)]
+                    name="packs", storage_path=scratch, verbose=0, callbacks=[PackWatch(feed, on_counts, hosts, job)]
                 ),
             )
             try:

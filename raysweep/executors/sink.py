@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raysweep.causes import alike, cause
 from raysweep.executors.runlog import RunLog
 from raysweep.experiment import Outbox
 from raysweep.ledger import Ledger, sequence
@@ -39,6 +40,7 @@ class Sink:
         outbox: Where a user's function puts rows.
         health: Of this process, where it can be replaced by a fresh one.
         on_failure: Called with the reason of each failure that counts.
+        sure: Causes that count in any process.
     """
 
     def __init__(
@@ -50,9 +52,10 @@ class Sink:
         outbox: Outbox,
         health: _Health | None,
         on_failure: Callable[[str], None],
+        sure: Collection[str] = (),
     ) -> None:
         self._ledger, self._runs, self._schema, self._by, self._outbox = ledger, runs, schema, by, outbox
-        self._health, self._on_failure = health, on_failure
+        self._health, self._on_failure, self._sure = health, on_failure, frozenset(sure)
         self._numbers = sequence()
         self._waiting: list[pa.Table] = []
         self._seen: list[pa.ChunkedArray] = []
@@ -73,7 +76,12 @@ class Sink:
             return
         self._seen.append(rows.column("cell"))
         if self._health is not None and self._health.begun > 1:  # the first run of a process can only blame itself
-            failed = pc.equal(rows.column("status"), "failed")
+            failed = pa.array(
+                state == "failed" and alike(cause(str(error))) not in self._sure
+                for state, error in zip(
+                    rows.column("status").to_pylist(), rows.column("error").to_pylist(), strict=True
+                )
+            )
             if pc.any(failed).as_py():
                 self.doubtful = str(pc.filter(rows.column("error"), failed)[0].as_py())
                 rows = rows.filter(pc.invert(failed))
@@ -111,13 +119,19 @@ class Sink:
             self._add(failure_rows(missing, self._schema, by, "failed", reason))
             return False
 
-    def flush(self, patience: float | None = None) -> None:
+    def flush(self, patience: float | None = None, held: bool = False) -> None:
         """Bring all rows to the ledger.
+
+        Args:
+            patience: As in `Ledger.append`.
+            held: Also those that may be taken back.
 
         Raises:
             LedgerError: they cannot be written; they are kept for the next time.
         """
         with self._lock:
+            if held:
+                self._outbox.release()
             self._drain()
             if self._waiting:
                 rows = pa.concat_tables(self._waiting, promote_options="permissive")
@@ -141,7 +155,7 @@ class Sink:
                 # The store is away, or a batch is wrong: the pack itself will meet it.
                 with contextlib.suppress(Exception):
                     with contextlib.suppress(UnreachableError):
-                        self.flush(patience=0.0)
+                        self.flush(patience=0.0, held=True)
                     self._flushed = time.monotonic()
                     for log in self._logs:
                         log.keep()

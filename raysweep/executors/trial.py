@@ -49,7 +49,7 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
         aside = self.node in config.get("aside", ())
         self.unfit = aside or self.health.spoilt or (pack.fresh and self.health.begun > 0)
         self.reasons: list[str] = []
-        self.work = execute(self.job, pack, self.health, self.reasons.append)
+        self.work = execute(self.job, pack, self.health, self.reasons.append, config.get("sure", ()))
         self.config: dict[str, Any] = {}  # would travel back with every report
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

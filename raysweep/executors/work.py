@@ -8,7 +8,7 @@ import json
 import socket
 import time
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -84,6 +84,7 @@ class Job:
         seconds: Time that a run of a user's function, or else a pack, may take.
         own_folder: Each run of a user's function works in a folder of its own.
         child_cpus: CPUs that are kept free for Ray tasks which a run starts.
+        equal_codes: Hashes of code whose checkpoints the sweep's code may go on from; its own first.
     """
 
     sweep: str
@@ -100,6 +101,7 @@ class Job:
     seconds: float | None = None
     own_folder: bool = False
     child_cpus: float = 0.0
+    equal_codes: tuple[str, ...] = ("",)
 
     def __hash__(self) -> int:
         return hash((self.sweep, self.store.uri, self.token))
@@ -156,7 +158,11 @@ class Health:
 
 
 def execute(
-    job: Job, pack: Pack, health: Health | None = None, on_failure: Callable[[str], None] = lambda reason: None
+    job: Job,
+    pack: Pack,
+    health: Health | None = None,
+    on_failure: Callable[[str], None] = lambda reason: None,
+    sure: Collection[str] = (),
 ) -> Generator[Counts, None, None]:
     """Run one pack; yields the cells finished at each snapshot. Rows are flushed at most every 30 s and at the end.
 
@@ -166,6 +172,7 @@ def execute(
     Args:
         health: Of this process, where it can be replaced: what fails in a used one does not count yet.
         on_failure: Called with the reason of each failure that counts.
+        sure: Causes that are known to be the runs' own: they count in any process.
 
     Raises:
         OutOfMemory: the device is full; what finished before is in the ledger.
@@ -177,11 +184,16 @@ def execute(
     sha = world.sha if world else ""
     kept = find(job.store, sha) if job.checkpoint_seconds else []
     for part, start in parts(pack, kept):
-        yield from _part(job, part, start, health, on_failure)
+        yield from _part(job, part, start, health, on_failure, sure)
 
 
 def _part(
-    job: Job, pack: Pack, start: Kept | None, health: Health | None, on_failure: Callable[[str], None]
+    job: Job,
+    pack: Pack,
+    start: Kept | None,
+    health: Health | None,
+    on_failure: Callable[[str], None],
+    sure: Collection[str],
 ) -> Generator[Counts, None, None]:
     """Runs of a pack that begin, or go on, together."""
     experiment, schema, world = opened(job)
@@ -189,7 +201,7 @@ def _part(
     sha = world.sha if world else None
     by = Stamp(pack.id, pack.attempt, _device_name(device), sha, 0.0, "grid", *job.made_by)
     outbox = Outbox()
-    sink = Sink(Ledger(job.store), pack.runs, schema, by, outbox, health, on_failure)
+    sink = Sink(Ledger(job.store), pack.runs, schema, by, outbox, health, on_failure, sure)
     began, left = time.monotonic(), False
     keep = Keeping(job.store, pack, sha or "", start, job.checkpoint_seconds, partial(sink.flush, 0.0))
     function = isinstance(experiment, FunctionExperiment)
@@ -201,7 +213,7 @@ def _part(
         if health is not None:
             health.begun += 1
         own = job.own_folder and health is not None
-        return lend(job.store, key, sink.flush, own, job.seconds, health is not None, sink.watch)
+        return lend(job.store, key, sink.flush, own, job.seconds, health is not None, sink.watch, job.equal_codes)
 
     def enough() -> bool:
         nonlocal left
@@ -232,11 +244,14 @@ def _part(
             if health is None and interrupted(error):
                 raise
             if out_of_memory(error):
-                raise OutOfMemory(str(error).splitlines()[0] if str(error) else repr(error)) from error
+                raise OutOfMemory(_message(error).partition("\n")[0] or type(error).__name__) from error
             if isinstance(error, RaysweepError) and not isinstance(error, SweepError):
                 raise
             context.on_error(error)
-            reason = tail(traceback.format_exc())
+            try:
+                reason = tail(traceback.format_exc())
+            except Exception:  # an exception's own code may raise whatever it is asked
+                reason = type(error).__name__
         whole = False if left else sink.finish(reason)
         if counts := sink.counted():
             yield counts
@@ -311,7 +326,15 @@ def _device_name(device: str) -> str:
 
 def _of_gpu(error: BaseException) -> bool:
     """Whether a GPU's context is broken: every later call of the process fails, too."""
-    return type(error).__name__ == "AcceleratorError" or any(sign in str(error) for sign in _BROKEN)
+    return type(error).__name__ == "AcceleratorError" or any(sign in _message(error) for sign in _BROKEN)
+
+
+def _message(error: BaseException) -> str:
+    """What an exception says; its own code may raise."""
+    try:
+        return str(error)
+    except BaseException:
+        return ""
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -321,9 +344,11 @@ def out_of_memory(error: BaseException) -> bool:
     allocation that fails inside a captured graph ends as an error of the capture on top of it.
     """
     seen: BaseException | None = error
-    while seen is not None:
-        told = str(seen)
+    met: set[int] = set()
+    while seen is not None and id(seen) not in met:  # `raise e from e` is its own cause
+        met.add(id(seen))
+        told = _message(seen)
         if type(seen).__name__ == "OutOfMemoryError" or isinstance(seen, MemoryError) or any(t in told for t in _FULL):
             return True
-        seen = seen.__cause__ or seen.__context__
+        seen = seen.__context__ if seen.__cause__ is None else seen.__cause__
     return False

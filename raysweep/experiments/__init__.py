@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,20 +92,32 @@ def load_experiment(reference: str, own: Own, folders: Sequence[Path], where: st
             raise SweepError(f"{where}: {reference} must have every member of raysweep.experiment.Experiment")
     if isinstance(code, Experiment):
         return _whole(code, own, where)
+    if inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code):
+        raise SweepError(
+            f"{where}: {reference} must be a plain function, but is `async def`. Wrap it: `def train(config): return "
+            "asyncio.run(main(config))`"
+        )
     names = [axis.name for axis in infer_axes(own.grid, own.observed, where)]
     way = calling(code, [*names, *(n for n in own.defaults if n not in names)], reference, where)
     for name in own.defaults:
         if way.names is not None and name not in way.names:
             raise SweepError(f"{where}: defaults: {reference} takes no {name!r}. {nearest(name, way.names)}")
-    axes = infer_axes(own.grid, own.observed, where, {**_of_observed(way.defaults, own), **own.defaults})
+    of_signature = {n: v for n, v in _of_observed(way.defaults, own).items() if n in names or n in own.defaults}
+    axes = infer_axes(own.grid, own.observed, where, {**of_signature, **own.defaults})
     watched = frozenset(map(renamed, own.watched))
-    return FunctionExperiment(reference, way.call, axes, own.version, code=code, watched=watched)
+    return FunctionExperiment(
+        reference, way.call, axes, own.version, code=code, watched=watched, signature=_scalars(way.defaults)
+    )
 
 
 def _of_observed(defaults: Mapping[str, Any], own: Own) -> dict[str, Any]:
     """A signature's defaults that a grid's axes may have: those of observed ones are no values of theirs."""
     kept = {n: v for n, v in defaults.items() if n not in own.observed}
     return {n: v for n, v in kept.items() if v is None or isinstance(v, bool | int | float | str | list | tuple | dict)}
+
+
+def _scalars(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    return {n: v for n, v in defaults.items() if v is None or isinstance(v, bool | int | float | str)}
 
 
 def _is_plain(code: type) -> bool:

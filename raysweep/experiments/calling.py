@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ def calling(code: Any, axes: Sequence[str], reference: str, where: str) -> Calli
         SweepError: it cannot be called in any of these ways, or it takes no such axis.
     """
     if isinstance(code, type):
-        return Calling(_made_per_run(code, reference, where))
+        return _class(code, axes, reference, where)
     if not callable(code) and callable(getattr(code, "train", None)):
         code = code.train
     if not callable(code):
@@ -53,16 +54,26 @@ def calling(code: Any, axes: Sequence[str], reference: str, where: str) -> Calli
             f"{where}: experiment must be an Experiment, `def train(config)`, or a class with `train` or `__call__`, "
             f"but {reference} is {type(code).__name__}"
         )
+    found = _function(code, axes, reference, where)
+    if found is None:
+        raise SweepError(f"{where}: {reference} must take a `config` or the grid's axes, but takes no argument")
+    return found
+
+
+def _function(code: Callable[..., Any], axes: Sequence[str], reference: str, where: str) -> Calling | None:
+    """How to call a callable; None where it takes no argument."""
     try:
         parameters = list(inspect.signature(code).parameters.values())
     except (TypeError, ValueError):  # of a function written in C nothing is known
         return Calling(code)
+    if not parameters:
+        return None
+    places = [p for p in parameters if p.kind in _POSITIONAL]
     required = [p for p in parameters if p.default is p.empty and p.kind in (*_POSITIONAL, p.KEYWORD_ONLY)]
-    if not parameters or (not required and all(p.kind is p.VAR_POSITIONAL for p in parameters)):
-        if not parameters:
-            raise SweepError(f"{where}: {reference} must take a `config` or the grid's axes, but takes no argument")
+    alone = required if required else places
+    if len(alone) == 1 and alone[0].kind in _POSITIONAL and alone[0].name not in axes:
         return Calling(code)
-    if len(required) == 1 and required[0].kind in _POSITIONAL and required[0].name not in axes:
+    if not places and not required and any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return Calling(code)
     return _by_name(code, parameters, axes, reference, where)
 
@@ -75,37 +86,40 @@ def _by_name(
     for axis in axes:
         if axis not in named and not open_ended:
             raise SweepError(f"{where}: grid: {reference} takes no {axis!r}. {nearest(axis, named)}")
-    for name, parameter in named.items():
-        if parameter.default is parameter.empty and name not in axes:
+    needed = [name for name, parameter in named.items() if parameter.default is parameter.empty]
+    for name in needed:
+        if name not in axes:
             raise SweepError(
                 f"{where}: grid: must have an axis for each required argument of {reference}, but lacks {name!r}. "
                 f"{nearest(name, axes)}"
             )
-    defaults = {n: p.default for n, p in named.items() if p.default is not p.empty and n in axes}
-    return Calling(lambda config: code(**config), defaults, None if open_ended else frozenset(named))
+    absent = dict.fromkeys(needed)  # of an axis that only other branches name
+    defaults = {n: p.default for n, p in named.items() if p.default is not p.empty}
+    return Calling(lambda config: code(**{**absent, **config}), defaults, None if open_ended else frozenset(named))
 
 
-def _made_per_run(made: type, reference: str, where: str) -> Callable[[dict[str, Any]], Any]:
+def _class(made: type, axes: Sequence[str], reference: str, where: str) -> Calling:
+    """A class is made once per run, and then `train` or `__call__` is called: whichever of the two takes arguments."""
     method = "train" if callable(getattr(made, "train", None)) else "__call__"
     if method == "__call__" and not any("__call__" in vars(base) for base in made.__mro__):
         raise SweepError(
             f"{where}: {reference} must have a method `train` or `__call__`, or every member of "
             "raysweep.experiment.Experiment"
         )
-    takes = _takes_argument(made, 0)
+    plain = made.__init__ is object.__init__  # type: ignore[misc]
+    start = None if plain else _function(made, axes, reference, where)
+    bound = functools.partial(getattr(made, method), None)  # `self` is taken
+    step = _function(bound, axes, reference, where)
+    if start is None and step is None:
+        raise SweepError(f"{where}: {reference} must take a `config` or the grid's axes in `__init__` or `{method}`")
 
     def call(config: dict[str, Any]) -> Any:
-        instance = made(config) if takes else made()
-        bound = getattr(instance, method)
-        return bound(config) if _takes_argument(bound, 0) else bound()
+        instance = made() if start is None else start.call(config)
+        again = getattr(instance, method)
+        if step is None:
+            return again()
+        return again(**config) if step.defaults or step.names is not None else again(config)
 
-    return call
-
-
-def _takes_argument(code: Callable[..., Any], place: int) -> bool:
-    """Whether a callable takes a positional argument without a default there."""
-    try:
-        parameters = [p for p in inspect.signature(code).parameters.values() if p.kind in _POSITIONAL]
-    except (TypeError, ValueError):
-        return False
-    return len(parameters) > place and parameters[place].default is inspect.Parameter.empty
+    known = start if start is not None else step
+    assert known is not None
+    return Calling(call, known.defaults, known.names)

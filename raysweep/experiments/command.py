@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,19 @@ class Command:
     result: str
     folder: str
     observed: tuple[str, ...]
+
+    @property
+    def files(self) -> list[Path]:
+        """The local files that the command names, also as `-m module`."""
+        folder = Path(self.folder)
+        found = [folder / word for word in self.words if (folder / word).is_file()]
+        for flag, word in pairwise(self.words):
+            if flag == "-m":
+                path = folder.joinpath(*word.split("."))
+                found += [
+                    p for p in (path.with_suffix(".py"), path / "__main__.py", path / "__init__.py") if p.is_file()
+                ]
+        return found
 
     def __call__(self, config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         """The rows of one run.
@@ -79,7 +93,8 @@ class Command:
             said = errors.read()
             sys.stderr.write(said)
         if code != 0:
-            raise RuntimeError(f"{said.strip()}\n{shlex.join(words)[:500]} ended with code {code}".strip())
+            last = (said.strip().splitlines() or [""])[-1][:500]
+            raise RuntimeError(f"{shlex.join(words)[:200]} ended with code {code}: {last}\n{said.strip()}".strip())
         if self.result:
             yield from self._from_file(Path(values["run_dir"]) / self.result)
         elif not self.observed:

@@ -8,6 +8,7 @@ observed values it was measured at, and metrics.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import random
 import secrets
@@ -16,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -32,6 +34,7 @@ __all__ = ["FunctionExperiment"]
 
 _EVERY = 0.5  # seconds for which rows are gathered to one batch
 _STOPPED = "stopped_at"
+_MISSING = ("", "null", "none", "na", "n/a")  # words that stand for no number
 _SHOWN = 3  # rows that matched no cell, in a reason
 
 
@@ -43,6 +46,8 @@ class FunctionExperiment:
         call: The function of a configuration.
         code: What the user named: a function or class, of which the source is looked at.
         watched: Metrics that must be finite: those that the sweep fits.
+        signature: The defaults of the function's own arguments.
+        kinds: Of each metric that was met in this process, whether it is a number or a word, and an example.
     """
 
     name: str
@@ -53,6 +58,8 @@ class FunctionExperiment:
     needs_world: bool = False
     code: Any = None
     watched: frozenset[str] = frozenset()
+    signature: Mapping[str, Any] = field(default_factory=dict)
+    kinds: dict[str, tuple[type, Any]] = field(default_factory=dict, compare=False, repr=False)
 
     def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
         """Unknown: nothing is assumed about a user's function."""
@@ -63,12 +70,11 @@ class FunctionExperiment:
 
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
         """Batches of measured rows. Whatever is raised fails its run only, with the tail of the traceback."""
-        kinds: dict[str, tuple[type, Any]] = {}  # of each metric, as first met
         gathered = time.monotonic()
         for lane in range(len(pack)):
             if lane and context.enough():
                 break  # somebody else may have a slot free
-            yield from _Training(self, pack, lane, context, kinds).rows()
+            yield from _Training(self, pack, lane, context).rows()
             if time.monotonic() - gathered > _EVERY:  # a batch costs milliseconds, however few rows it has
                 yield from context.outbox.drain()
                 gathered = time.monotonic()
@@ -83,12 +89,12 @@ class _Training:
     pack: Runs
     lane: int
     context: Context
-    kinds: dict[str, tuple[type, Any]]
     id: str = field(default_factory=lambda: secrets.token_hex(4))
     measured: dict[tuple[Value, ...], None] = field(default_factory=dict)
     earlier: set[tuple[Value, ...]] = field(default_factory=set)  # before the checkpoint that it went on from
     unasked: list[Any] = field(default_factory=list)
-    held: dict[str, Any] | None = None
+    first: Mapping[str, Any] = field(default_factory=dict)  # of a run with one cell
+    refused: BaseException | None = None  # a row that was wrong, whatever the function made of that
     stopped: Any = None
 
     def __post_init__(self) -> None:
@@ -109,7 +115,7 @@ class _Training:
         reason, ended, waiting = "", False, False
         with contextlib.ExitStack() as stack:
             place = stack.enter_context(self.context.hold(key)) if self.context.hold else None
-            run = Running(key, self.accept, place, self._about, self._resume)
+            run = Running(key, self.accept, place, self._about, self._usable, self._resume)
             stack.enter_context(running(run))
             try:
                 _set_seeds(config, key)
@@ -126,15 +132,19 @@ class _Training:
                     raise
                 reason = _reason(error)
                 self.context.on_error(error)
+            if self.refused is not None and not reason:
+                reason = _reason(self.refused)  # it was swallowed, or raised in another thread
+            (self.outbox.drop if reason.startswith(_ContradictionError.mark) else self.outbox.release)()
             if not reason:
-                self._release()
                 run.commit(end=True)
+            elif all(cell in self.measured for cell in self.asked):
+                print(f"raised after the last row:\n{reason}", file=sys.stderr)  # nothing is lost: it is in the log
         for row in self._endings(reason, ended and run.reported + len(self.measured) > 0):
             self.outbox.put(row)
 
     def _steps(self, config: dict[str, Any], run: Running) -> Iterator[None]:
         """Call the function and take its rows, one a step."""
-        returned = self.experiment.call(config)
+        returned = _mapping(self.experiment.call(config))
         if isinstance(returned, Mapping):
             if not (run.reported and self._lacks_cell(returned)):
                 self.accept(returned)
@@ -167,6 +177,13 @@ class _Training:
 
     def accept(self, row: Any) -> None:
         """Take one row, or raise what is wrong with it."""
+        try:
+            self._accept(_mapping(row))
+        except BaseException as error:
+            self.refused = self.refused or error
+            raise
+
+    def _accept(self, row: Any) -> None:
         if not isinstance(row, Mapping):
             raise TypeError(f"{self.experiment.name} must return or yield dicts, but got {row!r}")
         stopped = row.get(_STOPPED)
@@ -182,6 +199,8 @@ class _Training:
         cell = tuple(matched(self.axes[n], row[n], self.values[n], self.near[n]) for n in self.observed.names)
         self._check_axes(row)
         metrics = self._metrics({k: v for k, v in row.items() if k not in self.axes})
+        if not metrics:
+            raise ValueError(f"a row of {self.experiment.name} must hold a metric, but got {dict(row)!r}")
         if cell not in self.asked:
             self.unasked.append(cell)
             return
@@ -191,17 +210,17 @@ class _Training:
         ready = {"lane": self.lane, **dict(zip(self.observed.names, cell, strict=True)), **metrics}
         ready |= {"training_id": self.id, "seconds": time.monotonic() - self.began}
         if len(self.asked) == 1:
-            self.held = ready  # until it is known that there is no second one
+            self.first = metrics
+            self.outbox.hold(ready)  # for a while: until it is known that there is no second one
         else:
             self.outbox.put(ready)
 
     def _second(self, cell: tuple[Value, ...], metrics: Mapping[str, Column]) -> None:
         """Refuse a second row for a cell; those given before are taken back at the end."""
         where = ", ".join(f"{n} = {v}" for n, v in zip(self.observed.names, cell, strict=True))
-        first = self.held or {}
+        first = self.first
         differ = [k for k in metrics if k in first and first[k] != metrics[k] and k not in ("status", "error")]
         example = f" ({differ[0]} was {first[differ[0]]!r}, now {metrics[differ[0]]!r})" if differ else ""
-        self.held = None
         raise _ContradictionError(
             f"a cell must have one row, but {self.experiment.name} gave a second one"
             + (f" for {where}" if where else "")
@@ -224,12 +243,17 @@ class _Training:
         for name, value in found.items():
             if value is None:
                 continue
-            kind, example = self.kinds.setdefault(name, (type(value), value))
+            kind, example = self.experiment.kinds.setdefault(name, (type(value), value))
             if kind is not type(value):
+                if kind is str:  # the word that an earlier run gave is the odd one
+                    self.experiment.kinds[name] = (type(value), value)
+                    continue
+                if str(value).strip().lower() in _MISSING:
+                    found[name] = None
+                    continue
                 with contextlib.suppress(ValueError):
-                    if kind is float:
-                        found[name] = float(value)
-                        continue
+                    found[name] = float(value)
+                    continue
                 raise _ContradictionError(
                     f"a metric must be a number or a word in all rows, but {name} was {example!r} and is now {value!r}"
                 )
@@ -241,14 +265,20 @@ class _Training:
             found |= {"status": "diverged", "error": f"not finite: {', '.join(bad)}"}
         return found
 
-    def _release(self) -> None:
-        if self.held is not None:
-            self.outbox.put(self.held)
-            self.held = None
-
     def _about(self) -> dict[str, Any]:
         done = [*self.earlier, *self.measured]
         return {"training_id": self.id, "cells": [list(cell) for cell in dict.fromkeys(done)]}
+
+    def _usable(self, about: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint comes before all that is still to be measured: what lies before it is gone."""
+        done = [tuple(cell) for cell in about.get("cells", ())]
+        missing = [cell for cell in self.asked if cell not in done]
+        for i in range(len(self.observed.names)):
+            seen = [v for c in done if len(c) > i and isinstance(v := c[i], int | float)]
+            left = [v for c in missing if isinstance(v := c[i], int | float)]
+            if seen and len(left) == len(missing) and (not left or min(left) > max(seen)):
+                return True
+        return not done or not missing
 
     def _resume(self, about: Mapping[str, Any]) -> None:
         """Go on with the training that a checkpoint is of: its rows are in the ledger."""
@@ -263,10 +293,10 @@ class _Training:
             reason = reason.removeprefix(_ContradictionError.mark)
             missing = list(self.asked)
         elif self.stopped is not None:
-            status, reason = "skipped", f"the run stopped at {self.stopped}, by its own word"
+            status, reason = "skipped", f"the run stopped itself at {self.stopped} ({_STOPPED})"
         elif not reason and missing and ended and not self.once and (last := self._early(missing)):
             status = "skipped"
-            reason = f"the run ended by itself after {last}; give a row `{_STOPPED}` where that is meant"
+            reason = f"the run ended early, after {last}; if that is intended, yield `{_STOPPED}`"
         for cell in missing:
             named = dict(zip(self.observed.names, cell, strict=True))
             told = reason or f"the function returned no row with {named}{self._stray()}"
@@ -303,12 +333,26 @@ class _ContradictionError(ValueError):
 def _reason(error: BaseException) -> str:
     """The tail of the traceback, from the user's code on."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("raysweep.experiments"):
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("raysweep."):
         trace = trace.tb_next
-    text = "".join(traceback.format_exception(type(error), error, trace or error.__traceback__))
+    try:
+        text = "".join(traceback.format_exception(type(error), error, trace))
+    except Exception:  # an exception's own code may raise whatever it is asked
+        text = f"{''.join(traceback.format_tb(trace))}{type(error).__name__}"
     if isinstance(error, _ContradictionError):
         return _ContradictionError.mark + str(error)
-    return tail(text) or repr(error)
+    return tail(text)
+
+
+def _mapping(row: Any) -> Any:
+    """A row as a mapping: also a dataclass, a namespace, or one row of pandas."""
+    if dataclasses.is_dataclass(row) and not isinstance(row, type):
+        return dataclasses.asdict(row)
+    if isinstance(row, SimpleNamespace):
+        return vars(row)
+    if type(row).__module__.partition(".")[0] == "pandas" and hasattr(row, "to_dict") and getattr(row, "ndim", 0) == 1:
+        return row.to_dict()
+    return row
 
 
 def _set_seeds(config: Mapping[str, Any], key: str) -> None:

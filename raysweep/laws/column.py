@@ -32,7 +32,7 @@ class Column:
         axis_role: Of an axis: `seed` or `time`.
         better: Of a metric: `low` or `high`.
         free: Of a metric: a user's own function returned it, so that it may be finite in a row that diverged.
-        accepted: Of `code_sha`: hashes that the user declared equal.
+        accepted: Of `code_sha`: groups of hashes that the user declared equal, each joined by commas.
     """
 
     role: str = ""
@@ -84,6 +84,6 @@ def _of(told: Mapping[str, Any]) -> dict[str, Column]:
             value if isinstance(value := meta.get(key, ""), str) else ""
             for key in ("role", "kind", "axis_role", "better", "free", "accepted")
         )
-        hashes = tuple(part for part in accepted.split(",")[:_MOST] if part)
+        hashes = tuple(part for part in accepted.split(";")[:_MOST] if part)
         columns[name] = Column(role, kind, axis_role, better, free == "1", hashes)
     return columns

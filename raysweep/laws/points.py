@@ -170,13 +170,13 @@ def _refuse_snapshots(rows: pl.LazyFrame) -> None:
         )
 
 
-def _of_one_code(rows: pl.LazyFrame, equal: Sequence[str]) -> pl.LazyFrame:
-    """The rows with one hash of code for all that the user declared equal."""
-    if len(equal) < 2:
-        return rows
-    sha = pl.col("code_sha").cast(pl.String)
-    known = sha.fill_null("none")  # of rows that do not say
-    return rows.with_columns(pl.when(known.is_in(equal)).then(pl.lit(equal[0])).otherwise(sha).alias("code_sha"))
+def _of_one_code(rows: pl.LazyFrame, groups: Sequence[str]) -> pl.LazyFrame:
+    """The rows with one hash of code for all of a group that the user declared equal."""
+    for equal in (group.split(",") for group in groups):
+        sha = pl.col("code_sha").cast(pl.String)
+        known = sha.fill_null("none")  # of rows that do not say
+        rows = rows.with_columns(pl.when(known.is_in(equal)).then(pl.lit(equal[0])).otherwise(sha).alias("code_sha"))
+    return rows
 
 
 def _reduced(

@@ -56,11 +56,13 @@ class Report:
 
     Attributes:
         page: Path or URI of the page.
-        findings: One sentence a fitted group, and the sanity checks.
+        findings: What was left out, a sentence for each fitted group, and the sanity checks.
+        notes: How many of the first are about what was left out.
     """
 
     page: str
     findings: tuple[str, ...]
+    notes: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
     state = status(store)
     file, _ = stored_sweep(store)
     table, notes = cells(store, rows)
-    sentences = [f"{line} `raysweep report --rows all` shows them." for line in notes]
+    sentences = [f"{line} Use `raysweep report --rows all` to include them." for line in notes]
     experiment = experiment or built_in(file.experiment)
     try:
         table = with_theory(table, experiment, {spec.y for spec in file.fit if len(spec.scales) == 1})
@@ -132,7 +134,7 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
         store.write(f"figures/{drawing.name}.png", drawing.png)
     page = _page(file.name, state, sentences, sections, drawings, audits, checked)
     store.write(PAGE, page.encode())
-    return Report(page=f"{store.uri.rstrip('/')}/{PAGE}", findings=tuple(sentences))
+    return Report(page=f"{store.uri.rstrip('/')}/{PAGE}", findings=tuple(sentences), notes=len(notes))
 
 
 def _file_name(words: str) -> str:

@@ -129,7 +129,7 @@ def test_one_more_value_runs_only_the_new_cells(cli: Cli) -> None:
     assert before < after
     code, out, err = cli("run", file, "--executor", "inline", "--set", "epoch=1,2,3,4")
     assert "plan: 24 cells -> 6 runs" in err  # each run again, for its one new epoch
-    assert "6 runs lack some of their cells: 0 go on from a checkpoint, 6 are trained again from their start" in err
+    assert "6 partly finished runs: 0 resume from a checkpoint, 6 are trained again from their start" in err
     assert "6 rows of other grids are left out" in out
     assert len(Ledger(Store("results/toy")).scan().table) == 30
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import io
 import logging
 import random
+import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 import torch
 
 import raysweep
+from raysweep.errors import SweepError
 from raysweep.executors import make_executor, place
 from raysweep.ledger import CELLS
 from raysweep.logs import list_logs, read_log
@@ -152,7 +156,7 @@ def test_a_run_that_stops_early_is_finished(go: Go, tmp_path: Path, way: str) ->
         assert (outcome.counts.ok, outcome.counts.skipped, outcome.counts.failed) == (2, 2, 0)
     assert len(tries) == 1
     reason = rows(tmp_path).filter(pl.col("status") == "skipped")["error"][0]
-    assert ("stopped at 2, by its own word" if way != "silent" else "ended by itself after epoch 2") in reason
+    assert ("stopped itself at 2" if way != "silent" else "ended early, after epoch 2") in reason
 
 
 def test_a_value_left_out_in_the_middle_is_no_early_stop(go: Go) -> None:
@@ -193,6 +197,101 @@ def test_a_run_that_takes_too_long_fails_with_the_reason(go: Go, tmp_path: Path)
     outcome = go(train, {"n": [1, 2, 3]}, resources={"minutes": 0.5 / 60})
     assert (outcome.counts.ok, outcome.counts.failed) == (2, 1)
     assert "took longer than 0.5 s" in rows(tmp_path)["error"].drop_nulls()[0]
+
+
+def test_an_error_that_is_its_own_cause_or_cannot_be_printed_is_an_error(go: Go, tmp_path: Path) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+        def __bool__(self) -> bool:
+            raise ValueError("neither")
+
+    def train(config: dict[str, Any]) -> dict[str, float]:
+        if config["n"] == 1:
+            try:
+                raise ZeroDivisionError
+            except ZeroDivisionError as error:
+                raise error from error
+        if config["n"] == 2:
+            raise ValueError("on top") from Mute()
+        if config["n"] == 3:
+            raise Mute
+        raise ValueError("half of a pair: \ud800")
+
+    assert go(train, {"n": [1, 2, 3, 4]}).counts.failed == 4
+    errors = dict(rows(tmp_path).select("n", "error").iter_rows())
+    assert "ZeroDivisionError" in errors[1]
+    assert "ValueError" in errors[2]
+    assert "Mute" in errors[3]
+    assert "ValueError: half of a pair: \\ud800" in errors[4]
+
+
+def test_an_error_after_the_only_row_keeps_the_row(go: Go, tmp_path: Path) -> None:
+    def train(config: dict[str, Any]) -> Iterator[dict[str, float]]:
+        yield {"loss": 0.5}
+        raise ValueError("cannot save the model")
+
+    assert go(train, {"n": 1}).counts.ok == 1
+    assert rows(tmp_path)["loss"].to_list() == [0.5]
+    (listed,) = list_logs(Store(str(tmp_path / "store")))
+    assert "ValueError: cannot save the model" in read_log(Store(str(tmp_path / "store")), listed["run"])[1]
+
+
+def test_a_contradiction_that_the_function_swallows_fails_the_run(go: Go, tmp_path: Path) -> None:
+    def train(config: dict[str, Any]) -> None:
+        for epoch in (1, 1, 2):
+            with contextlib.suppress(Exception):
+                raysweep.report(epoch=epoch, loss=1.0)
+
+    assert go(train, {"n": 1, "epoch": [1, 2]}, ("epoch",)).counts.failed == 2
+    assert "gave a second one for epoch = 1" in rows(tmp_path)["error"][0]
+
+
+def test_a_word_among_numbers_is_the_odd_one(go: Go, tmp_path: Path) -> None:
+    words = {1: "broken", 2: 0.5, 3: "null", 4: "0.25", 5: "broken", 6: 0.5}
+    outcome = go(lambda config: {"loss": words[config["n"]], "n_seen": config["n"]}, {"n": list(words)})
+    assert (outcome.counts.ok, outcome.counts.failed) == (5, 1)
+    assert rows(tmp_path).filter(pl.col("status") == "failed")["n"].to_list() == [5]
+
+
+def test_a_cell_before_the_checkpoint_is_trained_from_the_start(go: Go, tmp_path: Path) -> None:
+    def train(config: dict[str, Any]) -> Iterator[dict[str, float]]:
+        saved = raysweep.checkpoint.load()
+        start = int((saved / "epoch").read_text()) if saved else 0
+        for epoch in range(start + 1, max(config["epoch"]) + 1):
+            with raysweep.checkpoint.save() as folder:
+                (folder / "epoch").write_text(str(epoch))
+            yield {"epoch": epoch, "loss": 1.0, "start": start}
+
+    assert go(train, {"n": 1, "epoch": [1, 4]}, ("epoch",)).counts.ok == 2
+    assert go(train, {"n": 1, "epoch": [1, 2, 4]}, ("epoch",)).counts.ok == 3
+    assert set(rows(tmp_path)["start"]) == {0}
+    assert go(train, {"n": 1, "epoch": [1, 2, 4, 8]}, ("epoch",)).counts.ok == 4
+    assert rows(tmp_path).sort("epoch")["start"].to_list() == [0, 0, 0, 4]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        types.SimpleNamespace(loss=0.5),
+        dataclasses.make_dataclass("Row", [("loss", float)])(0.5),
+        pd.Series({"loss": 0.5}),
+    ],
+)
+def test_rows_may_be_records_of_other_kinds(go: Go, tmp_path: Path, row: Any) -> None:
+    assert go(lambda config: row, {"n": 1}).counts.ok == 1
+    assert rows(tmp_path)["loss"].to_list() == [0.5]
+
+
+def test_what_cannot_be_called_is_refused_before_anything_runs(go: Go) -> None:
+    async def train(config: dict[str, Any]) -> dict[str, float]:
+        return {"loss": 1.0}
+
+    with pytest.raises(SweepError, match="must be a plain function, but is `async def`"):
+        go(train, {"n": 1})
+    with pytest.raises(SweepError, match="takes no 'm'"):
+        go(lambda n, k=1: {"loss": 1.0}, {"n": 1, "m": 2})
 
 
 def test_one_bug_stops_the_sweep_before_all_runs_met_it(go: Go) -> None:
@@ -375,7 +474,28 @@ class Called:
         return {"loss": config["n"] * 1.0}
 
 
-@pytest.mark.parametrize("code", [Trainer, Called, Called()])
+class Named:
+    def __init__(self, n: int, lr: float = 0.1) -> None:
+        self.n = n
+
+    def train(self) -> dict[str, float]:
+        return {"loss": self.n * 1.0}
+
+
+class Optional:
+    def __init__(self, config: dict[str, Any] | None = None) -> None:
+        self.config = config or {}
+
+    def train(self) -> dict[str, float]:
+        return {"loss": self.config["n"] * 1.0}
+
+
+class Stepwise:
+    def train(self, n: int) -> dict[str, float]:
+        return {"loss": n * 1.0}
+
+
+@pytest.mark.parametrize("code", [Trainer, Called, Called(), Named, Optional, Stepwise])
 def test_classes_with_train_or_call_are_functions(go: Go, tmp_path: Path, code: Any) -> None:
     assert go(code, {"n": [1, 2]}).counts.ok == 2
     assert sorted(rows(tmp_path)["loss"]) == [1.0, 2.0]

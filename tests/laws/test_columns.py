@@ -129,13 +129,13 @@ def test_a_text_that_does_not_fit_says_nothing(text):
 def test_of_a_text_what_fits_is_taken():
     told = {
         "run": {"role": "stamp", "accepted": 3, "help": "x" * 10_000}, "n": {"role": "axis", "kind": [], "free": True},
-        "loss": {"role": "metric", "better": "low", "free": "1"}, "sha": {"role": "stamp", "accepted": "a,,b"},
+        "loss": {"role": "metric", "better": "low", "free": "1"}, "sha": {"role": "stamp", "accepted": "a;;b,c"},
         "gone": {"role": "axis"}, "bad": "axis",
     }  # fmt: skip
     found = of_text(json.dumps(told), ["run", "n", "loss", "sha", "bad"])
     assert found == {
         "run": Column("stamp"), "n": Column("axis"), "loss": Column("metric", better="low", free=True),
-        "sha": Column("stamp", accepted=("a", "b")),
+        "sha": Column("stamp", accepted=("a", "b,c")),
     }  # fmt: skip
 
 

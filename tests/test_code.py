@@ -1,0 +1,129 @@
+"""Which code made a row: every way to name a function, and what is and is not a change."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raysweep.code import changes, checkout, of_files, of_object
+from raysweep.experiments.command import make_command
+from raysweep.sweep import from_mapping
+
+LIB = """
+class T:
+    def __init__(self, e):
+        self.e = e
+
+    def train(self, config):
+        return {"loss": self.e}
+"""
+WAYS = {
+    "plain": "def train(config):\n    return {'loss': 0.5}\n",
+    "partial": "import functools\ndef _t(config, e):\n    return {'loss': e}\ntrain = functools.partial(_t, e=0.5)\n",
+    "wrapped without wraps": "from deco import timed\n@timed\ndef train(config):\n    return {'loss': 0.5}\n",
+    "an instance": "from lib import T\ntrain = T(0.5)\n",
+    "a bound method": "from lib import T\nclass U(T):\n    pass\ntrain = U(0.5).train\n",
+    "a closure": "from deco import make\ntrain = make(0.5)\n",
+    "a class": "class train:\n    def train(self, config):\n        return {'loss': 0.5}\n",
+    "a name of the standard library": "from statistics import E\ndef train(config):\n    return {'loss': E * 0.5}\n",
+}
+DECO = (
+    "def timed(f):\n    def inner(config):\n        return f(config)\n    return inner\n"
+    "def make(e):\n    def inner(config):\n        return {'loss': e}\n    return inner\n"
+)
+
+
+@pytest.fixture
+def sha(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """The hash of `m:train` in a folder with this module text, and helpers."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "lib.py").write_text(LIB)
+    (tmp_path / "deco.py").write_text(DECO)
+    (tmp_path / "statistics.py").write_text("E = 1.0\n")
+
+    def sha_(text: str) -> str:
+        for name in ("m", "lib", "deco"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        local = sys.modules.get("statistics")
+        monkeypatch.delitem(sys.modules, "statistics", raising=False)
+        (tmp_path / "m.py").write_text(text)
+        raw = {"name": "c", "experiment": "m:train", "grid": {"n": [1]}}
+        found = from_mapping(raw, "c.yaml", [tmp_path]).code.sha
+        if local is not None:
+            sys.modules["statistics"] = local
+        sys.path.remove(str(tmp_path))
+        sys.path_importer_cache.clear()
+        return found
+
+    return sha_
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_change_is_seen_however_the_function_is_made(sha: Callable[[str], str], way: str) -> None:
+    text = WAYS[way]
+    before = sha(text)
+    assert len(before) == 16
+    assert sha("# only a comment\n" + text + "\n\n") == before
+    assert sha(text.replace("0.5", "0.75")) != before
+
+
+@pytest.mark.parametrize("name", ["lib.py", "deco.py", "statistics.py"])
+def test_a_change_of_what_is_imported_is_seen(sha: Callable[[str], str], tmp_path: Path, name: str) -> None:
+    text = "import lib, deco\nfrom statistics import E\ndef train(config):\n    return {'loss': E}\n"
+    before = sha(text)
+    (tmp_path / name).write_text((tmp_path / name).read_text() + "X = 3\n")
+    assert sha(text) != before
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("core", "data"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").write_text("")
+        (tmp_path / folder / "utils.py").write_text("B = 1\n")
+    (tmp_path / "exp").mkdir()
+    main = tmp_path / "exp/train.py"
+    main.write_text("from core.utils import B\nfrom data.utils import B as C\n")
+    before = of_files([main], [tmp_path])
+    assert {"exp/train.py", "train.py"} & set(before.parts)
+    assert {"core/utils.py", "data/utils.py"} <= set(before.parts)
+    (tmp_path / "data/utils.py").write_text("B = 22\n")
+    assert changes(before.parts, of_files([main], [tmp_path]).parts) == ["data/utils.py changed"]
+
+
+def test_functions_given_in_python_differ_by_what_they_carry() -> None:
+    def base(config: Any, e: float) -> dict[str, float]:
+        return {"loss": e}
+
+    def make(e: float) -> Callable[..., Any]:
+        return lambda config: {"loss": e}
+
+    assert of_object(functools.partial(base, e=0.5)).sha != of_object(functools.partial(base, e=1.0)).sha
+    assert of_object(functools.partial(base, e=0.5)).sha == of_object(functools.partial(base, e=0.5)).sha
+    assert of_object(make(0.5)).sha != of_object(make(1.0)).sha
+    assert of_object(len).sha == ""
+
+
+def test_a_command_is_its_files_also_as_a_module(tmp_path: Path) -> None:
+    (tmp_path / "modx.py").write_text("print(1)\n")
+    found = [make_command(words, "", tmp_path, (), "c").files for words in ("python modx.py", "python -m modx", "true")]
+    assert found == [[tmp_path / "modx.py"], [tmp_path / "modx.py"], []]
+    assert of_files([]).sha == ""  # nothing known is no hash
+
+
+def test_a_commit_and_whether_it_is_dirty(tmp_path: Path) -> None:
+    assert checkout(tmp_path) == ("", None)
+    for arguments in (["init", "-q"], ["config", "user.email", "a@b"], ["config", "user.name", "a"]):
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
+    (tmp_path / "f.py").write_text("def train(config): ...\n")
+    subprocess.run(["git", "add", "."], cwd=tmp_path, check=True)
+    subprocess.run(["git", "commit", "-qm", "x"], cwd=tmp_path, check=True)
+    commit, dirty = checkout(tmp_path)
+    assert (len(commit), dirty) == (40, False)
+    (tmp_path / "f.py").write_text("def train(config): return 1\n")
+    assert checkout(tmp_path) == (commit, True)
