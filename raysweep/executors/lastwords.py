@@ -20,6 +20,7 @@ _NOISE = re.compile(r"^:|^Extension modules: |logging\.cc:\d+: |^PC: @|^\s+@ +0x
 _WHO = re.compile(r"\bpid: (\d+)\b.*?\bip: (\S+)", re.DOTALL)
 _HOW = re.compile(r"Worker exit detail: (.*?[.!])(?:\s|$)")
 _RUN = re.compile(rf"^{re.escape(RUNNING)}([0-9a-f]+)$", re.MULTILINE)
+_LATE = re.compile(r"^Timeout \(.*\)!$", re.MULTILINE)  # of faulthandler, when it ends a process
 _FATAL = re.compile(r"^Fatal Python error: .*", re.MULTILINE)  # of faulthandler, which Ray turns on
 _silent: set[str] = set()  # nodes that did not answer: they are not asked again
 
@@ -85,4 +86,6 @@ def _log_of(pid: int, host: str) -> str:
     mark = _RUN.findall(text)
     kept = [line.rstrip() for line in text.splitlines() if line.strip() and not _NOISE.search(line)]
     words = "\n".join(kept[-_LINES:])[-_CHARACTERS:]
+    late = _LATE.findall(text)  # above a long dump of all threads
+    words = f"{late[-1]}\n{words}" if late and late[-1] not in words else words
     return f"{RUNNING}{mark[-1]}\n{words}" if mark and not at_work(words) else words
