@@ -161,7 +161,7 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
         run = at_work(reason) or (pack.runs.key(0) if len(pack) == 1 else "")
         late = LATE in reason or _LATE in reason
         if late and LATE not in reason and self.seconds is not None:  # it held Python's lock: C code ended it
-            reason = f"{reason}\n{took_longer(self.seconds)}"
+            reason = f"{reason.rpartition(chr(10))[0]}\n{took_longer(self.seconds)}"
         if run and not self.store.exists(log_name(run)):  # what it printed died with it
             with contextlib.suppress(LedgerError):
                 self.store.write(log_name(run), said(reason).encode(errors="backslashreplace"), patience=0.0)
