@@ -11,6 +11,7 @@ a table of any length is counted, filtered and reduced a block at a time.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -157,8 +158,13 @@ def points(
 
 def _refuse_snapshots(rows: pl.LazyFrame) -> None:
     """A ledger's rows that do not say what their columns are would count every snapshot of a run as independent."""
-    if not {"cell", "run", "status"} <= set(rows.collect_schema()):
+    schema = rows.collect_schema()
+    if "run" not in schema or not ({"cell", "status"} <= set(schema) or schema["run"] == pl.String):
         return
+    if not {"cell", "status"} <= set(schema):  # a selection: a run's key betrays it
+        some = gather(rows.select(pl.col("run").drop_nulls().head(1)))
+        if not len(some) or not re.fullmatch(r"[0-9a-f]{20}", str(some["run"][0])):
+            return
     run = pl.col("run").drop_nulls()
     (runs, count) = gather(rows.select(run.n_unique().alias("runs"), run.len().alias("rows"))).row(0)
     if runs < count:
@@ -166,7 +172,7 @@ def _refuse_snapshots(rows: pl.LazyFrame) -> None:
             f"{count:,} rows of {runs:,} runs look like a store's, but have lost what "
             "says which columns are axes and which are metrics, so that snapshots of a run would count as independent "
             "runs. Pass the parquet file itself, or keep its column `columns`. (If they are no store's, leave out the "
-            "column `cell`.)"
+            "columns `cell` and `run`.)"
         )
 
 
