@@ -56,3 +56,11 @@ def dies(config: dict[str, Any]) -> dict[str, Any]:
     if config["how"] == "segfault":
         os.kill(os.getpid(), signal.SIGSEGV)
     return {"loss": 1.0 / (1 + config["run_id"])}
+
+
+def picky(config: dict[str, Any]) -> dict[str, Any]:
+    """Fails wherever the environment says that the host is bad."""
+    time.sleep(0.3)
+    if os.environ.get("RAYSWEEP_TEST_BAD"):
+        raise OSError(f"no driver here, run {config['run_id']}")
+    return {"loss": 1.0 / (1 + config["run_id"])}

@@ -132,8 +132,8 @@ class _Training:
                     raise
                 reason = _reason(error)
                 self.context.on_error(error)
-            if self.refused is not None and not reason:
-                reason = _reason(self.refused)  # it was swallowed, or raised in another thread
+            if self.refused is not None and (not reason or isinstance(self.refused, _ContradictionError)):
+                reason = _reason(self.refused)  # also where it was swallowed, or raised in another thread
             (self.outbox.drop if reason.startswith(_ContradictionError.mark) else self.outbox.release)()
             if not reason:
                 run.commit(end=True)
@@ -180,7 +180,8 @@ class _Training:
         try:
             self._accept(_mapping(row))
         except BaseException as error:
-            self.refused = self.refused or error
+            if self.refused is None:
+                self.refused = error
             raise
 
     def _accept(self, row: Any) -> None:
