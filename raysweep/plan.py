@@ -38,11 +38,11 @@ class Again:
     """Runs of a plain function that have finished cells and lack others.
 
     Attributes:
-        anew: Those that are trained once more from their start.
+        restarted: Those that are trained once more from their start.
         resumed: Those that go on from a checkpoint.
     """
 
-    anew: int = 0
+    restarted: int = 0
     resumed: int = 0
 
 
@@ -133,7 +133,7 @@ class Plan:
             "slots": self.slots,
             "memory": self.memory,
             "seconds": self.seconds,
-            "trained_again": self.again.anew,
+            "trained_again": self.again.restarted,
             "resumed": self.again.resumed,
             "rate": {"flops_per_second": self.rate.flops, "source": self.rate.source, "measured": self.rate.measured},
             "shapes": shapes,

@@ -265,10 +265,10 @@ def _execute(
     )
     progress.begin(plan.runs.cells)
     again = plan.again
-    if again.anew or again.resumed:
+    if again.restarted or again.resumed:
         progress.say(
-            f"plan: {again.anew + again.resumed:,} partly finished runs: {again.resumed:,} resume from a checkpoint, "
-            f"{again.anew:,} are trained again from their start"
+            f"plan: {again.restarted + again.resumed:,} partly finished runs: {again.resumed:,} resume from a checkpoint, "
+            f"{again.restarted:,} are trained again from their start"
         )
     resources = plan.sweep.file.resources
 

@@ -97,11 +97,11 @@ def plan(
     print(f"{found['sweep']} ({found['experiment']})")
     print(f"  {collapse}, {slots} at a time{_missing_gpus(resources.gpus)}")
     print(f"  {found['done_cells']:,} cells done, {found['pending_cells']:,} pending in {found['pending_runs']:,} runs")
-    if planned.again.anew or planned.again.resumed:
+    if planned.again.restarted or planned.again.resumed:
         again = planned.again
         print(
-            f"  {again.anew + again.resumed:,} partly finished runs: {again.resumed:,} resume from a checkpoint, "
-            f"{again.anew:,} are trained again from their start"
+            f"  {again.restarted + again.resumed:,} partly finished runs: {again.resumed:,} resume from a checkpoint, "
+            f"{again.restarted:,} are trained again from their start"
         )
     if not function:
         _print_shapes(found["shapes"])

@@ -372,7 +372,7 @@ def test_a_checkpoint_survives_and_a_longer_horizon_goes_on_from_it(
     assert trained == [1, 2, 3, 4]
     store, more = Store(str(tmp_path / "store")), {**grid, "epoch": [1, 2, 4, 6]}
     planned = make_plan(from_mapping({"name": "t", "experiment": train, "grid": more, "observed": ["epoch"]}), store, 1)
-    assert (planned.again.anew, planned.again.resumed) == (0, 1)
+    assert (planned.again.restarted, planned.again.resumed) == (0, 1)
     assert go(train, more, ("epoch",)).counts.ok == 4
     assert trained == [1, 2, 3, 4, 5, 6]
     frame = rows(tmp_path).sort("epoch")
