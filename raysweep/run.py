@@ -267,8 +267,8 @@ def _execute(
     again = plan.again
     if again.restarted or again.resumed:
         progress.say(
-            f"plan: {again.restarted + again.resumed:,} partly finished runs: {again.resumed:,} resume from a checkpoint, "
-            f"{again.restarted:,} are trained again from their start"
+            f"plan: {again.restarted + again.resumed:,} partly finished runs: {again.resumed:,} resume from a "
+            f"checkpoint, {again.restarted:,} are trained again from their start"
         )
     resources = plan.sweep.file.resources
 
