@@ -115,7 +115,7 @@ def fit(
         specs = _named(data)
     else:
         specs = [_spec("fit", law, x, y, by, where, at, se, huber, holdout)]
-    found = _fitted(data, specs, run, bootstrap, level, seed, rows)
+    found = _fitted(data, specs, run, bootstrap, level, seed, rows, json)
     if figure is not None:
         _draw(found, Path(figure))
     if json:
@@ -169,7 +169,7 @@ def allocate(
             f"allocate: --law must have two scales whose product is paid for, but got {law!r}. Those are {two}{hint}"
         )
     spec = _spec("allocate", law, x, y, by, where, at, se, huber, holdout)
-    (found,) = _fitted(data, [spec], run, bootstrap, level, seed, rows, keep=(flops,) if flops else ())
+    (found,) = _fitted(data, [spec], run, bootstrap, level, seed, rows, json, keep=(flops,) if flops else ())
     made = [(group, _allocation(group, found.points, budget, cost_per or 6.0, flops)) for group in found.fit]
     if all(isinstance(one, str) for _, one in made):
         raise FitError(str(made[0][1]))
@@ -221,7 +221,7 @@ def _store(data: Sequence[str]) -> Store | None:
     return store if store.exists("env.json") else None
 
 
-def _source(data: Sequence[str], rows: str) -> Any:
+def _source(data: Sequence[str], rows: str, quiet: bool) -> Any:
     """What to fit: a store's table, or files."""
     store = _store(data)
     if store is None:
@@ -232,8 +232,9 @@ def _source(data: Sequence[str], rows: str) -> Any:
         if found.st_size > _LARGE and all(written < found.st_mtime for _, written in store.list("ledger")):
             return store.path(CELLS)
     table, notes = cells(store, rows)
-    for line in notes:
-        print(f"note: {line} Use --rows all to include them", file=sys.stderr)
+    if not quiet:  # whoever reads JSON may read both streams as one
+        for line in notes:
+            print(f"note: {line} Use --rows all to include them", file=sys.stderr)
     return table
 
 
@@ -245,13 +246,14 @@ def _fitted(
     level: float,
     seed: int,
     rows: str,
+    quiet: bool,
     keep: Sequence[str] = (),
 ) -> list[_Asked]:
     from raysweep.laws.fitting import Options
     from raysweep.laws.points import points
     from raysweep.laws.table import checked, fit_points
 
-    source, found = _source(data, rows), []
+    source, found = _source(data, rows, quiet), []
     for s in specs:
         options = Options(level=level, draws=bootstrap, seed=seed, huber=s.huber, holdout=s.holdout)
         checked(s.law, s.scales, options)
