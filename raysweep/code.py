@@ -147,11 +147,6 @@ def of_files(files: Sequence[Path], folders: Sequence[Path] = ()) -> Code:
     return _summed(parts, base)
 
 
-def packages(files: Sequence[Path]) -> set[str]:
-    """The top-level modules that some files import themselves."""
-    return {name.split(".")[0] for file in files for name, level in _read(file, *_stamp(file))[1] if not level}
-
-
 def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     """What differs between the parts of two codes, in words: `helper.py changed`, `numpy 2.0 -> 2.1`."""
     found = []
