@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import math
 import random
 import secrets
@@ -17,12 +18,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 
 from raysweep.axes import Axis
+from raysweep.code import of_object
 from raysweep.errors import tail
 from raysweep.experiment import Context, Cost, Metric, WorldShape
 from raysweep.experiments.returned import Column, flattened, matched, same_value, snapped
@@ -60,6 +63,11 @@ class FunctionExperiment:
     watched: frozenset[str] = frozenset()
     signature: Mapping[str, Any] = field(default_factory=dict)
     kinds: dict[str, tuple[type, Any]] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def imports_torch(self) -> bool:
+        """Whether the function's own modules import torch, wherever in them."""
+        return self.code is not None and "torch" in of_object(self.code).parts
 
     def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
         """Unknown: nothing is assumed about a user's function."""
@@ -118,6 +126,8 @@ class _Training:
             run = Running(key, self.accept, place, self._about, self._usable, self._resume)
             stack.enter_context(running(run))
             try:
+                if self.experiment.imports_torch:
+                    importlib.import_module("torch")  # else its first run would draw unseeded
                 _set_seeds(config, key)
                 gathered = time.monotonic()
                 for _ in self._steps(config, run):

@@ -474,6 +474,14 @@ class Called:
         return {"loss": config["n"] * 1.0}
 
 
+@dataclasses.dataclass
+class Unhashable:
+    scale: float = 1.0
+
+    def __call__(self, config: dict[str, Any]) -> dict[str, float]:
+        return {"loss": config["n"] * self.scale}
+
+
 class Named:
     def __init__(self, n: int, lr: float = 0.1) -> None:
         self.n = n
@@ -495,7 +503,7 @@ class Stepwise:
         return {"loss": n * 1.0}
 
 
-@pytest.mark.parametrize("code", [Trainer, Called, Called(), Named, Optional, Stepwise])
+@pytest.mark.parametrize("code", [Trainer, Called, Called(), Unhashable(), Named, Optional, Stepwise])
 def test_classes_with_train_or_call_are_functions(go: Go, tmp_path: Path, code: Any) -> None:
     assert go(code, {"n": [1, 2]}).counts.ok == 2
     assert sorted(rows(tmp_path)["loss"]) == [1.0, 2.0]
