@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,6 +48,14 @@ CLASSIFIER_SWEEP: dict[str, Any] = {
         "select_items": 128,
     },
 }
+
+
+@pytest.fixture(autouse=True)
+def search_path() -> Iterator[None]:
+    """A sweep's folder joins Python's search path; without this, one test's folders would be the next one's packages."""
+    before = [*sys.path]
+    yield
+    sys.path[:] = before
 
 
 @pytest.fixture

@@ -296,7 +296,8 @@ def test_wandb_is_asked_for_each_run_once(
 def test_wandb_offline(
     toy: Callable[..., list[Record]], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("wandb")
+    if getattr(pytest.importorskip("wandb"), "__file__", None) is None:
+        pytest.skip("a folder named wandb is no package")
     monkeypatch.setenv("WANDB_MODE", "offline")
     toy(1, 2)
     assert export(store, "wandb", str(tmp_path)).written == 6
@@ -314,6 +315,21 @@ def test_a_package_that_is_missing_is_named_with_the_way_to_get_it(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ExportError, match=rf"pip install 'raysweep\[{tracker}\]'"):
         export(store, tracker)
+
+
+def test_a_folder_of_a_tracker_s_name_is_no_package(
+    toy: Callable[..., list[Record]], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trackers leave such folders where they are run, which Python imports as empty namespaces."""
+    toy(1)
+    for name in ("mlflow", "tensorboard", "wandb"):
+        (tmp_path / name).mkdir()
+        for module in [module for module in sys.modules if module.split(".")[0] == name]:
+            monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *(p for p in sys.path if "site-packages" not in p)])
+    for name in ("mlflow", "tensorboard", "wandb"):
+        with pytest.raises(ExportError, match=rf"pip install 'raysweep\[{name}\]'"):
+            export(store, name)
 
 
 def test_what_cannot_be_exported_says_why(

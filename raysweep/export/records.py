@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import sys
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,12 +100,17 @@ def package(module: str, tracker: str) -> Any:
         ExportError: it is not installed.
     """
     try:
-        return importlib.import_module(module)
+        found = importlib.import_module(module)
+        # Trackers leave folders of their own name where they are run, which Python imports as empty namespaces.
+        if hasattr(found, "__path__") and getattr(found, "__file__", None) is None:
+            sys.modules.pop(module)
+            raise ImportError(f"only a folder of that name, {next(iter(found.__path__))}")
     except ImportError as error:
         raise ExportError(
             f"export: --to {tracker} needs a package that is not installed here ({error}). "
             f"Install it by: pip install 'raysweep[{tracker}]'"
         ) from error
+    return found
 
 
 def read_records(store: Store, metrics: Sequence[str] = ()) -> tuple[str, list[Record]]:

@@ -13,7 +13,8 @@ __all__ = ["fused"]
 
 @cache
 def _triton() -> bool:
-    return find_spec("triton") is not None
+    spec = find_spec("triton")
+    return spec is not None and spec.origin is not None  # a folder of that name is no package
 
 
 def fused(x: Tensor) -> bool:
