@@ -52,7 +52,7 @@ CLASSIFIER_SWEEP: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def search_path() -> Iterator[None]:
-    """A sweep's folder joins Python's search path; without this, one test's folders would be the next one's packages."""
+    """A sweep's folder joins Python's search path; one test's folders must not be packages of the next."""
     before = [*sys.path]
     yield
     sys.path[:] = before

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import sys
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
