@@ -23,9 +23,9 @@ from matplotlib import pyplot as plt
 from scipy.optimize import least_squares
 
 from raysweep.laws.split import Tradeoff, split
-from raysweep.metrics.difficulty import rates
 from raysweep.reports.style import COLOURS, STYLE
 from raysweep.theory import lid as theory
+from raysweep.theory.difficulty import rates
 
 SWEEPS = ("generalisation", "spectrum", "exponent", "prior")
 D, WIDE = 50, 1000

@@ -5,7 +5,7 @@
 
 Stands in for the GSM8K experiment of arXiv 2601.03764 (Flan-T5, whose weights are not at hand): `students.py` says
 what is kept of it. An attempt is a fresh answer of the teacher and hits if it equals the student's greedy one. Given
-the student's error e on a problem, a hit has the chance `metrics.difficulty.success` at b = e / sigma and D = 1 / (2
+the student's error e on a problem, a hit has the chance `theory.difficulty.success` at b = e / sigma and D = 1 / (2
 sigma), so pass@k is exact over the teacher: an integral over tau, a mean over held-out problems. Beside it the estimate
 a user has: 200 answers drawn, hits counted. Medians over 8 seeds with 95 % intervals over seeds. Writes exponents.csv
 and gsm8k.png.
@@ -26,8 +26,8 @@ from matplotlib import pyplot as plt
 from students import BETAS, SIGMA, SIZES
 
 from raysweep.laws.attempts import unbiased_failure
-from raysweep.metrics.difficulty import log_precision_density, rates, success
 from raysweep.reports.style import COLOURS, STYLE
+from raysweep.theory.difficulty import log_precision_density, rates, success
 
 K = np.unique(np.geomspace(1, 1000, 31).round())
 WINDOW = (10, 100)

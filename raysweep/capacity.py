@@ -14,8 +14,8 @@ from typing import Protocol
 import numpy as np
 
 from raysweep.experiment import Experiment
+from raysweep.grid.runs import Runs
 from raysweep.pack import Group, Pack, make_pack
-from raysweep.runs import Runs
 
 __all__ = ["Device", "Probe", "cache_file", "fit_to_device"]
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.cost import host_memory
-from raysweep.disk import create
 from raysweep.errors import LedgerError
-from raysweep.ledger import Ledger
+from raysweep.ledger.log import Ledger
 from raysweep.store import Store
+from raysweep.store.disk import create
 
 __all__ = ["Finding", "as_json", "doctor"]
 

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from raysweep.axes import Axis
+from raysweep.grid.axes import Axis
+from raysweep.grid.runs import Observed, Runs
+from raysweep.grid.values import Value
 from raysweep.inside import Place
-from raysweep.runs import Observed, Runs
-from raysweep.values import Value
 
 __all__ = [
     "Context",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from raysweep.current import current
 from raysweep.errors import LedgerError, plain
 from raysweep.executors.runlog import FOLDER, log_name
-from raysweep.runs import KEY_LENGTH
+from raysweep.grid.runs import KEY_LENGTH
 from raysweep.store import Store
+from raysweep.sweep.current import current
 
 __all__ = ["list_logs", "read_log", "tail_of"]
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raysweep.axes import Axis, KindBy
 from raysweep.errors import PackError
 from raysweep.experiment import Cost
-from raysweep.runs import KEY_LENGTH, Observed, Runs, number
-from raysweep.values import Value
+from raysweep.grid.axes import Axis, KindBy
+from raysweep.grid.runs import KEY_LENGTH, Observed, Runs, number
+from raysweep.grid.values import Value
 
 __all__ = [
     "MIN_LANES",

@@ -15,17 +15,17 @@ import pyarrow.compute as pc
 
 from raysweep.capacity import Probe, fit_to_device
 from raysweep.cost import Rate, host_memory, measured_rate
-from raysweep.current import ledger_of
 from raysweep.errors import SweepError
 from raysweep.executors.place import has_checkpoint
 from raysweep.experiments.function import FunctionExperiment
-from raysweep.ledger import Ledger, Scan
+from raysweep.grid.runs import Runs
+from raysweep.ledger.log import Ledger, Scan
 from raysweep.oracle.recipe import shape_of
 from raysweep.pack import Group, Pace, Pack, build_packs, lanes_per_pack, serial_groups, serial_packs, shape_groups
-from raysweep.provenance import equal_codes
-from raysweep.runs import Runs
 from raysweep.store import Store
 from raysweep.sweep import Sweep
+from raysweep.sweep.current import ledger_of
+from raysweep.sweep.provenance import equal_codes
 
 __all__ = ["Again", "Plan", "make_plan", "pending", "whole"]
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import IO
 
-from raysweep.rows import Counts
+from raysweep.ledger.rows import Counts
 
 __all__ = ["Progress"]
 

@@ -20,25 +20,25 @@ from typing import IO
 
 from raysweep import __version__
 from raysweep.capacity import Device
-from raysweep.claims import Claims, hold, who
-from raysweep.current import Current, adopt_renamed, ledger_of, left_out
 from raysweep.executors import Executor, Feed, Job
 from raysweep.executors.keeping import sweep_up
 from raysweep.executors.quiet import terminal
 from raysweep.executors.work import gpu, peak_bytes
 from raysweep.experiment import TheoryExperiment
 from raysweep.experiments.function import FunctionExperiment
-from raysweep.ledger import CELLS, Ledger, Scan, sequence
+from raysweep.grid.runs import Runs
+from raysweep.ledger.log import CELLS, Ledger, Scan, sequence
+from raysweep.ledger.remaining import among, subtract
+from raysweep.ledger.rows import STATUSES, Counts, Stamp, failure_rows, row_schema
 from raysweep.oracle.recipe import folder_of, is_made, recipe_hash
 from raysweep.pack import Pack
 from raysweep.plan import Plan, make_plan, whole
 from raysweep.progress import Progress, clock
-from raysweep.provenance import accepted_codes, ask, equal_codes, remember
-from raysweep.remaining import among, subtract
-from raysweep.rows import STATUSES, Counts, Stamp, failure_rows, row_schema
-from raysweep.runs import Runs
 from raysweep.store import Store, UnreachableError
+from raysweep.store.leases import Claims, hold, who
 from raysweep.sweep import Sweep
+from raysweep.sweep.current import Current, adopt_renamed, ledger_of, left_out
+from raysweep.sweep.provenance import accepted_codes, ask, equal_codes, remember
 
 __all__ = ["Outcome", "run"]
 

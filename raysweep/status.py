@@ -14,17 +14,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysweep.causes import alike, cause, common
-from raysweep.claims import Pulse, drivers
-from raysweep.current import Current, current, split
 from raysweep.errors import LedgerError, plain
-from raysweep.ledger import Scan
+from raysweep.grid.runs import KEY_LENGTH, Runs
+from raysweep.ledger.causes import alike, cause, common
+from raysweep.ledger.log import Scan
+from raysweep.ledger.rows import STATUSES
 from raysweep.logs import tail_of
 from raysweep.oracle.recipe import stored_audits
-from raysweep.rows import STATUSES
-from raysweep.runs import KEY_LENGTH, Runs
 from raysweep.store import TEMPORARY, Store
-from raysweep.stored import stored_sweep
+from raysweep.store.leases import Pulse, drivers
+from raysweep.sweep.current import Current, current, split
+from raysweep.sweep.stored import stored_sweep
 
 __all__ = ["Seen", "failures", "status"]
 

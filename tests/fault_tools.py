@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import yaml
 from toy_experiment import steady_loss
 
-from raysweep.ledger import CELLS, Ledger
+from raysweep.ledger.log import CELLS, Ledger
 from raysweep.store import TEMPORARY, Store
 from raysweep.sweep import load_sweep
 

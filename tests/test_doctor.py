@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_disk import no_links, no_replace, no_sync
+from disk_tools import no_links, no_replace, no_sync
 
 from raysweep import doctor as module
-from raysweep.disk import WEAKNESSES
 from raysweep.doctor import Finding, as_json, doctor
 from raysweep.errors import LedgerError
 from raysweep.store import Store
+from raysweep.store.disk import WEAKNESSES
 
 
 def of_store(store: Store) -> tuple[Finding, list[str]]:

@@ -7,14 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raysweep.axes import Axis, KindBy, index_axes
 from raysweep.code import Code
-from raysweep.enumeration import enumerate_runs
 from raysweep.errors import SweepError
 from raysweep.experiment import Cost, Experiment, Metric
-from raysweep.grid import expand
+from raysweep.grid.axes import Axis, KindBy, index_axes
+from raysweep.grid.enumeration import enumerate_runs
+from raysweep.grid.expand import expand
+from raysweep.ledger.rows import RESERVED, Stamp, failure_rows, row_schema, stamp
 from raysweep.pack import make_pack
-from raysweep.rows import RESERVED, Stamp, failure_rows, row_schema, stamp
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from raysweep.errors import ExportError, LedgerError
 from raysweep.executors import make_executor
 from raysweep.export import export
 from raysweep.export.records import Record, read_records
-from raysweep.ledger import Ledger
+from raysweep.ledger.log import Ledger
 from raysweep.run import run
 from raysweep.store import Store
 from raysweep.sweep import Sweep

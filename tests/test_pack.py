@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysweep.axes import Axis, KindBy, index_axes
-from raysweep.enumeration import enumerate_runs
 from raysweep.errors import PackError
 from raysweep.experiment import Cost
-from raysweep.grid import expand
+from raysweep.grid.axes import Axis, KindBy, index_axes
+from raysweep.grid.enumeration import enumerate_runs
+from raysweep.grid.expand import expand
 from raysweep.pack import MIN_LANES, build_packs, halve, lanes_per_pack, make_pack, shape_groups
 
 AXES = index_axes(

@@ -7,10 +7,10 @@ import pytest
 
 from raysweep import plan as plan_module
 from raysweep.errors import PackError, SweepError
-from raysweep.ledger import Ledger, sequence
+from raysweep.ledger.log import Ledger, sequence
+from raysweep.ledger.rows import Stamp, failure_rows, row_schema
 from raysweep.pack import make_pack
 from raysweep.plan import make_plan
-from raysweep.rows import Stamp, failure_rows, row_schema
 from raysweep.store import Store
 from raysweep.sweep import from_mapping
 

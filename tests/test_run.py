@@ -13,7 +13,7 @@ from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP, HERE
 from raysweep.errors import OracleError, SweepError
 from raysweep.executors import make_executor
 from raysweep.executors.work import Job, execute
-from raysweep.ledger import CELLS, Ledger
+from raysweep.ledger.log import CELLS, Ledger
 from raysweep.oracle import audit as audit_module
 from raysweep.oracle.world import FlowWorld
 from raysweep.pack import make_pack

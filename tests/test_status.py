@@ -17,15 +17,15 @@ import pyarrow as pa
 import pytest
 from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP, HERE
 
-from raysweep.claims import LEASE, Claims, hold
 from raysweep.errors import LedgerError
 from raysweep.executors import make_executor
-from raysweep.ledger import Ledger, sequence
+from raysweep.ledger.log import Ledger, sequence
+from raysweep.ledger.rows import Stamp, failure_rows, row_schema
 from raysweep.progress import Progress
-from raysweep.rows import Stamp, failure_rows, row_schema
 from raysweep.run import open_store, run
 from raysweep.status import Seen, status
 from raysweep.store import Store
+from raysweep.store.leases import LEASE, Claims, hold
 from raysweep.sweep import Sweep
 
 NUMBERS = sequence()
@@ -192,7 +192,7 @@ def test_totals_where_the_experiment_cannot_be_imported(
     add(sweep, store, 0)
     add(sweep, store, 1, "failed", "x")
     here = status(store)
-    monkeypatch.setattr("raysweep.current.stored_runs", lambda store: None)
+    monkeypatch.setattr("raysweep.sweep.current.stored_runs", lambda store: None)
     there = status(store)
     assert there["runs"] is None
     assert (
@@ -256,7 +256,7 @@ def test_a_driver_from_the_future_is_silent_once_it_did_not_beat_for_a_lease(
     os.utime(store.path("claims/host-1-aa.heartbeat"), (time.time() + 1e6, time.time() + 1e6))
     seen = Seen()
     assert status(store, seen)["drivers"][0]["alive"]
-    monkeypatch.setattr("raysweep.claims.LEASE", 0.0)
+    monkeypatch.setattr("raysweep.store.leases.LEASE", 0.0)
     (found,) = status(store, seen)["drivers"]
     assert (found["alive"], found["heartbeat_age"]) == (False, None)
 

@@ -12,7 +12,7 @@ import typer
 
 from raysweep.cli import export, imports, laws, passk, read, sweep
 from raysweep.errors import RaysweepError
-from raysweep.patience import patience
+from raysweep.store.patience import patience
 
 __all__ = ["app", "main"]
 

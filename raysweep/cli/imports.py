@@ -10,9 +10,9 @@ import typer
 
 from raysweep.cli.show import print_json
 from raysweep.errors import StudyError
-from raysweep.override import read_overrides
 from raysweep.store import Store
 from raysweep.sweep import load_sweep
+from raysweep.sweep.override import read_overrides
 
 _TOOLS = "csv, tune, wandb, optuna"
 _EPILOG = (

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raysweep.cli.show import print_json, print_table
-from raysweep.current import cells
 from raysweep.errors import FitError
 from raysweep.laws.forms import LAWS, Law
-from raysweep.ledger import CELLS
+from raysweep.ledger.log import CELLS
 from raysweep.store import Store
-from raysweep.stored import stored_sweep
-from raysweep.sweepfile import FitSpec
+from raysweep.sweep.current import cells
+from raysweep.sweep.schema import FitSpec
+from raysweep.sweep.stored import stored_sweep
 
 if TYPE_CHECKING:
     from raysweep.laws import GroupFit

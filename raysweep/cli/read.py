@@ -9,13 +9,13 @@ import typer
 
 from raysweep.cli.show import print_json, print_table
 from raysweep.cli.status import status
-from raysweep.current import current
 from raysweep.errors import LedgerError, OracleError, plain
-from raysweep.ledger import Ledger
+from raysweep.ledger.log import Ledger
 from raysweep.oracle.recipe import folder_of, stored_audits
-from raysweep.provenance import accepted_codes
 from raysweep.store import Store
-from raysweep.stored import stored_runs, stored_sweep
+from raysweep.sweep.current import current
+from raysweep.sweep.provenance import accepted_codes
+from raysweep.sweep.stored import stored_runs, stored_sweep
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A sweep's folder or URI.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

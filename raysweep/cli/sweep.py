@@ -12,18 +12,18 @@ import typer
 
 from raysweep.cli.show import print_json, print_table
 from raysweep.cost import host_memory
-from raysweep.current import current
 from raysweep.errors import PriceError, RaysweepError, SweepError
 from raysweep.executors import EXECUTORS, make_executor
 from raysweep.experiment import Experiment
 from raysweep.plan import make_plan
 from raysweep.prices import estimate, find_machine, read_prices, sentences
 from raysweep.progress import clock
-from raysweep.provenance import ask
 from raysweep.status import failures
 from raysweep.store import Store
-from raysweep.stored import stored_declaration
 from raysweep.sweep import Sweep, load_sweep
+from raysweep.sweep.current import current
+from raysweep.sweep.provenance import ask
+from raysweep.sweep.stored import stored_declaration
 
 _SHAPES = 40  # of a plan that are printed
 _CAUSES = 3  # of failures that are printed at the end of a run

@@ -9,7 +9,7 @@ from raysweep.executors.feed import Feed
 from raysweep.executors.inline import Inline
 from raysweep.executors.protocol import Executor
 from raysweep.executors.work import Job
-from raysweep.rows import Counts
+from raysweep.ledger.rows import Counts
 
 __all__ = ["EXECUTORS", "Counts", "Executor", "Feed", "Inline", "Job", "make_executor"]
 

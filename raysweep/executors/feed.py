@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from raysweep.causes import alike, cause
-from raysweep.claims import Claims
 from raysweep.errors import PackError
+from raysweep.grid.runs import Runs
+from raysweep.ledger.causes import alike, cause
+from raysweep.ledger.rows import Counts
 from raysweep.pack import Pace, Pack, halve, make_pack, singles
-from raysweep.rows import Counts
-from raysweep.runs import Runs
+from raysweep.store.leases import Claims
 
 __all__ = ["Feed"]
 

@@ -12,8 +12,8 @@ from raysweep.errors import PackError
 from raysweep.executors.feed import Feed
 from raysweep.executors.interrupt import noting_interrupts
 from raysweep.executors.work import Job, OutOfMemory, execute, release_memory
+from raysweep.ledger.rows import Counts
 from raysweep.oracle.recipe import FlowRecipe
-from raysweep.rows import Counts
 from raysweep.store import Store
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ import numpy as np
 
 from raysweep.errors import LedgerError
 from raysweep.experiment import Saved
+from raysweep.grid.runs import Runs
 from raysweep.pack import Pack, make_pack
-from raysweep.runs import Runs
 from raysweep.store import Store
 
 __all__ = ["FOLDER", "Keeping", "Kept", "find", "parts", "sweep_up"]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from raysweep.executors.feed import Feed
 from raysweep.executors.work import Job
+from raysweep.ledger.rows import Counts
 from raysweep.oracle.recipe import FlowRecipe
-from raysweep.rows import Counts
 from raysweep.store import Store
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from raysweep.experiment import Dist
 from raysweep.oracle.fit import CHECKPOINT, Curve, curve_name, train_flow
 from raysweep.oracle.recipe import FlowRecipe, folder_of, shape_of
 from raysweep.oracle.world import make_flow
-from raysweep.patience import patiently
 from raysweep.store import Store
+from raysweep.store.patience import patiently
 
 if TYPE_CHECKING:
     from raysweep.oracle.flows import ClassFlow

@@ -46,8 +46,8 @@ from raysweep.executors.runlog import log_name  # noqa: E402
 from raysweep.executors.trial import PackTrial, Unfit  # noqa: E402
 from raysweep.executors.witness import witness  # noqa: E402
 from raysweep.executors.work import Job  # noqa: E402
+from raysweep.ledger.rows import STATUSES, Counts  # noqa: E402
 from raysweep.oracle.recipe import FlowRecipe  # noqa: E402
-from raysweep.rows import STATUSES, Counts  # noqa: E402
 from raysweep.store import Store, UnreachableError  # noqa: E402
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysweep.causes import alike, cause
 from raysweep.executors.runlog import RunLog
 from raysweep.experiment import Outbox
-from raysweep.ledger import Ledger, sequence
-from raysweep.remaining import subtract
-from raysweep.rows import STATUSES, Counts, Stamp, failure_rows, stamp
-from raysweep.runs import Runs
+from raysweep.grid.runs import Runs
+from raysweep.ledger.causes import alike, cause
+from raysweep.ledger.log import Ledger, sequence
+from raysweep.ledger.remaining import subtract
+from raysweep.ledger.rows import STATUSES, Counts, Stamp, failure_rows, stamp
 from raysweep.store import UnreachableError
 
 __all__ = ["Sink"]

@@ -8,11 +8,11 @@ from typing import Any
 import ray
 from ray import tune
 
-from raysweep.causes import cause
 from raysweep.executors.tasks import refuse_tasks
 from raysweep.executors.work import Doubtful, Enough, Health, Job, OutOfMemory, execute, opened
 from raysweep.experiments.function import FunctionExperiment
-from raysweep.rows import STATUSES, Counts
+from raysweep.ledger.causes import cause
+from raysweep.ledger.rows import STATUSES, Counts
 
 __all__ = ["PackTrial", "Unfit"]
 

@@ -27,9 +27,9 @@ from raysweep.executors.place import RunPlace, lend
 from raysweep.executors.sink import Sink
 from raysweep.experiment import Context, Experiment, Outbox, World
 from raysweep.experiments.function import FunctionExperiment
-from raysweep.ledger import Ledger
+from raysweep.ledger.log import Ledger
+from raysweep.ledger.rows import Counts, Stamp, row_schema
 from raysweep.pack import Pack
-from raysweep.rows import Counts, Stamp, row_schema
 from raysweep.store import Store
 from raysweep.sweep import from_mapping
 

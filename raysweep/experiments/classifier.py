@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from raysweep.axes import Axis
 from raysweep.errors import PackError, SweepError
 from raysweep.experiment import Context, Cost, Metric, WorldShape
 from raysweep.experiments.classifier_axes import AXES, LABELS, METRICS
+from raysweep.grid.axes import Axis
+from raysweep.grid.runs import Observed, Runs
+from raysweep.grid.values import Value
 from raysweep.models import Architecture
-from raysweep.runs import Observed, Runs
 from raysweep.training.legs import legs
-from raysweep.values import Value
 
 if TYPE_CHECKING:  # torch takes seconds to import, and planning needs none of it
     from raysweep.training.loop import Snapshot

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from raysweep.axes import Axis, KindBy
 from raysweep.experiment import Metric
+from raysweep.grid.axes import Axis, KindBy
 from raysweep.models import ACTIVATIONS, KINDS
 
 __all__ = ["AXES", "LABELS", "METRICS", "PRECISIONS"]

@@ -24,14 +24,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from raysweep.axes import Axis
 from raysweep.code import of_object
 from raysweep.errors import tail
 from raysweep.experiment import Context, Cost, Metric, WorldShape
 from raysweep.experiments.returned import Column, flattened, matched, same_value, snapped
+from raysweep.grid.axes import Axis
+from raysweep.grid.runs import Observed, Runs
+from raysweep.grid.values import Value
 from raysweep.inside import Running, running
-from raysweep.runs import Observed, Runs
-from raysweep.values import Value
 
 __all__ = ["FunctionExperiment"]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from raysweep.experiment import World
+from raysweep.grid.runs import Runs
 from raysweep.metrics import decompose, expected_calibration_error, pass_at_k, posterior_gap
-from raysweep.runs import Runs
 from raysweep.training.loop import Snapshot, forward
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raysweep.axes import RANGES, Axis, Kind
 from raysweep.errors import SweepError, nearest
-from raysweep.formula import is_formula
-from raysweep.grid import derived_values
-from raysweep.values import NULL, Json
+from raysweep.grid.axes import RANGES, Axis, Kind
+from raysweep.grid.expand import derived_values
+from raysweep.grid.formula import is_formula
+from raysweep.grid.values import NULL, Json
 
 __all__ = ["axis_names", "infer_axes"]
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from raysweep.experiment import World
+from raysweep.grid.runs import Runs
 from raysweep.models import Architecture
 from raysweep.models.initial import initial_parameters
-from raysweep.runs import Runs
 from raysweep.streams import member_seed
 from raysweep.training.batches import Batches, nested_rows
 from raysweep.training.optim import Optimiser, Parameters

@@ -3,7 +3,7 @@
 Source: arXiv 2601.03764. Inputs are Gaussian with covariance eigenvalues j^-(1 + alpha); the target of an instance of
 precision tau is Normal(x . theta, sigma^2 / tau), with P(tau <= t) ~ t^(beta / 2). One target an input is trained
 on. The excess risk of what was learned is exact (no test set), and so is the chance that k attempts fail
-(`metrics.difficulty`), so k and the tolerance are observed at any number of values; the ridge is observed off one
+(`theory.difficulty`), so k and the tolerance are observed at any number of values; the ridge is observed off one
 eigendecomposition.
 """
 
@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from raysweep.axes import Axis
 from raysweep.experiment import Context, Cost, Metric, WorldShape
-from raysweep.metrics.difficulty import PRIORS, rates
-from raysweep.runs import Observed, Runs
+from raysweep.grid.axes import Axis
+from raysweep.grid.runs import Observed, Runs
+from raysweep.grid.values import Value
+from raysweep.theory.difficulty import PRIORS, rates
 from raysweep.theory.lid import excess_risk, noise_variance
-from raysweep.values import Value
 
 __all__ = ["EXPERIMENT", "Difficulty", "excess_risks"]
 

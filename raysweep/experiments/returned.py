@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from raysweep.axes import Axis
-from raysweep.rows import RESERVED
-from raysweep.values import Value, canonical
+from raysweep.grid.axes import Axis
+from raysweep.grid.values import Value, canonical
+from raysweep.ledger.rows import RESERVED
 
 __all__ = ["Column", "flattened", "matched", "renamed", "same_value", "snapped"]
 

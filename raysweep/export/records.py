@@ -18,11 +18,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysweep.current import cells
 from raysweep.errors import ExportError, nearest
+from raysweep.grid.values import Value
 from raysweep.store import Store
-from raysweep.stored import stored_sweep
-from raysweep.values import Value
+from raysweep.sweep.current import cells
+from raysweep.sweep.stored import stored_sweep
 
 __all__ = ["Exported", "Point", "Record", "package", "read_records"]
 

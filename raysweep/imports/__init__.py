@@ -12,21 +12,21 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from raysweep.columns import unite
-from raysweep.current import current, ledger_of, left_out
 from raysweep.errors import StudyError
 from raysweep.imports.files import plural
 from raysweep.imports.matching import Wanted
 from raysweep.imports.rows import make_rows, metrics_of, news
 from raysweep.imports.target import of_sweep, own_sweep
 from raysweep.imports.trial import Study
-from raysweep.ledger import sequence
+from raysweep.ledger.columns import unite
+from raysweep.ledger.log import sequence
+from raysweep.ledger.remaining import among
 from raysweep.progress import Progress
-from raysweep.provenance import ask
-from raysweep.remaining import among
 from raysweep.run import open_store
 from raysweep.store import Store
 from raysweep.sweep import Sweep
+from raysweep.sweep.current import current, ledger_of, left_out
+from raysweep.sweep.provenance import ask
 
 __all__ = ["TOOLS", "Imported", "Wanted", "bring", "read_study"]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raysweep.errors import StudyError, nearest
+from raysweep.grid.values import canonical
 from raysweep.imports.files import plural
 from raysweep.imports.trial import Study, Trial
-from raysweep.values import canonical
 
 __all__ = ["SEED", "Matched", "Wanted", "common", "distinct", "grouped", "match", "numbered", "parameters", "sources"]
 

@@ -12,20 +12,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from raysweep.axes import Axis
-from raysweep.enumeration import enumerate_runs
 from raysweep.errors import StudyError, SweepError, nearest
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.experiments.returned import flattened, matched, renamed, snapped
+from raysweep.grid.axes import Axis
+from raysweep.grid.enumeration import enumerate_runs
+from raysweep.grid.runs import KEY_LENGTH, Observed, Runs
+from raysweep.grid.terms import Table
+from raysweep.grid.values import Value
 from raysweep.imports.matching import Matched, Wanted, parameters
 from raysweep.imports.trial import Study
-from raysweep.ledger import Scan
-from raysweep.remaining import locate
-from raysweep.rows import OTHERWISE, Stamp, row_schema, stamp
-from raysweep.runs import KEY_LENGTH, Observed, Runs
+from raysweep.ledger.log import Scan
+from raysweep.ledger.remaining import locate
+from raysweep.ledger.rows import OTHERWISE, Stamp, row_schema, stamp
 from raysweep.sweep import Sweep
-from raysweep.terms import Table
-from raysweep.values import Value
 
 __all__ = ["Metrics", "make_rows", "metrics_of", "news", "observed_of"]
 

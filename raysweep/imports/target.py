@@ -13,8 +13,8 @@ from raysweep.imports.matching import SEED, Matched, Wanted, common, distinct, g
 from raysweep.imports.rows import observed_of
 from raysweep.imports.trial import Study
 from raysweep.store import Store
-from raysweep.stored import stored_sweep
 from raysweep.sweep import Sweep, from_mapping
+from raysweep.sweep.stored import stored_sweep
 from raysweep.yamlfile import MAX_BYTES, parse_yaml
 
 __all__ = ["of_sweep", "own_sweep"]

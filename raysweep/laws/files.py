@@ -20,7 +20,7 @@ from raysweep.errors import FitError
 from raysweep.laws.column import COLUMNS, Column, merged, of_schema
 from raysweep.laws.jsonfile import first_line, read_json
 from raysweep.laws.missing import as_numbers, numeric
-from raysweep.rows import STAMPS
+from raysweep.ledger.rows import STAMPS
 
 __all__ = ["FORMS", "UNREADABLE", "tables"]
 

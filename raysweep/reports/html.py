@@ -20,7 +20,6 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from raysweep import __version__
-from raysweep.current import cells
 from raysweep.errors import FitError
 from raysweep.experiment import Experiment
 from raysweep.experiments import built_in
@@ -38,8 +37,9 @@ from raysweep.reports.theory import REASON, Agreement, agreements, theory_name, 
 from raysweep.reports.theory import sentences as theory_sentences
 from raysweep.status import status
 from raysweep.store import Store
-from raysweep.stored import stored_sweep
-from raysweep.sweepfile import FitSpec
+from raysweep.sweep.current import cells
+from raysweep.sweep.schema import FitSpec
+from raysweep.sweep.stored import stored_sweep
 
 __all__ = ["PAGE", "Report", "make_report"]
 

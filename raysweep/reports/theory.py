@@ -10,13 +10,13 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from raysweep.axes import Axis
 from raysweep.errors import FitError, SweepError
 from raysweep.experiment import Experiment, TheoryExperiment
+from raysweep.grid.axes import Axis
+from raysweep.grid.values import Value
 from raysweep.laws.forms import Array
 from raysweep.laws.points import Part, Points
 from raysweep.laws.source import numbers
-from raysweep.values import Value
 
 __all__ = ["REASON", "Agreement", "agreements", "sentences", "theory_name", "with_theory"]
 

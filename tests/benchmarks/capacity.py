@@ -31,7 +31,7 @@ def measure(name: str, grid: dict[str, Any], scratch: str) -> dict[str, Any]:
 
     from raysweep.capacity import cache_file
     from raysweep.executors import make_executor
-    from raysweep.ledger import Ledger
+    from raysweep.ledger.log import Ledger
     from raysweep.plan import make_plan
     from raysweep.run import run
     from raysweep.store import Store

@@ -23,9 +23,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from raysweep.enumeration import enumerate_runs
 from raysweep.experiments.lid import EXPERIMENT, excess_risks
-from raysweep.grid import expand
+from raysweep.grid.enumeration import enumerate_runs
+from raysweep.grid.expand import expand
 from raysweep.theory import lid as theory
 
 D, BETA = 50, 9.0  # moments of the noise enough for means to settle

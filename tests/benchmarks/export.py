@@ -33,9 +33,9 @@ def train(config: dict[str, Any]) -> None:
 
 def fill(folder: Path, runs: int, steps: tuple[int, ...]) -> Any:
     """A store with `runs` runs, 10 metrics at each of these times, 100 runs a part."""
-    from raysweep.ledger import Ledger, sequence
+    from raysweep.ledger.log import Ledger, sequence
+    from raysweep.ledger.rows import Stamp, row_schema, stamp
     from raysweep.progress import Progress
-    from raysweep.rows import Stamp, row_schema, stamp
     from raysweep.run import open_store
     from raysweep.store import Store
     from raysweep.sweep import from_mapping

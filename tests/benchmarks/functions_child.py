@@ -39,7 +39,7 @@ def calls(spec: Mapping[str, Any]) -> dict[str, Any]:
         return {"first": begins[0], "calls": len(begins)}
     if not (names := spec.get("times")):
         return {}
-    from raysweep.ledger import Ledger
+    from raysweep.ledger.log import Ledger
     from raysweep.store import Store
 
     table = Ledger(Store("store")).scan(names).table

@@ -31,10 +31,10 @@ def cell(config: dict[str, Any]) -> dict[str, float]:
     """One cell by itself, as a user without observed axes would write it."""
     import numpy as np
 
-    from raysweep.enumeration import enumerate_runs
     from raysweep.experiments.lid import EXPERIMENT, excess_risks
-    from raysweep.grid import expand
-    from raysweep.metrics.difficulty import rates
+    from raysweep.grid.enumeration import enumerate_runs
+    from raysweep.grid.expand import expand
+    from raysweep.theory.difficulty import rates
 
     k = config.pop("k")
     axes = {axis.name: axis for axis in EXPERIMENT.axes}

@@ -106,7 +106,7 @@ class Bench:
 
     def ledger(self, store: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
         """Columns of a store's rows."""
-        from raysweep.ledger import Ledger
+        from raysweep.ledger.log import Ledger
         from raysweep.store import Store
 
         table = Ledger(Store(str(store))).scan(list(columns)).table

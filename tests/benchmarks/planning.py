@@ -97,7 +97,7 @@ def resume(sizes: dict[str, int]) -> dict[str, Any]:
 
 def finish(sizes: dict[str, int], parts: int) -> dict[str, Any]:
     """The end of a run: every cell is done, with random metrics, in so many parts; `cells.parquet` is written."""
-    from raysweep.ledger import CELLS, Ledger
+    from raysweep.ledger.log import CELLS, Ledger
     from raysweep.store import Store
     from raysweep.sweep import from_mapping
 
@@ -127,8 +127,8 @@ def fill(sizes: dict[str, int], folder: str, parts: str = "") -> None:
     import numpy as np
     import pyarrow as pa
 
-    from raysweep.ledger import Ledger, sequence
-    from raysweep.rows import Stamp, failure_rows, row_schema
+    from raysweep.ledger.log import Ledger, sequence
+    from raysweep.ledger.rows import Stamp, failure_rows, row_schema
     from raysweep.store import Store
     from raysweep.sweep import from_mapping
 

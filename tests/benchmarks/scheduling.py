@@ -108,10 +108,10 @@ def gaps(rows: list[tuple[float, float, float]]) -> dict[str, float]:
 def ours(packs: int, nap: float, clock: Clock, store_uri: str) -> dict[str, Any]:
     """Through `run` and the Ray executor. The driver's work is timed by part, on its own thread's clock."""
     import raysweep.executors.feed as feed
-    from raysweep.claims import Claims
     from raysweep.executors import make_executor
     from raysweep.run import run
     from raysweep.store import Store
+    from raysweep.store.leases import Claims
     from raysweep.sweep import from_mapping
 
     spent: Counter[str] = Counter()

@@ -36,9 +36,9 @@ def main(parts: int) -> None:
     import numpy as np
 
     from raysweep import store as module
-    from raysweep.ledger import Ledger, sequence
+    from raysweep.ledger.log import Ledger, sequence
+    from raysweep.ledger.rows import Stamp, failure_rows, row_schema
     from raysweep.progress import Progress
-    from raysweep.rows import Stamp, failure_rows, row_schema
     from raysweep.run import open_store
     from raysweep.status import Seen, status
     from raysweep.store import Store

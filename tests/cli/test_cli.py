@@ -16,7 +16,7 @@ import yaml
 from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP, HERE
 
 from raysweep.cli import main
-from raysweep.ledger import Ledger
+from raysweep.ledger.log import Ledger
 from raysweep.store import Store
 
 Cli = Callable[..., tuple[int, str, str]]

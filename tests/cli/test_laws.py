@@ -15,7 +15,7 @@ from test_cli import Cli, cli, write
 
 from raysweep.cli import laws
 from raysweep.errors import SweepError
-from raysweep.ledger import Ledger
+from raysweep.ledger.log import Ledger
 from raysweep.sweep import from_mapping
 
 __all__ = ["cli"]

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 from conftest import FUNCTION_SWEEP
 
-from raysweep.claims import drivers, hold
 from raysweep.executors import Job, raytune
 from raysweep.executors.raytune import RayExecutor, ray
 from raysweep.store import Store
+from raysweep.store.leases import drivers, hold
 from raysweep.sweep import Sweep
 
 

@@ -21,7 +21,7 @@ import yaml
 from conftest import CLASSIFIER_SWEEP, HERE
 
 from raysweep.executors import make_executor
-from raysweep.ledger import Ledger
+from raysweep.ledger.log import Ledger
 from raysweep.run import run
 from raysweep.store import Store
 from raysweep.sweep import Sweep, load_sweep

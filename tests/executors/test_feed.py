@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from conftest import FUNCTION_SWEEP
 
-from raysweep.claims import Claims
 from raysweep.executors import Feed
 from raysweep.executors import feed as module
-from raysweep.ledger import Ledger
+from raysweep.ledger.log import Ledger
+from raysweep.ledger.rows import Counts, Stamp, failure_rows, row_schema
 from raysweep.pack import Pack, make_pack
-from raysweep.rows import Counts, Stamp, failure_rows, row_schema
 from raysweep.store import Store
+from raysweep.store.leases import Claims
 from raysweep.sweep import Sweep
 
 

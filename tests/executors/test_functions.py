@@ -13,7 +13,7 @@ import pytest
 
 from raysweep.executors import make_executor
 from raysweep.executors.hosts import is_bad
-from raysweep.ledger import CELLS
+from raysweep.ledger.log import CELLS
 from raysweep.logs import read_log
 from raysweep.run import run
 from raysweep.store import Store

@@ -19,9 +19,9 @@ from safetensors.torch import save
 
 from raysweep.executors import Inline, keeping
 from raysweep.executors.keeping import FOLDER, Keeping, Kept, find, parts, sweep_up
-from raysweep.ledger import Ledger
+from raysweep.ledger.log import Ledger
+from raysweep.ledger.remaining import subtract
 from raysweep.pack import Pack, make_pack
-from raysweep.remaining import subtract
 from raysweep.run import run
 from raysweep.store import Store
 from raysweep.sweep import Sweep, load_sweep

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raysweep.ledger import Ledger
+from raysweep.ledger.log import Ledger
 from raysweep.store import Store
 
 GRID = {

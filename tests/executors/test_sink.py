@@ -12,9 +12,9 @@ import pytest
 
 import raysweep
 from raysweep.executors import make_executor, work
-from raysweep.ledger import Ledger
+from raysweep.grid.runs import Observed
+from raysweep.ledger.log import Ledger
 from raysweep.run import run
-from raysweep.runs import Observed
 from raysweep.store import Store
 from raysweep.sweep import from_mapping
 

@@ -7,17 +7,17 @@ import pyarrow as pa
 import pytest
 import torch
 
-from raysweep.axes import index_axes
-from raysweep.enumeration import enumerate_runs
 from raysweep.errors import PackError, SweepError
 from raysweep.experiment import Context
 from raysweep.experiments.classifier import EXPERIMENT
 from raysweep.experiments.classifier_axes import METRICS
-from raysweep.grid import expand
+from raysweep.grid.axes import index_axes
+from raysweep.grid.enumeration import enumerate_runs
+from raysweep.grid.expand import expand
+from raysweep.ledger.rows import Stamp, row_schema, stamp
 from raysweep.oracle.recipe import GaussianRecipe, recipe_hash
 from raysweep.oracle.world import FlowWorld, make_flow
 from raysweep.pack import make_pack
-from raysweep.rows import Stamp, row_schema, stamp
 from raysweep.theory.gaussian import truth
 
 AXES = index_axes(list(EXPERIMENT.axes))

@@ -8,19 +8,19 @@ import pyarrow as pa
 import pytest
 import torch
 
-from raysweep.axes import index_axes
-from raysweep.enumeration import enumerate_runs
 from raysweep.errors import SweepError
 from raysweep.experiment import Context
 from raysweep.experiments.classifier import EXPERIMENT
 from raysweep.experiments.classifier_axes import LABELS, METRICS
 from raysweep.experiments.lanes import batches_of, initial_of, optimiser_of, schedule_of
-from raysweep.grid import expand
+from raysweep.grid.axes import index_axes
+from raysweep.grid.enumeration import enumerate_runs
+from raysweep.grid.expand import expand
+from raysweep.ledger.rows import Stamp, row_schema, stamp
 from raysweep.models import Architecture
 from raysweep.oracle.recipe import GaussianRecipe, recipe_hash
 from raysweep.oracle.world import FlowWorld, make_flow
 from raysweep.plan import make_plan
-from raysweep.rows import Stamp, row_schema, stamp
 from raysweep.streams import member_seed
 from raysweep.sweep import from_mapping
 from raysweep.training.legs import legs

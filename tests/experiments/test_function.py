@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raysweep.axes import index_axes
-from raysweep.enumeration import enumerate_runs
 from raysweep.errors import SweepError
 from raysweep.experiment import Context
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.experiments.inferred import infer_axes
-from raysweep.grid import expand
-from raysweep.precedence import best_rows
-from raysweep.rows import RESERVED, Stamp, row_schema, stamp
+from raysweep.grid.axes import index_axes
+from raysweep.grid.enumeration import enumerate_runs
+from raysweep.grid.expand import expand
+from raysweep.ledger.precedence import best_rows
+from raysweep.ledger.rows import RESERVED, Stamp, row_schema, stamp
 from raysweep.sweep import load_sweep
 
 

@@ -11,7 +11,7 @@ import pytest
 from raysweep.errors import SweepError
 from raysweep.executors import make_executor
 from raysweep.experiments.inferred import infer_axes
-from raysweep.ledger import CELLS
+from raysweep.ledger.log import CELLS
 from raysweep.run import run
 from raysweep.store import Store
 from raysweep.sweep import from_mapping

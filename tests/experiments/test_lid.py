@@ -8,13 +8,13 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from raysweep.enumeration import enumerate_runs
 from raysweep.experiment import Context
 from raysweep.experiments import lid
 from raysweep.experiments.lid import EXPERIMENT, excess_risks
-from raysweep.grid import expand
-from raysweep.metrics.difficulty import rates
-from raysweep.runs import Runs
+from raysweep.grid.enumeration import enumerate_runs
+from raysweep.grid.expand import expand
+from raysweep.grid.runs import Runs
+from raysweep.theory.difficulty import rates
 from raysweep.theory.lid import excess_risk, generalisation, noise_variance, power_tail
 
 AXES = {axis.name: axis for axis in EXPERIMENT.axes}

@@ -22,7 +22,7 @@ import torch
 import raysweep
 from raysweep.errors import SweepError
 from raysweep.executors import make_executor, place
-from raysweep.ledger import CELLS
+from raysweep.ledger.log import CELLS
 from raysweep.logs import list_logs, read_log
 from raysweep.plan import make_plan
 from raysweep.run import Outcome, run

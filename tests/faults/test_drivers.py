@@ -10,7 +10,7 @@ import psutil
 import pytest
 from fault_tools import Nodes, Run, kill
 
-from raysweep.claims import hold
+from raysweep.store.leases import hold
 from raysweep.sweep import load_sweep
 
 pytestmark = pytest.mark.timeout(480)

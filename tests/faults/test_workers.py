@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from fault_tools import Nodes, Run, kill
 
-from raysweep.ledger import CELLS
+from raysweep.ledger.log import CELLS
 
 pytestmark = pytest.mark.timeout(480)
 

@@ -17,7 +17,7 @@ from studies import loss, optuna_journal, optuna_sqlite, tune, wandb_folders, wa
 
 from raysweep.cli import main
 from raysweep.executors import make_executor
-from raysweep.ledger import CELLS, OTHERS
+from raysweep.ledger.log import CELLS, OTHERS
 from raysweep.run import run
 from raysweep.store import Store
 from raysweep.sweep import load_sweep

@@ -12,22 +12,22 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from raysweep.axes import Axis
 from raysweep.errors import FitError
 from raysweep.executors import make_executor
 from raysweep.experiment import Context, Cost, Metric, TheoryExperiment, WorldShape
 from raysweep.experiments.lid import EXPERIMENT as LID
+from raysweep.grid.axes import Axis
+from raysweep.grid.runs import Observed, Runs
+from raysweep.grid.values import Value
 from raysweep.laws.points import points
-from raysweep.ledger import Ledger
+from raysweep.ledger.log import Ledger
+from raysweep.ledger.rows import row_schema
 from raysweep.reports import make_report
 from raysweep.reports.figures import theory_figure
 from raysweep.reports.theory import REASON, agreements, sentences, with_theory
-from raysweep.rows import row_schema
 from raysweep.run import run
-from raysweep.runs import Observed, Runs
 from raysweep.store import Store
 from raysweep.sweep import Sweep, from_mapping
-from raysweep.values import Value
 
 matplotlib.use("Agg")
 
@@ -295,7 +295,7 @@ def test_the_theory_of_a_users_module_is_not_imported_by_a_report(
 
 OWN = """
 import pyarrow as pa
-from raysweep.axes import Axis
+from raysweep.grid.axes import Axis
 from raysweep.experiment import Cost, Metric
 
 

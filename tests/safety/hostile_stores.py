@@ -22,22 +22,22 @@ from hypothesis import strategies as st
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from raysweep.claims import Claims, drivers
 from raysweep.errors import LedgerError, RaysweepError
 from raysweep.laws import fit
-from raysweep.ledger import Ledger
+from raysweep.ledger.log import Ledger
+from raysweep.ledger.part import read_part
+from raysweep.ledger.rows import Stamp, failure_rows, row_schema
 from raysweep.oracle.audit import require_audit
 from raysweep.oracle.recipe import GaussianRecipe, stored_audits
 from raysweep.oracle.world import adopt, load_world, make_flow
-from raysweep.part import read_part
 from raysweep.progress import Progress
-from raysweep.provenance import accepted_codes, ask, remember
-from raysweep.rows import Stamp, failure_rows, row_schema
 from raysweep.run import open_store
 from raysweep.status import status
 from raysweep.store import Store
-from raysweep.stored import stored_runs
+from raysweep.store.leases import Claims, drivers
 from raysweep.sweep import Sweep, from_mapping
+from raysweep.sweep.provenance import accepted_codes, ask, remember
+from raysweep.sweep.stored import stored_runs
 
 
 def _base() -> tuple[Sweep, pa.Table, bytes]:

@@ -16,10 +16,10 @@ from conftest import FUNCTION_SWEEP
 
 from raysweep.errors import OracleError, SweepError
 from raysweep.executors import make_executor
-from raysweep.ledger import Ledger
+from raysweep.ledger.log import Ledger
+from raysweep.ledger.part import read_part
 from raysweep.oracle.recipe import FlowRecipe, stored_audits
 from raysweep.oracle.world import load_world
-from raysweep.part import read_part
 from raysweep.reports import make_report
 from raysweep.run import run
 from raysweep.status import status
@@ -178,12 +178,12 @@ def test_a_few_bytes_that_stand_for_gigabytes_are_refused(tmp_path: Path) -> Non
 
 
 def test_a_footer_that_announces_too_many_rows_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raysweep.part.MAX_VALUES", 10)
+    monkeypatch.setattr("raysweep.ledger.part.MAX_VALUES", 10)
     assert "announces 3 rows" in part(tmp_path, pa.concat_tables([pa.table(SOUND)] * 3))
 
 
 def test_a_long_append_becomes_parts_that_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raysweep.pieces.MAX_VALUES", 8)
+    monkeypatch.setattr("raysweep.ledger.pieces.MAX_VALUES", 8)
     table = pa.table({**SOUND, "cell": ["aa"]})
     rows = pa.concat_tables([table.set_column(0, "cell", pa.array([c])) for c in ("aa", "ab", "ac", "ad", "ae")])
     ledger = Ledger(Store(str(tmp_path)))

@@ -10,14 +10,14 @@ import pytest
 from conftest import FUNCTION_SWEEP
 from typer.testing import CliRunner
 
-from raysweep.claims import LEASE, Claims
 from raysweep.cli import app
 from raysweep.errors import LedgerError, RaysweepError, plain, redact, tail
 from raysweep.executors import make_executor
 from raysweep.executors.quiet import quiet
-from raysweep.ledger import Ledger
+from raysweep.ledger.log import Ledger
 from raysweep.run import _log, run
 from raysweep.store import Store
+from raysweep.store.leases import LEASE, Claims
 from raysweep.sweep import Sweep
 
 SECRET = "hUsH/h+ush0123456789"

@@ -16,8 +16,8 @@ from raysweep.executors import make_executor
 from raysweep.run import run
 from raysweep.status import status
 from raysweep.store import Store
-from raysweep.stored import stored_runs
 from raysweep.sweep import Sweep
+from raysweep.sweep.stored import stored_runs
 
 # Python's own audit hooks see every import and every class a pickle asks for, whoever does it.
 WATCHED = """

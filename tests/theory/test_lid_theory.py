@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raysweep.metrics.difficulty import rates
 from raysweep.theory import lid
+from raysweep.theory.difficulty import rates
 
 
 def slope(beta: float, tolerance: float, risk: float, low: float, high: float, prior: str = "gamma") -> float:

@@ -1,0 +1,360 @@
+"""The ledger: a log of parquet parts in a store, and the only truth about what is done.
+
+A part is never changed. `scan` reads all of them and keeps one row per cell, as `precedence` says; "done" and
+"duplicate" mean after `scan`. `cells.parquet` has the rows of the sweep as it is now, rewritten whole, for any tool
+that opens parquet; `other_cells.parquet` has the rest: other versions, other grids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import secrets
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysweep.errors import LedgerError, plain
+from raysweep.grid.runs import KEY_LENGTH, Runs
+from raysweep.ledger.columns import unite
+from raysweep.ledger.part import NEEDED, parts_of, read_part, read_table
+from raysweep.ledger.pieces import PART, pieces, storable, to_parquet, write_groups
+from raysweep.ledger.precedence import best_rows
+from raysweep.ledger.remaining import locate, subtract
+from raysweep.ledger.rows import with_accepted, with_description
+from raysweep.store import Store
+
+__all__ = ["CELLS", "OTHERS", "Ledger", "Respelled", "Scan", "sequence"]
+
+CELLS, OTHERS = "cells.parquet", "other_cells.parquet"
+_FOLDER = "ledger"
+_STATE = ["cell", "status", "attempt", "training_id"]  # what tells which cells are done
+_KNOWN = 1 << 29  # bytes of parts that are kept by who asks again and again
+_HELD = 1 << 27  # bytes of parts that `compact` keeps, so as not to read them twice
+_WEIGHT = 1000  # bytes of an Arrow column beside its values
+_AHEAD = 1 << 29  # bytes of parts that are read before they are asked for
+_TOGETHER = 64  # parts that are read at a time, at most
+_FIRST = 8  # that are read at a time until one was seen
+_EMPTY = pa.table({name: pa.array([], pa.string()) for name in NEEDED})
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a scan found.
+
+    Attributes:
+        table: One row a cell, every column any part has, sorted by nothing.
+        skipped: (file, reason) of each file in the ledger's folder that is torn or foreign, or holds values that
+            contradict the other parts'.
+        parts: How many parts were read.
+        landed: [rows] when each row's part came to the store, in seconds by the store's clock; 0 where it keeps none.
+    """
+
+    table: pa.Table
+    skipped: tuple[tuple[str, str], ...]
+    parts: int
+    landed: npt.NDArray[np.float64]
+
+    def of(self, parts: Sequence[Runs]) -> Scan:
+        """Without the rows of other runs than these."""
+        if not len(self.table) or sum(runs.cells for runs in parts) * 4 > len(self.table):
+            return self  # most of it stays
+        keys = pa.array(np.concatenate([runs.keys for runs in parts])).cast(pa.string())
+        run = pc.utf8_slice_codeunits(self.table.column("cell"), 0, KEY_LENGTH)
+        of = pc.is_in(run, keys)
+        return replace(self, table=self.table.filter(of), landed=self.landed[of.to_numpy()])
+
+    def cells(self, *status: str) -> pa.ChunkedArray:
+        """The keys of the cells of any of these statuses."""
+        wanted = pc.is_in(self.table.column("status"), pa.array(status, pa.string()))
+        cells = self.table.column("cell")
+        return cells if pc.all(wanted).as_py() else cells.filter(wanted)
+
+    def pending(self, runs: Runs, skip_failed: bool = False, retry_diverged: bool = False) -> Runs:
+        """The runs with cells not done, each asked only for those cells.
+
+        Done is ok or diverged. Failed cells are pending again unless `skip_failed`; diverged ones only if
+        `retry_diverged`. Skipped cells (refused by theory or budget) are done.
+        """
+        done = ["ok", "skipped"] + ["diverged"] * (not retry_diverged) + ["failed"] * skip_failed
+        return subtract(runs, self.cells(*done))
+
+    def partly_done(self, runs: Runs) -> set[str]:
+        """The keys of those of these runs that have finished cells."""
+        at = (
+            locate(runs, self.cells("ok", "diverged", "skipped")) if len(self.table) and len(runs) else np.zeros(0, int)
+        )
+        return {bytes(key).decode() for key in runs.keys[np.unique(at[at >= 0])].tolist()}
+
+    def attempts(self, runs: Runs) -> npt.NDArray[np.int32]:
+        """[n] the highest attempt recorded of each run, 0 where there is none."""
+        found = np.zeros(len(runs), dtype=np.int32)
+        if len(self.table) and len(runs):
+            at = locate(runs, self.table.column("cell"))
+            attempt = pc.fill_null(pc.cast(self.table.column("attempt"), pa.int32()), 0).to_numpy()
+            np.maximum.at(found, at[at >= 0], attempt[at >= 0])
+        return found
+
+
+def sequence() -> Iterator[int]:
+    """Numbers for the parts of one writer: distinct from any other writer's, so no part replaces another's.
+
+    A part's name starts with the hash of its cells; a second writer of the same cells (a retry, another driver)
+    must not overwrite finished rows with failed ones.
+    """
+    first = secrets.randbits(40) * 100_000
+    yield from range(first, first + 100_000)
+
+
+@dataclass(frozen=True)
+class Respelled:
+    """Keys by which an older raysweep wrote the same runs and observed values: old -> new."""
+
+    runs: Mapping[str, str]
+    suffixes: Mapping[str, str]
+
+    def apply(self, part: pa.Table) -> pa.Table:
+        """A part's rows under the keys of today."""
+        cells = part.column("cell").to_pylist()
+        heads = [cell[:KEY_LENGTH] for cell in cells]
+        if not any(
+            head in self.runs or cell[KEY_LENGTH:] in self.suffixes for cell, head in zip(cells, heads, strict=True)
+        ):
+            return part
+        runs = [self.runs.get(head, head) for head in heads]
+        suffixes = [self.suffixes.get(cell[KEY_LENGTH:], cell[KEY_LENGTH:]) for cell in cells]
+        made = {"cell": [run + suffix for run, suffix in zip(runs, suffixes, strict=True)], "run": runs}
+        for name, values in made.items():
+            if name in part.schema.names:
+                at = part.schema.get_field_index(name)
+                part = part.set_column(at, part.schema.field(at), pa.chunked_array([pa.array(values, pa.string())]))
+        return part
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The log of one store.
+
+    Attributes:
+        respelled: Keys of older rows that stand for other ones today, or None.
+    """
+
+    store: Store
+    respelled: Respelled | None = None
+
+    def append(self, rows: pa.Table, number: int, patience: float | None = None) -> str:
+        """Write one part and return its name; what is longer than a part may be becomes several.
+
+        A row with more words than can ever be read back is written as failed, without them.
+
+        Args:
+            rows: Ledger rows (`experiment.row_schema`), at least one.
+            number: The next of `sequence()`.
+            patience: Seconds for which a passing failure is tried again; None is `patience.PATIENCE`.
+
+        Raises:
+            LedgerError: it cannot be written; an `UnreachableError` if it may be later.
+        """
+        for start, part in pieces(storable(rows), PART):
+            cells = [*sorted(part.column("cell").to_pylist()), *([str(start)] if start else [])]
+            digest = hashlib.blake2b("\n".join(cells).encode(), digest_size=8).hexdigest()
+            name = f"part-{digest}-{number}.parquet"
+            self.store.write(f"{_FOLDER}/{name}", to_parquet(part), patience)
+        return name
+
+    def scan(
+        self,
+        columns: Sequence[str] | None = None,
+        most: int | None = None,
+        known: dict[str, pa.Table] | None = None,
+    ) -> Scan:
+        """Every cell's row. A torn or foreign file is reported, never fatal.
+
+        Args:
+            columns: Read only these (and the key columns).
+            most: Read at most this many parts, evenly spread: a sample.
+            known: Parts by name that were read before with the same columns: a part never changes, so they are not
+                read again. What is read now is added.
+
+        Raises:
+            UnreachableError: the store does not answer. Leaving its parts out would call finished cells unfinished.
+        """
+        return self._scan(None if columns is None else [*NEEDED, *columns], most, known)
+
+    def states(self, known: dict[str, pa.Table] | None = None) -> Scan:
+        """A scan of no more than what tells which cells are done: 10^7 cells take 0.5 GB. `known` as in `scan`."""
+        return self._scan(_STATE, known=known)
+
+    def _scan(
+        self, columns: Sequence[str] | None, most: int | None = None, known: dict[str, pa.Table] | None = None
+    ) -> Scan:
+        listed = self.store.list(_FOLDER)
+        listed = listed[:: math.ceil(len(listed) / most)] if most and listed else listed
+        fresh = [name for name, _ in listed if known is None or name not in known]
+        found = dict(known or {}) | dict(zip(fresh, self._read(fresh, columns), strict=True))
+        held = {name: part for name, _ in listed if isinstance(part := found[name], pa.Table)}
+        if not known and most is None:
+            for name, table in self._orphans(len(listed)):
+                held[name] = table if columns is None else table.select([n for n in table.schema.names if n in columns])
+        whole = unite((name, part.schema, len(part)) for name, part in held.items())
+        parts = {name: part for name, part in held.items() if name not in whole.refused}
+        if known is not None:
+            room = _KNOWN - sum(map(_size, known.values()))
+            for name in [name for name in fresh if name in parts]:
+                if (size := _size(parts[name])) <= room:
+                    known[name], room = parts[name], room - size
+        skipped = [(plain(name), plain(part)) for name, part in found.items() if isinstance(part, str)]
+        skipped += [(plain(name), plain(told)) for name, told in whole.told]
+        if not parts:
+            return Scan(_EMPTY, tuple(sorted(skipped)), 0, np.zeros(0))
+        times = dict(listed)
+        landed = np.repeat([times.get(name, 0.0) for name in parts], [len(part) for part in parts.values()])
+        table = pa.concat_tables([whole.conform(part) for part in parts.values()])
+        count = len(parts)
+        del found, held, parts
+        best = best_rows(table)
+        if best is not None:
+            table, landed = table.filter(pa.array(best)), landed[best]
+        if columns is None:
+            table = with_description(table)
+        return Scan(table, tuple(sorted(skipped)), count, landed)
+
+    def _read(self, names: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table | str]:
+        """`read_part` of each, a few at a time and fewer of large ones, so that what is let go of is not held."""
+        todo, reading, largest = iter(names), deque[Future[pa.Table | str]](), 0
+        # Far away, it is the wait that counts; here, more threads only wait for each other.
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1) if self.store.is_local else 32) as pool:
+            while True:
+                room = max(1, min(_TOGETHER, _AHEAD // largest)) if largest else _FIRST
+                for name in islice(todo, max(0, room - len(reading))):
+                    reading.append(pool.submit(self._part, name, columns))
+                if not reading:
+                    return
+                found = reading.popleft().result()
+                largest = max(largest, found.nbytes) if isinstance(found, pa.Table) else largest
+                yield found
+
+    def _part(self, name: str, columns: Sequence[str] | None) -> pa.Table | str:
+        part = read_part(self.store, f"{_FOLDER}/{name}", columns)
+        return part if isinstance(part, str) or self.respelled is None else self.respelled.apply(part)
+
+    def _orphans(self, parts: int) -> Iterator[tuple[str, pa.Table]]:
+        """The rows of compacted tables that were made of more parts than there are: of a store that was copied without
+        its ledger they are all there is.
+        """
+        for name in (CELLS, OTHERS):
+            if not self.store.exists(name):
+                continue
+            try:
+                made_of = parts_of(self.store, name)
+            except LedgerError:
+                continue  # torn; it will be written again
+            if parts == 0 or made_of > parts:
+                for i, group in enumerate(read_table(self.store, name)):
+                    yield f"{name}#{i}", group if self.respelled is None else self.respelled.apply(group)
+
+    def adopt(self) -> int:
+        """Take over the rows of compacted tables whose parts are gone; how many there were.
+
+        Raises:
+            LedgerError: as `append`.
+        """
+        numbers, rows = sequence(), 0
+        for _, group in self._orphans(len(self.store.list(_FOLDER))):
+            self.append(group, next(numbers))
+            rows += len(group)
+        return rows
+
+    def pending(self, runs: Runs, skip_failed: bool = False, retry_diverged: bool = False) -> Runs:
+        """`Scan.pending` of a fresh scan."""
+        return self.pending_each([runs], skip_failed, retry_diverged)[0]
+
+    def pending_each(
+        self,
+        parts: Sequence[Runs],
+        skip_failed: bool = False,
+        retry_diverged: bool = False,
+        known: dict[str, pa.Table] | None = None,
+    ) -> list[Runs]:
+        """`pending` of several runs at the price of one scan; `known` as in `scan`."""
+        scan = self.states(known).of(parts)
+        return [scan.pending(runs, skip_failed, retry_diverged) for runs in parts]
+
+    def compact(
+        self,
+        mine: Callable[[pa.ChunkedArray], npt.NDArray[np.bool_]] | None = None,
+        accepted: Sequence[Collection[str]] = (),
+    ) -> Scan:
+        """Rewrite `cells.parquet` and `other_cells.parquet` from the parts, and return a scan of what tells which cells
+        are done.
+
+        Args:
+            mine: [cells] -> [whether each belongs to the sweep as it is now]; by default all do.
+            accepted: Groups of hashes of code that give equal results, for whoever fits the table.
+
+        Rows are sorted by cell within each row group; the file has one row group but where it is large. What is held
+        of large ledgers are the keys: parts beyond about a hundred megabytes are read a second time to be written.
+        However long the words are, no more than a few parts and a row group of them are in memory.
+        """
+        pa.default_memory_pool().release_unused()  # of a scan before
+        self.adopt()
+        names = [name for name, _ in self.store.list(_FOLDER)]
+        skipped: list[tuple[str, str]] = []
+        keys: dict[str, pa.Table] = {}
+        schemas: dict[str, pa.Schema] = {}
+        held: dict[str, pa.Table] = {}
+        room = _HELD
+        for name, part in zip(names, self._read(names), strict=True):
+            if isinstance(part, str):
+                skipped.append((plain(name), plain(part)))
+                continue
+            keys[name], schemas[name] = part.select([n for n in _STATE if n in part.schema.names]), part.schema
+            if (size := _size(part)) <= room:
+                held[name], room = part, room - size
+        whole = unite((name, schemas[name], len(part)) for name, part in keys.items())
+        skipped = sorted([*skipped, *((plain(name), plain(told)) for name, told in whole.told)])
+        names = [name for name in keys if name not in whole.refused]
+        if not names:
+            return Scan(_EMPTY, tuple(skipped), 0, np.zeros(0))
+        state = unite((name, keys[name].schema, len(keys[name])) for name in names)
+        table = pa.concat_tables([state.conform(keys[name]) for name in names])
+        ends = np.cumsum([len(keys[name]) for name in names])
+        best = best_rows(table)
+        keep = np.ones(len(table), dtype=bool) if best is None else best
+        state_rows = table if best is None else table.filter(pa.array(best))
+        own = keep.copy()
+        if mine is not None:
+            own[keep] = mine(state_rows.column("cell"))
+
+        def parts(chosen: npt.NDArray[np.bool_]) -> Iterator[pa.Table]:
+            kept = dict(zip(names, np.split(chosen, ends[:-1]), strict=True))
+            again = [name for name in names if name not in held and kept[name].any()]
+            read = self._read(again)
+            for name in names:
+                if not kept[name].any():
+                    continue
+                part = held[name] if name in held else next(read)
+                if isinstance(part, str):
+                    raise LedgerError(f"{_FOLDER}/{name} was read a moment ago, but now {part}. Compact again")
+                yield whole.conform(part if kept[name].all() else part.filter(pa.array(kept[name])))
+
+        made_of, schema = len(self.store.list(_FOLDER)), with_accepted(whole.schema, accepted)
+        for file, chosen in ((OTHERS, keep & ~own), (CELLS, own)):
+            if chosen.any() or file == CELLS:
+                self.store.write(file, lambda sink, c=chosen: write_groups(sink, schema, parts(c), made_of))  # type: ignore[misc]
+            elif self.store.exists(file):
+                self.store.delete(file)
+        return Scan(state_rows, tuple(skipped), len(names), np.zeros(len(state_rows)))
+
+
+def _size(part: pa.Table) -> int:
+    """Bytes that a part takes in memory."""
+    return int(part.nbytes) + _WEIGHT * int(part.num_columns)

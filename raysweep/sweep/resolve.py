@@ -1,0 +1,303 @@
+"""The sweep file: its schema, how it is loaded and overridden, and the `Sweep` it resolves to.
+
+Every error names the file, the key, the rule broken and the value given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from raysweep import __version__
+from raysweep.code import Code, of_files, of_object
+from raysweep.errors import FitError, SweepError, nearest
+from raysweep.experiment import Experiment
+from raysweep.experiments import BUILT_IN, Own, load_experiment
+from raysweep.experiments.command import Command
+from raysweep.experiments.function import FunctionExperiment
+from raysweep.experiments.inferred import axis_names, infer_axes
+from raysweep.grid.axes import TYPES, Axis, described, index_axes
+from raysweep.grid.enumeration import enumerate_runs
+from raysweep.grid.expand import expand
+from raysweep.grid.runs import Runs
+from raysweep.grid.terms import Term
+from raysweep.grid.values import canonical, unwrapped
+from raysweep.laws.forms import law
+from raysweep.ledger.rows import RESERVED, row_schema
+from raysweep.oracle.recipe import recipe_hash, shape_of
+from raysweep.sweep.override import read_overrides
+from raysweep.sweep.schema import FitSpec, SweepFile, explain
+from raysweep.yamlfile import dump_yaml, read_yaml
+
+__all__ = ["Sweep", "from_mapping", "load_sweep"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file resolved: one experiment, its axes, and the terms of its grid.
+
+    Attributes:
+        folders: Where a user's module may lie.
+        given: The user's function itself, where it was given in Python.
+        notes: What the user should know of how the file was read.
+    """
+
+    file: SweepFile
+    path: str
+    folders: tuple[Path, ...]
+    experiment: Experiment
+    axes: Mapping[str, Axis]
+    terms: tuple[Term, ...]
+    given: Any = None
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def code(self) -> Code:
+        """What its rows are made by. A built-in experiment's code is its version's."""
+        if self.file.experiment in BUILT_IN:
+            return Code(sha=f"raysweep-{__version__}")
+        code = self.experiment.code if isinstance(self.experiment, FunctionExperiment) else self.experiment
+        if isinstance(code, Command):
+            return of_files(code.files, self.folders)
+        return of_object(code, self.folders, "" if self.given else self.file.experiment.partition(":")[0])
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+    @cached_property
+    def identity(self) -> str:
+        """What enters every run key besides the axes: experiment, version, world recipe (with its data's hash)."""
+        world = recipe_hash(self.file.world) if self.file.world else ""
+        return f"experiment={self.experiment.name}\nversion={self.experiment.version}\nworld={world}"
+
+    @cached_property
+    def runs(self) -> Runs:
+        """Every run of the grid."""
+        try:
+            runs = enumerate_runs(self.terms, self.axes, self.identity)
+            world = shape_of(self.file.world) if self.file.world else None
+            self.experiment.check(runs, world, self.file.resources.gpus)
+            return runs
+        except SweepError as error:
+            raise SweepError(f"{self.path}: {error}") from error
+
+    @cached_property
+    def text(self) -> str:
+        """The resolved file as YAML: what a store keeps under `sweeps/<hash>.yaml`."""
+        return dump_yaml(self.file.model_dump(mode="json", exclude_unset=True))
+
+    @property
+    def declaration(self) -> dict[str, Any]:
+        """What counting this sweep's cells takes besides its file, as plain data: nobody need import the experiment."""
+        return {"identity": self.identity, "axes": [described(axis) for axis in self.axes.values()]}
+
+    @cached_property
+    def hash(self) -> str:
+        return hashlib.blake2b(self.text.encode(), digest_size=8).hexdigest()
+
+
+def load_sweep(
+    path: str | Path, overrides: Sequence[str] = (), preset: str | None = None, known: Collection[str] = ()
+) -> Sweep:
+    """A sweep from its file.
+
+    Args:
+        path: The YAML file.
+        overrides: `axis=values` of `--set`, e.g. `width=64,128`, `seed=0..4` or `n_train=geom(64, 4096, 7)`.
+        preset: A key of the file's `presets`, applied before the overrides.
+        known: Axes that a plain function may be given by an override, besides those of the file.
+
+    Raises:
+        SweepError: anything wrong with the file, an override or the preset.
+    """
+    path = Path(path)
+    raw = read_yaml(path)
+    if isinstance(raw, Mapping) and isinstance(raw.get("world"), str):
+        raw = {**raw, "world": read_yaml(path.parent / raw["world"])}
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("grid", {}), Mapping):
+        raise SweepError(f"{path}: a sweep must be a mapping with a `grid` mapping, but got {raw!r}"[:300])
+    if "grid" not in raw:
+        return from_mapping(raw, str(path))  # which says what is missing
+    grid = dict(raw["grid"])
+    if preset is not None:
+        known = raw.get("presets") or {}
+        if not isinstance(known, Mapping) or not all(isinstance(p, Mapping) for p in known.values()):
+            raise SweepError(
+                f"{path}: presets: must be a mapping from names to parts of a grid, but got {known!r}"[:300]
+            )
+        presets = {"full": {}, **known}  # full: the grid as written, unless the file says more
+        if preset not in presets:
+            raise SweepError(f"{path}: presets has no {preset!r}. {nearest(preset, map(str, presets))}")
+        grid |= presets[preset]
+    grid_of_preset = dict(grid)
+    grid |= read_overrides(overrides, grid)
+    sweep = from_mapping({**raw, "grid": grid}, str(path), [path.parent.absolute(), Path.cwd()])
+    if isinstance(sweep.experiment, FunctionExperiment):
+        of_file = _axes_of_file(sweep.file, raw["grid"], grid_of_preset)
+        for name in sorted(set(grid) & set(of_file)):
+            was, now = of_file[name].type, sweep.axes[name].type
+            if grid[name] != grid_of_preset.get(name) and not _alike(was, now):
+                raise SweepError(
+                    f"--set {name}: must be {TYPES[was]}, as in {path}, but got {grid[name]!r}. To change what the "
+                    "axis is, write it into the file's grid"
+                )
+        before = {*axis_names(raw["grid"]), *axis_names(grid_of_preset), *sweep.file.defaults, *known}
+        for name in grid:
+            if name not in before and name in sweep.axes and not _in_signature(sweep.experiment, name):
+                raise SweepError(
+                    f"--set {name}: must be an axis of {path}, but its grid has none of that name. "
+                    f"{nearest(name, before)}. To add an axis, write it into the file's grid"
+                )
+    return sweep
+
+
+def _axes_of_file(file: SweepFile, *grids: Mapping[str, Any]) -> dict[str, Axis]:
+    """The axes of a plain function as the file's own grids have them, where they can be told."""
+    found: dict[str, Axis] = {}
+    for grid in grids:
+        with contextlib.suppress(SweepError):
+            found |= {axis.name: axis for axis in infer_axes(_plain_grid(grid), file.observed, "", file.defaults)}
+    return found
+
+
+def _alike(one: type, other: type) -> bool:
+    return one is other or {one, other} <= {int, float}
+
+
+def _in_signature(experiment: FunctionExperiment, name: str) -> bool:
+    try:
+        return name in inspect.signature(experiment.code).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[Path] = (), given: Any = None) -> Sweep:
+    """A sweep from what its file holds (or from a dict, in Python).
+
+    Args:
+        raw: As in a file. In Python `experiment` may be the function or class itself, also one of `__main__`.
+        path: Named in errors.
+        folders: Where a user's module may lie.
+        given: The user's function, where `experiment` is its name.
+
+    Raises:
+        SweepError: as `load_sweep`.
+    """
+    if not isinstance(raw.get("experiment", ""), str) and given is None:
+        given = raw["experiment"]
+        raw = {**raw, "experiment": _reference(given)}
+    if isinstance(raw.get("grid"), Mapping):
+        raw = {**raw, "grid": _plain_grid(raw["grid"])}
+    try:
+        file = SweepFile.model_validate(raw)
+    except ValidationError as error:
+        raise SweepError(explain(error, raw, path)) from error
+    folders = tuple(folders) or (Path.cwd(),)
+    script = f"command:{file.name}"
+    if bool(file.experiment not in ("", script)) == bool(file.command):
+        both = "both" if file.command else "neither"
+        raise SweepError(f"{path}: a sweep must have either `experiment` or `command`, but has {both}")
+    if file.command:
+        file = file.model_copy(update={"experiment": script})
+    notes: list[str] = []
+    own = Own(
+        file.grid,
+        file.observed,
+        file.version,
+        file.defaults,
+        frozenset(spec.y for spec in file.fit),
+        folders[0],
+        file.command,
+        file.result,
+    )
+    experiment = load_experiment(file.experiment, own, folders, path, given)
+    if isinstance(experiment, FunctionExperiment):
+        file = file.model_copy(update={"fit": tuple(_of_function(spec, notes) for spec in file.fit)})
+    try:
+        axes = index_axes(list(experiment.axes))
+        row_schema(experiment)  # refuses an axis called `seconds` before anything is spent
+        terms = expand(file.grid, axes)
+        _check_fits(file.fit, axes, experiment)
+    except (SweepError, FitError) as error:
+        raise SweepError(f"{path}: {error}") from error
+    if file.world is None and experiment.needs_world:
+        raise SweepError(f"{path}: experiment {experiment.name} needs a `world:` (a recipe, or a file holding one)")
+    notes += _near_equal(file.grid)
+    return Sweep(file, path, folders, experiment, axes, terms, given, tuple(notes))
+
+
+def _reference(code: Any) -> str:
+    """`module:name` of a function or class."""
+    name = getattr(code, "__qualname__", type(code).__qualname__)
+    return f"{getattr(code, '__module__', None) or '__main__'}:{name}"
+
+
+def _plain_grid(entry: Any) -> Any:
+    """A grid with the scalars and arrays of numpy as plain values."""
+    if isinstance(entry, Mapping):
+        return {key: _plain_grid(value) for key, value in entry.items()}
+    if isinstance(entry, list | tuple | range):
+        return [_plain_grid(value) for value in entry]
+    if getattr(entry, "ndim", 0):
+        return [_plain_grid(value) for value in entry]
+    return unwrapped(entry)
+
+
+def _of_function(spec: FitSpec, notes: list[str]) -> FitSpec:
+    """A fit to a metric whose name every ledger has already, under the name that it is kept by."""
+    if spec.y not in RESERVED or spec.y == "seconds":
+        return spec
+    kept = f"metric_{spec.y}"
+    notes.append(
+        f"fit: `{spec.y}` is a column of every ledger; what the function returns as {spec.y} is kept as {kept}"
+    )
+    return spec.model_copy(update={"y": kept})
+
+
+def _near_equal(grid: Any, name: str = "grid") -> list[str]:
+    """Numbers of one list that are one value to 12 digits, though they are not equal."""
+    found: list[str] = []
+    if isinstance(grid, Mapping):
+        for key, entry in grid.items():
+            found += _near_equal(entry, f"{name}.{key}")
+    elif isinstance(grid, list | tuple):
+        first: dict[Any, float] = {}
+        for value in grid:
+            if isinstance(value, float) and first.setdefault(canonical(value), value) != value:
+                found.append(
+                    f"{name}: {first[canonical(value)]!r} and {value!r} are one value: numbers count to 12 digits"
+                )
+            elif isinstance(value, Mapping):
+                found += _near_equal(value, name)
+    return found
+
+
+def _check_fits(fits: Sequence[FitSpec], axes: Mapping[str, Axis], experiment: Experiment) -> None:
+    """Refuse a fit that cannot be made before anything is spent on its data."""
+    metrics = {m.name for m in experiment.metrics}
+    for i, spec in enumerate(fits):
+        wanted = ("x",) if spec.law == "auto" else law(spec.law).axes
+        if len(spec.scales) != len(wanted):
+            raise SweepError(
+                f"fit.{i}.x: the law {spec.law} takes {len(wanted)} scales ({', '.join(wanted)}), "
+                f"but got {len(spec.scales)}: {', '.join(spec.scales)}"
+            )
+        known = {*axes, *metrics, "flops", "flops_eval", "seconds"}
+        named = [*(("x", name) for name in spec.scales), ("y", spec.y), *([("se", spec.se)] if spec.se else [])]
+        for key, name in named:
+            if metrics and name not in known:  # a plain function's metrics are known when it returns them
+                raise SweepError(
+                    f"fit.{i}.{key}: must be an axis or a metric, but got {name!r}. {nearest(name, known)}"
+                )
+        for name in spec.by:
+            if name not in axes:
+                raise SweepError(f"fit.{i}.by: must name axes, but got {name!r}. {nearest(name, axes)}")

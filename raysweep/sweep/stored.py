@@ -1,0 +1,93 @@
+"""What a store says of the sweep last run into it: its file, its axes, its runs. No experiment is imported."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from raysweep.errors import LedgerError, SweepError
+from raysweep.grid.axes import Axis, declared, index_axes
+from raysweep.grid.enumeration import enumerate_runs
+from raysweep.grid.expand import expand
+from raysweep.grid.runs import Runs
+from raysweep.store import Store
+from raysweep.sweep.schema import SweepFile, explain
+from raysweep.yamlfile import MAX_BYTES, parse_yaml
+
+__all__ = ["Declaration", "stored_declaration", "stored_runs", "stored_sweep"]
+
+
+def stored_sweep(store: Store) -> tuple[SweepFile, str]:
+    """The sweep file last run into a store, as resolved then, and its name there.
+
+    Raises:
+        LedgerError: it is not a store, or its files are damaged.
+    """
+    if not store.exists("env.json"):
+        raise LedgerError(f"store {store.uri}: must hold env.json and a ledger, but does not; is the path right?")
+    environment = store.read_json("env.json")
+    digest = environment.get("sweep") if isinstance(environment, dict) else None
+    if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{16}", digest):
+        raise LedgerError(f"store {store.uri}: env.json must name its sweep by 16 hex digits, but has {digest!r}")
+    name = f"sweeps/{digest}.yaml"
+    try:
+        # As resolved it may be longer than its file.
+        raw = parse_yaml(store.read(name, 4 * MAX_BYTES).decode(), name)
+    except (SweepError, UnicodeDecodeError) as error:
+        raise LedgerError(f"store {store.uri}: {name} must be a sweep file: {' '.join(str(error).split())}") from error
+    try:
+        return SweepFile.model_validate(raw), name
+    except ValidationError as error:
+        raise LedgerError(f"store {store.uri}: {explain(error, raw, name)}") from error
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a store says of the sweep last run into it, besides its file.
+
+    Attributes:
+        axes: By name, with their kinds and defaults.
+        identity: What enters every run key besides them.
+    """
+
+    axes: dict[str, Axis]
+    identity: str
+
+
+def stored_declaration(store: Store) -> Declaration | None:
+    """The axes of the sweep last run into a store; None where the store does not say.
+
+    Raises:
+        LedgerError: it is not a store, or its files are damaged.
+    """
+    _, name = stored_sweep(store)
+    path = f"axes/{Path(name).stem}.json"
+    if not store.exists(path):
+        return None
+    plain = store.read_json(path)
+    try:
+        return Declaration(index_axes([declared(axis) for axis in plain["axes"]]), str(plain["identity"]))
+    except (SweepError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LedgerError(f"store {store.uri}: {path} must hold the axes of its sweep: {error}") from error
+
+
+def stored_runs(store: Store) -> Runs | None:
+    """Every run of the sweep last run into a store; None where the store does not tell its axes.
+
+    No experiment is imported: what a store names is not executed by those who read it.
+
+    Raises:
+        LedgerError: it is not a store, or its files are damaged.
+    """
+    declaration = stored_declaration(store)
+    if declaration is None:
+        return None
+    file, name = stored_sweep(store)
+    try:
+        axes = declaration.axes
+        return enumerate_runs(expand(file.grid, axes), axes, declaration.identity)
+    except (SweepError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LedgerError(f"store {store.uri}: {name} must hold a grid over its axes: {error}") from error
