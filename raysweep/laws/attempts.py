@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +20,8 @@ import numpy.typing as npt
 from scipy.special import digamma, gammaln, polygamma
 
 from raysweep.errors import FitError
+from raysweep.laws.definition import Array
 from raysweep.laws.draws import Draws
-from raysweep.laws.forms import Array
 from raysweep.laws.proportion import mean_interval
 
 __all__ = ["Attempts", "Tail", "attempts", "foretold", "inverse_failure", "unbiased_failure"]
@@ -131,8 +132,8 @@ def _likelihood(q: Array, pairs: Array, counted: Array) -> tuple[Array, Array, A
     """Log likelihood [draws], its gradient [draws, 2] and Hessian [draws, 2, 2] in (log a, log b)."""
     (c, n), (a, b) = pairs, (np.exp(q[:, 0])[:, None], np.exp(q[:, 1])[:, None])
 
-    def rise(f: npt.NDArray[np.object_] | object, x: Array, by: Array) -> Array:
-        return np.asarray(f(x + by) - f(x))  # type: ignore[operator]
+    def rise(f: Callable[[Array], Array], x: Array, by: Array) -> Array:
+        return np.asarray(f(x + by) - f(x))
 
     def second(x: Array) -> Array:
         return np.asarray(polygamma(1, x))

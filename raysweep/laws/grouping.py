@@ -12,6 +12,7 @@ import polars as pl
 
 from raysweep.laws.column import PROVENANCE, Column
 from raysweep.laws.notes import Note, each, over
+from raysweep.laws.request import FitRequest
 from raysweep.laws.source import gather
 
 __all__ = ["Grouping", "accounted", "collapsed", "grouped", "varying"]
@@ -43,17 +44,15 @@ def _differs(name: str) -> pl.Expr:
 def collapsed(
     rows: pl.LazyFrame,
     axes: dict[str, Column],
-    x: Sequence[str],
-    y: str,
-    by: Sequence[str],
+    request: FitRequest,
     run: str | None,
     keep: Sequence[str],
 ) -> tuple[pl.LazyFrame, dict[str, Column], list[Note]]:
     """Rows and axes without the varying axes that neither y nor what is carried along depends on: each point counts
     once.
     """
-    notes = []
-    for axis in [a for a in axes if a not in (*x, *by) and axes[a].axis_role != "seed"]:
+    notes, x, y = [], request.x, request.y
+    for axis in [a for a in axes if a not in (*x, *request.by) and axes[a].axis_role != "seed"]:
         if axes[axis].kind == "provenance":
             continue
         others = [a for a in axes if a != axis] + [name for name in x if name not in axes]

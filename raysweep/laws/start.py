@@ -11,8 +11,7 @@ from itertools import combinations, product
 import numpy as np
 import numpy.typing as npt
 
-from raysweep.laws import m4
-from raysweep.laws.forms import Array, Law
+from raysweep.laws.definition import Array, Law
 
 __all__ = ["NEGLIGIBLE", "nnls", "starts"]
 
@@ -35,8 +34,8 @@ def starts(law: Law, u: Array, t: Array, w: Array) -> Array:
         if (w[:, some].sum(axis=1) > 0).all():
             u, t, w = u[..., some], t[:, some], w[:, some]
     if law.implicit is not None:
-        found, objective = m4.starts(u, t, w)
-        return _best(law, found, -objective, m4.BLOCKS)
+        mesh, objective = law.implicit.starts(u, t, w)
+        return _best(law, mesh, -objective, law.implicit.blocks)
     meshes = np.array(list(product(*(p.search for p in law.exponents))))
     k, m = len(law.amplitudes), len(meshes)
     rows = max(1, _CHUNK // (m * k * w.shape[1]))
