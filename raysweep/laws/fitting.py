@@ -116,14 +116,14 @@ def _batched(data: Data, run: npt.NDArray[np.int64]) -> tuple[Data, npt.NDArray[
 
 def _estimated(groups: Sequence[Group], huber: float | None) -> list[Group]:
     """Values of every group, in batches of equal laws; where standard errors are known, weighted by them."""
-    found = solve_all(groups, [g.weights for g in groups], huber)
-    groups = [replace(g, values=v, status=s) for g, (v, s) in zip(groups, found, strict=True)]
+    solved = solve_all(groups, [g.weights for g in groups], huber)
+    groups = [replace(g, values=v, status=s) for g, (v, s) in zip(groups, solved, strict=True)]
     noisy = [i for i, g in enumerate(groups) if g.data.se is not None]
     out = list(groups)
     for _ in range(_ROUNDS):
         some = [replace(out[i], weights=weights_of(out[i])) for i in noisy]
-        found = solve_all(some, [g.weights for g in some], huber)
-        for i, g, (v, s) in zip(noisy, some, found, strict=True):
+        solved = solve_all(some, [g.weights for g in some], huber)
+        for i, g, (v, s) in zip(noisy, some, solved, strict=True):
             out[i] = replace(g, values=v, status=s)
     return out
 
@@ -167,10 +167,10 @@ def _drawn(groups: Sequence[Group], options: Options, keep: bool) -> list[Drawn]
 
 def _intervals(sample: Bootstrap, level: float) -> dict[str, tuple[float, float]]:
     law = sample.law
-    found = dict(zip(law.names, map(tuple, sample.interval(level).tolist()), strict=True))
+    ends = dict(zip(law.names, map(tuple, sample.interval(level).tolist()), strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):
         derived = {d.name: tuple(sample.interval_of(d.of, level).tolist()) for d in law.derived}
-    return found | {name: ends for name, ends in derived.items() if np.isfinite(ends).all()}
+    return ends | {name: both for name, both in derived.items() if np.isfinite(both).all()}
 
 
 def _held_out(groups: Sequence[Group], options: Options) -> list[Holdout | None]:

@@ -31,8 +31,8 @@ def varying(rows: pl.LazyFrame, names: Sequence[str]) -> list[str]:
     """Those of the columns that hold more than one value."""
     if not names:
         return []
-    found = gather(rows.select(_differs(name).alias(name) for name in names))
-    return [name for name in names if found[name].item()]
+    differs = gather(rows.select(_differs(name).alias(name) for name in names))
+    return [name for name in names if differs[name].item()]
 
 
 def _differs(name: str) -> pl.Expr:
@@ -61,8 +61,8 @@ def collapsed(
         several = pl.col(axis).min().ne_missing(pl.col(axis).max())
         differs = pl.any_horizontal(_differs(name) for name in (y, *keep))
         seen = rows.group_by(others).agg(several=several, differs=differs)
-        found = gather(seen.filter("several").select(pl.len(), pl.col("differs").any()))
-        if found["len"].item() and not found["differs"].item():
+        repeated = gather(seen.filter("several").select(pl.len(), pl.col("differs").any()))
+        if repeated["len"].item() and not repeated["differs"].item():
             axes = {name: column for name, column in axes.items() if name != axis}
             rows = rows.unique(others, keep="any")
             text = f"{y} is the same at every value of {axis}, so each point counts once."

@@ -153,8 +153,8 @@ class Fit:
             on = [name for name in by if name not in free]
             mine = groups.filter(pl.Series([one == free for one in followed])).with_columns(cast)
             if on:
-                found = frame.select(cast).join(mine, on=on, how="left", nulls_equal=True, maintain_order="left")
-                index = found["_group"].cast(pl.Int64).fill_null(-1).to_numpy()
+                owned = frame.select(cast).join(mine, on=on, how="left", nulls_equal=True, maintain_order="left")
+                index = owned["_group"].cast(pl.Int64).fill_null(-1).to_numpy()
             else:
                 index = np.full(frame.height, mine["_group"].item(), dtype=np.int64)
             owner = np.where(index >= 0, index, owner)

@@ -110,10 +110,9 @@ def _highest(rows: pl.LazyFrame, key: Sequence[str], score: pl.Expr) -> pl.LazyF
 def _at(rows: pl.LazyFrame, times: Sequence[str], moment: float) -> tuple[pl.LazyFrame, str]:
     """The snapshots at a time, and a sentence that says so."""
     if len(times) > 1:
-        some = " and ".join(f"{time} = {moment:g}" for time in times)
         raise FitError(
             f"at: must be 'best' or 'last' where several axes of time advance ({', '.join(times)}), but got "
-            f'{moment:g}. Choose the snapshots with where, e.g. "{some}", or name an axis in x or by.'
+            f'{moment:g}. Choose the snapshots with where, e.g. "{times[-1]} = {moment:g}", or name an axis in x or by.'
         )
     (time,) = times
     have = np.unique(numbers(gather(rows.select(pl.col(time).unique())), time))

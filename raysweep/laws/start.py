@@ -62,16 +62,16 @@ def _projected(law: Law, u: Array, t: Array, w: Array, mesh: Array) -> Array:
     # A positive amplitude starts just above 0, where its logarithm still has a gradient.
     least = np.where([p.log for p in law.amplitudes], NEGLIGIBLE / np.maximum(columns.max(axis=3), 1e-300), 0.0)
     amplitudes = np.maximum(amplitudes, least)
-    found = np.concatenate([amplitudes, np.broadcast_to(mesh, (len(w), *mesh.shape))], axis=2)
-    return _best(law, found, gain, len(law.exponents[-1].search))
+    tried = np.concatenate([amplitudes, np.broadcast_to(mesh, (len(w), *mesh.shape))], axis=2)
+    return _best(law, tried, gain, len(law.exponents[-1].search))
 
 
-def _best(law: Law, found: Array, gain: Array, blocks: int) -> Array:
+def _best(law: Law, tried: Array, gain: Array, blocks: int) -> Array:
     """The best mesh of each value of the last exponent, and of those the best `law.starts`: starts that differ."""
     each = gain.reshape(len(gain), -1, blocks)
     at = each.argmax(axis=1) * blocks + np.arange(blocks)
     order = np.argsort(-np.take_along_axis(gain, at, axis=1), axis=1)[:, : law.starts]
-    return np.take_along_axis(found, np.take_along_axis(at, order, axis=1)[..., None], axis=1)
+    return np.take_along_axis(tried, np.take_along_axis(at, order, axis=1)[..., None], axis=1)
 
 
 def _pilot(u: Array, t: Array, w: Array) -> Array:

@@ -84,29 +84,29 @@ def _names(columns: str | Sequence[str]) -> tuple[str, ...]:
     return (columns,) if isinstance(columns, str) else tuple(columns)
 
 
-def fit_points(found: Points, request: FitRequest) -> Fit:
+def fit_points(taken: Points, request: FitRequest) -> Fit:
     """`fit` for points that are already there, e.g. to draw them beside the law.
 
     Raises:
         FitError: As `fit`.
     """
-    groups = fit_groups(request.form, _groups(found), found.x, found.y, request.options)
+    groups = fit_groups(request.form, _groups(taken), taken.x, taken.y, request.options)
     if all(g.error is not None for g in groups):
         if len(groups) == 1:
             raise FitError(str(groups[0].error))
         raise FitError(
             f"None of {len(groups)} groups can be fitted. The first, {dict(groups[0].group)}: {groups[0].error}"
         )
-    return Fit(found.x, found.y, tuple(groups))
+    return Fit(taken.x, taken.y, tuple(groups))
 
 
-def _groups(found: Points) -> list[Data]:
+def _groups(taken: Points) -> list[Data]:
     """The points of every group, in the order of the by-columns' values."""
-    by = list(found.by)
-    frame = found.frame.sort(by, maintain_order=True) if by else found.frame
-    x, y = np.stack([numbers(frame, name) for name in found.x]), numbers(frame, found.y)
-    runs = _clusters(frame, found)
-    errors = {name: numbers(frame, name) for name in {part.se for part in found.parts} if name is not None}
+    by = list(taken.by)
+    frame = taken.frame.sort(by, maintain_order=True) if by else taken.frame
+    x, y = np.stack([numbers(frame, name) for name in taken.x]), numbers(frame, taken.y)
+    runs = _clusters(frame, taken)
+    errors = {name: numbers(frame, name) for name in {part.se for part in taken.parts} if name is not None}
     owner = frame.select(pl.struct(by).rle_id()).to_series().to_numpy() if by else np.zeros(frame.height, np.int64)
     return [
         Data(
@@ -118,18 +118,18 @@ def _groups(found: Points) -> list[Data]:
             details=part.details,
             cluster=part.run or "run",
         )
-        for (_, rows), part in zip(stretches(owner), found.parts, strict=True)
+        for (_, rows), part in zip(stretches(owner), taken.parts, strict=True)
     ]
 
 
-def _clusters(frame: pl.DataFrame, found: Points) -> dict[str, np.ndarray[Any, Any]]:
+def _clusters(frame: pl.DataFrame, taken: Points) -> dict[str, np.ndarray[Any, Any]]:
     """A number for each row's cluster, by the column that some group's clusters are told apart by, [rows] each.
 
     Ranks keep the order of the names, so groups with the same clusters still share their draws; those of two columns
     have no number in common.
     """
     runs, before = {}, 0
-    for name in sorted({part.run for part in found.parts if part.run is not None}):
+    for name in sorted({part.run for part in taken.parts if part.run is not None}):
         runs[name] = frame[name].cast(pl.String).fill_null("").rank("dense").to_numpy().astype(np.int64) + before
         before = int(runs[name].max())
     return runs
