@@ -105,12 +105,11 @@ def allocate(
         raise FitError(
             f"allocate: --cost-per is FLOPs a unit of both scales, positive and finite, but got {cost_per:g}"
         )
-    law = asked.law
-    if law not in LAWS or not LAWS[law].derived:
-        two = ", ".join(name for name, one in LAWS.items() if one.derived)
-        hint = ". Attempts against training: raysweep.laws.split, from Python" if law.startswith("passk") else ""
+    paid = [name for name, one in LAWS.items() if one.derived]
+    if asked.law not in paid:
         raise FitError(
-            f"allocate: --law must have two scales whose product is paid for, but got {law!r}. Those are {two}{hint}"
+            f"allocate: --law must have two scales whose product is paid for, but got {asked.law!r}. Those are "
+            f"{', '.join(paid)}. Attempts are weighed against training by raysweep.laws.split, from Python"
         )
     ((fitted, points),) = _fitted(data, [asked.request("allocate")], rows, json, keep=(flops,) if flops else ())
     made = [(group, _allocation(group, points, budget, cost_per or 6.0, flops)) for group in fitted]

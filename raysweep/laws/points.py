@@ -147,9 +147,9 @@ def _carried(kept: Kept, table: Table, request: FitRequest, keep: Sequence[str])
 
 def _of_plain(rows: pl.LazyFrame, count: int, table: Table, request: FitRequest) -> _Reduced:
     """A plain table's rows as they are; averages, where they are too many."""
-    frame, se, notes = gather(rows) if count <= _HELD else None, table.se, list[Note]()
-    if frame is None:
-        frame, se, notes = averaged(rows, request.x, request.y, request.by, table.run, table.se)
+    if count <= _HELD:
+        return _Reduced(Grouping(gather(rows), request.by, ()), table.se, Snapshots(rows, ()))
+    frame, se, notes = averaged(rows, request.x, request.y, request.by, table.run, table.se)
     return _Reduced(Grouping(frame, request.by, ()), se, Snapshots(rows, ()), notes)
 
 
