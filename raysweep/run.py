@@ -20,6 +20,7 @@ from typing import IO
 
 from raysweep import __version__
 from raysweep.capacity import Device
+from raysweep.cost import clock
 from raysweep.executors import Executor, Feed, Job
 from raysweep.executors.keeping import sweep_up
 from raysweep.executors.quiet import terminal
@@ -33,7 +34,7 @@ from raysweep.ledger.rows import STATUSES, Counts, Stamp, failure_rows, row_sche
 from raysweep.oracle.recipe import folder_of, is_made, recipe_hash
 from raysweep.pack import Pack
 from raysweep.plan import Plan, make_plan, whole
-from raysweep.progress import Progress, clock
+from raysweep.progress import Progress
 from raysweep.store import Store, UnreachableError
 from raysweep.store.leases import Claims, hold, who
 from raysweep.sweep import Sweep

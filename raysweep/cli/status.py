@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from raysweep.cli.show import print_json
+from raysweep.cost import clock
 from raysweep.errors import plain
-from raysweep.progress import clock
 from raysweep.store import Store
 
 __all__ = ["lines", "status"]
