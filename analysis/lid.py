@@ -52,12 +52,12 @@ def read(results: Path, name: str) -> pl.DataFrame:
     """The finished cells of one sweep."""
     file = results / name / "cells.parquet"
     if not file.is_file():
-        raise SystemExit(f"{file} is not there: run `raysweep run sweeps/{name}.yaml` first")
+        raise SystemExit(f"{file} does not exist: run `raysweep run sweeps/{name}.yaml` first")
     return pl.read_parquet(file).filter(pl.col("status") == "ok")
 
 
 def slopes(frame: pl.DataFrame, window: tuple[int, int]) -> pl.DataFrame:
-    """Least-squares exponents of failure over a window of k, one a run."""
+    """Least-squares exponents of failure over a window of k, one per run."""
     u, v = pl.col("k").log(), pl.col("failure").log()
     cut = frame.filter(pl.col("k").is_between(*window))
     return cut.group_by("n_train", "seed").agg(slope=-pl.cov(u, v) / u.var()).sort("n_train", "seed")
@@ -126,7 +126,7 @@ def claims_of_training(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> 
 
 
 def claims_of_spectrum(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
-    """H2: far below d the excess risk falls as what is left of the spectrum."""
+    """H2: far below d the excess risk falls as the tail of the spectrum beyond N."""
     fig, axis = plt.subplots(figsize=(4.8, 3.8))
     for colour, alpha in zip(COLOURS, (0.5, 1.0, 1.5), strict=False):
         n, risk = by_seed(frame.filter(pl.col("alpha") == alpha), "l_gen")

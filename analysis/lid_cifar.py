@@ -4,10 +4,10 @@
     python analysis/features.py resnet --data cifar10_jpeg_60k.npz --device cuda
     python analysis/lid_cifar.py --votes cifar10h.npz [--results results/lid_cifar]
 
-A linear head (ridge 1e-9) learns one human vote an image on N of 8,000 test images; the other 2,000 test it. An attempt
-is a fresh human vote and hits if it equals the head's answer; an image's chance q of that is known by some fifty votes.
-The excess risk is the mean squared distance of the head's ten outputs to the votes' shares. The exponent is that of
-1 - pass@k = mean (1 - q)^k over k = 1 to 100 with q as counted (`raw`) and with half a vote for every class
+A linear head (ridge 1e-9) learns one human vote per image on N of 8,000 test images; the other 2,000 test it. An
+attempt is a fresh human vote and succeeds if it equals the head's answer; its chance q is estimated from some fifty
+votes. The excess risk is the mean squared distance of the head's ten outputs to the votes' shares. The exponent is that
+of 1 - pass@k = mean (1 - q)^k over k = 1 to 100 with q as counted (`raw`) and with half a vote for every class
 (`smoothed`), and over k = 1 to 40 without bias (`unbiased`, k votes drawn without replacement). 16 splits; medians with
 95 % intervals over splits. Writes exponents.csv and cifar10h.png, and the table of claims analysis/claims/lid_cifar.csv
 (or --claims). Either set of features may be missing: what it would measure is then `not run`.
@@ -66,7 +66,7 @@ def head(x: Array, y: Array) -> Array:
 
 
 def heads(name: str, x: Array, counts: npt.NDArray[np.int64], seed: int) -> list[dict[str, Any]]:
-    """A row a size: excess risk, accuracy, and exponents."""
+    """One row per size: excess risk, accuracy, and exponents."""
     rng = np.random.default_rng(seed)
     test, pool = np.split(rng.permutation(len(x)), [TEST])
     share = counts / counts.sum(1, keepdims=True)
@@ -151,7 +151,7 @@ def not_run(name: str) -> list[Claim]:
 
 
 def difficulty(counts: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> None:
-    """The tail of human difficulty: how often few votes name the label, and how a perfect head's pass@k goes on."""
+    """Prints the tail of human difficulty: how often few votes name the label, and a perfect head's exponent."""
     hits, trials = counts[np.arange(len(counts)), labels], counts.sum(1)
     rng = np.random.default_rng(0)
     few = np.unique(np.geomspace(*FEW, 15).round())

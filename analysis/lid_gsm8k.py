@@ -3,12 +3,13 @@
     python analysis/students.py --device cuda        (a minute and a half on an H200)
     python analysis/lid_gsm8k.py [--results results/lid_gsm8k]
 
-Stands in for the GSM8K experiment of arXiv 2601.03764 (Flan-T5, whose weights are not at hand): `students.py` says
-what is kept of it. An attempt is a fresh answer of the teacher and hits if it equals the student's greedy one. Given
-the student's error e on a problem, a hit has the chance `theory.difficulty.success` at b = e / sigma and D = 1 / (2
-sigma), so pass@k is exact over the teacher: an integral over tau, a mean over held-out problems. Beside it the estimate
-a user has: 200 answers drawn, hits counted. Medians over 8 seeds with 95 % intervals over seeds. Writes exponents.csv
-and gsm8k.png, and the table of claims analysis/claims/lid_gsm8k.csv (or --claims).
+Stands in for the GSM8K experiment of arXiv 2601.03764 (Flan-T5, whose weights are not available): `students.py` says
+what it keeps. An attempt is a fresh answer of the teacher and succeeds if it equals the student's greedy one. Given the
+student's error e on a problem, an attempt succeeds with the chance `theory.difficulty.success` at b = e / sigma and D =
+1 / (2 sigma), so pass@k is exact over the teacher: an integral over tau, a mean over held-out problems. Beside it
+stands the estimate that a user has: 200 answers are drawn and successes counted. Medians over 8 seeds with 95 %
+intervals over seeds. Writes exponents.csv and gsm8k.png, and the table of claims analysis/claims/lid_gsm8k.csv (or
+--claims).
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def failures(error: npt.NDArray[np.int16], beta: float) -> Array:
 
 
 def counted(error: npt.NDArray[np.int16], beta: float, rng: np.random.Generator) -> Array:
-    """[k] the same from TRIALS answers a problem, without bias; NaN beyond."""
+    """[k] the same from TRIALS answers per problem, without bias; NaN beyond."""
     scatter = SIGMA / np.sqrt(rng.gamma(beta / 2, size=len(error)))
     hits = (np.rint(rng.standard_normal((TRIALS, len(error))) * scatter) == error).sum(0)
     return np.asarray(unbiased_failure(hits, np.full(len(hits), TRIALS), K).mean(0))
@@ -72,7 +73,7 @@ def claims(found: dict[str, Any], exponent: Array) -> list[Claim]:
         ):
             one = measured(f"k = {WINDOW[0]} to {WINDOW[1]}", each.shape[1], *value)
             rows.append(Claim(name, statement, f"{setting}, {which}", "", paper, one, rule, source=SOURCE))
-    why = "the models' weights are not at hand; the students above keep the structure and change the models"
+    why = "the models' weights are not available; the students above keep the structure and change the models"
     rows.append(Claim("H10-3", "the same for Flan-T5 on GSM8K", "Flan-T5-XL teaches Flan-T5-small", why=why))
     return sorted(rows, key=lambda row: row.id)
 
@@ -86,7 +87,7 @@ def main() -> None:
     mpl.rcParams.update(STYLE)
     file = given.results / "students.npz"
     if not file.is_file():
-        raise SystemExit(f"{file} is not there: run `python analysis/students.py` first")
+        raise SystemExit(f"{file} does not exist: run `python analysis/students.py` first")
     found = np.load(file)
     columns = (found[name].tolist() for name in ("beta", "seed", "n_train"))
     each = list(zip(found["error"], *columns, strict=True))
@@ -95,7 +96,7 @@ def main() -> None:
     few = np.flatnonzero(K <= TRIALS)
     apart = np.abs(drawn[:, few] / exact[:, few] - 1)
     print(f"{len(each)} students, {found['error'].shape[1]} held-out problems")
-    print(f"exact 1 - pass@k and {TRIALS} trials a problem: {np.median(apart):.1%} apart, {apart.max():.1%} at most")
+    print(f"exact 1 - pass@k and {TRIALS} trials per problem: {np.median(apart):.1%} apart, {apart.max():.1%} at most")
     inside = (WINDOW[0] <= K) & (WINDOW[1] >= K)
     answer = found["answer"].astype(float)
     frame = {
