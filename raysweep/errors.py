@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 
 __all__ = [
+    "ClaimError",
     "ExportError",
     "FitError",
     "LedgerError",
@@ -98,6 +99,10 @@ class ExportError(RaysweepError):
 
 class StudyError(RaysweepError):
     """Results of another tool cannot be read, or do not match the sweep that they are imported for."""
+
+
+class ClaimError(RaysweepError):
+    """A claim contradicts itself, or a table of claims is not valid."""
 
 
 class PriceError(RaysweepError):
