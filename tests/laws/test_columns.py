@@ -119,7 +119,7 @@ def test_a_store_that_has_lost_all_of_it_is_refused(tmp_path):
     ],
 )
 def test_a_text_that_does_not_fit_says_nothing(text):
-    assert of_text(text, ["run"]) == {}
+    assert of_text(text) == {}
     table = pl.DataFrame({"cell": ["a", "b", "c"], "n": [1, 2, 4], "loss": [4.0, 2, 1], "columns": [text] * 3})
     rows, columns = scan(table)
     assert (columns, rows.collect_schema().names()) == ({}, table.columns)
@@ -132,17 +132,17 @@ def test_of_a_text_what_fits_is_taken():
         "loss": {"role": "metric", "better": "low", "free": "1"}, "sha": {"role": "stamp", "accepted": "a;;b,c"},
         "gone": {"role": "axis"}, "bad": "axis",
     }  # fmt: skip
-    found = of_text(json.dumps(told), ["run", "n", "loss", "sha", "bad"])
+    found = of_text(json.dumps(told))
     assert found == {
         "run": Column("stamp"), "n": Column("axis"), "loss": Column("metric", better="low", free=True),
-        "sha": Column("stamp", accepted=("a", "b,c")),
+        "sha": Column("stamp", accepted=("a", "b,c")), "gone": Column("axis"),
     }  # fmt: skip
 
 
 def test_metadata_says_the_same_as_the_text():
     table = store(rows(), epistemic={"role": "metric", "better": "low", "free": "1"})
     text = table["columns"][0].as_py()
-    assert of_schema(table.schema) == of_text(text, table.schema.names)
+    assert of_schema(table.schema) == of_text(text)
     odd = pa.schema([pa.field("n", pa.int64(), metadata={b"role": b"axis", b"\xff": b"\xff"})])
     assert of_schema(odd) == {"n": Column("axis")}
 
