@@ -9,7 +9,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysweep.errors import tail
-from raysweep.executors.limit import LATE
+from raysweep.executors.limit import HELD, LATE
 from raysweep.executors.place import RUNNING
 
 __all__ = ["at_work", "last_words", "said"]
@@ -20,7 +20,6 @@ _NOISE = re.compile(r"^:|^Extension modules: |logging\.cc:\d+: |^PC: @|^\s+@ +0x
 _WHO = re.compile(r"\bpid: (\d+)\b.*?\bip: (\S+)", re.DOTALL)
 _HOW = re.compile(r"Worker exit detail: (.*?[.!])(?:\s|$)")
 _RUN = re.compile(rf"^{re.escape(RUNNING)}([0-9a-f]+)$", re.MULTILINE)
-_LATE = re.compile(r"^Timeout \(.*\)!$", re.MULTILINE)  # of faulthandler, when it ends a process
 _FATAL = re.compile(r"^Fatal Python error: .*", re.MULTILINE)  # of faulthandler, which Ray turns on
 _silent: set[str] = set()  # nodes that did not answer: they are not asked again
 
@@ -34,8 +33,8 @@ def at_work(words: str) -> str:
 def said(words: str) -> str:
     """A worker's last words without its marks of which run begins, from the last of them on."""
     own = _RUN.split(words)[-1].strip()
-    if LATE in own:  # that its process then ended is no news
-        own = own[: own.index("\n", own.index(LATE))] if "\n" in own[own.index(LATE) :] else own
+    if late := LATE.search(own):  # that its process then ended is no news
+        own = own[: late.end()]
     return own or "its worker died"
 
 
@@ -86,6 +85,6 @@ def _log_of(pid: int, host: str) -> str:
     mark = _RUN.findall(text)
     kept = [line.rstrip() for line in text.splitlines() if line.strip() and not _NOISE.search(line)]
     words = "\n".join(kept[-_LINES:])[-_CHARACTERS:]
-    late = _LATE.findall(text)  # above a long dump of all threads
+    late = HELD.findall(text)  # above a long dump of all threads
     words = f"{late[-1]}\n{words}" if late and late[-1] not in words else words
     return f"{RUNNING}{mark[-1]}\n{words}" if mark and not at_work(words) else words
