@@ -84,8 +84,7 @@ def is_formula(entry: Any, names: Collection[str]) -> bool:
         return bool(known) and all(difflib.get_close_matches(name, names, 1, _NEAR) for name in unknown)
     cased = {name.casefold() for name in names}
     return bool(known) or (
-        bool(unknown)
-        and all(n.casefold() in cased or difflib.get_close_matches(n, names, 1, _NEAR) for n in unknown)
+        bool(unknown) and all(n.casefold() in cased or difflib.get_close_matches(n, names, 1, _NEAR) for n in unknown)
     )
 
 

@@ -95,8 +95,8 @@ def _refuse_lost(rows: pl.LazyFrame, said: Mapping[str, Column], names: Collecti
         count, cells = gather(rows.select(pl.len(), pl.struct(run, *kept).n_unique().alias("cells"))).row(0)
         if cells < count:
             raise FitError(
-                f"The table must have the observed axis {', '.join(lost)}, which tells {count:,} rows of {cells:,} runs "
-                "apart, but its column `columns` says that it is lost. Keep that column, or keep one row per run."
+                f"The table must have the observed axis {', '.join(lost)}, which its column `columns` names, but has "
+                f"lost it: {count:,} rows are of {cells:,} cells now. Keep that column, or keep one row per run."
             )
 
 

@@ -55,7 +55,8 @@ def ask(store: Store, sweep: Sweep) -> None:
     """Refuse a sweep whose cells would be taken for others that the store holds.
 
     Raises:
-        SweepError: an axis or an argument has another default than the store's rows were made with, or is new to a plain function.
+        SweepError: an axis or an argument has another default than the store's rows were made with, or an axis is new
+            to a plain function.
     """
     name = _key(sweep.experiment.name, sweep.experiment.version)
     known = _read(store)

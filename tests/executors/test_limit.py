@@ -59,8 +59,12 @@ def test_a_worker_whose_run_ends_in_time_is_left_alone() -> None:
 
 def test_in_the_drivers_own_process_a_call_of_c_code_ends_first_and_then_the_run() -> None:
     seen: list[int] = []
-    with pytest.raises(TimeLimitError, match=f"run abc {took_longer(0.01)}"), watched(0.01, None, "run abc"):
+
+    def training() -> None:
         list(map(seen.append, range(10**6)))
         while True:
             pass
+
+    with pytest.raises(TimeLimitError, match=f"run abc {took_longer(0.01)}"), watched(0.01, None, "run abc"):
+        training()
     assert len(seen) == 10**6  # it was not broken off

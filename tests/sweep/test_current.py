@@ -443,7 +443,7 @@ def test_a_frame_of_a_store_says_as_much_as_its_file(work: Any, tmp_path: Path) 
     frame = pl.read_parquet(path)
     for data in (frame, frame.lazy(), frame.drop("cell"), frame.to_pandas()):
         assert fit(data, x="n", y="loss", bootstrap=40).to_json() == wanted.to_json()
-    with pytest.raises(FitError, match=r"observed axis t, which tells 28 rows of 14 runs apart.*`columns` says that it"):
+    with pytest.raises(FitError, match=r"observed axis t, which its column `columns` names.*28 rows are of 14 cells"):
         fit(frame.drop("t"), x="n", y="loss")
     assert len(fit(frame.filter(pl.col("t") == 1).drop("t"), x="n", y="loss", bootstrap=0)) == 2
 
@@ -459,7 +459,9 @@ def test_a_changed_default_of_an_argument_that_is_no_axis_is_a_question(work: An
     before = table(tmp_path)
     work(function(0), {"lr": [0.1, 0.01]})  # an equal number is no change
     for default, shown in ((0.5, "0.5"), (None, "null"), ("low", "'low'")):
-        with pytest.raises(SweepError, match=rf"argument dropout: its default was 0 .* but is now {shown}: .*version 2"):
+        with pytest.raises(
+            SweepError, match=rf"argument dropout: its default was 0 .* but is now {shown}: .*version 2"
+        ):
             work(function(default), {"lr": [0.1, 0.01, 0.001]})
     with pytest.raises(SweepError, match=r"axis dropout: its default was 0 .* but is now 0\.5"):
         work(function(0.5), {"lr": [0.1, 0.01], "dropout": [0.0, 0.5]})
