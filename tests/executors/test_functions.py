@@ -44,7 +44,7 @@ def train(config):
         import ray
         task = ray.remote(lambda: 1)
         if n == 2:  # as ray.data starts its own
-            task = task.options(num_cpus=1, scheduling_strategy="SPREAD", num_returns="streaming")
+            task = task.options(num_cpus=1, scheduling_strategy="SPREAD")
         ray.get(task.remote())
     if how == "exit":
         os._exit(7)
