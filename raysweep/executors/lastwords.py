@@ -63,26 +63,27 @@ def _log_of(pid: int, host: str) -> str:
     if not nodes or nodes[0] in _silent:
         return ""
 
-    def read() -> str:  # nested, so that it is shipped whole: importing raysweep there would take seconds
+    def read() -> list[str]:  # nested, so that it is shipped whole: importing raysweep there would take seconds
         import os
         from pathlib import Path
 
         here = Path(os.readlink("/proc/self/fd/2")).parent  # where Ray put this task's own standard error
-        told = ""
+        told = []
         for file in (f for kind in ("out", "err") for f in here.glob(f"worker-*-{pid}.{kind}")):
             with open(file, "rb") as stream:
                 stream.seek(max(0, os.fstat(stream.fileno()).st_size - 32768))
-                told += stream.read().decode(errors="replace") + "\n"
+                told.append(stream.read().decode(errors="replace"))
         return told
 
     there: Any = NodeAffinitySchedulingStrategy(node_id=nodes[0], soft=False)
     try:
         task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(read)
-        text = ray.get(task.remote(), timeout=_WAIT)
+        texts = ray.get(task.remote(), timeout=_WAIT)
     except (ray.exceptions.RayError, OSError):
         _silent.add(nodes[0])
         return ""
-    mark = _RUN.findall(text)
+    mark = [run for text in texts for run in _RUN.findall(text)]
+    text = "\n".join(_RUN.split(text)[-1] for text in texts)  # of the last run, what it printed and what it warned
     kept = [line.rstrip() for line in text.splitlines() if line.strip() and not _NOISE.search(line)]
     words = "\n".join(kept[-_LINES:])[-_CHARACTERS:]
     late = HELD.findall(text)  # above a long dump of all threads
