@@ -124,7 +124,8 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """
     names = sorted(valid)
     name = name[:200]  # the search for near ones takes quadratic time
-    close = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
+    same = [n for n in names if n.casefold() == name.casefold()]  # `N` and `n` have no letter in common
+    close = same or difflib.get_close_matches(name, names, n=2, cutoff=0.6)
     hint = f"Did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
     more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
     return f"{hint}Valid names: {', '.join(names[:_MOST_NAMES])}{more}"

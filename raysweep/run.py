@@ -164,13 +164,14 @@ def open_store(
     adopted = Ledger(store).adopt()
     if adopted:
         progress.say(f"{adopted:,} rows of {CELLS} that the ledger did not have were taken over")
-    codes: set[str] = set()
+    renamed = ""
     if same_as is not None:
-        rows, codes = adopt_renamed(store, sweep, same_as)
+        rows = adopt_renamed(store, sweep, same_as)
+        renamed = same_as if rows else ""
         progress.say(
             f"{rows:,} rows of {same_as} were taken over; their code counts as that of {sweep.experiment.name}"
         )
-    for line in [*sweep.notes, *remember(store, sweep, accept_code or bool(codes), codes)]:
+    for line in [*sweep.notes, *remember(store, sweep, accept_code, renamed)]:
         progress.say(line)
     store.create(f"sweeps/{sweep.hash}.yaml", sweep.text.encode())
     store.write_json(f"axes/{sweep.hash}.json", sweep.declaration)

@@ -41,7 +41,7 @@ from raysweep.executors.feed import Feed  # noqa: E402
 from raysweep.executors.hosts import Hosts  # noqa: E402
 from raysweep.executors.internals import forget, inside, release_actors, wait_for_actors  # noqa: E402
 from raysweep.executors.lastwords import at_work, last_words, said  # noqa: E402
-from raysweep.executors.limit import LATE, took_longer  # noqa: E402
+from raysweep.executors.limit import HELD, LATE, took_longer  # noqa: E402
 from raysweep.executors.quiet import quiet  # noqa: E402
 from raysweep.executors.runlog import log_name  # noqa: E402
 from raysweep.executors.trial import PackTrial, Unfit  # noqa: E402
@@ -58,7 +58,6 @@ __all__ = ["RayExecutor"]
 
 _STARTING = 200  # actors that start at a time
 _STOPPING = 5.0  # seconds that actors have to stop before the store is looked at again
-_LATE = "Timeout ("  # how Python's faulthandler begins when it ends a process that holds Python's lock
 _LOOK_SECONDS = 5.0  # between looks for packs of which nothing is heard
 _CRASHED = (
     "worker process has died",
@@ -160,8 +159,8 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
             forget(trial)
             return
         run = at_work(reason) or (pack.runs.key(0) if len(pack) == 1 else "")
-        late = LATE in reason or _LATE in reason
-        if late and LATE not in reason and self.seconds is not None:  # it held Python's lock: C code ended it
+        late = self.seconds is not None and bool(LATE.search(reason) or HELD.search(reason))
+        if late and not LATE.search(reason) and self.seconds is not None:  # it held Python's lock: C code ended it
             reason = f"{reason.rpartition(chr(10))[0]}\n{took_longer(self.seconds)}"
         if run and not self.store.exists(log_name(run)):  # what it printed died with it
             with contextlib.suppress(LedgerError):
