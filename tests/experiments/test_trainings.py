@@ -475,6 +475,24 @@ def test_axes_may_hold_lists_mappings_and_null(go: Go, tmp_path: Path) -> None:
     assert len(seen) == 6  # equal values are the same cells
 
 
+@pytest.mark.parametrize("values", [[1.0, 2.0], ["norm", "value"], [3], [True], [[1, 2]]])
+def test_an_axis_that_was_null_alone_may_have_values_later(values: list[Any], go: Go, tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    def train(config: dict[str, Any]) -> dict[str, float]:
+        seen.append(config["clip"])
+        return {"loss": 1.0}
+
+    assert go(train, {"clip": [None], "size": [1, 2, 3, 4]}).counts.ok == 4
+    assert rows(tmp_path)["clip"].null_count() == 4
+    assert go(train, {"clip": [None, *values], "size": [1, 2, 3, 4]}).counts.ok == 4 + 4 * len(values)
+    assert len(seen) == 4 + 4 * len(values)
+    found = rows(tmp_path)["clip"]
+    assert found.null_count() == 4
+    expected = {str(v) if isinstance(v, list) else v for v in values}
+    assert set(found.drop_nulls()) == expected
+
+
 def test_an_axis_of_one_branch_is_absent_from_the_others(go: Go, tmp_path: Path) -> None:
     seen: list[dict[str, Any]] = []
 
