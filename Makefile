@@ -5,7 +5,7 @@ PIP_ARGS ?=
 BIN       = .venv/bin
 STAMP     = .venv/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench papers clean
 
 demo: $(STAMP)
 	$(BIN)/raysweep run sweeps/demo.yaml --store results/demo
@@ -32,6 +32,9 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/planning.py
 	$(BIN)/python tests/benchmarks/packing.py run --device cpu --cases mlp-small,mlp
 	$(BIN)/python tests/benchmarks/evaluation.py
+
+papers: $(STAMP)
+	$(BIN)/python analysis/papers.py
 
 clean:
 	rm -rf .venv results

@@ -8,17 +8,18 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from raysweep.cache import cache_file
 from raysweep.experiment import Experiment
 from raysweep.grid.runs import Runs
 from raysweep.pack import Group, Pack, make_pack
 
-__all__ = ["Device", "Probe", "cache_file", "fit_to_device"]
+__all__ = ["Device", "Probe", "fit_to_device"]
 
+_FILE = "capacity.json"
 _FILL = 0.8  # of a device's memory; the rest is for libraries, fragments and evaluation
 _SURE = 4 * 2**30  # bytes that any device we run on has: a smaller estimate needs no look at it
 _CLOSE = 0.25  # an estimate above this share of the device is measured
@@ -43,11 +44,6 @@ class Probe(Protocol):
     def peak_bytes(self, pack: Pack) -> float:
         """Most bytes allocated while a pack trains to its first snapshot and is evaluated there."""
         ...
-
-
-def cache_file() -> Path:
-    """Where measurements are kept: `$XDG_CACHE_HOME/raysweep/capacity.json`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "raysweep" / "capacity.json"
 
 
 def fit_to_device(
@@ -99,7 +95,7 @@ def _key(group: Group, experiment: Experiment, device: Device) -> str:
 
 def _read() -> dict[str, float]:
     with contextlib.suppress(OSError, ValueError):
-        found = json.loads(cache_file().read_text())
+        found = json.loads(cache_file(_FILE).read_text())
         if isinstance(found, dict):
             return {k: float(v) for k, v in found.items() if isinstance(v, int | float) and np.isfinite(v) and v > 0}
     return {}
@@ -108,7 +104,7 @@ def _read() -> dict[str, float]:
 def _write(kept: dict[str, float]) -> None:
     """A cache that cannot be written is only slower."""
     with contextlib.suppress(OSError):
-        cache_file().parent.mkdir(parents=True, exist_ok=True)
-        scratch = cache_file().with_suffix(f".{os.getpid()}")
+        cache_file(_FILE).parent.mkdir(parents=True, exist_ok=True)
+        scratch = cache_file(_FILE).with_suffix(f".{os.getpid()}")
         scratch.write_text(json.dumps(kept, indent=1))
-        scratch.replace(cache_file())
+        scratch.replace(cache_file(_FILE))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["ASSUMED_FLOPS", "Rate", "host_memory", "measured_rate"]
+__all__ = ["ASSUMED_FLOPS", "Rate", "clock", "host_memory", "measured_rate"]
 
 # A second, for packs of small models, until something was measured: per core in float32, per GPU in TF32.
 ASSUMED_FLOPS, ASSUMED_GPU_FLOPS = 4e9, 1e13
@@ -49,3 +49,11 @@ def host_memory() -> float:
         except (OSError, ValueError):
             continue
     return free
+
+
+def clock(seconds: float) -> str:
+    """`4:05` or `2:04:05`."""
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"

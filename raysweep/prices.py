@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from raysweep.cost import clock
 from raysweep.errors import PriceError, SweepError, nearest
 from raysweep.pack import lanes_per_pack
 from raysweep.plan import Plan
-from raysweep.progress import clock
 from raysweep.yamlfile import read_yaml
 
 __all__ = ["PRICES", "Machine", "estimate", "find_machine", "read_prices", "sentences"]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import IO
 
+from raysweep.cost import clock
 from raysweep.ledger.rows import Counts
 
 __all__ = ["Progress"]
@@ -85,11 +86,3 @@ class Progress:
         bad = "".join(f"  {s} {n:,}" for s in ("diverged", "failed") if (n := getattr(self._counts, s)))
         share = done / self._total if self._total else 1.0
         return f"cells {done:,}/{self._total:,} ({share:.0%}){bad}  {rate:,.0f}/s  elapsed {clock(elapsed)}  eta {eta}"
-
-
-def clock(seconds: float) -> str:
-    """`4:05` or `2:04:05`."""
-    whole = round(seconds)
-    hours, rest = divmod(whole, 3600)
-    minutes, left = divmod(rest, 60)
-    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"

@@ -20,6 +20,7 @@ from typing import IO
 
 from raysweep import __version__
 from raysweep.capacity import Device
+from raysweep.cost import clock
 from raysweep.executors import Executor, Feed, Job
 from raysweep.executors.keeping import sweep_up
 from raysweep.executors.quiet import terminal
@@ -33,7 +34,7 @@ from raysweep.ledger.rows import STATUSES, Counts, Stamp, failure_rows, row_sche
 from raysweep.oracle.recipe import folder_of, is_made, recipe_hash
 from raysweep.pack import Pack
 from raysweep.plan import Plan, make_plan, whole
-from raysweep.progress import Progress, clock
+from raysweep.progress import Progress
 from raysweep.store import Store, UnreachableError
 from raysweep.store.leases import Claims, hold, who
 from raysweep.sweep import Sweep
@@ -163,13 +164,14 @@ def open_store(
     adopted = Ledger(store).adopt()
     if adopted:
         progress.say(f"{adopted:,} rows of {CELLS} that the ledger did not have were taken over")
-    codes: set[str] = set()
+    renamed = ""
     if same_as is not None:
-        rows, codes = adopt_renamed(store, sweep, same_as)
+        rows = adopt_renamed(store, sweep, same_as)
+        renamed = same_as if rows else ""
         progress.say(
             f"{rows:,} rows of {same_as} were taken over; their code counts as that of {sweep.experiment.name}"
         )
-    for line in [*sweep.notes, *remember(store, sweep, accept_code or bool(codes), codes)]:
+    for line in [*sweep.notes, *remember(store, sweep, accept_code, renamed)]:
         progress.say(line)
     store.create(f"sweeps/{sweep.hash}.yaml", sweep.text.encode())
     store.write_json(f"axes/{sweep.hash}.json", sweep.declaration)

@@ -16,7 +16,9 @@ __all__ = [
     "bits", "indices", "member_seed", "normal", "permutation", "uniform",
 ]  # fmt: skip
 
-# Streams: what a seed is used for. Two uses of one seed never share numbers.
+# Streams: what a seed is used for. Two uses of one seed never share numbers. Draws made elsewhere, by other generators
+# and so never the same numbers either: `experiments/lid.py` (NumPy's Philox, keyed by (seed, use): it needs gamma draws
+# and no torch) and `oracle/` (torch's generator: a world is sampled once, in order, on a CPU).
 PERMUTATION, INIT, ORDER, LABEL_NOISE, INPUT_NOISE, MEMBER = 1, 2, 3, 4, 5, 6
 
 

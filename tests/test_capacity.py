@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from raysweep import capacity
-from raysweep.capacity import Device, cache_file
+from raysweep.cache import cache_file
+from raysweep.capacity import Device
 from raysweep.errors import PackError
 from raysweep.pack import Pack
 from raysweep.plan import make_plan
@@ -74,7 +75,7 @@ def test_a_shape_is_measured_once_by_two_packs_at_its_earliest_time(planned: Cal
     plan = planned(again)
     assert not again.asked
     assert [g.cost.bytes for g in plan.groups] == [PER_LANE, PER_LANE]
-    assert cache_file().is_file()
+    assert cache_file("capacity.json").is_file()
 
 
 def test_lanes_lost_in_what_packs_share_keep_their_estimate(planned: Callable[..., Any]) -> None:
@@ -121,8 +122,8 @@ def test_a_lane_that_fits_no_device_is_refused(planned: Callable[..., Any], monk
 
 @pytest.mark.parametrize("content", ["", "[]", '{"a": "b"}', '{"a": -1}', "\x00"])
 def test_a_damaged_cache_is_only_measured_again(planned: Callable[..., Any], content: str) -> None:
-    cache_file().parent.mkdir(parents=True)
-    cache_file().write_text(content)
+    cache_file("capacity.json").parent.mkdir(parents=True)
+    cache_file("capacity.json").write_text(content)
     gpu = FakeGPU()
     planned(gpu)
     assert len(gpu.asked) == 4

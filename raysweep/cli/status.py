@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from raysweep.cli.show import print_json
+from raysweep.cost import clock
 from raysweep.errors import plain
-from raysweep.progress import clock
 from raysweep.store import Store
 
 __all__ = ["lines", "status"]
@@ -23,6 +23,7 @@ _BAR = 40  # columns
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CAUSES, _WORDS, _FILES = 10, 20, 5  # shown of each kind: causes, lines of a reason, unreadable files
+_CODES = 5  # that are shown of the codes that made the rows
 
 
 def status(
@@ -109,6 +110,7 @@ def _body(found: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield f"{counts}; how many are pending cannot be told: the store lacks axes/ of its sweep (run it once more)"
     yield from found["left_out"]
+    yield from _codes(found.get("codes", []))
     working = any(d["alive"] for d in found["drivers"])
     yield from _pace(found, working)
     for world in found["worlds"]:
@@ -141,6 +143,16 @@ def _body(found: Mapping[str, Any]) -> Iterator[str]:
 def _more(things: Sequence[Any], shown: int, what: str) -> Iterator[str]:
     if len(things) > shown:
         yield f"... and {len(things) - shown:,} more {what}; --json has them all"
+
+
+def _codes(codes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if len(codes) > 1:
+        shown = ", ".join(f"{code['cells']:,} of {code['code_sha'][:8]}" for code in codes[:_CODES])
+        more = f" and {len(codes) - _CODES:,} more" if len(codes) > _CODES else ""
+        yield (
+            f"warning: code_sha varies ({shown}{more}): fits keep the rows of each code apart. If results are "
+            "unchanged, run with --accept-code; otherwise with a new version"
+        )
 
 
 def _pace(found: Mapping[str, Any], working: bool) -> Iterator[str]:

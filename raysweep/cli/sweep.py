@@ -11,13 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from raysweep.cli.show import print_json, print_table
-from raysweep.cost import host_memory
+from raysweep.cost import clock, host_memory
 from raysweep.errors import PriceError, RaysweepError, SweepError
 from raysweep.executors import EXECUTORS, make_executor
 from raysweep.experiment import Experiment
 from raysweep.plan import make_plan
 from raysweep.prices import estimate, find_machine, read_prices, sentences
-from raysweep.progress import clock
 from raysweep.status import failures
 from raysweep.store import Store
 from raysweep.sweep import Sweep, load_sweep

@@ -39,8 +39,9 @@ from raysweep.errors import LedgerError, PackError, RaysweepError, tail  # noqa:
 from raysweep.executors.cluster import check_nodes, resources  # noqa: E402
 from raysweep.executors.feed import Feed  # noqa: E402
 from raysweep.executors.hosts import Hosts  # noqa: E402
+from raysweep.executors.internals import forget, inside, release_actors, wait_for_actors  # noqa: E402
 from raysweep.executors.lastwords import at_work, last_words, said  # noqa: E402
-from raysweep.executors.limit import LATE, took_longer  # noqa: E402
+from raysweep.executors.limit import HELD, LATE, took_longer  # noqa: E402
 from raysweep.executors.quiet import quiet  # noqa: E402
 from raysweep.executors.runlog import log_name  # noqa: E402
 from raysweep.executors.trial import PackTrial, Unfit  # noqa: E402
@@ -57,7 +58,6 @@ __all__ = ["RayExecutor"]
 
 _STARTING = 200  # actors that start at a time
 _STOPPING = 5.0  # seconds that actors have to stop before the store is looked at again
-_LATE = "Timeout ("  # how Python's faulthandler begins when it ends a process that holds Python's lock
 _LOOK_SECONDS = 5.0  # between looks for packs of which nothing is heard
 _CRASHED = (
     "worker process has died",
@@ -148,7 +148,7 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
         self.on_counts(counts)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        _forget(trial)
+        forget(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         told = Path(trial.error_file) if trial.error_file else None
@@ -156,11 +156,11 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
         pack, reason = trial.config["pack"], last_words(whole) or "its worker died"
         if f"{Unfit.__name__}:" in whole or f"({Unfit.__name__})" in whole:
             self.feed.back(pack.id)
-            _forget(trial)
+            forget(trial)
             return
         run = at_work(reason) or (pack.runs.key(0) if len(pack) == 1 else "")
-        late = LATE in reason or _LATE in reason
-        if late and LATE not in reason and self.seconds is not None:  # it held Python's lock: C code ended it
+        late = self.seconds is not None and bool(LATE.search(reason) or HELD.search(reason))
+        if late and not LATE.search(reason) and self.seconds is not None:  # it held Python's lock: C code ended it
             reason = f"{reason.rpartition(chr(10))[0]}\n{took_longer(self.seconds)}"
         if run and not self.store.exists(log_name(run)):  # what it printed died with it
             with contextlib.suppress(LedgerError):
@@ -171,7 +171,7 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
         else:
             crashed = full or (any(sign in whole for sign in _CRASHED) and UnreachableError.__name__ not in whole)
             self.on_counts(self.feed.lost(pack.id, said(reason), crashed, run, final=late))
-        _forget(trial)
+        forget(trial)
 
 
 class PackOrder(_Unsaved, FIFOScheduler):  # type: ignore[misc]
@@ -189,35 +189,22 @@ class PackOrder(_Unsaved, FIFOScheduler):  # type: ignore[misc]
         self.controller: Any = None
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self.controller = tune_controller._tune_controller
+        self.controller = inside(tune_controller)
         self.waiting.append(trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        self.controller = tune_controller._tune_controller
+        self.controller = inside(tune_controller)
         while self.waiting and self.waiting[0].status != "PENDING":
             self.waiting.popleft()
         if not self.waiting and self.feed.blocked:
-            self.controller._cleanup_cached_actors(force_all=True)
+            release_actors(self.controller)
         return self.waiting[0] if self.waiting else None
 
     def let_go(self) -> None:
         """Stop all actors, as Tune does at the end of a run; only while no trial is running or waits to."""
-        if self.controller is None:  # it has not started any
-            return
-        self.controller._cleanup_cached_actors(force_all=True)
-        actors, until = self.controller._actor_manager, time.monotonic() + _STOPPING
-        while actors.num_total_actors and time.monotonic() < until:
-            actors.next(timeout=0.1)
-
-
-def _forget(trial: Any) -> None:
-    """A trial that ended stays in Tune's list: let go of its pack and of the 35 KB of statistics that Tune keeps on it,
-    and leave it out of the state that Tune writes at the end (6 ms a trial) for a restore that never happens.
-    """
-    trial.config.clear()
-    trial.evaluated_params = {}
-    trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps = {}, {}
-    trial.get_json_state = lambda: ("{}", "{}")
+        if self.controller is not None:  # else it has not started any
+            release_actors(self.controller)
+            wait_for_actors(self.controller, _STOPPING)
 
 
 class RayExecutor:

@@ -7,7 +7,7 @@ object of the metadata of every column, the same in all rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,15 +53,15 @@ def of_schema(schema: pa.Schema) -> dict[str, Column]:
     return _of(told)
 
 
-def of_text(text: str, names: Collection[str]) -> dict[str, Column]:
-    """What the text of a column `columns` says of the columns `names`; what does not fit the form is passed over."""
+def of_text(text: str) -> dict[str, Column]:
+    """What the text of a column `columns` says; what does not fit the form is passed over."""
     if len(text) > _LONGEST:
         return {}
     try:
         told = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    return _of({name: meta for name, meta in told.items() if name in names}) if isinstance(told, dict) else {}
+    return _of(told) if isinstance(told, dict) else {}
 
 
 def merged(tables: Iterable[Mapping[str, Column]]) -> dict[str, Column]:

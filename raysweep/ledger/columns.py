@@ -72,6 +72,9 @@ def unite(parts: Iterable[tuple[str, pa.Schema, int]]) -> Columns:
             refused.add(name)
             continue
         schema = wider
+    for i, field in enumerate(schema):  # an axis that was null alone in every part
+        if pa.types.is_null(field.type):
+            schema = schema.set(i, field.with_type(pa.string()))
     return Columns(schema, prevailing, tuple(told), frozenset(refused))
 
 

@@ -129,12 +129,12 @@ def load_sweep(
         return from_mapping(raw, str(path))  # which says what is missing
     grid = dict(raw["grid"])
     if preset is not None:
-        known = raw.get("presets") or {}
-        if not isinstance(known, Mapping) or not all(isinstance(p, Mapping) for p in known.values()):
+        named = raw.get("presets") or {}
+        if not isinstance(named, Mapping) or not all(isinstance(p, Mapping) for p in named.values()):
             raise SweepError(
-                f"{path}: presets: must be a mapping from names to parts of a grid, but got {known!r}"[:300]
+                f"{path}: presets: must be a mapping from names to parts of a grid, but got {named!r}"[:300]
             )
-        presets = {"full": {}, **known}  # full: the grid as written, unless the file says more
+        presets = {"full": {}, **named}  # full: the grid as written, unless the file says more
         if preset not in presets:
             raise SweepError(f"{path}: presets has no {preset!r}. {nearest(preset, map(str, presets))}")
         grid |= presets[preset]
@@ -145,7 +145,8 @@ def load_sweep(
         of_file = _axes_of_file(sweep.file, raw["grid"], grid_of_preset)
         for name in sorted(set(grid) & set(of_file)):
             was, now = of_file[name].type, sweep.axes[name].type
-            if grid[name] != grid_of_preset.get(name) and not _alike(was, now):
+            given = grid[name] is not None and grid[name] != grid_of_preset.get(name)  # null is of any type
+            if given and not _alike(was, now):
                 raise SweepError(
                     f"--set {name}: must be {TYPES[was]}, as in {path}, but got {grid[name]!r}. To change what the "
                     "axis is, write it into the file's grid"

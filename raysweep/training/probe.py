@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from raysweep.capacity import cache_file
+from raysweep.cache import cache_file
 from raysweep.kernels import fused
 from raysweep.models import Architecture
 from raysweep.models.initial import initial_parameters
@@ -36,7 +36,7 @@ def fastest_conv(
     """
     if architecture.kind in ("mlp", "vit") or device == "cpu":
         return "loop"
-    cache = cache_file().with_name("convolutions.json")
+    cache = cache_file("convolutions.json")
     known: dict[str, Conv] = {}
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(cache.read_text())

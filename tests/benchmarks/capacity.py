@@ -29,7 +29,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 def measure(name: str, grid: dict[str, Any], scratch: str) -> dict[str, Any]:
     import torch
 
-    from raysweep.capacity import cache_file
+    from raysweep.cache import cache_file
     from raysweep.executors import make_executor
     from raysweep.ledger.log import Ledger
     from raysweep.plan import make_plan
@@ -56,7 +56,7 @@ def measure(name: str, grid: dict[str, Any], scratch: str) -> dict[str, Any]:
         "failed": outcome.counts.failed,
         "lanes": sizes,
         "planned_lanes_by_estimate": plan.most,
-        "measured_bytes_a_lane": list(json.loads(cache_file().read_text()).values())[-1],
+        "measured_bytes_a_lane": list(json.loads(cache_file("capacity.json").read_text()).values())[-1],
         "estimated_bytes_a_lane": plan.groups[0].cost.bytes,
         "peak_allocated_share": torch.cuda.max_memory_allocated() / total,
         "peak_reserved_share": torch.cuda.max_memory_reserved() / total,

@@ -1,0 +1,37 @@
+"""Tune has what `executors/internals.py` uses of it beyond its public interface, under the same names."""
+
+from __future__ import annotations
+
+import inspect
+
+import ray
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.tune.execution.tune_controller import TrialRunnerWrapper, TuneController
+from ray.tune.experiment import Trial
+
+from raysweep.executors.internals import forget, inside
+
+OTHER = (
+    f"Ray {ray.__version__} is not the Tune that raysweep/executors/internals.py was written for (2.60.0): "
+    "read that file against its source, then correct it, this test, and the upper bound in pyproject.toml"
+)
+
+
+def test_this_tune_has_the_names_that_are_used() -> None:
+    assert list(inspect.signature(TuneController._cleanup_cached_actors).parameters) == ["self", "force_all"], OTHER
+    assert "_actor_manager" in inspect.getsource(TuneController.__init__), OTHER
+    assert isinstance(RayActorManager.num_total_actors, property), OTHER
+    assert list(inspect.signature(RayActorManager.next).parameters) == ["self", "timeout"], OTHER
+    marker = object()
+    assert inside(TrialRunnerWrapper(marker, None)) is marker, OTHER
+
+
+def test_a_trial_that_ended_is_emptied() -> None:
+    trial = Trial("none", config={"pack": 1}, stub=True)
+    trial.run_metadata.metric_analysis["loss"] = {"last": 1.0}
+    trial.run_metadata.metric_n_steps["loss"] = {"5": [1.0]}
+    assert trial.get_json_state() != ("{}", "{}"), OTHER
+    forget(trial)
+    assert trial.config == trial.evaluated_params == {}
+    assert trial.run_metadata.metric_analysis == trial.run_metadata.metric_n_steps == {}, OTHER
+    assert trial.get_json_state() == ("{}", "{}"), OTHER
