@@ -147,5 +147,5 @@ def _check_scales(request: FitRequest) -> None:
 def _is_number(text: str | float) -> bool:
     try:
         return math.isfinite(float(text))
-    except ValueError:
+    except (TypeError, ValueError, OverflowError):
         return False
