@@ -12,10 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from raysweep.cli.show import print_json
+from raysweep.cli.show import print_json, width
 from raysweep.errors import plain
-from raysweep.progress import clock
-from raysweep.store import Store
 
 __all__ = ["lines", "status"]
 
@@ -33,12 +31,13 @@ def status(
             "--watch", help="Look again and again until the sweep is done; wait for a store that is not there yet."
         ),
     ] = False,
-    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Between two looks of --watch.")] = 5.0,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON; with --watch one line a look.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Between two refreshes of --watch.")] = 5.0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON; with --watch, one line per refresh.")] = False,
 ) -> None:
-    """Say what is done, failed and pending, how fast and by whom, while a sweep runs and after."""
+    """Show what is done, failed and pending, and the pace. While a sweep runs, and after it."""
     from raysweep.status import Seen
     from raysweep.status import status as look
+    from raysweep.store import Store
 
     target, seen = Store(store), Seen()
     if not watch:
@@ -46,7 +45,7 @@ def status(
         if json:
             print_json(found)
         else:
-            print("\n".join(lines(found, _width())))
+            print("\n".join(lines(found, width())))
         return
     driven = waits = False
     try:
@@ -60,7 +59,7 @@ def status(
             if json:
                 print(json_module.dumps(found, default=str), flush=True)
             else:
-                _show(lines(found, _width()))
+                _show(lines(found, width()))
             before, driven = driven, any(d["alive"] for d in found["drivers"])
             if found["pending"] == 0 or (before and not driven):  # nothing is left, or nobody is at it any more
                 return
@@ -70,17 +69,12 @@ def status(
 
 
 def _wait(store: str, json: bool, again: bool) -> None:
-    """Say that there is no store yet: with --json a line a look, on a terminal one page, elsewhere once."""
+    """Say that there is no store yet: with --json one line per refresh, on a terminal one page, elsewhere once."""
     line = f"waiting for {store} to be made"
     if json:
         print(json_module.dumps({"store": store, "waiting": line}), flush=True)
     elif sys.stdout.isatty() or not again:
         _show([plain(line)])
-
-
-def _width() -> int | None:
-    """Columns that a line may take: a terminal's; no limit elsewhere."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _show(page: Sequence[str]) -> None:
@@ -144,6 +138,8 @@ def _more(things: Sequence[Any], shown: int, what: str) -> Iterator[str]:
 
 
 def _pace(found: Mapping[str, Any], working: bool) -> Iterator[str]:
+    from raysweep.progress import clock
+
     parts, pace = f"{found['parts']:,} parts", found["pace"]
     if pace is None:
         return
@@ -171,6 +167,8 @@ def _driver(driver: Mapping[str, Any]) -> str:
 
 
 def _age(seconds: float) -> str:
+    from raysweep.progress import clock
+
     return f"{seconds:.0f} s" if seconds < 100 else clock(seconds)
 
 
