@@ -202,7 +202,7 @@ def _print_shapes(shapes: Sequence[Mapping[str, Any]]) -> None:
         ]
         for s in shapes[:_SHAPES]
     ]
-    head = ["shape", "cells", "runs", "packs x lanes", "params", "train FLOP", "eval FLOP", "MiB"]
+    head = ["shape", "cells", "runs", "packs x lanes", "params", "FLOP", "eval FLOP", "MiB"]
     print_table(head, rows, right_from=1)
     if len(shapes) > len(rows):
         print(f"  ... and {len(shapes) - len(rows):,} more shapes")
