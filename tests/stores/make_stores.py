@@ -15,11 +15,10 @@ from raysweep.store import Store
 from raysweep.sweep import load_sweep
 
 HERE = Path(__file__).parent
-NAMES = ("function", "classifier")
 
 if __name__ == "__main__":
     (HERE / __version__).mkdir()
-    for name in NAMES:
+    for name in ("function", "classifier"):
         outcome = run(load_sweep(HERE / f"{name}.yaml"), Store(str(HERE / __version__ / name)), make_executor("inline"))
         (HERE / __version__ / name / CELLS).unlink()  # a copy of the ledger, which any version makes again
         print(name, outcome.counts)
