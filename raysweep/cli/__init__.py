@@ -59,7 +59,7 @@ def main() -> None:
             from raysweep.store.patience import patience
 
             patience()
-        code = app(standalone_mode=False)
+        code = app(prog_name="raysweep", standalone_mode=False)
         if code == _INTERRUPTED:  # what typer makes of Ctrl-C
             print("interrupted; run the same command again to go on from here", file=sys.stderr)
         sys.stdout.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from raysweep.executors import EXECUTORS
 from raysweep.export import TRACKERS
 from raysweep.imports import TOOLS
 
+ROOT = Path(__file__).parent.parent.parent
 COMMANDS = [
     *("plan", "run", "fit", "allocate", "passk", "status", "logs", "report", "audit", "compact", "doctor"),
     *("export", "import"),
@@ -48,6 +50,10 @@ def test_the_command_alone_prints_its_help(cli: Cli) -> None:  # noqa: F811
 
 def test_the_version_is_printed(cli: Cli) -> None:  # noqa: F811
     assert cli("--version") == (0, f"raysweep {__version__}\n", "")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == __version__
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert (project["license"], [(ROOT / name).exists() for name in project["license-files"]]) == ("Apache-2.0", [True])
 
 
 def test_help_names_what_can_be_chosen(cli: Cli) -> None:  # noqa: F811
