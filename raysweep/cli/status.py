@@ -101,7 +101,7 @@ def _body(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"[{bar:-<{_BAR}}] {int(share * 100)} %"
         yield f"{counts} of {found['total']:,}; {found['pending']:,} pending"
     else:
-        yield f"{counts}; how many are pending cannot be told: the store lacks axes/ of its sweep (run it once more)"
+        yield f"{counts}; how many are pending is unknown: the store lacks axes/ of its sweep (run it once more)"
     yield from found["left_out"]
     working = any(d["alive"] for d in found["drivers"])
     yield from _pace(found, working)
