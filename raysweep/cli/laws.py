@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from raysweep.cli.show import print_json, print_table
+from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import FitError
-from raysweep.laws.forms import LAWS, Law
-from raysweep.ledger.log import CELLS
-from raysweep.store import Store
-from raysweep.sweep.current import cells
-from raysweep.sweep.schema import FitSpec
-from raysweep.sweep.stored import stored_sweep
 
 if TYPE_CHECKING:
     from raysweep.laws import GroupFit
     from raysweep.laws.allocate import Allocation
     from raysweep.laws.points import Points
     from raysweep.laws.table import Fit
+    from raysweep.store import Store
+    from raysweep.sweep.schema import FitSpec
 
 Data = Annotated[
     list[str],
@@ -63,21 +58,28 @@ Rows = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-_BROAD = 110  # columns, however wide the terminal
 _LARGE = 1 << 28  # bytes of a compacted ledger
 _DPI = 150
 
 
-def _about(laws: Sequence[Law]) -> list[str]:
-    """What --help says of them: a paragraph each."""
-    return ["Laws (--law):"] + [f"{law.name}: {law.formula}; --x {' --x '.join(law.axes)}. {law.when}" for law in laws]
+class _OfLaws(TyperCommand):
+    """A command whose --help ends with a paragraph on each law. They are read when it is asked for, not to register."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        from raysweep.laws.forms import LAWS
+
+        only = self.name == "allocate"
+        laws = [one for one in LAWS.values() if one.derived or not only]
+        about = [f"{one.name}: {one.formula}; --x {' --x '.join(one.axes)}. {one.when}" for one in laws]
+        auto = [] if only else ["auto: the one-axis law that predicts held-out scales best."]
+        self.epilog = "\n\n".join(["Laws (--law):", *about, *auto])
+        super().format_epilog(ctx, formatter)
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    auto = "auto: of the one-axis laws the one that foretells held-out scales best."
-    app.command(epilog="\n\n".join([*_about(list(LAWS.values())), auto]))(fit)
-    app.command(epilog="\n\n".join(_about([law for law in LAWS.values() if law.derived])))(allocate)
+    app.command(cls=_OfLaws)(fit)
+    app.command(cls=_OfLaws)(allocate)
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def fit(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits the sweep names."""
+    """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits that the sweep names."""
     if not x and y is None:
         specs = _named(data)
     else:
@@ -124,7 +126,7 @@ def fit(
     from raysweep.reports.tables import paragraphs
 
     for i, paragraph in enumerate(p for one in found for p in paragraphs(one.fit)):
-        _say(["", *paragraph] if i else paragraph)
+        say(*([""] * bool(i)), *paragraph)
 
 
 def allocate(
@@ -152,7 +154,7 @@ def allocate(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Fit a law of two scales and say how to spend a budget on them, with intervals."""
+    """Say how to spend a budget on two scales, by a fitted law. The answer has intervals."""
     bad = next((b for b in budget if not 0 < b < float("inf")), None)
     if bad is not None:
         raise FitError(f"allocate: a --budget is FLOPs, positive and finite, but got {bad:g}")
@@ -162,6 +164,8 @@ def allocate(
         raise FitError(
             f"allocate: --cost-per is FLOPs a unit of both scales, positive and finite, but got {cost_per:g}"
         )
+    from raysweep.laws.forms import LAWS
+
     if law not in LAWS or not LAWS[law].derived:
         two = ", ".join(name for name, one in LAWS.items() if one.derived)
         hint = ". Attempts against training: raysweep.laws.split, from Python" if law.startswith("passk") else ""
@@ -198,6 +202,8 @@ def _spec(
 ) -> FitSpec:
     if not x or y is None:
         raise FitError(f"{command}: --x and --y must be given together, but got --x {x or 'nothing'} and --y {y}")
+    from raysweep.sweep.schema import FitSpec
+
     # Not validated here: the fit names the option and the value better than a schema.
     return FitSpec.model_construct(
         law=law, x=tuple(x), y=y, by=tuple(by or ()), where=where, at=at, se=se, huber=huber, holdout=holdout
@@ -206,6 +212,8 @@ def _spec(
 
 def _named(data: Sequence[str]) -> Sequence[FitSpec]:
     """The fits that a store's sweep names."""
+    from raysweep.sweep.stored import stored_sweep
+
     store = _store(data)
     specs = stored_sweep(store)[0].fit if store is not None else ()
     if not specs:
@@ -215,6 +223,8 @@ def _named(data: Sequence[str]) -> Sequence[FitSpec]:
 
 def _store(data: Sequence[str]) -> Store | None:
     """The store that is named; None where the names are those of tables. A folder with an env.json is a store."""
+    from raysweep.store import Store
+
     if len(data) > 1 or Path(data[0]).is_file():
         return None
     store = Store(data[0])
@@ -223,6 +233,9 @@ def _store(data: Sequence[str]) -> Store | None:
 
 def _source(data: Sequence[str], rows: str, quiet: bool) -> Any:
     """What to fit: a store's table, or files."""
+    from raysweep.ledger.log import CELLS
+    from raysweep.sweep.current import cells
+
     store = _store(data)
     if store is None:
         return data[0] if len(data) == 1 else list(data)
@@ -263,7 +276,7 @@ def _fitted(
 
 
 def _draw(found: Sequence[_Asked], path: Path) -> None:
-    """One file a fit: FILE, then FILE with -2, -3, ... before its ending."""
+    """One file per fit: FILE, then FILE with -2, -3, ... before its ending."""
     if path.suffix not in (".png", ".pdf", ".svg") or not path.parent.is_dir():
         raise FitError(f"fit: --figure must be a .png, .pdf or .svg in a folder that exists, but got {str(path)!r}")
     import matplotlib
@@ -311,7 +324,7 @@ def _show_allocation(group: GroupFit, made: Allocation | str) -> None:
 
     print(f"{title(group)}: {formula(group)}")
     if isinstance(made, str):
-        _say([f"  no allocation: {made}"])
+        say(f"  no allocation: {made}")
         return
     rows = []
     for i, spent in enumerate(made.budget):
@@ -324,22 +337,9 @@ def _show_allocation(group: GroupFit, made: Allocation | str) -> None:
     cost, (one, other) = made.cost, group.law.axes
     fitted = "" if cost.r2 is None else f", fitted to measured FLOPs (within {cost.misfit:.1%})"
     price = f"{cost.c:.4g} {_power(one, cost.p)} {_power(other, cost.q)}"
-    _say(
-        [f"  FLOPs = {price}{fitted}; intervals: {made.level:.0%}"]
-        if made.intervals
-        else [f"  FLOPs = {price}{fitted}"]
-    )
-    _say([f"  {code}: {text}" for code, text in {**group.details, **made.details}.items()])
+    say(f"  FLOPs = {price}{fitted}" + (f"; intervals: {made.level:.0%}" if made.intervals else ""))
+    say(*(f"  {code}: {text}" for code, text in {**group.details, **made.details}.items()))
 
 
 def _power(name: str, exponent: float) -> str:
     return name if exponent == 1 else f"{name}^{exponent:.3g}"
-
-
-def _say(lines: Sequence[str]) -> None:
-    """Print lines; on a terminal long ones are folded, with what follows indented."""
-    width = min(shutil.get_terminal_size().columns, _BROAD) if sys.stdout.isatty() else 0
-    for line in lines:
-        indent = len(line) - len(line.lstrip()) + 2
-        fold = textwrap.fill(line, width, subsequent_indent=" " * indent, break_long_words=False) if width else line
-        print(fold if len(line) > width else line)

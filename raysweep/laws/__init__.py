@@ -1,7 +1,7 @@
 """Scaling laws with honest intervals.
 
-`fit` takes a table and returns a `Fit`; the files below it take and return NumPy arrays. Polars is imported when
-`fit` or `Fit` is first asked for, so planning and running a sweep work where it is not installed.
+`fit` takes a table and returns a `Fit`; the files below it take and return NumPy arrays. Polars and SciPy are imported
+when `fit`, `Fit` or `GroupFit` is first asked for, so that a sweep is planned without either.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from raysweep.laws.forms import LAWS, Law, law
-from raysweep.laws.group import GroupFit
 
 if TYPE_CHECKING:
+    from raysweep.laws.group import GroupFit
     from raysweep.laws.table import Fit, fit
 
 __all__ = ["LAWS", "Fit", "GroupFit", "Law", "fit", "law"]
@@ -22,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from raysweep.laws import table
 
         return getattr(table, name)
+    if name == "GroupFit":
+        from raysweep.laws.group import GroupFit
+
+        return GroupFit
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
