@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from raysweep.cli.asking import Asked, Json, asking
-from raysweep.cli.show import print_json, print_table
+from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import FitError
-from raysweep.laws.definition import Law
-from raysweep.laws.forms import LAWS
-from raysweep.ledger.log import CELLS
-from raysweep.store import Store
-from raysweep.sweep.current import cells
-from raysweep.sweep.stored import stored_sweep
 
 if TYPE_CHECKING:
     from raysweep.laws import GroupFit
@@ -27,6 +20,7 @@ if TYPE_CHECKING:
     from raysweep.laws.points import Points
     from raysweep.laws.request import FitRequest
     from raysweep.laws.result import Fit
+    from raysweep.store import Store
 
 Data = Annotated[
     list[str],
@@ -40,22 +34,28 @@ Rows = Annotated[
     str, typer.Option("--rows", metavar="current|all", help="Of a store: the sweep as it is now, or all it ever held.")
 ]
 
-_BROAD = 110  # columns, however wide the terminal
 _LARGE = 1 << 28  # bytes of a compacted ledger
 _DPI = 150
 
 
-def _about(laws: Sequence[Law]) -> list[str]:
-    """What --help says of them: a paragraph each."""
-    return ["Laws (--law):"] + [f"{law.name}: {law.formula}; --x {' --x '.join(law.axes)}. {law.when}" for law in laws]
+class _OfLaws(TyperCommand):
+    """A command whose --help ends with a paragraph on each law. They are read when it is asked for, not to register."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        from raysweep.laws.forms import LAWS
+
+        only = self.name == "allocate"
+        laws = [one for one in LAWS.values() if one.derived or not only]
+        about = [f"{one.name}: {one.formula}; --x {' --x '.join(one.axes)}. {one.when}" for one in laws]
+        auto = [] if only else ["auto: the one-axis law that predicts held-out scales best."]
+        self.epilog = "\n\n".join(["Laws (--law):", *about, *auto])
+        super().format_epilog(ctx, formatter)
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    auto = "auto: of the one-axis laws the one that foretells held-out scales best."
-    app.command(epilog="\n\n".join([*_about(list(LAWS.values())), auto]))(asking(fit))
-    paid = _about([law for law in LAWS.values() if law.derived])
-    app.command(epilog="\n\n".join(paid))(asking(allocate, law="chinchilla"))
+    app.command(cls=_OfLaws)(asking(fit))
+    app.command(cls=_OfLaws)(asking(allocate, law="chinchilla"))
 
 
 def fit(
@@ -67,7 +67,7 @@ def fit(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits the sweep names."""
+    """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits that the sweep names."""
     alone = not asked.x and asked.y is None
     requests = [asked.applied(one) for one in _named(data)] if alone else [asked.request("fit")]
     fitted = _fitted(data, requests, rows, json)
@@ -79,7 +79,7 @@ def fit(
     from raysweep.reports.tables import paragraphs
 
     for i, paragraph in enumerate(p for law, _ in fitted for p in paragraphs(law)):
-        _say(["", *paragraph] if i else paragraph)
+        say(*([""] * bool(i)), *paragraph)
 
 
 def allocate(
@@ -95,7 +95,7 @@ def allocate(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Fit a law of two scales and say how to spend a budget on them, with intervals."""
+    """Say how to spend a budget on two scales, by a fitted law. The answer has intervals."""
     bad = next((b for b in budget if not 0 < b < float("inf")), None)
     if bad is not None:
         raise FitError(f"allocate: a --budget is FLOPs, positive and finite, but got {bad:g}")
@@ -105,6 +105,8 @@ def allocate(
         raise FitError(
             f"allocate: --cost-per is FLOPs a unit of both scales, positive and finite, but got {cost_per:g}"
         )
+    from raysweep.laws.forms import LAWS
+
     paid = [name for name, one in LAWS.items() if one.derived]
     if asked.law not in paid:
         raise FitError(
@@ -128,6 +130,8 @@ def allocate(
 
 def _named(data: Sequence[str]) -> list[FitRequest]:
     """The fits that a store's sweep names."""
+    from raysweep.sweep.stored import stored_sweep
+
     store = _store(data)
     requests = [spec.request for spec in stored_sweep(store)[0].fit] if store is not None else []
     if not requests:
@@ -137,6 +141,8 @@ def _named(data: Sequence[str]) -> list[FitRequest]:
 
 def _store(data: Sequence[str]) -> Store | None:
     """The store that is named; None where the names are those of tables. A folder with an env.json is a store."""
+    from raysweep.store import Store
+
     if len(data) > 1 or Path(data[0]).is_file():
         return None
     store = Store(data[0])
@@ -145,6 +151,9 @@ def _store(data: Sequence[str]) -> Store | None:
 
 def _source(data: Sequence[str], rows: str, quiet: bool) -> Any:
     """What to fit: a store's table, or files."""
+    from raysweep.ledger.log import CELLS
+    from raysweep.sweep.current import cells
+
     store = _store(data)
     if store is None:
         return data[0] if len(data) == 1 else list(data)
@@ -173,7 +182,7 @@ def _fitted(
 
 
 def _draw(fitted: Sequence[tuple[Fit, Points]], path: Path) -> None:
-    """One file a fit: FILE, then FILE with -2, -3, ... before its ending."""
+    """One file per fit: FILE, then FILE with -2, -3, ... before its ending."""
     if path.suffix not in (".png", ".pdf", ".svg") or not path.parent.is_dir():
         raise FitError(f"fit: --figure must be a .png, .pdf or .svg in a folder that exists, but got {str(path)!r}")
     import matplotlib
@@ -221,7 +230,7 @@ def _show_allocation(group: GroupFit, made: Allocation | str) -> None:
 
     print(f"{title(group)}: {formula(group)}")
     if isinstance(made, str):
-        _say([f"  no allocation: {made}"])
+        say(f"  no allocation: {made}")
         return
     rows = []
     for i, spent in enumerate(made.budget):
@@ -234,22 +243,9 @@ def _show_allocation(group: GroupFit, made: Allocation | str) -> None:
     cost, (one, other) = made.cost, group.law.axes
     fitted = "" if cost.r2 is None else f", fitted to measured FLOPs (within {cost.misfit:.1%})"
     price = f"{cost.c:.4g} {_power(one, cost.p)} {_power(other, cost.q)}"
-    _say(
-        [f"  FLOPs = {price}{fitted}; intervals: {made.level:.0%}"]
-        if made.intervals
-        else [f"  FLOPs = {price}{fitted}"]
-    )
-    _say([f"  {code}: {text}" for code, text in {**group.details, **made.details}.items()])
+    say(f"  FLOPs = {price}{fitted}" + (f"; intervals: {made.level:.0%}" if made.intervals else ""))
+    say(*(f"  {code}: {text}" for code, text in {**group.details, **made.details}.items()))
 
 
 def _power(name: str, exponent: float) -> str:
     return name if exponent == 1 else f"{name}^{exponent:.3g}"
-
-
-def _say(lines: Sequence[str]) -> None:
-    """Print lines; on a terminal long ones are folded, with what follows indented."""
-    width = min(shutil.get_terminal_size().columns, _BROAD) if sys.stdout.isatty() else 0
-    for line in lines:
-        indent = len(line) - len(line.lstrip()) + 2
-        fold = textwrap.fill(line, width, subsequent_indent=" " * indent, break_long_words=False) if width else line
-        print(fold if len(line) > width else line)

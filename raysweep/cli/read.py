@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raysweep.cli.show import print_json, print_table
+from raysweep.cli.show import print_json, print_table, say
 from raysweep.cli.status import status
 from raysweep.errors import LedgerError, OracleError, plain
-from raysweep.ledger.log import Ledger
-from raysweep.oracle.recipe import folder_of, stored_audits
-from raysweep.store import Store
-from raysweep.sweep.current import current
-from raysweep.sweep.provenance import accepted_codes
-from raysweep.sweep.stored import stored_runs, stored_sweep
+
+if TYPE_CHECKING:
+    from raysweep.store import Store
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A sweep's folder or URI.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -33,13 +30,14 @@ def report(
         str, typer.Option("--rows", metavar="current|all", help="The sweep as it is now, or all the store ever held.")
     ] = "current",
 ) -> None:
-    """Write the store's report.html and figures/ anew."""
+    """Write the store's report.html and figures/ again."""
     from raysweep.reports import make_report
+    from raysweep.store import Store
 
     made = make_report(Store(store), rows=rows)
     for sentence in made.findings:
         print(sentence)
-    print(f"report: {made.page}")
+    say(f"report: {made.page}")
 
 
 def audit(
@@ -53,9 +51,10 @@ def audit(
     items: Annotated[int, typer.Option(min=100, help="Generated pairs.")] = 8192,
     json: Json = False,
 ) -> None:
-    """Check that a world's posterior is exact: inverse, log-determinant, self-calibration. Exit 1 if it is not."""
+    """Check that a world's posterior is exact. Inverse, log-determinant, self-calibration; exit 1 if it is not."""
     from raysweep.oracle.audit import audit as check
     from raysweep.oracle.world import load_world
+    from raysweep.store import Store
 
     store = Store(oracle)
     folders = [""] if store.exists("recipe.json") else [f"oracle/{f}" for f in store.folders("oracle")]
@@ -91,6 +90,9 @@ def temperatures(store: Store, folder: str) -> list[float]:
         store: A store, or a world's own folder.
         folder: The world's folder within it.
     """
+    from raysweep.oracle.recipe import folder_of, stored_audits
+    from raysweep.sweep.stored import stored_runs, stored_sweep
+
     used = {audit["temperature"] for audit in stored_audits(store, folder)}
     if store.exists("env.json"):
         world = stored_sweep(store)[0].world
@@ -107,8 +109,9 @@ def logs(
     lines: Annotated[int | None, typer.Option("--tail", min=1, metavar="N", help="Only the last N lines.")] = None,
     json: Json = False,
 ) -> None:
-    """Show what a run of a user's function printed, warned and logged; without RUN, list the runs that did."""
+    """Show what a run of your function printed and logged. Without RUN, list the runs that did."""
     from raysweep.logs import list_logs, read_log
+    from raysweep.store import Store
 
     target = Store(store)
     if run is None:
@@ -128,23 +131,29 @@ def logs(
 
 def compact(store: StoreArgument) -> None:
     """Rewrite cells.parquet from the ledger's parts."""
+    from raysweep.ledger.log import Ledger
+    from raysweep.store import Store
+    from raysweep.sweep.current import current
+    from raysweep.sweep.provenance import accepted_codes
+
     target = Store(store)
     now = current(target) if target.exists("env.json") else None
     scan = Ledger(target).compact() if now is None else now.ledger.compact(now.mine, accepted_codes(target))
     if not scan.parts:
         raise LedgerError(f"compact: {store} must hold a ledger with parts, but holds none")
-    print(f"{len(scan.table):,} cells from {scan.parts:,} parts -> {store.rstrip('/')}/cells.parquet")
+    say(f"{len(scan.table):,} cells from {scan.parts:,} parts -> {store.rstrip('/')}/cells.parquet")
     for name, reason in scan.skipped:
-        print(f"warning: {name} was skipped: {reason}")
+        say(f"warning: {name} was skipped: {reason}")
 
 
 def doctor(
     store: Annotated[str | None, typer.Option("--store", metavar="URI", help="Also check this store.")] = None,
     json: Json = False,
 ) -> None:
-    """Look for what would keep a sweep from running here; in a store, try all that a run does. Exit 1 if it fails."""
+    """Look for what would keep a sweep from running here. With --store, also try what a run does. Exit 1 on failure."""
     from raysweep.doctor import as_json
     from raysweep.doctor import doctor as look
+    from raysweep.store import Store
 
     found = look(Store(store) if store else None)
     if json:
