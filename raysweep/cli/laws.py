@@ -110,10 +110,14 @@ def fit(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits the sweep names."""
+    """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits the sweep names, or
+    else the law of the columns that its experiment declares.
+    """
+    specs: Sequence[FitSpec] = ()
     if not x and y is None:
         specs = _named(data)
-    else:
+        x, y = _usual(data) if not specs else (x, y)
+    if not specs:
         specs = [_spec("fit", law, x, y, by, where, at, se, huber, holdout)]
     found = _fitted(data, specs, run, bootstrap, level, seed, rows, json)
     if figure is not None:
@@ -207,10 +211,23 @@ def _spec(
 def _named(data: Sequence[str]) -> Sequence[FitSpec]:
     """The fits that a store's sweep names."""
     store = _store(data)
-    specs = stored_sweep(store)[0].fit if store is not None else ()
-    if not specs:
+    return stored_sweep(store)[0].fit if store is not None else ()
+
+
+def _usual(data: Sequence[str]) -> tuple[list[str], str]:
+    """The columns that the experiment of a store declares for a fit.
+
+    Raises:
+        FitError: these are tables, or it declares none.
+    """
+    from raysweep.display import Display
+    from raysweep.sweep.stored import stored_display
+
+    store = _store(data)
+    display = Display() if store is None else stored_display(store)
+    if not display.x or not display.y:
         raise FitError(f"fit: --x and --y must be given, for {' '.join(data)} names no fits of its own")
-    return specs
+    return [display.x], display.y
 
 
 def _store(data: Sequence[str]) -> Store | None:
