@@ -26,7 +26,7 @@ def audit(
         typer.Option(
             "--at",
             metavar="AXIS=VALUE",
-            help="Where to audit, e.g. temperature=2; may be repeated. Default: where the store's sweeps used it.",
+            help="Where to audit: a value of an axis; may be repeated. Default: those of the store's sweeps.",
         ),
     ] = None,
     items: Annotated[int, typer.Option(min=100, help="Generated pairs.")] = 8192,

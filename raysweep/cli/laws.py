@@ -110,9 +110,7 @@ def fit(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits the sweep names, or
-    else the law of the columns that its experiment declares.
-    """
+    """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits the sweep names."""
     specs: Sequence[FitSpec] = ()
     if not x and y is None:
         specs = _named(data)

@@ -100,9 +100,12 @@ DISPLAY = Display(
     ),
     bounds=(
         Bound(
-            "excess_nll", "no NLL on generating labels lies below the exact posterior's", _BROKEN, se="excess_nll_se"
+            "excess_nll",
+            "no NLL on generating labels lies below that of the exact posterior",
+            _BROKEN,
+            se="excess_nll_se",
         ),
-        Bound("excess_error", "no accuracy lies above the Bayes classifier's", _BROKEN, se="excess_error_se"),
+        Bound("excess_error", "no accuracy lies above that of the Bayes classifier", _BROKEN, se="excess_error_se"),
     ),
     figures=(
         Figure(

@@ -149,9 +149,9 @@ def theory_figure(points: Points, expected: str, labels: Mapping[str, str] = NO_
             row[0].set_ylabel(axis_name(y, labels))
         for axis in axes[-1]:
             axis.set_xlabel(axis_name(x, labels))
-        handles, labels = axes.flat[0].get_legend_handles_labels()
+        handles, entries = axes.flat[0].get_legend_handles_labels()
         title = axis_name(colour_by, labels) if colour_by else None
-        _legend(figure, axes.flat[0], [*handles, Line2D([], [], color="#555555", lw=1.1)], [*labels, "theory"], title)
+        _legend(figure, axes.flat[0], [*handles, Line2D([], [], color="#555555", lw=1.1)], [*entries, "theory"], title)
         if panel_by and len(every) > len(panels):
             figure.suptitle(f"{len(panels)} of {len(every):,} panels", fontsize=9)
     return figure
@@ -234,7 +234,7 @@ def metric_figure(
     audits: Sequence[Mapping[str, Any]] = (),
     labels: Mapping[str, str] = NO_LABELS,
 ) -> Figure:
-    """A metric against x, with its mean and range for each group; on the left the world's reliability, if that is shown.
+    """A metric against x: mean and range for each group; on the left the world's reliability, if that is shown.
 
     Args:
         audits: Of the world, whose reliability is drawn.

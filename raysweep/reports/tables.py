@@ -167,10 +167,10 @@ class Sanity:
 
     @property
     def sentence(self) -> str:
-        held = f"of {self.rows:,} rows " + ("all" if self.passed else f"{self.rows - self.beyond:,} ONLY")
         bound = self.bound
+        held = f"in all {self.rows:,} rows" if self.passed else f"NOT in {self.beyond:,} of {self.rows:,} rows"
         return plain(
-            f"Sanity: {bound.claim}, beyond {bound.sigmas:g} s.e.: {held} agree ({bound.metric} at worst "
+            f"Sanity: {bound.claim}: true within {bound.sigmas:g} s.e. {held} ({bound.metric} at worst "
             f"{self.worst:+.1f} s.e. from {bound.limit:g})"
         )
 
@@ -187,7 +187,7 @@ def sanity(frame: pl.DataFrame, bounds: Sequence[Bound]) -> list[Sanity]:
         off = (numbers(ok, bound.metric) - bound.limit) * (1 if bound.side == "low" else -1)
         error = numbers(ok, bound.se) if bound.se else np.zeros(off.size)
         with np.errstate(divide="ignore", invalid="ignore"):
-            # Without an error, what lies on the bound lies 0 errors off it: of two equal predictions there is no spread.
+            # What lies on the bound lies 0 errors off it: the scores of two equal predictions have no spread.
             score = np.where(off == 0, 0.0, off / error)
         found.append(Sanity(bound, off.size, int((score < -bound.sigmas).sum()), float(score.min())))
     return found
