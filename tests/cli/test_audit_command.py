@@ -90,7 +90,7 @@ def test_a_sweep_that_names_no_temperature_used_1(tmp_path: Path, make_sweep: Ca
 def test_an_axis_that_the_audit_does_not_depend_on_is_refused(store: Store) -> None:
     for asked, told in (
         ("tempreature=2", "Did you mean 'temperature'"),
-        ("temperature=warm", "AXIS=VALUE with a number"),
+        ("temperature=warm", "with a number"),
     ):
         result = CliRunner().invoke(app, ["audit", store.uri, "--at", asked])
         assert isinstance(result.exception, OracleError)

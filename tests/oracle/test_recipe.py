@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from raysweep.errors import OracleError
 from raysweep.oracle.gaussian import GaussianRecipe
-from raysweep.oracle.recipe import parse_recipe, recipe_hash
+from raysweep.oracle.recipe import Shape, parse_recipe, recipe_hash
 from raysweep.oracle.shared_flow import FlowRecipe
 
 GOLDEN = {
