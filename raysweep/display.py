@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 __all__ = ["Bound", "Companion", "Display", "Figure"]
@@ -122,9 +123,15 @@ class Display:
         Raises:
             ValueError: it is no such data.
         """
-        from pydantic import TypeAdapter, ValidationError  # only whoever reads a store waits for it
-
         try:
-            return TypeAdapter(Display).validate_python(plain)
-        except ValidationError as error:
+            found: Display = _adapter().validate_python(plain)
+            return found
+        except ValueError as error:  # pydantic's
             raise ValueError(" ".join(str(error).split())[:500]) from error
+
+
+@cache
+def _adapter() -> Any:
+    from pydantic import TypeAdapter  # only whoever reads a store waits for it
+
+    return TypeAdapter(Display)

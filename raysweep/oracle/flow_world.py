@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from raysweep.errors import OracleError
@@ -102,12 +101,9 @@ def unpacked(recipe: R, make: Callable[[R], ClassFlow], data: bytes, sha: str) -
         make: The recipe's flow, which the weights must fit.
 
     Raises:
-        ValueError, KeyError, TypeError, RuntimeError: the file is not this recipe's.
+        SafetensorError, ValueError, KeyError, TypeError, RuntimeError: the file is not this recipe's.
     """
-    try:
-        weights = load(data)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
+    weights = load(data)
     classes, dim = weights["means"].shape
     wanted = recipe.shape
     if (dim, classes) != (wanted.dim, wanted.classes):

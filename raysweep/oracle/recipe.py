@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
@@ -62,7 +63,7 @@ class Shape:
     classes: int
 
 
-class Recipe(BaseModel):
+class Recipe(BaseModel, ABC):
     """One kind of world. A subclass names its kind, adds its parameters, and says how the world is made and loaded.
 
     Attributes:
@@ -79,23 +80,24 @@ class Recipe(BaseModel):
     audited: ClassVar[Mapping[str, float] | None] = None
 
     @property
+    @abstractmethod
     def shape(self) -> Shape:
         """Of the world, which is not made for this."""
-        raise NotImplementedError
 
     @property
     def ingredients(self) -> Mapping[str, str]:
         """What the world depends on besides the recipe's own fields, such as the hash of its data."""
         return {}
 
+    @abstractmethod
     def make(self, train: Train) -> bytes:
         """The finished world as a safetensors file.
 
         Args:
             train: Trains a function, for a world that is trained.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, data: bytes, sha: str) -> World:
         """The world from the file that `make` returned. A file may come from anybody.
 
@@ -103,13 +105,16 @@ class Recipe(BaseModel):
             sha: Hash of the file, to be the world's own.
 
         Raises:
-            ValueError, KeyError, TypeError, RuntimeError: it is not this recipe's.
+            SafetensorError, ValueError, KeyError, TypeError, RuntimeError: it is not this recipe's.
         """
-        raise NotImplementedError
 
     def audit(self, world: World, at: Mapping[str, float], items: int) -> Audit:
-        """Evidence that the world's posterior is the posterior of what it samples, at values of the axes `audited`."""
-        raise NotImplementedError
+        """Evidence that the world's posterior is the posterior of what it samples, at values of the axes `audited`.
+
+        Raises:
+            OracleError: it has no audit.
+        """
+        raise OracleError(f"a world of kind {self.kind} has no audit")
 
     def progress(self, point: Mapping[str, float]) -> str:
         """A point of its training curve in a few words."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 
+from safetensors import SafetensorError
+
 from raysweep.errors import OracleError
 from raysweep.experiment import World
 from raysweep.oracle.recipe import WEIGHTS, Recipe, Train, folder_of, is_made, parse_recipe
@@ -54,6 +56,6 @@ def load_world(store: Store, folder: str = "") -> World:
     data = store.read(f"{folder}/{WEIGHTS}".lstrip("/"), _MAX_BYTES)
     try:
         return recipe.load(data, hashlib.sha256(data).hexdigest()[:16])
-    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+    except (SafetensorError, KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise OracleError(f"oracle {store.uri}/{folder}: {WEIGHTS} does not fit {_RECIPE}: {reason}") from error

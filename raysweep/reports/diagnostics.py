@@ -65,17 +65,8 @@ def _curve(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels: M
     """A law of one scale, with the band of the mean law."""
     colour, grid = COLOURS[0], np.geomspace(*group.window[0], 200)
     axis.plot(x[0, ~out], y[~out], "o", ms=3.5, color=colour, alpha=0.5, mew=0)
-    axis.plot(
-        x[0, out],
-        y[out],
-        "o",
-        ms=4,
-        mfc="none",
-        mec=colour,
-        mew=0.8,
-        alpha=0.8,
-        label="held out" if out.any() else None,
-    )
+    if out.any():
+        axis.plot(x[0, out], y[out], "o", ms=4, mfc="none", mec=colour, mew=0.8, alpha=0.8, label="held out")
     axis.plot(grid, group.predict(grid), color=colour, lw=1.6, label="all points")
     band, new = group.band(grid), group.prediction(grid)
     for ends, alpha in ((new, 0.08), (band, 0.2)):

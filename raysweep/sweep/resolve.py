@@ -20,7 +20,7 @@ from raysweep import __version__
 from raysweep.code import Code, of_files, of_object
 from raysweep.errors import FitError, SweepError, nearest
 from raysweep.experiment import Experiment, display_of
-from raysweep.experiments import BUILT_IN, Own, load_experiment
+from raysweep.experiments import BUILT_IN, Own, imported, load_experiment
 from raysweep.experiments.command import Command
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.experiments.inferred import axis_names, infer_axes
@@ -32,7 +32,7 @@ from raysweep.grid.terms import Term
 from raysweep.grid.values import canonical, unwrapped
 from raysweep.laws.forms import law
 from raysweep.ledger.rows import RESERVED, row_schema
-from raysweep.oracle.recipe import recipe_hash
+from raysweep.oracle.recipe import kinds, recipe_hash
 from raysweep.sweep.override import read_overrides
 from raysweep.sweep.schema import FitSpec, SweepFile, explain
 from raysweep.yamlfile import dump_yaml, read_yaml
@@ -200,11 +200,14 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
         raw = {**raw, "experiment": _reference(given)}
     if isinstance(raw.get("grid"), Mapping):
         raw = {**raw, "grid": _plain_grid(raw["grid"])}
+    folders = tuple(folders) or (Path.cwd(),)
+    reference, world = raw.get("experiment"), raw.get("world")
+    if isinstance(world, Mapping) and str(world.get("kind")) not in kinds() and ":" in str(reference) and given is None:
+        imported(str(reference), folders, path)  # the module of a user's experiment may register kinds of its own
     try:
         file = SweepFile.model_validate(raw)
     except ValidationError as error:
         raise SweepError(explain(error, raw, path)) from error
-    folders = tuple(folders) or (Path.cwd(),)
     script = f"command:{file.name}"
     if bool(file.experiment not in ("", script)) == bool(file.command):
         both = "both" if file.command else "neither"

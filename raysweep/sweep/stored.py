@@ -81,7 +81,9 @@ def stored_declaration(store: Store) -> Declaration | None:
         display = Display.from_json(plain["display"]) if "display" in plain else None
         return Declaration(axes, str(plain["identity"]), display)
     except (SweepError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LedgerError(f"store {store.uri}: {path} must hold the axes of its sweep: {error}") from error
+        raise LedgerError(
+            f"store {store.uri}: {path} must hold the axes of its sweep and how they are shown: {error}"
+        ) from error
 
 
 def stored_display(store: Store) -> Display:

@@ -24,7 +24,7 @@ from raysweep.oracle.world import load_world, prepare
 from raysweep.run import run
 from raysweep.status import status
 from raysweep.store import Store
-from raysweep.sweep import Sweep
+from raysweep.sweep import Sweep, from_mapping
 
 
 @dataclass(frozen=True)
@@ -187,3 +187,24 @@ def test_an_audit_is_made_at_every_combination_of_its_axes_and_kept_with_it(
     monkeypatch.setattr(Audited, "audited", {"items": 2.0})
     with pytest.raises(OracleError, match="an audit has fields of its own named items"):
         settings(Audited(), {})
+
+
+MODULE = """
+from typing import Literal
+from test_kinds import LineRecipe
+from raysweep.experiments.classifier import EXPERIMENT
+from raysweep.oracle.recipe import register
+
+@register
+class Bent(LineRecipe):
+    kind: Literal["bent"] = "bent"
+"""
+
+
+def test_the_module_of_a_user_s_experiment_registers_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_KINDS", room.kinds())
+    (tmp_path / "my_bent_world.py").write_text(MODULE)
+    raw = {**CLASSIFIER_SWEEP, "experiment": "my_bent_world:EXPERIMENT", "world": {"kind": "bent", "gap": 3.0}}
+    sweep = from_mapping(raw, "sweep.yaml", [tmp_path])
+    assert sweep.file.world is not None
+    assert (sweep.file.world.kind, sweep.file.world.shape) == ("bent", Shape(1, 2))
