@@ -26,7 +26,8 @@ from common import Array, over_seeds, save, slope
 from matplotlib import pyplot as plt
 from scipy.optimize import nnls
 
-from raysweep.laws.attempts import Tail, unbiased_failure
+from raysweep.laws.attempts import unbiased_failure
+from raysweep.laws.tail import Tail
 from raysweep.reports.style import COLOURS, STYLE
 
 COMPONENTS = 256  # at most; of a feature set

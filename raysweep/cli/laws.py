@@ -6,26 +6,28 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from raysweep.cli.asking import Asked, Json, asking
 from raysweep.cli.show import print_json, print_table
 from raysweep.errors import FitError
-from raysweep.laws.forms import LAWS, Law
+from raysweep.laws.definition import Law
+from raysweep.laws.forms import LAWS
 from raysweep.ledger.log import CELLS
 from raysweep.store import Store
 from raysweep.sweep.current import cells
-from raysweep.sweep.schema import FitSpec
-from raysweep.sweep.stored import stored_sweep
+from raysweep.sweep.stored import stored_display, stored_sweep
 
 if TYPE_CHECKING:
     from raysweep.laws import GroupFit
     from raysweep.laws.allocate import Allocation
     from raysweep.laws.points import Points
-    from raysweep.laws.table import Fit
+    from raysweep.laws.request import FitRequest
+    from raysweep.laws.result import Fit
 
 Data = Annotated[
     list[str],
@@ -35,33 +37,9 @@ Data = Annotated[
         show_default=False,
     ),
 ]
-LawOption = Annotated[str, typer.Option("--law", metavar="LAW", help="One of those below.")]
-Scale = Annotated[
-    list[str] | None, typer.Option("--x", metavar="COL", help="Column of a scale; once for each the law has, in order.")
-]
-Y = Annotated[str | None, typer.Option("--y", metavar="COL", help="Column of the measurement.")]
-By = Annotated[list[str] | None, typer.Option("--by", metavar="COL", help="Fit each value of this column by itself.")]
-Where = Annotated[str | None, typer.Option(metavar="EXPR", help="Rows to keep, SQL: \"labels = 'hard'\".")]
-At = Annotated[
-    str, typer.Option("--at", metavar="best|last|T", help="Snapshot of a run: best on <y>_select, last, or a time.")
-]
-Run = Annotated[
-    str | None, typer.Option("--run", metavar="COL", help="Column of independent clusters (a ledger: seed).")
-]
-Se = Annotated[str | None, typer.Option("--se", metavar="COL", help="Standard error of y from finite evaluation.")]
-Huber = Annotated[
-    float | None, typer.Option(metavar="DELTA", help="Huber's loss on log residuals, linear beyond this: 1e-3.")
-]
-HoldOut = Annotated[
-    float, typer.Option("--holdout", metavar="SHARE", help="Largest scales a second fit is judged on; 0 for none.")
-]
-Draws = Annotated[int, typer.Option("--bootstrap", min=0, help="Draws of the intervals; 0 for none.")]
-Level = Annotated[float, typer.Option("--level", help="Coverage of the intervals.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the draws.")]
 Rows = Annotated[
     str, typer.Option("--rows", metavar="current|all", help="Of a store: the sweep as it is now, or all it ever held.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _BROAD = 110  # columns, however wide the terminal
 _LARGE = 1 << 28  # bytes of a compacted ledger
@@ -76,34 +54,14 @@ def _about(laws: Sequence[Law]) -> list[str]:
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     auto = "auto: of the one-axis laws the one that foretells held-out scales best."
-    app.command(epilog="\n\n".join([*_about(list(LAWS.values())), auto]))(fit)
-    app.command(epilog="\n\n".join(_about([law for law in LAWS.values() if law.derived])))(allocate)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """One fit with the points it was made of."""
-
-    spec: FitSpec
-    points: Points
-    fit: Fit
+    app.command(epilog="\n\n".join([*_about(list(LAWS.values())), auto]))(asking(fit))
+    paid = _about([law for law in LAWS.values() if law.derived])
+    app.command(epilog="\n\n".join(paid))(asking(allocate, law="chinchilla"))
 
 
 def fit(
     data: Data,
-    law: LawOption = "power",
-    x: Scale = None,
-    y: Y = None,
-    by: By = None,
-    where: Where = None,
-    at: At = "best",
-    run: Run = None,
-    se: Se = None,
-    huber: Huber = None,
-    holdout: HoldOut = 0.3,
-    bootstrap: Draws = 1000,
-    level: Level = 0.95,
-    seed: Seed = 0,
+    asked: Asked,
     rows: Rows = "current",
     figure: Annotated[
         str | None, typer.Option(metavar="FILE", help="Draw data, law, residuals and hold-out: .png, .pdf or .svg.")
@@ -111,40 +69,23 @@ def fit(
     json: Json = False,
 ) -> None:
     """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits the sweep names."""
-    specs: Sequence[FitSpec] = ()
-    if not x and y is None:
-        specs = _named(data)
-        x, y = _usual(data) if not specs else (x, y)
-    if not specs:
-        specs = [_spec("fit", law, x, y, by, where, at, se, huber, holdout)]
-    found = _fitted(data, specs, run, bootstrap, level, seed, rows, json)
+    requests = [asked.request("fit")] if asked.x or asked.y is not None else _named(data, asked)
+    fitted = _fitted(data, requests, rows, json)
     if figure is not None:
-        _draw(found, Path(figure))
+        _draw(fitted, Path(figure))
     if json:
-        print_json([record for one in found for record in one.fit.to_json()])
+        print_json([record for law, _ in fitted for record in law.to_json()])
         return
     from raysweep.reports.tables import paragraphs
 
-    for i, paragraph in enumerate(p for one in found for p in paragraphs(one.fit)):
+    for i, paragraph in enumerate(p for law, _ in fitted for p in paragraphs(law)):
         _say(["", *paragraph] if i else paragraph)
 
 
 def allocate(
     data: Data,
     budget: Annotated[list[float], typer.Option(metavar="FLOPS", help="Compute to spend; may be repeated.")],
-    law: LawOption = "chinchilla",
-    x: Scale = None,
-    y: Y = None,
-    by: By = None,
-    where: Where = None,
-    at: At = "best",
-    run: Run = None,
-    se: Se = None,
-    huber: Huber = None,
-    holdout: HoldOut = 0.3,
-    bootstrap: Draws = 1000,
-    level: Level = 0.95,
-    seed: Seed = 0,
+    asked: Asked,
     rows: Rows = "current",
     cost_per: Annotated[
         float | None, typer.Option(metavar="C", help="FLOPs are C times both scales; 6 if neither is given.")
@@ -164,15 +105,15 @@ def allocate(
         raise FitError(
             f"allocate: --cost-per is FLOPs a unit of both scales, positive and finite, but got {cost_per:g}"
         )
+    law = asked.law
     if law not in LAWS or not LAWS[law].derived:
         two = ", ".join(name for name, one in LAWS.items() if one.derived)
         hint = ". Attempts against training: raysweep.laws.split, from Python" if law.startswith("passk") else ""
         raise FitError(
             f"allocate: --law must have two scales whose product is paid for, but got {law!r}. Those are {two}{hint}"
         )
-    spec = _spec("allocate", law, x, y, by, where, at, se, huber, holdout)
-    (found,) = _fitted(data, [spec], run, bootstrap, level, seed, rows, json, keep=(flops,) if flops else ())
-    made = [(group, _allocation(group, found.points, budget, cost_per or 6.0, flops)) for group in found.fit]
+    ((fitted, points),) = _fitted(data, [asked.request("allocate")], rows, json, keep=(flops,) if flops else ())
+    made = [(group, _allocation(group, points, budget, cost_per or 6.0, flops)) for group in fitted]
     if all(isinstance(one, str) for _, one in made):
         raise FitError(str(made[0][1]))
     if json:
@@ -186,46 +127,20 @@ def allocate(
         print(f"... and {len(made) - MOST:,} more groups; --json has them all")
 
 
-def _spec(
-    command: str,
-    law: str,
-    x: Sequence[str] | None,
-    y: str | None,
-    by: Sequence[str] | None,
-    where: str | None,
-    at: str,
-    se: str | None,
-    huber: float | None,
-    holdout: float,
-) -> FitSpec:
-    if not x or y is None:
-        raise FitError(f"{command}: --x and --y must be given together, but got --x {x or 'nothing'} and --y {y}")
-    # Not validated here: the fit names the option and the value better than a schema.
-    return FitSpec.model_construct(
-        law=law, x=tuple(x), y=y, by=tuple(by or ()), where=where, at=at, se=se, huber=huber, holdout=holdout
-    )
-
-
-def _named(data: Sequence[str]) -> Sequence[FitSpec]:
-    """The fits that a store's sweep names."""
-    store = _store(data)
-    return stored_sweep(store)[0].fit if store is not None else ()
-
-
-def _usual(data: Sequence[str]) -> tuple[list[str], str]:
-    """The columns that the experiment of a store declares for a fit.
+def _named(data: Sequence[str], asked: Asked) -> list[FitRequest]:
+    """The fits that a store's sweep names, or else the one of the columns that its experiment declares.
 
     Raises:
-        FitError: these are tables, or it declares none.
+        FitError: these are tables, or a store that names no columns.
     """
-    from raysweep.display import Display
-    from raysweep.sweep.stored import stored_display
-
     store = _store(data)
-    display = Display() if store is None else stored_display(store)
-    if not display.x or not display.y:
-        raise FitError(f"fit: --x and --y must be given, for {' '.join(data)} names no fits of its own")
-    return [display.x], display.y
+    if store is not None:
+        if specs := stored_sweep(store)[0].fit:
+            return [asked.applied(spec.request) for spec in specs]
+        display = stored_display(store)
+        if display.x and display.y:
+            return [replace(asked, x=[display.x], y=display.y).request("fit")]
+    raise FitError(f"fit: --x and --y must be given, for {' '.join(data)} names no fits of its own")
 
 
 def _store(data: Sequence[str]) -> Store | None:
@@ -254,30 +169,18 @@ def _source(data: Sequence[str], rows: str, quiet: bool) -> Any:
 
 
 def _fitted(
-    data: Sequence[str],
-    specs: Sequence[FitSpec],
-    run: str | None,
-    bootstrap: int,
-    level: float,
-    seed: int,
-    rows: str,
-    quiet: bool,
-    keep: Sequence[str] = (),
-) -> list[_Asked]:
-    from raysweep.laws.fitting import Options
+    data: Sequence[str], requests: Sequence[FitRequest], rows: str, quiet: bool, keep: Sequence[str] = ()
+) -> list[tuple[Fit, Points]]:
+    """Each fit with the points that it was made of."""
     from raysweep.laws.points import points
-    from raysweep.laws.table import checked, fit_points
+    from raysweep.laws.table import fit_points
 
-    source, found = _source(data, rows, quiet), []
-    for s in specs:
-        options = Options(level=level, draws=bootstrap, seed=seed, huber=s.huber, holdout=s.holdout)
-        checked(s.law, s.scales, options)
-        kept = points(source, s.scales, s.y, s.by, s.where, s.at, run, s.se, keep)
-        found.append(_Asked(s, kept, fit_points(kept, s.law, options)))
-    return found
+    source = _source(data, rows, quiet)
+    taken = ((points(source, request, keep), request) for request in requests)
+    return [(fit_points(kept, request), kept) for kept, request in taken]
 
 
-def _draw(found: Sequence[_Asked], path: Path) -> None:
+def _draw(fitted: Sequence[tuple[Fit, Points]], path: Path) -> None:
     """One file a fit: FILE, then FILE with -2, -3, ... before its ending."""
     if path.suffix not in (".png", ".pdf", ".svg") or not path.parent.is_dir():
         raise FitError(f"fit: --figure must be a .png, .pdf or .svg in a folder that exists, but got {str(path)!r}")
@@ -287,9 +190,9 @@ def _draw(found: Sequence[_Asked], path: Path) -> None:
     from raysweep.reports.diagnostics import diagnostics_figure
     from raysweep.reports.style import tame
 
-    for i, one in enumerate(found):
+    for i, (law, kept) in enumerate(fitted):
         name = path if i == 0 else path.with_stem(f"{path.stem}-{i + 1}")
-        tame(diagnostics_figure(one.fit, one.points)).savefig(name, dpi=_DPI)
+        tame(diagnostics_figure(law, kept)).savefig(name, dpi=_DPI)
 
 
 def _allocation(

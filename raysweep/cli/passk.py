@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from raysweep.cli.laws import By, Draws, Json, Level, Seed, Where
+from raysweep.cli.asking import By, Draws, Json, Level, Seed, Where
 from raysweep.cli.show import print_json, print_table
 from raysweep.errors import FitError
 

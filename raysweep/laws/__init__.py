@@ -8,18 +8,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from raysweep.laws.forms import LAWS, Law, law
+from raysweep.laws.definition import Law
+from raysweep.laws.forms import LAWS, law
 from raysweep.laws.group import GroupFit
 
 if TYPE_CHECKING:
-    from raysweep.laws.table import Fit, fit
+    from raysweep.laws.result import Fit
+    from raysweep.laws.table import fit
 
 __all__ = ["LAWS", "Fit", "GroupFit", "Law", "fit", "law"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Fit", "fit"):
-        from raysweep.laws import table
+    if name == "fit":
+        from raysweep.laws.table import fit
 
-        return getattr(table, name)
+        return fit
+    if name == "Fit":
+        from raysweep.laws.result import Fit
+
+        return Fit
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from raysweep.errors import FitError, nearest
 from raysweep.laws.column import COLUMNS, Column, merged, of_schema, of_text
+from raysweep.laws.definition import Array
 from raysweep.laws.files import FORMS, UNREADABLE, tables
-from raysweep.laws.forms import Array
 from raysweep.laws.jsonfile import first_line
 from raysweep.laws.missing import as_numbers, first_word, numeric
 

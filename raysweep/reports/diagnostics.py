@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from raysweep.laws import Fit, GroupFit
 from raysweep.laws.choice import held_out
-from raysweep.laws.forms import Array
+from raysweep.laws.definition import Array
 from raysweep.laws.points import Points
 from raysweep.laws.source import numbers
 from raysweep.reports.style import COLOURS, NO_LABELS, PANEL, STYLE, axis_name, sample

@@ -25,8 +25,8 @@ from raysweep.errors import FitError, plain
 from raysweep.experiment import Experiment, display_of
 from raysweep.experiments import built_in
 from raysweep.laws import Fit
-from raysweep.laws.fitting import Options
 from raysweep.laws.points import Points, points
+from raysweep.laws.request import FitRequest
 from raysweep.laws.source import Column, gather, scan
 from raysweep.laws.table import fit_points
 from raysweep.oracle.audits import place, stored_audits
@@ -112,8 +112,8 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
         try:
             beside = [n for n in display.beside(spec.y) if n in columns and frame[n].dtype.is_numeric()]
             beside += [n for n in (theory_name(spec.y), REASON) if theory_name(spec.y) in frame.columns]
-            found = points(table, spec.scales, spec.y, spec.by, spec.where, spec.at, None, spec.se, beside)
-            law = fit_points(found, spec.law, Options(huber=spec.huber, holdout=spec.holdout))
+            found = points(table, spec.request, beside)
+            law = fit_points(found, spec.request)
             fitted.append((spec, law, found))
             sentences += findings(law)
         except FitError as error:
@@ -180,7 +180,7 @@ def _theory(
         if theory_name(y) not in table.column_names:
             continue
         try:
-            found = points(table, x, y, spec.by, None, spec.at, None, None, [theory_name(y), REASON])
+            found = points(table, FitRequest((x,), y, by=spec.by, at=spec.at), [theory_name(y), REASON])
         except FitError:  # said of the law already
             continue
         held = agreements(found)

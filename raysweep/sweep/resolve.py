@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from raysweep import __version__
 from raysweep.code import Code, of_files, of_object
-from raysweep.errors import FitError, SweepError, nearest
+from raysweep.errors import SweepError, nearest
 from raysweep.experiment import Experiment, display_of
 from raysweep.experiments import BUILT_IN, Own, imported, load_experiment
 from raysweep.experiments.command import Command
@@ -30,7 +30,7 @@ from raysweep.grid.expand import expand
 from raysweep.grid.runs import Runs
 from raysweep.grid.terms import Term
 from raysweep.grid.values import canonical, unwrapped
-from raysweep.laws.forms import law
+from raysweep.laws.request import RequestError
 from raysweep.ledger.rows import RESERVED, row_schema
 from raysweep.oracle.recipe import kinds, recipe_hash
 from raysweep.sweep.override import read_overrides
@@ -234,7 +234,7 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
         display_of(experiment)
         terms = expand(file.grid, axes)
         _check_fits(file.fit, axes, experiment)
-    except (SweepError, FitError) as error:
+    except SweepError as error:
         raise SweepError(f"{path}: {error}") from error
     if file.world is None and experiment.needs_world:
         raise SweepError(f"{path}: experiment {experiment.name} needs a `world:` (a recipe, or a file holding one)")
@@ -292,19 +292,17 @@ def _check_fits(fits: Sequence[FitSpec], axes: Mapping[str, Axis], experiment: E
     """Refuse a fit that cannot be made before anything is spent on its data."""
     metrics = {m.name for m in experiment.metrics}
     for i, spec in enumerate(fits):
-        wanted = ("x",) if spec.law == "auto" else law(spec.law).axes
-        if len(spec.scales) != len(wanted):
-            raise SweepError(
-                f"fit.{i}.x: the law {spec.law} takes {len(wanted)} scales ({', '.join(wanted)}), "
-                f"but got {len(spec.scales)}: {', '.join(spec.scales)}"
-            )
+        try:
+            asked = spec.request
+        except RequestError as error:
+            raise SweepError(f"fit.{i}.{error.key}: {error.rule}") from error
         known = {*axes, *metrics, "flops", "flops_eval", "seconds"}
-        named = [*(("x", name) for name in spec.scales), ("y", spec.y), *([("se", spec.se)] if spec.se else [])]
+        named = [*(("x", name) for name in asked.x), ("y", asked.y), *([("se", asked.se)] if asked.se else [])]
         for key, name in named:
             if metrics and name not in known:  # a plain function's metrics are known when it returns them
                 raise SweepError(
                     f"fit.{i}.{key}: must be an axis or a metric, but got {name!r}. {nearest(name, known)}"
                 )
-        for name in spec.by:
+        for name in asked.by:
             if name not in axes:
                 raise SweepError(f"fit.{i}.by: must name axes, but got {name!r}. {nearest(name, axes)}")

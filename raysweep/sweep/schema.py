@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 from pydantic_core import ErrorDetails
 
 from raysweep.errors import nearest
+from raysweep.laws.request import FitRequest, Options
 from raysweep.oracle.recipe import Recipe, kinds, recipe_of
 
 __all__ = ["Budget", "FitSpec", "Resources", "SweepFile", "explain"]
@@ -21,7 +22,7 @@ class _Strict(BaseModel):
 
 
 class FitSpec(_Strict):
-    """One law to fit and draw in the report."""
+    """One law to fit and draw in the report, as the file says it: `request` checks it."""
 
     law: str = Field("power", description="a key of LAWS, or auto")
     x: str | tuple[str, ...] = Field(description="one column for each scale of the law")
@@ -30,13 +31,23 @@ class FitSpec(_Strict):
     where: str | None = Field(None, description="rows to keep, a Polars SQL expression")
     at: float | str = Field("best", description="the snapshot of a run that counts: best, last, or a time")
     se: str | None = Field(None, description="standard error of y; <y>_se if there is one")
-    huber: float | None = Field(None, gt=0, description="Huber's loss on log residuals, linear beyond this")
-    holdout: float = Field(0.3, ge=0, le=0.9, description="share of the largest scales a second fit is judged on")
+    huber: float | None = Field(None, description="Huber's loss on log residuals, linear beyond this")
+    holdout: float = Field(0.3, description="share of the largest scales a second fit is judged on")
 
     @property
     def scales(self) -> tuple[str, ...]:
         """The columns of x."""
         return (self.x,) if isinstance(self.x, str) else self.x
+
+    @property
+    def request(self) -> FitRequest:
+        """The fit that is asked for.
+
+        Raises:
+            RequestError: No table could answer it.
+        """
+        options = Options(huber=self.huber, holdout=self.holdout)
+        return FitRequest(self.scales, self.y, self.law, self.by, self.where, self.at, se=self.se, options=options)
 
 
 class Resources(_Strict):

@@ -8,12 +8,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_table import COLUMNS, ledger, rows, timed
+from test_table import COLUMNS, fit, ledger, rows, timed
 
 from raysweep.errors import FitError
-from raysweep.laws import fit
 from raysweep.laws.column import Column, of_schema, of_text
 from raysweep.laws.points import points
+from raysweep.laws.request import FitRequest
 from raysweep.laws.source import scan
 
 STAMPS = {"experiment": {"role": "stamp"}, "experiment_version": {"role": "stamp"}, "code_sha": {"role": "stamp"}}
@@ -244,5 +244,5 @@ def test_a_missing_other_metric_drops_nothing():
     for row in records[::2]:
         row["accuracy"] = float("nan")
     table = store(records)
-    assert points(table, "n_train", "epistemic").frame.height == 15
+    assert points(table, FitRequest(("n_train",), "epistemic")).frame.height == 15
     assert np.isfinite(fit(table, bootstrap=0).params["alpha"])

@@ -311,7 +311,7 @@ LOST = json.dumps(
 
 def run_json(data: bytes) -> None:
     (SCRATCH / "t.json").write_bytes(data)
-    fit(SCRATCH / "t.json", "power", "n", "loss", by="arm", bootstrap=0)
+    fit(SCRATCH / "t.json", "power", x="n", y="loss", by="arm", bootstrap=0)
 
 
 def run_lost(data: bytes) -> None:
@@ -324,14 +324,14 @@ def run_lost(data: bytes) -> None:
         code_sha=pl.lit("a"),
         loss=1 / pl.col("n") + pl.col("seed") / 100,
     )
-    fit(frame, "power", "n", "loss", bootstrap=0)
+    fit(frame, "power", x="n", y="loss", bootstrap=0)
 
 
 def run_csv(data: bytes) -> None:
     (SCRATCH / "t.csv").write_bytes(data)
-    fit(SCRATCH / "t.csv", "power", "n", "loss", by="arm", bootstrap=0)
+    fit(SCRATCH / "t.csv", "power", x="n", y="loss", by="arm", bootstrap=0)
 
 
 def run_table(data: bytes) -> None:
     (SCRATCH / "t.parquet").write_bytes(data)
-    fit(SCRATCH / "t.parquet", "power", "n", "loss", by="arm", bootstrap=0)
+    fit(SCRATCH / "t.parquet", "power", x="n", y="loss", by="arm", bootstrap=0)
