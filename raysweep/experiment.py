@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from raysweep.display import Display
+from raysweep.errors import SweepError, nearest
 from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Observed, Runs
 from raysweep.grid.values import Value
@@ -27,9 +29,11 @@ __all__ = [
     "Outbox",
     "Sample",
     "Saved",
+    "ShownExperiment",
     "TheoryExperiment",
     "World",
     "WorldShape",
+    "display_of",
 ]
 
 
@@ -248,3 +252,32 @@ class TheoryExperiment(Experiment, Protocol):
             there is none; the column `reason` then says why, and is null elsewhere.
         """
         ...
+
+
+@runtime_checkable
+class ShownExperiment(Experiment, Protocol):
+    """An Experiment that says how its columns are shown. Of one that does not, laws and learning curves are drawn."""
+
+    @property
+    def display(self) -> Display: ...
+
+
+def display_of(experiment: Experiment) -> Display:
+    """What an experiment is shown by, with a label for every axis and metric that has a unit.
+
+    Raises:
+        SweepError: it names a column that the experiment does not have.
+    """
+    columns = {axis.name: axis.unit for axis in experiment.axes} | {m.name: m.unit for m in experiment.metrics}
+    named = {name: f"{name.replace('_', ' ')} ({unit})" for name, unit in columns.items() if unit and unit not in name}
+    if not isinstance(experiment, ShownExperiment):
+        return Display(labels=named)
+    display = experiment.display
+    known = {*columns, "flops", "flops_eval", "seconds"}
+    for name in display.columns:
+        if name not in known:
+            raise SweepError(
+                f"experiment {experiment.name}: display must name axes and metrics, but names {name!r}. "
+                + nearest(name, known)
+            )
+    return replace(display, labels={**named, **display.labels})

@@ -20,7 +20,8 @@ from raysweep.ledger.causes import alike, cause, common
 from raysweep.ledger.log import Scan
 from raysweep.ledger.rows import STATUSES
 from raysweep.logs import tail_of
-from raysweep.oracle.recipe import stored_audits
+from raysweep.oracle.audits import stored_audits
+from raysweep.oracle.recipe import WEIGHTS
 from raysweep.store import TEMPORARY, Store
 from raysweep.store.leases import Pulse, drivers
 from raysweep.sweep.current import Current, current, split
@@ -230,8 +231,8 @@ def _worlds(store: Store) -> list[dict[str, Any]]:
         found.append(
             {
                 "recipe": plain(folder),
-                "ready": store.exists(f"oracle/{folder}/weights.safetensors"),
-                "audited": [a["temperature"] for a in audits],
+                "ready": store.exists(f"oracle/{folder}/{WEIGHTS}"),
+                "audited": [a["at"] for a in audits],
                 "passed": all(a["passed"] for a in audits) if audits else None,
             }
         )

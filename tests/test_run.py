@@ -14,8 +14,7 @@ from raysweep.errors import OracleError, SweepError
 from raysweep.executors import make_executor
 from raysweep.executors.work import Job, execute
 from raysweep.ledger.log import CELLS, Ledger
-from raysweep.oracle import audit as audit_module
-from raysweep.oracle.world import FlowWorld
+from raysweep.oracle.flow_world import FlowWorld
 from raysweep.pack import make_pack
 from raysweep.run import run
 from raysweep.store import Store
@@ -88,7 +87,7 @@ def test_a_failed_audit_stops_the_sweep_before_any_cell(
     def swapped(self: FlowWorld, x: object, temperature: float = 1.0) -> object:
         return honest(self, x, temperature)[:, [1, 0, 2]]  # type: ignore[arg-type]
 
-    monkeypatch.setattr(audit_module.FlowWorld, "log_posterior", swapped)
+    monkeypatch.setattr(FlowWorld, "log_posterior", swapped)
     world = {**CLASSIFIER_SWEEP["world"], "seed": 99}  # its samples are in no cache yet
     store = Store(str(tmp_path))
     with pytest.raises(OracleError, match=r"audit failed at temperature 1: self_calibration must be within 4"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,8 +69,7 @@ def fit(
     json: Json = False,
 ) -> None:
     """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits that the sweep names."""
-    alone = not asked.x and asked.y is None
-    requests = [asked.applied(one) for one in _named(data)] if alone else [asked.request("fit")]
+    requests = [asked.request("fit")] if asked.x or asked.y is not None else _named(data, asked)
     fitted = _fitted(data, requests, rows, json)
     if figure is not None:
         _draw(fitted, Path(figure))
@@ -128,15 +128,22 @@ def allocate(
         print(f"... and {len(made) - MOST:,} more groups; --json has them all")
 
 
-def _named(data: Sequence[str]) -> list[FitRequest]:
-    """The fits that a store's sweep names."""
-    from raysweep.sweep.stored import stored_sweep
+def _named(data: Sequence[str], asked: Asked) -> list[FitRequest]:
+    """The fits that a store's sweep names, or else the one of the columns that its experiment declares.
+
+    Raises:
+        FitError: these are tables, or a store that names no columns.
+    """
+    from raysweep.sweep.stored import stored_display, stored_sweep
 
     store = _store(data)
-    requests = [spec.request for spec in stored_sweep(store)[0].fit] if store is not None else []
-    if not requests:
-        raise FitError(f"fit: --x and --y must be given, for {' '.join(data)} names no fits of its own")
-    return requests
+    if store is not None:
+        if specs := stored_sweep(store)[0].fit:
+            return [asked.applied(spec.request) for spec in specs]
+        display = stored_display(store)
+        if display.x and display.y:
+            return [replace(asked, x=[display.x], y=display.y).request("fit")]
+    raise FitError(f"fit: --x and --y must be given, for {' '.join(data)} names no fits of its own")
 
 
 def _store(data: Sequence[str]) -> Store | None:

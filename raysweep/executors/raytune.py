@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -48,11 +48,8 @@ from raysweep.executors.trial import PackTrial, Unfit  # noqa: E402
 from raysweep.executors.witness import witness  # noqa: E402
 from raysweep.executors.work import Job  # noqa: E402
 from raysweep.ledger.rows import STATUSES, Counts  # noqa: E402
-from raysweep.oracle.recipe import FlowRecipe  # noqa: E402
+from raysweep.oracle.recipe import TrainFunction  # noqa: E402
 from raysweep.store import Store, UnreachableError  # noqa: E402
-
-if TYPE_CHECKING:
-    from raysweep.oracle.flows import ClassFlow
 
 __all__ = ["RayExecutor"]
 
@@ -269,13 +266,18 @@ class RayExecutor:
                 raise error.cause from error
             raise PackError(f"a worker failed: {tail(str(error))}") from error
 
-    def train_flow(
-        self, recipe: FlowRecipe, store: Store, workers: int, on_progress: Callable[[Mapping[str, float]], None]
-    ) -> ClassFlow:
+    def train(
+        self,
+        function: TrainFunction,
+        store: Store,
+        folder: str,
+        workers: int,
+        on_progress: Callable[[Mapping[str, float]], None],
+    ) -> Mapping[str, bytes]:
         """By Ray Train."""
-        from raysweep.executors.raytrain import fit_flow
+        from raysweep.executors.raytrain import train
 
-        return fit_flow(recipe, store, workers, on_progress)
+        return train(function, store, folder, workers, on_progress)
 
     def run(self, job: Job, feed: Feed, on_counts: Callable[[Counts], None]) -> None:
         """One Tuner until the feed is finished.

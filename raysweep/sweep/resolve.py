@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from raysweep import __version__
 from raysweep.code import Code, of_files, of_object
 from raysweep.errors import SweepError, nearest
-from raysweep.experiment import Experiment
-from raysweep.experiments import BUILT_IN, Own, load_experiment
+from raysweep.experiment import Experiment, display_of
+from raysweep.experiments import BUILT_IN, Own, imported, load_experiment
 from raysweep.experiments.command import Command
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.experiments.inferred import axis_names, infer_axes
@@ -32,7 +32,7 @@ from raysweep.grid.terms import Term
 from raysweep.grid.values import canonical, unwrapped
 from raysweep.laws.request import RequestError
 from raysweep.ledger.rows import RESERVED, row_schema
-from raysweep.oracle.recipe import recipe_hash, shape_of
+from raysweep.oracle.recipe import kinds, recipe_hash
 from raysweep.sweep.override import read_overrides
 from raysweep.sweep.schema import FitSpec, SweepFile, explain
 from raysweep.yamlfile import dump_yaml, read_yaml
@@ -84,7 +84,7 @@ class Sweep:
         """Every run of the grid."""
         try:
             runs = enumerate_runs(self.terms, self.axes, self.identity)
-            world = shape_of(self.file.world) if self.file.world else None
+            world = self.file.world.shape if self.file.world else None
             self.experiment.check(runs, world, self.file.resources.gpus)
             return runs
         except SweepError as error:
@@ -97,8 +97,11 @@ class Sweep:
 
     @property
     def declaration(self) -> dict[str, Any]:
-        """What counting this sweep's cells takes besides its file, as plain data: nobody need import the experiment."""
-        return {"identity": self.identity, "axes": [described(axis) for axis in self.axes.values()]}
+        """What counting and showing this sweep's cells takes besides its file, as plain data: nobody need import the
+        experiment.
+        """
+        axes = [described(axis) for axis in self.axes.values()]
+        return {"identity": self.identity, "axes": axes, "display": display_of(self.experiment).to_json()}
 
     @cached_property
     def hash(self) -> str:
@@ -112,7 +115,7 @@ def load_sweep(
 
     Args:
         path: The YAML file.
-        overrides: `axis=values` of `--set`, e.g. `width=64,128`, `seed=0..4` or `n_train=geom(64, 4096, 7)`.
+        overrides: `axis=values` of `--set`, e.g. `width=64,128`, `seed=0..4` or `items=geom(64, 4096, 7)`.
         preset: A key of the file's `presets`, applied before the overrides.
         known: Axes that a plain function may be given by an override, besides those of the file.
 
@@ -198,11 +201,14 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
         raw = {**raw, "experiment": _reference(given)}
     if isinstance(raw.get("grid"), Mapping):
         raw = {**raw, "grid": _plain_grid(raw["grid"])}
+    folders = tuple(folders) or (Path.cwd(),)
+    reference, world = raw.get("experiment"), raw.get("world")
+    if isinstance(world, Mapping) and str(world.get("kind")) not in kinds() and ":" in str(reference) and given is None:
+        imported(str(reference), folders, path)  # the module of a user's experiment may register kinds of its own
     try:
         file = SweepFile.model_validate(raw)
     except ValidationError as error:
         raise SweepError(explain(error, raw, path)) from error
-    folders = tuple(folders) or (Path.cwd(),)
     script = f"command:{file.name}"
     if bool(file.experiment not in ("", script)) == bool(file.command):
         both = "both" if file.command else "neither"
@@ -226,6 +232,7 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
     try:
         axes = index_axes(list(experiment.axes))
         row_schema(experiment)  # refuses an axis called `seconds` before anything is spent
+        display_of(experiment)
         terms = expand(file.grid, axes)
         _check_fits(file.fit, axes, experiment)
     except SweepError as error:

@@ -113,7 +113,7 @@ def test_a_sweep_from_run_to_report(cli: Cli, tmp_path: Path) -> None:
         assert all(p["ci_low"] < p["value"] < p["ci_high"] for p in one["params"])
     assert json.loads(cli("fit", "results/tiny", "--json")[1]) == fits  # the fit that the sweep names
 
-    code, out, _ = cli("audit", "results/tiny", "--temperature", "1", "--temperature", "2", "--items", "500")
+    code, out, _ = cli("audit", "results/tiny", "--at", "temperature=1", "--at", "temperature=2", "--items", "500")
     assert code == 0
     assert out.count("self_calibration") == 2
     assert cli("compact", "results/tiny")[0] == 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -8,6 +9,7 @@ import polars as pl
 import pytest
 from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP
 
+from raysweep.display import Companion, Figure
 from raysweep.errors import LedgerError
 from raysweep.executors import make_executor
 from raysweep.laws import fit
@@ -17,7 +19,7 @@ from raysweep.laws.table import fit_points
 from raysweep.progress import Progress
 from raysweep.reports import make_report
 from raysweep.reports.diagnostics import diagnostics_figure
-from raysweep.reports.figures import calibration_figure, law_figure, learning_figure
+from raysweep.reports.figures import law_figure, learning_figure, metric_figure
 from raysweep.reports.tables import findings
 from raysweep.run import open_store, run
 from raysweep.store import Store
@@ -108,12 +110,32 @@ def test_learning_figure_has_a_panel_per_group_and_a_line_per_scale() -> None:
     assert [len(a.get_lines()) for a in figure.axes] == [2, 2]
 
 
-def test_calibration_figure_shows_the_audits_reliability() -> None:
-    rows = pl.DataFrame({"n": [1, 2], "arm": ["a", "a"], "ece": [0.2, 0.1]})
-    audit = {"temperature": 2.0, "reliability": [[0.1, 0.12, 50], [0.9, 0.88, 40]]}
-    left, right = calibration_figure(rows, "n", "arm", [audit]).axes
+@pytest.mark.parametrize("arm", ["arm", None])
+def test_an_experiment_s_own_figure_shows_its_metric_and_the_audits_reliability(arm: str | None) -> None:
+    rows = pl.DataFrame({"n": [1, 2], "arm": ["a", "a"], "off": [0.2, 0.1]})
+    audit = {"at": {"temperature": 2.0}, "reliability": [[0.1, 0.12, 50], [0.9, 0.88, 40]]}
+    shown = Figure("calibration", "off", reliability=True)
+    left, right = metric_figure(rows, shown, "n", arm, [audit], {"off": "calibration error"}).axes
     assert left.get_legend().get_texts()[0].get_text() == "temperature 2"
     assert right.get_lines()[0].get_ydata().tolist() == [0.2, 0.1]
+    assert (right.get_xlabel(), right.get_ylabel()) == ("n", "calibration error")
+    assert len(metric_figure(rows, replace(shown, reliability=False), "n", arm).axes) == 1
+
+
+def test_companions_of_a_law_are_drawn_beside_it_under_their_labels() -> None:
+    frame = power_table().with_columns(floor=pl.lit(0.5), whole=pl.col("loss") + 0.5)
+    companions = [Companion("loss", "floor", "floor"), Companion("loss", "whole", "means")]
+    asked = FitRequest(("n",), "loss", options=Options(draws=50))
+    found = points(frame, asked, keep=["floor", "whole"])
+    labels = {"loss": "error", "whole": "total", "floor": "least"}
+    figure = law_figure(fit_points(found, asked), found, companions, None, labels)
+    (axis,) = figure.axes
+    _, hollow, law, floor = axis.get_lines()
+    assert hollow.get_ydata() == pytest.approx(frame.group_by("n").agg(pl.col("whole").mean()).sort("n")["whole"])
+    assert set(floor.get_ydata()) == {0.5}
+    assert floor.get_label() == "least"
+    assert law.get_label().startswith("power: alpha")
+    assert axis.get_ylabel() == "error  (hollow: total)"
 
 
 @pytest.mark.parametrize("base", [FUNCTION_SWEEP, CLASSIFIER_SWEEP])

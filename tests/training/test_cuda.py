@@ -9,8 +9,8 @@ import torch
 from conftest import CLASSIFIER_SWEEP, HERE
 
 from raysweep.experiment import Context
-from raysweep.oracle.recipe import GaussianRecipe
-from raysweep.oracle.world import FlowWorld, make_flow
+from raysweep.oracle.flow_world import FlowWorld
+from raysweep.oracle.gaussian import GaussianRecipe, gaussian_flow
 from raysweep.streams import INIT, ORDER, bits, indices, uniform
 from raysweep.sweep import from_mapping
 from raysweep.training.graph import Repeated
@@ -35,7 +35,7 @@ def test_a_pack_trains_alike_on_both_devices(dtype: str, steps: int, tolerance: 
     grid = {**CLASSIFIER_SWEEP["grid"], "width": 8, "precision": dtype, "steps": steps, "labels": ["hard", "soft"]}
     sweep = from_mapping({**CLASSIFIER_SWEEP, "grid": grid}, "sweep.yaml", [HERE])
     recipe = GaussianRecipe(dim=4, classes=3)
-    world = FlowWorld(make_flow(recipe, 4, 3).requires_grad_(False), recipe, "test")
+    world = FlowWorld(gaussian_flow(recipe).requires_grad_(False), recipe, "test")
     found = {}
     for device in ("cpu", "cuda"):
         (batch,) = sweep.experiment.run(sweep.runs, Context(device=device, world=world))
