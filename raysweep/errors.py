@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 
 __all__ = [
+    "ContractError",
     "ExportError",
     "FitError",
     "LedgerError",
@@ -102,6 +103,10 @@ class StudyError(RaysweepError):
 
 class PriceError(RaysweepError):
     """A price table is not valid, or a plan cannot be priced."""
+
+
+class ContractError(RaysweepError, AssertionError):
+    """An experiment breaks rules of `raysweep.experiment.Experiment`; `testing.check_experiment` names them."""
 
 
 def tail(text: str, lines: int = 12) -> str:
