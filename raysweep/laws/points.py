@@ -22,6 +22,7 @@ from raysweep.errors import FitError
 from raysweep.laws.averages import averaged
 from raysweep.laws.column import Column
 from raysweep.laws.grouping import Grouping, accounted, collapsed, grouped, varying
+from raysweep.laws.kinds import MOMENT, settled
 from raysweep.laws.kept import finite, keep_measured
 from raysweep.laws.notes import Note, Regrouped, counts, details_of, each
 from raysweep.laws.snapshot import Snapshots, snapshots
@@ -116,14 +117,16 @@ def points(
     if not columns:
         _refuse_snapshots(rows)
     rows = _of_one_code(rows, columns.get("code_sha", Column()).accepted)
+    rows, columns = settled(rows, columns, (*x, *by))
     asked, run = run, run or ("run" if "run" in columns else None)
     own = se or (f"{y}_se" if f"{y}_se" in columns and schema[f"{y}_se"].is_numeric() else None)
 
     kept = keep_measured(rows, columns, y, measured)
     axes = accounted(columns)
     carried = [*axes, *measured, *by, *keep, *([run] if run else []), *([own] if own else [])]
-    carried += [f"{y}_select"] if columns else []
-    rows = kept.rows.select([name for name in dict.fromkeys(carried) if name in schema])
+    carried += [f"{y}_select", MOMENT] if columns else []
+    present = kept.rows.collect_schema()
+    rows = kept.rows.select([name for name in dict.fromkeys(carried) if name in present])
     if kept.count <= _HELD:
         rows = gather(rows).lazy()
     chosen, notes = Snapshots(rows, ()), list[Note]()
@@ -197,13 +200,18 @@ def _reduced(
     keep: Sequence[str],
 ) -> tuple[Snapshots, Grouping, list[Note]]:
     """A ledger's rows, one a point, by the axes that split them: every axis is accounted for."""
+    several = MOMENT in rows.collect_schema()  # kinds of time
     counted = {*x, *by, *varying(rows, list(axes))}
+    counted |= {name for name, axis in axes.items() if axis.axis_role == "time" and several}
     rows = rows.drop(name for name in axes if name not in (*counted, *keep))
     axes = {name: column for name, column in axes.items() if name in counted}
     time = next((name for name, axis in axes.items() if axis.axis_role == "time"), None)
     chosen = Snapshots(rows, ())
-    if time is not None and time not in (*x, *by):
-        del axes[time]
+    # Runs that each have a time of their own are not snapshots of one: they are told apart, unless `at` names one time.
+    apart = at in ("best", "last") and time is not None and (several or axes[time].kind in ("lane", "shape"))
+    if time is not None and time not in (*x, *by) and (several or not apart):
+        if not apart:
+            del axes[time]
         # A ledger's own key of a run stands for all axes that are not observed, and alone is less to hold.
         known = ("lane", "shape") if run == "run" and columns.get(run, Column()).role == "stamp" else ()
         key = [name for name in axes if axes[name].kind not in known]

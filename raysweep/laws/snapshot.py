@@ -11,6 +11,7 @@ import polars as pl
 
 from raysweep.errors import FitError
 from raysweep.laws.column import Column
+from raysweep.laws.kinds import MOMENT
 from raysweep.laws.notes import Note, Regrouped, counts, each
 from raysweep.laws.source import gather, numbers
 
@@ -62,6 +63,7 @@ def snapshots(
         FitError: `at` is no moment, or no snapshot was taken then.
     """
     select, has_select = f"{y}_select", f"{y}_select" in rows.collect_schema()
+    clock = MOMENT if MOMENT in rows.collect_schema() else time
     if not key:  # a table of one run, which has no name
         key, rows = ["_run"], rows.with_columns(_run=pl.lit(0))
     said, before, after = [], None, None
@@ -70,14 +72,14 @@ def snapshots(
         score = pl.col(select).cast(pl.Float64).fill_nan(None) * (1.0 if high else -1.0)
         said.append(Note(f"reduced_{time}", f"Of each run the snapshot best on {select} was taken, over {time}."))
     elif at in ("best", "last"):
-        score = pl.col(time)
+        score = pl.col(clock)
         said.append(Note(f"reduced_{time}", f"Of each run the last snapshot was taken, over {time}."))
         if at == "best":
             text = f"There is no {select} to choose the best snapshot on: the last was taken."
             said.append(Note("no_select_column", text))
     else:
-        score, moment = pl.col(time), _moment(rows, time, at)
-        near = rows.filter((pl.col(time) - moment).abs() <= 1e-9 * math.fabs(moment))
+        score, moment = pl.col(clock), _moment(rows, clock, time, at)
+        near = rows.filter((pl.col(clock) - moment).abs() <= 1e-9 * math.fabs(moment))
         said.append(Note(f"reduced_{time}", f"Of each run the snapshot at {time} = {moment:g} was taken."))
         runs, left = (gather(part.select(key).unique().select(pl.len())).item() for part in (rows, near))
         if left < runs:
@@ -89,12 +91,12 @@ def snapshots(
     rows = rows.join(best, on=key, nulls_equal=True).filter(pl.col("_score").eq_missing(pl.col("_best")))
     frame = gather(rows.drop("_score", "_best"))
     # Equal or missing scores fall to the latest snapshot.
-    frame = frame.sort(time, y, descending=True, nulls_last=True).unique(key, keep="first")
-    return Snapshots(frame.lazy(), tuple(said), tuple(key), time, before, after)
+    frame = frame.sort(clock, y, descending=True, nulls_last=True).unique(key, keep="first")
+    return Snapshots(frame.lazy().drop(MOMENT, strict=False), tuple(said), tuple(key), time, before, after)
 
 
-def _moment(rows: pl.LazyFrame, time: str, at: str | float) -> float:
-    """The time that `at` names, if some row has it."""
+def _moment(rows: pl.LazyFrame, clock: str, time: str, at: str | float) -> float:
+    """The time that `at` names, if some row has it in the column `clock`."""
     try:
         moment = float(at)
         if not math.isfinite(moment):
