@@ -30,8 +30,8 @@ class Column:
 
     Attributes:
         role: `axis`, `metric` or `stamp`.
-        kind: Of an axis: `shape`, `lane` or `observed`; `provenance` of a stamp that splits a fit as an axis does. Where
-            another axis chooses it: what it is at all values of that axis but those in `kinds`.
+        kind: Of an axis: `shape`, `lane` or `observed`; `provenance` of a stamp that splits a fit as an axis does.
+            Where another axis chooses it: what it is at all values of that axis but those in `kinds`.
         axis_role: Of an axis: `seed` or `time`.
         better: Of a metric: `low` or `high`.
         free: Of a metric: a user's own function returned it, so that it may be finite in a row that diverged.

@@ -22,8 +22,8 @@ from raysweep.errors import FitError
 from raysweep.laws.averages import averaged
 from raysweep.laws.column import Column
 from raysweep.laws.grouping import Grouping, accounted, collapsed, grouped, varying
-from raysweep.laws.kinds import MOMENT, settled
 from raysweep.laws.kept import finite, keep_measured
+from raysweep.laws.kinds import MOMENT, settled
 from raysweep.laws.notes import Note, Regrouped, counts, details_of, each
 from raysweep.laws.snapshot import Snapshots, snapshots
 from raysweep.laws.source import Source, gather, require, scan, selected
