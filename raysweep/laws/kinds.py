@@ -10,9 +10,12 @@ import polars as pl
 from raysweep.laws.column import Column, Scalar
 from raysweep.laws.source import gather
 
-__all__ = ["MOMENT", "settled"]
+__all__ = ["moment", "settled"]
 
-MOMENT = "_moment"  # the time that a row was read at, where the column of that axis holds it in some rows only
+
+def moment(name: str) -> str:
+    """The column of the time that each row was read at, where that of the axis `name` holds it in some rows only."""
+    return f"_moment_{name}"
 
 
 def settled(
@@ -21,8 +24,8 @@ def settled(
     """The rows, and their columns with the kind that each axis has in them.
 
     Time that nobody named may be observed in some rows, where one snapshot of a run counts, and a lane in others, where
-    it is an axis as any other. Then the column `MOMENT` has the time of all rows, and the axis is null where it is
-    observed, for nothing is split by it there.
+    it is an axis as any other. Then the column `moment(name)` has the time of all rows, and the axis is null where it
+    is observed, for nothing is split by it there.
 
     Args:
         rows: Of a ledger.
@@ -42,7 +45,7 @@ def settled(
         out[name] = replace(column, kind=most, chosen_by="", kinds=())
         if len(kinds) > 1 and most == "observed" and column.axis_role == "time" and name not in named:
             own = pl.when(kind != "observed").then(pl.col(name))
-            rows = rows.with_columns(pl.col(name).alias(MOMENT), own.alias(name))
+            rows = rows.with_columns(pl.col(name).alias(moment(name)), own.alias(name))
     return rows, out
 
 

@@ -23,7 +23,7 @@ from raysweep.laws.averages import averaged
 from raysweep.laws.column import Column
 from raysweep.laws.grouping import Grouping, accounted, collapsed, grouped, varying
 from raysweep.laws.kept import finite, keep_measured
-from raysweep.laws.kinds import MOMENT, settled
+from raysweep.laws.kinds import moment, settled
 from raysweep.laws.notes import Note, Regrouped, counts, details_of, each
 from raysweep.laws.snapshot import Snapshots, snapshots
 from raysweep.laws.source import Source, gather, require, scan, selected
@@ -124,7 +124,7 @@ def points(
     kept = keep_measured(rows, columns, y, measured)
     axes = accounted(columns)
     carried = [*axes, *measured, *by, *keep, *([run] if run else []), *([own] if own else [])]
-    carried += [f"{y}_select", MOMENT] if columns else []
+    carried += [f"{y}_select", *map(moment, axes)] if columns else []
     present = kept.rows.collect_schema()
     rows = kept.rows.select([name for name in dict.fromkeys(carried) if name in present])
     if kept.count <= _HELD:
@@ -200,16 +200,17 @@ def _reduced(
     keep: Sequence[str],
 ) -> tuple[Snapshots, Grouping, list[Note]]:
     """A ledger's rows, one a point, by the axes that split them: every axis is accounted for."""
-    several = MOMENT in rows.collect_schema()  # kinds of time
-    counted = {*x, *by, *varying(rows, list(axes))}
-    counted |= {name for name, axis in axes.items() if axis.axis_role == "time" and several}
+    held = rows.collect_schema()
+    counted = {*x, *by, *varying(rows, list(axes)), *(name for name in axes if moment(name) in held)}
     rows = rows.drop(name for name in axes if name not in (*counted, *keep))
     axes = {name: column for name, column in axes.items() if name in counted}
-    time = next((name for name, axis in axes.items() if axis.axis_role == "time"), None)
+    times = [name for name, axis in axes.items() if axis.axis_role == "time" and name not in (*x, *by)]
+    time = next((name for name in times if axes[name].kind not in ("lane", "shape")), next(iter(times), None))
     chosen = Snapshots(rows, ())
-    # Runs that each have a time of their own are not snapshots of one: they are told apart, unless `at` names one time.
-    apart = at in ("best", "last") and time is not None and (several or axes[time].kind in ("lane", "shape"))
-    if time is not None and time not in (*x, *by) and (several or not apart):
+    # Runs that each have a time of their own are no snapshots of one: time tells them apart, unless `at` names a time.
+    mixed = time is not None and moment(time) in held
+    apart = at in ("best", "last") and time is not None and (mixed or axes[time].kind in ("lane", "shape"))
+    if time is not None and (mixed or not apart):
         if not apart:
             del axes[time]
         # A ledger's own key of a run stands for all axes that are not observed, and alone is less to hold.

@@ -11,7 +11,7 @@ import polars as pl
 
 from raysweep.errors import FitError
 from raysweep.laws.column import Column
-from raysweep.laws.kinds import MOMENT
+from raysweep.laws.kinds import moment
 from raysweep.laws.notes import Note, Regrouped, counts, each
 from raysweep.laws.source import gather, numbers
 
@@ -63,7 +63,7 @@ def snapshots(
         FitError: `at` is no moment, or no snapshot was taken then.
     """
     select, has_select = f"{y}_select", f"{y}_select" in rows.collect_schema()
-    clock = MOMENT if MOMENT in rows.collect_schema() else time
+    clock = moment(time) if moment(time) in rows.collect_schema() else time
     if not key:  # a table of one run, which has no name
         key, rows = ["_run"], rows.with_columns(_run=pl.lit(0))
     said, before, after = [], None, None
@@ -78,9 +78,9 @@ def snapshots(
             text = f"There is no {select} to choose the best snapshot on: the last was taken."
             said.append(Note("no_select_column", text))
     else:
-        score, moment = pl.col(clock), _moment(rows, clock, time, at)
-        near = rows.filter((pl.col(clock) - moment).abs() <= 1e-9 * math.fabs(moment))
-        said.append(Note(f"reduced_{time}", f"Of each run the snapshot at {time} = {moment:g} was taken."))
+        score, wanted = pl.col(clock), _wanted(rows, clock, time, at)
+        near = rows.filter((pl.col(clock) - wanted).abs() <= 1e-9 * math.fabs(wanted))
+        said.append(Note(f"reduced_{time}", f"Of each run the snapshot at {time} = {wanted:g} was taken."))
         runs, left = (gather(part.select(key).unique().select(pl.len())).item() for part in (rows, near))
         if left < runs:
             before, after = rows, near
@@ -92,18 +92,18 @@ def snapshots(
     frame = gather(rows.drop("_score", "_best"))
     # Equal or missing scores fall to the latest snapshot.
     frame = frame.sort(clock, y, descending=True, nulls_last=True).unique(key, keep="first")
-    return Snapshots(frame.lazy().drop(MOMENT, strict=False), tuple(said), tuple(key), time, before, after)
+    return Snapshots(frame.lazy().drop(moment(time), strict=False), tuple(said), tuple(key), time, before, after)
 
 
-def _moment(rows: pl.LazyFrame, clock: str, time: str, at: str | float) -> float:
+def _wanted(rows: pl.LazyFrame, clock: str, time: str, at: str | float) -> float:
     """The time that `at` names, if some row has it in the column `clock`."""
     try:
-        moment = float(at)
-        if not math.isfinite(moment):
+        wanted = float(at)
+        if not math.isfinite(wanted):
             raise ValueError
     except ValueError:
         raise FitError(f"at is 'best', 'last' or a value of {time!r}, but got {at!r}.") from None
     have = np.unique(numbers(gather(rows.select(pl.col(time).unique())), time))
-    if not (np.abs(have - moment) <= 1e-9 * math.fabs(moment)).any():
-        raise FitError(f"No snapshot has {time} = {moment:g}. Choose one of {', '.join(f'{t:g}' for t in have)}.")
-    return moment
+    if not (np.abs(have - wanted) <= 1e-9 * math.fabs(wanted)).any():
+        raise FitError(f"No snapshot has {time} = {wanted:g}. Choose one of {', '.join(f'{t:g}' for t in have)}.")
+    return wanted

@@ -23,26 +23,23 @@ __all__ = ["kind", "theory"]
 
 def kind(trial: Trial) -> Iterator[str]:
     """What the ledger says of axes, and what a fit makes of that."""
-    ledger, numbers = Ledger(trial.store), sequence()
+    ledger, part = Ledger(trial.store), sequence()
     for read in trial.whole:
-        ledger.append(read.rows, next(numbers))
+        ledger.append(read.rows, next(part))
     table = ledger.scan().table
     runs = trial.sweep.runs
     cells = {runs.key(i): runs.row(i) for i in range(len(runs))}
     text = str(table[COLUMNS][0].as_py())
     for columns in (of_schema(table.schema), of_text(text, table.schema.names)):
         for name, axis in trial.sweep.axes.items():
-            by = axis.kind.axis if isinstance(axis.kind, KindBy) else ""
-            tried = [
-                *cells.values(),
-                *({by: v} for v in (axis.kind.kinds if isinstance(axis.kind, KindBy) else ())),
-            ]
+            by, chosen = (axis.kind.axis, axis.kind.kinds) if isinstance(axis.kind, KindBy) else ("", {})
+            tried: list[Mapping[str, Any]] = [*cells.values(), *({by: value} for value in chosen)]
             wrong = (cell for cell in tried if columns[name].kind_for(cell) != axis.kind_for(cell))
             for cell in itertools.islice(wrong, 1):
                 yield (
                     f"the ledger must say what kind an axis is in each cell, but calls {name} "
-                    f"{columns[name].kind_for(cell)} where it is {axis.kind_for(cell)}, at {by}={cell.get(by)}. "
-                    "Declare the kind by a word or a KindBy"
+                    f"{columns[name].kind_for(cell)} where it is {axis.kind_for(cell)}, at "
+                    f"{ {by: cell[by]} if by in cell else dict(cell) }. Declare the kind by a word or a KindBy"
                 )
     yield from _pooled(trial, table, cells)
 
