@@ -80,7 +80,7 @@ class Group:
 
     def cut(self, count: int) -> list[npt.NDArray[np.int64]]:
         """Its runs in so many parts of about equal size and work."""
-        if self.mixed:  # dealt as cards are: cut at a stroke, one part would have all of the dear ones
+        if self.mixed:  # dealt like cards: contiguous parts would leave all dear runs to the first
             return [self.index[i::count] for i in range(count)]
         return np.array_split(self.index, count) if count > 1 else [self.index]
 

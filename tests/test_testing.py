@@ -124,6 +124,14 @@ def test_a_module_that_imports_what_planning_does_not_need_is_found_with_the_fil
     sys.modules.pop("heavy_toy")
 
 
+def test_a_sweep_that_cannot_be_planned_is_refused() -> None:
+    grid = {"n_train": 1024, "pool": 512}
+    raw = {"name": "t", "experiment": "classifier", "world": SWEEPS["classifier"]["world"], "grid": grid}
+    sweep = from_mapping(raw)
+    with pytest.raises(ContractError, match=r"possible to plan the sweep, but that raised(.|\n)*n_train <= pool"):
+        check_experiment(sweep.experiment, sweep)
+
+
 def test_a_sweep_of_another_experiment_is_refused() -> None:
     with pytest.raises(ContractError, match=r"must be of the experiment, but is of lid \(version 1\), not of toy"):
         check_experiment(contract_toys.TOY, from_mapping({"name": "t", "experiment": "lid", "grid": {"seed": 1}}))

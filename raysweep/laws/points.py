@@ -1,7 +1,8 @@
 """Points: what each row of a ledger or a plain table means to a fit.
 
 A ledger's columns say what they are (axis, metric or stamp), so every axis is accounted for: seeds are replicates,
-time is reduced to one snapshot a run, any other varying axis splits the fit, and a note says so. Rows that another
+time that is observed is reduced to one snapshot per run, any other varying axis splits the fit (also time, where each
+run has its own, as under a cosine schedule), and a note says so. Rows that another
 version or another code made are split off as well. A plain table says nothing: the named columns count, the others are
 ignored, and rows of equal x are replicates.
 

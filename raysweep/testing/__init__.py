@@ -58,6 +58,13 @@ def check_experiment(experiment: Experiment, sweep: Sweep, tolerance: float = 1e
         )
     with tempfile.TemporaryDirectory(prefix="raysweep-") as folder:
         trial = Trial(experiment, replace(sweep, experiment=experiment), Store(folder), tolerance)
+        try:
+            trial.packs  # noqa: B018  (what cannot be planned breaks every rule)
+        except Exception as error:
+            raised = tail(traceback.format_exc(), 6)
+            raise ContractError(
+                f"check_experiment: it must be possible to plan the sweep, but that raised\n{raised}"
+            ) from error
         checks = {
             "cost": cost,
             "imports": imports,
