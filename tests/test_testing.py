@@ -115,12 +115,14 @@ def test_every_broken_rule_is_said_at_once() -> None:
 
 
 def test_a_module_that_imports_what_planning_does_not_need_is_found_with_the_file_that_does(tmp_path: Path) -> None:
-    (tmp_path / "heavy_toy.py").write_text("import polars\nfrom contract_toys import Toy\n")
+    looked = "import importlib.util\nprint(importlib.util.find_spec('torch'))\n"
+    (tmp_path / "heavy_toy.py").write_text(looked + "import polars\nfrom contract_toys import Toy\n")
     raw = {"name": "t", "experiment": "heavy_toy:Toy", "grid": {"seed": 1}}
     sweep = from_mapping(raw, folders=[tmp_path, HERE])
     with pytest.raises(ContractError, match=r"(?m)^- imports: .*but imports polars \(by .*heavy_toy\.py\)") as caught:
         check_experiment(sweep.experiment, sweep)
     assert str(caught.value).splitlines()[0].endswith(": imports")
+    assert "imports torch" not in str(caught.value)  # it was only looked for
     sys.modules.pop("heavy_toy")
 
 

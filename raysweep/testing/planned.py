@@ -28,11 +28,12 @@ _PLAN = """
 import json, sys, traceback
 asked = json.load(sys.stdin)
 sys.path[:] = asked["path"]
+found = {}
 class Watch:
     def find_spec(self, name, path=None, target=None):
         if name in asked["heavy"]:
             files = [f.filename for f in traceback.extract_stack()[:-1] if "importlib" not in f.filename]
-            print(f"{name} (by {files[-1]})")
+            found[name] = files[-1]  # of several that look for it, the last imports it
 sys.meta_path.insert(0, Watch())
 import tempfile
 from pathlib import Path
@@ -40,7 +41,9 @@ from raysweep.plan import make_plan
 from raysweep.store import Store
 from raysweep.sweep import from_mapping
 sweep = from_mapping(asked["sweep"], "sweep", [Path(folder) for folder in asked["folders"]])
-make_plan(sweep, Store(tempfile.mkdtemp()), 1)
+with tempfile.TemporaryDirectory() as folder:
+    make_plan(sweep, Store(folder), 1)
+print("\\n" + json.dumps({name: by for name, by in found.items() if name in sys.modules}))
 """
 
 
@@ -120,13 +123,14 @@ def imports(trial: Trial) -> Iterator[str]:
     done = subprocess.run(
         [sys.executable, "-c", _PLAN], input=json.dumps(asked), capture_output=True, text=True, check=False
     )
-    for line in done.stdout.splitlines():
-        yield (
-            f"planning must import none of {', '.join(_HEAVY)}, but imports {line}. Import it inside run(), where "
-            "it is used"
-        )
     if done.returncode:
         yield f"a fresh process must be able to plan the sweep, but could not:\n{tail(done.stderr, 6)}"
+        return
+    for name, by in json.loads(done.stdout.splitlines()[-1]).items():  # the experiment's module may print, too
+        yield (
+            f"planning must import none of {', '.join(_HEAVY)}, but imports {name} (by {by}). Import it inside run(), "
+            "where it is used"
+        )
 
 
 def _other(axis: Axis, value: Value | None) -> Value | None:
