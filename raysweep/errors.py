@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "ClaimError",
+    "ContractError",
     "ExportError",
     "FitError",
     "LedgerError",
@@ -107,6 +108,10 @@ class ClaimError(RaysweepError):
 
 class PriceError(RaysweepError):
     """A price table is not valid, or a plan cannot be priced."""
+
+
+class ContractError(RaysweepError, AssertionError):
+    """An experiment breaks rules of `raysweep.experiment.Experiment`; `testing.check_experiment` names them."""
 
 
 def tail(text: str, lines: int = 12) -> str:

@@ -215,10 +215,13 @@ class Context:
 class Experiment(Protocol):
     """Code that turns cells into measured rows.
 
-    * `cost` is what one run takes, to its longest time, in a world of this shape (None: no world).
+    * `cost` is what one run takes, to its longest time, in a world of this shape (None: no world). It is a function of
+      its arguments alone and reads the run's axes by name: it is asked once for each combination of what it reads.
     * `check` refuses runs whose axes do not make sense together, in this world or on these GPUs, by a SweepError.
     * `run` yields record batches with `lane` (int), every observed axis and every metric, and may add `status`,
       `error`, `flops`, `flops_eval` per row. Raising fails the pack's cells that were not yielded.
+
+    `raysweep.testing.check_experiment` checks all of this.
     """
 
     @property

@@ -142,15 +142,17 @@ for arguments in (["plan", "toy.yaml"], ["run", "toy.yaml", "--executor", "inlin
     assert "toy: 18 ok of 18" in done.stdout
 
 
-def test_planning_imports_neither_torch_nor_ray(tmp_path: Path) -> None:
+def test_planning_any_built_in_experiment_imports_neither_torch_nor_ray(tmp_path: Path) -> None:
     script = """
 import sys
+from raysweep.experiments import BUILT_IN
 from raysweep.sweep import from_mapping
 from raysweep.plan import make_plan
 from raysweep.store import Store
-sweep = from_mapping({"name": "a", "experiment": "classifier", "world": {"kind": "gaussian"}, "grid": {"width": [8]}})
-make_plan(sweep, Store("nowhere"), 2)
-assert not {"torch", "ray", "polars", "matplotlib"} & set(sys.modules), sorted(sys.modules)
+for name in BUILT_IN:
+    world = {"world": {"kind": "gaussian"}} if name == "classifier" else {}
+    make_plan(from_mapping({"name": "a", "experiment": name, **world, "grid": {"seed": [1, 2]}}), Store("nowhere"), 2)
+    assert not {"torch", "ray", "polars", "matplotlib"} & set(sys.modules), (name, sorted(sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

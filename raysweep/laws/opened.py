@@ -10,6 +10,7 @@ import polars as pl
 
 from raysweep.errors import FitError
 from raysweep.laws.column import Column
+from raysweep.laws.kinds import settled
 from raysweep.laws.request import FitRequest
 from raysweep.laws.source import Source, gather, require, scan, selected
 
@@ -48,6 +49,7 @@ def opened(data: Source, request: FitRequest, keep: Sequence[str]) -> Table:
     if not columns:
         _refuse_snapshots(rows)
     rows = _of_one_code(rows, columns.get("code_sha", Column()).accepted)
+    rows, columns = settled(rows, columns, (*request.x, *request.by))
     run = request.run or ("run" if "run" in columns else None)
     own = f"{request.y}_se"
     se = request.se or (own if own in columns and schema[own].is_numeric() else None)

@@ -1,9 +1,10 @@
 """Points: what each row of a ledger or a plain table means to a fit.
 
 A ledger's columns say what they are (axis, metric or stamp), so every axis is accounted for: seeds are replicates,
-time is reduced to one snapshot a run, any other varying axis splits the fit, and a note says so. Rows that another
-version or another code made are split off as well. A plain table says nothing: the named columns count, the others are
-ignored, and rows of equal x are replicates.
+time that is observed is reduced to one snapshot per run, any other varying axis splits the fit (also time, where each
+run has its own, as under a cosine schedule), and a note says so. Rows that another version or another code made are
+split off as well. A plain table says nothing: the named columns count, the others are ignored, and rows of equal x are
+replicates.
 
 No group depends on another: each has its own unit of intervals and its own notes. Rows stay unread until they are few:
 a table of any length is counted, filtered and reduced a block at a time.
@@ -22,6 +23,7 @@ from raysweep.laws.averages import averaged
 from raysweep.laws.column import Column
 from raysweep.laws.grouping import Grouping, accounted, collapsed, grouped, varying
 from raysweep.laws.kept import Kept, finite, keep_measured
+from raysweep.laws.kinds import moment
 from raysweep.laws.notes import Note, Regrouped, counts, details_of, each
 from raysweep.laws.opened import Table, opened
 from raysweep.laws.request import FitRequest
@@ -31,6 +33,7 @@ from raysweep.laws.units import units
 
 __all__ = ["Part", "Points", "points"]
 
+_OWN = ("lane", "shape")  # kinds of axes whose values each have runs of their own
 _HELD = 5_000_000  # rows that are simply read: a few hundred MB
 _SHOWN = 6  # groups without a row that are named
 
@@ -137,7 +140,8 @@ def points(data: Source, request: FitRequest, keep: Sequence[str] = ()) -> Point
 
 def _carried(kept: Kept, table: Table, request: FitRequest, keep: Sequence[str]) -> pl.LazyFrame:
     """The rows that count with the columns that matter; read, where they are few."""
-    names = [*accounted(table.columns), *table.measured, *request.by, *keep]
+    axes = accounted(table.columns)
+    names = [*axes, *map(moment, axes), *table.measured, *request.by, *keep]
     names += [name for name in (table.run, table.se) if name]
     names += [f"{request.y}_select"] if table.columns else []
     schema = kept.rows.collect_schema()
@@ -156,13 +160,18 @@ def _of_plain(rows: pl.LazyFrame, count: int, table: Table, request: FitRequest)
 def _of_ledger(rows: pl.LazyFrame, table: Table, request: FitRequest, keep: Sequence[str]) -> _Reduced:
     """A ledger's rows, one a point, by the axes that split them: every axis is accounted for."""
     named, axes = (*request.x, *request.by), accounted(table.columns)
-    counted = {*named, *varying(rows, list(axes))}
+    held = rows.collect_schema()
+    mixed = {name for name in axes if moment(name) in held}
+    counted = {*named, *mixed, *varying(rows, list(axes))}
     rows = rows.drop(name for name in axes if name not in (*counted, *keep))
     axes = {name: column for name, column in axes.items() if name in counted}
     # A table's columns stand in the order in which its axes were declared; the text that describes them does not.
     declared = [name for name in table.rows.collect_schema() if name in axes]
     times = [name for name in declared if axes[name].axis_role == "time" and name not in named]
-    axes = {name: column for name, column in axes.items() if name not in times}
+    # Runs that each have their own time are no snapshots of one: time tells them apart, unless a time is asked for.
+    times = [name for name in times if axes[name].kind not in _OWN] or (times if request.moment is not None else [])
+    apart = mixed if request.moment is None else set()
+    axes = {name: column for name, column in axes.items() if name not in times or name in apart}
     chosen = Snapshots(rows, ())
     if times:
         chosen = snapshots(rows, table.columns, times, _run_key(axes, table), request)
@@ -174,7 +183,7 @@ def _run_key(axes: Mapping[str, Column], table: Table) -> list[str]:
     """The columns whose values tell apart the runs that each have one snapshot."""
     run = table.run
     # A ledger's own key of a run stands for all axes that are not observed, and alone is less to hold.
-    known = ("lane", "shape") if run == "run" and table.columns.get(run, Column()).role == "stamp" else ()
+    known = _OWN if run == "run" and table.columns.get(run, Column()).role == "stamp" else ()
     key = [name for name in axes if axes[name].kind not in known]
     return [*key, run] if run is not None and run not in axes else key
 

@@ -11,6 +11,7 @@ import polars as pl
 
 from raysweep.errors import FitError
 from raysweep.laws.column import Column
+from raysweep.laws.kinds import moment
 from raysweep.laws.notes import Note, Regrouped, counts, each
 from raysweep.laws.request import FitRequest
 from raysweep.laws.source import gather, numbers
@@ -73,13 +74,15 @@ def snapshots(
     y, select = request.y, f"{request.y}_select"
     if not key:  # a table of one run, which has no name
         key, rows = ["_run"], rows.with_columns(_run=pl.lit(0))
+    held = rows.collect_schema()
+    clocks = [moment(time) if moment(time) in held else time for time in times]
     said, near = [], rows
-    scores = [pl.col(time) for time in times]
+    scores = [pl.col(clock) for clock in clocks]
     code, over = f"reduced_{'_'.join(times)}", ", ".join(times)
     if request.moment is not None:
-        near, text = _at(rows, times, request.moment)
+        near, text = _at(rows, times, clocks, request.moment)
         said.append(Note(code, text))
-    elif request.at == "best" and select in rows.collect_schema():
+    elif request.at == "best" and select in held:
         high = (columns.get(select, Column()).better or columns.get(y, Column()).better) == "high"
         scores = [pl.col(select).cast(pl.Float64).fill_nan(None) * (1.0 if high else -1.0)]
         said.append(Note(code, f"Of each run the snapshot best on {select} was taken, over {over}."))
@@ -92,7 +95,8 @@ def snapshots(
     for score in scores:
         best = _highest(best, key, score)
     # Equal or missing scores fall to the latest snapshot.
-    frame = gather(best).sort(*times, y, descending=True, nulls_last=True).unique(key, keep="first")
+    frame = gather(best).sort(*clocks, y, descending=True, nulls_last=True).unique(key, keep="first")
+    frame = frame.drop([moment(time) for time in times], strict=False)
     chosen = Snapshots(frame.lazy(), tuple(said), tuple(key))
     left = near is rows or _runs(near, key) == _runs(rows, key)
     return chosen if left else replace(chosen, _time=times[0], _before=rows, _after=near)
@@ -107,19 +111,19 @@ def _highest(rows: pl.LazyFrame, key: Sequence[str], score: pl.Expr) -> pl.LazyF
     return rows.drop("_score", "_best")
 
 
-def _at(rows: pl.LazyFrame, times: Sequence[str], moment: float) -> tuple[pl.LazyFrame, str]:
+def _at(rows: pl.LazyFrame, times: Sequence[str], clocks: Sequence[str], wanted: float) -> tuple[pl.LazyFrame, str]:
     """The snapshots at a time, and a sentence that says so."""
     if len(times) > 1:
         raise FitError(
             f"at: must be 'best' or 'last' where several axes of time advance ({', '.join(times)}), but got "
-            f'{moment:g}. Choose the snapshots with where, e.g. "{times[-1]} = {moment:g}", or name an axis in x or by.'
+            f'{wanted:g}. Choose the snapshots with where, e.g. "{times[-1]} = {wanted:g}", or name an axis in x or by.'
         )
-    (time,) = times
-    have = np.unique(numbers(gather(rows.select(pl.col(time).unique())), time))
-    if not (np.abs(have - moment) <= 1e-9 * math.fabs(moment)).any():
-        raise FitError(f"No snapshot has {time} = {moment:g}. Choose one of {', '.join(f'{t:g}' for t in have)}.")
-    near = rows.filter((pl.col(time) - moment).abs() <= 1e-9 * math.fabs(moment))
-    return near, f"Of each run the snapshot at {time} = {moment:g} was taken."
+    (time,), (clock,) = times, clocks
+    have = np.unique(numbers(gather(rows.select(pl.col(clock).unique())), clock))
+    if not (np.abs(have - wanted) <= 1e-9 * math.fabs(wanted)).any():
+        raise FitError(f"No snapshot has {time} = {wanted:g}. Choose one of {', '.join(f'{t:g}' for t in have)}.")
+    near = rows.filter((pl.col(clock) - wanted).abs() <= 1e-9 * math.fabs(wanted))
+    return near, f"Of each run the snapshot at {time} = {wanted:g} was taken."
 
 
 def _runs(rows: pl.LazyFrame, key: Sequence[str]) -> int:
