@@ -25,7 +25,7 @@ def store(records, **metadata):
     table = pa.Table.from_pylist(records)
     meta = {name: meta[name] for name in table.schema.names}
     table = table.cast(pa.schema([field.with_metadata(meta[field.name]) for field in table.schema]))
-    text = pa.array([json.dumps(meta, sort_keys=True)] * len(records)).dictionary_encode()
+    text = pa.array([json.dumps(meta)] * len(records)).dictionary_encode()
     return table.append_column(pa.field("columns", text.type), text)
 
 
