@@ -1,5 +1,7 @@
 """Two axes of time: runs that advance in stages, and in epochs within a stage, reduced to one snapshot each."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -51,9 +53,11 @@ def test_all_of_time_is_reduced_to_one_snapshot_of_each_run(options, expected, h
 def test_the_order_of_the_axes_is_that_of_the_columns_where_only_the_text_says_what_they_are():
     table = staged()
     bare = table.replace_schema_metadata().cast(pa.schema([f.remove_metadata() for f in table.schema]))
+    text = json.dumps(json.loads(table["columns"][0].as_py()), sort_keys=True)  # as a store writes it
+    bare = bare.set_column(bare.schema.get_field_index("columns"), "columns", [[text] * len(bare)])
     assert alpha(bare, at="last") == pytest.approx(0.7, rel=1e-12)
     names = [name for name in table.column_names if name != "stage"]
-    assert alpha(table.select([*names, "stage"]), at="last") == pytest.approx(0.5, rel=1e-12)  # epochs count most
+    assert alpha(bare.select([*names, "stage"]), at="last") == pytest.approx(0.5, rel=1e-12)  # epochs count most
 
 
 def test_of_equally_good_snapshots_the_latest_counts():
