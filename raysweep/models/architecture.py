@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from raysweep.models.ops import Conv
 
     Model = Callable[[Mapping[str, Tensor], Tensor], Tensor]
-    """({name: [lanes, ...]}, x [lanes, n, inputs]) -> outputs [lanes, n, outputs]: logits, where they are classified by.
+    """({name: [lanes, ...]}, x [lanes, n, inputs]) -> outputs [lanes, n, outputs]; of a classifier, logits.
 
     It closes over nothing that differs between lanes: all of that is among the parameters."""
 

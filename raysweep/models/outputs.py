@@ -1,7 +1,7 @@
-"""What is made of a model's outputs: their change since the start, and their scale (Chizat et al. 2019, arXiv 1812.07956).
+"""What is made of a model's outputs: their change since the start, and their scale.
 
-A wrapper closes over nothing that differs between lanes: it reads that from the stacked parameters, so that lanes can
-leave the stack. Give `training.loop.train` what is added to them here as `frozen`:
+Source: Chizat et al. 2019, arXiv 1812.07956. A wrapper closes over nothing that differs between lanes: it reads that
+from the stacked parameters, so that lanes can leave the stack. Give `training.loop.train` what is added to them here as `frozen`:
 
     start = initial_parameters(...)
     train(scaled(centred(model)), start, ..., frozen={**initial_values(start), RICHNESS: gamma})

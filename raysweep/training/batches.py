@@ -64,8 +64,8 @@ class Batches:
         of_classes = [name for name in ("label_noise", "smoothing", "sharpness") if getattr(self, name) is not None]
         if self.real and of_classes:
             raise PackError(
-                f"batches: real targets have no classes, but got {' and '.join(of_classes)}. Leave it out; noise of real "
-                "targets belongs into the targets"
+                f"batches: real targets have no classes, but got {' and '.join(of_classes)}. Leave it out; put noise "
+                "of real targets into the targets"
             )
 
     def __len__(self) -> int:
