@@ -1,7 +1,8 @@
 """What is made of a model's outputs: their change since the start, and their scale.
 
 Source: Chizat et al. 2019, arXiv 1812.07956. A wrapper closes over nothing that differs between lanes: it reads that
-from the stacked parameters, so that lanes can leave the stack. Give `training.loop.train` what is added to them here as `frozen`:
+from the stacked parameters, so that lanes can leave the stack. `training.loop.train` gets what is added to them here as
+`frozen`:
 
     start = initial_parameters(...)
     train(scaled(centred(model)), start, ..., frozen={**initial_values(start), RICHNESS: gamma})

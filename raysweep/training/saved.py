@@ -36,7 +36,8 @@ class Stage:
         number: 0, 1, ... in the order in which they happen.
         carried: {name: [lanes, ...]} what the stage begins with, apart from what axes and seeds say: final parameters
             of an earlier one, the items chosen so far, which lanes failed. All stages of a run have the same names,
-            types and shapes. Copied, so that training in place leaves it as it was.
+            types and shapes, which is all that is checked of a file. Copied, so that training in place leaves it as it
+            was.
         saved: The state within this stage that an earlier try left.
     """
 
