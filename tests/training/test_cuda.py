@@ -81,7 +81,7 @@ def test_an_earlier_graph_that_is_garbage_does_not_void_a_capture() -> None:
 def test_real_targets_frozen_parts_and_rates_train_alike_on_both_devices(
     loss: Loss, dtype: str, steps: int, tolerance: float
 ) -> None:
-    """Captured: outputs centred and scaled, the first layer frozen, rates by layer and lane; half of the lanes leave."""
+    """Captured: outputs centred and scaled, the first layer frozen, rates by layer and lane; half leave."""
     architecture, wide = Architecture("mlp", 3, 2, 8, 2, "tanh"), getattr(torch, dtype)
     draw = np.random.default_rng(0)
     y = draw.standard_normal((100, 2))
