@@ -33,11 +33,11 @@ REGRESSION_SWEEP: dict[str, Any] = {
     "experiment": "regression_toy:RegressionToy",
     "grid": {
         "width": [4, 8],
-        "lr": [0.1, 0.2],
+        "lr": 0.1,
         "richness": [0.5, 1.0],
         "seed": {"range": 2},
-        "round": [0, 1, 2, 3],
-        "step": [5, 10, 20, 40],
+        "round": [0, 1, 2],
+        "step": [8, 16, 40],
     },
     "fit": [{"law": "power", "x": "step", "y": "loss", "by": ["round", "width"]}],
 }
