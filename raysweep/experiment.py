@@ -24,6 +24,7 @@ __all__ = [
     "Cost",
     "Dist",
     "Experiment",
+    "Items",
     "Keep",
     "Metric",
     "Outbox",
@@ -86,15 +87,24 @@ class Saved:
         data: A safetensors file.
         runs: Position in the file of each of the pack's runs.
         of: How many runs the file holds.
+        stage: Which of a run's trainings it is a state of.
     """
 
     data: bytes
     runs: Sequence[int]
     of: int
+    stage: int = 0
 
 
 class Keep(Protocol):
-    """Where a pack's training state outlives its worker; lent by an executor. Only the loop knows what the state is."""
+    """Where a pack's training state outlives its worker; lent by an executor. Only the loop knows what the state is.
+
+    A run may train several times (rounds of queries, say). Its trainings are stages, numbered 0, 1, ... in the order in
+    which they happen, and a state belongs to one of them. With it is kept what that stage began with, so a resumed run
+    goes on inside the stage and does not train the earlier ones again: `training.saved.Stage` says how. Rows of what
+    came before a state are in the ledger when it is saved, and the resumed pack is asked only for the cells that are
+    left; the first of those says the latest stage that is of use.
+    """
 
     @property
     def saved(self) -> Saved | None:
@@ -105,14 +115,30 @@ class Keep(Protocol):
         """Whether to save a state of so many bytes now."""
         ...
 
-    def save(self, step: int, state: Callable[[dict[str, str]], bytes]) -> None:
-        """Save the state at a step; `state` makes a safetensors file with this metadata."""
+    def save(self, step: int, state: Callable[[dict[str, str]], bytes], stage: int = 0) -> None:
+        """Save the state at a step of a stage; `state` makes a safetensors file with this metadata."""
         ...
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Labelled items drawn from a world.
+class Items:
+    """Items with what is to be learned of each, from any source: a data set, a teacher, a formula.
+
+    An experiment whose source has no known posterior needs no World: it says `needs_world = False`, makes its Items in
+    `run` as a function of the run's axes and seeds alone, and trains on `training.batches.Batches.over(items, ...)`.
+
+    Attributes:
+        x: [n, d].
+        y: [n] integer classes, or [n, outputs] real numbers.
+    """
+
+    x: npt.NDArray[np.floating[Any]]
+    y: npt.NDArray[np.int64] | npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Sample(Items):
+    """Items drawn from a world, each with its class's exact posterior.
 
     Attributes:
         x: [n, d] float32.

@@ -9,6 +9,7 @@ from typing import Any
 import contract_toys
 import pytest
 from conftest import FUNCTION_SWEEP, HERE
+from regression_toy import REGRESSION_SWEEP
 
 from raysweep.errors import ContractError
 from raysweep.experiments import BUILT_IN
@@ -63,10 +64,19 @@ def test_what_comes_with_raysweep_keeps_the_contract(name: str) -> None:
     check_experiment(sweep.experiment, sweep)
 
 
-@pytest.mark.parametrize("name", ["contract_toys:Toy", "toy_experiment:train"])
-def test_an_experiment_of_a_users_own_can_keep_it(name: str) -> None:
-    raw = {"name": "t", "experiment": name, "grid": GRID} if name == "contract_toys:Toy" else FUNCTION_SWEEP
-    sweep = from_mapping(raw, folders=[HERE])
+OWN = {
+    "a toy": {"name": "t", "experiment": "contract_toys:Toy", "grid": GRID},
+    "a function": FUNCTION_SWEEP,
+    "rounds of training without a world": {
+        **REGRESSION_SWEEP,
+        "grid": {**REGRESSION_SWEEP["grid"], "width": 4, "richness": [0.5, 1.0], "step": [8, 40]},
+    },
+}
+
+
+@pytest.mark.parametrize("own", sorted(OWN))
+def test_an_experiment_of_a_users_own_can_keep_it(own: str) -> None:
+    sweep = from_mapping(OWN[own], folders=[HERE])
     check_experiment(sweep.experiment, sweep)
 
 

@@ -203,14 +203,15 @@ def _rows(
         columns: {metric: [those that did not, in order]}.
         cost: {column: [m]}.
     """
+    from raysweep.training.loss import CROSS_ENTROPY
+
     budgets = len(ks)
     sound = diverged < 0
     if sound.any():
         sound[sound] = np.isfinite(columns["total"]) & np.isfinite(columns["total_select"])
     ok = np.repeat(sound, budgets)
     reason = [
-        f"loss not finite or above 1e6 nats at step {d}" if d >= 0 else f"loss not finite by step {step}"
-        for d in diverged
+        f"loss {CROSS_ENTROPY.rule} at step {d}" if d >= 0 else f"loss not finite by step {step}" for d in diverged
     ]
     table: dict[str, Any] = {
         "lane": pa.array(np.repeat(here.astype(np.int32), budgets)),

@@ -76,12 +76,12 @@ def resume(trial: Trial) -> Iterator[str]:
     """From the first saved state and from one half-way, the whole pack and its last run; what was not read then."""
     for pack, read, keep in zip(trial.packs, trial.whole, trial.keeps, strict=True):
         place = {pack.runs.key(i): i for i in range(len(pack))}
-        for state, done in keep.states[:: max(1, len(keep.states) // 2)]:
+        for state, stage, done in keep.states[:: max(1, len(keep.states) // 2)]:
             for index in {tuple(range(len(pack))), (len(pack) - 1,)}:
                 left = subtract(pack.runs.take(np.array(index)), done)
                 if not len(left):
                     continue
-                memory = Memory(Saved(state, [place[left.key(i)] for i in range(len(left))], len(pack)))
+                memory = Memory(Saved(state, [place[left.key(i)] for i in range(len(left))], len(pack), stage))
                 resumed = trial.read(left, memory)
                 which = f"a pack of {len(left)} runs resumed from a saved state"
                 yield from _ended_apart(trial, read, resumed, which)

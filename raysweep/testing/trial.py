@@ -53,7 +53,7 @@ class Memory:
     def __init__(self, saved: Saved | None = None) -> None:
         self.offered, self.was_read = saved, False
         self.cells: list[str] = []
-        self.states: list[tuple[bytes, tuple[str, ...]]] = []
+        self.states: list[tuple[bytes, int, tuple[str, ...]]] = []
 
     @property
     def saved(self) -> Saved | None:
@@ -63,8 +63,9 @@ class Memory:
     def due(self, size: int) -> bool:
         return True
 
-    def save(self, step: int, state: Callable[[dict[str, str]], bytes]) -> None:
-        self.states.append((state({"step": str(step), "runs": "[]", "world": ""}), tuple(self.cells)))
+    def save(self, step: int, state: Callable[[dict[str, str]], bytes], stage: int = 0) -> None:
+        about = {"step": str(step), "runs": "[]", "world": "", "stage": str(stage)}
+        self.states.append((state(about), stage, tuple(self.cells)))
 
 
 @dataclass
