@@ -126,6 +126,16 @@ class Forgetful(Toy):
         yield from batches
 
 
+class Abrupt(Toy):
+    """Raises at its end, as one does whose `keep.save` has another signature."""
+
+    def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
+        for batch in super().run(pack, context):
+            yield batch
+            if "ok" in batch["status"].to_pylist():
+                raise TypeError("save() takes 3 arguments")
+
+
 class Silent(Toy):
     """Yields one metric less than it declares."""
 

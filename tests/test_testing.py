@@ -86,6 +86,7 @@ def test_an_experiment_of_a_users_own_can_keep_it(own: str) -> None:
         ("Impure", "cost", "a plan's flops must be the sum over its runs"),
         ("Repeating", "rows", r"must come back once, but of \d+ cells \d+ rows are repeated"),
         ("Forgetful", "rows", r"every cell asked for must come back, but \d+ of \d+ do not"),
+        ("Abrupt", "rows", r"run\(\) must come to its end, but raised TypeError: save\(\)"),
         ("Silent", "rows", "every declared metric must be yielded, but value is not"),
         ("Wordy", "rows", "a metric must be a number, but value is yielded as string"),
         ("Fragile", "isolation", r"alone is ok and in its pack failed \(ValueError: rate above 2\)"),

@@ -33,6 +33,11 @@ def rows(trial: Trial) -> Iterator[str]:
                 f"every cell asked for must come back, but {len(silent)} of {cells} do not, e.g. of run "
                 f"{shown(pack.runs, int(silent['lane'][0].as_py()))}. Yield every value of `pack.observed`"
             )
+        if read.raised:
+            yield (
+                f"run() must come to its end, but raised {read.raised}. What ends one run belongs in the status and the "
+                "error of its rows: an exception takes every cell with it that was not yielded yet"
+            )
         yield from _typed(trial, read)
     rows = pa.concat_tables([read.rows for read in trial.whole], promote_options="permissive")
     ok = ok_rows(rows)
