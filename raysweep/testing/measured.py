@@ -35,8 +35,8 @@ def rows(trial: Trial) -> Iterator[str]:
             )
         if read.raised:
             yield (
-                f"run() must come to its end, but raised {read.raised}. What ends one run belongs in the status and the "
-                "error of its rows: an exception takes every cell with it that was not yielded yet"
+                f"run() must come to its end, but raised {read.raised}. What ends one run belongs in the status and "
+                "the error of its rows: an exception takes every cell with it that was not yielded yet"
             )
         yield from _typed(trial, read)
     rows = pa.concat_tables([read.rows for read in trial.whole], promote_options="permissive")
