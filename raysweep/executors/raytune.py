@@ -208,7 +208,7 @@ class RayExecutor:
     """Packs as Tune trials on a local or running Ray.
 
     Args:
-        address: Address of a running cluster (`auto` finds it), or None for a Ray of our own on this machine's loopback.
+        address: Address of a running cluster (`auto` finds it); None starts Ray on this machine's loopback.
     """
 
     def __init__(self, address: str | None = None) -> None:

@@ -111,7 +111,7 @@ def load_experiment(reference: str, own: Own, folders: Sequence[Path], where: st
 
 
 def _of_observed(defaults: Mapping[str, Any], own: Own) -> dict[str, Any]:
-    """A signature's defaults that the grid's axes may take; the default of an observed axis is not one of its values."""
+    """A signature's defaults that the grid's axes may take; that of an observed axis is not one of its values."""
     kept = {n: v for n, v in defaults.items() if n not in own.observed}
     return {n: v for n, v in kept.items() if v is None or isinstance(v, bool | int | float | str | list | tuple | dict)}
 

@@ -35,7 +35,7 @@ def calling(code: Any, axes: Sequence[str], reference: str, where: str) -> Calli
 
     * `def train(config)`: one required parameter that is no axis takes the whole configuration.
     * `def train(width, lr=0.1)`: parameters are axes; cells that do not name them take their defaults.
-    * a class is instantiated once per run, with the configuration if it takes one; then `train` or `__call__` is called.
+    * a class is instantiated once per run, with the configuration if it takes one; then `train` or `__call__` runs.
 
     Args:
         code: What the sweep names.

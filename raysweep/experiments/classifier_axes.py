@@ -24,13 +24,13 @@ AXES = (
     Axis("input_noise", float, "lane", 0.0, low=0.0, help="std of Gaussian noise on inputs, new at every step"),
     # The model.
     Axis("model", str, "shape", "mlp", choices=KINDS, help="classifier"),
-    Axis("width", int, "shape", 64, low=1, high=65536, unit="units", help="units of hidden layers; channels; token size"),
+    Axis("width", int, "shape", 64, low=1, high=65536, unit="units", help="hidden units; channels; token size"),
     Axis("depth", int, "shape", 2, low=0, high=64, unit="layers", help="hidden layers; convolutions; blocks"),
     Axis("activation", str, "shape", "relu", choices=ACTIVATIONS),
     Axis("patch", int, "shape", 4, low=1, high=64, unit="pixels", help="side of a transformer's patch"),
     Axis("heads", int, "shape", 4, low=1, high=64, help="attention heads"),
     Axis("base_width", int, "shape", 0, low=0, high=65536, unit="units", help="mu-P from this width; 0: standard"),
-    Axis("members", int, "shape", 1, low=1, high=1024, unit="models", help="models per run: an ensemble, scored by its mean"),
+    Axis("members", int, "shape", 1, low=1, high=1024, unit="models", help="size of the ensemble, scored by its mean"),
     # Training.
     Axis("optimiser", str, "shape", "sgd", choices=("sgd", "nesterov", "adamw")),
     Axis("lr", float, "lane", 0.02, low=0.0, help="peak learning rate"),
@@ -43,9 +43,9 @@ AXES = (
     Axis("batch", int, "shape", 64, low=1, high=2**20, unit="items", help="drawn with replacement"),
     Axis("schedule", str, "shape", "constant", choices=("constant", "wsd", "cosine"), help="of the learning rate"),
     Axis("warmup", int, "lane", 0, low=0, high=2**32 - 1, unit="steps", help="linear warm-up"),
-    Axis("decay", float, "shape", 0.2, low=0.0, high=1.0, help="share of the steps in which the rate decays, under wsd"),
+    Axis("decay", float, "shape", 0.2, low=0.0, high=1.0, help="share of the steps that decay, under wsd"),
     Axis("steps", int, _TIME, 2048, low=0, high=2**32 - 1, unit="steps", role="time", help="training time"),
-    Axis("precision", str, "shape", "float32", choices=PRECISIONS, help="of matrix products; parameters keep 32 or 64 bits"),
+    Axis("precision", str, "shape", "float32", choices=PRECISIONS, help="of products; parameters keep 32 or 64 bits"),
     # Seeds.
     Axis("seed", int, "lane", 0, low=0, high=2**62, role="seed", help="default of the three seeds below"),
     Axis("data_seed", int, "lane", follows="seed", low=0, high=2**62, role="seed", help="which items are drawn"),
@@ -53,7 +53,7 @@ AXES = (
     Axis("order_seed", int, "lane", follows="seed", low=0, high=2**62, role="seed", help="batch order"),
     # Evaluation.
     Axis("k", int, "observed", 1, low=1, high=10**12, unit="draws", help="inference budget of pass_at_k"),
-    Axis("pool", int, "shape", 32768, low=1, high=2**26, unit="items", help="world items that data sets are drawn from"),
+    Axis("pool", int, "shape", 32768, low=1, high=2**26, unit="items", help="world items that data sets draw from"),
     Axis("eval_items", int, "shape", 4096, low=16, high=2**26, unit="items", help="evaluation sample"),
     Axis("select_items", int, "shape", 2048, low=16, high=2**26, unit="items", help="selection sample, disjoint"),
     Axis("eval_share", float, "shape", 0.016, low=0.0, high=1e6,

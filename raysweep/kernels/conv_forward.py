@@ -14,7 +14,7 @@ __all__ = ["Tile", "by_group", "forward", "out_size", "windows"]
 
 @dataclass(frozen=True)
 class Tile:
-    """How a kernel cuts its work; it changes the time and, for `splits` alone, the order of sums.
+    """How a kernel divides its work. It changes the time and, only for `splits`, the order of sums.
 
     Attributes:
         pixels: Output pixels at a time: a multiple of the image's, or a divisor of it. A power of two.

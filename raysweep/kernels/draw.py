@@ -1,4 +1,4 @@
-"""Drawing a batch for every lane in one kernel: hash, index, gather. The same numbers as `streams.indices`."""
+"""Draw a batch for every lane in one kernel: hash, index, gather. The numbers are those of `streams.indices`."""
 
 from __future__ import annotations
 

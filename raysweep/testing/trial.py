@@ -29,12 +29,12 @@ _ALONE = 6  # runs of a pack that are run alone, too
 
 @dataclass(frozen=True)
 class Reading:
-    """What an experiment made of a pack.
+    """The rows that an experiment returned for a pack.
 
     Attributes:
         rows: Ledger rows; a cell that it yielded twice is here twice.
         given: Type of each column that it yielded.
-        raised: What ended it, or "".
+        raised: The exception that ended it, or "".
     """
 
     rows: pa.Table
@@ -70,7 +70,7 @@ class Memory:
 
 @dataclass
 class Trial:
-    """One experiment under test, and what its runs gave."""
+    """One experiment under test, and the results of its runs."""
 
     experiment: Experiment
     sweep: Sweep
@@ -133,7 +133,7 @@ class Trial:
 
     @cached_property
     def parts(self) -> list[tuple[str, Reading, Reading]]:
-        """Runs alone and halves of packs: what was run, what its pack gave, and what it gave by itself."""
+        """Runs alone and halves of packs: a description, the result in the pack, and the result alone."""
         found = []
         for pack, read in zip(self.packs, self.whole, strict=True):
             chosen = np.unique(np.linspace(0, len(pack) - 1, min(len(pack), _ALONE)).astype(int)).tolist()
@@ -155,7 +155,7 @@ def numbers(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
 
 
 def shown(runs: Runs, i: int) -> str:
-    """A run by what tells it from the others."""
+    """A run, described by its values of the axes that vary."""
     return str({name: value for name, value in runs.row(i).items() if len(runs.values[name]) > 1})
 
 
