@@ -67,7 +67,7 @@ _SINGULAR = 1e13  # condition number beyond which double precision is meaningles
 _NORMAL, _NOISE, _PRECISION, _TRUTH = range(4)  # the random streams of a seed, by use
 _OF_ATTEMPTS = {"failure", "pass_at_k", "exponent"}
 _MOST_RISKS, _MOST_CURVES = 20_000, 1000  # per theory: a risk takes a millisecond, a curve a tenth of a second
-_MESH_FLOPS = 1e8  # of one failure curve over all k
+_MESH_FLOPS = 1e8  # FLOPs of one failure curve over all k
 
 
 @dataclass(frozen=True)

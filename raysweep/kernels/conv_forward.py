@@ -211,7 +211,7 @@ def forward(
         weight: [lanes, k, k, C, Cout] of x's dtype.
         gain, bias: [lanes, Cout] float32.
         residual: Shape and dtype of z, or None.
-        precision: Of products of float32: "ieee" or "tf32".
+        precision: Precision of float32 products: "ieee" or "tf32".
 
     Returns:
         z and y [lanes, n, H', W', Cout] of x's dtype; moments [lanes, n, 2, Cout] float32: mean and reciprocal

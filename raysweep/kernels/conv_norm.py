@@ -13,7 +13,7 @@ from raysweep.kernels.conv_forward import Tile, forward, out_size
 
 __all__ = ["conv_norm", "forward_tile", "input_tile", "norm_tile", "supported", "weight_tile"]
 
-_LARGEST = 16384  # numbers of one image that a program's registers hold
+_LARGEST = 16384  # largest number of values of one image that a program keeps in registers
 
 
 def _power_of_two(n: int) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["draw"]
 
-_ITEMS, _COLUMNS = 32, 64  # of a tile
+_ITEMS, _COLUMNS = 32, 64  # size of a tile
 
 
 @triton.jit

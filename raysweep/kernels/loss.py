@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["cross_entropy", "logistic", "square"]
 
-_BLOCK = 1024  # numbers of a lane at a time
+_BLOCK = 1024  # numbers of a lane processed at a time
 
 
 @triton.jit

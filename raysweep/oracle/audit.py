@@ -1,6 +1,6 @@
 """The audit of a flow: evidence that its posterior is that of its own samples. A failed audit stops a sweep.
 
-Sources: science W1 and section 7.3; arXiv 2602.00315 equations 1 to 4.
+Source: arXiv 2602.00315, equations 1 to 4.
 """
 
 from __future__ import annotations

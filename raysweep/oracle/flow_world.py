@@ -19,7 +19,7 @@ from raysweep.oracle.recipe import Recipe, recipe_hash
 
 __all__ = ["FlowWorld", "packed", "unpacked"]
 
-_CHUNK = 2048  # items whose activations stay in cache
+_CHUNK = 2048  # items at a time, so that their activations stay in cache
 R = TypeVar("R", bound=Recipe)
 
 

@@ -15,7 +15,7 @@ from raysweep.store import Store
 __all__ = ["adopt", "load_recipe", "load_world", "prepare"]
 
 _RECIPE = "recipe.json"
-_MAX_BYTES = 1 << 32  # of weights
+_MAX_BYTES = 1 << 32  # largest file of weights
 
 
 def adopt(store: Store, recipe: Recipe, data: bytes) -> World:

@@ -33,8 +33,8 @@ def check_experiment(experiment: Experiment, sweep: Sweep, tolerance: float = 1e
     """Check an experiment against everything that raysweep takes for granted.
 
     * cost: a plan's cost of a mixed pack is the sum of the costs of its runs, and no less than its rows report.
-    * imports: planning imports neither torch nor Ray nor Polars (for an experiment that the sweep names; a Python object
-      is not imported again).
+    * imports: planning imports neither torch nor Ray nor Polars (for an experiment that the sweep names; a Python
+      object is not imported again).
     * rows: every cell asked for comes back exactly once, with a number or null for each declared metric.
     * isolation: a run that raises or diverges does not affect the others of its pack.
     * packing: a run gives the same rows alone, in a pack and in a halved pack.

@@ -73,7 +73,7 @@ def packing(trial: Trial) -> Iterator[str]:
 
 
 def resume(trial: Trial) -> Iterator[str]:
-    """Resume the whole pack, and its last run, from the first saved state and one halfway; check the remaining cells."""
+    """Resume the whole pack, and its last run, from the first saved state and one halfway; check the cells left."""
     for pack, read, keep in zip(trial.packs, trial.whole, trial.keeps, strict=True):
         place = {pack.runs.key(i): i for i in range(len(pack))}
         for state, stage, done in keep.states[:: max(1, len(keep.states) // 2)]:
@@ -117,8 +117,8 @@ def _apart(trial: Trial, whole: Reading, part: Reading, which: str) -> Iterator[
         if apart.any():
             i = int(np.argmax(apart))
             yield (
-                f"{which} must give the rows of its whole pack within {trial.tolerance:g}, but {name} is {other[i]:.12g} "
-                f"instead of {one[i]:.12g}. Let a run depend on its own axes alone: draw random numbers by its "
-                "seed, not by its place in the pack, and save all that training changes"
+                f"{which} must give the rows of its whole pack within {trial.tolerance:g}, but {name} is "
+                f"{other[i]:.12g} instead of {one[i]:.12g}. Let a run depend on its own axes alone: draw random "
+                "numbers by its seed, not by its place in the pack, and save all that training changes"
             )
             return

@@ -33,7 +33,7 @@ class Watch:
     def find_spec(self, name, path=None, target=None):
         if name in asked["heavy"]:
             files = [f.filename for f in traceback.extract_stack()[:-1] if "importlib" not in f.filename]
-            found[name] = files[-1]  # of several that look for it, the last imports it
+            found[name] = files[-1]  # the last of several that look for it is the one that imports it
 sys.meta_path.insert(0, Watch())
 import tempfile
 from pathlib import Path

@@ -24,7 +24,7 @@ from raysweep.sweep import Sweep
 __all__ = ["NO_ROW", "Memory", "Reading", "Trial", "numbers", "ok_rows", "shown"]
 
 NO_ROW = "the experiment yielded no row for this cell"
-_ALONE = 6  # runs of a pack that are run alone, too
+_ALONE = 6  # runs per pack that are also run alone
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Trial:
         return [self.read(pack.runs, keep) for pack, keep in zip(self.packs, self.keeps, strict=True)]
 
     def read(self, runs: Runs, keep: Memory | None = None) -> Reading:
-        """Run a pack. Cells without a row have failed, as an executor would say."""
+        """Run a pack. Cells without a row count as failed, as under an executor."""
         keep = keep or Memory()
         schema, by = row_schema(self.experiment), Stamp("contract", 1, "cpu", experiment=self.experiment.name)
         tables: list[pa.Table] = []

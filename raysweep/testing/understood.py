@@ -62,7 +62,7 @@ def _pooled(trial: Trial, table: pa.Table, cells: Mapping[str, Mapping[str, Valu
             pooled = {value for value, run in owners if axis.kind_for(cells[run]) != "observed"}
             if len(pooled) > 1:
                 yield (
-                    f"a fit that does not name {name} must take each of its values by itself where it is no "
+                    f"a fit that does not name {name} must keep its values apart where it is no "
                     f"observed axis, but pools {sorted(map(str, pooled))}. Give the axis its kind in every cell"
                 )
                 return

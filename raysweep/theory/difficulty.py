@@ -26,20 +26,20 @@ __all__ = ["PRIORS", "Rates", "failure_sampled", "log_precision_density", "rates
 Array: TypeAlias = npt.NDArray[np.float64]
 
 PRIORS = ("gamma", "bounded")
-# Of log tau, up to a few k and beyond: (1 - s)^k oscillates from |Im log tau| = pi / (4 log k) on, which is as far as
-# the trapezoid rule reaches.
+# Steps in log tau, for small k and for larger ones: (1 - s)^k oscillates beyond |Im log tau| = pi / (4 log k), which
+# limits the accuracy of the trapezoid rule.
 _STEPS = (0.2, 0.05)
 _FEW = 10.0
-_SMALLEST = -700.0  # log tau that doubles hold
+_SMALLEST = -700.0  # least log tau in double precision
 _UNDERFLOW = 1e-290
-_NEGLIGIBLE = 37.0  # -log of a share that no result shows
-_PANEL = 16  # Gauss-Legendre nodes a panel of length 1, in units of what the integrand varies on
-_SPACING = 0.04  # of log lambda
-_POINTS = 8  # of the interpolation in log lambda
+_NEGLIGIBLE = 37.0  # -log of a share too small to affect a double
+_PANEL = 16  # Gauss-Legendre nodes per panel of length 1, in units of the integrand's scale
+_SPACING = 0.04  # step in log lambda
+_POINTS = 8  # points of the interpolation in log lambda
 _LEAST_K_LAMBDA = 1e-12
-_LIGHT = 1e-15  # of the smallest failure: points below add 1e-10 of it at most
+_LIGHT = 1e-15  # share of the smallest failure: points below it add at most 1e-10 of that failure
 _MOST_LAMBDA = 50.0  # exp(-50) at k = 1
-_FEWEST, _DENSITY = 64, 10.5  # Chebyshev nodes in log k: at least, and a unit of it
+_FEWEST, _DENSITY = 64, 10.5  # Chebyshev nodes in log k: the least number, and the number per unit
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _nodes(least: float, count: int) -> Array:
 
 @lru_cache(maxsize=4)
 def _budgets(asked: bytes, least: float, count: int) -> tuple[Array, Array, Array | None]:
-    """exp(-k lambda), [k, nodes], the k of its rows, and the interpolation to the k asked for; None if they are the same.
+    """exp(-k lambda), [k, nodes], the k of its rows, and the interpolation to the k asked for; None if not needed.
 
     Runs of a sweep ask for the same k on the same nodes, so this is computed once.
     """
@@ -175,7 +175,7 @@ def _mesh(
     """
     if risk == 0:
         return _rate(tau, np.zeros(1), tolerance), mass, 0.0
-    spread = np.sqrt(tau * risk)  # of sqrt(tau) b
+    spread = np.sqrt(tau * risk)  # standard deviation of sqrt(tau) b
     edge = np.sqrt(tau) * tolerance
     reach = np.sqrt(2 * np.log(most / _LEAST_K_LAMBDA))
     # Where b spreads over at most 1 in those units, (1 - s)^k is smooth in units of b's own spread.

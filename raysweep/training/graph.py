@@ -11,7 +11,7 @@ import torch
 
 __all__ = ["Repeated"]
 
-_WARM_UP = 3  # steps before capture: libraries choose algorithms and take workspaces in them
+_WARM_UP = 3  # steps before capture, in which libraries choose algorithms and allocate workspaces
 
 
 @cache

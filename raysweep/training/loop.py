@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Snapshot", "forward", "train"]
 
-_LOOK = (
-    64  # steps between checks whether the state is due to be saved; by the host's clock, without waiting for the device
-)
+_LOOK = 64  # steps between checks whether a save is due; by the host's clock, without waiting for the device
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Snapshot:
     Attributes:
         step: Steps taken, the branch's included.
         lanes: [m] the lanes still in the stack, as positions in the stack that training began with.
-        parameters: {name: [m, ...]}, frozen ones included; the live tensors, to be read before the loop goes on.
+        parameters: {name: [m, ...]}, frozen ones included; the live tensors, to be read before the loop continues.
         diverged_at: [all lanes] updates done when a lane's loss was not finite or above its bound, or -1; live, too.
             Such a lane is frozen from then on.
     """

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fastest_conv"]
 
-_LANES = 8  # of a trial
-_STEPS = 3  # timed, after one that compiles and picks algorithms
+_LANES = 8  # lanes in a trial
+_STEPS = 3  # timed steps, after one that compiles and picks algorithms
 
 
 def fastest_conv(
