@@ -15,7 +15,7 @@ from raysweep.errors import FitError
 if TYPE_CHECKING:
     import polars as pl
 
-    from raysweep.laws.attempts import Attempts, Foretold
+    from raysweep.laws.attempts import Attempts, Prediction
 
 _MOST = 20  # groups that are shown
 
@@ -53,7 +53,7 @@ def passk(
     json: Json = False,
 ) -> None:
     """pass@k of counted trials, with intervals over problems. Also its exponent, and what more trials would show."""
-    from raysweep.laws.attempts import attempts, foretold
+    from raysweep.laws.attempts import attempts, predict
 
     if bootstrap < 100:
         raise FitError(f"passk: --bootstrap must be at least 100, for the intervals, but got {bootstrap}")
@@ -63,12 +63,12 @@ def passk(
     ends = None if window is None else _whole(window, "--window")
     if ends is not None and len(ends) != 2:
         raise FitError(f"passk: --window must be LOW,HIGH, but got {window!r}")
-    found: list[tuple[dict[str, Any], Attempts | str, Foretold | None]] = []
+    found: list[tuple[dict[str, Any], Attempts | str, Prediction | None]] = []
     for group, rows in _groups(table, successes, trials, by or [], where):
         c, n = (rows[name].to_numpy() for name in (successes, trials))
         try:
             one = attempts(c, n, budgets, (ends[0], ends[1]) if ends else None, bootstrap, level, seed)
-            later = None if holdout is None else foretold(c, n, holdout, bootstrap, level, seed)
+            later = None if holdout is None else predict(c, n, holdout, bootstrap, level, seed)
             found.append((group, one, later))
         except FitError as error:
             found.append((group, str(error), None))
@@ -133,7 +133,7 @@ def _plain(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _record(group: dict[str, Any], found: Attempts | str, later: Foretold | None) -> dict[str, Any]:
+def _record(group: dict[str, Any], found: Attempts | str, later: Prediction | None) -> dict[str, Any]:
     if isinstance(found, str):
         return {"group": group, "error": found}
     record: dict[str, Any] = {
@@ -174,7 +174,7 @@ def _record(group: dict[str, Any], found: Attempts | str, later: Foretold | None
     return record
 
 
-def _show(group: dict[str, Any], found: Attempts | str, later: Foretold | None) -> None:
+def _show(group: dict[str, Any], found: Attempts | str, later: Prediction | None) -> None:
     title = ", ".join(f"{name} = {value}" for name, value in group.items()) or "all rows"
     if isinstance(found, str):
         say(f"{title}: {found}")

@@ -1,4 +1,4 @@
-"""The interval of a mean of numbers between 0 and 1, e.g. of pass@k over problems, when few of them say much."""
+"""The interval of a mean of numbers between 0 and 1, e.g. of pass@k over problems, when few of them are informative."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from raysweep.laws.definition import Array
 
 __all__ = ["mean_interval"]
 
-_ROUNDING = 1e-12  # values that differ by less of themselves are equal
+_ROUNDING = 1e-12  # values whose relative difference is smaller are equal
 
 
 def mean_interval(values: Array, level: float = 0.95) -> tuple[float, float]:
     """Interval of the mean of independent values in [0, 1], [n >= 2] (Korn and Graubard 1998).
 
     Clopper and Pearson's binomial interval for as many yes-or-no answers as would have this mean and this standard
-    error, n_e = m (1 - m) / se^2 with Student's correction. Against drawing the values anew it holds the truth more
-    often where a few of many differ from the rest: a draw without those has no spread at all
-    (tests/benchmarks/passk.py). Neither knows of values so rare that no sample has them.
+    error, n_e = m (1 - m) / se^2 with Student's correction. It covers the true mean more often
+    than a bootstrap where a few of many values differ from the rest: a resample without those has no spread at all
+    (tests/benchmarks/passk.py). Neither method accounts for values so rare that no sample has them.
     """
     n, mean = len(values), float(np.mean(values))
     if mean <= 0 or mean >= 1:  # all say the same: no more than this share may say otherwise

@@ -122,10 +122,10 @@ class Residuals:
     def drawn(self, freedom: int, draws: int, rng: np.random.Generator) -> Array:
         """Deviations of log y from the fit, [draws, points], for a wild bootstrap with some borrowed residuals.
 
-        A run at one scale tells little about its own variance. So where all are such, a draw gives each run, at
+        A run at one scale says little about its own variance. So where all runs are such, a draw gives each run, at
         random, its own residual (wild, Wu 1986) or that of any run (Efron 1979): nearly always the latter with few
-        degrees of freedom, nearly always the former with many. Which, is the same in data sets of the same runs, and a
-        draw is linear in the residuals: comparisons stay paired.
+        degrees of freedom, nearly always the former with many. The choice is the same in data sets of the same runs,
+        and a draw is linear in the residuals: comparisons stay paired.
         """
         runs = int(self.cluster.max()) + 1
         factor = multipliers(runs, freedom, draws, rng)
@@ -155,7 +155,7 @@ def residuals(law: Law, u: Array, t: Array, w: Array, fitted: Array, cluster: np
         cluster: The run of each point, from 0, [points].
     """
     centre, rows = law.evaluate(u, fitted)
-    # A parameter on its bound is not free to bend the law.
+    # A parameter on its bound cannot bend the law.
     columns = [
         np.broadcast_to(row * value if p.log else row, t.shape) * (p.low < value < p.high)
         for row, value, p in zip(rows, fitted, law.parameters, strict=True)

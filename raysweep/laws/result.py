@@ -19,7 +19,7 @@ __all__ = ["Fit", "stretches"]
 
 @dataclass(frozen=True)
 class Fit:
-    """A law fitted to every group of a table. What belongs to one fit can be asked of a `Fit` of one group.
+    """A law fitted to every group of a table. The attributes of a single fit are available on a `Fit` of one group.
 
     Attributes:
         x: Columns of the scales, in the order of the law's axes.
@@ -161,10 +161,10 @@ class Fit:
         return owner
 
     def to_frame(self) -> pl.DataFrame:
-        """One row a group and parameter; a group that could not be fitted has one row, with no name, and its reason.
+        """One row per group and parameter; a group that could not be fitted has one row, with no name, and its reason.
 
         Columns: the by-columns, `law`, `name`, `value`, `ci_low`, `ci_high`, `status`, `n_points`,
-        `n_clusters`, `x_min` and `x_max` (of several scales `<column>_min` and `<column>_max`), `notes`. Derived
+        `n_clusters`, `x_min` and `x_max` (for several scales `<column>_min` and `<column>_max`), `notes`. Derived
         quantities follow the parameters.
         """
         ends = [("x_min", "x_max")] if len(self.x) == 1 else [(f"{name}_min", f"{name}_max") for name in self.x]
@@ -182,7 +182,7 @@ class Fit:
         return pl.DataFrame(rows, infer_schema_length=None)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """One record a group; see `GroupFit.to_json`."""
+        """One record per group; see `GroupFit.to_json`."""
         return [group.to_json() for group in self.groups]
 
 
