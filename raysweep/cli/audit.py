@@ -69,10 +69,10 @@ def audit(
 
 
 def _asked(recipe: Recipe, at: Sequence[str]) -> dict[str, list[float]]:
-    """Values by axis, as `--at` names them.
+    """Values by axis, as given by `--at`.
 
     Raises:
-        OracleError: it does not name an axis that the audit depends on, or no number.
+        OracleError: an entry does not name an axis that the audit depends on, or gives no number.
     """
     found: dict[str, list[float]] = {}
     for one in at:

@@ -1,4 +1,4 @@
-"""The command that reads pass@k off counts of successes: passk."""
+"""The command that estimates pass@k from counts of successes: passk."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def passk(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """pass@k of counted trials, with intervals over problems. Also its exponent, and what more trials would show."""
+    """pass@k of counted trials, with intervals over problems; its exponent; and what more trials would show."""
     from raysweep.laws.attempts import attempts, predict
 
     if bootstrap < 100:
@@ -86,7 +86,7 @@ def passk(
 
 
 def _whole(text: str, option: str) -> list[int]:
-    """Whole numbers separated by commas; 1e6 is one."""
+    """Whole numbers separated by commas, also such as 1e6."""
     try:
         found = [float(part) for part in text.split(",")]
         if all(value == int(value) for value in found):
@@ -102,7 +102,7 @@ def _groups(
     """The rows of each value of the columns `by`, in their order.
 
     Raises:
-        FitError: The table, a column or the condition is none; counts are missing or no numbers; no row is left.
+        FitError: The table, a column or the condition is invalid; counts are missing or not numbers; no row is left.
     """
     import polars as pl
 
@@ -120,7 +120,7 @@ def _groups(
     rows = selected(rows, where, (successes, trials), source)
     frame = gather(rows.select(list(dict.fromkeys((*by, successes, trials)))))
     if missing := sum(frame[name].null_count() for name in {successes, trials}):
-        raise FitError(f"{named}: {successes} and {trials} must be there in every row, but {missing:,} are missing.")
+        raise FitError(f"{named}: {successes} and {trials} must be given in every row, but {missing:,} are missing.")
     if frame.is_empty():
         raise FitError(f"{named}: no row is left" + (f" by --where {where!r}." if where else "."))
     frame = frame.with_columns(pl.col(successes, trials).cast(pl.Float64))

@@ -46,7 +46,7 @@ __all__ = ["PAGE", "Report", "make_report"]
 
 PAGE = "report.html"
 _DPI = 130
-_ROWS = 200  # of a table of groups, and of their notes
+_ROWS = 200  # rows of a table of groups, and notes
 _NAMED = 6  # groups that a note names
 
 
@@ -57,7 +57,7 @@ class Report:
     Attributes:
         page: Path or URI of the page.
         findings: What was left out, a sentence for each fitted group, and the sanity checks.
-        notes: How many of the first are about what was left out.
+        notes: How many findings at the start are about what was left out.
     """
 
     page: str
@@ -67,7 +67,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure as it is written: its file's name, what it shows, and the PNG."""
+    """A figure as it is written: its file's name, caption and PNG."""
 
     name: str
     caption: str
@@ -79,9 +79,9 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
 
     Args:
         store: A sweep's folder.
-        experiment: Whose theory to draw, shown as it says; by default the built-in one that the store names, shown as
-            the store says. A store's own word for a user's module is not enough to import it.
-        rows: `current` for those of the sweep as it is now, `all` for those of every version and grid too.
+        experiment: Experiment whose theory and display are used; by default the built-in one that the store names, with
+            the store's display. A user's module is never imported just because a store names it.
+        rows: `current` for the rows of the sweep as it is now, `all` for those of every version and grid.
 
     Raises:
         LedgerError: the store has no sweep or no finished cell.
@@ -138,7 +138,7 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
 
 
 def _file_name(words: str) -> str:
-    """The words of a store as a figure's name."""
+    """A store's words as a figure's name."""
     return re.sub(r"[^\w.-]", "-", words)[:100]
 
 
@@ -181,7 +181,7 @@ def _theory(
             continue
         try:
             found = points(table, FitRequest((x,), y, by=spec.by, at=spec.at), [theory_name(y), REASON])
-        except FitError:  # said of the law already
+        except FitError:  # already stated for the law
             continue
         held = agreements(found)
         sentences += theory_sentences(found, held)

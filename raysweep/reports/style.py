@@ -35,9 +35,9 @@ STYLE: Any = {
     "legend.fontsize": 8.5,
 }
 PANEL = (4.6, 3.6)  # inches
-NO_LABELS: Mapping[str, str] = MappingProxyType({})  # of columns that are called by their names
+NO_LABELS: Mapping[str, str] = MappingProxyType({})  # columns keep their names
 _LONGEST = 120  # characters of a title or label
-_POINTS = 4000  # more are a stain
+_POINTS = 4000  # more would be a blot
 
 
 def axis_name(name: str, labels: Mapping[str, str]) -> str:
@@ -46,7 +46,7 @@ def axis_name(name: str, labels: Mapping[str, str]) -> str:
 
 
 def tame(figure: Figure) -> Figure:
-    """The figure with the words of a store taken as words: no formulas (`$`), no control characters, no essays."""
+    """The figure with a store's words as plain text: no formulas (`$`), no control characters, no overlong labels."""
     for text in figure.findobj(Text):
         words = plain(text.get_text()).replace("\n", " ")
         text.set_text(words if len(words) <= _LONGEST else f"{words[:_LONGEST]}...")

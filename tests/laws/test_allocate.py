@@ -127,7 +127,7 @@ def test_draws_without_an_optimum_are_counted():
 
 
 def test_what_cannot_be_allocated_is_refused():
-    with pytest.raises(FitError, match=r"is of x\. Fit a joint law"):
+    with pytest.raises(FitError, match=r"is over x\. Fit a joint law"):
         allocate(law("power"), [1.0, 0.5], 1e21)
     with pytest.raises(FitError, match="Budgets are positive"):
         allocate(CHINCHILLA, HOFFMANN, [1e21, 0.0])

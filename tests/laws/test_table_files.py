@@ -72,7 +72,7 @@ def test_numbers_of_any_size_and_mixed_columns_are_read(tmp_path):
     [
         ('{"n": 1}\n{"n": 2', "line 2 cannot be read as JSON"),
         ("n,loss\n1,2\n", "line 1 cannot be read as JSON"),
-        ("[1, 2]", "line 1 must hold a JSON object (one row), or a list of such, but holds int"),
+        ("[1, 2]", "line 1 must hold a JSON object \\(one row\\), or a list of such, but holds int"),
         ('{"n": 1}\n"x"', "line 2 must hold a JSON object"),
         ("[" * 100_000, "line 1 cannot be read as JSON"),
         ("", "no column 'n'"),
