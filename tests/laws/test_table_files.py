@@ -159,7 +159,7 @@ def test_a_name_with_brackets_is_a_file_before_it_is_a_pattern(tmp_path):
     ("data", "message"),
     [
         ("b-*.csv", r"No file matches the pattern"),
-        ([], "must name a file at least"),
+        ([], "must name at least one file"),
         (["a-10.csv", "absent.csv"], "no table at 'absent.csv'"),
         ([7], "holds paths, but got int"),
         ("trial_*/*", "trial_0/result.txt'"),
