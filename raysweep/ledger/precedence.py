@@ -86,8 +86,8 @@ def _of_trainings(
     status, attempt = _status(table), _attempts(table)
     failed = status == STATUSES.index("failed")
     # A later failure of the same attempt revokes the value it had recorded.
-    marks = cell * _MIX + training + attempt.astype(np.uint64)
-    void = ~failed & (training > 0) & np.isin(marks, marks[failed])
+    tries = cell * _MIX + training + attempt.astype(np.uint64)
+    void = ~failed & (training > 0) & np.isin(tries, tries[failed])
     run = run_marks(table.column("cell"))
     done = ~failed & ~void
     keep = ~void

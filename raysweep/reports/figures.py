@@ -117,8 +117,8 @@ def theory_figure(points: Points, expected: str, labels: Mapping[str, str] = NO_
     (x,), y, frame = points.x, points.y, points.frame
     colour_by = max(points.by, key=lambda name: frame[name].n_unique(), default=None)
     panel_by = [name for name in points.by if name != colour_by]
-    found = frame.group_by(panel_by or pl.lit(0)).agg(theory=pl.col(expected).is_not_null().any())
-    every = found.sort("theory", *panel_by, descending=[True, *(False for _ in panel_by)]).select(panel_by).to_dicts()
+    found = frame.group_by(panel_by or pl.lit(0)).agg(_theory=pl.col(expected).is_not_null().any())
+    every = found.sort("_theory", *panel_by, descending=[True, *(False for _ in panel_by)]).select(panel_by).to_dicts()
     panels = every[:_MOST_PANELS] if panel_by else [{}]  # those with a theory first
     values = frame[colour_by].unique().sort().to_list() if colour_by else [None]
     many = plt.get_cmap("viridis")(np.linspace(0.0, 0.9, len(values)))
@@ -139,11 +139,11 @@ def theory_figure(points: Points, expected: str, labels: Mapping[str, str] = NO_
                 colour = COLOURS[i] if len(values) <= len(COLOURS) else many[i]
                 at = own.group_by(x).agg(
                     low=pl.col(y).quantile(0.25), middle=pl.col(y).median(), high=pl.col(y).quantile(0.75),
-                    theory=pl.col(expected).median(),
+                    _theory=pl.col(expected).median(),
                 ).sort(x)  # fmt: skip
                 axis.plot(at[x], at["middle"], "o", ms=3.2, color=colour, mew=0, label=_value(colour_by, value))
                 axis.fill_between(at[x], at["low"], at["high"], color=colour, alpha=0.2, lw=0)
-                axis.plot(at[x], at["theory"].cast(pl.Float64), "-", color=colour, lw=1.1)
+                axis.plot(at[x], at["_theory"].cast(pl.Float64), "-", color=colour, lw=1.1)
             axis.set(xscale="log", yscale="log", title=", ".join(f"{k} = {v}" for k, v in panel.items()))
         for row in axes:
             row[0].set_ylabel(axis_name(y, labels))
