@@ -149,7 +149,7 @@ def of_files(files: Sequence[Path], folders: Sequence[Path] = ()) -> Code:
 
 
 def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """What differs between the parts of two codes, in words: `helper.py changed`, `numpy 2.0 -> 2.1`."""
+    """The difference between the parts of two codes, in words: `helper.py changed`, `numpy 2.0 -> 2.1`."""
     found = []
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)

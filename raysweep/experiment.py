@@ -97,7 +97,7 @@ class Saved:
 
 
 class Keep(Protocol):
-    """Where a pack's training state outlives its worker; lent by an executor. Only the loop knows what the state is.
+    """A place where a pack's training state outlives its worker, lent by an executor. Only the loop can read the state.
 
     A run may train several times (rounds of queries, say). Its trainings are stages, numbered 0, 1, ... in the order in
     which they happen, and a state belongs to one of them. The stage's initial data is kept with it, so a resumed run
@@ -112,7 +112,7 @@ class Keep(Protocol):
         ...
 
     def due(self, size: int) -> bool:
-        """Whether to save a state of so many bytes now."""
+        """Whether to save a state of this size now."""
         ...
 
     def save(self, step: int, state: Callable[[dict[str, str]], bytes], stage: int = 0) -> None:
@@ -152,7 +152,7 @@ class Sample(Items):
 
 
 class WorldShape(Protocol):
-    """What a plan needs to know about a world that does not exist yet."""
+    """What a plan must know about a world that does not exist yet."""
 
     @property
     def classes(self) -> int: ...
@@ -214,12 +214,12 @@ class Outbox:
 
 @dataclass(frozen=True)
 class Context:
-    """Where and with what an experiment runs. Training code sees Ray only through this.
+    """The environment in which an experiment runs. Training code sees Ray only through this.
 
     Attributes:
         device: A torch device name.
         world: The data source with a known posterior, where the experiment needs one.
-        keep: Where training state may be kept, or None.
+        keep: A place for training state, or None.
         outbox: Where rows may be put besides being yielded.
         hold: Lends a run, by its key, a place of its own for its duration.
         interrupted: Whether an exception is the user's Ctrl-C rather than the run's own.

@@ -79,7 +79,7 @@ class Group:
     mixed: bool = False
 
     def cut(self, count: int) -> list[npt.NDArray[np.int64]]:
-        """Its runs in so many parts of about equal size and work."""
+        """Its runs in a number of parts of about equal size and work."""
         if self.mixed:  # dealt like cards: contiguous parts would leave all expensive runs to the first
             return [self.index[i::count] for i in range(count)]
         return np.array_split(self.index, count) if count > 1 else [self.index]

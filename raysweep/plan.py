@@ -147,7 +147,7 @@ def make_plan(
     retry_diverged: bool = False,
     probe: Probe | None = None,
 ) -> Plan:
-    """What is pending in a store, grouped into packs.
+    """The pending runs of a store, grouped into packs.
 
     Args:
         probe: Asks the GPUs that packs will run on.
@@ -180,7 +180,7 @@ def make_plan(
 
 
 def pending(scan: Scan, sweep: Sweep, skip_failed: bool = False, retry_diverged: bool = False) -> Runs:
-    """What is left of a sweep. A plain function's run is trained whole, as it cannot be entered half-way."""
+    """The rest of a sweep. A plain function's run is trained whole, as it cannot be entered half-way."""
     rest = scan.pending(sweep.runs, skip_failed, retry_diverged)
     return whole(sweep.runs, rest) if isinstance(sweep.experiment, FunctionExperiment) else rest
 

@@ -1,4 +1,4 @@
-"""What a plan costs on rented machines: a small editable table of prices, and the arithmetic spelt out."""
+"""The cost of a plan on rented machines: a small editable table of prices, and the arithmetic spelt out."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def find_machine(machines: Sequence[Machine], wanted: str) -> Machine:
 
 
 def estimate(plan: Plan, machine: Machine, machines: int = 1) -> dict[str, Any]:
-    """What a plan's packs cost on some machines of one kind, as plain data.
+    """The cost of a plan's packs on some machines of one kind, as plain data.
 
     Packs are sized for that many slots, as in a run there. The machines are held until the last pack ends, which is
     no sooner than the most expensive pack alone. Start-up, training of worlds and storage are not included.

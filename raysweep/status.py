@@ -1,4 +1,4 @@
-"""What a store holds: done, failed and pending cells, causes of failure, drivers at work."""
+"""The state of a store: done, failed and pending cells, causes of failure, drivers at work."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _RULE = re.compile(r"(near paper|near theory|above|below) (\S+)")
 
 @dataclass(frozen=True)
 class Measured:
-    """A measured number, and what it is a measurement of.
+    """A measured number, and what it measures.
 
     Args:
         value: The estimate.

@@ -1,6 +1,6 @@
 """The `raysweep` command: plan, run, status, fit, allocate, passk, report, export, import, audit, compact, doctor.
 
-A command's own function imports what it works with, so that help, completion and usage errors import next to nothing.
+Each command's function does its own imports, so that help, completion and usage errors import next to nothing.
 """
 
 from __future__ import annotations

@@ -90,8 +90,8 @@ def _asked(recipe: Recipe, at: Sequence[str]) -> dict[str, list[float]]:
 
 
 def used_settings(store: Store, folder: str, recipe: Recipe) -> list[Setting]:
-    """Where a store's sweeps used a world: the settings of the sweep last run, if it is its world's, and those at which
-    earlier runs audited it; the default where nothing says more.
+    """The settings at which a store's sweeps used a world: those of the sweep last run, if it uses this world, and
+    those at which earlier runs audited it; by default, the world's own.
 
     Args:
         store: A store, or a world's own folder.

@@ -95,7 +95,7 @@ def allocate(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show how to spend a budget on two scales, by a fitted law, with intervals."""
+    """Show how to spend a budget on two scales, by a fitted law. The answer has intervals."""
     bad = next((b for b in budget if not 0 < b < float("inf")), None)
     if bad is not None:
         raise FitError(f"allocate: a --budget is FLOPs, positive and finite, but got {bad:g}")
@@ -157,7 +157,7 @@ def _store(data: Sequence[str]) -> Store | None:
 
 
 def _source(data: Sequence[str], rows: str, quiet: bool) -> Any:
-    """What to fit: a store's table, or files."""
+    """The data to fit: a store's table, or files."""
     from raysweep.ledger.log import CELLS
     from raysweep.sweep.current import cells
 

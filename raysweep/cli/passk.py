@@ -52,7 +52,7 @@ def passk(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """pass@k of counted trials, with intervals over problems; its exponent; and what more trials would show."""
+    """pass@k of counted trials, with intervals over problems. Also its exponent, and what more trials would show."""
     from raysweep.laws.attempts import attempts, predict
 
     if bootstrap < 100:

@@ -77,7 +77,7 @@ def _wait(store: str, json: bool, again: bool) -> None:
 
 
 def _show(page: Sequence[str]) -> None:
-    """A page in place of the last one on a terminal, after it elsewhere."""
+    """Print a page, replacing the last one on a terminal, following it elsewhere."""
     if sys.stdout.isatty():
         rows = shutil.get_terminal_size().lines - 1
         print("\x1b[H\x1b[2J" + "\n".join(page[:rows]), flush=True)
@@ -86,7 +86,7 @@ def _show(page: Sequence[str]) -> None:
 
 
 def lines(found: Mapping[str, Any], width: int | None = None) -> list[str]:
-    """What `status` found, for people; each line at most `width` columns, without control sequences."""
+    """The output of `status` for people; each line at most `width` columns, without control sequences."""
     page = [f"{found['sweep']}  {found['store']}", *(f"  {line}" for line in _body(found))]
     page = [_CONTROL.sub("?", _COLOUR.sub("", line).expandtabs(4)) for line in page]
     return page if width is None else [line if len(line) <= width else f"{line[: width - 3]}..." for line in page]

@@ -64,13 +64,13 @@ def plan(
     skip_failed: SkipFailed = False,
     retry: Retry = None,
     price: Annotated[
-        str | None, typer.Option(metavar="MACHINE", help="Also what it costs on aws:p5.48xlarge, gcp:a3 and such.")
+        str | None, typer.Option(metavar="MACHINE", help="Also estimate the cost on aws:p5.48xlarge, gcp:a3, ...")
     ] = None,
     machines: Annotated[int, typer.Option(help="Number of these machines.")] = 1,
     prices: Annotated[str | None, typer.Option(metavar="FILE", help="A price table of your own, YAML.")] = None,
     json: Json = False,
 ) -> None:
-    """Show what a sweep will run and cost, and how cells collapse to runs and packs, without running anything."""
+    """Show what a sweep will run and cost, and run nothing. The plan shows how cells collapse to runs and packs."""
     from raysweep.plan import make_plan
 
     sweep = _sweep(file, set_, preset, store)
@@ -99,7 +99,7 @@ def plan(
 
 
 def _say_work(found: Mapping[str, Any], planned: Plan, store: str, skip_failed: bool) -> None:
-    """What is left to do and what it needs; or that nothing is."""
+    """Print the work that is left and what it needs, or that there is none."""
     resources, slots = planned.sweep.file.resources, planned.slots
     function = planned.pace is not None
     collapse = f"{found['cells']:,} cells -> {found['runs']:,} runs"

@@ -28,7 +28,7 @@ _GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
 
 @dataclass(frozen=True)
 class Cost:
-    """What training costs: `C = c x^p t^q`, by default the 6 FLOPs per parameter and token of Kaplan and Hoffmann.
+    """The cost of training: `C = c x^p t^q`, by default the 6 FLOPs per parameter and token of Kaplan and Hoffmann.
 
     Attributes:
         c: FLOPs at x = t = 1.
@@ -103,7 +103,7 @@ class Allocation:
 
     Attributes:
         law: The joint law; `law.axes` names the two scales.
-        cost: What training costs.
+        cost: The cost of training.
         budget: FLOPs, [budgets].
         x, t: The compute-optimal scales, in the units of the fit, [budgets].
         loss: The law's y there, [budgets].

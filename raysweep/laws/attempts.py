@@ -61,7 +61,7 @@ def inverse_failure(c: npt.ArrayLike, n: npt.ArrayLike, k: npt.ArrayLike) -> Arr
 
 @dataclass(frozen=True)
 class Attempts:
-    """What is known of one group's pass@k.
+    """The estimates of one group's pass@k.
 
     Attributes:
         problems: Number of problems; `unsolved` of them were never solved.

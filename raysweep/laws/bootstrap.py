@@ -166,7 +166,7 @@ class Bootstrap:
         return np.asarray(np.exp(_ends(centre, away, level, self._at_bounds())))
 
     def _at_bounds(self) -> list[npt.NDArray[np.bool_]]:
-        """Which draws lie on each bound that some draw lies on, each [draws]."""
+        """For each bound that some draw lies on, a mask of the draws on it, [draws]."""
         sides = [
             side
             for j, p in enumerate(self.law.parameters)
@@ -226,7 +226,7 @@ class Difference:
 
 
 def compare(a: Bootstrap, b: Bootstrap, function: Callable[[Array], Array], level: float = 0.95) -> Difference:
-    """What `function` gives for `a` minus what it gives for `b`, with an interval.
+    """The difference of `function` between `a` and `b`, with an interval.
 
     Where both were drawn with the same seed and labels of runs, draws are differenced one by one, and what the arms'
     runs share (a seed's data, its initialisation) cancels; otherwise the arms are taken to be independent.
@@ -310,7 +310,7 @@ def resample(
     draws: int = 1000,
     seed: int = 0,
 ) -> Resample:
-    """What to solve for the draws of a bootstrap around the estimate `fitted`, [parameters]; see `bootstrap`.
+    """The problems to solve for the draws of a bootstrap around the estimate `fitted`, [parameters]; see `bootstrap`.
 
     Raises:
         FitError: There are too few independent runs to judge an error by.

@@ -21,7 +21,7 @@ _SUSPICIOUS = 0.001  # p-value below which a fit is flagged
 _UNCERTAIN = 0.05  # p-value of no floor above which the data cannot distinguish a floor from none
 _NARROW = 2.0  # ratio of scales below which an exponent is not to be trusted
 _JUDGED = 8  # points held out that can speak against a law
-_MISSED = 0.15  # coverage below the nominal one by this much is reported
+_MISSED = 0.15  # a coverage this far below the nominal one is reported
 
 
 def of_search(status: Status) -> dict[str, str]:

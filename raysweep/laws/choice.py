@@ -1,4 +1,4 @@
-"""Which law? By how well each predicts its own largest scales, and by information criteria."""
+"""Choosing a law by how well each predicts its own largest scales, and by information criteria."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Choice:
 
 
 def held_out(x: Array, share: float) -> npt.NDArray[np.bool_]:
-    """Which points lie in the top `share` of distinct scales, at least one and never all; x is [axes, points].
+    """A mask of the points in the top `share` of distinct scales, at least one and never all; x is [axes, points].
 
     Several scales are judged by their product, which compute is proportional to.
     """

@@ -26,7 +26,7 @@ _KINDS = ("shape", "lane", "observed")
 
 @dataclass(frozen=True)
 class Column:
-    """What a ledger says about one of its columns; a field is empty where it says nothing.
+    """A ledger's description of one of its columns; a field is empty where it says nothing.
 
     Attributes:
         role: `axis`, `metric` or `stamp`.
@@ -56,7 +56,7 @@ class Column:
 
 
 def of_schema(schema: pa.Schema) -> dict[str, Column]:
-    """What the metadata of each field says; a field without a role has no `Column`."""
+    """The description of each field by its metadata; a field without a role has no `Column`."""
     described = {
         field.name: {key.decode(errors="replace"): value.decode(errors="replace") for key, value in meta.items()}
         for field in schema
@@ -66,7 +66,7 @@ def of_schema(schema: pa.Schema) -> dict[str, Column]:
 
 
 def of_text(text: str) -> dict[str, Column]:
-    """What the text of a column `columns` says; what does not fit the form is ignored."""
+    """The descriptions in the text of a column `columns`; anything malformed is ignored."""
     if len(text) > _LONGEST:
         return {}
     try:
@@ -77,8 +77,8 @@ def of_text(text: str) -> dict[str, Column]:
 
 
 def merged(tables: Iterable[Mapping[str, Column]]) -> dict[str, Column]:
-    """What several tables say of their columns: the first that names one decides, but accepted hashes add up, and a
-    table of an older raysweep does not say how a kind is chosen.
+    """The columns of several tables: the first that describes one decides, but accepted hashes add up, and a
+    table of an older raysweep does not record how a kind is chosen.
     """
     out: dict[str, Column] = {}
     for columns in tables:
@@ -107,7 +107,7 @@ def _of(described: Mapping[str, Any]) -> dict[str, Column]:
 
 
 def _rule(text: Any) -> tuple[str, tuple[tuple[Scalar, str], ...]]:
-    """Which axis chooses a kind, and the kinds that it chooses; none where the text does not fit the form."""
+    """The axis that chooses a kind, and the kinds that it chooses; empty where the text is malformed."""
     try:
         described = json.loads(text)
         axis, pairs = described["axis"], [(value, kind) for value, kind in described["kinds"][:_MOST]]

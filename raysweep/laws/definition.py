@@ -1,4 +1,4 @@
-"""What a law is: its parameters, its terms, and whatever else is special about it.
+"""Laws: their parameters, their terms, and anything else special about them.
 
 Almost every law is a sum of amplitudes times positive terms, `y = sum_k amplitude_k term_k(scales; exponents)`. That is
 all a fit needs to know: the amplitudes are solved exactly, only the exponents are searched (variable projection, Golub

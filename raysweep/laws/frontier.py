@@ -147,7 +147,7 @@ class Comparison:
 def compare_approaches(
     frontiers: Sequence[Frontier], compute: float, *, factor: float = 1.5, level: float = 0.95
 ) -> Comparison:
-    """Where approaches disagree on N* at a budget: disjoint intervals, or estimates more than `factor` apart."""
+    """Disagreement of approaches on N* at a budget: disjoint intervals, or estimates more than `factor` apart."""
     n = {f.approach: float(f.n(compute)) for f in frontiers}
     ends = {f.approach: f.n_interval(compute, level) for f in frontiers}
     quarrels = []

@@ -176,7 +176,7 @@ def _valley(
 
 
 def _least(coefficients: Array, low: float, high: float) -> tuple[Array, npt.NDArray[np.bool_]]:
-    """Where polynomials of degree 2 or 3, [..., degree + 1], are least in [low, high], and whether that is inside."""
+    """The minima of polynomials of degree 2 or 3, [..., degree + 1], in [low, high], and whether each lies inside."""
     _, c1, c2, *rest = np.moveaxis(coefficients, -1, 0)
     c3 = rest[0] if rest else np.zeros_like(c2)
     # The stationary point with curvature 2 root > 0; each form is stable where it is used.

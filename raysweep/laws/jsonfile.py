@@ -134,5 +134,5 @@ def _utf8(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first."""
+    """The first line of an error."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -25,7 +25,7 @@ class Kept:
     Attributes:
         rows: The rows, not yet read.
         count: Number of rows.
-        lost: How many of all rows do not count, a sentence for each note code.
+        lost: Number of rows that do not count, in one sentence per note code.
         rows_before: All rows, and what flags them.
         measured: Columns that must hold a finite number.
     """
@@ -37,7 +37,7 @@ class Kept:
     measured: tuple[str, ...]
 
     def notes(self, groups: pl.DataFrame, regrouped: Regrouped) -> list[Note]:
-        """What each group lost, in its own numbers.
+        """The losses of each group, in its own numbers.
 
         Args:
             groups: The by-columns, one row per group.
@@ -102,7 +102,7 @@ def keep_measured(rows: pl.LazyFrame, columns: Mapping[str, Column], y: str, mea
 
 
 def _lost(tally: Sequence[tuple[str, bool, bool, int]], measured: Sequence[str]) -> dict[str, str]:
-    """What does not count, of rows with these (status, candidate, finite, number), a sentence for each note code."""
+    """Sentences by note code on the rows that do not count, from their (status, candidate, finite, number)."""
     *most, last = measured
     steps = [(status, f"with status {status}", 0, status) for status in sorted({one[0] for one in tally} - {"ok"})]
     out = {}

@@ -46,7 +46,7 @@ class Part:
         group: The by-columns' values that single it out.
         run: The column that identifies its independent clusters of rows; None if each row is one.
         se: The column of y's standard error from finite evaluation; None if it is unknown.
-        details: What was dropped, reduced or split, a sentence for each stable note code.
+        details: What was dropped, reduced or split, in one sentence per stable note code.
     """
 
     group: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""What a bootstrap draws: multiplicities of runs, or multipliers of their residuals."""
+"""The draws of a bootstrap: multiplicities of runs, or multipliers of their residuals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def canonical(x: Array, y: Array, labels: npt.NDArray[np.generic] | None) -> npt
 def measured(x: Array, cluster: npt.NDArray[np.int64]) -> Array:
     """1 where run r was measured at scale s, else 0, [runs, scales]; x [axes, points], cluster [points]."""
     _, scale = np.unique(x, axis=1, return_inverse=True)
-    if scale.max() >= _SCALES:  # neighbours count as one: nobody fits so many parameters
+    if scale.max() >= _SCALES:  # neighbours count as one: no law has so many parameters
         scale = scale * _SCALES // (scale.max() + 1)
     has = np.zeros((cluster.max() + 1, scale.max() + 1))
     has[cluster, scale] = 1.0
@@ -85,7 +85,7 @@ def multiplicities(has: Array, fewest: int, draws: int, rng: np.random.Generator
 
 
 def multipliers(runs: int, freedom: int, draws: int, rng: np.random.Generator) -> Array:
-    """What each draw multiplies each run's residuals by, [draws, runs].
+    """The multipliers of each run's residuals in each draw, [draws, runs].
 
     Webb's six points, times sqrt(freedom / chi2) of the whole draw: the spread is itself judged from few runs, so that
     draws of a linear law follow Student's t.

@@ -80,7 +80,7 @@ def _from_pandas(data: Any) -> pl.LazyFrame:
 
 
 def _said(rows: pl.LazyFrame, most: int) -> dict[str, Column]:
-    """What the column `columns` says, in at most so many texts; also of columns that the table has lost."""
+    """The descriptions in the column `columns`, from a limited number of texts; also of columns that are lost."""
     texts = pl.col(COLUMNS).cast(pl.String).drop_nulls()
     found = gather(rows.select(texts.head(1) if most == 1 else texts.unique().sort().head(most)))
     return merged(of_text(text) for text in found[COLUMNS])

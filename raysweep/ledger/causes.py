@@ -23,6 +23,6 @@ def alike(one: str) -> str:
 
 
 def common(one: str, other: str) -> str:
-    """Two causes that are alike, with # where their numbers differ."""
+    """A common form of two causes, with # where their numbers differ."""
     numbers = iter(NUMBER.findall(other))
     return NUMBER.sub(lambda found: found[0] if found[0] == next(numbers) else "#", one)

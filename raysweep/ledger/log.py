@@ -48,7 +48,7 @@ _EMPTY = pa.table({name: pa.nulls(0, pa.string()) for name in NEEDED})  # pa.arr
 
 @dataclass(frozen=True)
 class Scan:
-    """What a scan found.
+    """The result of a scan.
 
     Attributes:
         table: One row per cell with every column of any part, in no particular order.

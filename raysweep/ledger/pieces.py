@@ -26,7 +26,7 @@ GROUP = 1 << 26  # bytes of a row group of `cells.parquet` in memory
 
 
 def pieces(rows: pa.Table, most: int) -> Iterator[tuple[int, pa.Table]]:
-    """Rows in pieces of at most so many bytes (or of one row), each with the position of its first row."""
+    """Rows in pieces of limited size in bytes (or of one row), each with the position of its first row."""
     longest = max(1, MAX_VALUES // max(1, rows.num_columns))
     end, start = np.cumsum(row_bytes(rows)), 0
     while start < len(rows):

@@ -1,4 +1,4 @@
-"""Which of several rows of a cell counts.
+"""Precedence: which of several rows of a cell counts.
 
 A run keeps the rows of one training: where it was trained several times from its start, the training with the most
 finished cells, then the later attempt. Among the rows of a cell, ok comes before diverged before failed before skipped,

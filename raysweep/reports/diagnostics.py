@@ -36,7 +36,7 @@ def diagnostics_figure(fit: Fit, points: Points, labels: Mapping[str, str] = NO_
 
     Args:
         fit: A fit of y on one or two scales.
-        points: What it was fitted to.
+        points: The points it was fitted to.
         labels: Labels of columns.
     """
     groups = [group for group in fit if group.error is None][:_MOST]

@@ -38,7 +38,7 @@ def law_figure(
 
     Args:
         fit: A fit of y on one scale; of many groups only the first are drawn.
-        points: What it was fitted to.
+        points: The points it was fitted to.
         companions: Columns drawn beside it, in the same panels.
         expected: Column drawn as a dashed line (the theory of y).
         labels: What columns are called.
@@ -105,7 +105,7 @@ def _law_series(
 
 
 def theory_figure(points: Points, expected: str, labels: Mapping[str, str] = NO_LABELS) -> Figure:
-    """What was measured, as medians with the quartiles of replicates, and the theory as lines.
+    """Measurements as medians with the quartiles of replicates, and the theory as lines.
 
     Colours are the by-column with most values; each combination of the others has a panel, for the first few.
 

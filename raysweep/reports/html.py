@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page that says what was found, how sure it is, and how to regenerate it."""
+"""The report: one self-contained HTML page with the findings, their uncertainty, and how to regenerate it."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ _NAMED = 6  # groups that a note names
 
 @dataclass(frozen=True)
 class Report:
-    """What was written.
+    """A report that was written.
 
     Attributes:
         page: Path or URI of the page.
-        findings: What was left out, a sentence for each fitted group, and the sanity checks.
+        findings: Sentences: what was left out, one per fitted group, and the sanity checks.
         notes: How many findings at the start are about what was left out.
     """
 

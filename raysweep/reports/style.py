@@ -1,4 +1,4 @@
-"""What figures share: colours, sizes, names of axes."""
+"""The common style of figures: colours, sizes, names of axes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _POINTS = 4000  # more would be a blot
 
 
 def axis_name(name: str, labels: Mapping[str, str]) -> str:
-    """What an axis of the figure is called: its label, if it has one."""
+    """The name of an axis in figures: its label, if it has one."""
     return labels.get(name, name.replace("_", " "))
 
 

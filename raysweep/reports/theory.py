@@ -67,7 +67,7 @@ def with_theory(table: pa.Table, experiment: Experiment | None, metrics: Collect
 
 
 def _possible(settings: pa.Table, experiment: Experiment) -> pa.BooleanArray:
-    """Which rows hold values that their axes allow: a store may come from anybody, and sizes cost memory."""
+    """A mask of the rows with values that their axes allow: a store may come from anybody, and sizes cost memory."""
     good = np.ones(len(settings), dtype=bool)
     for axis in experiment.axes:
         if axis.name in settings.column_names:

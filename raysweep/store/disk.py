@@ -21,7 +21,7 @@ import pyarrow as pa
 __all__ = ["TEMPORARY", "WEAKNESSES", "Content", "create", "replace", "temporary_name"]
 
 TEMPORARY = ".tmp-"
-WEAKNESSES = {  # what a file system lacks, and what it costs
+WEAKNESSES = {  # features that a file system may lack, and the cost
     "links": "it makes no hard links: should a driver die in the instant in which it makes a file, the next one waits "
     "10 s for it",
     "sync": "it does not sync files: a power cut may take back what was written in the last seconds",

@@ -52,7 +52,7 @@ _CLAIM = re.compile(r"[\w.-]+~[\w.-]+\.json")  # a store may hold other files th
 
 @dataclass
 class Pulse:
-    """What this process has observed of other drivers' heartbeats."""
+    """This process's observations of other drivers' heartbeats."""
 
     store: Store
     _seen: dict[str, tuple[object, float, bool]] = field(default_factory=dict)  # mark, since when, did it move on
@@ -188,7 +188,7 @@ class Claims:
             pass
 
     def _keys(self, file: str) -> frozenset[str]:
-        """What another driver's file claims; a file never changes."""
+        """The claims in another driver's file; a file never changes."""
         if file not in self._others:
             try:
                 packs = self.store.read_json(f"{_FOLDER}/{file}")["packs"]

@@ -32,7 +32,7 @@ ROWS = ("current", "all")
 
 @dataclass(frozen=True)
 class Current:
-    """What a store's sweep is now.
+    """A store's sweep as it is now.
 
     Attributes:
         runs: Every run of its grid; None where the store does not record it.
@@ -51,7 +51,7 @@ class Current:
 
 
 def current(store: Store) -> Current:
-    """What the sweep last run into a store is now.
+    """The sweep last run into a store, as it is now.
 
     Raises:
         LedgerError: it is not a store, or its files are damaged.

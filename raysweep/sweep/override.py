@@ -26,7 +26,7 @@ _ELSEWHERE = {"linspace": "linear", "logspace": "geom", "geomspace": "geom", "ar
 
 
 def read_overrides(texts: Sequence[str], grid: Mapping[str, Any]) -> dict[str, Any]:
-    """What `--set` puts into a grid: entries by axis.
+    """The entries that `--set` puts into a grid, by axis.
 
     An entry is a value, values between commas, or what YAML says (`[1, 2]`, `{geom: [64, 4096, 7]}`). Ranges are
     understood as in a shell (`0..3` is 0, 1, 2, 3, and `0..10..2` has a step) and as calls (`range(5)`,

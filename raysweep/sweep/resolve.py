@@ -75,7 +75,7 @@ class Sweep:
 
     @cached_property
     def identity(self) -> str:
-        """What enters every run key besides the axes: experiment, version, world recipe (with its data's hash)."""
+        """The contents of every run key besides the axes: experiment, version, world recipe (with its data's hash)."""
         world = recipe_hash(self.file.world) if self.file.world else ""
         return f"experiment={self.experiment.name}\nversion={self.experiment.version}\nworld={world}"
 

@@ -51,7 +51,7 @@ class FitSpec(_Strict):
 
 
 class Resources(_Strict):
-    """What one pack may use."""
+    """The resources of one pack."""
 
     cpus: float = Field(1.0, gt=0, description="CPU cores per pack")
     gpus: float = Field(0.0, ge=0, description="GPUs per pack")
@@ -76,7 +76,7 @@ class Resources(_Strict):
 
 
 class Budget(_Strict):
-    """What the sweep may cost; a more expensive plan is refused before anything is spent."""
+    """The sweep's budget; a more expensive plan is refused before anything is spent."""
 
     flops: float | None = Field(None, gt=0, description="training and evaluation together")
     cells: int | None = Field(None, gt=0)
