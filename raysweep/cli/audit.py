@@ -32,7 +32,7 @@ def audit(
     items: Annotated[int, typer.Option(min=100, help="Generated pairs.")] = 8192,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check that a world's posterior is exact. Audits inverse, log-determinant and self-calibration; exit 1 on failure."""
+    """Check that a world's posterior is exact. Audit inverse, log-determinant, self-calibration; exit 1 on failure."""
     from raysweep.oracle.audits import place, settings, summary
     from raysweep.oracle.world import load_recipe, load_world
     from raysweep.store import Store

@@ -78,7 +78,7 @@ def import_(
 
     found_sweep = load_sweep(sweep) if sweep is not None else None
     if found_sweep is not None and name is not None:
-        raise StudyError("--name must be given without --sweep only, whose file has a name")
+        raise StudyError("--name is for imports without --sweep: a sweep file has a name of its own")
     wanted = Wanted(
         _names(axes),
         _names(observed),

@@ -254,7 +254,7 @@ def extrapolation(budget: Array, window: tuple[float, float]) -> str:
         parts.append(f"the budget {budget.min():.3g} is {low / budget.min():.3g} times below the least ({low:.3g})")
     if not parts:
         return ""
-    return f"Beyond the compute that was fitted: {' and '.join(parts)}. No measurement there supports the law."
+    return f"Outside the compute that was fitted: {' and '.join(parts)}. No measurement there supports the law."
 
 
 def minimum(
