@@ -64,7 +64,7 @@ def read_log(store: Store, run: str) -> tuple[str, str]:
 
 
 def tail_of(store: Store, run: str) -> list[str]:
-    """The last lines of a run's log; none where there is none."""
+    """The last lines of a run's log; empty where it has none."""
     if not store.exists(log_name(run)):
         return []
     return plain(store.read_text(log_name(run))).splitlines()[-_MOST_TAIL:]

@@ -216,7 +216,7 @@ def lanes_per_pack(groups: Sequence[Group], memory: float, slots: int = 1, lanes
                 f"pack: one lane must fit in {memory / 2**30:.2f} GiB, but {dict(group.shape)} needs "
                 f"{group.cost.bytes / 2**30:.2f} GiB. Raise resources.memory_gib, or make the run smaller"
             )
-        # Whole groups are the fastest per lane; one is cut only into as many slots as it would fill by itself.
+        # Whole groups are the fastest per lane; one is cut only into as many slots as it would fill alone.
         own = len(group.index) * (group.cost.flops + group.cost.flops_eval)
         pieces = max(1, round(own * slots / total)) if total else 1
         balanced = max(MIN_LANES, math.ceil(len(group.index) / pieces))

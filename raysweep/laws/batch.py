@@ -25,7 +25,7 @@ __all__ = ["Group", "bootstraps", "solve_all", "weights_of"]
 
 _RATIO = 10.0  # largest weight over the smallest: beyond this, a mistaken standard error could dominate a fit
 _MOST = 20_000  # points of a group whose draws are held at a time
-_LONG = 1000  # points at distinct scales beyond which a group is solved by itself, its scales held once for all draws
+_LONG = 1000  # distinct scales beyond which a group is solved alone, with one copy of its scales for all draws
 _DRAWN = 1e-6  # see `estimate`'s relative: ends of intervals move by 0.03 standard errors at most
 
 

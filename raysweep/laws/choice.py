@@ -71,7 +71,7 @@ def choose(
 
     Each law is fitted without the top 20 % and without the top 50 % of distinct scales; its score is the worse log RMSE
     on the scales left out. The law with the fewest parameters within 5 % of the best is taken. A law whose data do not
-    show what it says (`Law.sees`) is no candidate. Where scales are too few for the deep cut the shallow one
+    show what it says (`Law.sees`) is not a candidate. Where scales are too few for the deep cut the shallow one
     decides alone; where they are too few for that, `power+floor` is taken, or `power`.
 
     Args:

@@ -2,7 +2,7 @@
 
 Almost every law is a sum of amplitudes times positive terms, `y = sum_k amplitude_k term_k(scales; exponents)`. That is
 all a fit needs to know: the amplitudes are solved exactly, only the exponents are searched (variable projection, Golub
-& Pereyra 1973). A law that is no such sum brings its own `Implicit`.
+& Pereyra 1973). A law that is not such a sum brings its own `Implicit`.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Law:
             likelihood-ratio test compares the two.
         floorless: The one of `contains` that lacks only the floor E; empty where a law has none.
         sees: Whether the data, distinct scales [scales], show what an estimate, [parameters], says lies beyond them: a
-            law whose data do not is no candidate of `choice.choose`. None where no check is needed.
+            law whose data do not is not a candidate of `choice.choose`. None where no check is needed.
     """
 
     name: str

@@ -111,7 +111,7 @@ def _found(data: str | Path | Sequence[str | Path]) -> tuple[list[Path], bool]:
 
 
 def _ending(path: Path) -> str:
-    """The ending that says the form, without .gz; Parquet is packed by itself."""
+    """The ending that determines the form, without .gz; Parquet has its own compression."""
     name = path.name.lower()
     ending = Path(name.removesuffix(".gz")).suffix
     return "" if name.endswith(".parquet.gz") else ending

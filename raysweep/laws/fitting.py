@@ -102,7 +102,7 @@ def _begin(law: Law | None, data: Data, options: Options) -> Group:
 def _batched(data: Data, run: npt.NDArray[np.int64]) -> tuple[Data, npt.NDArray[np.int64], Array]:
     """Geometric means over each batch of runs at each point of scales, and how many rows each stands for."""
     _, scale = np.unique(data.x, axis=1, return_inverse=True)
-    run = np.random.default_rng(0).permutation(run.max() + 1)[run]  # rows are sorted: neighbours are no random batch
+    run = np.random.default_rng(0).permutation(run.max() + 1)[run]  # sorted neighbours are not a random batch
     _, first, cell, count = np.unique(
         scale * _BATCHES + run % _BATCHES, return_index=True, return_inverse=True, return_counts=True
     )

@@ -26,7 +26,7 @@ def law(name: str) -> Law:
 
 
 def compared(name: str) -> Law:
-    """A law that others name as a rival: one of `LAWS`, or "..., E = 0", which cannot be asked for by itself."""
+    """A law that others name as a rival: one of `LAWS`, or "..., E = 0", which cannot be requested directly."""
     return LAWS[name] if name in LAWS else LAWS[name.partition(", ")[0]].without_floor()
 
 

@@ -125,7 +125,7 @@ def grouped(frame: pl.DataFrame, axes: Mapping[str, Column], x: Sequence[str], b
         ]
         tied = follows & ~alone
         said = [
-            None if one else f"{axis} varies ({those}), so each value was fitted by itself."
+            None if one else f"{axis} varies ({those}), so each value was fitted separately."
             for one, those in zip(tied, shown, strict=True)
         ]
         parts = values.select(by)

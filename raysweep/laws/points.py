@@ -68,7 +68,7 @@ class Points:
         frame: One row per point; x and y are finite.
         x: Columns of the scales, in the order of the law's axes.
         y: Column of the measurement.
-        by: Columns whose every combination of values is fitted by itself.
+        by: Columns whose every combination of values is fitted separately.
         parts: What is known about each group, in the order of the by-columns' values.
     """
 

@@ -84,7 +84,7 @@ class FitRequest:
         x: Columns of the scales, in the order of the law's axes.
         y: Column of the measurement.
         law: A key of `LAWS`, or `auto`.
-        by: Columns whose every combination of values is fitted by itself.
+        by: Columns whose every combination of values is fitted separately.
         where: A Polars SQL condition on the rows.
         at: The snapshot of a run that counts: `best`, `last`, or a time.
         run: Column that identifies independent clusters of rows; None for what a ledger says.

@@ -147,7 +147,7 @@ class Fit:
             keys[name] = both[0] if both[0] == both[1] else common
         cast = [pl.col(name).cast(kind) for name, kind in keys.items()]
         owner = np.full(frame.height, -1, dtype=np.int64)
-        # Where an axis follows x within a group, the group is that of any value of it.
+        # Where an axis follows x within a group, the group is the same for all its values.
         followed = [tuple(n for n in by if f"follows_{n}" in g.details and g.group[n] is None) for g in self.groups]
         for free in sorted(set(followed), key=len, reverse=True):
             on = [name for name in by if name not in free]

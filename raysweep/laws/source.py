@@ -43,7 +43,7 @@ def scan(data: Source) -> tuple[pl.LazyFrame, dict[str, Column]]:
     Several files, or the files of a pattern, are concatenated, with the file's name in the column `file`.
 
     Raises:
-        FitError: `data` is no table, or a file that does not exist or is in no form that is read.
+        FitError: `data` is not a table, or a file that does not exist or has an unsupported form.
     """
     columns: dict[str, Column] = {}
     if isinstance(data, (pl.DataFrame, pl.LazyFrame)):

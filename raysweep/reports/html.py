@@ -98,7 +98,7 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
         sentences.append(str(error))
     if experiment is None and _has_theory(store):
         sentences.append(
-            f"theory: not drawn: it is that of {file.experiment}, and reading a store imports no code. `raysweep run` "
+            f"theory: not drawn: it belongs to {file.experiment}, and reading a store imports no code. `raysweep run` "
             "on the sweep's file draws it"
         )
     lazy, columns = scan(table)

@@ -77,7 +77,7 @@ def patience() -> float:
     """Seconds for which failures are retried by default.
 
     Raises:
-        LedgerError: RAYSWEEP_PATIENCE is no number of seconds.
+        LedgerError: RAYSWEEP_PATIENCE is not a number of seconds.
     """
     given = os.environ.get("RAYSWEEP_PATIENCE", "")
     try:
