@@ -84,7 +84,7 @@ class Display:
     Attributes:
         labels: Labels of columns in figures, with units. By default a column's name, with the unit that its axis or
             metric declares.
-        x, y: strs that `raysweep fit STORE` takes where neither the command nor the sweep names any.
+        x, y: Columns that `raysweep fit STORE` takes where neither the command nor the sweep names any.
         companions, bounds, figures: What reports show besides laws.
     """
 

@@ -36,8 +36,8 @@ class Finding:
     Attributes:
         name: The thing checked.
         ok: Whether a sweep can run with it.
-        value: What was found.
-        remedy: What to do where it is not ok.
+        value: The finding.
+        remedy: What to do if it is not ok.
         weak: Whether a sweep can run at a cost, which `value` states.
     """
 

@@ -220,7 +220,7 @@ class Context:
         device: A torch device name.
         world: The data source with a known posterior, where the experiment needs one.
         keep: A place for training state, or None.
-        outbox: Where rows may be put besides being yielded.
+        outbox: A place for rows, as an alternative to yielding them.
         hold: Lends a run, by its key, a place of its own for its duration.
         interrupted: Whether an exception is the user's Ctrl-C rather than the run's own.
         on_error: Called with the exception that ended a run.

@@ -57,7 +57,7 @@ class Plan:
         slots: Packs at a time.
         memory: Bytes of its device that a pack may use.
         attempts: [runs] attempts so far.
-        pace: How long runs of a plain function take.
+        pace: Durations of a plain function's runs.
         again: The runs that were partly trained before.
         lacking: Number of cells without a row, where runs are asked for all of theirs; None where `runs` gives it.
     """

@@ -30,7 +30,7 @@ def enumerate_runs(terms: Sequence[Term], axes: Mapping[str, Axis], identity: st
     """Every run of a grid, with its key and its observed set.
 
     Args:
-        terms: What `expand` returned.
+        terms: The result of `expand`.
         axes: The experiment's axes by name.
         identity: The other contents of a run's key: experiment, version, world, data; one line each.
 

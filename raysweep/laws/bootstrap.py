@@ -52,7 +52,7 @@ class Resample:
         runs: Independent runs, n.
         spent: Degrees of freedom the law takes from them, p.
         redrawn: How many draws lost too many scales to fit the law and were drawn again.
-        discarded: How many of them still had too few after many attempts and are not here.
+        discarded: How many of them still had too few after many attempts and were left out.
         spread: Standard deviation of log y about the law, from the residuals.
         labels: Sorted labels of the runs, [runs]; None if none were given.
         seed: Seed of the draws.
@@ -271,7 +271,7 @@ def bootstrap(
         y: Measurements, positive, [points].
         run: The run each point comes from, [points]; every point is a run of its own if not given.
         weights: Non-negative, [points]; all 1 if not given.
-        draws: How many.
+        draws: Number of draws.
         seed: The same seed gives the same draws, and data sets with the same runs share their multiplicities or
             multipliers, which keeps comparisons between them paired.
         huber: See `estimate`.

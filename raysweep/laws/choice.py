@@ -136,8 +136,8 @@ class Evidence:
     """How well one law of several fits the same points.
 
     Attributes:
-        law: Its name; "..., E = 0" where the floor is taken out.
-        parameters: How many.
+        law: Its name; "..., E = 0" where the floor is removed.
+        parameters: Number of parameters.
         rmse_log: Root mean squared log residual.
         aicc: Akaike's criterion, corrected for few points, less that of the best of the laws; inf where points are too
             few for it. Points are taken to be independent.

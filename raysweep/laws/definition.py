@@ -44,7 +44,7 @@ class Derived:
 
     Attributes:
         name: As it appears in tables and JSON.
-        about: What it is.
+        about: A description of it.
         of: Parameter values [..., parameters] to the quantity, [...].
     """
 
@@ -87,7 +87,7 @@ class Law:
         amplitudes: The linear parameters, one per term, all non-negative; none for an implicit law.
         exponents: The other parameters.
         fewest_scales: Fewest distinct points of scales that leave a residual to judge the law by.
-        source: Where the form comes from.
+        source: The publication of the form.
         when: When to use it, and when not.
         terms, restore_terms: See `raysweep.laws.terms`.
         levels: Fewest distinct values of each scale.

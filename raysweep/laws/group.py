@@ -82,7 +82,7 @@ class GroupFit:
         rmse_log: Root mean squared log residual.
         details: A sentence for each note code.
         holdout: The fit without the largest scales; None if there are too few, or none was asked for.
-        rivals: The law beside others on the same points, best first.
+        rivals: Comparison of the law with others on the same points, best first.
         huber: Where the loss turned linear, in log units; None for least squares.
         draws: The bootstrap behind the intervals.
         error: Why there is no estimate.

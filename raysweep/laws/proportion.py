@@ -21,14 +21,14 @@ def mean_interval(values: Array, level: float = 0.95) -> tuple[float, float]:
     (tests/benchmarks/passk.py). Neither method accounts for values so rare that no sample has them.
     """
     n, mean = len(values), float(np.mean(values))
-    if mean <= 0 or mean >= 1:  # all say the same: no more than this share may say otherwise
+    if mean <= 0 or mean >= 1:  # all values agree: at most this share may differ
         unseen = 1 - ((1 - level) / 2) ** (1 / n)
         return (0.0, unseen) if mean <= 0 else (1 - unseen, 1.0)
     if float(np.ptp(values)) <= _ROUNDING * min(mean, 1 - mean):
         return mean, mean
     tail = (1 - level) / 2
     effective = mean * (1 - mean) * n / float(np.var(values, ddof=1))
-    if effective > n:  # else Student's correction would count for more answers than there are values
+    if effective > n:  # otherwise Student's correction would count more answers than there are values
         effective *= (stdtrit(effective - 1, tail) / stdtrit(n - 1, tail)) ** 2
     yes, no = effective * mean, effective * (1 - mean)
     return float(betaincinv(yes, no + 1, tail)), float(betaincinv(yes + 1, no, 1 - tail))

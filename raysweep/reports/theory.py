@@ -45,7 +45,7 @@ def with_theory(table: pa.Table, experiment: Experiment | None, metrics: Collect
     if not wanted:
         return table
     axes = [axis.name for axis in experiment.axes if axis.role != "seed" and axis.name in table.column_names]
-    settings = table.select(axes).group_by(axes).aggregate([])  # without seeds: few beside the rows
+    settings = table.select(axes).group_by(axes).aggregate([])  # without seeds: few compared with the rows
     possible = _possible(settings, experiment)
     try:
         asked = settings.filter(possible)

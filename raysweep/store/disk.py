@@ -79,7 +79,7 @@ def create(path: Path, data: Content, weak: set[str]) -> bool:
 
 
 def _written(path: Path, data: Content, weak: set[str]) -> Path:
-    """A temporary file beside a path, with all of the content."""
+    """A temporary file next to a path, with all of the content."""
     temporary = path.with_name(temporary_name(path.name))
     try:
         with open(temporary, "xb") as stream:

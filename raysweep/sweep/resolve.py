@@ -191,7 +191,7 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
         raw: The mapping, as in a file. In Python `experiment` may be the function or class itself, also one of
             `__main__`.
         path: The file's name for errors.
-        folders: Where a user's module may lie.
+        folders: Folders in which a user's module is looked for.
         given: The user's function, where `experiment` is its name.
 
     Raises:

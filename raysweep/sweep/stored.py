@@ -56,7 +56,7 @@ class Declaration:
 
     Attributes:
         axes: By name, with their kinds and defaults.
-        identity: What enters every run key besides them.
+        identity: The contents of every run key besides them.
         display: How its experiment is shown; None where an older raysweep wrote it.
     """
 
