@@ -21,7 +21,7 @@ def print_json(data: Any) -> None:
 
 
 def width() -> int | None:
-    """Columns that a line may take: a terminal's; no limit elsewhere, where a program may read the lines."""
+    """Columns available for a line: a terminal's width; unlimited elsewhere, where a program may read the lines."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
