@@ -23,7 +23,7 @@ from raysweep.ledger.log import Ledger, Scan
 from raysweep.pack import Group, Pace, Pack, build_packs, lanes_per_pack, serial_groups, serial_packs, shape_groups
 from raysweep.store import Store
 from raysweep.sweep import Sweep
-from raysweep.sweep.current import ledger_of
+from raysweep.sweep.current import ledger_of, own_rows
 from raysweep.sweep.provenance import equal_codes
 
 __all__ = ["Again", "Plan", "make_plan", "pending", "whole"]
@@ -195,8 +195,10 @@ def whole(runs: Runs, rest: Runs) -> Runs:
 def _of_function(sweep: Sweep, store: Store, scan: Scan, runs: Runs, slots: int, left: int) -> Plan:
     groups = serial_groups(runs)
     some = Ledger(store).scan(["seconds", "experiment", "experiment_version"], _SAMPLE).table
-    for name, value in (("experiment", sweep.experiment.name), ("experiment_version", sweep.experiment.version)):
-        some = some.filter(pc.equal(some.column(name), value)) if name in some.schema.names else some.slice(0, 0)
+    own = own_rows(sweep.runs, sweep.axes, sweep.identity)
+    some = own.completed(some, own.mine(some.column("cell")))
+    for name, value in (("experiment", own.experiment), ("experiment_version", own.version)):
+        some = some.filter(pc.equal(some.column(name), value))
     seconds = _seconds_a_run(some)
     rate = (
         Rate(0.0, f"measured on {seconds[1]:,} runs of this store", True) if seconds else Rate(0.0, "nothing measured")

@@ -29,7 +29,7 @@ from raysweep.experiment import TheoryExperiment
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.grid.runs import Runs
 from raysweep.ledger.log import CELLS, Ledger, Scan, sequence
-from raysweep.ledger.remaining import among, subtract
+from raysweep.ledger.remaining import subtract
 from raysweep.ledger.rows import STATUSES, Counts, Stamp, failure_rows, row_schema
 from raysweep.oracle.audits import place, require_audit, settings, summary
 from raysweep.oracle.recipe import folder_of, is_made, recipe_hash
@@ -40,7 +40,7 @@ from raysweep.progress import Progress
 from raysweep.store import Store, UnreachableError
 from raysweep.store.leases import Claims, hold, who
 from raysweep.sweep import Sweep
-from raysweep.sweep.current import Current, adopt_renamed, ledger_of, left_out
+from raysweep.sweep.current import Current, adopt_renamed, ledger_of, left_out, own_rows
 from raysweep.sweep.provenance import accepted_codes, ask, equal_codes, remember
 
 __all__ = ["Outcome", "run"]
@@ -102,6 +102,7 @@ def run(
     if weak := store.weaknesses():
         progress.say(f"warning: store {store.uri}: {'; '.join(weak)}")
     ledger = ledger_of(store, sweep.runs, dict(sweep.axes), sweep.identity)
+    own = own_rows(sweep.runs, sweep.axes, sweep.identity)
     stopped = ""
     resources = sweep.file.resources
     job = Job(
@@ -135,10 +136,9 @@ def run(
     finally:
         progress.end()
         if not isinstance(sys.exception(), UnreachableError):  # then compacting would fail, too
-            scan = ledger.compact(lambda cells: among(sweep.runs, cells), accepted_codes(store))
+            scan = ledger.compact(own, accepted_codes(store))
     sweep_up(store, sweep.runs, ledger.pending)
-    now = Current(sweep.runs, sweep.experiment.name, sweep.experiment.version, ledger)
-    notes = left_out(now, scan)
+    notes = left_out(Current(own, ledger), scan)
     return Outcome(*_tally(sweep, scan), time.monotonic() - started, scan, stopped, tuple(notes))
 
 

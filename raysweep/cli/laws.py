@@ -158,8 +158,10 @@ def _store(data: Sequence[str]) -> Store | None:
 
 def _source(data: Sequence[str], rows: str, quiet: bool) -> Any:
     """The data to fit: a store's table, or files."""
+    from pyarrow.parquet import read_schema
+
     from raysweep.ledger.log import CELLS
-    from raysweep.sweep.current import cells
+    from raysweep.sweep.current import cells, current
 
     store = _store(data)
     if store is None:
@@ -168,7 +170,9 @@ def _source(data: Sequence[str], rows: str, quiet: bool) -> Any:
         # A ledger too large for memory is read from its compacted copy, block by block, if that has every part.
         found = Path(store.path(CELLS)).stat()
         if found.st_size > _LARGE and all(written < found.st_mtime for _, written in store.list("ledger")):
-            return store.path(CELLS)
+            columns = read_schema(store.path(CELLS))
+            if current(store).own.schema(columns).equals(columns, check_metadata=True):  # an older raysweep lacks some
+                return store.path(CELLS)
     table, notes = cells(store, rows)
     if not quiet:  # a reader of JSON may read both streams as one
         for line in notes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,9 +10,6 @@ from raysweep.cli.audit import audit
 from raysweep.cli.show import print_json, print_table, say
 from raysweep.cli.status import status
 from raysweep.errors import LedgerError, plain
-
-if TYPE_CHECKING:
-    pass
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A sweep's folder or URI.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -77,7 +74,7 @@ def compact(store: StoreArgument) -> None:
 
     target = Store(store)
     now = current(target) if target.exists("env.json") else None
-    scan = Ledger(target).compact() if now is None else now.ledger.compact(now.mine, accepted_codes(target))
+    scan = Ledger(target).compact() if now is None else now.ledger.compact(now.own, accepted_codes(target))
     if not scan.parts:
         raise LedgerError(f"compact: {store} must hold a ledger with parts, but holds none")
     say(f"{len(scan.table):,} cells from {scan.parts:,} parts -> {store.rstrip('/')}/cells.parquet")

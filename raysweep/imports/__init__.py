@@ -25,7 +25,7 @@ from raysweep.progress import Progress
 from raysweep.run import open_store
 from raysweep.store import Store
 from raysweep.sweep import Sweep
-from raysweep.sweep.current import current, ledger_of, left_out
+from raysweep.sweep.current import current, ledger_of, left_out, own_rows
 from raysweep.sweep.provenance import ask
 
 __all__ = ["TOOLS", "Imported", "Wanted", "bring", "read_study"]
@@ -132,7 +132,7 @@ def bring(store: Store, study: Study, wanted: Wanted, sweep: Sweep | None, progr
     open_store(store, sweep, progress)
     if len(new):
         ledger.append(new, next(sequence()))
-    scan = ledger.compact(lambda cells: among(sweep.runs, cells))
+    scan = ledger.compact(own_rows(sweep.runs, sweep.axes, sweep.identity))
     mine = among(sweep.runs, rows.column("cell"))
     counts = {v["values"]: v["counts"] for v in rows.column("status").value_counts().to_pylist()}
     return Imported(

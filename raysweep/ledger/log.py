@@ -12,7 +12,7 @@ import math
 import os
 import secrets
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from raysweep.errors import LedgerError, plain
 from raysweep.grid.runs import KEY_LENGTH, Runs
 from raysweep.ledger.columns import unite
+from raysweep.ledger.own import Own
 from raysweep.ledger.part import NEEDED, parts_of, read_part, read_table
 from raysweep.ledger.pieces import PART, pieces, storable, to_parquet, write_groups
 from raysweep.ledger.precedence import best_rows
@@ -292,14 +293,14 @@ class Ledger:
 
     def compact(
         self,
-        mine: Callable[[pa.ChunkedArray], npt.NDArray[np.bool_]] | None = None,
+        own: Own | None = None,
         accepted: Sequence[Collection[str]] = (),
     ) -> Scan:
         """Rewrite `cells.parquet` and `other_cells.parquet` from the parts, and return a scan of the columns that say
         which cells are done.
 
         Args:
-            mine: [cells] -> [whether each belongs to the sweep as it is now]; by default all do.
+            own: The rows of the sweep as it is now; by default all are.
             accepted: Groups of hashes of code that give equal results, for whoever fits the table.
 
         Rows are sorted by cell within each row group; a large file has several. Of a large ledger
@@ -332,9 +333,10 @@ class Ledger:
         best = best_rows(table)
         keep = np.ones(len(table), dtype=bool) if best is None else best
         state_rows = table if best is None else table.filter(pa.array(best))
-        own = keep.copy()
-        if mine is not None:
-            own[keep] = mine(state_rows.column("cell"))
+        mine = keep.copy()
+        if own is not None:
+            mine[keep] = own.mine(state_rows.column("cell"))
+            whole = replace(whole, schema=own.schema(whole.schema))
 
         def parts(chosen: npt.NDArray[np.bool_]) -> Iterator[pa.Table]:
             kept = dict(zip(names, np.split(chosen, ends[:-1]), strict=True))
@@ -346,10 +348,11 @@ class Ledger:
                 part = held[name] if name in held else next(read)
                 if isinstance(part, str):
                     raise LedgerError(f"{_FOLDER}/{name} was read a moment ago, but now {part}. Compact again")
-                yield whole.conform(part if kept[name].all() else part.filter(pa.array(kept[name])))
+                part = whole.conform(part if kept[name].all() else part.filter(pa.array(kept[name])))
+                yield part if own is None or chosen is not mine else own.completed(part)
 
         made_of, schema = len(self.store.list(_FOLDER)), with_accepted(whole.schema, accepted)
-        for file, chosen in ((OTHERS, keep & ~own), (CELLS, own)):
+        for file, chosen in ((OTHERS, keep & ~mine), (CELLS, mine)):
             if chosen.any() or file == CELLS:
                 self.store.write(file, lambda sink, c=chosen: write_groups(sink, schema, parts(c), made_of))  # type: ignore[misc]
             elif self.store.exists(file):

@@ -33,6 +33,7 @@ __all__ = [
     "Counts",
     "Stamp",
     "Status",
+    "described_kind",
     "failure_rows",
     "row_schema",
     "stamp",
@@ -110,10 +111,7 @@ def row_schema(experiment: Experiment) -> pa.Schema:
     fields = [pa.field(n, t, metadata={"role": "stamp", "help": h}) for n, t, h in _STAMPS]
     for axis in experiment.axes:
         meta = {"role": "axis", "axis_role": axis.role, "unit": axis.unit, "help": axis.help}
-        if isinstance(axis.kind, KindBy):
-            meta["kind"], meta["kind_by"] = axis.kind.otherwise, _ruled(axis.kind)
-        else:
-            meta["kind"] = axis.kind
+        meta |= described_kind(axis.kind) if isinstance(axis.kind, KindBy) else {"kind": axis.kind}
         if axis.default is not None and not isinstance(axis.default, Json):
             meta["default"] = str(axis.default)
         if axis.follows is not None:
@@ -129,9 +127,10 @@ def row_schema(experiment: Experiment) -> pa.Schema:
     return pa.schema(fields, metadata={"raysweep.schema": str(SCHEMA_VERSION), "raysweep.experiment": experiment.name})
 
 
-def _ruled(kind: KindBy) -> str:
-    """The rule of a kind that another axis chooses, as JSON; `laws.column` reads it."""
-    return json.dumps({"axis": kind.axis, "kinds": [[value, of] for value, of in kind.kinds.items()]})
+def described_kind(kind: KindBy) -> dict[str, str]:
+    """The metadata of an axis whose kind another axis chooses; `laws.column` reads it."""
+    rule = {"axis": kind.axis, "kinds": [[value, of] for value, of in kind.kinds.items()]}
+    return {"kind": kind.otherwise, "kind_by": json.dumps(rule)}
 
 
 def with_accepted(schema: pa.Schema, groups: Sequence[Collection[str]]) -> pa.Schema:

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysweep.errors import LedgerError, SweepError
-from raysweep.grid.axes import Axis
+from raysweep.experiments import built_in
+from raysweep.grid.axes import Axis, KindBy
 from raysweep.grid.enumeration import run_keys
 from raysweep.grid.runs import Runs
 from raysweep.ledger.log import Ledger, Respelled, Scan, sequence
-from raysweep.ledger.remaining import among
+from raysweep.ledger.own import Own
 from raysweep.ledger.rows import COLUMNS, with_accepted
 from raysweep.store import Store
 from raysweep.sweep import Sweep
 from raysweep.sweep.provenance import accepted_codes
-from raysweep.sweep.stored import stored_declaration, stored_runs
+from raysweep.sweep.stored import stored_declaration, stored_runs, stored_sweep
 
-__all__ = ["ROWS", "Current", "adopt_renamed", "cells", "current", "ledger_of", "left_out", "split"]
+__all__ = ["ROWS", "Current", "adopt_renamed", "cells", "current", "ledger_of", "left_out", "own_rows", "split"]
 
 _MOST_AXES = 8  # axes of which both spellings are tried
 ROWS = ("current", "all")
@@ -35,19 +34,17 @@ class Current:
     """A store's sweep as it is now.
 
     Attributes:
-        runs: Every run of its grid; None where the store does not record it.
-        experiment, version: Those whose rows count.
+        own: Its rows.
         ledger: The store's ledger.
     """
 
-    runs: Runs | None
-    experiment: str
-    version: int
+    own: Own
     ledger: Ledger
 
-    def mine(self, cell: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-        """[cells] whether each belongs to the sweep."""
-        return np.ones(len(cell), dtype=bool) if self.runs is None else among(self.runs, cell)
+    @property
+    def runs(self) -> Runs | None:
+        """Every run of its grid; None where the store does not record it."""
+        return self.own.runs
 
 
 def current(store: Store) -> Current:
@@ -59,11 +56,22 @@ def current(store: Store) -> Current:
     runs = stored_runs(store)
     declaration = stored_declaration(store)
     if declaration is None or runs is None:
-        return Current(runs, "", 0, Ledger(store))
-    identity = dict(line.split("=", 1) for line in str(declaration.identity).splitlines() if "=" in line)
-    version = identity.get("version", "0")
-    ledger = ledger_of(store, runs, declaration.axes, declaration.identity)
-    return Current(runs, identity.get("experiment", ""), int(version) if version.isdigit() else 0, ledger)
+        experiment = built_in(stored_sweep(store)[0].experiment)
+        axes = () if experiment is None else experiment.axes
+        return Current(Own(None, "", 0, _ruled(axes)), Ledger(store))
+    own = own_rows(runs, declaration.axes, declaration.identity)
+    return Current(own, ledger_of(store, runs, declaration.axes, declaration.identity))
+
+
+def own_rows(runs: Runs, axes: Mapping[str, Axis], identity: str) -> Own:
+    """The rows of a sweep, by its runs, its axes and what else its run keys hold."""
+    known = dict(line.split("=", 1) for line in identity.splitlines() if "=" in line)
+    version = known.get("version", "0")
+    return Own(runs, known.get("experiment", ""), int(version) if version.isdigit() else 0, _ruled(axes.values()))
+
+
+def _ruled(axes: Iterable[Axis]) -> dict[str, KindBy]:
+    return {axis.name: axis.kind for axis in axes if isinstance(axis.kind, KindBy)}
 
 
 def ledger_of(store: Store, runs: Runs, axes: dict[str, Axis], identity: str) -> Ledger:
@@ -127,9 +135,9 @@ def cells(store: Store, rows: str = "current") -> tuple[pa.Table, list[str]]:
     scan = now.ledger.scan()
     if not scan.parts:
         raise LedgerError(f"store {store.uri}: must hold finished cells, but its ledger is empty")
-    table, notes = scan.table, []
-    if rows == "current" and now.runs is not None:
-        mine = now.mine(table.column("cell"))
+    mine = now.own.mine(scan.table.column("cell"))
+    table, notes = now.own.completed(scan.table, mine), []
+    if rows == "current" and not mine.all():
         notes = _left_out(now, table.filter(pa.array(~mine)))
         table = table.filter(pa.array(mine))
         if not len(table):
@@ -141,7 +149,7 @@ def cells(store: Store, rows: str = "current") -> tuple[pa.Table, list[str]]:
 
 def left_out(now: Current, scan: Scan) -> list[str]:
     """Sentences that count the rows of a scan which are not of the sweep as it is now."""
-    if now.runs is None or not len(scan.table) or now.mine(scan.table.column("cell")).all():
+    if now.runs is None or not len(scan.table) or now.own.mine(scan.table.column("cell")).all():
         return []
     return split(now, now.ledger.scan(["experiment", "experiment_version"]))[1]
 
@@ -159,9 +167,9 @@ def _left_out(now: Current, table: pa.Table) -> list[str]:
         name, version = row.get("experiment"), row.get("experiment_version")
         if name is None:
             why = "of other grids or versions"
-        elif name != now.experiment:
+        elif name != now.own.experiment:
             why = f"of {name}"
-        elif version != now.version:
+        elif version != now.own.version:
             why = f"of version {version}"
         else:
             why = "of other grids"
@@ -210,7 +218,7 @@ def split(now: Current, scan: Scan) -> tuple[Scan, list[str]]:
     """A scan without the rows of other grids and versions, and the number of those."""
     if now.runs is None or not len(scan.table):
         return scan, []
-    mine = now.mine(scan.table.column("cell"))
+    mine = now.own.mine(scan.table.column("cell"))
     if mine.all():
         return scan, []
     notes = _left_out(now, scan.table.filter(pa.array(~mine)))

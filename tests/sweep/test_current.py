@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from polars.testing import assert_frame_equal
@@ -18,6 +20,7 @@ from polars.testing import assert_frame_equal
 from raysweep.errors import FitError, LedgerError, SweepError
 from raysweep.executors import make_executor
 from raysweep.laws import fit
+from raysweep.laws.column import of_text
 from raysweep.ledger.log import CELLS, OTHERS, Ledger
 from raysweep.run import Outcome, run
 from raysweep.status import status
@@ -338,6 +341,52 @@ def test_a_hostile_table_is_no_reason_to_believe_it(work: Any, tmp_path: Path) -
         status(store)
     pq.write_table(whole.append_column("long", [["x" * 2**20] * len(whole)]), path, use_dictionary=True)
     assert status(store)["cells"]["ok"] == 9
+
+
+# --- rows of an older raysweep, without the stamps and metadata of today --------------------------------------
+
+
+def age(store: Path, *stamps: str, meta: bytes = b"") -> None:
+    """Rewrite a store's parts as a raysweep wrote them that knew neither these stamps nor this metadata."""
+    for part in (store / "ledger").iterdir():
+        rows = pq.read_table(part).drop_columns(list(stamps))
+        fields = [f.with_metadata({k: v for k, v in (f.metadata or {}).items() if k != meta}) for f in rows.schema]
+        pq.write_table(rows.cast(pa.schema(fields, rows.schema.metadata)), part)
+
+
+def test_rows_without_stamps_are_the_sweeps_own_where_their_keys_say_so(work: Any, tmp_path: Path) -> None:
+    stamps = ("experiment", "experiment_version", "code_sha")
+    work(halves, GRID)
+    age(tmp_path / "store", *stamps)
+    (tmp_path / "store/code.json").unlink()
+    store, name = Store(str(tmp_path / "store")), f"{__name__}:halves"
+    assert set(cells(store)[0]["experiment"].to_pylist()) == {name}  # also before anything is added
+    outcome = work(halves, {**GRID, "seed": {"range": 4}})
+    assert (outcome.counts.ok, outcome.notes) == (12, ())
+    for found in (cells(store)[0], cells(store, "all")[0], str(tmp_path / "store" / CELLS)):
+        only = fit(found, x="size", y="loss", bootstrap=0).only
+        assert (only.n_points, only.group) == (12, {})
+    whole = table(tmp_path)
+    assert (set(whole["experiment"]), set(whole["experiment_version"])) == ({name}, {1})
+    assert whole["code_sha"].null_count() == 9  # which code made them stays unknown
+
+    work(halves, GRID, version=2)  # of an earlier version nothing is claimed: its keys are not the sweep's
+    assert set(table(tmp_path)["experiment_version"]) == {2}
+    assert set(table(tmp_path, OTHERS)["experiment_version"]) == {1, None}
+
+
+def test_parts_without_the_rule_of_a_kind_take_it_from_the_stores_declaration(tmp_path: Path) -> None:
+    kept = Path(shutil.copytree(Path(__file__).parent.parent / "stores/0.1.0/classifier", tmp_path / "store"))
+    store = Store(str(kept))
+    rule = cells(store)[0].field("steps").metadata[b"kind_by"]
+    assert json.loads(rule) == {"axis": "schedule", "kinds": [["cosine", "lane"]]}
+    age(kept, meta=b"kind_by")
+    assert b"kind_by" not in Ledger(store).scan().table.field("steps").metadata
+    assert cells(store)[0].field("steps").metadata[b"kind_by"] == rule
+    current(store).ledger.compact(current(store).own)
+    assert of_text(table(tmp_path)["columns"][0])["steps"].chosen_by == "schedule"
+    shutil.rmtree(kept / "axes")  # older still: the built-in experiment of that name says it
+    assert cells(store)[0].field("steps").metadata[b"kind_by"] == rule
 
 
 # --- renamed functions, accepted codes, defaults of arguments -----------------------------------------------
