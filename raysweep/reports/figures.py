@@ -12,18 +12,27 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from raysweep.display import Companion
 from raysweep.display import Figure as Shown
 from raysweep.laws import Fit, GroupFit
 from raysweep.laws.points import Points
 from raysweep.oracle.audits import place
-from raysweep.reports.style import COLOURS, MARKERS, NO_LABELS, PANEL, STYLE, axis_name, sample
+from raysweep.reports.style import (
+    COLOURS,
+    MARKERS,
+    MOST_PANELS,
+    NO_LABELS,
+    PANEL,
+    STYLE,
+    axis_name,
+    sample,
+    value_label,
+)
 
-__all__ = ["law_figure", "learning_figure", "metric_figure", "theory_figure"]
+__all__ = ["law_figure", "metric_figure", "theory_figure"]
 
-_MOST, _MOST_PANELS = 28, 6  # groups and panels that are drawn
+_MOST = 28  # groups that are drawn
 _BESIDE = 9  # entries of a legend that fit into a plot
 
 
@@ -45,7 +54,7 @@ def law_figure(
     """
     hollow = [companion.column for companion in companions if companion.drawn == "means"]
     names, (x,), drawn = points.by, fit.x, fit.groups[:_MOST]
-    panels = sorted({group.group[names[-1]] for group in drawn}, key=str)[:_MOST_PANELS] if len(names) > 1 else [None]
+    panels = sorted({group.group[names[-1]] for group in drawn}, key=str)[:MOST_PANELS] if len(names) > 1 else [None]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             1,
@@ -119,7 +128,7 @@ def theory_figure(points: Points, expected: str, labels: Mapping[str, str] = NO_
     panel_by = [name for name in points.by if name != colour_by]
     found = frame.group_by(panel_by or pl.lit(0)).agg(_theory=pl.col(expected).is_not_null().any())
     every = found.sort("_theory", *panel_by, descending=[True, *(False for _ in panel_by)]).select(panel_by).to_dicts()
-    panels = every[:_MOST_PANELS] if panel_by else [{}]  # those with a theory first
+    panels = every[:MOST_PANELS] if panel_by else [{}]  # those with a theory first
     values = frame[colour_by].unique().sort().to_list() if colour_by else [None]
     many = plt.get_cmap("viridis")(np.linspace(0.0, 0.9, len(values)))
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
@@ -141,17 +150,19 @@ def theory_figure(points: Points, expected: str, labels: Mapping[str, str] = NO_
                     low=pl.col(y).quantile(0.25), middle=pl.col(y).median(), high=pl.col(y).quantile(0.75),
                     _theory=pl.col(expected).median(),
                 ).sort(x)  # fmt: skip
-                axis.plot(at[x], at["middle"], "o", ms=3.2, color=colour, mew=0, label=_value(colour_by, value))
+                axis.plot(at[x], at["middle"], "o", ms=3.2, color=colour, mew=0, label=value_label(colour_by, value))
                 axis.fill_between(at[x], at["low"], at["high"], color=colour, alpha=0.2, lw=0)
                 axis.plot(at[x], at["_theory"].cast(pl.Float64), "-", color=colour, lw=1.1)
-            axis.set(xscale="log", yscale="log", title=", ".join(f"{k} = {v}" for k, v in panel.items()))
+            axis.set(
+                xscale="log", yscale="log", title=", ".join(f"{k} = {v}" for k, v in panel.items() if v is not None)
+            )
         for row in axes:
             row[0].set_ylabel(axis_name(y, labels))
         for axis in axes[-1]:
             axis.set_xlabel(axis_name(x, labels))
         handles, entries = axes.flat[0].get_legend_handles_labels()
-        title = axis_name(colour_by, labels) if colour_by else None
-        _legend(figure, axes.flat[0], [*handles, Line2D([], [], color="#555555", lw=1.1)], [*entries, "theory"], title)
+        name = axis_name(colour_by, labels) if colour_by else None
+        _legend(figure, axes.flat[0], [*handles, Line2D([], [], color="#555555", lw=1.1)], [*entries, "theory"], name)
         if panel_by and len(every) > len(panels):
             figure.suptitle(f"{len(panels)} of {len(every):,} panels", fontsize=9)
     return figure
@@ -168,75 +179,18 @@ def _legend(figure: Figure, axis: Axes, handles: Sequence[Any], labels: Sequence
     figure.legend(handles, labels, loc="outside right upper", title=title, **look)
 
 
-def _value(name: str | None, value: Any) -> str | None:
-    if name is None:
-        return None
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def learning_figure(
-    frame: pl.DataFrame,
-    y: str,
-    time: str,
-    colour_by: str,
-    panel_by: Sequence[str],
-    labels: Mapping[str, str] = NO_LABELS,
-) -> Figure:
-    """Mean of y against training time, one line per value of `colour_by`, one panel per `panel_by` combination.
-
-    The shade is the range over replicates.
-    """
-    panels = frame.select(panel_by).unique().sort(panel_by).to_dicts() if panel_by else [{}]
-    panels = panels[:6]
-    values = frame[colour_by].unique().sort().to_list()
-    shades = plt.get_cmap("viridis")(np.linspace(0.05, 0.9, len(values)))
-    columns = min(len(panels), 2)
-    lines = -(-len(panels) // columns)
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            lines, columns, figsize=(PANEL[0] * columns, PANEL[1] * 0.85 * lines),
-            sharex=True, sharey=True, squeeze=False, layout="constrained",
-        )  # fmt: skip
-        for axis, panel in itertools.zip_longest(axes.flat, panels):
-            if panel is None:
-                axis.set_visible(False)
-                continue
-            part = frame.filter(pl.all_horizontal(pl.lit(True), *(pl.col(k).eq_missing(v) for k, v in panel.items())))
-            for value, shade in zip(values, shades, strict=True):
-                own = part.filter((pl.col(colour_by) == value) & (pl.col(time) > 0))
-                curve = own.group_by(time).agg(
-                    mean=pl.col(y).mean(), low=pl.col(y).min(), high=pl.col(y).max()
-                ).sort(time)  # fmt: skip
-                axis.plot(
-                    curve[time],
-                    curve["mean"],
-                    color=shade,
-                    lw=1.4,
-                    label=_value(colour_by, value),
-                )
-                axis.fill_between(curve[time], curve["low"], curve["high"], color=shade, alpha=0.15, lw=0)
-            axis.set(xscale="log", yscale="log", title=", ".join(f"{k} = {v}" for k, v in panel.items()))
-            axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axis.yaxis.set_minor_formatter(NullFormatter())
-        for axis in axes[-1]:
-            axis.set_xlabel(axis_name(time, labels))
-        for row in axes:
-            row[0].set_ylabel(axis_name(y, labels))
-        axes.flat[0].legend(title=axis_name(colour_by, labels), ncols=2, fontsize=7.5, title_fontsize=8)
-    return figure
-
-
 def metric_figure(
     rows: pl.DataFrame,
     shown: Shown,
     x: str,
-    colour_by: str | None,
+    by: Sequence[str],
     audits: Sequence[Mapping[str, Any]] = (),
     labels: Mapping[str, str] = NO_LABELS,
 ) -> Figure:
     """A metric against x: mean and range for each group; on the left the world's reliability, if it is shown.
 
     Args:
+        by: Columns that tell groups apart; of many groups only the first are drawn.
         audits: Audits of the world whose reliability is drawn.
         labels: What columns are called.
     """
@@ -248,17 +202,20 @@ def metric_figure(
         if shown.reliability:
             _reliability(axes[0][0], audits)
         right = axes[0][-1]
-        for i, value in enumerate(rows[colour_by].unique().sort().to_list() if colour_by else [None]):
-            own = rows.filter(pl.col(colour_by).eq_missing(pl.lit(value))) if colour_by else rows
+        groups = rows.select(by).unique().sort(by).to_dicts() if by else [{}]
+        for i, group in enumerate(groups[:_MOST]):
+            own = rows.filter(pl.all_horizontal(pl.lit(True), *(pl.col(k).eq_missing(v) for k, v in group.items())))
             part = own.group_by(x).agg(
                 mean=pl.col(shown.y).mean(), low=pl.col(shown.y).min(), high=pl.col(shown.y).max()
             ).sort(x)  # fmt: skip
-            colour, label = COLOURS[i % 7], _value(colour_by, value)
+            colour = COLOURS[i % 7]
+            label = ", ".join(filter(None, (value_label(k, v) for k, v in group.items() if v is not None)))
             right.plot(part[x], part["mean"], MARKERS[i % 7] + "-", ms=4, color=colour, label=label)
             right.fill_between(part[x], part["low"], part["high"], color=colour, alpha=0.15, lw=0)
         right.set(xscale="log", xlabel=axis_name(x, labels), ylabel=axis_name(shown.y, labels), title=shown.title)
-        if colour_by:
-            right.legend(title=axis_name(colour_by, labels), title_fontsize=8)
+        if by:
+            handles, entries = right.get_legend_handles_labels()
+            _legend(figure, right, handles, entries, ", ".join(axis_name(name, labels) for name in by))
     return figure
 
 

@@ -15,7 +15,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import polars as pl
 import pyarrow as pa
 from matplotlib.figure import Figure
 
@@ -31,7 +30,8 @@ from raysweep.laws.source import Column, gather, scan
 from raysweep.laws.table import fit_points
 from raysweep.oracle.audits import place, stored_audits
 from raysweep.reports.diagnostics import diagnostics_figure
-from raysweep.reports.figures import law_figure, learning_figure, metric_figure, theory_figure
+from raysweep.reports.figures import law_figure, metric_figure, theory_figure
+from raysweep.reports.learning import learning_curves, learning_figure
 from raysweep.reports.style import tame
 from raysweep.reports.tables import Sanity, clusters, findings, formula, sanity
 from raysweep.reports.theory import REASON, Agreement, agreements, theory_name, with_theory
@@ -129,7 +129,7 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
         sections.append((f"{spec.law}: {'; '.join(one.formula for one in law.laws)}", _fit_table(law)))
     if REASON in table.column_names:
         _theory(table, file.fit, display, sentences, sections, drawings)
-    drawings += _extra_drawings(frame, columns, fitted, display, audits)
+    drawings += _extra_drawings(table, columns, fitted, display, audits)
     for drawing in drawings:
         store.write(f"figures/{drawing.name}.png", drawing.png)
     page = _page(file.name, state, sentences, sections, drawings, audits, checked)
@@ -212,7 +212,7 @@ def _theory_table(found: Points, held: Sequence[Agreement]) -> str:
 
 
 def _extra_drawings(
-    frame: pl.DataFrame,
+    table: pa.Table,
     columns: dict[str, Column],
     fitted: Sequence[tuple[FitSpec, Fit, Points]],
     display: Display,
@@ -222,18 +222,13 @@ def _extra_drawings(
     if not fitted:
         return []
     spec, _, rows = fitted[0]
-    found, x = [], spec.scales[0]
-    ok = frame.filter(pl.col("status") == "ok")
-    time = next((n for n, c in columns.items() if c.axis_role == "time"), None)
-    if time is not None and time not in spec.scales and ok[time].n_unique() > 1:
-        figure = learning_figure(ok, spec.y, time, x, list(rows.by), display.labels)
-        found.append(
-            _draw("learning-curves", f"{spec.y} against {time}; lines: means, shades: ranges over seeds.", figure)
-        )
+    curves = learning_curves(table, columns, spec.request)
+    found = []
+    if curves is not None:
+        found.append(_draw("learning-curves", curves.caption, learning_figure(curves, display.labels)))
     for shown in display.figures:
         if shown.y in rows.frame.columns and rows.frame[shown.y].dtype.is_numeric():
-            by = rows.by[-1] if rows.by else None
-            figure = metric_figure(rows.frame, shown, x, by, audits, display.labels)
+            figure = metric_figure(rows.frame, shown, spec.scales[0], rows.by, audits, display.labels)
             found.append(_draw(_file_name(shown.name), shown.caption, figure))
     return found
 

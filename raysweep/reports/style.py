@@ -35,6 +35,7 @@ STYLE: Any = {
     "legend.fontsize": 8.5,
 }
 PANEL = (4.6, 3.6)  # inches
+MOST_PANELS = 6  # of a figure
 NO_LABELS: Mapping[str, str] = MappingProxyType({})  # columns keep their names
 _LONGEST = 120  # characters of a title or label
 _POINTS = 4000  # more would be a blot
@@ -43,6 +44,13 @@ _POINTS = 4000  # more would be a blot
 def axis_name(name: str, labels: Mapping[str, str]) -> str:
     """The name of an axis in figures: its label, if it has one."""
     return labels.get(name, name.replace("_", " "))
+
+
+def value_label(name: str | None, value: Any) -> str | None:
+    """What a value of a column is called in a legend; None where there is no column."""
+    if name is None:
+        return None
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def tame(figure: Figure) -> Figure:

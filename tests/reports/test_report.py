@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
 import matplotlib
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP
 
@@ -15,11 +17,13 @@ from raysweep.executors import make_executor
 from raysweep.laws import fit
 from raysweep.laws.points import points
 from raysweep.laws.request import FitRequest, Options
+from raysweep.laws.source import scan
 from raysweep.laws.table import fit_points
 from raysweep.progress import Progress
 from raysweep.reports import make_report
 from raysweep.reports.diagnostics import diagnostics_figure
-from raysweep.reports.figures import law_figure, learning_figure, metric_figure
+from raysweep.reports.figures import law_figure, metric_figure
+from raysweep.reports.learning import learning_curves, learning_figure
 from raysweep.reports.tables import findings
 from raysweep.run import open_store, run
 from raysweep.store import Store
@@ -101,13 +105,44 @@ def test_only_the_first_groups_are_drawn() -> None:
     assert len(law_figure(law, found).axes[0].get_legend().get_texts()) == 28
 
 
-def test_learning_figure_has_a_panel_per_group_and_a_line_per_scale() -> None:
-    frame = pl.DataFrame(
-        {"n": [1, 1, 2, 2] * 2, "t": [1, 10] * 4, "arm": ["a"] * 4 + ["b"] * 4, "loss": np.linspace(1, 2, 8)}
-    )
-    figure = learning_figure(frame, "loss", "t", "n", ["arm"])
-    assert [a.get_title() for a in figure.axes if a.get_visible()] == ["arm = a", "arm = b"]
-    assert [len(a.get_lines()) for a in figure.axes] == [2, 2]
+def two_times(first: int = 0) -> pa.Table:
+    """Runs of several rounds of several steps, in two arms; a loss that names its row, but for the seed."""
+    axes = {"n": (1, 2), "arm": ("a", "b"), "round": (first, first + 1), "step": (5, 20), "seed": (0, 1)}
+    rows = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    for row in rows:
+        row["loss"] = (
+            row["n"] + 10.0 * row["step"] + 1000 * row["round"] + 0.1 * row["seed"] + 0.5 * (row["arm"] == "b")
+        )
+    time = {"kind": "observed", "axis_role": "time"}
+    said = {"round": time, "step": time, "seed": {"kind": "lane", "axis_role": "seed"}, "loss": {"role": "metric"}}
+    table = pa.Table.from_pylist(rows)
+    meta = {name: {"role": "axis", "kind": "lane", **said.get(name, {})} for name in table.column_names}
+    return table.cast(pa.schema([f.with_metadata(meta[f.name]) for f in table.schema]))
+
+
+def test_learning_curves_average_over_nothing_but_replicates() -> None:
+    table = two_times()
+    curves = learning_curves(table, scan(table)[1], FitRequest(("n",), "loss"))
+    assert curves is not None
+    assert (curves.time, curves.apart) == ("step", ("arm", "round"))  # the time within a round
+    assert "loss against step, one panel for each arm and round;" in curves.caption
+    figure = learning_figure(curves)
+    assert [a.get_title() for a in figure.axes] == [f"arm = {a}, round = {r}" for a in "ab" for r in (0, 1)]
+    last = figure.axes[-1].get_lines()
+    assert [list(line.get_xdata()) for line in last] == [[5, 20]] * 2
+    assert [list(line.get_ydata()) for line in last] == [[1051.55, 1201.55], [1052.55, 1202.55]]
+    assert learning_curves(table, scan(table)[1], FitRequest(("step",), "loss", by=("round",))) is None
+
+
+@pytest.mark.parametrize(("first", "scale"), [(0, "linear"), (1, "log")])
+def test_learning_curves_of_what_a_fit_takes_begin_at_round_0(first: int, scale: str) -> None:
+    table = two_times(first)
+    curves = learning_curves(table, scan(table)[1], FitRequest(("n",), "loss", where="step = 5 AND arm = 'a'"))
+    assert curves is not None
+    assert (curves.time, curves.apart) == ("round", ())
+    (axis,) = learning_figure(curves).axes
+    assert (axis.get_xscale(), axis.get_yscale()) == (scale, "log")
+    assert [list(line.get_xdata()) for line in axis.get_lines()] == [[first, first + 1]] * 2
 
 
 @pytest.mark.parametrize("arm", ["arm", None])
@@ -115,11 +150,12 @@ def test_an_experiment_s_own_figure_shows_its_metric_and_the_audits_reliability(
     rows = pl.DataFrame({"n": [1, 2], "arm": ["a", "a"], "off": [0.2, 0.1]})
     audit = {"at": {"temperature": 2.0}, "reliability": [[0.1, 0.12, 50], [0.9, 0.88, 40]]}
     shown = Figure("calibration", "off", reliability=True)
-    left, right = metric_figure(rows, shown, "n", arm, [audit], {"off": "calibration error"}).axes
+    by = [arm] if arm else []
+    left, right = metric_figure(rows, shown, "n", by, [audit], {"off": "calibration error"}).axes
     assert left.get_legend().get_texts()[0].get_text() == "temperature 2"
     assert right.get_lines()[0].get_ydata().tolist() == [0.2, 0.1]
     assert (right.get_xlabel(), right.get_ylabel()) == ("n", "calibration error")
-    assert len(metric_figure(rows, replace(shown, reliability=False), "n", arm).axes) == 1
+    assert len(metric_figure(rows, replace(shown, reliability=False), "n", by).axes) == 1
 
 
 def test_companions_of_a_law_are_drawn_beside_it_under_their_labels() -> None:
