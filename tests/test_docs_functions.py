@@ -15,6 +15,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from raysweep.store import TEMPORARY
+
 ROOT = Path(__file__).parent.parent
 DOCS = (ROOT / "docs/functions.md").read_text()
 README = (ROOT / "README.md").read_text()
@@ -42,7 +44,11 @@ def killed_at(folder: Path, sign: str, *arguments: str) -> None:
         start_new_session=True,
     )
     end = time.monotonic() + 100
-    while not any(not f.name.startswith(TEMPORARY) for f in folder.glob(sign)) and process.poll() is None and time.monotonic() < end:
+
+    def is_there() -> bool:
+        return any(not found.name.startswith(TEMPORARY) for found in folder.glob(sign))
+
+    while not is_there() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.05)
     assert process.poll() is None, "it ended before it could be killed"
     os.killpg(process.pid, signal.SIGKILL)
