@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raysweep.cli.show import print_json, width
+from raysweep.cli.show import print_json, terminal_width
 from raysweep.errors import plain
 
 __all__ = ["lines", "status"]
@@ -44,7 +44,7 @@ def status(
         if json:
             print_json(found)
         else:
-            print("\n".join(lines(found, width())))
+            print("\n".join(lines(found, terminal_width())))
         return
     driven = waits = False
     try:
@@ -58,7 +58,7 @@ def status(
             if json:
                 print(json_module.dumps(found, default=str), flush=True)
             else:
-                _show(lines(found, width()))
+                _show(lines(found, terminal_width()))
             before, driven = driven, any(d["alive"] for d in found["drivers"])
             if found["pending"] == 0 or (before and not driven):  # nothing is left, or no driver is at work any more
                 return

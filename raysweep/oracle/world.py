@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 
-from safetensors import SafetensorError
-
 from raysweep.errors import OracleError
 from raysweep.experiment import World
 from raysweep.oracle.recipe import WEIGHTS, Recipe, Train, folder_of, is_made, parse_recipe
@@ -52,6 +50,8 @@ def load_world(store: Store, folder: str = "") -> World:
     Raises:
         OracleError: the folder holds no world, or its files do not belong together.
     """
+    from safetensors import SafetensorError  # planning does without
+
     recipe = load_recipe(store, folder)
     data = store.read(f"{folder}/{WEIGHTS}".lstrip("/"), _MAX_BYTES)
     try:
