@@ -5,6 +5,7 @@ All of it is plain data, so that a store keeps it and its report is drawn where 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -121,17 +122,45 @@ class Display:
         """Undo `to_json`.
 
         Raises:
-            ValueError: it is not such data.
+            ValueError: it is not such data; the message names the field, what must hold and the value.
+        """
+        adapter, faulty = _adapter()
+        try:
+            found: Display = adapter.validate_json(json.dumps(plain), strict=True)
+        except faulty as error:
+            raise ValueError(_said(error.errors(include_url=False)[0])) from error
+        names = [figure.name for figure in found.figures]
+        if twice := sorted({name for name in names if not name.strip() or names.count(name) > 1}):
+            raise ValueError(f"figures must have distinct names, but got {twice[0]!r} for {names.count(twice[0])}")
+        return found
+
+    def checked(self) -> Display:
+        """The same display, if every field is of its type, and plain data.
+
+        Raises:
+            ValueError: as `from_json`.
         """
         try:
-            found: Display = _adapter().validate_python(plain)
-            return found
-        except ValueError as error:  # pydantic's
-            raise ValueError(" ".join(str(error).split())[:500]) from error
+            plain = self.to_json()
+            json.dumps(plain)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"it must be plain data, but {error}") from error
+        Display.from_json(plain)
+        return self
+
+
+def _said(fault: Any) -> str:
+    """The first fault that pydantic found, as `companions[0].drawn: must be 'floor' or 'means', but is 'flor'`."""
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
+    if fault["type"] in ("missing", "missing_argument"):
+        return f"{place} is missing"
+    rule = str(fault["msg"]).replace("Input should be ", "must be ", 1)
+    return f"{f'{place}: ' if place else ''}{rule}, but is {repr(fault['input'])[:200]}"
 
 
 @cache
-def _adapter() -> Any:
-    from pydantic import TypeAdapter  # imported only when a store is read
+def _adapter() -> tuple[Any, type[Any]]:
+    """Reads a Display from JSON; and the error that it raises."""
+    from pydantic import TypeAdapter, ValidationError  # imported only when a sweep is loaded or a store is read
 
-    return TypeAdapter(Display)
+    return TypeAdapter(Display), ValidationError

@@ -297,13 +297,20 @@ def display_of(experiment: Experiment) -> Display:
     """How an experiment is shown, with a label for every axis and metric that has a unit.
 
     Raises:
-        SweepError: it names a column that the experiment does not have.
+        SweepError: it is no Display, a field has another type or an unknown word, or it names a column that the
+            experiment does not have.
     """
     columns = {axis.name: axis.unit for axis in experiment.axes} | {m.name: m.unit for m in experiment.metrics}
     named = {name: f"{name.replace('_', ' ')} ({unit})" for name, unit in columns.items() if unit and unit not in name}
     if not isinstance(experiment, ShownExperiment):
         return Display(labels=named)
-    display = experiment.display
+    display: Any = experiment.display
+    if not isinstance(display, Display):
+        raise SweepError(f"experiment {experiment.name}: display must be a Display, but is {repr(display)[:200]}")
+    try:
+        display.checked()
+    except ValueError as error:
+        raise SweepError(f"experiment {experiment.name}: display: {error}") from error
     known = {*columns, "flops", "flops_eval", "seconds"}
     for name in display.columns:
         if name not in known:

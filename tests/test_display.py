@@ -113,7 +113,7 @@ FIT = [{"law": "power", "x": "size", "y": "loss"}]
 
 def test_a_report_shows_it_where_the_experiment_is_not(memory_store: Store) -> None:
     run(from_mapping({**SWEEP, "experiment": Sack(), "fit": FIT}), memory_store, make_executor("inline"))
-    assert stored_display(memory_store) == display_of(Sack())
+    assert stored_display(memory_store) == (display_of(Sack()), "")
     report = make_report(memory_store)
     page = memory_store.read("report.html").decode()
     assert "Dotted: no sack loses less." in page
@@ -141,6 +141,29 @@ def test_a_column_that_is_not_there_is_refused_before_anything_runs() -> None:
         from_mapping({**SWEEP, "experiment": wrong})
 
 
+WRONG: Any = [
+    ({}, "must be a Display, but is {}"),
+    (Display(companions=(Companion("loss", "least", "flor"),)), "companions[0].drawn: must be 'floor' or 'means', but"),  # type: ignore[arg-type]
+    (Display(bounds=(Bound("gain", "no", "yes", side="up"),)), "bounds[0].side: must be 'low' or 'high', but is 'up'"),  # type: ignore[arg-type]
+    (Display(bounds=(Bound("gain", "no", "yes", limit="0"),)), "bounds[0].limit: must be a valid number, but is '0'"),  # type: ignore[arg-type]
+    (
+        Display(figures=(Figure("one", "gain"), Figure("one", "loss"))),
+        "figures must have distinct names, but got 'one'",
+    ),
+    (Display(figures=(Figure(3, "gain"),)), "figures[0].name: must be a valid string, but is 3"),  # type: ignore[arg-type]
+    (Display(labels={"loss": 5}), "labels.loss: must be a valid string, but is 5"),  # type: ignore[dict-item]
+    (Display(labels={("loss",): "it"}), "it must be plain data, but keys must be str"),  # type: ignore[dict-item]
+    (Display(figures=("gain",)), "figures[0]: must be an object, but is 'gain'"),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize(("display", "fault"), WRONG)
+def test_a_mistyped_display_is_refused_before_anything_runs(display: Any, fault: str) -> None:
+    with pytest.raises(SweepError, match=rf"experiment sack: display:? {re.escape(fault)}") as caught:
+        from_mapping({**SWEEP, "experiment": Sack(display=display)})
+    assert "pydantic" not in str(caught.value)
+
+
 def test_labels_are_declared_or_made_of_name_and_unit() -> None:
     labels = display_of(Sack()).labels
     assert labels == {"size": "items in the sack", "loss": "what is lost", "least": "least (kg)", "gain": "gain (kg)"}
@@ -161,8 +184,17 @@ def test_a_store_of_an_older_raysweep_is_shown_by_its_built_in_experiment(
     declared = memory_store.read_json(name)
     memory_store.write_json(name, {key: value for key, value in declared.items() if key != "display"})
     expected = display_of(sweep.experiment) if base is CLASSIFIER_SWEEP else Display()
-    assert stored_display(memory_store) == expected
+    assert stored_display(memory_store) == (expected, "")
     make_report(memory_store)
-    memory_store.write_json(name, {**declared, "display": {"bounds": [{"metric": 3}]}})
+    memory_store.write_json(
+        name, {**declared, "display": {"companions": [{"of": "a", "column": "b", "drawn": "flor"}]}}
+    )
+    assert stored_display(memory_store)[0] == Display()
+    (note,) = [one for one in make_report(memory_store).findings if "display" in one]
+    assert note == (
+        f"{name}: display: companions[0].drawn: must be 'floor' or 'means', but is 'flor'. Plain columns are shown "
+        "instead."
+    )
+    memory_store.write_json(name, {**declared, "axes": [{"name": 3}]})
     with pytest.raises(LedgerError, match=rf"{name} must hold the axes of its sweep"):
         make_report(memory_store)

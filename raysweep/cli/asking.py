@@ -45,7 +45,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @dataclass(frozen=True)
 class Asked:
-    """The options of a fit, each under its own name."""
+    """The options of a fit, each under its own name.
+
+    Attributes:
+        given: Names of the options that the command line gives; the others have their defaults.
+    """
 
     law: LawOption = "power"
     x: Scale = None
@@ -60,6 +64,7 @@ class Asked:
     bootstrap: Draws = 1000
     level: Level = 0.95
     seed: Seed = 0
+    given: frozenset[str] = frozenset()
 
     def request(self, command: str) -> FitRequest:
         """The fit that the options ask for.
@@ -79,10 +84,28 @@ class Asked:
             raise FitError(f"{command}: --{error.key}: {error.rule}") from error
 
     def applied(self, request: FitRequest) -> FitRequest:
-        """A fit that a sweep names, with the clusters and intervals that the options ask for."""
-        mine = self._options()
-        how = replace(request.options, level=mine.level, draws=mine.draws, seed=mine.seed)
-        return replace(request, run=self.run, options=how)
+        """A fit that a sweep names, with every option that the command line gives: its condition on rows holds besides
+        the fit's own, all others replace the fit's own.
+
+        Raises:
+            FitError: The fit does not go together with an option, which is named.
+        """
+        from raysweep.laws.request import RequestError
+
+        mine, own = self._options(), request.options
+        how = replace(mine, **{name: getattr(own, name) for name in {"huber", "holdout"} - self.given})
+        changed: dict[str, Any] = {
+            name: getattr(self, name) for name in ("law", "at", "run", "se") if name in self.given
+        }
+        if self.by:
+            changed["by"] = tuple(self.by)
+        if self.where is not None:
+            changed["where"] = self.where if request.where is None else f"({request.where}) AND ({self.where})"
+        try:
+            return replace(request, options=how, **changed)
+        except RequestError as error:
+            fit = f"{request.law} of {request.y} in {', '.join(request.x)}"
+            raise FitError(f"fit: --{error.key}: {error.rule} (The sweep names the fit {fit}.)") from error
 
     def _options(self) -> Options:
         from raysweep.laws.request import Options
@@ -106,14 +129,20 @@ def asking(command: Callable[..., None], **defaults: Any) -> Callable[..., None]
             annotation=hints[one.name],
         )
         for one in fields(Asked)
+        if one.name != "given"
     ]
     own = inspect.signature(command, eval_str=True).parameters.values()
     parameters = [one for mine in own for one in (options if mine.name == "asked" else [mine])]
 
-    def run(**given: Any) -> None:
-        command(asked=Asked(**{one.name: given.pop(one.name) for one in options}), **given)
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+
+    def run(context: typer.Context, **values: Any) -> None:
+        names = [one.name for one in options]
+        given = frozenset(n for n in names if getattr(context.get_parameter_source(n), "name", "") == "COMMANDLINE")
+        command(asked=Asked(**{name: values.pop(name) for name in names}, given=given), **values)
 
     typed: Any = update_wrapper(run, command)
-    typed.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters])
+    parameters = [context, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters)]
+    typed.__signature__ = inspect.Signature(parameters)
     typed.__annotations__ = {p.name: p.annotation for p in parameters}
     return run

@@ -140,7 +140,9 @@ def _named(data: Sequence[str], asked: Asked) -> list[FitRequest]:
     if store is not None:
         if specs := stored_sweep(store)[0].fit:
             return [asked.applied(spec.request) for spec in specs]
-        display = stored_display(store)
+        display, note = stored_display(store)
+        if note:
+            print(f"note: {note}", file=sys.stderr)
         if display.x and display.y:
             return [replace(asked, x=[display.x], y=display.y).request("fit")]
     raise FitError(f"fit: --x and --y must be given, for {' '.join(data)} names no fits")

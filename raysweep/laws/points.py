@@ -12,7 +12,7 @@ a table of any length is counted, filtered and reduced a block at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,6 +151,8 @@ def _carried(kept: Kept, table: Table, request: FitRequest, keep: Sequence[str])
 
 def _of_plain(rows: pl.LazyFrame, count: int, table: Table, request: FitRequest) -> _Reduced:
     """A plain table's rows as they are; averages, where they are too many."""
+    if request.moment is not None and not table.columns:
+        raise _timeless()
     if count <= _HELD:
         return _Reduced(Grouping(gather(rows), request.by, ()), table.se, Snapshots(rows, ()))
     frame, se, notes = averaged(rows, request.x, request.y, request.by, table.run, table.se)
@@ -163,6 +165,8 @@ def _of_ledger(rows: pl.LazyFrame, table: Table, request: FitRequest, keep: Sequ
     held = rows.collect_schema()
     mixed = {name for name in axes if moment(name) in held}
     counted = {*named, *mixed, *varying(rows, list(axes))}
+    if request.moment is not None:
+        counted |= _clock(axes, counted, named)
     rows = rows.drop(name for name in axes if name not in (*counted, *keep))
     axes = {name: column for name, column in axes.items() if name in counted}
     # A table's columns stand in the order in which its axes were declared; the text that describes them does not.
@@ -177,6 +181,25 @@ def _of_ledger(rows: pl.LazyFrame, table: Table, request: FitRequest, keep: Sequ
         chosen = snapshots(rows, table.columns, times, _run_key(axes, table), request)
     rows, axes, notes = collapsed(chosen.rows, axes, request, table.run, keep)
     return _Reduced(grouped(gather(rows), axes, request.x, request.by), table.se, chosen, notes)
+
+
+def _clock(axes: Mapping[str, Column], counted: Collection[str], named: Collection[str]) -> set[str]:
+    """The axes of time at one of which a fit was asked for: those that vary, or else those with a single value.
+
+    Raises:
+        FitError: There is none besides those that are named.
+    """
+    times = {name for name, column in axes.items() if column.axis_role == "time" and name not in named}
+    if not times:
+        raise _timeless()
+    return times.intersection(counted) or times
+
+
+def _timeless() -> FitError:
+    return FitError(
+        "at: a time can be asked for where an axis of time is read along a run, but the table has none besides the "
+        "columns that are named. Choose rows with where, or leave out at."
+    )
 
 
 def _run_key(axes: Mapping[str, Column], table: Table) -> list[str]:

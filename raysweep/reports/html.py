@@ -90,7 +90,8 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
     file, _ = stored_sweep(store)
     table, notes = cells(store, rows)
     sentences = [f"{line} Use `raysweep report --rows all` to include them." for line in notes]
-    display = stored_display(store) if experiment is None else display_of(experiment)
+    display, note = stored_display(store) if experiment is None else (display_of(experiment), "")
+    sentences += [note] if note else []
     experiment = experiment or built_in(file.experiment)
     try:
         table = with_theory(table, experiment, {spec.y for spec in file.fit if len(spec.scales) == 1})

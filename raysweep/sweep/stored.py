@@ -58,11 +58,13 @@ class Declaration:
         axes: By name, with their kinds and defaults.
         identity: The contents of every run key besides them.
         display: How its experiment is shown; None where an older raysweep wrote it.
+        note: Why that cannot be read, so that plain columns are shown; else empty.
     """
 
     axes: dict[str, Axis]
     identity: str
     display: Display | None
+    note: str = ""
 
 
 def stored_declaration(store: Store) -> Declaration | None:
@@ -78,26 +80,29 @@ def stored_declaration(store: Store) -> Declaration | None:
     plain = store.read_json(path)
     try:
         axes = index_axes([declared(axis) for axis in plain["axes"]])
-        display = Display.from_json(plain["display"]) if "display" in plain else None
-        return Declaration(axes, str(plain["identity"]), display)
+        identity = str(plain["identity"])
     except (SweepError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LedgerError(
-            f"store {store.uri}: {path} must hold the axes of its sweep and how they are shown: {error}"
-        ) from error
+        raise LedgerError(f"store {store.uri}: {path} must hold the axes of its sweep: {error}") from error
+    if "display" not in plain:
+        return Declaration(axes, identity, None)
+    try:
+        return Declaration(axes, identity, Display.from_json(plain["display"]))
+    except ValueError as error:  # rows can be read without it
+        return Declaration(axes, identity, Display(), f"{path}: display: {error}. Plain columns are shown instead.")
 
 
-def stored_display(store: Store) -> Display:
-    """How the experiment last run into a store is shown: as the store records it, else as the built-in experiment of
-    that name declares; otherwise by plain columns.
+def stored_display(store: Store) -> tuple[Display, str]:
+    """How the experiment last run into a store is shown, and a note where that cannot be read: as the store records it,
+    else as the built-in experiment of that name declares; otherwise by plain columns.
 
     Raises:
         LedgerError: it is not a store, or its files are damaged.
     """
     declaration = stored_declaration(store)
     if declaration is not None and declaration.display is not None:
-        return declaration.display
+        return declaration.display, declaration.note
     experiment = built_in(stored_sweep(store)[0].experiment)
-    return Display() if experiment is None else display_of(experiment)
+    return (Display() if experiment is None else display_of(experiment)), ""
 
 
 def stored_runs(store: Store) -> Runs | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -132,6 +133,33 @@ def test_a_sweep_names_a_law_of_several_scales(cli: Cli, monkeypatch: pytest.Mon
     monkeypatch.setattr(Ledger, "scan", None)
     assert json.loads(cli("fit", "results/toy", "--json", "--bootstrap", "40")[1]) == [record]
     assert sorted(p.name for p in Path("results/toy/figures").iterdir()) == ["1-time-loss-size-epoch-diagnostics.png"]
+
+
+def test_options_that_are_given_apply_to_the_fits_that_a_sweep_names(cli: Cli) -> None:
+    specs = [{"x": "size", "y": "loss", "by": ["epoch"], "where": "size < 1000", "holdout": 0, "huber": 1e-3}]
+    grid = {"size": [10, 30, 100, 300, 1000], "seed": {"range": 2}, "epoch": [1, 2]}
+    assert cli("run", write("toy.yaml", FUNCTION_SWEEP, grid=grid, fit=specs), "--executor", "inline")[0] == 0
+
+    def fitted(*options: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(cli("fit", "results/toy", "--json", "--bootstrap", "0", *options)[1])
+        return found
+
+    def shown(*options: str) -> list[tuple[Any, ...]]:
+        return [(one["law"], one["group"], one["n_points"], one["huber"]) for one in fitted(*options)]
+
+    assert shown() == [("power", {"epoch": epoch}, 8, 1e-3) for epoch in (1, 2)]
+    assert shown("--where", "epoch = 2 OR size > 0 AND epoch = 2") == [("power", {"epoch": 2}, 8, 1e-3)]
+    assert shown("--law", "power+floor", "--huber", "0.1")[0] == ("power+floor", {"epoch": 1}, 8, 0.1)
+    assert {one["cluster"] for one in fitted("--run", "size")} == {"size"}
+    assert shown("--by", "seed", "--where", "epoch = 1") == [("power", {"seed": s}, 4, 1e-3) for s in (0, 1)]
+    for options, message in (
+        (["--law", "chinchilla"], "takes 2 columns of x (N, D), but got 1: size."),
+        (["--by", "size"], "fit: --by: x, y and by must be different columns"),
+        (["--at", "9999"], "at: a time can be asked for where an axis of time is read along a run"),
+    ):
+        code, out, err = cli("fit", "results/toy", *options)
+        assert (code, out) == (2, "")
+        assert message in err
 
 
 @pytest.mark.parametrize(
