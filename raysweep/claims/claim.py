@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 from raysweep.errors import ClaimError
@@ -19,6 +20,7 @@ __all__ = ["VERDICTS", "Claim", "Measured", "Rule", "Verdict", "finite", "shown"
 
 Verdict = Literal["reproduced", "differs", "not supported", "not run"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+Kind = Literal["near paper", "near theory", "above", "below"]
 _RULE = re.compile(r"(near paper|near theory|above|below) (\S+)")
 
 
@@ -34,7 +36,8 @@ class Measured:
         low, high: The 95 % interval over seeds. A number from fewer than two seeds has none.
 
     Raises:
-        ClaimError: a number that is not finite, no window, or an interval that does not go with the seeds.
+        ClaimError: a number that is not finite, no window, an interval that does not go with the seeds, or a value
+            outside its interval.
     """
 
     value: float
@@ -44,11 +47,12 @@ class Measured:
     high: float | None = None
 
     def __post_init__(self) -> None:
-        numbers = {"measured": self.value, "low": self.low, "high": self.high}
-        for name, number in numbers.items():
-            if number is not None and not math.isfinite(number):
-                raise ClaimError(f"`{name}` must be a finite number, but is {number}. Leave out what has no value.")
-        if not self.window.strip():
+        for name, number in {"measured": self.value, "low": self.low, "high": self.high}.items():
+            if not is_finite(number) and (number is not None or name == "measured"):
+                raise ClaimError(f"`{name}` must be a finite number, but is {number!r}. Leave out what has no value.")
+        if not is_finite(self.seeds) or int(self.seeds) != self.seeds:
+            raise ClaimError(f"`seeds` must be a whole number, but is {self.seeds!r}.")
+        if not isinstance(self.window, str) or not self.window.strip():
             raise ClaimError(
                 f"A measured value needs its `window`, but {self.value} has none. Say the range of scales."
             )
@@ -66,6 +70,12 @@ class Measured:
             )
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ClaimError(f"`low` must not exceed `high`, but they are {self.low} and {self.high}. Swap them.")
+        low, high = self.ends
+        if not low <= self.value <= high:
+            raise ClaimError(
+                f"A value must lie within its own interval, but {self.value} lies outside [{low}, {high}]. Take both "
+                "from the same sample."
+            )
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -87,15 +97,17 @@ class Rule:
     * `above`, `below`: `reproduced` if the whole interval lies on that side of `number`; otherwise `not supported`.
 
     Raises:
-        ClaimError: a number that is not finite, or a negative tolerance.
+        ClaimError: an unknown kind, a number that is not finite, or a negative tolerance.
     """
 
-    kind: Literal["near paper", "near theory", "above", "below"]
+    kind: Kind
     number: float
 
     def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ClaimError(f"The kind of a rule must be one of {', '.join(get_args(Kind))}, but is {self.kind!r}.")
         least = 0.0 if self.kind.startswith("near") else -math.inf
-        if not math.isfinite(self.number) or self.number < least:
+        if not is_finite(self.number) or self.number < least:
             raise ClaimError(
                 f"The number of a rule must be finite, and a tolerance at least 0, but the rule is {str(self)!r}."
             )
@@ -165,12 +177,20 @@ class Claim:
     source: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("id", "statement"):
-            if not getattr(self, name).strip():
+        for name in ("id", "statement", "setting", "why", "source"):
+            if not isinstance(value := getattr(self, name), str):
+                raise ClaimError(f"`{name}` of a claim must be a text, but is {value!r}.")
+            if name in ("id", "statement") and not value.strip():
                 raise ClaimError(f"A claim needs `{name}`, but it is empty.")
+        for name, wanted in (("measured", Measured), ("rule", Rule)):
+            if not isinstance(value := getattr(self, name), wanted | None):
+                how = f"Write Rule.parse({value!r})." if name == "rule" and isinstance(value, str) else ""
+                raise ClaimError(
+                    f"`{name}` of {self.id} must be a {wanted.__name__} or None, but is {value!r}. {how}".rstrip()
+                )
         for name in ("theory", "paper"):
             value = getattr(self, name)
-            if (finite(value) is not None) if isinstance(value, str) else not math.isfinite(value):
+            if (finite(value) is not None) if isinstance(value, str) else not is_finite(value):
                 raise ClaimError(f"`{name}` of {self.id} must be a finite number or words, but is {value!r}.")
         if self.judged is not None and self.judged not in VERDICTS:
             raise ClaimError(f"The verdict of {self.id} must be one of {', '.join(VERDICTS)}, but is {self.judged!r}.")
@@ -182,6 +202,7 @@ class Claim:
                 )
             if not self.why.strip():
                 raise ClaimError(f"A claim that was not run says why, but `why` of {self.id} is empty.")
+            object.__setattr__(self, "judged", None)  # it follows, and a table does not say who said it
             return
         if self.judged == "not run":
             raise ClaimError(f"{self.id} is judged `not run`, but {self.measured} was measured. Drop one of the two.")
@@ -227,6 +248,11 @@ class Claim:
         if self.verdict == "differs":
             return f"more than {number} from {whose}" if self.rule.number else f"the interval misses {whose}"
         return f"the interval holds {whose}" if target and low <= target <= high else f"within {number} of {whose}"
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value is a finite number; a truth value is none."""
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
 
 
 def finite(text: str) -> float | None:

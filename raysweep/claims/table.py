@@ -29,9 +29,7 @@ def write_claims(file: Path, claims: Iterable[Claim]) -> None:
     """
     rows = list(claims)
     _distinct(rows, str(file))
-    said = io.StringIO()
-    writer = csv.DictWriter(said, COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    lines = [_line(COLUMNS)]
     for claim in rows:
         found = claim.measured
         texts = {name: getattr(claim, name) for name in ("id", "statement", "setting", "why", "source")}
@@ -43,18 +41,20 @@ def write_claims(file: Path, claims: Iterable[Claim]) -> None:
                 name: _exact(n) for name, n in (("measured", found.value), ("low", found.low), ("high", found.high))
             }
             numbers |= {"seeds": str(found.seeds), "window": found.window}
-        writer.writerow(texts | both | numbers | derived)
-    file.write_text(said.getvalue(), encoding="utf-8")
+        cells = texts | both | numbers | derived
+        lines.append(_line([cells.get(name, "") for name in COLUMNS]))
+    file.write_bytes("".join(lines).encode())
 
 
 def read_claims(file: Path) -> list[Claim]:
-    """The claims of a CSV file, in its order.
+    """The claims of a CSV file in UTF-8, with or without the mark that Excel writes first, in its order.
 
     Raises:
         ClaimError: the file is not a table of claims; the message names row, column and value.
     """
     try:
-        rows = list(csv.reader(io.StringIO(file.read_text(encoding="utf-8")), strict=True))
+        text = file.read_bytes().decode("utf-8-sig")
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))  # ends of lines within texts stay
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ClaimError(f"{file} must be a CSV file of claims, but cannot be read: {error}") from error
     if not rows or tuple(rows[0]) != COLUMNS:
@@ -92,7 +92,7 @@ def _claim(row: dict[str, str], where: str) -> Claim:
     try:
         measured = None if value is None or seeds is None else Measured(value, row["window"], int(seeds), low, high)
         rule = Rule.parse(row["rule"]) if row["rule"] else None
-        by_hand = None if rule else row["verdict"]
+        by_hand = None if rule or measured is None else row["verdict"]
         both = {name: row[name] if (n := finite(row[name])) is None else n for name in ("theory", "paper")}
         texts = {name: row[name] for name in ("id", "statement", "setting", "why", "source")}
         claim = Claim(**texts, **both, measured=measured, rule=rule, judged=by_hand)  # type: ignore[arg-type]
@@ -141,6 +141,13 @@ def _distinct(claims: Sequence[Claim], where: str) -> None:
                 f"{where} must have one claim per id, setting and window, but has {times} of {name}, {setting!r}, "
                 f"{window!r}. Say in `setting` how they differ."
             )
+
+
+def _line(cells: Sequence[str]) -> str:
+    """A row of a CSV file, which ends with a line feed."""
+    said = io.StringIO()
+    csv.writer(said, lineterminator="\r\n").writerow(cells)  # quotes what holds either of these characters
+    return said.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _exact(value: float | str | None) -> str:

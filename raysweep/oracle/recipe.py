@@ -121,6 +121,10 @@ class Recipe(BaseModel, ABC):
         return f"epoch {point['epoch']:.0f}/{point['epochs']:.0f}"
 
 
+_NOT_IMPORTED = (
+    ". A kind of your own is known once the module that registers it is imported, but reading a store imports no code. "
+    "`raysweep run` on the sweep's file imports it, and audits the world; in Python, import the module first"
+)
 _KINDS: dict[str, type[Recipe]] = {}
 R = TypeVar("R", bound=Recipe)
 
@@ -164,7 +168,7 @@ def parse_recipe(text: bytes | str, where: str) -> Recipe:
     """A recipe from JSON.
 
     Raises:
-        OracleError: the text holds no recipe.
+        OracleError: the text holds no recipe, or one of a kind whose module was not imported.
     """
     raw = None
     try:
@@ -172,7 +176,10 @@ def parse_recipe(text: bytes | str, where: str) -> Recipe:
         return recipe_of(raw)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise OracleError(f"{where}: must hold a recipe: {reason}, but got {str(raw)[:300]}") from error
+        own = isinstance(raw, Mapping) and isinstance(raw.get("kind"), str) and raw["kind"] not in _KINDS
+        raise OracleError(
+            f"{where}: must hold a recipe: {reason}, but got {str(raw)[:300]}" + (_NOT_IMPORTED if own else "")
+        ) from error
 
 
 def recipe_hash(recipe: Recipe) -> str:
