@@ -118,9 +118,10 @@ def grouped(frame: pl.DataFrame, axes: Mapping[str, Column], x: Sequence[str], b
             notes.append(Note(f"follows_{axis}", text))
             continue
         alone = values["_count"] == 1
-        overall = _listed(frame[axis].n_unique(), frame.select(_first(axis))["_first"][0].to_list())
+        known = axes[axis].kind == "provenance"  # null is an origin, too
+        overall = _listed(frame[axis].n_unique(), frame.select(_first(axis))["_first"][0].to_list(), known)
         shown = [
-            overall if one else _listed(count, first.to_list())
+            overall if one else _listed(count, first.to_list(), known)
             for one, count, first in zip(alone, values["_count"], values["_first"], strict=True)
         ]
         tied = follows & ~alone
@@ -146,8 +147,11 @@ def _without(rows: pl.LazyFrame, axis: str, where: pl.DataFrame) -> pl.LazyFrame
 
 
 def _first(axis: str) -> pl.Expr:
-    return pl.col(axis).unique().sort().head(_SHOWN).implode().alias("_first")
+    return pl.col(axis).unique().sort().head(_SHOWN + 1).implode().alias("_first")
 
 
-def _listed(count: int, first: Sequence[object]) -> str:
-    return ", ".join(map(str, first)) + (", ..." if count > len(first) else "")
+def _listed(count: int, first: Sequence[object], null: bool) -> str:
+    """The first of `count` values, in their order; null, where the axis does not apply, only if there is one other."""
+    values = [value for value in first if null or count < 3 or value is not None]
+    more = count - (len(first) - len(values)) > _SHOWN
+    return ", ".join(map(str, values[:_SHOWN])) + (", ..." if more else "")

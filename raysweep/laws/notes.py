@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import polars as pl
 
-__all__ = ["Note", "Regrouped", "counts", "details_of", "each", "over"]
+from raysweep.laws.column import PROVENANCE
+
+__all__ = ["Note", "Regrouped", "counts", "details_of", "each", "group_name", "over"]
 
 _TEXT = "_text"
 Regrouped: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]  # gives rows the by-columns of their groups
@@ -48,6 +50,12 @@ def details_of(groups: pl.DataFrame, count: int, notes: Sequence[Note]) -> list[
             if text is not None:
                 details[note.code] = text
     return found
+
+
+def group_name(group: Mapping[str, Any], equals: str = "=") -> str:
+    """`width=64, labels=hard`: a group without the axes that do not apply in it; a row's origin may be unknown."""
+    applies = {name: value for name, value in group.items() if value is not None or name in PROVENANCE}
+    return ", ".join(f"{name}{equals}{value}" for name, value in applies.items())
 
 
 def over(frame: pl.DataFrame, by: Sequence[str], *what: pl.Expr) -> pl.DataFrame:

@@ -24,7 +24,7 @@ from raysweep.laws.column import Column
 from raysweep.laws.grouping import Grouping, accounted, collapsed, grouped, varying
 from raysweep.laws.kept import Kept, finite, keep_measured
 from raysweep.laws.kinds import moment
-from raysweep.laws.notes import Note, Regrouped, counts, details_of, each
+from raysweep.laws.notes import Note, Regrouped, counts, details_of, each, group_name
 from raysweep.laws.opened import Table, opened
 from raysweep.laws.request import FitRequest
 from raysweep.laws.snapshot import Snapshots, snapshots
@@ -273,7 +273,7 @@ def _gone(rows: pl.LazyFrame, groups: pl.DataFrame, regrouped: Regrouped) -> lis
     gone = gather(regrouped(rows).select(by).unique()).join(groups, on=by, how="anti", nulls_equal=True).sort(by)
     if gone.is_empty():
         return []
-    names = "; ".join(", ".join(f"{n}={v}" for n, v in row.items()) for row in gone.head(_SHOWN).to_dicts())
+    names = "; ".join(map(group_name, gone.head(_SHOWN).to_dicts()))
     more = f"; and {gone.height - _SHOWN:,} more" if gone.height > _SHOWN else ""
     return [Note("dropped_groups", f"Groups without a row that counts: {names}{more}.")]
 

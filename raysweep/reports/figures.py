@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from raysweep.display import Companion
 from raysweep.display import Figure as Shown
 from raysweep.laws import Fit, GroupFit
+from raysweep.laws.notes import group_name
 from raysweep.laws.points import Points
 from raysweep.oracle.audits import place
 from raysweep.reports.style import (
@@ -67,7 +68,7 @@ def law_figure(
         for axis, panel in zip(axes[0], panels, strict=True):
             groups = [g for g in drawn if panel is None or g.group[names[-1]] == panel]
             for i, group in enumerate(groups):
-                name = ", ".join(f"{k} = {v}" for k, v in group.group.items() if panel is None or k != names[-1])
+                name = group_name({k: v for k, v in group.group.items() if panel is None or k != names[-1]}, " = ")
                 _law_series(axis, group, points.of(group.group), i % len(COLOURS), name, hollow, expected)
             for floor in [companion.column for companion in companions if companion.drawn == "floor"]:
                 part = points.frame.filter(pl.col(names[-1]) == panel) if panel is not None else points.frame
@@ -153,9 +154,7 @@ def theory_figure(points: Points, expected: str, labels: Mapping[str, str] = NO_
                 axis.plot(at[x], at["middle"], "o", ms=3.2, color=colour, mew=0, label=value_label(colour_by, value))
                 axis.fill_between(at[x], at["low"], at["high"], color=colour, alpha=0.2, lw=0)
                 axis.plot(at[x], at["_theory"].cast(pl.Float64), "-", color=colour, lw=1.1)
-            axis.set(
-                xscale="log", yscale="log", title=", ".join(f"{k} = {v}" for k, v in panel.items() if v is not None)
-            )
+            axis.set(xscale="log", yscale="log", title=group_name(panel, " = "))
         for row in axes:
             row[0].set_ylabel(axis_name(y, labels))
         for axis in axes[-1]:

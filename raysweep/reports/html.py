@@ -24,6 +24,8 @@ from raysweep.errors import FitError, plain
 from raysweep.experiment import Experiment, display_of
 from raysweep.experiments import built_in
 from raysweep.laws import Fit
+from raysweep.laws.column import PROVENANCE
+from raysweep.laws.notes import group_name
 from raysweep.laws.points import Points, points
 from raysweep.laws.request import FitRequest
 from raysweep.laws.source import Column, gather, scan
@@ -198,7 +200,7 @@ def _theory_table(found: Points, held: Sequence[Agreement]) -> str:
     head = [*found.by, x, "rows", "clusters", "measured / expected, median [95%]", "mean", "farthest", "no theory"]
     rows = []
     for one in held[:_ROWS]:
-        cells = [str(one.group[name]) for name in found.by]
+        cells = [_value(name, one.group[name]) for name in found.by]
         if one.window is None:
             cells += ["-"] * 6
         else:
@@ -248,7 +250,7 @@ def _fit_table(law: Fit) -> str:
     head += ["window", "rows of", "rms log residual", "held out: rms log error", "covered", "status", "notes"]
     rows = []
     for group in law.groups[:_ROWS]:
-        cells = [str(group.group[n]) for n in by] + ([group.law.name] if len(law.laws) > 1 else [])
+        cells = [_value(n, group.group[n]) for n in by] + ([group.law.name] if len(law.laws) > 1 else [])
         for name in names:
             value = {**group.params, **group.derived}.get(name)
             low, high = group.intervals.get(name, (None, None))
@@ -270,7 +272,7 @@ def _explained(law: Fit) -> str:
     held: dict[tuple[str, str], list[str]] = {}
     for group in law:
         for note in group.details.items():
-            held.setdefault(note, []).append(", ".join(f"{name}={value}" for name, value in group.group.items()))
+            held.setdefault(note, []).append(group_name(group.group) or "-")
     lines = []
     for (code, text), groups in list(held.items())[:_ROWS]:
         some = "; ".join(groups[:_NAMED]) + (f"; and {len(groups) - _NAMED:,} more" if len(groups) > _NAMED else "")
@@ -279,6 +281,11 @@ def _explained(law: Fit) -> str:
     if len(held) > _ROWS:
         lines.append(f"<li>... and {len(held) - _ROWS:,} more notes; raysweep fit --json has them all</li>")
     return f"<ul class=notes>{''.join(lines)}</ul>" if lines else ""
+
+
+def _value(name: str, value: Any) -> str:
+    """A group's value in a table; `-` where the column does not apply."""
+    return "-" if value is None and name not in PROVENANCE else str(value)
 
 
 def _percent(share: float | None) -> str:

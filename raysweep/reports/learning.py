@@ -16,6 +16,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from raysweep.errors import FitError
 from raysweep.laws.column import Column
+from raysweep.laws.notes import group_name
 from raysweep.laws.points import points
 from raysweep.laws.request import FitRequest
 from raysweep.reports.style import MOST_PANELS, NO_LABELS, PANEL, STYLE, axis_name, value_label
@@ -108,7 +109,7 @@ def learning_figure(curves: Curves, labels: Mapping[str, str] = NO_LABELS) -> Fi
                     label=value_label(colour_by, value),
                 )
                 axis.fill_between(curve[time], curve["low"], curve["high"], color=shade, alpha=0.15, lw=0)
-            axis.set(**scales, title=", ".join(f"{k} = {v}" for k, v in panel.items() if v is not None))
+            axis.set(**scales, title=group_name(panel, " = "))
             for side, scale in zip((axis.xaxis, axis.yaxis), scales.values(), strict=True):
                 if scale == "log":
                     side.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

@@ -13,6 +13,7 @@ from raysweep.display import Bound
 from raysweep.errors import plain
 from raysweep.laws import Fit, GroupFit
 from raysweep.laws.choice import Evidence
+from raysweep.laws.notes import group_name
 from raysweep.laws.source import numbers
 
 __all__ = ["MOST", "Sanity", "clusters", "findings", "formula", "paragraphs", "sanity", "title"]
@@ -65,7 +66,7 @@ def paragraphs(fit: Fit) -> list[list[str]]:
 
 def title(group: GroupFit) -> str:
     """`power (width=64, labels=hard)`."""
-    name = plain(", ".join(f"{k}={v}" for k, v in group.group.items()))
+    name = plain(group_name(group.group))
     return f"{group.law.name} ({name})" if name else group.law.name
 
 

@@ -15,6 +15,7 @@ from raysweep.experiment import Experiment, TheoryExperiment
 from raysweep.grid.axes import Axis
 from raysweep.grid.values import Value
 from raysweep.laws.definition import Array
+from raysweep.laws.notes import group_name
 from raysweep.laws.points import Part, Points
 from raysweep.laws.source import numbers
 
@@ -201,8 +202,8 @@ def sentences(points: Points, found: Sequence[Agreement]) -> list[str]:
         worst = max(compared, key=lambda one: abs(np.log(one.farthest[1])))
         said.append(
             f"theory of {points.y} in {points.x[0]}: medians of measured / expected lie between {low.ratio:.3g} "
-            f"({_name(low.group)}) and {high.ratio:.3g} ({_name(high.group)}) in {len(compared)} groups; farthest "
-            f"{worst.farthest[1]:.3g} at {points.x[0]} = {worst.farthest[0]:.6g} ({_name(worst.group)})"
+            f"({group_name(low.group)}) and {high.ratio:.3g} ({group_name(high.group)}) in {len(compared)} groups; "
+            f"farthest {worst.farthest[1]:.3g} at {points.x[0]} = {worst.farthest[0]:.6g} ({group_name(worst.group)})"
         )
     else:
         said += [_sentence(points, one) for one in compared]
@@ -219,7 +220,7 @@ def sentences(points: Points, found: Sequence[Agreement]) -> list[str]:
 
 def _sentence(points: Points, one: Agreement) -> str:
     assert one.window is not None
-    name = f" ({_name(one.group)})" if one.group else ""
+    name = f" ({group_name(one.group)})" if one.group else ""
     span = f" [{one.interval[0]:.3g}, {one.interval[1]:.3g}]" if one.interval else ""
     unit = "runs" if one.cluster == "run" else f"clusters by {one.cluster}"
     x = points.x[0]
@@ -228,7 +229,3 @@ def _sentence(points: Points, one: Agreement) -> str:
         f"{one.clusters:,} {unit}, {x} {one.window[0]:.6g} to {one.window[1]:.6g}; farthest {one.farthest[1]:.3g} at "
         f"{x} = {one.farthest[0]:.6g}"
     )
-
-
-def _name(group: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in group.items())

@@ -12,6 +12,7 @@ from raysweep.laws import fit
 from raysweep.laws.column import Column, of_schema, of_text
 from raysweep.laws.points import points
 from raysweep.laws.request import FitRequest
+from raysweep.reports.tables import title
 
 RULE = json.dumps({"axis": "schedule", "kinds": [["cosine", "lane"]]})
 META = {
@@ -64,6 +65,8 @@ def test_equal_values_give_equal_laws_whether_time_is_observed_or_a_lane():
     observed, lane = groups["constant", None], groups["cosine", 160]  # the last snapshot is the best
     assert observed.params["alpha"] == pytest.approx(lane.params["alpha"], rel=1e-9)
     assert "reduced_steps" in observed.details
+    assert observed.details["grouped_by_steps"].startswith("steps varies (10, 40, 160), so")
+    assert [title(group) for group in both][:2] == ["power (schedule=constant)", "power (schedule=cosine, steps=10)"]
     assert not any(code.startswith("dropped") for g in both for code in g.details)
 
 
