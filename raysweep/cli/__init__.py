@@ -15,6 +15,7 @@ import typer
 
 from raysweep import __version__
 from raysweep.cli import export, imports, laws, passk, read, sweep
+from raysweep.cli.show import say
 from raysweep.errors import RaysweepError
 
 __all__ = ["app", "main"]
@@ -65,7 +66,7 @@ def main() -> None:
         sys.stdout.flush()
         sys.exit(code)
     except RaysweepError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"error: {' '.join(str(error).split())}", stream=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EPIPE):
@@ -74,5 +75,5 @@ def main() -> None:
             print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
         os._exit(2)  # Python would try once more to write what is left
     except _UsageError as error:
-        print(f"error: {error.format_message()} See `raysweep --help`.", file=sys.stderr)
+        say(f"error: {error.format_message()} See `raysweep --help`.", stream=sys.stderr)
         sys.exit(2)

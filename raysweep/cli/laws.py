@@ -142,7 +142,7 @@ def _named(data: Sequence[str], asked: Asked) -> list[FitRequest]:
             return [asked.applied(spec.request) for spec in specs]
         display, note = stored_display(store)
         if note:
-            print(f"note: {note}", file=sys.stderr)
+            say(f"note: {note}", stream=sys.stderr)
         if display.x and display.y:
             return [replace(asked, x=[display.x], y=display.y).request("fit")]
     raise FitError(f"fit: --x and --y must be given, for {' '.join(data)} names no fits")
@@ -178,7 +178,7 @@ def _source(data: Sequence[str], rows: str, quiet: bool) -> Any:
     table, notes = cells(store, rows)
     if not quiet:  # a reader of JSON may read both streams as one
         for line in notes:
-            print(f"note: {line} Use --rows all to include them", file=sys.stderr)
+            say(f"note: {line} Use --rows all to include them", stream=sys.stderr)
     return table
 
 

@@ -7,7 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 __all__ = ["print_json", "print_table", "say", "terminal_width"]
 
@@ -20,19 +20,19 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=1, default=str))
 
 
-def terminal_width() -> int | None:
+def terminal_width(stream: TextIO | None = None) -> int | None:
     """Columns available for a line: a terminal's width; unlimited elsewhere, where a program may read the lines."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return shutil.get_terminal_size().columns if (stream or sys.stdout).isatty() else None
 
 
-def say(*lines: str) -> None:
-    """Print lines; on a terminal long ones are folded, with what follows indented."""
-    columns = terminal_width()
+def say(*lines: str, stream: TextIO | None = None) -> None:
+    """Print lines, on standard output by default; on a terminal long ones are folded, with what follows indented."""
+    columns = terminal_width(stream)
     most = sys.maxsize if columns is None else min(columns, _BROAD)
     fold = textwrap.TextWrapper(most, break_long_words=False, break_on_hyphens=False)  # a path stays whole
     for line in lines:
         fold.subsequent_indent = " " * (len(line) - len(line.lstrip()) + 2)
-        print(fold.fill(line) if len(line) > most else line)
+        print(fold.fill(line) if len(line) > most else line, file=stream)
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], right_from: int | None = None) -> None:

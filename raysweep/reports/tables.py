@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,7 +119,8 @@ def _paragraph(group: GroupFit) -> list[str]:
 
 def _rival(rival: Evidence) -> str:
     out = "" if rival.holdout is None else f" ({rival.holdout:.4f})"
-    return f"{rival.law} +{rival.aicc:.1f}{out}"
+    above = f"+{rival.aicc:.1f}" if math.isfinite(rival.aicc) else "without an AICc, for which points are too few"
+    return f"{rival.law} {above}{out}"
 
 
 def _interval(group: GroupFit, name: str, digits: str = ".4g", before: str = "") -> str:

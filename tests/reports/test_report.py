@@ -24,7 +24,7 @@ from raysweep.reports import make_report
 from raysweep.reports.diagnostics import diagnostics_figure
 from raysweep.reports.figures import law_figure, metric_figure
 from raysweep.reports.learning import learning_curves, learning_figure
-from raysweep.reports.tables import findings
+from raysweep.reports.tables import findings, paragraphs
 from raysweep.run import open_store, run
 from raysweep.store import Store
 from raysweep.sweep import Sweep
@@ -49,6 +49,14 @@ def test_findings_say_law_interval_window_runs_and_whether_there_is_a_floor() ->
     assert wrong.endswith("(lack_of_fit)")
     (some,) = findings(fit(power_table(floor=0.2), "power+floor", x="n", y="loss"))
     assert some.endswith("its interval excludes E = 0")
+
+
+def test_a_law_with_too_many_parameters_for_its_points_is_said_to_be_so() -> None:
+    n = np.geomspace(10, 1000, 5)
+    (lines,) = paragraphs(fit(pl.DataFrame({"n": n, "loss": 3 * n**-0.5}), x="n", y="loss", bootstrap=0))
+    (line,) = [line for line in lines if "beside other laws" in line]
+    assert "power+floor without an AICc, for which points are too few" in line
+    assert "inf" not in line
 
 
 def test_law_figure_draws_points_line_and_band_on_log_axes() -> None:
