@@ -61,8 +61,8 @@ def dies(config: dict[str, Any]) -> dict[str, Any]:
 def picky(config: dict[str, Any]) -> dict[str, Any]:
     """Fails wherever the environment says that the host is bad; elsewhere it waits until that has happened once.
 
-    So the bad host gets its share, however long a busy machine takes to start workers there; and as it is slower, others
-    have results to compare it with.
+    So the bad host gets its share, however long a busy machine takes to start workers there; and as it is slower,
+    others have results to compare it with.
     """
     state = Path(config["state"])
     if os.environ.get("RAYSWEEP_TEST_BAD"):
