@@ -17,14 +17,14 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from raysweep.errors import ContractError, tail
+from raysweep.errors import ContractError, RaysweepError, tail
 from raysweep.experiment import Experiment
 from raysweep.store import Store
 from raysweep.sweep import Sweep
 from raysweep.testing.measured import isolation, packing, resume, rows
 from raysweep.testing.planned import cost, imports
 from raysweep.testing.trial import Trial
-from raysweep.testing.understood import kind, theory
+from raysweep.testing.understood import display, kind, theory
 
 __all__ = ["check_experiment"]
 
@@ -59,13 +59,15 @@ def check_experiment(experiment: Experiment, sweep: Sweep, tolerance: float = 1e
     with tempfile.TemporaryDirectory(prefix="raysweep-") as folder:
         trial = Trial(experiment, replace(sweep, experiment=experiment), Store(folder), tolerance)
         try:
+            trial.reversed_costs  # noqa: B018  (before anything else is priced)
             trial.packs  # noqa: B018  (what cannot be planned breaks every rule)
         except Exception as error:
-            raised = tail(traceback.format_exc(), 6)
+            raised = str(error) if isinstance(error, RaysweepError) else tail(traceback.format_exc(), 6)
             raise ContractError(
                 f"check_experiment: it must be possible to plan the sweep, but that raised\n{raised}"
             ) from error
         checks = {
+            "display": display,
             "cost": cost,
             "imports": imports,
             "rows": rows,
@@ -75,11 +77,19 @@ def check_experiment(experiment: Experiment, sweep: Sweep, tolerance: float = 1e
             "kind": kind,
             "theory": theory,
         }
-        broken = {rule: list(dict.fromkeys(_said(check, trial))) for rule, check in checks.items()}
+        broken = {rule: _folded(_said(check, trial)) for rule, check in checks.items()}
     lines = [f"- {rule}: {said}" for rule, found in broken.items() for said in found]
     if lines:
         rules = ", ".join(rule for rule, found in broken.items() if found)
         raise ContractError("\n".join([f"experiment {experiment.name} breaks rules of an Experiment: {rules}", *lines]))
+
+
+def _folded(findings: Iterable[str]) -> list[str]:
+    """The first finding of each condition, with the number of those that follow it: one fault breaks many packs."""
+    groups: dict[str, list[str]] = {}
+    for finding in dict.fromkeys(findings):
+        groups.setdefault(finding.partition(", but ")[0], []).append(finding)
+    return [f"{first}{f' ({len(more)} more like it)' if more else ''}" for first, *more in groups.values()]
 
 
 def _said(check: Callable[[Trial], Iterable[str]], trial: Trial) -> Iterator[str]:
