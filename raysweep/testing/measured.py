@@ -13,7 +13,18 @@ from raysweep.grid.runs import Runs
 from raysweep.grid.values import Json
 from raysweep.ledger.remaining import subtract
 from raysweep.ledger.rows import STAMPS, STATUSES
-from raysweep.testing.trial import NO_ROW, Memory, Reading, Trial, is_number, numbers, observed_values, ok_rows, shown
+from raysweep.testing.trial import (
+    NO_ROW,
+    Memory,
+    Reading,
+    Trial,
+    is_number,
+    is_text,
+    numbers,
+    observed_values,
+    ok_rows,
+    shown,
+)
 
 __all__ = ["isolation", "packing", "resume", "rows"]
 
@@ -98,8 +109,9 @@ def _mistyped(trial: Trial, runs: Runs, read: Reading) -> Iterator[str]:
     for name in [name for name, values in observed_values(runs).items() if values and name in read.given]:
         axis, given = trial.sweep.axes[name], read.given[name]
         type_ = given.value_type if pa.types.is_dictionary(given) else given
-        text, flag = pa.types.is_string(type_) or pa.types.is_large_string(type_), pa.types.is_boolean(type_)
-        fits = {str: text, Json: text, bool: flag}.get(axis.type, is_number(type_))
+        fits = {str: is_text(type_), Json: is_text(type_), bool: pa.types.is_boolean(type_)}.get(
+            axis.type, is_number(type_)
+        )
         if not fits:
             yield (
                 f"an observed axis must be yielded in its own type, but {name} ({axis.type.__name__}) is yielded as "

@@ -27,7 +27,18 @@ from raysweep.store import Store
 from raysweep.sweep import Sweep
 from raysweep.testing.forked import forked
 
-__all__ = ["NO_ROW", "Memory", "Reading", "Trial", "is_number", "numbers", "observed_values", "ok_rows", "shown"]
+__all__ = [
+    "NO_ROW",
+    "Memory",
+    "Reading",
+    "Trial",
+    "is_number",
+    "is_text",
+    "numbers",
+    "observed_values",
+    "ok_rows",
+    "shown",
+]
 
 NO_ROW = "the experiment yielded no row for this cell"
 _ALONE = 6  # runs per pack that are also run alone
@@ -235,6 +246,11 @@ def numbers(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
 def is_number(type_: pa.DataType) -> bool:
     """Whether a column of this type holds numbers or nulls."""
     return bool(pa.types.is_floating(type_) or pa.types.is_integer(type_) or pa.types.is_null(type_))
+
+
+def is_text(type_: pa.DataType) -> bool:
+    """Whether a column of this type holds text."""
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
 
 
 def shown(runs: Runs, i: int) -> str:

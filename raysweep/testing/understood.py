@@ -19,7 +19,7 @@ from raysweep.laws.points import points
 from raysweep.laws.request import FitRequest
 from raysweep.ledger.log import Ledger, sequence
 from raysweep.ledger.rows import COLUMNS
-from raysweep.testing.trial import Trial, is_number, numbers, ok_rows
+from raysweep.testing.trial import Trial, is_number, is_text, numbers, ok_rows
 
 __all__ = ["display", "kind", "theory"]
 
@@ -98,6 +98,11 @@ def theory(trial: Trial) -> Iterator[str]:
     if wrong := list(_answered(whole, len(cells), metrics)):
         yield from wrong
         return
+    if more := sorted(set(whole.schema.names) - {*metrics, "reason"}):
+        yield (
+            f"a theory's columns must be named as metrics or `reason`, but {', '.join(more)} is none. A name that no "
+            "metric has is never used"
+        )
     random = np.random.default_rng(0)
     order = random.permutation(np.tile(np.arange(len(cells)), 2))
     asked = {"they are shuffled and repeated": order, "half of them are asked for": order[: len(order) // 4]}
@@ -140,8 +145,12 @@ def _answered(found: Any, rows: int, metrics: Sequence[str]) -> Iterator[str]:
         yield f"theory() must return a table of {rows} rows with a column `reason`, but returns {size}"
         return
     types = {name: found.schema.field(name).type for name in found.schema.names}
-    for name in [name for name in metrics if name in types and not is_number(types[name])]:
-        yield f"a theory's values must be numbers or null, but {name} is returned as {types[name]}"
+    wrong = [f"{name} is returned as {types[name]}" for name in metrics if not is_number(types.get(name, pa.null()))]
+    if wrong:
+        yield f"a theory's values must be numbers or null, but {', '.join(wrong)}"
+    if not (pa.types.is_null(types["reason"]) or is_text(types["reason"])):
+        yield f"a theory's reasons must be text or null, but are returned as {types['reason']}"
+    if wrong:
         return
     values = [np.isfinite(numbers(found, name)) for name in metrics if name in found.schema.names]
     reasoned = np.array([bool(reason) for reason in found["reason"].to_pylist()], dtype=bool)
