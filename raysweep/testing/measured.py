@@ -57,7 +57,7 @@ def rows(trial: Trial) -> Iterator[str]:
             )
         if read.unasked is not None and not mistyped and trial.is_declared:
             yield (
-                f"a row must have values that some cell asks for, but one has {dict(read.unasked)}, and is dropped. "
+                f"a row must have values that some cell asks for, but one has {read.unasked}, and is dropped. "
                 "Yield the values of `pack.observed`"
             )
         if read.altered:
@@ -109,9 +109,8 @@ def _mistyped(trial: Trial, runs: Runs, read: Reading) -> Iterator[str]:
     for name in [name for name, values in observed_values(runs).items() if values and name in read.given]:
         axis, given = trial.sweep.axes[name], read.given[name]
         type_ = given.value_type if pa.types.is_dictionary(given) else given
-        fits = {str: is_text(type_), Json: is_text(type_), bool: pa.types.is_boolean(type_)}.get(
-            axis.type, is_number(type_)
-        )
+        number = axis.type in (int, float) and is_number(type_)
+        fits = number or {str: is_text(type_), bool: pa.types.is_boolean(type_), Json: True}.get(axis.type, False)
         if not fits:
             yield (
                 f"an observed axis must be yielded in its own type, but {name} ({axis.type.__name__}) is yielded as "

@@ -59,7 +59,7 @@ class Reading:
     rows: pa.Table
     given: Mapping[str, pa.DataType]
     raised: str
-    unasked: Mapping[str, Any] | None = None
+    unasked: dict[str, Any] | None = None
     altered: tuple[str, ...] = ()
 
     @cached_property
@@ -192,14 +192,15 @@ class Trial:
 
     def last_cells(self, pack: Pack, read: Reading) -> Iterator[tuple[Runs, Reading]]:
         """The first and the last run that ends ok, each asked only for its most expensive cell, and the result."""
-        if "flops" not in read.given:
+        name = next((name for name in ("flops", "flops_eval") if name in read.given), "")
+        if not name:
             return
         ok = ok_rows(read.rows)
         at = {key: i for i, key in enumerate(ok["run"].to_pylist())}
         ends = [i for i in range(len(pack)) if pack.runs.key(i) in at]
         for i in sorted({*ends[:1], *ends[-1:]}):
             own = ok.filter(pc.equal(ok["run"], pack.runs.key(i)))
-            cell = own["cell"][int(np.nanargmax(np.nan_to_num(numbers(own, "flops"))))].as_py()
+            cell = own["cell"][int(np.argmax(np.nan_to_num(numbers(own, name))))].as_py()
             alone = pack.runs.take(np.array([i]))
             observed = alone.observed[int(alone.observed_code[0])]
             if observed.count > 1:
