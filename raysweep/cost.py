@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysweep.experiment import Cost
+from raysweep.errors import PackError
+from raysweep.experiment import Cost, Experiment, WorldShape
 from raysweep.grid.runs import Observed, Runs, number
 from raysweep.grid.values import Value
 
-__all__ = ["ASSUMED_FLOPS", "Rate", "clock", "host_memory", "measured_rate", "run_costs"]
+__all__ = ["ASSUMED_FLOPS", "Rate", "clock", "host_memory", "measured_rate", "run_costs", "stated_cost"]
 
 # Per second, for packs of small models, until something was measured: per core in float32, per GPU in TF32.
 ASSUMED_FLOPS, ASSUMED_GPU_FLOPS = 4e9, 1e13
@@ -45,6 +47,30 @@ class _Noted(Mapping[str, Value]):
 
     def __len__(self) -> int:
         return len(self._row)
+
+
+def stated_cost(experiment: Experiment, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
+    """The cost of a run, as its experiment states it.
+
+    Raises:
+        PackError: it is not a Cost of finite numbers, each 0 or more.
+    """
+    found = experiment.cost(run, observed, world)
+    if not isinstance(found, Cost):
+        raise PackError(
+            f"experiment {experiment.name}: cost() must return a Cost, but returns {found!r} for {dict(run)}"
+        )
+    for name in ("parameters", "flops", "flops_eval", "bytes"):
+        try:
+            value = float(getattr(found, name))
+        except (TypeError, ValueError):
+            value = math.nan
+        if not 0 <= value < math.inf:
+            raise PackError(
+                f"experiment {experiment.name}: cost() must state finite numbers, 0 or more, but states "
+                f"{name}={getattr(found, name)!r} for the run {dict(run)}. Correct cost() for such runs"
+            )
+    return found
 
 
 def run_costs(

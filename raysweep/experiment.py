@@ -241,14 +241,14 @@ class Context:
 class Experiment(Protocol):
     """Code that turns cells into measured rows.
 
-    * `cost` is the cost of one run, to its longest time, in a world of this shape (None: no world). It is a function of
-      its arguments alone and reads the run's axes by name: it is called once for each combination of the values it
-      reads.
+    * `cost` is the cost of one run, to its longest time, in a world of this shape (None: no world): finite numbers, 0
+      or more. It is a function of its arguments alone and reads the run's axes by name: it is called once for each
+      combination of the values it reads.
     * `check` refuses runs whose axes do not make sense together, in this world or on these GPUs, by a SweepError.
     * `run` yields record batches with `lane` (int), every observed axis and every metric, and may add `status`,
       `error`, `flops`, `flops_eval` per row. Raising fails the pack's cells that were not yielded.
 
-    `raysweep.testing.check_experiment` checks all of this.
+    `raysweep.testing.check_experiment` checks this, as far as a sweep shows it.
     """
 
     @property

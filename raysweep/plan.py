@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysweep.capacity import Probe, fit_to_device
-from raysweep.cost import Rate, host_memory, measured_rate
+from raysweep.cost import Rate, host_memory, measured_rate, stated_cost
 from raysweep.errors import SweepError
 from raysweep.executors.place import has_checkpoint
 from raysweep.experiments.function import FunctionExperiment
@@ -154,7 +155,7 @@ def make_plan(
 
     Raises:
         SweepError: the plan exceeds the sweep's budget.
-        PackError: a lane does not fit in memory.
+        PackError: a lane does not fit in memory, or a cost is not finite.
     """
     ledger = ledger_of(store, sweep.runs, dict(sweep.axes), sweep.identity)
     scan = ledger.states()
@@ -163,7 +164,7 @@ def make_plan(
         left = scan.pending(sweep.runs, skip_failed, retry_diverged).cells
         return _checked(_of_function(sweep, store, scan, runs, slots, left))
     world = sweep.file.world.shape if sweep.file.world else None
-    groups = shape_groups(runs, sweep.axes, lambda run, observed: sweep.experiment.cost(run, observed, world))
+    groups = shape_groups(runs, sweep.axes, partial(stated_cost, sweep.experiment, world=world))
     resources = sweep.file.resources
     if resources.memory_gib:
         memory = resources.memory_gib * 2**30

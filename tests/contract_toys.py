@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from safetensors.numpy import load, save
 
+from raysweep.display import Display
 from raysweep.experiment import Context, Cost, Metric, WorldShape
 from raysweep.grid.axes import Axis, KindBy
 from raysweep.grid.runs import Observed, Runs
@@ -207,3 +209,166 @@ class Unprepared(Toy):
     def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
         cells["rate"][0]
         return super().theory(cells, metrics)
+
+
+class Endless(Toy):
+    """A cost without an end where the work grows."""
+
+    def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
+        return Cost(flops=float("inf") if run["size"] == 64 else 1.0)
+
+
+class Indebted(Toy):
+    """A cost below 0."""
+
+    def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
+        return Cost(bytes=-8.0)
+
+
+class Remembering(Toy):
+    """A cost that is kept for all runs of a plan, whatever their size."""
+
+    kept: dict[Value, Cost] = {}  # noqa: RUF012
+
+    def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
+        return self.kept.setdefault(run["plan"], super().cost(run, observed, world))
+
+
+class Lavish(Toy):
+    """A cost above what its rows report, by a factor that several times could explain."""
+
+    factor = 1.5
+
+    def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
+        found = super().cost(run, observed, world)
+        return replace(found, flops=self.factor * found.flops) if run["plan"] == "open" else found
+
+
+class Reckless(Lavish):
+    """A cost far above what its rows report."""
+
+    factor = 1e6
+
+
+class Changed(Toy):
+    """Rows with one column changed."""
+
+    column = ""
+
+    def batch(self, *arguments: Any) -> pa.RecordBatch:
+        rows = super().batch(*arguments).to_pylist()
+        return pa.RecordBatch.from_pylist([{**row, self.column: self.changed(row)} for row in rows])
+
+    def changed(self, row: Mapping[str, Any]) -> Any:
+        raise NotImplementedError
+
+
+class Spelt(Changed):
+    """An observed number as text."""
+
+    column = "steps"
+
+    def changed(self, row: Mapping[str, Any]) -> Any:
+        return str(row["steps"])
+
+
+class Generous(Changed):
+    """A column that is not declared."""
+
+    column = "norm"
+
+    def changed(self, row: Mapping[str, Any]) -> Any:
+        return 1.0
+
+
+class Chatty(Toy):
+    """A row at a time that no cell asks for."""
+
+    def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
+        for batch in super().run(pack, context):
+            yield batch
+            if pack.value("plan") == "open":
+                yield pa.RecordBatch.from_pylist([{**row, "steps": 999} for row in batch.to_pylist()])
+
+
+class Careless(Toy):
+    """Works on the arrays of its pack."""
+
+    def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
+        yield from super().run(pack, context)
+        pack.codes["size"][:] = 0
+
+
+class Divisive(Toy):
+    """Resumes some, but not all lanes of a state wrongly."""
+
+    def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
+        saved = context.keep.saved if context.keep else None
+        self.wrong.append(saved is not None and 1 < len(pack) < saved.of)
+        yield from super().run(pack, context)
+
+    wrong: list[bool] = []  # noqa: RUF012
+
+    def resumed(self, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return value + self.wrong[-1]
+
+
+class Alternating(Toy):
+    """Every second state lacks something."""
+
+    def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
+        saved = context.keep.saved if context.keep else None
+        self.wrong.append(saved is not None and load(saved.data)["step"][0] % 2 == 0)
+        yield from super().run(pack, context)
+
+    wrong: list[bool] = []  # noqa: RUF012
+
+    def resumed(self, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return value + self.wrong[-1]
+
+
+class Relative(Toy):
+    """A theory in units of the smallest value in its table."""
+
+    def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
+        least = min(cells["size"].to_pylist(), default=1)
+        found = super().theory(cells, metrics)
+        return found.set_column(0, "loss", pc.multiply(found["loss"], float(least)))
+
+
+class Listed(Toy):
+    """A theory that needs its metrics in order."""
+
+    def theory(self, cells: pa.Table, metrics: Any) -> pa.Table:
+        metrics[0]
+        return super().theory(cells, metrics)
+
+
+class Paired(Toy):
+    """A theory that is right only where two metrics are asked for."""
+
+    def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
+        found = super().theory(cells, metrics)
+        return found.set_column(0, "loss", pc.multiply(found["loss"], float(len(metrics))))
+
+
+class Written(Toy):
+    """A theory in words."""
+
+    def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
+        found = super().theory(cells, metrics)
+        return found.set_column(0, "loss", found["loss"].cast(pa.string()))
+
+
+class Misnamed(Toy):
+    """A theory of a metric that is called otherwise."""
+
+    def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
+        found = super().theory(cells, metrics)
+        return found.append_column("los", found["loss"])
+
+
+class Dazzling(Toy):
+    """Shows a column that it does not have."""
+
+    display = Display(x="sise")

@@ -2,6 +2,7 @@
 
 import json
 
+import contract_toys
 import numpy as np
 import pytest
 
@@ -97,3 +98,20 @@ def test_slots_of_other_hosts_take_no_memory_of_this_one(store, monkeypatch):
     monkeypatch.setattr(plan_module.os, "cpu_count", lambda: 4)
     memory = {slots: make_plan(sweep_of(), store, slots).memory for slots in (1, 2, 4, 200)}
     assert memory == {1: 2.0**35, 2: 2.0**34, 4: 2.0**33, 200: 2.0**33}
+
+
+@pytest.mark.parametrize("toy", ["Endless", "Indebted"])
+def test_a_cost_that_is_negative_or_not_finite_is_refused_with_its_run(store, toy):
+    made = getattr(contract_toys, toy)()
+    sweep = from_mapping({"name": "t", "experiment": made, "grid": {"size": [4, 64]}})
+    with pytest.raises(PackError, match=r"toy: cost\(\) must state finite numbers, 0 or more, but states .*'size': \d"):
+        make_plan(sweep, store, 1)
+
+
+def test_a_cost_that_is_no_cost_is_refused(store):
+    class Plain(contract_toys.Toy):
+        def cost(self, run, observed, world):
+            return 5.0
+
+    with pytest.raises(PackError, match=r"cost\(\) must return a Cost, but returns 5\.0"):
+        make_plan(from_mapping({"name": "t", "experiment": Plain(), "grid": {}}), store, 1)

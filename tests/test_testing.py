@@ -24,7 +24,7 @@ SWEEPS: dict[str, dict[str, Any]] = {
             "concat": [{"schedule": "constant", "n_train": [32, 128]}, {"schedule": "cosine", "n_train": 64}],
             "lr": [0.02, 1e30],
             "width": 4,
-            "steps": [4, 8, 16],
+            "steps": [2, 4, 8],
             "k": [1, 10],
             "batch": 16,
             "pool": 512,
@@ -69,7 +69,7 @@ OWN = {
     "a function": FUNCTION_SWEEP,
     "rounds of training without a world": {
         **REGRESSION_SWEEP,
-        "grid": {**REGRESSION_SWEEP["grid"], "width": 4, "richness": [0.5, 1.0], "step": [8, 40]},
+        "grid": {**REGRESSION_SWEEP["grid"], "width": 4, "richness": [0.5, 1.0], "length": 10, "step": [4, 10]},
     },
 }
 
@@ -90,13 +90,39 @@ def test_an_experiment_of_a_users_own_can_keep_it(own: str) -> None:
         ("Silent", "rows", "every declared metric must be yielded, but value is not"),
         ("Wordy", "rows", "a metric must be a number, but value is yielded as string"),
         ("Fragile", "isolation", r"alone is ok and in its pack failed \(ValueError: rate above 2\)"),
-        ("Placed", "packing", "must give the rows of its whole pack within 1e-09, but loss is"),
-        ("Amnesic", "resume", "resumed from a saved state must give the rows of its whole pack"),
+        ("Placed", "packing", "must give the same rows in every pack, within 1e-09, but loss of run .* alone is"),
+        (
+            "Amnesic",
+            "resume",
+            "must give the same rows in every pack, .* but loss of a pack of 12 runs resumed from state 1",
+        ),
         ("Secretive", "kind", "calls steps observed where it is lane, at"),
         ("Secretive", "kind", r"a fit that does not name steps .* but pools \['2', '3', '6'\]"),
         ("Speechless", "theory", r"every row must have a value or a reason, but \d+ of \d+ have neither"),
         ("Sorted", "theory", "a cell's theory must not depend on the other cells, but loss changes"),
         ("Unprepared", "theory", "must not raise, but did"),
+        (
+            "Remembering",
+            "cost",
+            "must be a function of its arguments alone, but of run .* where the last run is priced first",
+        ),
+        ("Lavish", "cost", r"a run's rows report, but run \{'size': 64, .* reports 384 and cost\(\) states 576"),
+        ("Reckless", "cost", r"reports 384 at most and 704 over its 3 cells and cost\(\) states 3\.84e\+08"),
+        ("Spelt", "rows", r"an observed axis must be yielded in its own type, but steps \(int\) is yielded as string"),
+        ("Chatty", "rows", r"must have values that some cell asks for, but one has \{'steps': 999\}"),
+        ("Generous", "rows", "every column must be an axis, a declared metric or a stamp, but norm is none"),
+        ("Careless", "rows", r"run\(\) must leave its pack as it is, but overwrites the values of size"),
+        ("Divisive", "resume", r"but loss of a pack of 6 runs resumed from state 1 of 6 of 12 runs"),
+        ("Alternating", "resume", r"but loss of a pack of .* resumed from state 2 of 6"),
+        (
+            "Relative",
+            "theory",
+            r"a cell's theory must not depend on the other cells, but loss changes when cell \d+ is",
+        ),
+        ("Listed", "theory", r"must not raise, but did(.|\n)*'set' object is not subscriptable"),
+        ("Paired", "theory", "must not depend on the other metrics asked for, but loss changes"),
+        ("Written", "theory", "a theory's values must be numbers or null, but loss is returned as string"),
+        ("Misnamed", "theory", "columns must be named as metrics or `reason`, but los is none"),
     ],
 )
 def test_a_broken_rule_is_named_with_its_values(broken: str, rule: str, said: str) -> None:
@@ -106,6 +132,41 @@ def test_a_broken_rule_is_named_with_its_values(broken: str, rule: str, said: st
     assert isinstance(caught.value, AssertionError)
     first = str(caught.value).splitlines()[0]
     assert rule in first.partition(": ")[2].split(", ")
+
+
+def test_a_pack_in_which_every_run_diverges_keeps_the_contract() -> None:
+    grid = {"concat": [{"plan": "open", "rate": 0.5}, {"plan": "fixed", "rate": 3.0}], "size": [4, 64], "steps": [2, 4]}
+    check_experiment(contract_toys.TOY, from_mapping({"name": "t", "experiment": contract_toys.TOY, "grid": grid}))
+
+
+def test_a_sweep_in_which_no_run_ends_ok_is_one_finding() -> None:
+    raw = {"name": "t", "experiment": contract_toys.TOY, "grid": {"rate": [3.0, 4.0]}}
+    with pytest.raises(ContractError, match=r"- rows: some run of the sweep must end ok, but none does") as caught:
+        check_experiment(contract_toys.TOY, from_mapping(raw))
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_fault_that_breaks_many_parts_is_one_finding_with_their_number() -> None:
+    toy = contract_toys.Placed()
+    with pytest.raises(ContractError) as caught:
+        check_experiment(toy, toy_sweep(toy))
+    (line,) = [line for line in str(caught.value).splitlines() if line.startswith("- packing: ")]
+    assert line.endswith(" (7 more like it)")  # of two packs, six runs alone and two halves each
+
+
+@pytest.mark.parametrize(("toy", "said"), [("Endless", "flops=inf"), ("Indebted", "bytes=-8.0")])
+def test_a_cost_that_is_negative_or_not_finite_cannot_be_planned(toy: str, said: str) -> None:
+    made = getattr(contract_toys, toy)()
+    stated = rf"experiment toy: cost\(\) must state finite numbers, 0 or more, but states {said} for the run .*'size'"
+    with pytest.raises(ContractError, match=rf"possible to plan the sweep, but that raised\n{stated}"):
+        check_experiment(made, toy_sweep(made))
+
+
+def test_a_display_that_names_no_column_is_found() -> None:
+    with pytest.raises(
+        ContractError, match=r"- display: .* must name axes and metrics, but names 'sise'\. Did you mean"
+    ):
+        check_experiment(contract_toys.Dazzling(), toy_sweep(contract_toys.TOY))
 
 
 def test_rows_that_report_more_than_was_planned_are_found() -> None:
@@ -122,7 +183,7 @@ def test_every_broken_rule_is_said_at_once() -> None:
     grid = {"plan": "fixed", "repeats": [1, 3], "rate": [0.5, 3.0], "steps": 4, "seed": {"range": 2}}
     with pytest.raises(ContractError) as caught:
         check_experiment(Bad(), from_mapping({"name": "t", "experiment": Bad(), "grid": grid}))
-    assert str(caught.value).splitlines()[0].endswith(": cost, packing, theory")
+    assert str(caught.value).splitlines()[0].endswith(": cost, packing, resume, theory")
 
 
 def test_a_module_that_imports_what_planning_does_not_need_is_found_with_the_file_that_does(tmp_path: Path) -> None:

@@ -7,7 +7,12 @@ different costs, two times if time is an axis, and a run that diverges or fails 
         sweep = from_mapping({"name": "t", "experiment": "my_module:MyExperiment", "grid": {...}})
         check_experiment(sweep.experiment, sweep)
 
-Everything runs in this process, as under the inline executor, except for one fresh process that plans the sweep.
+Everything runs in this process, as under the inline executor, except for one fresh process that plans the sweep, and a
+fork of this one that prices its runs in another order.
+
+Out of reach is what the sweep does not vary or the rows do not report: values of axes that the sweep does not contain,
+work that no column `flops` states, memory beyond what cost() states, faults of other devices and precisions, and faults
+between saved states or parts of packs that were not tried.
 """
 
 from __future__ import annotations
@@ -17,14 +22,14 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from raysweep.errors import ContractError, tail
+from raysweep.errors import ContractError, RaysweepError, tail
 from raysweep.experiment import Experiment
 from raysweep.store import Store
 from raysweep.sweep import Sweep
 from raysweep.testing.measured import isolation, packing, resume, rows
 from raysweep.testing.planned import cost, imports
 from raysweep.testing.trial import Trial
-from raysweep.testing.understood import kind, theory
+from raysweep.testing.understood import display, kind, theory
 
 __all__ = ["check_experiment"]
 
@@ -32,15 +37,24 @@ __all__ = ["check_experiment"]
 def check_experiment(experiment: Experiment, sweep: Sweep, tolerance: float = 1e-9) -> None:
     """Check an experiment against everything that raysweep takes for granted.
 
-    * cost: a plan's cost of a mixed pack is the sum of the costs of its runs, and no less than its rows report.
+    * display: what it says about how it is shown names columns that it has.
+    * cost: a plan's cost of a mixed pack is the sum of the costs of its runs, in whatever order they are priced. A run
+      of one cell costs what its row reports as `flops` and `flops_eval`. A run of several cells costs no less than its
+      last row reports, and no more than its rows report together: a training for each cell. Of an experiment whose
+      rows have no `flops`, nothing can be said but that its costs add up.
     * imports: planning imports neither torch nor Ray nor Polars (for an experiment that the sweep names; a Python
       object is not imported again).
-    * rows: every cell asked for comes back exactly once, with a number or null for each declared metric.
+    * rows: every cell asked for comes back exactly once, with a number or null for each declared metric, and nothing
+      else does: no values that no cell asks for, no columns that are not declared. The pack stays as it is.
     * isolation: a run that raises or diverges does not affect the others of its pack.
     * packing: a run gives the same rows alone, in a pack and in a halved pack.
-    * resume: a run resumed from a saved state gives the same rows, where the experiment saves one.
+    * resume: where an experiment saves states, whole packs and parts of them that are resumed from one (of up to six
+      per pack) give the same rows.
     * kind: the ledger records the kind of an axis in each cell, and no fit pools values of an axis that is not named.
-    * theory: if there is one, every row gets a value or a reason, whatever the order of the rows.
+    * theory: if there is one, every row gets a value or a reason, and the same one whatever other cells and other
+      metrics are asked for: in another order, half of the cells, single ones or none; one metric, a set or a list.
+
+    A fault that breaks several parts is reported once per condition, with their number.
 
     Args:
         experiment: The experiment to check.
@@ -59,13 +73,15 @@ def check_experiment(experiment: Experiment, sweep: Sweep, tolerance: float = 1e
     with tempfile.TemporaryDirectory(prefix="raysweep-") as folder:
         trial = Trial(experiment, replace(sweep, experiment=experiment), Store(folder), tolerance)
         try:
+            trial.reversed_costs  # noqa: B018  (before anything else is priced)
             trial.packs  # noqa: B018  (what cannot be planned breaks every rule)
         except Exception as error:
-            raised = tail(traceback.format_exc(), 6)
+            raised = str(error) if isinstance(error, RaysweepError) else tail(traceback.format_exc(), 6)
             raise ContractError(
                 f"check_experiment: it must be possible to plan the sweep, but that raised\n{raised}"
             ) from error
         checks = {
+            "display": display,
             "cost": cost,
             "imports": imports,
             "rows": rows,
@@ -75,11 +91,19 @@ def check_experiment(experiment: Experiment, sweep: Sweep, tolerance: float = 1e
             "kind": kind,
             "theory": theory,
         }
-        broken = {rule: list(dict.fromkeys(_said(check, trial))) for rule, check in checks.items()}
+        broken = {rule: _folded(_said(check, trial)) for rule, check in checks.items()}
     lines = [f"- {rule}: {said}" for rule, found in broken.items() for said in found]
     if lines:
         rules = ", ".join(rule for rule, found in broken.items() if found)
         raise ContractError("\n".join([f"experiment {experiment.name} breaks rules of an Experiment: {rules}", *lines]))
+
+
+def _folded(findings: Iterable[str]) -> list[str]:
+    """The first finding of each condition, with the number of those that follow it: one fault breaks many packs."""
+    groups: dict[str, list[str]] = {}
+    for finding in dict.fromkeys(findings):
+        groups.setdefault(finding.partition(", but ")[0], []).append(finding)
+    return [f"{first}{f' ({len(more)} more like it)' if more else ''}" for first, *more in groups.values()]
 
 
 def _said(check: Callable[[Trial], Iterable[str]], trial: Trial) -> Iterator[str]:

@@ -9,11 +9,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysweep.experiment import Saved
+from raysweep.grid.runs import Runs
+from raysweep.grid.values import Json
 from raysweep.ledger.remaining import subtract
-from raysweep.ledger.rows import STATUSES
-from raysweep.testing.trial import NO_ROW, Memory, Reading, Trial, numbers, ok_rows, shown
+from raysweep.ledger.rows import STAMPS, STATUSES
+from raysweep.testing.trial import (
+    NO_ROW,
+    Memory,
+    Reading,
+    Trial,
+    is_number,
+    is_text,
+    numbers,
+    observed_values,
+    ok_rows,
+    shown,
+)
 
 __all__ = ["isolation", "packing", "resume", "rows"]
+
+_PAIRS = 3  # pairs of neighbouring saved states that a pack is resumed from
 
 
 def rows(trial: Trial) -> Iterator[str]:
@@ -27,8 +42,10 @@ def rows(trial: Trial) -> Iterator[str]:
                 f"every cell must come back once, but of {cells} cells {len(read.rows) - len(read.place)} rows are "
                 f"repeated, e.g. at {shown(pack.runs, int(read.rows['lane'][twice].as_py()))}. Yield each once"
             )
+        mistyped = list(_mistyped(trial, pack.runs, read))
+        yield from mistyped
         silent = read.rows.filter(pc.equal(read.rows["error"], NO_ROW))
-        if len(silent):
+        if len(silent) and not mistyped:  # such rows match no cell
             yield (
                 f"every cell asked for must come back, but {len(silent)} of {cells} do not, e.g. of run "
                 f"{shown(pack.runs, int(silent['lane'][0].as_py()))}. Yield every value of `pack.observed`"
@@ -37,6 +54,16 @@ def rows(trial: Trial) -> Iterator[str]:
             yield (
                 f"run() must come to its end, but raised {read.raised}. What ends one run belongs in the status and "
                 "the error of its rows: an exception takes every cell with it that was not yielded yet"
+            )
+        if read.unasked is not None and not mistyped and trial.is_declared:
+            yield (
+                f"a row must have values that some cell asks for, but one has {read.unasked}, and is dropped. "
+                "Yield the values of `pack.observed`"
+            )
+        if read.altered:
+            yield (
+                f"run() must leave its pack as it is, but overwrites {', '.join(read.altered)}. Copy what changes: the "
+                "same arrays become the axes of the rows"
             )
         yield from _typed(trial, read)
     rows = pa.concat_tables([read.rows for read in trial.whole], promote_options="permissive")
@@ -49,20 +76,46 @@ def rows(trial: Trial) -> Iterator[str]:
 
 
 def _typed(trial: Trial, read: Reading) -> Iterator[str]:
-    for name in [metric.name for metric in trial.experiment.metrics] if read.given else ():
-        type_ = read.given.get(name)
-        if type_ is None:
-            yield f"every declared metric must be yielded, but {name} is not. Yield it, or do not declare it"
-        elif not (pa.types.is_floating(type_) or pa.types.is_integer(type_) or pa.types.is_null(type_)):
-            yield f"a metric must be a number, but {name} is yielded as {type_}"
-        elif not pc.all(pc.is_finite(ok_rows(read.rows)[name].drop_null())).as_py():
-            yield f"a row that is ok must hold finite numbers or null, but {name} holds NaN or infinity. Yield null"
+    metrics, ok = [metric.name for metric in trial.experiment.metrics], ok_rows(read.rows)
+    lacking = [name for name in metrics if name not in read.given]
+    if lacking and len(ok):
+        yield f"every declared metric must be yielded, but {', '.join(lacking)} is not. Yield it, or do not declare it"
+    wrong = [(name, read.given[name]) for name in metrics if name in read.given and not is_number(read.given[name])]
+    if wrong:
+        said = ", ".join(f"{name} is yielded as {type_}" for name, type_ in wrong)
+        yield f"a metric must be a number, but {said}. Yield a number or null"
+    endless = [name for name in metrics if pc.any(pc.invert(pc.is_finite(ok[name]))).as_py()]
+    if endless:
+        yield (
+            f"a row that is ok must hold finite numbers or null, but {', '.join(endless)} holds NaN or infinity. "
+            "Yield null"
+        )
+    known = {"lane", *(axis.name for axis in trial.experiment.axes), *metrics, *STAMPS}
+    if trial.is_declared and (more := sorted(set(read.given) - known)):
+        yield (
+            f"every column must be an axis, a declared metric or a stamp, but {', '.join(more)} is none. Declare it in "
+            "`metrics`, with its unit and what it means, or leave it out"
+        )
     endings = set(zip(read.rows["status"].to_pylist(), map(bool, read.rows["error"].to_pylist()), strict=True))
     for status, explained in sorted(endings):
         if status not in STATUSES:
             yield f"a row's status must be one of {', '.join(STATUSES)}, but is {status!r}"
         elif status != "ok" and not explained:
             yield f"a row that is {status} must say why in the column `error`, but does not"
+
+
+def _mistyped(trial: Trial, runs: Runs, read: Reading) -> Iterator[str]:
+    """Compare the types of observed columns with those of their axes."""
+    for name in [name for name, values in observed_values(runs).items() if values and name in read.given]:
+        axis, given = trial.sweep.axes[name], read.given[name]
+        type_ = given.value_type if pa.types.is_dictionary(given) else given
+        number = axis.type in (int, float) and is_number(type_)
+        fits = number or {str: is_text(type_), bool: pa.types.is_boolean(type_), Json: True}.get(axis.type, False)
+        if not fits:
+            yield (
+                f"an observed axis must be yielded in its own type, but {name} ({axis.type.__name__}) is yielded as "
+                f"{type_}. Its rows match no cell"
+            )
 
 
 def isolation(trial: Trial) -> Iterator[str]:
@@ -78,21 +131,34 @@ def packing(trial: Trial) -> Iterator[str]:
 
 
 def resume(trial: Trial) -> Iterator[str]:
-    """Resume the whole pack, and its last run, from the first saved state and one halfway; check the cells left."""
+    """Resume the whole pack and parts of it from several saved states; check the cells that are left."""
     for pack, read, keep in zip(trial.packs, trial.whole, trial.keeps, strict=True):
         place = {pack.runs.key(i): i for i in range(len(pack))}
-        for state, stage, done in keep.states[:: max(1, len(keep.states) // 2)]:
-            for index in {tuple(range(len(pack))), (len(pack) - 1,)}:
-                left = subtract(pack.runs.take(np.array(index)), done)
+        everything = np.arange(len(pack))
+        halves = [part for part in np.array_split(everything, 2) if 0 < len(part) < len(pack)]
+        parts = [everything, *halves, *([everything[-1:]] if len(pack) > 2 else [])]
+        for number, at in enumerate(_spread(len(keep.states))):
+            state, stage, done = keep.states[at]
+            turn = parts[1:] if number == 0 else parts[1 + number % 3 :][:1]  # all of them once, then one by one
+            for index in [everything, *turn]:
+                left = subtract(pack.runs.take(index), done)
                 if not len(left):
                     continue
                 memory = Memory(Saved(state, [place[left.key(i)] for i in range(len(left))], len(pack), stage))
                 resumed = trial.read(left, memory)
-                which = f"a pack of {len(left)} runs resumed from a saved state"
+                which = (
+                    f"a pack of {len(left)} runs resumed from state {at + 1} of {len(keep.states)} of {len(pack)} runs"
+                )
                 yield from _ended_apart(trial, read, resumed, which)
                 yield from _apart(trial, read, resumed, which)
                 if not memory.was_read:
                     yield "a state that is saved must be used by a later try, but `context.keep.saved` is not read"
+
+
+def _spread(states: int) -> list[int]:
+    """Positions of pairs of neighbours among saved states, evenly spread: a fault may occur at every second state."""
+    starts = np.linspace(0, max(states - 2, 0), _PAIRS).astype(int)
+    return sorted({int(at) for start in starts for at in (start, start + 1) if at < states})
 
 
 def _ended_apart(trial: Trial, whole: Reading, part: Reading, which: str) -> Iterator[str]:
@@ -122,8 +188,9 @@ def _apart(trial: Trial, whole: Reading, part: Reading, which: str) -> Iterator[
         if apart.any():
             i = int(np.argmax(apart))
             yield (
-                f"{which} must give the rows of its whole pack within {trial.tolerance:g}, but {name} is "
-                f"{other[i]:.12g} instead of {one[i]:.12g}. Let a run depend on its own axes alone: draw random "
-                "numbers by its seed, not by its place in the pack, and save all that training changes"
+                f"a run must give the same rows in every pack, within {trial.tolerance:g}, but {name} of {which} is "
+                f"{other[i]:.12g} instead of {one[i]:.12g}, as in its whole pack. Let a run depend on its own axes "
+                "alone: draw random numbers by its seed, not by its place in the pack, and save all that training "
+                "changes"
             )
             return

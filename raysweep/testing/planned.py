@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from raysweep.errors import SweepError, tail
-from raysweep.experiment import Cost
 from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Runs
 from raysweep.grid.values import Json, Value
@@ -47,14 +46,20 @@ print("\\n" + json.dumps({name: by for name, by in found.items() if name in sys.
 """
 
 
-def cost_of(trial: Trial, runs: Runs, i: int) -> Cost:
-    return trial.experiment.cost(runs.row(i), runs.observed[int(runs.observed_code[i])], trial.world_shape)
-
-
 def cost(trial: Trial) -> Iterator[str]:
-    """Compare a plan with the costs of its runs, one by one; then a plan of two runs that differ in one lane axis."""
+    """Compare a plan with the costs of its runs, one by one and in reverse order; then a plan of two runs that differ
+    in one lane axis; then the costs with what rows report. Without a column `flops` in the rows, nothing is known of
+    the work itself: then only the sums are checked.
+    """
     runs = trial.sweep.runs
     yield from _priced(trial, runs, "the sweep's runs")
+    for i, (here, there) in enumerate(zip(trial.costs(runs), trial.reversed_costs, strict=False)):
+        if here != there:
+            yield (
+                f"cost() must be a function of its arguments alone, but of run {shown(runs, i)} it is {here}, and "
+                f"{there} where the last run is priced first. Keep no result under a key that leaves out an axis"
+            )
+            break
     for pack in trial.packs:
         first = pack.runs.row(0)
         for name, axis in trial.sweep.axes.items():
@@ -66,13 +71,15 @@ def cost(trial: Trial) -> Iterator[str]:
             except SweepError:
                 continue  # such a run makes no sense
             yield from _priced(trial, both, f"two runs with {name}={first[name]} and {name}={other}")
-    for pack, read in zip(trial.packs, trial.whole, strict=True):
+    for pack, read in zip(trial.packs, trial.whole, strict=True) if trial.is_declared else ():
         yield from _reported(trial, pack.runs, read)
+        for single, last in trial.last_cells(pack, read):
+            yield from _reported(trial, single, last)
 
 
 def _priced(trial: Trial, runs: Runs, which: str) -> Iterator[str]:
-    groups = shape_groups(runs, trial.sweep.axes, lambda r, seen: trial.experiment.cost(r, seen, trial.world_shape))
-    each = [cost_of(trial, runs, i) for i in range(len(runs))]
+    groups = shape_groups(runs, trial.sweep.axes, trial.cost)
+    each = trial.costs(runs)
     for name in ("flops", "flops_eval"):
         planned = sum(len(g.index) * getattr(g.cost, name) for g in groups)
         summed = sum(getattr(c, name) for c in each)
@@ -91,20 +98,28 @@ def _priced(trial: Trial, runs: Runs, which: str) -> Iterator[str]:
 
 
 def _reported(trial: Trial, runs: Runs, read: Reading) -> Iterator[str]:
-    """Compare the costs that rows report, where they do, with the planned costs."""
+    """Compare the costs that rows report, where they do, with the planned costs.
+
+    A run of one cell has no branches of a schedule and no other times: both are equal. The plan of a run of several
+    cells is no less than what its last row reports, and no more than what all of its rows report together, which is
+    the work of a training for each cell.
+    """
     for name in ("flops", "flops_eval"):
         if name not in read.given:
             continue
-        frame = ok_rows(read.rows).group_by("run").aggregate([(name, "max")])
-        said = dict(zip(frame["run"].to_pylist(), frame[f"{name}_max"].to_pylist(), strict=True))
-        for i in range(len(runs)):
-            found, planned = said.get(runs.key(i)), getattr(cost_of(trial, runs, i), name)
-            one = runs.observed[int(runs.observed_code[i])].count == 1  # no branches of a schedule, no other times
-            if found is None or (found <= planned * (1 + 1e-6) and not (one and found < planned * (1 - 1e-6))):
+        frame = ok_rows(read.rows).group_by("run").aggregate([(name, "max"), (name, "sum"), (name, "count")])
+        said = {row["run"]: row for row in frame.to_pylist()}
+        for i, each in enumerate(trial.costs(runs)):
+            row, cells = said.get(runs.key(i)), runs.observed[int(runs.observed_code[i])].count
+            if row is None or row[f"{name}_count"] < cells:
+                continue  # some cell is not ok, or reports nothing
+            least, most, planned = row[f"{name}_max"], row[f"{name}_sum"], getattr(each, name)
+            if least * (1 - 1e-6) <= planned <= most * (1 + 1e-6):
                 continue
+            reports = f"{least:.6g}" if cells == 1 else f"{least:.6g} at most and {most:.6g} over its {cells} cells"
             yield (
                 f"cost() must state the {name} that a run's rows report, but run {shown(runs, i)} reports "
-                f"{found:.6g} and cost() states {planned:.6g}. Compute both in one function"
+                f"{reports} and cost() states {planned:.6g}. Compute both in one function"
             )
             break
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysweep.experiment import Context, Experiment, Saved, World, WorldShape
-from raysweep.grid.runs import Runs
+from raysweep.cost import stated_cost
+from raysweep.experiment import Context, Cost, Experiment, Saved, World, WorldShape
+from raysweep.experiments.function import FunctionExperiment
+from raysweep.grid.runs import KEY_LENGTH, Observed, Runs
+from raysweep.grid.values import Value, canonical
 from raysweep.ledger.remaining import subtract
 from raysweep.ledger.rows import Stamp, failure_rows, row_schema, stamp
 from raysweep.oracle.recipe import folder_of
@@ -20,8 +25,20 @@ from raysweep.pack import Pack, halve, make_pack
 from raysweep.plan import make_plan
 from raysweep.store import Store
 from raysweep.sweep import Sweep
+from raysweep.testing.forked import forked
 
-__all__ = ["NO_ROW", "Memory", "Reading", "Trial", "numbers", "ok_rows", "shown"]
+__all__ = [
+    "NO_ROW",
+    "Memory",
+    "Reading",
+    "Trial",
+    "is_number",
+    "is_text",
+    "numbers",
+    "observed_values",
+    "ok_rows",
+    "shown",
+]
 
 NO_ROW = "the experiment yielded no row for this cell"
 _ALONE = 6  # runs per pack that are also run alone
@@ -35,11 +52,15 @@ class Reading:
         rows: Ledger rows; a cell that it yielded twice is here twice.
         given: Type of each column that it yielded.
         raised: The exception that ended it, or "".
+        unasked: A row with a value of an observed axis that no cell of the pack has, or None.
+        altered: The parts of the pack that run() overwrote.
     """
 
     rows: pa.Table
     given: Mapping[str, pa.DataType]
     raised: str
+    unasked: dict[str, Any] | None = None
+    altered: tuple[str, ...] = ()
 
     @cached_property
     def place(self) -> dict[str, int]:
@@ -112,15 +133,20 @@ class Trial:
         tables: list[pa.Table] = []
         given: dict[str, pa.DataType] = {}
         raised = ""
+        unasked: list[dict[str, Any]] = []
+        asked = observed_values(runs)
+        lent = copy.deepcopy(runs)  # what run() overwrites must not change what is compared
         context = Context(world=self.world, keep=keep)
 
         def take(batch: pa.RecordBatch) -> None:
             given.update({field.name: field.type for field in batch.schema})
+            for name in asked.keys() & {*batch.schema.names} if not unasked else ():
+                unasked.extend({name: v} for v in batch.column(name).to_pylist() if canonical(v) not in asked[name])
             tables.append(stamp(batch, runs, schema, by))
             keep.cells += tables[-1]["cell"].to_pylist()
 
         try:
-            for batch in self.experiment.run(runs, context):
+            for batch in self.experiment.run(lent, context):
                 take(batch)
         except Exception as error:
             raised = f"{type(error).__name__}: {error}"
@@ -129,7 +155,8 @@ class Trial:
         missing = subtract(runs, [cell for table in tables for cell in table["cell"].to_pylist()])
         if missing.cells:
             tables.append(failure_rows(missing, schema, by, "failed", raised or NO_ROW))
-        return Reading(pa.concat_tables(tables, promote_options="permissive"), given, raised)
+        rows = pa.concat_tables(tables, promote_options="permissive")
+        return Reading(rows, given, raised, unasked[0] if unasked else None, tuple(_differences(runs, lent)))
 
     @cached_property
     def parts(self) -> list[tuple[str, Reading, Reading]]:
@@ -144,14 +171,87 @@ class Trial:
                 found.append((f"a half of {len(half)} runs", read, self.read(half.runs)))
         return found
 
+    def cost(self, run: Mapping[str, Value], observed: Observed) -> Cost:
+        return stated_cost(self.experiment, run, observed, self.world_shape)
+
+    def costs(self, runs: Runs) -> list[Cost]:
+        """The cost of each run."""
+        return [self._cost(runs, i) for i in range(len(runs))]
+
+    def _cost(self, runs: Runs, i: int) -> Cost:
+        return self.cost(runs.row(i), runs.observed[int(runs.observed_code[i])])
+
+    @cached_property
+    def reversed_costs(self) -> list[Cost]:
+        """The cost of each of the sweep's runs, where the last is priced first; to be read before anything is priced.
+
+        A forked process prices them, so that what cost() keeps for later does not reach this one.
+        """
+        runs = self.sweep.runs
+        return forked(lambda: [self._cost(runs, i) for i in reversed(range(len(runs)))][::-1]) or []
+
+    def last_cells(self, pack: Pack, read: Reading) -> Iterator[tuple[Runs, Reading]]:
+        """The first and the last run that ends ok, each asked only for its most expensive cell, and the result."""
+        name = next((name for name in ("flops", "flops_eval") if name in read.given), "")
+        if not name:
+            return
+        ok = ok_rows(read.rows)
+        at = {key: i for i, key in enumerate(ok["run"].to_pylist())}
+        ends = [i for i in range(len(pack)) if pack.runs.key(i) in at]
+        for i in sorted({*ends[:1], *ends[-1:]}):
+            own = ok.filter(pc.equal(ok["run"], pack.runs.key(i)))
+            cell = own["cell"][int(np.argmax(np.nan_to_num(numbers(own, name))))].as_py()
+            alone = pack.runs.take(np.array([i]))
+            observed = alone.observed[int(alone.observed_code[0])]
+            if observed.count > 1:
+                few = replace(
+                    alone, observed=(observed.only([cell[KEY_LENGTH:]]),), observed_code=np.zeros(1, dtype=np.int64)
+                )
+                yield few, self.read(few)
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether the experiment declares its columns and yields the cells asked for: a plain function returns any."""
+        return not isinstance(self.experiment, FunctionExperiment)
+
     @property
     def world_shape(self) -> WorldShape | None:
         return self.sweep.file.world.shape if self.sweep.file.world else None
 
 
+def observed_values(runs: Runs) -> dict[str, set[Value]]:
+    """The values of each observed axis that some run of a pack is asked for."""
+    found: dict[str, set[Value]] = {}
+    for observed in runs.observed:
+        for name in observed.names:
+            found.setdefault(name, set()).update(observed.values(name))
+    return found
+
+
+def _differences(one: Runs, other: Runs) -> Iterator[str]:
+    """What differs between a pack and its copy."""
+    if not np.array_equal(one.keys, other.keys):
+        yield "keys"
+    for name, code in one.codes.items():
+        if not np.array_equal(code, other.codes.get(name, [])) or one.values[name] != other.values.get(name):
+            yield f"the values of {name}"
+    if not np.array_equal(one.observed_code, other.observed_code) or one.observed != other.observed:
+        yield "observed"
+
+
 def numbers(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
     """[rows] a column, NaN where it is null."""
     return np.asarray(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
+
+
+def is_number(type_: pa.DataType) -> bool:
+    """Whether a column of this type holds numbers or nulls."""
+    return bool(pa.types.is_floating(type_) or pa.types.is_integer(type_) or pa.types.is_null(type_))
+
+
+def is_text(type_: pa.DataType) -> bool:
+    """Whether a column of this type holds text."""
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
 
 
 def shown(runs: Runs, i: int) -> str:
