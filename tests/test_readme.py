@@ -64,7 +64,7 @@ def test_a_users_function_prints_what_is_shown(
     monkeypatch.chdir(tmp_path)
     command, shown = block("console", "$ raysweep run").split("\n", 1)
     monkeypatch.setattr(sys, "argv", [*command.removeprefix("$ ").split(), "--executor", "inline"])
-    monkeypatch.setattr(show, "terminal_width", lambda: 100)
+    monkeypatch.setattr(show, "terminal_width", lambda *_: 100)
     with pytest.raises(SystemExit) as stop:
         main()
     assert not stop.value.code
