@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -188,7 +188,9 @@ class Trial:
         A forked process prices them, so that what cost() keeps for later does not reach this one.
         """
         runs = self.sweep.runs
-        return forked(lambda: [self._cost(runs, i) for i in reversed(range(len(runs)))][::-1]) or []
+        last_first = reversed(range(len(runs)))
+        found = forked(lambda: [{n: float(v) for n, v in asdict(self._cost(runs, i)).items()} for i in last_first])
+        return [Cost(**one) for one in reversed(found or [])]
 
     def last_cells(self, pack: Pack, read: Reading) -> Iterator[tuple[Runs, Reading]]:
         """The first and the last run that ends ok, each asked only for its most expensive cell, and the result."""
