@@ -158,13 +158,12 @@ def _integrate(
             before = extra
             if extra is not None:
                 s = 1 + gamma * between
-                drive = noise * s**2 * (floor + (mass * middle**2).sum(1) + extra.sum(1))
-                rate = 2 * s[:, None] * x
-                grown = count * drive[:, None] * x**2
-                extra = extra * np.exp(-rate * dt) + grown * dt * _relaxed(rate * dt)
-                # the noise drives itself: its mean over the step replaces its start
-                drive += noise * s**2 * (0.5 * (before + extra) - before).sum(1)
-                extra = before * np.exp(-rate * dt) + count * drive[:, None] * x**2 * dt * _relaxed(rate * dt)
+                own = floor + (mass * middle**2).sum(1)
+                decay, mean = _decay(2 * x * (s * dt)[:, None])
+                fed = count * x**2 * mean * (noise * s**2 * dt)[:, None]
+                guess = extra * decay + fed * (own + extra.sum(1))[:, None]
+                # Noise feeds noise: its mean over the step takes the place of its start.
+                extra = extra * decay + fed * (own + (extra.sum(1) + guess.sum(1)) / 2)[:, None]
             r, rho = _advance(x, mass, r, rho, middle, between, gamma, dt)
         losses[:, j] = floor + (mass * r**2).sum(1) + (0.0 if extra is None else extra.sum(1))
         rhos[:, j] = rho
@@ -177,15 +176,22 @@ def _advance(
     """r and rho after dt with the scalars s and gamma G / s frozen at another state; exact for frozen scalars."""
     growth = (mass * at * (1 - at)).sum(1)
     s = 1 + gamma * at_rho
-    c = (gamma * growth / s)[:, None]
-    rate = (s[:, None] * x - c) * dt
-    return r * np.exp(-rate) - c * dt * _relaxed(rate), rho + 2 * growth * dt
+    c = gamma * growth / s
+    decay, mean = _decay(x * (s * dt)[:, None] - (c * dt)[:, None])
+    decay *= r
+    if gamma.any():
+        mean *= (c * dt)[:, None]
+        decay -= mean
+    return decay, rho + 2 * growth * dt
 
 
-def _relaxed(rate: Array) -> Array:
-    """(1 - exp(-rate)) / rate, 1 at 0."""
-    safe = np.where(np.abs(rate) < 1e-8, 1.0, rate)
-    return np.where(np.abs(rate) < 1e-8, 1 - rate / 2, -np.expm1(-safe) / safe)
+def _decay(rate: Array) -> tuple[Array, Array]:
+    """exp(-rate), and its mean over the step, (1 - exp(-rate)) / rate."""
+    decay = np.exp(-rate)
+    small = np.abs(rate) < 1e-5
+    mean = (1 - decay) / np.where(small, 1.0, rate)
+    np.copyto(mean, 1 - rate / 2, where=small)
+    return decay, mean
 
 
 def time_exponent(beta: float, rich: bool) -> float:
