@@ -12,6 +12,7 @@ because |B|^2 grows along w alone. At infinite width x_i = lambda_k and m_i is t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,25 +83,32 @@ def power_law_modes(alpha: float, beta: float, last: float = 1e14, single: int =
     return Modes(x, mass / mass.sum(), count)
 
 
-def modes_of_width(alpha: float, beta: float, width: int, features: int, rng: np.random.Generator) -> Modes:
-    """The modes of one random model of a width: the spectrum of A0 Lambda A0' / N for Gaussian A0 [N, M].
+def modes_of_width(
+    alpha: float, betas: Sequence[float], width: int, inputs: int, rng: np.random.Generator
+) -> list[Modes]:
+    """The modes of one random model of a width, for each of several targets.
+
+    Its kernel has the spectrum of A0 Lambda A0' / N for Gaussian A0 [N, M].
 
     Args:
         width: N.
-        features: M, several times N; the target is cut there, and its mass normalised.
-        rng: Draws A0. The same generator state gives the same A0 for every beta.
+        inputs: M, several times N; targets are cut there, and their mass normalised.
+        rng: Draws A0.
     """
-    k = np.arange(1, features + 1, dtype=float)
-    mass = k ** (-alpha * beta) - (k + 1) ** (-alpha * beta)
-    root = np.sqrt(mass / mass.sum())  # Lambda^(1/2) w*
-    y = rng.standard_normal((width, features)) * (k ** (-alpha / 2) / np.sqrt(width))
-    values, vectors = np.linalg.eigh(y @ y.T)
-    values = np.maximum(values, np.finfo(float).tiny)
-    own = (vectors.T @ (y @ root)) ** 2 / values  # e_i = Y' u_i / sqrt(x_i)
-    return Modes(values[::-1].copy(), own[::-1].copy(), np.ones(width), max(0.0, 1.0 - float(own.sum())))
+    k = np.arange(1, inputs + 1, dtype=float)
+    y = rng.standard_normal((width, inputs)) * (k ** (-alpha / 2) / np.sqrt(width))
+    x, vectors = np.linalg.eigh(y @ y.T)
+    x = np.maximum(x[::-1], np.finfo(float).tiny)
+    basis = (vectors[:, ::-1].T @ y) / np.sqrt(x)[:, None]  # e_i = Y' u_i / sqrt(x_i)
+    found = []
+    for beta in betas:
+        mass = k ** (-alpha * beta) - (k + 1) ** (-alpha * beta)
+        own = (basis @ np.sqrt(mass / mass.sum())) ** 2  # of Lambda^(1/2) w*
+        found.append(Modes(x, own, np.ones(width), max(0.0, 1.0 - float(own.sum()))))
+    return found
 
 
-def flow(modes: list[Modes], gamma: npt.ArrayLike, times: npt.ArrayLike, noise: npt.ArrayLike = 0.0) -> Flow:
+def flow(modes: Sequence[Modes], gamma: npt.ArrayLike, times: npt.ArrayLike, noise: npt.ArrayLike = 0.0) -> Flow:
     """Loss curves of several models at once, by an exponential midpoint rule in log time, extrapolated.
 
     Args:
@@ -155,7 +163,6 @@ def _integrate(
         if j:
             dt = t - grid[j - 1]
             middle, between = _advance(x, mass, r, rho, r, rho, gamma, dt / 2)
-            before = extra
             if extra is not None:
                 s = 1 + gamma * between
                 own = floor + (mass * middle**2).sum(1)

@@ -21,7 +21,7 @@ def test_finite_width_against_random_models() -> None:
     modes = power_law_modes(1.5, 0.5, 4096, 4096)
     theory = lazy_curve(modes, TIMES, 256)
     np.testing.assert_allclose(theory, [0.514, 0.194, 0.0758, 0.0426, 0.0388], rtol=2e-3)
-    drawn = [modes_of_width(1.5, 0.5, 256, 4096, np.random.default_rng(seed)) for seed in range(6)]
+    drawn = [modes_of_width(1.5, [0.5], 256, 4096, np.random.default_rng(seed))[0] for seed in range(6)]
     losses = flow(drawn, 0, TIMES).loss
     error = losses.std(0, ddof=1) / np.sqrt(6)
     assert (np.abs(losses.mean(0) - theory) < 4 * error + 0.02 * theory).all()
