@@ -5,10 +5,14 @@ PIP_ARGS ?=
 BIN       = .venv/bin
 STAMP     = .venv/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench papers figures clean
 
 demo: $(STAMP)
 	$(BIN)/raysweep run sweeps/demo.yaml --store results/demo
+
+# The README's picture, from docs/demo.csv; `make figures STORE=results/demo` makes that table from a new demo first.
+figures: $(STAMP)
+	$(BIN)/python docs/figures.py $(STORE)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -29,9 +33,13 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	@touch $(STAMP)
 
 bench: $(STAMP)
+	$(BIN)/python tests/benchmarks/startup.py
 	$(BIN)/python tests/benchmarks/planning.py
 	$(BIN)/python tests/benchmarks/packing.py run --device cpu --cases mlp-small,mlp
 	$(BIN)/python tests/benchmarks/evaluation.py
+
+papers: $(STAMP)
+	$(BIN)/python analysis/papers.py
 
 clean:
 	rm -rf .venv results

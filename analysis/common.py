@@ -1,4 +1,4 @@
-"""What analyses share: figures on disk, and intervals over whole seeds."""
+"""What analyses share: figures on disk, intervals over whole seeds, and where the claims of papers are kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import pyplot as plt
 
+from raysweep.claims import Measured
+
 Array = npt.NDArray[np.float64]
+CLAIMS = Path(__file__).parent / "claims"  # tables that are committed; docs/papers.md shows them
 
 DRAWS = 200
 _SEEDED = 7
@@ -22,6 +25,12 @@ def over_seeds(values: Array, statistic: Callable[[Array], Any]) -> tuple[Array,
     seeds = values.shape[-1]
     drawn = [np.asarray(statistic(values[..., rng.integers(0, seeds, seeds)])) for _ in range(DRAWS)]
     return np.asarray(statistic(values)), np.nanquantile(drawn, [0.025, 0.975], axis=0)
+
+
+def measured(window: str, seeds: int, value: Any, ends: Any = (None, None)) -> Measured:
+    """A measurement for a claim, to four significant digits: what a table of claims keeps."""
+    low, high = (None if end is None else float(f"{end:.4g}") for end in ends)
+    return Measured(float(f"{value:.4g}"), window, seeds, low, high)
 
 
 def slope(k: Array, failure: Array) -> Array:

@@ -1,9 +1,9 @@
-"""Features of CIFAR-10's test images, for heads to be trained on: of random patches, and of a residual network.
+"""Features of CIFAR-10's test images, to train heads on: from random patches, and from a residual network.
 
     python analysis/features.py patches|resnet --data cifar10_jpeg_60k.npz [--device cuda] [--out results/lid_cifar]
 
 patches: 400 random 6 x 6 patches of training images as filters, rectified, mean over quarters of the image. resnet:
-what the head of a ResNet reads, after the platform's own training loop has fitted it to the 50,000 training images and
+the input of a ResNet's head, after the platform's own training loop has fitted it to the 50,000 training images and
 their labels. Saved: features [10,000, numbers] float32 as OUT/patches.npz or OUT/resnet.npz. The images do not come
 with raysweep; --data is an npz of all 60,000 as JPEG (header, payload, lengths, labels; rows 50,000 on are the test).
 """
@@ -68,7 +68,7 @@ def patches(x: Tensor, seed: int = 0) -> Tensor:
 
 
 def resnet(x: Tensor, labels: Tensor, steps: int, device: str) -> tuple[Tensor, float]:
-    """[10,000, 4 * WIDTH] what the head reads of test images, and the network's accuracy there."""
+    """[10,000, 4 * WIDTH] the head's input on test images, and the network's accuracy there."""
     architecture = Architecture("resnet", x[0].numel(), 10, WIDTH, DEPTH)
     flat, one_hot = x.flatten(1).to(device), F.one_hot(labels, 10).float().to(device)
     zero = torch.zeros(1, dtype=torch.int64, device=device)
@@ -87,7 +87,7 @@ def resnet(x: Tensor, labels: Tensor, steps: int, device: str) -> tuple[Tensor, 
         model = architecture.model(conv, True)
         initial = initial_parameters(architecture, zero, torch.float32, device)
         (last,) = train(model, initial, batches, optimiser, schedule, legs("cosine", [steps], 0.0))
-        # With the identity as its head, a network returns what its head reads.
+        # With the identity as its head, a network returns its head's input.
         d = last.parameters["head.weight"].shape[-1]
         eye, none = torch.eye(d, device=device)[None], torch.zeros(1, d, device=device)
         with torch.no_grad():

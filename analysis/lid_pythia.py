@@ -4,9 +4,9 @@
 
 Counts of successes of nine Pythia sizes at up to nine checkpoints, on 128 problems of GSM8K and of MATH (30 and 9 at
 12B's first checkpoints). Every checkpoint's exponent is that of 1 - pass@k over the same window of k, with an interval
-over problems; beside it the exponent as k grows (a Beta distribution of success rates), and the one by (c - 1) /
-(n - 1), unbiased where problems were tried until they succeeded and biased where all had as many trials. Writes
-checkpoints.csv, exponents.png and compute.png (pass@k against training FLOPs, as arXiv 2509.24012 has it).
+over problems. Beside it stand the exponent as k grows (a Beta distribution of success rates), and the one by (c - 1) /
+(n - 1), which is unbiased where problems were tried until they succeeded and biased where all had as many trials.
+Writes checkpoints.csv, exponents.png and compute.png (pass@k against training FLOPs, as arXiv 2509.24012 has it).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FEW = 10  # problems solved: with fewer, an exponent says little
 
 
 def checkpoints(table: pl.DataFrame, draws: int) -> pl.DataFrame:
-    """A row a benchmark, size and checkpoint."""
+    """One row per benchmark, size and checkpoint."""
     rows: list[dict[str, Any]] = []
     for (benchmark, n, d), group in table.group_by("benchmark", "N", "D", maintain_order=True):
         found = attempts(group["c"].to_numpy(), group["n"].to_numpy(), BUDGETS, WINDOW, draws)
@@ -58,7 +58,7 @@ def checkpoints(table: pl.DataFrame, draws: int) -> pl.DataFrame:
 
 
 def verdicts(table: pl.DataFrame, frame: pl.DataFrame, draws: int) -> pl.DataFrame:
-    """By benchmark and size: how the exponent changes, with intervals over the problems that both checkpoints share.
+    """How the exponent changes, by benchmark and size, with intervals over the problems that both checkpoints share.
 
     `since_first` is the last checkpoint's less that of the first at which FEW problems are solved, `at_the_end` less
     the one before it, `since_best` less the highest.
@@ -83,7 +83,7 @@ def verdicts(table: pl.DataFrame, frame: pl.DataFrame, draws: int) -> pl.DataFra
 
 
 def change(before: pl.DataFrame, after: pl.DataFrame, draws: int) -> tuple[float, float, float]:
-    """How much the exponent grew on the problems that both hold, and its 95 % interval by drawing those anew."""
+    """How much the exponent grew on the problems that both hold, and its 95 % interval by resampling those."""
     both = before.join(after, on="problem_idx", suffix="_after")
     k = np.unique(np.round(np.geomspace(*WINDOW, 9)))
     failures = [unbiased_failure(both[f"c{s}"].to_numpy(), both[f"n{s}"].to_numpy(), k) for s in ("", "_after")]

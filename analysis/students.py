@@ -2,9 +2,10 @@
 
     python analysis/students.py [--device cuda] [--seeds 8] [--steps 8000] [--out results/lid_gsm8k/students.npz]
 
-Teacher: an exact solver whose answers scatter with sigma / sqrt(tau), tau ~ Gamma(beta / 2) a problem's own. A student
-sees one answer of each of its problems and is asked for its greedy answer, digit by digit, to problems that no student
-has seen. Saved: error [students, problems] of those answers, and beta, seed, n_train [students]. Needs torch alone.
+The teacher is an exact solver whose answers scatter with sigma / sqrt(tau), where each problem has its own tau ~
+Gamma(beta / 2). A student sees one answer to each of its problems, and then gives its greedy answer, digit by digit, to
+problems that no student has seen. Saved: error [students, problems] of those answers, and beta, seed, n_train
+[students]. Needs only torch.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ NAMES = ["ada", "ben", "cleo", "dan", "eve", "finn", "gus", "hana"]
 THINGS = ["apples", "books", "cards", "eggs", "nuts", "pens", "stamps", "shells"]
 DIGITS = 3  # of an answer
 WIDTH, BLOCKS, HEADS, BATCH = 64, 2, 4, 64
-VARIANTS = 3  # of a text, by names and things
+VARIANTS = 3  # of a text, with other names and things
 HELD_OUT = 1 / 8  # of the triples a, b, c: no student has seen any problem of theirs
 LR, DECAY, WARMUP = 2e-3, 0.1, 200
 
 
 def problems() -> tuple[Whole, Whole, Whole]:
-    """Tokens of every problem, padded in front with 0, [problems, length]; exact answers; which triple each is of."""
+    """Tokens of every problem, padded in front with 0, [problems, length]; exact answers; the triple of each."""
     rng = np.random.default_rng(0)
     texts, answers, triples = [], [], []
     for i, (a, b, c) in enumerate(itertools.product(range(1, 21), range(2, 7), range(2, 7))):

@@ -81,7 +81,7 @@ def _measured(runs: Runs, group: Group, probe: Probe) -> float:
     first = min(group.observed.cells.items(), key=lambda cell: [str(v).zfill(24) for v in cell[1]])[0]
     peaks, lanes = [], [min(n, len(group.index)) for n in _LANES]
     for n in lanes:
-        few = runs.take(group.index[:n])
+        few = runs.take(group.index[:n])  # the dearest, where they differ
         short = replace(few, observed=tuple(o.only([first]) if o == group.observed else o for o in few.observed))
         peaks.append(probe.peak_bytes(make_pack(short)))
     found = (peaks[1] - peaks[0]) / max(lanes[1] - lanes[0], 1)

@@ -1,14 +1,21 @@
-"""What a sweep takes: time, from throughput that was measured, and memory of this host."""
+"""What a sweep takes: what its runs cost, time from throughput that was measured, and memory of this host."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["ASSUMED_FLOPS", "Rate", "clock", "host_memory", "measured_rate"]
+from raysweep.experiment import Cost
+from raysweep.grid.runs import Observed, Runs, number
+from raysweep.grid.values import Value
+
+__all__ = ["ASSUMED_FLOPS", "Rate", "clock", "host_memory", "measured_rate", "run_costs"]
 
 # A second, for packs of small models, until something was measured: per core in float32, per GPU in TF32.
 ASSUMED_FLOPS, ASSUMED_GPU_FLOPS = 4e9, 1e13
@@ -21,6 +28,58 @@ class Rate:
     flops: float
     source: str
     measured: bool = False
+
+
+class _Noted(Mapping[str, Value]):
+    """A run's axes. Those that are read are noted."""
+
+    def __init__(self, row: Mapping[str, Value], read: set[str]) -> None:
+        self._row, self._read = row, read
+
+    def __getitem__(self, name: str) -> Value:
+        self._read.add(name)
+        return self._row[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._row)
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+
+def run_costs(
+    runs: Runs,
+    index: npt.NDArray[np.int64],
+    lanes: Sequence[str],
+    cost: Callable[[Mapping[str, Value], Observed], Cost],
+) -> tuple[npt.NDArray[np.int64], list[Cost]]:
+    """Which cost each of some runs has, [n] indices, and the distinct costs.
+
+    An experiment need not declare which axes its cost depends on: those that `cost` reads are noted, and each
+    combination of their values is priced once. Runs that agree in all that is read have one cost, whatever else
+    differs, so a million runs of twenty sizes are priced twenty times.
+
+    Args:
+        runs: Many runs.
+        index: [n] positions of those to be priced, at least one. They have one observed set, and differ in `lanes` at
+            most.
+        lanes: Names of axes.
+        cost: What a run costs: a function of its arguments alone, which reads the run's axes by name.
+    """
+    observed = runs.observed[int(runs.observed_code[index[0]])]
+    read: set[str] = set()
+    while True:
+        known = [name for name in lanes if name in read]
+        code = number([(runs.codes[name][index], len(runs.values[name])) for name in known], len(index))
+        first = np.empty(int(code.max()) + 1, dtype=np.int64)
+        first[code[::-1]] = index[::-1]  # of several written to one place, the last stays
+        found = []
+        for i in first.tolist():
+            found.append(cost(_Noted(runs.row(i), read), observed))
+            if sum(name in read for name in lanes) > len(known):
+                break  # it depends on one more lane
+        else:
+            return code, found
 
 
 def measured_rate(cells: pa.Table | None, threads: float = 1.0, gpus: float = 0.0) -> Rate:

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable
 
 __all__ = [
+    "ClaimError",
+    "ContractError",
     "ExportError",
     "FitError",
     "LedgerError",
@@ -100,8 +102,16 @@ class StudyError(RaysweepError):
     """Results of another tool cannot be read, or do not match the sweep that they are imported for."""
 
 
+class ClaimError(RaysweepError):
+    """A claim contradicts itself, or a table of claims is not valid."""
+
+
 class PriceError(RaysweepError):
     """A price table is not valid, or a plan cannot be priced."""
+
+
+class ContractError(RaysweepError, AssertionError):
+    """An experiment breaks rules of `raysweep.experiment.Experiment`; `testing.check_experiment` names them."""
 
 
 def tail(text: str, lines: int = 12) -> str:
@@ -119,7 +129,8 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """
     names = sorted(valid)
     name = name[:200]  # the search for near ones takes quadratic time
-    close = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
+    same = [n for n in names if n.casefold() == name.casefold()]  # `N` and `n` have no letter in common
+    close = same or difflib.get_close_matches(name, names, n=2, cutoff=0.6)
     hint = f"Did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
     more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
     return f"{hint}Valid names: {', '.join(names[:_MOST_NAMES])}{more}"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from raysweep.display import Display
+from raysweep.errors import SweepError, nearest
 from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Observed, Runs
 from raysweep.grid.values import Value
@@ -22,14 +24,17 @@ __all__ = [
     "Cost",
     "Dist",
     "Experiment",
+    "Items",
     "Keep",
     "Metric",
     "Outbox",
     "Sample",
     "Saved",
+    "ShownExperiment",
     "TheoryExperiment",
     "World",
     "WorldShape",
+    "display_of",
 ]
 
 
@@ -82,15 +87,24 @@ class Saved:
         data: A safetensors file.
         runs: Position in the file of each of the pack's runs.
         of: How many runs the file holds.
+        stage: Which of a run's trainings it is a state of.
     """
 
     data: bytes
     runs: Sequence[int]
     of: int
+    stage: int = 0
 
 
 class Keep(Protocol):
-    """Where a pack's training state outlives its worker; lent by an executor. Only the loop knows what the state is."""
+    """Where a pack's training state outlives its worker; lent by an executor. Only the loop knows what the state is.
+
+    A run may train several times (rounds of queries, say). Its trainings are stages, numbered 0, 1, ... in the order in
+    which they happen, and a state belongs to one of them. With it is kept what that stage began with, so a resumed run
+    goes on inside the stage and does not train the earlier ones again: `training.saved.Stage` says how. Rows of what
+    came before a state are in the ledger when it is saved, and the resumed pack is asked only for the cells that are
+    left; the first of those says the latest stage that is of use.
+    """
 
     @property
     def saved(self) -> Saved | None:
@@ -101,14 +115,30 @@ class Keep(Protocol):
         """Whether to save a state of so many bytes now."""
         ...
 
-    def save(self, step: int, state: Callable[[dict[str, str]], bytes]) -> None:
-        """Save the state at a step; `state` makes a safetensors file with this metadata."""
+    def save(self, step: int, state: Callable[[dict[str, str]], bytes], stage: int = 0) -> None:
+        """Save the state at a step of a stage; `state` makes a safetensors file with this metadata."""
         ...
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Labelled items drawn from a world.
+class Items:
+    """Items with what is to be learned of each, from any source: a data set, a teacher, a formula.
+
+    An experiment whose source has no known posterior needs no World: it says `needs_world = False`, makes its Items in
+    `run` as a function of the run's axes and seeds alone, and trains on `training.batches.Batches.over(items, ...)`.
+
+    Attributes:
+        x: [n, d].
+        y: [n] integer classes, or [n, outputs] real numbers.
+    """
+
+    x: npt.NDArray[np.floating[Any]]
+    y: npt.NDArray[np.int64] | npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Sample(Items):
+    """Items drawn from a world, each with its class's exact posterior.
 
     Attributes:
         x: [n, d] float32.
@@ -211,10 +241,13 @@ class Context:
 class Experiment(Protocol):
     """Code that turns cells into measured rows.
 
-    * `cost` is what one run takes, to its longest time, in a world of this shape (None: no world).
+    * `cost` is what one run takes, to its longest time, in a world of this shape (None: no world). It is a function of
+      its arguments alone and reads the run's axes by name: it is asked once for each combination of what it reads.
     * `check` refuses runs whose axes do not make sense together, in this world or on these GPUs, by a SweepError.
     * `run` yields record batches with `lane` (int), every observed axis and every metric, and may add `status`,
       `error`, `flops`, `flops_eval` per row. Raising fails the pack's cells that were not yielded.
+
+    `raysweep.testing.check_experiment` checks all of this.
     """
 
     @property
@@ -248,3 +281,32 @@ class TheoryExperiment(Experiment, Protocol):
             there is none; the column `reason` then says why, and is null elsewhere.
         """
         ...
+
+
+@runtime_checkable
+class ShownExperiment(Experiment, Protocol):
+    """An Experiment that says how its columns are shown. Of one that does not, laws and learning curves are drawn."""
+
+    @property
+    def display(self) -> Display: ...
+
+
+def display_of(experiment: Experiment) -> Display:
+    """What an experiment is shown by, with a label for every axis and metric that has a unit.
+
+    Raises:
+        SweepError: it names a column that the experiment does not have.
+    """
+    columns = {axis.name: axis.unit for axis in experiment.axes} | {m.name: m.unit for m in experiment.metrics}
+    named = {name: f"{name.replace('_', ' ')} ({unit})" for name, unit in columns.items() if unit and unit not in name}
+    if not isinstance(experiment, ShownExperiment):
+        return Display(labels=named)
+    display = experiment.display
+    known = {*columns, "flops", "flops_eval", "seconds"}
+    for name in display.columns:
+        if name not in known:
+            raise SweepError(
+                f"experiment {experiment.name}: display must name axes and metrics, but names {name!r}. "
+                + nearest(name, known)
+            )
+    return replace(display, labels={**named, **display.labels})

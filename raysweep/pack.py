@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from raysweep.cost import run_costs
 from raysweep.errors import PackError
 from raysweep.experiment import Cost
 from raysweep.grid.axes import Axis, KindBy
@@ -61,12 +62,27 @@ class Pack:
 
 @dataclass(frozen=True)
 class Group:
-    """All pending runs of one shape, and what one of them costs."""
+    """All pending runs of one shape, and what they cost.
+
+    Attributes:
+        shape: The values of its shape axes.
+        index: [n] positions of its runs; where their work differs, the dearest come first.
+        observed: What is asked of each.
+        cost: The mean over its runs; of bytes, the most.
+        mixed: Whether their work differs: each pack then gets its share of the dear ones.
+    """
 
     shape: Mapping[str, Value]
     index: npt.NDArray[np.int64]
     observed: Observed
     cost: Cost
+    mixed: bool = False
+
+    def cut(self, count: int) -> list[npt.NDArray[np.int64]]:
+        """Its runs in so many parts of about equal size and work."""
+        if self.mixed:  # dealt like cards: contiguous parts would leave all dear runs to the first
+            return [self.index[i::count] for i in range(count)]
+        return np.array_split(self.index, count) if count > 1 else [self.index]
 
 
 @dataclass
@@ -151,28 +167,26 @@ def shape_groups(
         row = runs.row(int(index[0]))
         observed = runs.observed[int(runs.observed_code[index[0]])]
         shape = {n: v for n, v in row.items() if axes[n].kind_for(row) == "shape"}
-        groups.append(Group(shape, index, observed, _mean_cost(runs, index, row, observed, axes, cost)))
+        lanes = [n for n in row if n not in shape and len(runs.values[n]) > 1]
+        index, mean, mixed = _priced(runs, index, lanes, cost)
+        groups.append(Group(shape, index, observed, mean, mixed))
     return groups
 
 
-def _mean_cost(
+def _priced(
     runs: Runs,
     index: npt.NDArray[np.int64],
-    row: Mapping[str, Value],
-    observed: Observed,
-    axes: Mapping[str, Axis],
+    lanes: Sequence[str],
     cost: Callable[[Mapping[str, Value], Observed], Cost],
-) -> Cost:
-    """What a run of a group costs on average: they differ where training time is a lane."""
-    lanes = [n for n in row if axes[n].role == "time" and axes[n].kind_for(row) == "lane" and len(runs.values[n]) > 1]
-    if not lanes:
-        return cost(row, observed)
-    (name,) = lanes
-    codes, counts = np.unique(runs.codes[name][index], return_counts=True)
-    found = [cost({**row, name: runs.values[name][c]}, observed) for c in codes.tolist()]
-    share = counts / len(index)
-    mean = {f: float(share @ [getattr(c, f) for c in found]) for f in ("parameters", "flops", "flops_eval")}
-    return Cost(**mean, bytes=max(c.bytes for c in found))
+) -> tuple[npt.NDArray[np.int64], Cost, bool]:
+    """The runs of a group, the dearest first where their work differs; what one takes; and whether it differs."""
+    code, each = run_costs(runs, index, lanes, cost)
+    work = np.array([c.flops + c.flops_eval for c in each])
+    share = np.bincount(code, minlength=len(each)) / len(index)
+    mean = {f: float(share @ [getattr(c, f) for c in each]) for f in ("parameters", "flops", "flops_eval")}
+    mixed = bool((work != work[0]).any())
+    order = index[np.argsort(-work[code], kind="stable")] if mixed else index
+    return order, Cost(**mean, bytes=max(c.bytes for c in each)), mixed
 
 
 def _can_be_shape(axis: Axis) -> bool:
@@ -223,7 +237,7 @@ def build_packs(
     order = sorted(range(len(groups)), key=lambda i: -(groups[i].cost.flops + groups[i].cost.flops_eval))
     for i in order:
         count = math.ceil(len(groups[i].index) / most[i])
-        for index in np.array_split(groups[i].index, count) if count > 1 else [groups[i].index]:
+        for index in groups[i].cut(count):
             tried = 0 if attempts is None else int(attempts[index].max())
             yield make_pack(runs.take(index), tried + 1)
 

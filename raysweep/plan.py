@@ -20,7 +20,6 @@ from raysweep.executors.place import has_checkpoint
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.grid.runs import Runs
 from raysweep.ledger.log import Ledger, Scan
-from raysweep.oracle.recipe import shape_of
 from raysweep.pack import Group, Pace, Pack, build_packs, lanes_per_pack, serial_groups, serial_packs, shape_groups
 from raysweep.store import Store
 from raysweep.sweep import Sweep
@@ -163,7 +162,7 @@ def make_plan(
     if isinstance(sweep.experiment, FunctionExperiment):
         left = scan.pending(sweep.runs, skip_failed, retry_diverged).cells
         return _checked(_of_function(sweep, store, scan, runs, slots, left))
-    world = shape_of(sweep.file.world) if sweep.file.world else None
+    world = sweep.file.world.shape if sweep.file.world else None
     groups = shape_groups(runs, sweep.axes, lambda run, observed: sweep.experiment.cost(run, observed, world))
     resources = sweep.file.resources
     if resources.memory_gib:

@@ -31,7 +31,9 @@ from raysweep.grid.runs import Runs
 from raysweep.ledger.log import CELLS, Ledger, Scan, sequence
 from raysweep.ledger.remaining import among, subtract
 from raysweep.ledger.rows import STATUSES, Counts, Stamp, failure_rows, row_schema
+from raysweep.oracle.audits import place, require_audit, settings, summary
 from raysweep.oracle.recipe import folder_of, is_made, recipe_hash
+from raysweep.oracle.world import prepare
 from raysweep.pack import Pack
 from raysweep.plan import Plan, make_plan, whole
 from raysweep.progress import Progress
@@ -164,13 +166,14 @@ def open_store(
     adopted = Ledger(store).adopt()
     if adopted:
         progress.say(f"{adopted:,} rows of {CELLS} that the ledger did not have were taken over")
-    codes: set[str] = set()
+    renamed = ""
     if same_as is not None:
-        rows, codes = adopt_renamed(store, sweep, same_as)
+        rows = adopt_renamed(store, sweep, same_as)
+        renamed = same_as if rows else ""
         progress.say(
             f"{rows:,} rows of {same_as} were taken over; their code counts as that of {sweep.experiment.name}"
         )
-    for line in [*sweep.notes, *remember(store, sweep, accept_code or bool(codes), codes)]:
+    for line in [*sweep.notes, *remember(store, sweep, accept_code, renamed)]:
         progress.say(line)
     store.create(f"sweeps/{sweep.hash}.yaml", sweep.text.encode())
     store.write_json(f"axes/{sweep.hash}.json", sweep.declaration)
@@ -205,15 +208,13 @@ def _log(store: Store) -> Path:
 
 
 def _prepare_world(sweep: Sweep, store: Store, executor: Executor, claims: Claims, progress: Progress) -> str | None:
-    """Train, adopt or make the sweep's world, and audit it at every temperature the grid asks for."""
+    """Train, adopt or make the sweep's world, and audit it at every setting that the grid asks for."""
     recipe = sweep.file.world
     if recipe is None:
         return None
-    from raysweep.oracle.audit import require_audit
-    from raysweep.oracle.world import prepare
 
     def on_progress(point: Mapping[str, float]) -> None:
-        progress.live(f"oracle: epoch {point['epoch']:.0f}/{point['epochs']:.0f}  nll {point['nll']:.2f} nats")
+        progress.live(f"oracle: {recipe.progress(point)}")
 
     started = time.monotonic()
     progress.live("oracle: starting", force=True)
@@ -222,19 +223,14 @@ def _prepare_world(sweep: Sweep, store: Store, executor: Executor, claims: Claim
     while not is_made(store, recipe) and not claims.take(name, {name}):
         progress.wait(f"oracle: waiting for {who(claims.holders[name])}, which is making it")
         time.sleep(1.0)
-    world, made = prepare(store, recipe, lambda flow: executor.train_flow(flow, store, workers, on_progress))
+    folder = folder_of(recipe)
+    world, made = prepare(store, recipe, lambda function: executor.train(function, store, folder, workers, on_progress))
     claims.release(name)
     did = f"{recipe.kind} world ready" if made else f"{recipe.kind} world found"
-    progress.say(f"oracle: {did} in {clock(time.monotonic() - started)} ({folder_of(recipe)}, weights {world.sha[:8]})")
+    progress.say(f"oracle: {did} in {clock(time.monotonic() - started)} ({folder}, weights {world.sha[:8]})")
     progress.live("oracle: audit", force=True)
-    temperatures = [float(t) for t in sweep.runs.values.get("temperature", (1.0,)) if t is not None]
-    for found in require_audit(store, folder_of(recipe), world, temperatures):
-        z = {c["name"]: c["value"] for c in found["checks"]}
-        progress.say(
-            f"oracle: audit passed at temperature {found['temperature']:g}: aleatoric {found['aleatoric']:.4f} nats, "
-            f"Bayes error {found['bayes_error']:.4f}, self-calibration {z['self_calibration']:+.1f} s.e., "
-            f"inverse error {z['inverse']:.0e}"
-        )
+    for found in require_audit(store, folder, recipe, world, settings(recipe, sweep.runs.values)):
+        progress.say(f"oracle: audit passed{place(found['at'])}: {summary(found)}")
     return world.sha
 
 

@@ -20,15 +20,17 @@ from raysweep.ledger.causes import alike, cause, common
 from raysweep.ledger.log import Scan
 from raysweep.ledger.rows import STATUSES
 from raysweep.logs import tail_of
-from raysweep.oracle.recipe import stored_audits
+from raysweep.oracle.audits import stored_audits
+from raysweep.oracle.recipe import WEIGHTS
 from raysweep.store import TEMPORARY, Store
 from raysweep.store.leases import Pulse, drivers
 from raysweep.sweep.current import Current, current, split
+from raysweep.sweep.provenance import accepted_codes
 from raysweep.sweep.stored import stored_sweep
 
 __all__ = ["Seen", "failures", "status"]
 
-_COLUMNS = ("error", "seconds", "finished_at", "experiment", "experiment_version")
+_COLUMNS = ("error", "seconds", "finished_at", "experiment", "experiment_version", "code_sha")
 _LOGS = 5  # causes with whose example's log is shown
 _WINDOWS = (600.0, 3600.0, 86400.0)  # seconds that "of late" may mean: the first with something in it
 
@@ -74,6 +76,7 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
         "cells": counts,
         **_grid(store, scan, seen.current.runs),
         "left_out": left_out,
+        "codes": _codes(store, scan.table) if scan.parts else [],
         "running": _running(store, seen.current.runs, scan, now) if any(d["alive"] for d in at_work) else [],
         "pace": None,
         "failures": _with_logs(store, _failures(scan.table)) if scan.parts else [],
@@ -89,6 +92,20 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
         if last := float(times.max(initial=0.0)):
             found["last_row_at"] = datetime.fromtimestamp(last, UTC).isoformat(timespec="seconds")
     return found
+
+
+def _codes(store: Store, table: pa.Table) -> list[dict[str, Any]]:
+    """Measured rows by the code that made them, the most first; codes that were declared equal are one, as in fits."""
+    if "code_sha" not in table.schema.names:
+        return []
+    made = table.column("code_sha").filter(pc.not_equal(table.column("status"), "failed"))
+    groups = accepted_codes(store)
+    found: dict[str, int] = {}
+    for one in pc.value_counts(made).to_pylist():
+        sha = one["values"] or "none"
+        name = next((group[0] for group in groups if sha in group), sha)
+        found[name] = found.get(name, 0) + one["counts"]
+    return [{"code_sha": plain(name), "cells": cells} for name, cells in sorted(found.items(), key=lambda c: -c[1])]
 
 
 def _times(scan: Scan, now: float) -> npt.NDArray[np.float64]:
@@ -214,8 +231,8 @@ def _worlds(store: Store) -> list[dict[str, Any]]:
         found.append(
             {
                 "recipe": plain(folder),
-                "ready": store.exists(f"oracle/{folder}/weights.safetensors"),
-                "audited": [a["temperature"] for a in audits],
+                "ready": store.exists(f"oracle/{folder}/{WEIGHTS}"),
+                "audited": [a["at"] for a in audits],
                 "passed": all(a["passed"] for a in audits) if audits else None,
             }
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -52,16 +53,17 @@ def test_the_readmes_function_survives_a_kill(tmp_path: Path) -> None:
     code = block(README, "python", "def train(config)")
     (tmp_path / "my_training.py").write_text(code)
     (tmp_path / "mine.yaml").write_text(block(README, "yaml", "my_training:train"))
-    slow = code.replace("# train here", "; __import__('time').sleep(0.2); open(f'{raysweep_seen}', 'a').close()")
+    slow = code.replace("# train here", "; __import__('time').sleep(0.05); open(f'{raysweep_seen}', 'a').close()")
     seen = tmp_path / "seen"
     (tmp_path / "my_training.py").write_text(slow.replace("{raysweep_seen}", str(seen)))
     killed_at(tmp_path, seen, "run", "mine.yaml", "--executor", "inline")
     done = raysweep(tmp_path, "run", "mine.yaml", "--executor", "inline")
     assert done.returncode == 0, done.stderr
-    assert "27 ok of 27 cells" in done.stdout
+    assert "70 ok of 70 cells" in done.stdout
     frame = pl.read_parquet(tmp_path / "results/mine/cells.parquet")
-    wanted = frame["size"] ** -0.5 / frame["epoch"] + 0.01 * frame["seed"]
-    assert (frame["loss"] - wanted).abs().max() < 1e-12  # type: ignore[operator]
+    for size, seed, epoch, loss in frame.select("size", "seed", "epoch", "loss").iter_rows():
+        noise = random.Random(f"{size} {seed}").gauss(1, 0.03)
+        assert loss == pytest.approx(3 * size**-0.4 / epoch**0.5 * noise, rel=1e-12)
     assert frame.group_by("run").agg(pl.col("training_id").n_unique())["training_id"].max() == 1
 
 

@@ -1,5 +1,6 @@
 """Rows: which cells a batch becomes, with which keys and types, and what is refused."""
 
+import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -77,6 +78,8 @@ def test_a_schema_tells_each_columns_type_unit_and_meaning():
         b"time",
     )
     assert SCHEMA.field("data_seed").metadata[b"follows"] == b"seed"
+    assert json.loads(steps[b"kind_by"]) == {"axis": "schedule", "kinds": [["cosine", "lane"]]}
+    assert b"kind_by" not in SCHEMA.field("ridge").metadata
     assert (loss[b"role"], loss[b"better"], loss[b"unit"]) == (b"metric", b"low", b"nats")
 
 

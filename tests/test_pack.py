@@ -168,3 +168,69 @@ def test_an_attempt_is_one_more_than_the_most_tried_of_its_runs():
 
 def test_no_runs_make_no_packs():
     assert packs_of(runs_of({"seed": 1}).take(np.array([], dtype=int))) == []
+
+
+ROUNDS = index_axes(
+    [
+        Axis("seed", int, "lane", 0),
+        Axis("size", int, "lane", 1),
+        Axis("width", int, "shape", 64),
+        Axis("rounds", int, "lane", 1, role="time"),
+        Axis("steps", int, "lane", 1, role="time"),
+    ]
+)
+MIXED = {"size": [1, 5, 50], "rounds": [1, 2], "steps": [10, 40], "width": [8, 16], "seed": {"range": 7}}
+
+
+def work(row, observed=None):
+    """Depends on two axes of time and on a lane that is read at one width only."""
+    size = row["size"] if row["width"] == 8 else 1
+    flops = float(size * row["rounds"] * row["steps"])
+    return Cost(parameters=float(size), flops=flops, flops_eval=1.0, bytes=8.0 * size)
+
+
+def mixed_groups():
+    runs = enumerate_runs(expand(MIXED, ROUNDS), ROUNDS, "toy")
+    return runs, shape_groups(runs, ROUNDS, work)
+
+
+def test_a_group_costs_what_its_runs_do_whatever_lanes_that_depends_on():
+    runs, groups = mixed_groups()
+    assert [len(g.index) for g in groups] == [84, 84]
+    for group in groups:
+        each = [work(runs.row(i)) for i in group.index.tolist()]
+        for name in ("parameters", "flops", "flops_eval"):
+            total = sum(getattr(c, name) for c in each)
+            assert math.isclose(len(group.index) * getattr(group.cost, name), total, rel_tol=1e-12)
+        assert group.cost.bytes == max(c.bytes for c in each)
+
+
+def test_each_combination_of_what_is_read_is_priced_once_not_each_run():
+    asked = []
+
+    def counted(row, observed):
+        asked.append(row["seed"])
+        return Cost(flops=float(row["size"]) * (2 if row["seed"] > 3 else 1))
+
+    runs = enumerate_runs(expand({"seed": {"range": 500}, "size": [1, 2]}, ROUNDS), ROUNDS, "toy")
+    (group,) = shape_groups(runs, ROUNDS, lambda row, observed: Cost(flops=float(row["size"])))
+    assert group.cost.flops == 1.5
+    prices = []
+    shape_groups(runs, ROUNDS, lambda row, observed: prices.append(row["size"]) or Cost(flops=1.0))
+    assert len(prices) <= 3
+    (group,) = shape_groups(runs, ROUNDS, counted)  # reads a seed, too: then every run is asked
+    assert math.isclose(len(runs) * group.cost.flops, sum(counted(runs.row(i), None).flops for i in range(len(runs))))
+    assert len(asked) <= 2 * len(runs) + 4
+
+
+@pytest.mark.parametrize("slots", [2, 3])
+def test_packs_of_a_mixed_group_have_equal_work_and_a_memory_bound_of_their_dearest(slots):
+    runs, groups = mixed_groups()
+    for memory in (1e9, 8.0 * 50 * 20):
+        packs = list(build_packs(runs, groups, lanes_per_pack(groups, memory, slots)))
+        assert sorted(k for p in packs for k in p.runs.keys.tolist()) == sorted(runs.keys.tolist())
+        assert all(sum(work(p.runs.row(i)).bytes for i in range(len(p))) <= memory for p in packs)
+        dear = [p for p in packs if p.runs.value("width") == 8]
+        each = [sum(work(p.runs.row(i)).flops for i in range(len(p))) for p in dear]
+        assert len(each) >= 2
+        assert max(each) - min(each) <= 50 * 2 * 40  # one run

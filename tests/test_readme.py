@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
-from raysweep.executors import make_executor
-from raysweep.run import run
-from raysweep.store import Store
+from raysweep.cli import main, show
 from raysweep.sweep import load_sweep
 
 ROOT = Path(__file__).parent.parent
@@ -43,20 +41,38 @@ def test_the_first_screens_sweep_is_the_demo() -> None:
     assert f"= {len(sweep.runs)} runs" in (ROOT / "sweeps/demo.yaml").read_text()
 
 
-def test_a_users_function_works_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code, sweep = block("python", "def train(config)"), block("yaml", "my_training:train")
-    assert len(code.splitlines()) < 15
-    (tmp_path / "my_training.py").write_text(code)
-    (tmp_path / "mine.yaml").write_text(sweep)
+def test_the_first_screen_says_what_it_is_and_shows_a_function_a_table_and_a_figure() -> None:
+    first = README[: README.index("\n## ")]
+    assert len(first.splitlines()) <= 60
+    for part in (
+        "def train(config)",
+        "raysweep run mine.yaml",
+        "raysweep fit runs.csv",
+        "](docs/demo.png)",
+        "make demo",
+    ):
+        assert part in first, part
+    assert len((block("python", "def train(config)") + block("yaml", "my_training:train")).split("\n\n")) == 2
+    assert sum(map(bool, block("python", "def train(config)").splitlines())) <= 10
+
+
+def test_a_users_function_prints_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_training.py").write_text(block("python", "def train(config)"))
+    (tmp_path / "mine.yaml").write_text(block("yaml", "my_training:train"))
     monkeypatch.chdir(tmp_path)
-    loaded = load_sweep("mine.yaml")
-    outcome = run(loaded, Store("results/mine"), make_executor("inline"))
-    assert outcome.counts.ok == loaded.runs.cells == 27
-    done = subprocess.run(
-        [sys.executable, "-m", "raysweep", "fit", "results/mine"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("alpha = ") == 3
+    command, shown = block("console", "$ raysweep run").split("\n", 1)
+    monkeypatch.setattr(sys, "argv", [*command.removeprefix("$ ").split(), "--executor", "inline"])
+    monkeypatch.setattr(show, "width", lambda: 100)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    printed, number = capsys.readouterr().out, re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)")
+    assert number.sub("#", printed) == number.sub("#", shown)
+    took = r"in \d+:\d\d"  # the one number that another machine has its own of
+    values = [np.array(number.findall(re.sub(took, "", text)), dtype=float) for text in (printed, shown)]
+    np.testing.assert_allclose(*values, rtol=0.01)
 
 
 def test_the_python_example_names_what_exists() -> None:

@@ -14,8 +14,7 @@ from raysweep.errors import OracleError, SweepError
 from raysweep.executors import make_executor
 from raysweep.executors.work import Job, execute
 from raysweep.ledger.log import CELLS, Ledger
-from raysweep.oracle import audit as audit_module
-from raysweep.oracle.world import FlowWorld
+from raysweep.oracle.flow_world import FlowWorld
 from raysweep.pack import make_pack
 from raysweep.run import run
 from raysweep.store import Store
@@ -88,7 +87,7 @@ def test_a_failed_audit_stops_the_sweep_before_any_cell(
     def swapped(self: FlowWorld, x: object, temperature: float = 1.0) -> object:
         return honest(self, x, temperature)[:, [1, 0, 2]]  # type: ignore[arg-type]
 
-    monkeypatch.setattr(audit_module.FlowWorld, "log_posterior", swapped)
+    monkeypatch.setattr(FlowWorld, "log_posterior", swapped)
     world = {**CLASSIFIER_SWEEP["world"], "seed": 99}  # its samples are in no cache yet
     store = Store(str(tmp_path))
     with pytest.raises(OracleError, match=r"audit failed at temperature 1: self_calibration must be within 4"):
@@ -143,15 +142,17 @@ for arguments in (["plan", "toy.yaml"], ["run", "toy.yaml", "--executor", "inlin
     assert "toy: 18 ok of 18" in done.stdout
 
 
-def test_planning_imports_neither_torch_nor_ray(tmp_path: Path) -> None:
+def test_planning_any_built_in_experiment_imports_neither_torch_nor_ray(tmp_path: Path) -> None:
     script = """
 import sys
+from raysweep.experiments import BUILT_IN
 from raysweep.sweep import from_mapping
 from raysweep.plan import make_plan
 from raysweep.store import Store
-sweep = from_mapping({"name": "a", "experiment": "classifier", "world": {"kind": "gaussian"}, "grid": {"width": [8]}})
-make_plan(sweep, Store("nowhere"), 2)
-assert not {"torch", "ray", "polars", "matplotlib"} & set(sys.modules), sorted(sys.modules)
+for name in BUILT_IN:
+    world = {"world": {"kind": "gaussian"}} if name == "classifier" else {}
+    make_plan(from_mapping({"name": "a", "experiment": name, **world, "grid": {"seed": [1, 2]}}), Store("nowhere"), 2)
+    assert not {"torch", "ray", "polars", "matplotlib"} & set(sys.modules), (name, sorted(sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

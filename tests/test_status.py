@@ -17,10 +17,12 @@ import pyarrow as pa
 import pytest
 from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP, HERE
 
+from raysweep.cli.status import lines
+from raysweep.code import Code
 from raysweep.errors import LedgerError
 from raysweep.executors import make_executor
 from raysweep.ledger.log import Ledger, sequence
-from raysweep.ledger.rows import Stamp, failure_rows, row_schema
+from raysweep.ledger.rows import Stamp, Status, failure_rows, row_schema
 from raysweep.progress import Progress
 from raysweep.run import open_store, run
 from raysweep.status import Seen, status
@@ -202,6 +204,37 @@ def test_totals_where_the_experiment_cannot_be_imported(
     )
     store.write("sweeps/0123456789abcdef.yaml", b"")  # of another grid, whose cells are in the ledger too
     assert status(store)["pending"] is None
+
+
+def test_rows_of_two_codes_are_counted_apart_until_the_codes_are_declared_equal(
+    opened: tuple[Sweep, Store],
+) -> None:
+    sweep, store = opened
+    schema = row_schema(sweep.experiment)
+
+    def add_by(code: str, run_: int, state: Status = "ok") -> None:
+        by = Stamp("pack", 1, "cpu", code=Code(code))
+        rows = failure_rows(sweep.runs.take(np.array([run_])), schema, by, state, "")
+        Ledger(store).append(rows, next(NUMBERS))
+
+    add_by("aa", 0)
+    add_by("bb", 3, "failed")  # was not measured: no fit has it
+    assert status(store)["codes"] == [{"code_sha": "aa", "cells": 3}]
+    assert not any("code_sha" in line for line in lines(status(store)))
+    for code, run_ in (("bb", 1), ("bb", 2), ("", 3), ("cc", 4)):
+        add_by(code, run_)
+    found = status(store)
+    assert found["codes"][0] == {"code_sha": "bb", "cells": 6}
+    assert {(one["code_sha"], one["cells"]) for one in found["codes"][1:]} == {("aa", 3), ("cc", 3), ("none", 3)}
+    (line,) = [line for line in lines(found) if "code_sha varies" in line]
+    assert "6 of bb, 3 of " in line
+    assert "fits keep the rows of each code apart" in line
+    accepted = {"toy_experiment:train@1": {"accepted": [["aa", "bb"], ["cc", "none"]]}}
+    store.write("code.json", json.dumps(accepted).encode())
+    assert [one["cells"] for one in status(store)["codes"]] == [9, 6]
+    accepted["toy_experiment:train@1"]["accepted"] = [["aa", "bb", "cc", "none"]]
+    store.write("code.json", json.dumps(accepted).encode())
+    assert [one["cells"] for one in status(store)["codes"]] == [15]
 
 
 def test_a_store_that_refuses_writes_is_told_by_this_hosts_clock(

@@ -1,4 +1,7 @@
-"""The `raysweep` command: plan, run, status, fit, allocate, passk, report, export, import, audit, compact, doctor."""
+"""The `raysweep` command: plan, run, status, fit, allocate, passk, report, export, import, audit, compact, doctor.
+
+A command's own function imports what it works with, so that help, completion and usage errors import next to nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,20 @@ import contextlib
 import errno
 import os
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from raysweep import __version__
 from raysweep.cli import export, imports, laws, passk, read, sweep
 from raysweep.errors import RaysweepError
-from raysweep.store.patience import patience
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    invoke_without_command=True,
     help="Declare a grid once; train it packed on Ray; get one ledger and scaling laws with honest intervals.",
 )
 _INTERRUPTED = 130
@@ -33,11 +35,31 @@ export.add_to(app)
 imports.add_to(app)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"raysweep {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 some cells failed, 2 usage or input error, 130 interrupted."""
     try:
-        patience()  # what the environment says of it is wrong now, or never
-        code = app(standalone_mode=False)
+        if "RAYSWEEP_PATIENCE" in os.environ:  # said here if it is wrong, not when the storage first fails
+            from raysweep.store.patience import patience
+
+            patience()
+        code = app(prog_name="raysweep", standalone_mode=False)
         if code == _INTERRUPTED:  # what typer makes of Ctrl-C
             print("interrupted; run the same command again to go on from here", file=sys.stderr)
         sys.stdout.flush()

@@ -7,10 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raysweep.cli.show import print_json
-from raysweep.export import TRACKERS
-from raysweep.export import export as send
-from raysweep.store import Store
+from raysweep.cli.show import print_json, say
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,22 +17,25 @@ def add_to(app: typer.Typer) -> None:
 
 def export(
     store: Annotated[str, typer.Argument(metavar="STORE", help="A sweep's folder or URI.", show_default=False)],
-    to: Annotated[str, typer.Option("--to", metavar="TRACKER", help=f"One of {', '.join(TRACKERS)}.")],
+    to: Annotated[str, typer.Option("--to", metavar="TRACKER", help="One of tensorboard, mlflow, wandb.")],
     dest: Annotated[
         str | None, typer.Option(metavar="PATH_OR_URI", help="A folder, or MLflow's tracking URI.", show_default=False)
     ] = None,
     metric: Annotated[list[str] | None, typer.Option(metavar="COL", help="Only this metric; may be repeated.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show a store's runs in TensorBoard, MLflow or W&B. Again, while a sweep runs or after: adds what is new."""
+    """Send a store's runs to TensorBoard, MLflow or W&B. Repeat it to add what is new, also while the sweep runs."""
+    from raysweep.export import export as send
+    from raysweep.store import Store
+
     found = send(Store(store), to, dest, metric or ())
     if json:
         print_json(asdict(found))
         return
-    print(f"{found.runs:,} runs; {found.written:,} with news, {found.points:,} values added: {found.dest}")
+    say(f"{found.runs:,} runs; {found.written:,} with news, {found.points:,} values added: {found.dest}")
     how = {
         "tensorboard": f"tensorboard --logdir {found.dest}",
         "mlflow": f"mlflow ui --backend-store-uri {found.dest}" if "http" not in found.dest else found.dest,
         "wandb": f"wandb sync {found.dest}/offline-run-*",
     }
-    print(f"see it by: {how[to]}")
+    say(f"see it by: {how[to]}")

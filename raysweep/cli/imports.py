@@ -8,11 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from raysweep.cli.show import print_json
+from raysweep.cli.show import print_json, say
 from raysweep.errors import StudyError
-from raysweep.store import Store
-from raysweep.sweep import load_sweep
-from raysweep.sweep.override import read_overrides
 
 _TOOLS = "csv, tune, wandb, optuna"
 _EPILOG = (
@@ -69,10 +66,12 @@ def import_(
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the sweep, without --sweep.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Turn finished results of other tools into rows of a store, to fit and to extend. Again: adds what is new."""
+    """Turn results of other tools into rows of a store. Fit and extend them; repeat it to add what is new."""
     from raysweep.executors.quiet import terminal
     from raysweep.imports import Wanted, bring, read_study
     from raysweep.progress import Progress
+    from raysweep.store import Store
+    from raysweep.sweep import load_sweep
 
     found_sweep = load_sweep(sweep) if sweep is not None else None
     if found_sweep is not None and name is not None:
@@ -92,10 +91,10 @@ def import_(
         return
     counts = ", ".join(f"{found.cells[s]:,} {s}" for s in ("ok", "diverged", "failed", "skipped") if s in found.cells)
     others = f"; {found.others:,} of them of other grids than the sweep's" if found.others else ""
-    print(f"{found.study} ({found.tool}): {found.trials:,} trials, {counts} as rows of {found.sweep}{others}")
-    print(f"  {found.added:,} rows added to {store}, {found.pending:,} cells of the grid pending")
+    say(f"{found.study} ({found.tool}): {found.trials:,} trials, {counts} as rows of {found.sweep}{others}")
+    say(f"  {found.added:,} rows added to {store}, {found.pending:,} cells of the grid pending")
     for line in found.notes:
-        print(f"  {line}")
+        say(f"  {line}")
 
 
 def _names(text: str | None) -> tuple[str, ...]:
@@ -103,6 +102,8 @@ def _names(text: str | None) -> tuple[str, ...]:
 
 
 def _given(texts: Sequence[str]) -> dict[str, Any]:
+    from raysweep.sweep.override import read_overrides
+
     found = read_overrides(texts, {})
     for name, value in found.items():
         if isinstance(value, list | dict) or value is None:

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from raysweep.cli.show import print_json, print_table
+from raysweep.cli.asking import Asked, Json, asking
+from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import FitError
-from raysweep.laws.forms import LAWS, Law
-from raysweep.ledger.log import CELLS
-from raysweep.store import Store
-from raysweep.sweep.current import cells
-from raysweep.sweep.schema import FitSpec
-from raysweep.sweep.stored import stored_sweep
 
 if TYPE_CHECKING:
     from raysweep.laws import GroupFit
     from raysweep.laws.allocate import Allocation
     from raysweep.laws.points import Points
-    from raysweep.laws.table import Fit
+    from raysweep.laws.request import FitRequest
+    from raysweep.laws.result import Fit
+    from raysweep.store import Store
 
 Data = Annotated[
     list[str],
@@ -35,114 +31,61 @@ Data = Annotated[
         show_default=False,
     ),
 ]
-LawOption = Annotated[str, typer.Option("--law", metavar="LAW", help="One of those below.")]
-Scale = Annotated[
-    list[str] | None, typer.Option("--x", metavar="COL", help="Column of a scale; once for each the law has, in order.")
-]
-Y = Annotated[str | None, typer.Option("--y", metavar="COL", help="Column of the measurement.")]
-By = Annotated[list[str] | None, typer.Option("--by", metavar="COL", help="Fit each value of this column by itself.")]
-Where = Annotated[str | None, typer.Option(metavar="EXPR", help="Rows to keep, SQL: \"labels = 'hard'\".")]
-At = Annotated[
-    str, typer.Option("--at", metavar="best|last|T", help="Snapshot of a run: best on <y>_select, last, or a time.")
-]
-Run = Annotated[
-    str | None, typer.Option("--run", metavar="COL", help="Column of independent clusters (a ledger: seed).")
-]
-Se = Annotated[str | None, typer.Option("--se", metavar="COL", help="Standard error of y from finite evaluation.")]
-Huber = Annotated[
-    float | None, typer.Option(metavar="DELTA", help="Huber's loss on log residuals, linear beyond this: 1e-3.")
-]
-HoldOut = Annotated[
-    float, typer.Option("--holdout", metavar="SHARE", help="Largest scales a second fit is judged on; 0 for none.")
-]
-Draws = Annotated[int, typer.Option("--bootstrap", min=0, help="Draws of the intervals; 0 for none.")]
-Level = Annotated[float, typer.Option("--level", help="Coverage of the intervals.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the draws.")]
 Rows = Annotated[
     str, typer.Option("--rows", metavar="current|all", help="Of a store: the sweep as it is now, or all it ever held.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-_BROAD = 110  # columns, however wide the terminal
 _LARGE = 1 << 28  # bytes of a compacted ledger
 _DPI = 150
 
 
-def _about(laws: Sequence[Law]) -> list[str]:
-    """What --help says of them: a paragraph each."""
-    return ["Laws (--law):"] + [f"{law.name}: {law.formula}; --x {' --x '.join(law.axes)}. {law.when}" for law in laws]
+class _OfLaws(TyperCommand):
+    """A command whose --help ends with a paragraph on each law. They are read when it is asked for, not to register."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        from raysweep.laws.forms import LAWS
+
+        only = self.name == "allocate"
+        laws = [one for one in LAWS.values() if one.derived or not only]
+        about = [f"{one.name}: {one.formula}; --x {' --x '.join(one.axes)}. {one.when}" for one in laws]
+        auto = [] if only else ["auto: the one-axis law that predicts held-out scales best."]
+        self.epilog = "\n\n".join(["Laws (--law):", *about, *auto])
+        super().format_epilog(ctx, formatter)
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    auto = "auto: of the one-axis laws the one that foretells held-out scales best."
-    app.command(epilog="\n\n".join([*_about(list(LAWS.values())), auto]))(fit)
-    app.command(epilog="\n\n".join(_about([law for law in LAWS.values() if law.derived])))(allocate)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """One fit with the points it was made of."""
-
-    spec: FitSpec
-    points: Points
-    fit: Fit
+    app.command(cls=_OfLaws)(asking(fit))
+    app.command(cls=_OfLaws)(asking(allocate, law="chinchilla"))
 
 
 def fit(
     data: Data,
-    law: LawOption = "power",
-    x: Scale = None,
-    y: Y = None,
-    by: By = None,
-    where: Where = None,
-    at: At = "best",
-    run: Run = None,
-    se: Se = None,
-    huber: Huber = None,
-    holdout: HoldOut = 0.3,
-    bootstrap: Draws = 1000,
-    level: Level = 0.95,
-    seed: Seed = 0,
+    asked: Asked,
     rows: Rows = "current",
     figure: Annotated[
         str | None, typer.Option(metavar="FILE", help="Draw data, law, residuals and hold-out: .png, .pdf or .svg.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits the sweep names."""
-    if not x and y is None:
-        specs = _named(data)
-    else:
-        specs = [_spec("fit", law, x, y, by, where, at, se, huber, holdout)]
-    found = _fitted(data, specs, run, bootstrap, level, seed, rows, json)
+    """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits that the sweep names."""
+    requests = [asked.request("fit")] if asked.x or asked.y is not None else _named(data, asked)
+    fitted = _fitted(data, requests, rows, json)
     if figure is not None:
-        _draw(found, Path(figure))
+        _draw(fitted, Path(figure))
     if json:
-        print_json([record for one in found for record in one.fit.to_json()])
+        print_json([record for law, _ in fitted for record in law.to_json()])
         return
     from raysweep.reports.tables import paragraphs
 
-    for i, paragraph in enumerate(p for one in found for p in paragraphs(one.fit)):
-        _say(["", *paragraph] if i else paragraph)
+    for i, paragraph in enumerate(p for law, _ in fitted for p in paragraphs(law)):
+        say(*([""] * bool(i)), *paragraph)
 
 
 def allocate(
     data: Data,
     budget: Annotated[list[float], typer.Option(metavar="FLOPS", help="Compute to spend; may be repeated.")],
-    law: LawOption = "chinchilla",
-    x: Scale = None,
-    y: Y = None,
-    by: By = None,
-    where: Where = None,
-    at: At = "best",
-    run: Run = None,
-    se: Se = None,
-    huber: Huber = None,
-    holdout: HoldOut = 0.3,
-    bootstrap: Draws = 1000,
-    level: Level = 0.95,
-    seed: Seed = 0,
+    asked: Asked,
     rows: Rows = "current",
     cost_per: Annotated[
         float | None, typer.Option(metavar="C", help="FLOPs are C times both scales; 6 if neither is given.")
@@ -152,7 +95,7 @@ def allocate(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Fit a law of two scales and say how to spend a budget on them, with intervals."""
+    """Say how to spend a budget on two scales, by a fitted law. The answer has intervals."""
     bad = next((b for b in budget if not 0 < b < float("inf")), None)
     if bad is not None:
         raise FitError(f"allocate: a --budget is FLOPs, positive and finite, but got {bad:g}")
@@ -162,15 +105,16 @@ def allocate(
         raise FitError(
             f"allocate: --cost-per is FLOPs a unit of both scales, positive and finite, but got {cost_per:g}"
         )
-    if law not in LAWS or not LAWS[law].derived:
-        two = ", ".join(name for name, one in LAWS.items() if one.derived)
-        hint = ". Attempts against training: raysweep.laws.split, from Python" if law.startswith("passk") else ""
+    from raysweep.laws.forms import LAWS
+
+    paid = [name for name, one in LAWS.items() if one.derived]
+    if asked.law not in paid:
         raise FitError(
-            f"allocate: --law must have two scales whose product is paid for, but got {law!r}. Those are {two}{hint}"
+            f"allocate: --law must have two scales whose product is paid for, but got {asked.law!r}. Those are "
+            f"{', '.join(paid)}. Attempts are weighed against training by raysweep.laws.split, from Python"
         )
-    spec = _spec("allocate", law, x, y, by, where, at, se, huber, holdout)
-    (found,) = _fitted(data, [spec], run, bootstrap, level, seed, rows, json, keep=(flops,) if flops else ())
-    made = [(group, _allocation(group, found.points, budget, cost_per or 6.0, flops)) for group in found.fit]
+    ((fitted, points),) = _fitted(data, [asked.request("allocate")], rows, json, keep=(flops,) if flops else ())
+    made = [(group, _allocation(group, points, budget, cost_per or 6.0, flops)) for group in fitted]
     if all(isinstance(one, str) for _, one in made):
         raise FitError(str(made[0][1]))
     if json:
@@ -184,37 +128,28 @@ def allocate(
         print(f"... and {len(made) - MOST:,} more groups; --json has them all")
 
 
-def _spec(
-    command: str,
-    law: str,
-    x: Sequence[str] | None,
-    y: str | None,
-    by: Sequence[str] | None,
-    where: str | None,
-    at: str,
-    se: str | None,
-    huber: float | None,
-    holdout: float,
-) -> FitSpec:
-    if not x or y is None:
-        raise FitError(f"{command}: --x and --y must be given together, but got --x {x or 'nothing'} and --y {y}")
-    # Not validated here: the fit names the option and the value better than a schema.
-    return FitSpec.model_construct(
-        law=law, x=tuple(x), y=y, by=tuple(by or ()), where=where, at=at, se=se, huber=huber, holdout=holdout
-    )
+def _named(data: Sequence[str], asked: Asked) -> list[FitRequest]:
+    """The fits that a store's sweep names, or else the one of the columns that its experiment declares.
 
+    Raises:
+        FitError: these are tables, or a store that names no columns.
+    """
+    from raysweep.sweep.stored import stored_display, stored_sweep
 
-def _named(data: Sequence[str]) -> Sequence[FitSpec]:
-    """The fits that a store's sweep names."""
     store = _store(data)
-    specs = stored_sweep(store)[0].fit if store is not None else ()
-    if not specs:
-        raise FitError(f"fit: --x and --y must be given, for {' '.join(data)} names no fits of its own")
-    return specs
+    if store is not None:
+        if specs := stored_sweep(store)[0].fit:
+            return [asked.applied(spec.request) for spec in specs]
+        display = stored_display(store)
+        if display.x and display.y:
+            return [replace(asked, x=[display.x], y=display.y).request("fit")]
+    raise FitError(f"fit: --x and --y must be given, for {' '.join(data)} names no fits of its own")
 
 
 def _store(data: Sequence[str]) -> Store | None:
     """The store that is named; None where the names are those of tables. A folder with an env.json is a store."""
+    from raysweep.store import Store
+
     if len(data) > 1 or Path(data[0]).is_file():
         return None
     store = Store(data[0])
@@ -223,6 +158,9 @@ def _store(data: Sequence[str]) -> Store | None:
 
 def _source(data: Sequence[str], rows: str, quiet: bool) -> Any:
     """What to fit: a store's table, or files."""
+    from raysweep.ledger.log import CELLS
+    from raysweep.sweep.current import cells
+
     store = _store(data)
     if store is None:
         return data[0] if len(data) == 1 else list(data)
@@ -239,31 +177,19 @@ def _source(data: Sequence[str], rows: str, quiet: bool) -> Any:
 
 
 def _fitted(
-    data: Sequence[str],
-    specs: Sequence[FitSpec],
-    run: str | None,
-    bootstrap: int,
-    level: float,
-    seed: int,
-    rows: str,
-    quiet: bool,
-    keep: Sequence[str] = (),
-) -> list[_Asked]:
-    from raysweep.laws.fitting import Options
+    data: Sequence[str], requests: Sequence[FitRequest], rows: str, quiet: bool, keep: Sequence[str] = ()
+) -> list[tuple[Fit, Points]]:
+    """Each fit with the points that it was made of."""
     from raysweep.laws.points import points
-    from raysweep.laws.table import checked, fit_points
+    from raysweep.laws.table import fit_points
 
-    source, found = _source(data, rows, quiet), []
-    for s in specs:
-        options = Options(level=level, draws=bootstrap, seed=seed, huber=s.huber, holdout=s.holdout)
-        checked(s.law, s.scales, options)
-        kept = points(source, s.scales, s.y, s.by, s.where, s.at, run, s.se, keep)
-        found.append(_Asked(s, kept, fit_points(kept, s.law, options)))
-    return found
+    source = _source(data, rows, quiet)
+    taken = ((points(source, request, keep), request) for request in requests)
+    return [(fit_points(kept, request), kept) for kept, request in taken]
 
 
-def _draw(found: Sequence[_Asked], path: Path) -> None:
-    """One file a fit: FILE, then FILE with -2, -3, ... before its ending."""
+def _draw(fitted: Sequence[tuple[Fit, Points]], path: Path) -> None:
+    """One file per fit: FILE, then FILE with -2, -3, ... before its ending."""
     if path.suffix not in (".png", ".pdf", ".svg") or not path.parent.is_dir():
         raise FitError(f"fit: --figure must be a .png, .pdf or .svg in a folder that exists, but got {str(path)!r}")
     import matplotlib
@@ -272,9 +198,9 @@ def _draw(found: Sequence[_Asked], path: Path) -> None:
     from raysweep.reports.diagnostics import diagnostics_figure
     from raysweep.reports.style import tame
 
-    for i, one in enumerate(found):
+    for i, (law, kept) in enumerate(fitted):
         name = path if i == 0 else path.with_stem(f"{path.stem}-{i + 1}")
-        tame(diagnostics_figure(one.fit, one.points)).savefig(name, dpi=_DPI)
+        tame(diagnostics_figure(law, kept)).savefig(name, dpi=_DPI)
 
 
 def _allocation(
@@ -311,7 +237,7 @@ def _show_allocation(group: GroupFit, made: Allocation | str) -> None:
 
     print(f"{title(group)}: {formula(group)}")
     if isinstance(made, str):
-        _say([f"  no allocation: {made}"])
+        say(f"  no allocation: {made}")
         return
     rows = []
     for i, spent in enumerate(made.budget):
@@ -324,22 +250,9 @@ def _show_allocation(group: GroupFit, made: Allocation | str) -> None:
     cost, (one, other) = made.cost, group.law.axes
     fitted = "" if cost.r2 is None else f", fitted to measured FLOPs (within {cost.misfit:.1%})"
     price = f"{cost.c:.4g} {_power(one, cost.p)} {_power(other, cost.q)}"
-    _say(
-        [f"  FLOPs = {price}{fitted}; intervals: {made.level:.0%}"]
-        if made.intervals
-        else [f"  FLOPs = {price}{fitted}"]
-    )
-    _say([f"  {code}: {text}" for code, text in {**group.details, **made.details}.items()])
+    say(f"  FLOPs = {price}{fitted}" + (f"; intervals: {made.level:.0%}" if made.intervals else ""))
+    say(*(f"  {code}: {text}" for code, text in {**group.details, **made.details}.items()))
 
 
 def _power(name: str, exponent: float) -> str:
     return name if exponent == 1 else f"{name}^{exponent:.3g}"
-
-
-def _say(lines: Sequence[str]) -> None:
-    """Print lines; on a terminal long ones are folded, with what follows indented."""
-    width = min(shutil.get_terminal_size().columns, _BROAD) if sys.stdout.isatty() else 0
-    for line in lines:
-        indent = len(line) - len(line.lstrip()) + 2
-        fold = textwrap.fill(line, width, subsequent_indent=" " * indent, break_long_words=False) if width else line
-        print(fold if len(line) > width else line)

@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
-from raysweep.cli.laws import By, Draws, Json, Level, Seed, Where
-from raysweep.cli.show import print_json, print_table
+from raysweep.cli.asking import By, Draws, Json, Level, Seed, Where
+from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import FitError
 
 if TYPE_CHECKING:
@@ -46,14 +45,14 @@ def passk(
     ] = None,
     where: Where = None,
     holdout: Annotated[
-        int | None, typer.Option(metavar="N", help="Keep N trials of each problem and foretell larger k from them.")
+        int | None, typer.Option(metavar="N", help="Keep N trials of each problem and predict larger k from them.")
     ] = None,
     bootstrap: Draws = 1000,
     level: Level = 0.95,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """pass@k of counted trials, with intervals over problems, its exponent, and what more trials would show."""
+    """pass@k of counted trials, with intervals over problems. Also its exponent, and what more trials would show."""
     from raysweep.laws.attempts import attempts, foretold
 
     if bootstrap < 100:
@@ -117,7 +116,7 @@ def _groups(
         require(schema.names(), name)
     for name in (successes, trials):
         if not schema[name].is_numeric() and gather(rows.select(name).head(1)).is_empty():
-            raise FitError(f"{named}: must hold rows, a problem each, but holds none.")
+            raise FitError(f"{named}: must hold one row per problem, but holds none.")
     rows = selected(rows, where, (successes, trials), source)
     frame = gather(rows.select(list(dict.fromkeys((*by, successes, trials)))))
     if missing := sum(frame[name].null_count() for name in {successes, trials}):
@@ -176,36 +175,30 @@ def _record(group: dict[str, Any], found: Attempts | str, later: Foretold | None
 
 
 def _show(group: dict[str, Any], found: Attempts | str, later: Foretold | None) -> None:
-    from raysweep.cli.laws import _say
-
     title = ", ".join(f"{name} = {value}" for name, value in group.items()) or "all rows"
     if isinstance(found, str):
-        _say([f"{title}: {found}"])
+        say(f"{title}: {found}")
         return
     low, high = found.trials
     tries = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    _say([f"{title}: {found.problems:,} problems, {tries} trials each, {found.unsolved:,} never solved"])
+    say(f"{title}: {found.problems:,} problems, {tries} trials each, {found.unsolved:,} never solved")
     rows = []
     for j, budget in enumerate(found.k):
         ends = found.failure_interval[j]
         mark = " extrapolated" if found.extrapolated[j] else ""
         rows.append([f"{budget:,.0f}", f"{1 - found.failure[j]:.4g} [{1 - ends[1]:.4g}, {1 - ends[0]:.4g}]{mark}"])
     print_table(["k", "pass@k"], rows)
-    _say(
-        [
-            f"  exponent of 1 - pass@k over k = {found.window[0]:,} to {found.window[1]:,}: {found.exponent:.3g} "
-            f"[{found.exponent_interval[0]:.3g}, {found.exponent_interval[1]:.3g}]",
-            f"  as k grows, by a Beta distribution of success rates: {found.tail:.3g} "
-            f"[{found.tail_interval[0]:.3g}, {found.tail_interval[1]:.3g}]",
-        ]
+    say(
+        f"  exponent of 1 - pass@k over k = {found.window[0]:,} to {found.window[1]:,}: {found.exponent:.3g} "
+        f"[{found.exponent_interval[0]:.3g}, {found.exponent_interval[1]:.3g}]",
+        f"  as k grows, by a Beta distribution of success rates: {found.tail:.3g} "
+        f"[{found.tail_interval[0]:.3g}, {found.tail_interval[1]:.3g}]",
     )
-    if later is not None and not np.isfinite(later.predicted).all():
-        _say([f"  nothing foretold from {later.trials:,} trials a problem: none of those succeeded"])
+    if later is not None and not all(map(math.isfinite, later.predicted.tolist())):
+        say(f"  nothing can be predicted from {later.trials:,} trials per problem: none of those succeeded")
     elif later is not None:
-        _say(
-            [
-                f"  foretold from {later.trials:,} trials a problem up to k = {later.k[-1]:,.0f}: rms log error of "
-                f"1 - pass@k {later.error:.3g}; {later.covered:.0%} of budgets in the {found.level:.0%} interval"
-            ]
+        say(
+            f"  predicted from {later.trials:,} trials per problem up to k = {later.k[-1]:,.0f}: rms log error of "
+            f"1 - pass@k {later.error:.3g}; {later.covered:.0%} of budgets in the {found.level:.0%} interval"
         )
-    _say([f"  {code}: {text}" for code, text in found.notes.items()])
+    say(*(f"  {code}: {text}" for code, text in found.notes.items()))

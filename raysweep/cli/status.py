@@ -12,10 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from raysweep.cli.show import print_json
-from raysweep.cost import clock
+from raysweep.cli.show import print_json, width
 from raysweep.errors import plain
-from raysweep.store import Store
 
 __all__ = ["lines", "status"]
 
@@ -23,6 +21,7 @@ _BAR = 40  # columns
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CAUSES, _WORDS, _FILES = 10, 20, 5  # shown of each kind: causes, lines of a reason, unreadable files
+_CODES = 5  # that are shown of the codes that made the rows
 
 
 def status(
@@ -33,12 +32,13 @@ def status(
             "--watch", help="Look again and again until the sweep is done; wait for a store that is not there yet."
         ),
     ] = False,
-    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Between two looks of --watch.")] = 5.0,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON; with --watch one line a look.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Between two refreshes of --watch.")] = 5.0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON; with --watch, one line per refresh.")] = False,
 ) -> None:
-    """Say what is done, failed and pending, how fast and by whom, while a sweep runs and after."""
+    """Show what is done, failed and pending, and the pace. While a sweep runs, and after it."""
     from raysweep.status import Seen
     from raysweep.status import status as look
+    from raysweep.store import Store
 
     target, seen = Store(store), Seen()
     if not watch:
@@ -46,7 +46,7 @@ def status(
         if json:
             print_json(found)
         else:
-            print("\n".join(lines(found, _width())))
+            print("\n".join(lines(found, width())))
         return
     driven = waits = False
     try:
@@ -60,7 +60,7 @@ def status(
             if json:
                 print(json_module.dumps(found, default=str), flush=True)
             else:
-                _show(lines(found, _width()))
+                _show(lines(found, width()))
             before, driven = driven, any(d["alive"] for d in found["drivers"])
             if found["pending"] == 0 or (before and not driven):  # nothing is left, or nobody is at it any more
                 return
@@ -70,17 +70,12 @@ def status(
 
 
 def _wait(store: str, json: bool, again: bool) -> None:
-    """Say that there is no store yet: with --json a line a look, on a terminal one page, elsewhere once."""
+    """Say that there is no store yet: with --json one line per refresh, on a terminal one page, elsewhere once."""
     line = f"waiting for {store} to be made"
     if json:
         print(json_module.dumps({"store": store, "waiting": line}), flush=True)
     elif sys.stdout.isatty() or not again:
         _show([plain(line)])
-
-
-def _width() -> int | None:
-    """Columns that a line may take: a terminal's; no limit elsewhere."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _show(page: Sequence[str]) -> None:
@@ -107,8 +102,9 @@ def _body(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"[{bar:-<{_BAR}}] {int(share * 100)} %"
         yield f"{counts} of {found['total']:,}; {found['pending']:,} pending"
     else:
-        yield f"{counts}; how many are pending cannot be told: the store lacks axes/ of its sweep (run it once more)"
+        yield f"{counts}; how many are pending is unknown: the store lacks axes/ of its sweep (run it once more)"
     yield from found["left_out"]
+    yield from _codes(found.get("codes", []))
     working = any(d["alive"] for d in found["drivers"])
     yield from _pace(found, working)
     for world in found["worlds"]:
@@ -143,7 +139,19 @@ def _more(things: Sequence[Any], shown: int, what: str) -> Iterator[str]:
         yield f"... and {len(things) - shown:,} more {what}; --json has them all"
 
 
+def _codes(codes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if len(codes) > 1:
+        shown = ", ".join(f"{code['cells']:,} of {code['code_sha'][:8]}" for code in codes[:_CODES])
+        more = f" and {len(codes) - _CODES:,} more" if len(codes) > _CODES else ""
+        yield (
+            f"warning: code_sha varies ({shown}{more}): fits keep the rows of each code apart. If results are "
+            "unchanged, run with --accept-code; otherwise with a new version"
+        )
+
+
 def _pace(found: Mapping[str, Any], working: bool) -> Iterator[str]:
+    from raysweep.cost import clock
+
     parts, pace = f"{found['parts']:,} parts", found["pace"]
     if pace is None:
         return
@@ -171,6 +179,8 @@ def _driver(driver: Mapping[str, Any]) -> str:
 
 
 def _age(seconds: float) -> str:
+    from raysweep.cost import clock
+
     return f"{seconds:.0f} s" if seconds < 100 else clock(seconds)
 
 

@@ -6,23 +6,18 @@ import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raysweep.cli.show import print_json, print_table
-from raysweep.cost import clock, host_memory
+from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import PriceError, RaysweepError, SweepError
-from raysweep.executors import EXECUTORS, make_executor
-from raysweep.experiment import Experiment
-from raysweep.plan import make_plan
-from raysweep.prices import estimate, find_machine, read_prices, sentences
-from raysweep.status import failures
-from raysweep.store import Store
-from raysweep.sweep import Sweep, load_sweep
-from raysweep.sweep.current import current
-from raysweep.sweep.provenance import ask
-from raysweep.sweep.stored import stored_declaration
+
+if TYPE_CHECKING:
+    from raysweep.experiment import Experiment
+    from raysweep.plan import Plan
+    from raysweep.store import Store
+    from raysweep.sweep import Sweep
 
 _SHAPES = 40  # of a plan that are printed
 _CAUSES = 3  # of failures that are printed at the end of a run
@@ -31,7 +26,7 @@ File = Annotated[str, typer.Argument(metavar="FILE", help="The sweep file, YAML.
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="AXIS=VALUES", help="Replace an axis: width=64,128, seed=0..4 or 'n_train=geom(64, 4096, 7)'."
+        "--set", metavar="AXIS=VALUES", help="Replace an axis: width=64,128, seed=0..4 or 'items=geom(64, 4096, 7)'."
     ),
 ]
 Preset = Annotated[str | None, typer.Option(metavar="NAME", help="A preset of the file, e.g. smoke or full.")]
@@ -50,6 +45,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _store(sweep: Sweep, uri: str | None) -> Store:
+    from raysweep.store import Store
+
     return Store(uri or f"results/{sweep.name}")
 
 
@@ -73,9 +70,10 @@ def plan(
     prices: Annotated[str | None, typer.Option(metavar="FILE", help="A price table of your own, YAML.")] = None,
     json: Json = False,
 ) -> None:
-    """Show what a sweep collapses to (cells, runs, packs) and what it will cost. Nothing is run."""
+    """Show what a sweep will run and cost, and run nothing. It says how cells collapse to runs and packs."""
+    from raysweep.plan import make_plan
+
     sweep = _sweep(file, set_, preset, store)
-    resources = sweep.file.resources
     target = _store(sweep, store)
     slots = _slots(sweep)
     planned = make_plan(sweep, target, slots, skip_failed, _retry(retry))
@@ -84,38 +82,60 @@ def plan(
     if price is None and (machines != 1 or prices is not None):
         raise PriceError("plan: --machines and --prices say on what --price is for; give --price, e.g. --price aws:p5")
     if price is not None:
+        from raysweep.prices import estimate, find_machine, read_prices
+
         machine = find_machine(read_prices(Path(prices) if prices else None), price)
         found["price"] = estimate(planned, machine, machines)
     if json:
         print_json(found)
         return
+    print(f"{found['sweep']} ({found['experiment']})")
+    _say_work(found, planned, target.uri, skip_failed)
+    if price is not None:
+        from raysweep.prices import sentences
+
+        say(*(f"  {line}" for line in sentences(found["price"])))
+    say(*(f"  note: {line}" for line in found["notes"]))
+
+
+def _say_work(found: Mapping[str, Any], planned: Plan, store: str, skip_failed: bool) -> None:
+    """What there is to do, and what it takes; or that there is nothing to do."""
+    resources, slots = planned.sweep.file.resources, planned.slots
     function = planned.pace is not None
     collapse = f"{found['cells']:,} cells -> {found['runs']:,} runs"
+    if not planned.missing:
+        left = ", or failed and are left as they are" if skip_failed else ""
+        say(f"  {collapse}", f"  nothing to do: all {found['cells']:,} cells are finished{left} in {store}")
+        return
     if not function:
         collapse += f" -> {found['packs']:,} packs"
-    print(f"{found['sweep']} ({found['experiment']})")
-    print(f"  {collapse}, {slots} at a time{_missing_gpus(resources.gpus)}")
-    print(f"  {found['done_cells']:,} cells done, {found['pending_cells']:,} pending in {found['pending_runs']:,} runs")
-    if planned.again.restarted or planned.again.resumed:
-        again = planned.again
-        print(
-            f"  {again.restarted + again.resumed:,} partly finished runs: {again.resumed:,} resume from a checkpoint, "
-            f"{again.restarted:,} are trained again from their start"
+    say(f"  {collapse}, {slots} at a time{_missing_gpus(resources.gpus)}")
+    if found["done_cells"]:
+        say(
+            f"  {found['done_cells']:,} of {found['cells']:,} cells are finished in {store}; "
+            f"left to do: {found['pending_cells']:,} cells in {found['pending_runs']:,} runs"
+        )
+    again = planned.again
+    if again.restarted or again.resumed:
+        say(
+            f"  {again.restarted + again.resumed:,} partly finished runs: {again.resumed:,} resume from a "
+            f"checkpoint, {again.restarted:,} are trained again from their start"
         )
     if not function:
         _print_shapes(found["shapes"])
     _print_time(found, function, slots)
     if not function:
+        from raysweep.cost import host_memory
+
         on = "of a GPU" if resources.gpus else f"of {host_memory() / 2**30:.1f} GiB free here"
-        print(f"  memory: a pack may take {found['memory'] / 2**30:.1f} GiB {on}")
-    for line in sentences(found["price"]) if price is not None else ():
-        print(f"  {line}")
-    for line in found["notes"]:
-        print(f"  note: {line}")
+        say(f"  memory: a pack may take {found['memory'] / 2**30:.1f} GiB {on}")
 
 
 def _sweep(file: str, overrides: Sequence[str] | None, preset: str | None, store: str | None) -> Sweep:
     """The sweep, of which a plain function may be given axes that its store knows."""
+    from raysweep.sweep import load_sweep
+    from raysweep.sweep.stored import stored_declaration
+
     if not overrides:
         return load_sweep(file, (), preset)
     known: list[str] = []
@@ -145,6 +165,8 @@ def _missing_gpus(wanted: float) -> str:
 
 def _question(store: Store, sweep: Sweep) -> list[str]:
     """What `run` will ask before it does anything."""
+    from raysweep.sweep.provenance import ask
+
     try:
         ask(store, sweep)
     except SweepError as error:
@@ -153,14 +175,16 @@ def _question(store: Store, sweep: Sweep) -> list[str]:
 
 
 def _print_time(found: Mapping[str, Any], function: bool, slots: int) -> None:
+    from raysweep.cost import clock
+
     seconds, rate = found["seconds"], found["rate"]
     if seconds is None:
         print("  time: unknown; nothing was measured in this store yet")
     elif function:
-        print(f"  time: about {clock(seconds)}, {slots} at a time ({rate['source']})")
+        say(f"  time: about {clock(seconds)}, {slots} at a time ({rate['source']})")
     else:
-        speed = f"{rate['flops_per_second']:.1e} FLOP/s a pack, {rate['source']}"
-        print(f"  time: about {clock(seconds)} for the packs ({speed})")
+        speed = f"{rate['flops_per_second']:.1e} FLOP/s per pack, {rate['source']}"
+        say(f"  time: about {clock(seconds)} for the packs ({speed})")
 
 
 def _print_shapes(shapes: Sequence[Mapping[str, Any]]) -> None:
@@ -178,7 +202,7 @@ def _print_shapes(shapes: Sequence[Mapping[str, Any]]) -> None:
         ]
         for s in shapes[:_SHAPES]
     ]
-    head = ["shape", "cells", "runs", "packs x lanes", "parameters", "train FLOP", "eval FLOP", "MiB a pack"]
+    head = ["shape", "cells", "runs", "packs x lanes", "params", "FLOP", "eval FLOP", "MiB"]
     print_table(head, rows, right_from=1)
     if len(shapes) > len(rows):
         print(f"  ... and {len(shapes) - len(rows):,} more shapes")
@@ -195,7 +219,7 @@ def run(
     set_: Set = None,
     preset: Preset = None,
     store: StoreOption = None,
-    executor: Annotated[str, typer.Option(help=f"One of {', '.join(EXECUTORS)}.")] = "ray",
+    executor: Annotated[str, typer.Option(help="One of ray, inline.")] = "ray",
     address: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="A running Ray cluster; `auto` finds it. Default: start Ray here."),
@@ -210,7 +234,11 @@ def run(
     ] = None,
 ) -> None:
     """Run every pending cell of a sweep, then report. Run it again to finish what is missing."""
+    from raysweep.cost import clock
+    from raysweep.executors import make_executor
     from raysweep.run import run as execute
+    from raysweep.status import failures
+    from raysweep.sweep.current import current
 
     sweep = _sweep(file, set_, preset, store)
     target = _store(sweep, store)
@@ -228,19 +256,19 @@ def run(
         f"{n:,} {s}" for s in ("diverged", "failed", "skipped") if (n := getattr(counts, s))
     ]
     pending = f", {outcome.pending:,} pending" if outcome.pending else ""
-    print(f"{sweep.name}: {', '.join(done)}{pending} of {sweep.runs.cells:,} cells in {clock(outcome.seconds)}")
+    say(f"{sweep.name}: {', '.join(done)}{pending} of {sweep.runs.cells:,} cells in {clock(outcome.seconds)}")
     for name, reason in outcome.scan.skipped:
-        print(f"warning: {name} was skipped: {reason}")
+        say(f"warning: {name} was skipped: {reason}")
     if counts.ok:
         _report(target, sweep.experiment)
     for line in outcome.notes:
-        print(f"  {line} Use `fit --rows all` or `report --rows all` to include them")
+        say(f"  {line} Use `fit --rows all` or `report --rows all` to include them")
     if counts.failed:
         for failure in failures(current(target), ["failed"])[:_CAUSES]:
-            print(f"failed x {failure['cells']:,}: {failure['cause']}")
-        print(f"{counts.failed:,} cells failed: see `raysweep status {target.uri}`; run again to retry them")
+            say(f"failed x {failure['cells']:,}: {failure['cause']}")
+        say(f"{counts.failed:,} cells failed: see `raysweep status {target.uri}`; run again to retry them")
     if outcome.stopped:
-        print(f"stopped: {outcome.stopped}. `resources: {{max_failures: N}}` allows more")
+        say(f"stopped: {outcome.stopped}. `resources: {{max_failures: N}}` allows more")
     if counts.failed or outcome.pending:
         raise typer.Exit(1)
 
@@ -249,9 +277,9 @@ def _report(store: Store, experiment: Experiment) -> None:
     try:
         from raysweep.reports import make_report
     except ModuleNotFoundError as error:
-        print(f"no report: {error.name} is not installed here; run `raysweep report {store.uri}` where it is")
+        say(f"no report: {error.name} is not installed here; run `raysweep report {store.uri}` where it is")
         return
     report = make_report(store, experiment)
     for sentence in report.findings[report.notes :]:
-        print(f"  {sentence}")
-    print(f"report: {report.page}")
+        say(f"  {sentence}")
+    say(f"report: {report.page}")

@@ -6,18 +6,16 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raysweep.errors import PackError
 from raysweep.executors.feed import Feed
 from raysweep.executors.interrupt import noting_interrupts
 from raysweep.executors.work import Job, OutOfMemory, execute, release_memory
 from raysweep.ledger.rows import Counts
-from raysweep.oracle.recipe import FlowRecipe
+from raysweep.oracle.curve import Curve
+from raysweep.oracle.recipe import TrainFunction
 from raysweep.store import Store
-
-if TYPE_CHECKING:
-    from raysweep.oracle.flows import ClassFlow
 
 __all__ = ["Inline"]
 
@@ -53,19 +51,22 @@ class Inline:
         """The answer of a function."""
         return function(*arguments)
 
-    def train_flow(
-        self, recipe: FlowRecipe, store: Store, workers: int, on_progress: Callable[[Mapping[str, float]], None]
-    ) -> ClassFlow:
+    def train(
+        self,
+        function: TrainFunction,
+        store: Store,
+        folder: str,
+        workers: int,
+        on_progress: Callable[[Mapping[str, float]], None],
+    ) -> Mapping[str, bytes]:
         """On a single device, without checkpoints."""
-        from raysweep.oracle.fit import Curve, curve_name, train_flow
-
-        curve = Curve(store, curve_name(recipe))
+        curve = Curve(store, folder)
 
         def record(point: Mapping[str, float]) -> None:
             curve(point)
             on_progress(point)
 
-        return train_flow(recipe, None, record)
+        return function(None, record, "cpu")
 
     def run(self, job: Job, feed: Feed, on_counts: Callable[[Counts], None]) -> None:
         """One pack after another."""

@@ -36,15 +36,17 @@ class Kept:
 
     Attributes:
         name: Within the store.
-        step: Steps done.
+        step: Steps done in its stage.
         runs: Keys of its runs, in its order.
         world: Hash of the weights of the world they train in, or "".
+        stage: Which of their trainings it is a state of.
     """
 
     name: str
     step: int
     runs: tuple[str, ...]
     world: str
+    stage: int = 0
 
 
 def find(store: Store, world: str | None = None) -> list[Kept]:
@@ -54,7 +56,9 @@ def find(store: Store, world: str | None = None) -> list[Kept]:
         return []
     with ThreadPoolExecutor(8) as pool:
         found = pool.map(lambda name: _look(store, f"{FOLDER}/{name}"), names)
-    return sorted((k for k in found if k is not None and world in (None, k.world)), key=lambda k: (-k.step, k.name))
+    return sorted(
+        (k for k in found if k is not None and world in (None, k.world)), key=lambda k: (-k.stage, -k.step, k.name)
+    )
 
 
 def parts(pack: Pack, kept: Sequence[Kept]) -> list[tuple[Pack, Kept | None]]:
@@ -112,7 +116,7 @@ class Keeping:
         rows = {key: i for i, key in enumerate(self._start.runs)}
         with contextlib.suppress(LedgerError):
             data = self._store.read(self._start.name)
-            return Saved(data, [rows[k.decode()] for k in self._pack.runs.keys.tolist()], len(rows))
+            return Saved(data, [rows[k.decode()] for k in self._pack.runs.keys.tolist()], len(rows), self._start.stage)
         return None
 
     def due(self, size: int) -> bool:
@@ -120,18 +124,18 @@ class Keeping:
         cost = self._cost or size / _BYTES_A_SECOND
         return self._every > 0 and time.monotonic() - self._last >= max(self._every, cost / _SHARE)
 
-    def save(self, step: int, state: Callable[[dict[str, str]], bytes]) -> None:
-        """Keep the state at a step in place of the last one; a store that refuses is no reason to stop.
+    def save(self, step: int, state: Callable[[dict[str, str]], bytes], stage: int = 0) -> None:
+        """Keep the state at a step of a stage in place of the last one; a store that refuses is no reason to stop.
 
         Args:
             state: The file's content, given what its header must say.
         """
         started = time.monotonic()
-        name = f"{FOLDER}/{self._pack.id}-{step}.safetensors"
+        name = f"{FOLDER}/{self._pack.id}-{f'{stage}-' if stage else ''}{step}.safetensors"
         keys = [k.decode() for k in self._pack.runs.keys.tolist()]
         with contextlib.suppress(LedgerError):
             self._before()
-            about = {"step": str(step), "runs": json.dumps(keys), "world": self._world}
+            about = {"step": str(step), "runs": json.dumps(keys), "world": self._world, "stage": str(stage)}
             self._store.write(name, state(about), patience=0.0)  # training does not wait for a store
             if self._name != name:
                 self.forget()
@@ -160,6 +164,6 @@ def _look(store: Store, name: str) -> Kept | None:
         runs = json.loads(told["runs"])
         if not all(isinstance(key, str) for key in runs):
             return None
-        return Kept(name, int(told["step"]), tuple(runs), str(told["world"]))
+        return Kept(name, int(told["step"]), tuple(runs), str(told["world"]), int(told.get("stage", 0)))
     except (LedgerError, OSError, ValueError, TypeError, KeyError, struct.error, RecursionError):
         return None

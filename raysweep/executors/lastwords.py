@@ -9,7 +9,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysweep.errors import tail
-from raysweep.executors.limit import LATE
+from raysweep.executors.limit import HELD, LATE
 from raysweep.executors.place import RUNNING
 
 __all__ = ["at_work", "last_words", "said"]
@@ -20,7 +20,6 @@ _NOISE = re.compile(r"^:|^Extension modules: |logging\.cc:\d+: |^PC: @|^\s+@ +0x
 _WHO = re.compile(r"\bpid: (\d+)\b.*?\bip: (\S+)", re.DOTALL)
 _HOW = re.compile(r"Worker exit detail: (.*?[.!])(?:\s|$)")
 _RUN = re.compile(rf"^{re.escape(RUNNING)}([0-9a-f]+)$", re.MULTILINE)
-_LATE = re.compile(r"^Timeout \(.*\)!$", re.MULTILINE)  # of faulthandler, when it ends a process
 _FATAL = re.compile(r"^Fatal Python error: .*", re.MULTILINE)  # of faulthandler, which Ray turns on
 _silent: set[str] = set()  # nodes that did not answer: they are not asked again
 
@@ -34,8 +33,8 @@ def at_work(words: str) -> str:
 def said(words: str) -> str:
     """A worker's last words without its marks of which run begins, from the last of them on."""
     own = _RUN.split(words)[-1].strip()
-    if LATE in own:  # that its process then ended is no news
-        own = own[: own.index("\n", own.index(LATE))] if "\n" in own[own.index(LATE) :] else own
+    if late := LATE.search(own):  # that its process then ended is no news
+        own = own[: late.end()]
     return own or "its worker died"
 
 
@@ -64,28 +63,29 @@ def _log_of(pid: int, host: str) -> str:
     if not nodes or nodes[0] in _silent:
         return ""
 
-    def read() -> str:  # nested, so that it is shipped whole: importing raysweep there would take seconds
+    def read() -> list[str]:  # nested, so that it is shipped whole: importing raysweep there would take seconds
         import os
         from pathlib import Path
 
         here = Path(os.readlink("/proc/self/fd/2")).parent  # where Ray put this task's own standard error
-        told = ""
+        told = []
         for file in (f for kind in ("out", "err") for f in here.glob(f"worker-*-{pid}.{kind}")):
             with open(file, "rb") as stream:
                 stream.seek(max(0, os.fstat(stream.fileno()).st_size - 32768))
-                told += stream.read().decode(errors="replace") + "\n"
+                told.append(stream.read().decode(errors="replace"))
         return told
 
     there: Any = NodeAffinitySchedulingStrategy(node_id=nodes[0], soft=False)
     try:
         task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(read)
-        text = ray.get(task.remote(), timeout=_WAIT)
+        texts = ray.get(task.remote(), timeout=_WAIT)
     except (ray.exceptions.RayError, OSError):
         _silent.add(nodes[0])
         return ""
-    mark = _RUN.findall(text)
+    mark = [run for text in texts for run in _RUN.findall(text)]
+    text = "\n".join(_RUN.split(text)[-1] for text in texts)  # of the last run, what it printed and what it warned
     kept = [line.rstrip() for line in text.splitlines() if line.strip() and not _NOISE.search(line)]
     words = "\n".join(kept[-_LINES:])[-_CHARACTERS:]
-    late = _LATE.findall(text)  # above a long dump of all threads
+    late = HELD.findall(text)  # above a long dump of all threads
     words = f"{late[-1]}\n{words}" if late and late[-1] not in words else words
     return f"{RUNNING}{mark[-1]}\n{words}" if mark and not at_work(words) else words

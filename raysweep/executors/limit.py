@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import re
 import signal
 import sys
 import threading
@@ -12,9 +13,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["LATE", "TimeLimitError", "took_longer", "watched"]
+__all__ = ["HELD", "LATE", "TimeLimitError", "took_longer", "watched"]
 
-LATE = "took longer than"
+LATE = re.compile(r"took longer than [^\n]*, the limit of a run$", re.MULTILINE)
+HELD = re.compile(r"^Timeout \(\d+:\d\d:\d\d[.\d]*\)!$", re.MULTILINE)  # how faulthandler begins when it ends a process
 _GRACE = 20.0  # seconds after which a process that holds Python's lock is ended by C code
 _CODE = 113
 
@@ -24,9 +26,9 @@ class TimeLimitError(BaseException):
 
 
 def took_longer(seconds: float) -> str:
-    """`took longer than 30 minutes (resources.minutes)`."""
+    """`took longer than 30 minutes, the limit of a run`: what `LATE` finds, and no words of a run's own."""
     amount = f"{seconds / 60:g} minutes" if seconds >= 60 else f"{seconds:g} s"
-    return f"{LATE} {amount}, the limit of a run"
+    return f"took longer than {amount}, the limit of a run"
 
 
 @contextlib.contextmanager

@@ -123,7 +123,8 @@ def lend(
     place, log = RunPlace(store, key, flush, codes), RunLog(store, key)
     on_log(log)
     if in_worker:
-        os.write(2, f"{RUNNING}{key}\n".encode())
+        for stream in (1, 2):  # each has a file of its own
+            os.write(stream, f"{RUNNING}{key}\n".encode())
     before, environment = Path.cwd(), dict(os.environ)
 
     def ending() -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from raysweep.executors.feed import Feed
 from raysweep.executors.work import Job
 from raysweep.ledger.rows import Counts
-from raysweep.oracle.recipe import FlowRecipe
+from raysweep.oracle.recipe import TrainFunction
 from raysweep.store import Store
-
-if TYPE_CHECKING:
-    from raysweep.oracle.flows import ClassFlow
 
 __all__ = ["Executor"]
 
@@ -40,10 +37,22 @@ class Executor(Protocol):
         """The answer of a function run where packs run; what it raises is raised here."""
         ...
 
-    def train_flow(
-        self, recipe: FlowRecipe, store: Store, workers: int, on_progress: Callable[[Mapping[str, float]], None]
-    ) -> ClassFlow:
-        """Train a flow oracle."""
+    def train(
+        self,
+        function: TrainFunction,
+        store: Store,
+        folder: str,
+        workers: int,
+        on_progress: Callable[[Mapping[str, float]], None],
+    ) -> Mapping[str, bytes]:
+        """Train where training happens; the files that the function returned, or reported last.
+
+        Args:
+            function: What trains.
+            store, folder: Where its curve grows and its checkpoints go.
+            workers: Data-parallel workers, at most.
+            on_progress: Called now and then with the newest point of the curve.
+        """
         ...
 
     def run(self, job: Job, feed: Feed, on_counts: Callable[[Counts], None]) -> None:

@@ -1,4 +1,4 @@
-"""Training a flow oracle with Ray Train: data-parallel workers over gloo or NCCL, resumed from checkpoints."""
+"""Training a world with Ray Train: data-parallel workers over gloo or NCCL, resumed from checkpoints."""
 
 from __future__ import annotations
 
@@ -7,34 +7,33 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
-from safetensors.torch import load
 
-from raysweep.errors import LedgerError, OracleError
+from raysweep.errors import OracleError
 from raysweep.executors.cluster import nodes, resources
 from raysweep.experiment import Dist
-from raysweep.oracle.fit import CHECKPOINT, Curve, curve_name, train_flow
-from raysweep.oracle.recipe import FlowRecipe, folder_of, shape_of
-from raysweep.oracle.world import make_flow
+from raysweep.oracle.curve import Curve
+from raysweep.oracle.recipe import TrainFunction
 from raysweep.store import Store
 from raysweep.store.patience import patiently
 
-if TYPE_CHECKING:
-    from raysweep.oracle.flows import ClassFlow
-
-__all__ = ["fit_flow"]
+__all__ = ["train"]
 
 _FAILURES = 3  # worker groups that may die before training is given up
 
 
-def fit_flow(
-    recipe: FlowRecipe, store: Store, workers: int, on_progress: Callable[[Mapping[str, float]], None]
-) -> ClassFlow:
-    """Train on the running Ray, on GPUs where there is one per worker.
+def train(
+    function: TrainFunction,
+    store: Store,
+    folder: str,
+    workers: int,
+    on_progress: Callable[[Mapping[str, float]], None],
+) -> Mapping[str, bytes]:
+    """Train on the running Ray, on GPUs where there is one per worker; the files of the last checkpoint.
 
     On several nodes training survives the loss of one: it goes on from the last checkpoint with the workers that are
     left, and takes in new ones as they come. The batch is split over however many there are.
@@ -48,37 +47,34 @@ def fit_flow(
     elastic = workers > 1 and len(nodes()) > 1
     trainer = ray.train.torch.TorchTrainer(
         _worker,
-        train_loop_config={"recipe": recipe.model_dump(mode="json"), "store": store.absolute},
+        train_loop_config={"function": function, "store": store.absolute, "folder": folder},
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(num_workers=(1, workers) if elastic else workers, use_gpu=use_gpu),
         run_config=ray.train.RunConfig(
             name="train",
-            storage_path=store.path(folder_of(recipe)),
+            storage_path=store.path(folder),
             storage_filesystem=None if store.is_local else store.fs,
             failure_config=ray.train.FailureConfig(max_failures=_FAILURES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
     )
-    result = _fit(trainer, lambda: _newest(store, recipe, on_progress))
+    result = _fit(trainer, lambda: _newest(store, folder, on_progress))
     if result.checkpoint is None:
         raise OracleError("oracle: training ended without a checkpoint")
-    shape = shape_of(recipe)
-    flow = make_flow(recipe, shape.dim, shape.classes)
     try:
-        tensors = load(patiently(lambda: _file_of(result.checkpoint)))
+        files = patiently(lambda: _files_of(result.checkpoint))
     except OSError as error:
         raise OracleError(
             f"oracle: its last checkpoint cannot be read: {error}. Run the same command again; it goes on from there"
         ) from error
-    flow.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
     with contextlib.suppress(OSError):  # it is in the way of nothing
-        store.fs.delete_dir(store.path(f"{folder_of(recipe)}/train"))
-    return flow
+        store.fs.delete_dir(store.path(f"{folder}/train"))
+    return files
 
 
-def _file_of(checkpoint: ray.train.Checkpoint) -> bytes:
+def _files_of(checkpoint: ray.train.Checkpoint) -> dict[str, bytes]:
     with checkpoint.as_directory() as folder:
-        return Path(folder, CHECKPOINT).read_bytes()
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
 
 
 def _fit(trainer: ray.train.torch.TorchTrainer, meanwhile: Callable[[], None]) -> Any:
@@ -108,21 +104,17 @@ def _fit(trainer: ray.train.torch.TorchTrainer, meanwhile: Callable[[], None]) -
     return ended["result"]
 
 
-def _newest(store: Store, recipe: FlowRecipe, on_progress: Callable[[Mapping[str, float]], None]) -> None:
+def _newest(store: Store, folder: str, on_progress: Callable[[Mapping[str, float]], None]) -> None:
     """Pass on the newest point of the curve that rank 0 writes."""
-    with contextlib.suppress(LedgerError):  # not written yet
-        on_progress(store.read_json(curve_name(recipe))[-1])
+    if point := Curve(store, folder).newest:
+        on_progress(point)
 
 
 def _worker(config: dict[str, Any]) -> None:
     """One data-parallel worker."""
-    recipe, store = FlowRecipe(**config["recipe"]), Store(config["store"])
     context = ray.train.get_context()
     checkpoint = ray.train.get_checkpoint()
-    resume = None
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            resume = {CHECKPOINT: Path(folder, CHECKPOINT).read_bytes()}
+    resume = None if checkpoint is None else _files_of(checkpoint)
 
     def report(metrics: Mapping[str, Any], files: Mapping[str, bytes] | None) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -140,5 +132,5 @@ def _worker(config: dict[str, Any]) -> None:
         report=report,
         resume=resume,
     )
-    device = str(ray.train.torch.get_device())
-    train_flow(recipe, dist, Curve(store, curve_name(recipe)), device)
+    curve = Curve(Store(config["store"]), config["folder"])
+    config["function"](dist, curve, str(ray.train.torch.get_device()))

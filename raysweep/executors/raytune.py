@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -41,24 +41,20 @@ from raysweep.executors.feed import Feed  # noqa: E402
 from raysweep.executors.hosts import Hosts  # noqa: E402
 from raysweep.executors.internals import forget, inside, release_actors, wait_for_actors  # noqa: E402
 from raysweep.executors.lastwords import at_work, last_words, said  # noqa: E402
-from raysweep.executors.limit import LATE, took_longer  # noqa: E402
+from raysweep.executors.limit import HELD, LATE, took_longer  # noqa: E402
 from raysweep.executors.quiet import quiet  # noqa: E402
 from raysweep.executors.runlog import log_name  # noqa: E402
 from raysweep.executors.trial import PackTrial, Unfit  # noqa: E402
 from raysweep.executors.witness import witness  # noqa: E402
 from raysweep.executors.work import Job  # noqa: E402
 from raysweep.ledger.rows import STATUSES, Counts  # noqa: E402
-from raysweep.oracle.recipe import FlowRecipe  # noqa: E402
+from raysweep.oracle.recipe import TrainFunction  # noqa: E402
 from raysweep.store import Store, UnreachableError  # noqa: E402
-
-if TYPE_CHECKING:
-    from raysweep.oracle.flows import ClassFlow
 
 __all__ = ["RayExecutor"]
 
 _STARTING = 200  # actors that start at a time
 _STOPPING = 5.0  # seconds that actors have to stop before the store is looked at again
-_LATE = "Timeout ("  # how Python's faulthandler begins when it ends a process that holds Python's lock
 _LOOK_SECONDS = 5.0  # between looks for packs of which nothing is heard
 _CRASHED = (
     "worker process has died",
@@ -160,8 +156,8 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
             forget(trial)
             return
         run = at_work(reason) or (pack.runs.key(0) if len(pack) == 1 else "")
-        late = LATE in reason or _LATE in reason
-        if late and LATE not in reason and self.seconds is not None:  # it held Python's lock: C code ended it
+        late = self.seconds is not None and bool(LATE.search(reason) or HELD.search(reason))
+        if late and not LATE.search(reason) and self.seconds is not None:  # it held Python's lock: C code ended it
             reason = f"{reason.rpartition(chr(10))[0]}\n{took_longer(self.seconds)}"
         if run and not self.store.exists(log_name(run)):  # what it printed died with it
             with contextlib.suppress(LedgerError):
@@ -270,13 +266,18 @@ class RayExecutor:
                 raise error.cause from error
             raise PackError(f"a worker failed: {tail(str(error))}") from error
 
-    def train_flow(
-        self, recipe: FlowRecipe, store: Store, workers: int, on_progress: Callable[[Mapping[str, float]], None]
-    ) -> ClassFlow:
+    def train(
+        self,
+        function: TrainFunction,
+        store: Store,
+        folder: str,
+        workers: int,
+        on_progress: Callable[[Mapping[str, float]], None],
+    ) -> Mapping[str, bytes]:
         """By Ray Train."""
-        from raysweep.executors.raytrain import fit_flow
+        from raysweep.executors.raytrain import train
 
-        return fit_flow(recipe, store, workers, on_progress)
+        return train(function, store, folder, workers, on_progress)
 
     def run(self, job: Job, feed: Feed, on_counts: Callable[[Counts], None]) -> None:
         """One Tuner until the feed is finished.

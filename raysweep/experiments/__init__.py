@@ -18,7 +18,7 @@ from raysweep.experiments.function import FunctionExperiment
 from raysweep.experiments.inferred import infer_axes
 from raysweep.experiments.returned import renamed
 
-__all__ = ["BUILT_IN", "Own", "built_in", "load_experiment"]
+__all__ = ["BUILT_IN", "Own", "built_in", "imported", "load_experiment"]
 
 BUILT_IN = {
     "classifier": "raysweep.experiments.classifier",
@@ -86,7 +86,7 @@ def load_experiment(reference: str, own: Own, folders: Sequence[Path], where: st
                     + nearest(reference, BUILT_IN)
                 )
             return _whole(known, own, where)
-        code = _imported(reference, folders, where)
+        code = imported(reference, folders, where)
     if isinstance(code, type) and not _is_plain(code):
         try:
             code = code()
@@ -130,7 +130,12 @@ def _is_plain(code: type) -> bool:
     return sum(hasattr(code, member) for member in members) < len(members) // 2
 
 
-def _imported(reference: str, folders: Sequence[Path], where: str) -> Any:
+def imported(reference: str, folders: Sequence[Path], where: str) -> Any:
+    """What a user's `module:attribute` names.
+
+    Raises:
+        SweepError: there is no such module or attribute.
+    """
     module_name, _, attribute = reference.partition(":")
     for folder in map(str, folders):
         if folder not in sys.path:

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from raysweep.display import Display
 from raysweep.errors import PackError, SweepError
 from raysweep.experiment import Context, Cost, Metric, WorldShape
-from raysweep.experiments.classifier_axes import AXES, LABELS, METRICS
+from raysweep.experiments.classifier_axes import AXES, DISPLAY, LABELS, METRICS
 from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Observed, Runs
 from raysweep.grid.values import Value
@@ -44,6 +45,7 @@ class Classifier:
     axes: Sequence[Axis] = AXES
     metrics: Sequence[Metric] = METRICS
     needs_world: bool = True
+    display: Display = DISPLAY
 
     def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
         """Of all members of a run, by layer; branches of the schedule and subsampled evaluations counted."""
@@ -201,14 +203,15 @@ def _rows(
         columns: {metric: [those that did not, in order]}.
         cost: {column: [m]}.
     """
+    from raysweep.training.loss import CROSS_ENTROPY
+
     budgets = len(ks)
     sound = diverged < 0
     if sound.any():
         sound[sound] = np.isfinite(columns["total"]) & np.isfinite(columns["total_select"])
     ok = np.repeat(sound, budgets)
     reason = [
-        f"loss not finite or above 1e6 nats at step {d}" if d >= 0 else f"loss not finite by step {step}"
-        for d in diverged
+        f"loss {CROSS_ENTROPY.rule} at step {d}" if d >= 0 else f"loss not finite by step {step}" for d in diverged
     ]
     table: dict[str, Any] = {
         "lane": pa.array(np.repeat(here.astype(np.int32), budgets)),

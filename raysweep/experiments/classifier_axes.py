@@ -1,12 +1,13 @@
-"""Axes and metrics of the `classifier` experiment."""
+"""Axes and metrics of the `classifier` experiment, and how they are shown."""
 
 from __future__ import annotations
 
+from raysweep.display import Bound, Companion, Display, Figure
 from raysweep.experiment import Metric
 from raysweep.grid.axes import Axis, KindBy
 from raysweep.models import ACTIVATIONS, KINDS
 
-__all__ = ["AXES", "LABELS", "METRICS", "PRECISIONS"]
+__all__ = ["AXES", "DISPLAY", "LABELS", "METRICS", "PRECISIONS"]
 
 LABELS = ("hard", "argmax", "soft")
 PRECISIONS = ("float32", "float64", "tf32", "bf16")
@@ -79,4 +80,41 @@ METRICS = tuple(
     Metric(name + suffix, unit, help_ + note, better)  # type: ignore[arg-type]
     for suffix, note in (("", ""), ("_select", "; on the selection sample"))
     for name, unit, better, help_ in _DECOMPOSITION
+)
+
+_BROKEN = "A classifier beat the Bayes classifier: do not trust this world."
+DISPLAY = Display(
+    labels={
+        "n_train": "training items N",
+        "steps": "training steps",
+        "epistemic": "epistemic error (nats)",
+        "total": "total loss",
+        "aleatoric": "aleatoric floor",
+        "ece": "expected calibration error",
+        "k": "attempts k",
+    },
+    x="n_train",
+    y="epistemic",
+    companions=(
+        Companion("epistemic", "total", "means", "Hollow: mean total loss = aleatoric + epistemic."),
+        Companion("epistemic", "aleatoric", "floor", "Dotted: the aleatoric floor."),
+    ),
+    bounds=(
+        Bound(
+            "excess_nll",
+            "no NLL on generating labels lies below that of the exact posterior",
+            _BROKEN,
+            se="excess_nll_se",
+        ),
+        Bound("excess_error", "no accuracy lies above that of the Bayes classifier", _BROKEN, se="excess_error_se"),
+    ),
+    figures=(
+        Figure(
+            "calibration",
+            "ece",
+            "classifiers, best snapshot",
+            "Left: the oracle's posterior against how often its classes occur. Right: calibration of the classifiers.",
+            reliability=True,
+        ),
+    ),
 )

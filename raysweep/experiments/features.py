@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from raysweep.display import Companion, Display
 from raysweep.errors import SweepError
 from raysweep.experiment import Context, Cost, Metric, WorldShape
 from raysweep.grid.axes import Axis
@@ -52,6 +53,20 @@ METRICS = (
     Metric("rho", "", "|w|^2 / N: how far the model has moved"),
     Metric("sharpness", "", "step size x largest eigenvalue of the kernel, 1 + gamma rho included; stable below 2"),
 )
+DISPLAY = Display(
+    labels={
+        "t": "time t (step size x steps)",
+        "loss": "loss",
+        "width": "width N",
+        "items": "items P",
+        "reducible": "loss above the plateau",
+        "unreachable": "plateau of the loss",
+        "gamma": "richness",
+    },
+    x="t",
+    y="loss",
+    companions=(Companion("loss", "unreachable", "floor", "Dotted: what a model of this width never loses."),),
+)
 _MODEL = ("method", "alpha", "beta", "gamma", "width", "inputs", "eta", "batch", "items")  # all but seed and time
 _IDENTITY = 800  # modes of `steps` without a width: N = M and A0 the identity
 _MOST_INPUTS = 16_384
@@ -69,6 +84,7 @@ class Features:
     version: int = 1
     axes: Sequence[Axis] = AXES
     metrics: Sequence[Metric] = METRICS
+    display: Display = DISPLAY
     needs_world: bool = False
 
     def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:

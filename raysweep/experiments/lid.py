@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from raysweep.display import Display
 from raysweep.experiment import Context, Cost, Metric, WorldShape
 from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Observed, Runs
@@ -49,6 +50,16 @@ METRICS = (
     Metric("exponent", "", "local exponent of failure in k, -d log failure / d log k", "high"),
     Metric("condition", "", "condition number of the ridge problem"),
 )
+DISPLAY = Display(
+    labels={
+        "n_train": "training items N",
+        "l_gen": "excess risk L_gen",
+        "failure": "1 - pass@k",
+        "k": "attempts k",
+    },
+    x="n_train",
+    y="l_gen",
+)
 _TRAINED = ("n_train", "dim", "alpha", "beta", "prior", "sigma_eta", "ridge")  # what the excess risk depends on
 _CHUNK = 2**22  # numbers of the inputs held at a time
 _SINGULAR = 1e13  # condition number beyond which doubles say nothing
@@ -67,6 +78,7 @@ class Difficulty:
     axes: Sequence[Axis] = AXES
     metrics: Sequence[Metric] = METRICS
     needs_world: bool = False
+    display: Display = DISPLAY
 
     def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
         """The Gram matrix of the inputs and its eigendecomposition; a mesh a curve of failures."""

@@ -32,7 +32,14 @@ _MILLI = 1000  # steps are whole numbers: a time axis of fractions is counted in
 
 
 class Point(NamedTuple):
-    """One value of a metric."""
+    """One value of a metric.
+
+    Attributes:
+        step: A tracker has one axis of time, so several are combined into one that grows as they do: of the axes of
+            role `time`, in the order in which the experiment declares them, each counts in units of the power of 1,000
+            above all values of those after it. Step 250 of round 3 is 3,250, as long as rounds have fewer than 1,000
+            steps.
+    """
 
     name: str
     step: int
@@ -127,7 +134,7 @@ def read_records(store: Store, metrics: Sequence[str] = ()) -> tuple[str, list[R
 
 class _Columns(NamedTuple):
     params: list[str]
-    time: str  # or "" where none of the axes is time
+    times: list[str]  # outermost first
     budgets: list[str]  # observed, and not time
     metrics: list[str]
 
@@ -137,12 +144,12 @@ def _columns(schema: pa.Schema, wanted: Sequence[str]) -> _Columns:
     meta = {f.name: {k.decode(): v.decode() for k, v in (f.metadata or {}).items()} for f in schema}
     axes = [n for n in schema.names if meta[n].get("role") == "axis"]
     observed = [n for n in axes if meta[n].get("kind") == "observed"]
-    time = next((n for n in axes if meta[n].get("axis_role") == "time"), "")
+    times = [n for n in axes if meta[n].get("axis_role") == "time"]
     numbers = [
         n for n in observed if pa.types.is_integer(schema.field(n).type) or pa.types.is_floating(schema.field(n).type)
     ]
-    if not time and len(numbers) == 1:
-        (time,) = numbers  # a plain function's one observed number
+    if not times and len(numbers) == 1:
+        times = numbers  # a plain function's one observed number
     known = [n for n in schema.names if meta[n].get("role") == "metric" and pa.types.is_floating(schema.field(n).type)]
     known += [n for n in _COSTS if n in schema.names and n not in known]
     for name in wanted:
@@ -151,15 +158,15 @@ def _columns(schema: pa.Schema, wanted: Sequence[str]) -> _Columns:
                 f"export: --metric must be a metric of the store, but got {name!r}. {nearest(name, known)}"
             )
     return _Columns(
-        [n for n in axes if n != time and n not in observed],
-        time,
-        [n for n in observed if n != time],
+        [n for n in axes if n not in times and n not in observed],
+        times,
+        [n for n in observed if n not in times],
         [n for n in known if not wanted or n in wanted],
     )
 
 
 def _records(table: pa.Table, columns: _Columns, sweep: str, file: str) -> Iterator[Record]:
-    steps = _steps(table, columns.time)
+    steps = _steps(table, columns.times)
     order = pc.sort_indices(
         table.select(["run", "cell"]).append_column("step", pa.array(steps)),
         sort_keys=[("run", "ascending"), ("step", "ascending"), ("cell", "ascending")],
@@ -205,13 +212,17 @@ def _records(table: pa.Table, columns: _Columns, sweep: str, file: str) -> Itera
         )  # fmt: skip
 
 
-def _steps(table: pa.Table, time: str) -> npt.NDArray[np.int64]:
-    if not time:
-        return np.zeros(len(table), dtype=np.int64)
-    column = pc.fill_null(table.column(time), 0)
-    if pa.types.is_floating(column.type):
-        column = pc.round(pc.multiply(column, float(_MILLI)))
-    return np.asarray(column.to_numpy(), dtype=np.int64)
+def _steps(table: pa.Table, times: Sequence[str]) -> npt.NDArray[np.int64]:
+    """[rows] the one step that `Point` says."""
+    steps, unit = np.zeros(len(table), dtype=np.int64), 1
+    for name in reversed(times):
+        column = pc.fill_null(table.column(name), 0)
+        if pa.types.is_floating(column.type):
+            column = pc.round(pc.multiply(column, float(_MILLI)))
+        steps += unit * np.asarray(column.to_numpy(), dtype=np.int64)
+        while unit <= steps.max(initial=0):
+            unit *= 1000
+    return steps
 
 
 def _seconds(table: pa.Table) -> list[float]:

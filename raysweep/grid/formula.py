@@ -23,6 +23,7 @@ __all__ = ["FUNCTIONS", "Formula", "is_formula", "parse_formula"]
 
 _LONGEST = 1000  # characters of a formula
 _DEEPEST = 40  # operations within operations
+_NEAR = 0.8  # how alike a misspelt name is to an axis, of 1
 _BITS = 1024  # of a whole number on the way to a value
 _ACTS = (ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Call)
 _NAME = re.compile(r"[^\W\d]\w*")
@@ -62,24 +63,29 @@ class Formula:
 def is_formula(entry: Any, names: Collection[str]) -> bool:
     """Whether a grid's entry (or one of a list) is computed: an expression that acts on axes among `names`.
 
-    A misspelt one counts too, so that it is refused by `parse_formula` and does not become a word.
+    What would silently become a word counts too, so that it is refused by `parse_formula`: an expression of names that
+    are nearly axes (`wdth * 4`, `Width * 4`), and a number's attribute (`width.real`). Where words are as likely
+    (`Width-4`, `Data/train`, `width.txt`), it is a word.
     """
     if isinstance(entry, list | tuple):
         return any(isinstance(part, str) and is_formula(part, names) for part in entry)
     if not isinstance(entry, str):
         return False
     mentioned = set(_NAME.findall(entry[:_LONGEST]))
-    if not mentioned or not re.search(r"[-+*/%^<>=!&|(]| (?:if|and|or) |\bnot ", entry):
+    if not mentioned or not re.search(r"[-+*/%^<>=!&|(.]| (?:if|and|or) |\bnot ", entry):
         return False
     tree = _parsed(entry) if len(entry) <= _LONGEST else None
     if tree is None:
         return not mentioned.isdisjoint(names) and bool(re.search("[*+%^]", entry))
-    if not any(isinstance(node, _ACTS) for node in ast.walk(tree)):
+    if not any(isinstance(node, _ACTS) or _is_of_a_number(node, names) for node in ast.walk(tree)):
         return False
     known, unknown = _named(tree, names)
     if _WORDLIKE.fullmatch(entry):
-        return bool(known) and all(difflib.get_close_matches(name, names, 1, 0.8) for name in unknown)
-    return bool(known) or (bool(unknown) and all(difflib.get_close_matches(name, names, 1, 0.8) for name in unknown))
+        return bool(known) and all(difflib.get_close_matches(name, names, 1, _NEAR) for name in unknown)
+    cased = {name.casefold() for name in names}
+    return bool(known) or (
+        bool(unknown) and all(n.casefold() in cased or difflib.get_close_matches(n, names, 1, _NEAR) for n in unknown)
+    )
 
 
 def parse_formula(text: str, names: Collection[str], where: str) -> Formula:
@@ -113,6 +119,14 @@ def _parsed(text: str) -> ast.expr | None:
             return ast.parse(text.replace("\n", " ").strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
+
+
+def _is_of_a_number(node: ast.AST, names: Collection[str]) -> bool:
+    """Whether an expression is `width.real`, rather than a word such as `width.txt`."""
+    match node:
+        case ast.Attribute(value=ast.Name(id=name), attr=attribute):
+            return name in names and hasattr(0, attribute)
+    return False
 
 
 def _named(tree: ast.expr, names: Collection[str]) -> tuple[set[str], set[str]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from raysweep.errors import StudyError
 
-__all__ = ["folders", "json_lines", "json_of", "lines", "plural", "read"]
+__all__ = ["folders", "json_lines", "json_of", "lines", "plural", "read", "whole_lines"]
 
 MOST_BYTES = 1 << 28  # of one file
 MOST_TRIALS = 200_000
@@ -74,6 +74,11 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
         if not isinstance(row, dict):
             raise StudyError(f"{path}: line {number} must hold a JSON object, but holds {type(row).__name__}")
         yield row
+
+
+def whole_lines(text: str) -> str:
+    """A text without a last line that has no end."""
+    return text[: text.rfind("\n") + 1]
 
 
 def folders(root: Path) -> list[Path]:

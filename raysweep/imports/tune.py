@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.errors import StudyError, tail
-from raysweep.imports.files import MOST_TRIALS, folders, json_lines, json_of, plural, read
+from raysweep.imports.files import MOST_TRIALS, folders, json_lines, json_of, plural, read, whole_lines
 from raysweep.imports.trial import State, Study, Trial, flat
 
 __all__ = ["read_tune"]
@@ -131,9 +131,11 @@ def _trial(folder: Path, states: Mapping[str, str]) -> Trial | None:
 
 
 def _progress(path: Path) -> list[dict[str, Any]]:
-    """The rows of a CSV file, with numbers where they are ones."""
+    """The rows of a CSV file, with numbers where they are ones. A last line without an end is left out: half of a
+    number is a number, too.
+    """
     try:
-        rows = list(csv.DictReader(io.StringIO(read(path))))
+        rows = list(csv.DictReader(io.StringIO(whole_lines(read(path)))))
     except csv.Error as error:
         raise StudyError(f"{path}: must be CSV, but is not: {error}") from error
     return [{k: _number(v) for k, v in row.items() if isinstance(k, str) and v not in ("", None)} for row in rows]

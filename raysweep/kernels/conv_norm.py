@@ -121,10 +121,12 @@ class _ConvNorm(torch.autograd.Function):
                 dy, exchanged, (x.shape[2], x.shape[3]), stride=ctx.stride, precision=ctx.precision,
                 tile=input_tile(c, cout, x.dtype),
             )  # fmt: skip
-        dweight = weight_gradient(
-            x, dy, side, stride=ctx.stride, precision=ctx.precision,
-            tile=weight_tile(lanes, n, side, ctx.stride, ho * wo, c, cout, x.dtype),
-        )  # fmt: skip
+        dweight = None
+        if ctx.needs_input_grad[1]:  # not where the weight is frozen
+            dweight = weight_gradient(
+                x, dy, side, stride=ctx.stride, precision=ctx.precision,
+                tile=weight_tile(lanes, n, side, ctx.stride, ho * wo, c, cout, x.dtype),
+            )  # fmt: skip
         return dx, dweight, dgain, dbias, dresidual if ctx.residual else None, None, None, None, None, None
 
 

@@ -1,4 +1,4 @@
-"""Cross-entropy to target probabilities and its gradient, one program a lane."""
+"""The losses of `training.loss` and their gradients, one program per lane."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["loss_and_gradient"]
+__all__ = ["cross_entropy", "logistic", "square"]
+
+_BLOCK = 1024  # numbers of a lane at a time
 
 
 @triton.jit
-def _loss(
+def _cross_entropy(
     logits, targets, loss, gradient, batch: tl.constexpr, classes, of_lane, of_item, of_class,
     ITEMS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
@@ -34,7 +36,35 @@ def _loss(
     tl.store(loss + lane, tl.sum(total, 0) / batch)
 
 
-def loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+@triton.jit
+def _apart(
+    outputs, targets, loss, gradient, batch: tl.constexpr, each: tl.constexpr, of_lane, of_item, of_output,
+    SQUARE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Losses to which every output contributes by itself."""
+    lane = tl.program_id(0).to(tl.int64)
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    for first in range(0, batch * each, BLOCK):
+        i = first + tl.arange(0, BLOCK)
+        inside = i < batch * each
+        place = lane * of_lane + (i // each) * of_item + (i % each) * of_output
+        f = tl.load(outputs + place, mask=inside, other=0.0).to(tl.float32)
+        t = tl.load(targets + lane * batch * each + i, mask=inside, other=0.0).to(tl.float32)
+        if SQUARE:
+            g = f - t
+            value = g * g / 2
+        else:
+            m = f * t
+            e = tl.exp(-tl.abs(m))  # never overflows
+            far = tl.where(m > 0, e, 1.0) / (1 + e)  # 1 / (1 + exp(m))
+            g = -t * far
+            value = tl.maximum(-m, 0.0) + tl.where(e > 1e-4, tl.log(1 + e), e - e * e / 2)
+        total += tl.where(inside, value, 0.0)
+        tl.store(gradient + place, (g / batch).to(gradient.dtype.element_ty), mask=inside)
+    tl.store(loss + lane, tl.sum(total, 0) / batch)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """[lanes] mean loss in float32, and its gradient with the logits' layout.
 
     Args:
@@ -46,7 +76,27 @@ def loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     gradient = torch.empty_like(logits)
     width = triton.next_power_of_2(classes)
     items = max(1, min(triton.next_power_of_2(batch), 4096 // width))
-    _loss[(lanes,)](
+    _cross_entropy[(lanes,)](
         logits, targets.contiguous(), loss, gradient, batch, classes, *logits.stride(), ITEMS=items, CLASSES=width
+    )
+    return loss, gradient
+
+
+def square(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of half the squared distance; any number of outputs."""
+    return _launched(outputs, targets, square=True)
+
+
+def logistic(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of log(1 + exp(-target output)), targets +-1."""
+    return _launched(outputs, targets, square=False)
+
+
+def _launched(outputs: Tensor, targets: Tensor, square: bool) -> tuple[Tensor, Tensor]:
+    lanes, batch, each = outputs.shape
+    loss = torch.empty(lanes, dtype=torch.float32, device=outputs.device)
+    gradient = torch.empty_like(outputs)
+    _apart[(lanes,)](
+        outputs, targets.contiguous(), loss, gradient, batch, each, *outputs.stride(), SQUARE=square, BLOCK=_BLOCK
     )
     return loss, gradient

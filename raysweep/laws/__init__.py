@@ -1,25 +1,28 @@
 """Scaling laws with honest intervals.
 
-`fit` takes a table and returns a `Fit`; the files below it take and return NumPy arrays. Polars is imported when
-`fit` or `Fit` is first asked for, so planning and running a sweep work where it is not installed.
+`fit` takes a table and returns a `Fit`; the files below it take and return NumPy arrays. Polars and SciPy are imported
+when `fit`, `Fit` or `GroupFit` is first asked for, so that a sweep is planned without either.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from raysweep.laws.forms import LAWS, Law, law
-from raysweep.laws.group import GroupFit
+from raysweep.laws.definition import Law
+from raysweep.laws.forms import LAWS, law
 
 if TYPE_CHECKING:
-    from raysweep.laws.table import Fit, fit
+    from raysweep.laws.group import GroupFit
+    from raysweep.laws.result import Fit
+    from raysweep.laws.table import fit
 
 __all__ = ["LAWS", "Fit", "GroupFit", "Law", "fit", "law"]
 
+_HOMES = {"fit": "table", "Fit": "result", "GroupFit": "group"}
+
 
 def __getattr__(name: str) -> Any:
-    if name in ("Fit", "fit"):
-        from raysweep.laws import table
-
-        return getattr(table, name)
+    if name in _HOMES:
+        return getattr(import_module(f"raysweep.laws.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

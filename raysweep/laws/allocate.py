@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from raysweep.errors import FitError
 from raysweep.laws import terms
+from raysweep.laws.definition import Array, Law
 from raysweep.laws.draws import Sample
-from raysweep.laws.forms import Array, Law
 
 __all__ = ["Allocation", "Cost", "allocate", "extrapolation", "fit_cost", "minimum", "optimal_line"]
 

@@ -15,36 +15,18 @@ import numpy.typing as npt
 from raysweep.errors import FitError
 from raysweep.laws import forms
 from raysweep.laws.bootstrap import Bootstrap, Resample, resample
+from raysweep.laws.definition import Array, Law
 from raysweep.laws.estimate import distinct, solve
-from raysweep.laws.forms import Array, Law
 from raysweep.laws.group import Data
 from raysweep.laws.polish import Problems
+from raysweep.laws.request import Options
 
-__all__ = ["Group", "Options", "bootstraps", "solve_all", "weights_of"]
+__all__ = ["Group", "bootstraps", "solve_all", "weights_of"]
 
 _RATIO = 10.0  # of the largest weight to the smallest: beyond, a mistaken standard error could rule a fit
 _MOST = 20_000  # points of a group whose draws are held at a time
 _LONG = 1000  # points at distinct scales beyond which a group is solved by itself, its scales held once for all draws
 _DRAWN = 1e-6  # see `estimate`'s relative: ends of intervals move by 0.03 standard errors at most
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to fit.
-
-    Attributes:
-        level: Nominal coverage of intervals.
-        draws: Bootstrap draws; 0 for none.
-        seed: Of the draws.
-        huber: Huber's delta on log residuals; None for least squares.
-        holdout: Share of distinct scales (of compute, for several) that a second fit leaves out; 0 for none.
-    """
-
-    level: float = 0.95
-    draws: int = 1000
-    seed: int = 0
-    huber: float | None = None
-    holdout: float = 0.3
 
 
 @dataclass(frozen=True)

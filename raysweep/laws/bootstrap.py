@@ -29,8 +29,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri, stdtrit
 
+from raysweep.laws.definition import Array, Law
 from raysweep.laws.estimate import estimate, scales_of, solve
-from raysweep.laws.forms import Array, Law
 from raysweep.laws.resampling import canonical, measured, multiplicities, residuals, spent_by
 
 __all__ = ["Bootstrap", "Difference", "Resample", "bootstrap", "compare", "resample"]

@@ -1,10 +1,10 @@
-"""Which law? By how well each foretells its own largest scales, and by information criteria."""
+"""Which law? By how well each predicts its own largest scales, and by information criteria."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ import numpy.typing as npt
 from scipy.special import chdtrc
 
 from raysweep.errors import FitError
+from raysweep.laws.definition import Array, Law
 from raysweep.laws.estimate import Estimate, distinct, scales_of, solve
-from raysweep.laws.forms import LAWS, Array, Law
+from raysweep.laws.forms import LAWS, compared
 from raysweep.laws.polish import ITERATIONS
 
 __all__ = ["CANDIDATES", "Choice", "Evidence", "choose", "evidence", "held_out", "likelihood_ratio"]
@@ -21,30 +22,11 @@ __all__ = ["CANDIDATES", "Choice", "Evidence", "choose", "evidence", "held_out",
 # Fewest parameters first. Without power and power+floor, limits of these that win short hold-outs by luck. Candidates,
 # cuts and margin were picked on the 92 curves of Alabdulmohsin et al. (2022), test parts included (analysis/LOG.md).
 CANDIDATES = ("shifted", "m4", "broken")
-_FALLBACK = ("power+floor", "power")  # where scales are too few to compare
+_FALLBACK = ("power+floor", "power")  # where scales are too few to compare: the first that they are enough for
 _CUTS = (0.2, 0.5)  # shares of distinct scales left out: one shallow, one deep; the worse of the two scores counts
 _MARGIN = 1.05  # a law with more parameters must be better by this factor
-_LATE = 0.75  # a break beyond this share of the window (in logs) is hearsay
 _SCORED = 25  # iterations of a fit that is only scored
 _RELATIVE = 1e-6  # of a fit that is compared: far below what tells laws apart
-RIVALS: Mapping[str, tuple[str, ...]] = {
-    "power": ("power+floor", "shifted", "broken"),
-    "power+floor": ("power", "exponential", "shifted", "broken"),
-    "shifted": ("power+floor", "m4", "broken"),
-    "m4": ("power+floor", "shifted", "broken"),
-    "broken": ("power", "power+floor", "shifted"),
-    "exponential": ("power+floor",),
-    "chinchilla": ("chinchilla, E = 0", "kaplan"),
-    "kaplan": ("kaplan, E = 0", "chinchilla"),
-    "time": ("time, E = 0",),
-    "passk": ("power+floor",),
-    "passk+training": (),
-}
-# (fewer parameters, more): the first is the second with a floor, a shift or a break taken out.
-_NESTED = {
-    ("power", "power+floor"), ("power+floor", "shifted"), ("power", "shifted"), ("chinchilla", "kaplan"),
-    ("chinchilla, E = 0", "chinchilla"), ("kaplan, E = 0", "kaplan"), ("time, E = 0", "time"), ("passk", "power+floor"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,37 +61,36 @@ def held_out(x: Array, share: float) -> npt.NDArray[np.bool_]:
 
 
 def choose(
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
     laws: Sequence[str] = CANDIDATES,
-    x: npt.ArrayLike = (),
-    y: npt.ArrayLike = (),
     weights: npt.ArrayLike | None = None,
     huber: float | None = None,
 ) -> Choice:
-    """The one-axis law that foretells the largest scales best, fitted to all points.
+    """The one-axis law that predicts the largest scales best, fitted to all points.
 
     Each law is fitted without the top 20 % and without the top 50 % of distinct scales; its score is the worse log RMSE
-    of what was left out. The law with the fewest parameters within 5 % of the best is taken. A break so late, or so at
-    its bounds, that data beyond it are few is no candidate. Where scales are too few for the deep cut the shallow one
+    of what was left out. The law with the fewest parameters within 5 % of the best is taken. A law whose data do not
+    show what it says (`Law.sees`) is no candidate. Where scales are too few for the deep cut the shallow one
     decides alone; where they are too few for that, `power+floor` is taken, or `power`.
 
     Args:
-        laws: Names of candidates.
         x: Scales, positive, [points].
         y: Measurements, positive, [points].
+        laws: Names of candidates.
         weights, huber: See `estimate`.
 
     Raises:
         FitError: No law can be fitted.
     """
     forms = [LAWS[name] for name in laws]
-    scales, y = scales_of(LAWS["power"], x), np.asarray(y, dtype=np.float64)
+    simplest = LAWS[_FALLBACK[-1]]
+    scales, y = scales_of(simplest, x), np.asarray(y, dtype=np.float64)
     w = np.ones(y.size) if weights is None else np.asarray(weights, dtype=np.float64)
     fits: dict[str, Estimate] = {}
     scores: dict[str, float] = {}
-    for cuts in (
-        _CUTS,
-        _CUTS[:1],
-    ):  # the deep cut counts only where it leaves enough scales for all that the shallow does
+    # The deep cut counts only where it leaves enough scales for all that the shallow does.
+    for cuts in (_CUTS, _CUTS[:1]):
         kept = np.stack([np.ones(y.size, dtype=bool), *(~held_out(scales, cut) for cut in cuts)])
         shallow, deep = (distinct(scales[:, kept[i]]) for i in (1, -1))
         able = [form for form in forms if shallow >= form.fewest_scales]
@@ -125,8 +106,7 @@ def choose(
         name = next((n for n in _FALLBACK if count >= LAWS[n].fewest_scales), "")
         if not name:
             raise FitError(
-                f"A law needs at least {LAWS['power'].fewest_scales} distinct scales, but there are {count}. "
-                "Add scales."
+                f"A law needs at least {simplest.fewest_scales} distinct scales, but there are {count}. Add scales."
             )
         return Choice(LAWS[name], _fit(LAWS[name], scales, y, w[None], huber), scores)
     best = min(scores.values())
@@ -143,11 +123,8 @@ def _fit(form: Law, x: Array, y: Array, w: Array, huber: float | None, iteration
 
 def _score(form: Law, fit: Estimate, x: Array, y: Array, w: Array, kept: npt.NDArray[np.bool_]) -> float:
     """The worst hold-out's log RMSE; inf for a law that is out."""
-    if form.name == "broken":
-        late = np.exp(np.quantile(np.log(np.unique(x)), _LATE))
-        _, _, _, beta, at, _ = fit.values[0]
-        if at > late or beta >= form.parameters[3].high:
-            return math.inf
+    if form.sees is not None and not form.sees(np.unique(x), fit.values[0]):
+        return math.inf
     with np.errstate(all="ignore"):
         missed = np.log(form.predict(x, fit.values)) - np.log(y)
     out = [np.sqrt(np.average(missed[i, ~row] ** 2, weights=w[~row])) for i, row in enumerate(kept) if i]
@@ -193,35 +170,54 @@ def evidence(law: Law, x: Array, y: Array, weights: Array | None = None, holdout
     """
     w = np.ones(y.size) if weights is None else weights
     kept = np.stack([np.ones(y.size), ~held_out(x, holdout)]) if holdout else np.ones((1, y.size))
-    n, rows = y.size, []
-    for name in (law.name, *RIVALS[law.name]):
-        form = _pinned(name)
-        if any(distinct(x[:, row > 0]) < form.fewest_scales for row in kept[:1]):
-            continue
-        few = len(kept) > 1 and distinct(x[:, kept[1] > 0]) < form.fewest_scales
-        fit = _fit(form, x, y, w * (kept[:1] if few else kept), None)
-        with np.errstate(all="ignore"):
-            missed = np.log(form.predict(x, fit.values)) - np.log(y)
-        p = len(form.parameters) - name.endswith("E = 0")
-        rss = float(np.average(missed[0] ** 2, weights=w)) * n
-        spare = n - p - 2  # the spread is one more
-        aicc = n * math.log(max(rss, 1e-300) / n) + 2 * (p + 1) * n / spare if spare > 0 else math.inf
-        out = None
-        if len(kept) > 1 and not few:
-            left = kept[1] == 0
-            out = float(np.sqrt(np.mean(missed[1, left] ** 2)))
-        rows.append((name, p, rss, aicc, out))
-    own = next((row for row in rows if row[0] == law.name), None)
-    least = min((row[3] for row in rows), default=0.0)
-    found = []
-    for name, p, rss, aicc, out in rows:
-        p_value = None
-        if own is not None and ((name, law.name) in _NESTED or (law.name, name) in _NESTED) and min(rss, own[2]) > 0:
-            small, large = (rss, own[2]) if p < own[1] else (own[2], rss)
-            p_value = likelihood_ratio(small, large, n, abs(p - own[1]))
-        apart = aicc - least if math.isfinite(aicc) else math.inf
-        found.append(Evidence(name, p, math.sqrt(rss / n), apart, p_value, out))
-    return sorted(found, key=lambda e: e.aicc)
+    able = [form for form in (law, *map(compared, law.rivals)) if distinct(x) >= form.fewest_scales]
+    rows = [_compared(form, x, y, w, kept) for form in able]
+    least = min((row.aicc for row in rows), default=0.0)
+    own = next((row for row in rows if row.form is law), None)
+    table = [
+        Evidence(
+            row.form.name,
+            row.form.free,
+            math.sqrt(row.squares / y.size),
+            row.aicc - least if math.isfinite(row.aicc) else math.inf,
+            None if own is None else _p_value(own, row, y.size),
+            row.holdout,
+        )
+        for row in rows
+    ]
+    return sorted(table, key=lambda e: e.aicc)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A law fitted by least squares: its sum of squares, AICc, and log RMSE on what was held out."""
+
+    form: Law
+    squares: float
+    aicc: float
+    holdout: float | None
+
+
+def _compared(form: Law, x: Array, y: Array, w: Array, kept: Array) -> _Compared:
+    """The rows of `kept`, [1 or 2, points], are 1 for all points and, if scales are held out, for the others."""
+    second = len(kept) > 1 and distinct(x[:, kept[1] > 0]) >= form.fewest_scales
+    fit = _fit(form, x, y, w * (kept if second else kept[:1]), None)
+    with np.errstate(all="ignore"):
+        missed = np.log(form.predict(x, fit.values)) - np.log(y)
+    n, p = y.size, form.free
+    squares = float(np.average(missed[0] ** 2, weights=w)) * n
+    spare = n - p - 2  # the spread is one more
+    aicc = n * math.log(max(squares, 1e-300) / n) + 2 * (p + 1) * n / spare if spare > 0 else math.inf
+    return _Compared(form, squares, aicc, float(np.sqrt(np.mean(missed[1, kept[1] == 0] ** 2))) if second else None)
+
+
+def _p_value(own: _Compared, other: _Compared, n: int) -> float | None:
+    """Of the likelihood-ratio test of two laws, n points; None where neither contains the other."""
+    a, b = own.form, other.form
+    if not (b.name in a.contains or a.name in b.contains) or min(own.squares, other.squares) <= 0:
+        return None
+    small, large = (other, own) if b.free < a.free else (own, other)
+    return likelihood_ratio(small.squares, large.squares, n, abs(a.free - b.free))
 
 
 def likelihood_ratio(small: float, large: float, n: int, extra: int) -> float:
@@ -231,13 +227,3 @@ def likelihood_ratio(small: float, large: float, n: int, extra: int) -> float:
     """
     ratio = max(n * math.log(small / large), 0.0)  # below 0 only by a failed search
     return float(chdtrc(extra, ratio)) / (2 if extra == 1 and ratio > 0 else 1)
-
-
-def _pinned(name: str) -> Law:
-    """A law by name; with "E = 0" its floor cannot leave 0."""
-    base, _, pinned = name.partition(", ")
-    form = LAWS[base]
-    if not pinned:
-        return form
-    floor, *rest = form.amplitudes
-    return replace(form, amplitudes=(replace(floor, high=0.0), *rest))

@@ -7,9 +7,9 @@ object of the metadata of every column, the same in all rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -17,9 +17,11 @@ __all__ = ["COLUMNS", "PROVENANCE", "Column", "merged", "of_schema", "of_text"]
 
 COLUMNS = "columns"  # the column that says what the others are
 PROVENANCE = ("experiment", "experiment_version", "code_sha")  # stamps: rows that differ in one are never mixed
+Scalar: TypeAlias = bool | int | float | str
 _ROLES = ("axis", "metric", "stamp")
 _LONGEST = 1 << 22  # characters of the text: 2,000 columns
-_MOST = 1000  # accepted hashes
+_MOST = 1000  # accepted hashes; values that choose a kind
+_KINDS = ("shape", "lane", "observed")
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,13 @@ class Column:
     Attributes:
         role: `axis`, `metric` or `stamp`.
         kind: Of an axis: `shape`, `lane` or `observed`; `provenance` of a stamp that splits a fit as an axis does.
+            Where another axis chooses it: what it is at all values of that axis but those in `kinds`.
         axis_role: Of an axis: `seed` or `time`.
         better: Of a metric: `low` or `high`.
         free: Of a metric: a user's own function returned it, so that it may be finite in a row that diverged.
         accepted: Of `code_sha`: groups of hashes that the user declared equal, each joined by commas.
+        chosen_by: Of an axis: the name of the axis that chooses its kind, e.g. `schedule`.
+        kinds: Values of that axis, and the kind at each.
     """
 
     role: str = ""
@@ -41,6 +46,13 @@ class Column:
     better: str = ""
     free: bool = False
     accepted: tuple[str, ...] = ()
+    chosen_by: str = ""
+    kinds: tuple[tuple[Scalar, str], ...] = ()
+
+    def kind_for(self, cell: Mapping[str, Any]) -> str:
+        """The kind in a cell that holds at least the axis which chooses it."""
+        value = cell.get(self.chosen_by)
+        return next((kind for at, kind in self.kinds if at == value), self.kind)
 
 
 def of_schema(schema: pa.Schema) -> dict[str, Column]:
@@ -53,25 +65,30 @@ def of_schema(schema: pa.Schema) -> dict[str, Column]:
     return _of(told)
 
 
-def of_text(text: str, names: Collection[str]) -> dict[str, Column]:
-    """What the text of a column `columns` says of the columns `names`; what does not fit the form is passed over."""
+def of_text(text: str) -> dict[str, Column]:
+    """What the text of a column `columns` says; what does not fit the form is passed over."""
     if len(text) > _LONGEST:
         return {}
     try:
         told = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    return _of({name: meta for name, meta in told.items() if name in names}) if isinstance(told, dict) else {}
+    return _of(told) if isinstance(told, dict) else {}
 
 
 def merged(tables: Iterable[Mapping[str, Column]]) -> dict[str, Column]:
-    """What several tables say of their columns: the first that names one decides, but accepted hashes add up."""
+    """What several tables say of their columns: the first that names one decides, but accepted hashes add up, and a
+    table of an older raysweep does not say how a kind is chosen.
+    """
     out: dict[str, Column] = {}
     for columns in tables:
         for name, column in columns.items():
             before = out.setdefault(name, column)
             if before.accepted != column.accepted:
-                out[name] = replace(before, accepted=tuple(dict.fromkeys((*before.accepted, *column.accepted))))
+                before = replace(before, accepted=tuple(dict.fromkeys((*before.accepted, *column.accepted))))
+            if before.kind == column.kind and not before.kinds:
+                before = replace(before, chosen_by=column.chosen_by, kinds=column.kinds)
+            out[name] = before
     return out
 
 
@@ -85,5 +102,17 @@ def _of(told: Mapping[str, Any]) -> dict[str, Column]:
             for key in ("role", "kind", "axis_role", "better", "free", "accepted")
         )
         hashes = tuple(part for part in accepted.split(";")[:_MOST] if part)
-        columns[name] = Column(role, kind, axis_role, better, free == "1", hashes)
+        columns[name] = Column(role, kind, axis_role, better, free == "1", hashes, *_rule(meta.get("kind_by")))
     return columns
+
+
+def _rule(text: Any) -> tuple[str, tuple[tuple[Scalar, str], ...]]:
+    """Which axis chooses a kind, and the kinds that it chooses; none where the text does not fit the form."""
+    try:
+        told = json.loads(text)
+        axis, pairs = told["axis"], [(value, kind) for value, kind in told["kinds"][:_MOST]]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return "", ()
+    if not isinstance(axis, str) or not all(isinstance(v, Scalar) and k in _KINDS for v, k in pairs):
+        return "", ()
+    return axis, tuple(pairs)

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from raysweep.laws.forms import Array
+from raysweep.laws.definition import Array
 
 __all__ = ["Draws", "Sample"]
 

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from raysweep.errors import FitError
+from raysweep.laws.definition import Array
 from raysweep.laws.draws import Draws
-from raysweep.laws.forms import Array
 from raysweep.laws.frontier import FEWEST, Frontier, itself, positive
 
 __all__ = ["envelope"]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raysweep.errors import FitError
-from raysweep.laws.forms import Array, Law
+from raysweep.laws.definition import Array, Law
 from raysweep.laws.polish import ITERATIONS, Problems, polish
 from raysweep.laws.start import NEGLIGIBLE, starts
 

@@ -165,7 +165,7 @@ def _csv(path: Path) -> pl.LazyFrame:
     # A column may hold integers for a million rows and then a fraction: look at all of it.
     rows = pl.scan_csv(path, infer_schema_length=None, glob=False)
     names = rows.collect_schema().names()
-    if {"cell", COLUMNS} <= set(names):  # a ledger's keys and hashes are words, also where all are digits
+    if COLUMNS in names and ("cell" in names or "run" in names):  # a ledger's keys are words, also where all are digits
         words = {name: pl.String() for name in names if name in _WORDS}
         rows = pl.scan_csv(path, infer_schema_length=None, glob=False, schema_overrides=words)
         return _typed(rows, words)

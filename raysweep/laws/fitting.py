@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from raysweep.errors import FitError
-from raysweep.laws import forms
-from raysweep.laws.batch import Group, Options, bootstraps, solve_all, weights_of
+from raysweep.laws import caveats, forms
+from raysweep.laws.batch import Group, bootstraps, solve_all, weights_of
 from raysweep.laws.bootstrap import Bootstrap
 from raysweep.laws.choice import choose, evidence, held_out
+from raysweep.laws.definition import Array, Law
 from raysweep.laws.estimate import Status, check, distinct, scales_of
-from raysweep.laws.forms import Array, Law
-from raysweep.laws.group import Data, GroupFit, Holdout, lack_of_fit
+from raysweep.laws.group import Data, GroupFit, Holdout
+from raysweep.laws.request import Options
 
-__all__ = ["Options", "fit_groups"]
+__all__ = ["fit_groups"]
 
-_SUSPICIOUS = 0.001  # p-value below which a fit is flagged
-_UNCERTAIN = 0.05  # p-value of no floor above which a floor is not told from none
 _ROUNDS = 3  # of weights and fit in turn
-_NARROW = 2.0  # ratio of scales below which an exponent is hearsay
 _BATCH = 4_000_000  # numbers of draws' points held at a time
-_JUDGED = 8  # points held out that can speak against a law
-_MISSED = 0.15  # coverage below the nominal one by this much is told
 _MANY = 5_000  # points of a group beyond which runs are averaged in batches
 _BATCHES = 100
 _KEEP = 2000  # groups beyond which draws are not kept, only their intervals
@@ -45,22 +40,17 @@ def fit_groups(
         options: How.
     """
     options = options or Options()
-    fewest = math.ceil(2 / (1 - options.level) - 1e-9)
-    if 0 < options.draws < fewest:
-        raise FitError(
-            f"An interval of level {options.level:g} needs at least {fewest} draws, but got bootstrap={options.draws}. "
-            "Ask for more (1000 is usual), or for 0 and no interval."
-        )
     begun = [_begin(law, data, options) for data in groups]
     sound = [i for i, group in enumerate(begun) if group.error is None]
     for i, group in zip(sound, _estimated([begun[i] for i in sound], options.huber), strict=True):
         begun[i] = group
     drawn = _drawn(begun, options, keep=len(groups) <= _KEEP)
     second = _held_out(begun, options) if options.holdout else [None] * len(begun)
-    found = []
-    for group, (sample, intervals, notes), holdout in zip(begun, drawn, second, strict=True):
-        found.append(_finished(group, x, y, options, sample, intervals, notes, holdout, len(groups) <= _SHOWN))
-    return found
+    compare = len(groups) <= _SHOWN
+    return [
+        _outcome(group, x, y, options, sample, holdout, compare)
+        for group, sample, holdout in zip(begun, drawn, second, strict=True)
+    ]
 
 
 def _begin(law: Law | None, data: Data, options: Options) -> Group:
@@ -80,7 +70,7 @@ def _begin(law: Law | None, data: Data, options: Options) -> Group:
     try:
         if law is None:
             check(form, scales_of(form, data.x), data.y)
-            choice = choose(x=data.x, y=data.y, huber=options.huber)
+            choice = choose(data.x, data.y, huber=options.huber)
             form = choice.law
             shown = ", ".join(f"{n} {s:.3g}" for n, s in choice.scores.items() if np.isfinite(s))
             details["law_chosen"] = (
@@ -126,23 +116,30 @@ def _batched(data: Data, run: npt.NDArray[np.int64]) -> tuple[Data, npt.NDArray[
 
 def _estimated(groups: Sequence[Group], huber: float | None) -> list[Group]:
     """Values of every group, in batches of equal laws; where standard errors are known, weighted by them."""
-    found = solve_all(groups, [g.weights for g in groups], huber)
-    groups = [replace(g, values=v, status=s) for g, (v, s) in zip(groups, found, strict=True)]
+    solved = solve_all(groups, [g.weights for g in groups], huber)
+    groups = [replace(g, values=v, status=s) for g, (v, s) in zip(groups, solved, strict=True)]
     noisy = [i for i, g in enumerate(groups) if g.data.se is not None]
     out = list(groups)
     for _ in range(_ROUNDS):
         some = [replace(out[i], weights=weights_of(out[i])) for i in noisy]
-        found = solve_all(some, [g.weights for g in some], huber)
-        for i, g, (v, s) in zip(noisy, some, found, strict=True):
+        solved = solve_all(some, [g.weights for g in some], huber)
+        for i, g, (v, s) in zip(noisy, some, solved, strict=True):
             out[i] = replace(g, values=v, status=s)
     return out
 
 
-def _drawn(
-    groups: Sequence[Group], options: Options, keep: bool
-) -> list[tuple[Bootstrap | None, dict[str, tuple[float, float]], dict[str, str]]]:
-    """The bootstrap of each group with its intervals, and notes on it."""
-    out: list[tuple[Bootstrap | None, dict[str, tuple[float, float]], dict[str, str]]] = []
+@dataclass(frozen=True)
+class Drawn:
+    """The bootstrap of a group: its draws, unless they are too many to be kept; its intervals; notes on it."""
+
+    sample: Bootstrap | None
+    intervals: Mapping[str, tuple[float, float]]
+    notes: Mapping[str, str]
+
+
+def _drawn(groups: Sequence[Group], options: Options, keep: bool) -> list[Drawn]:
+    """The bootstrap of each group."""
+    out: list[Drawn] = []
     batch: list[Group] = []
     size = 0
 
@@ -156,7 +153,7 @@ def _drawn(
                     f"{sample.redrawn} of {options.draws} draws lost too many scales to fit the law and were drawn "
                     f"again; {sample.discarded} were discarded."
                 )
-            out.append((sample if keep else None, intervals, notes))
+            out.append(Drawn(sample if keep else None, intervals, notes))
         batch, size = [], 0
 
     for group in groups:
@@ -170,10 +167,10 @@ def _drawn(
 
 def _intervals(sample: Bootstrap, level: float) -> dict[str, tuple[float, float]]:
     law = sample.law
-    found = dict(zip(law.names, map(tuple, sample.interval(level).tolist()), strict=True))
+    ends = dict(zip(law.names, map(tuple, sample.interval(level).tolist()), strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):
         derived = {d.name: tuple(sample.interval_of(d.of, level).tolist()) for d in law.derived}
-    return found | {name: ends for name, ends in derived.items() if np.isfinite(ends).all()}
+    return ends | {name: both for name, both in derived.items() if np.isfinite(both).all()}
 
 
 def _held_out(groups: Sequence[Group], options: Options) -> list[Holdout | None]:
@@ -213,37 +210,46 @@ def _held_out(groups: Sequence[Group], options: Options) -> list[Holdout | None]
     return out
 
 
-def _narrow(x: Array, names: Sequence[str], residual: Array, parameters: int) -> str:
-    """What to say of scales, [axes, points], that span less than a factor of 2; nothing if none does."""
-    said, spare = [], max(residual.size - parameters, 1)
-    for name, scale in zip(names, np.log(x), strict=True):
-        ratio = math.exp(float(np.ptp(scale)))
-        if 1.0 < ratio < _NARROW:
-            error = math.sqrt(float((residual**2).sum()) / spare / float(((scale - scale.mean()) ** 2).sum()))
-            said.append(
-                f"{name} spans a factor of {ratio:.4g} only (its exponent has a standard error of about {error:.2g}, "
-                "from the spread about the law)"
-            )
-    if not said:
-        return ""
-    return f"{'; '.join(said)}. Exponents are told by ratios of scales: widen them to a factor of 2 at least."
-
-
-def _finished(
-    group: Group,
-    x: Sequence[str],
-    y: str,
-    options: Options,
-    sample: Bootstrap | None,
-    intervals: Mapping[str, tuple[float, float]],
-    notes: Mapping[str, str],
-    holdout: Holdout | None,
-    rivals: bool,
+def _outcome(
+    group: Group, x: Sequence[str], y: str, options: Options, drawn: Drawn, holdout: Holdout | None, compare: bool
 ) -> GroupFit:
-    law, data = group.law, group.data
-    points = distinct(data.x)
-    failed = GroupFit(
-        law=law,
+    """What a group's fit comes to, with everything that speaks against it."""
+    failed = _failed(group, x, y, options)
+    if group.error is not None:
+        return failed
+    law, data, values = group.law, group.data, group.values
+    residual = np.log(data.y) - np.log(law.predict(data.x, values))
+    rivals = tuple(evidence(law, data.x, data.y, group.weights, options.holdout)) if compare else ()
+    details = {
+        **group.details,
+        **caveats.of_search(Status(group.status)),
+        **caveats.of_residuals(group, residual),
+        **caveats.of_window(group, x, residual),
+        **caveats.of_holdout(law, holdout, options),
+        **caveats.of_rivals(law, rivals),
+        **drawn.notes,
+    }
+    with np.errstate(divide="ignore", invalid="ignore"):
+        derived = {d.name: float(d.of(values)) for d in law.derived}
+    return replace(
+        failed,
+        params=dict(zip(law.names, values.tolist(), strict=True)),
+        derived={name: value for name, value in derived.items() if np.isfinite(value)},
+        intervals=drawn.intervals,
+        status=Status(group.status).name,
+        rmse_log=float(np.sqrt((residual**2).mean())),
+        details=details,
+        holdout=holdout,
+        rivals=rivals,
+        draws=drawn.sample,
+    )
+
+
+def _failed(group: Group, x: Sequence[str], y: str, options: Options) -> GroupFit:
+    """What is known of a group without its fit."""
+    data = group.data
+    return GroupFit(
+        law=group.law,
         x=tuple(x),
         y=y,
         group=data.group,
@@ -254,72 +260,11 @@ def _finished(
         n_points=data.y.size,
         n_clusters=int(np.unique(group.run).size),
         cluster=data.cluster,
-        n_scales=points,
+        n_scales=distinct(data.x),
         window=tuple((float(s.min()), float(s.max())) for s in data.x),
         level=options.level,
         rmse_log=None,
         details=group.details,
         huber=options.huber,
         error=group.error,
-    )
-    if group.error is not None:
-        return failed
-    details = dict(group.details)
-    status = Status(group.status)
-    if status is Status.BOUND_HIT:
-        details["parameter_at_bound"] = (
-            "An estimate lies on a bound of its parameter: a law without it fits as well, or the data do not tell it."
-        )
-    if status is Status.MAX_ITER:
-        details["not_settled"] = "The search stopped before its last digit: parameters trade against each other here."
-    residual = np.log(data.y) - np.log(law.predict(data.x, group.values))
-    p_value = lack_of_fit(data.x, residual, len(law.parameters), group.run)
-    if p_value is not None and p_value < _SUSPICIOUS:
-        details["lack_of_fit"] = (
-            f"Means at each scale stray from the law by more than the spread of runs explains (F test, p = "
-            f"{p_value:.1g}): the interval is of the best law of this form, not of one the data follow. "
-            "Try another form or window."
-        )
-    if data.y.size == points or distinct(np.concatenate([data.x, group.run[None]])) == points:
-        details["one_run_per_scale"] = (
-            "There is one run at each scale, so the spread between runs is judged from the residuals of the law alone."
-        )
-    if narrow := _narrow(data.x, x, residual, len(law.parameters)):
-        details["narrow_window"] = narrow
-    judged = None if holdout is None or holdout.n_points < _JUDGED else holdout.coverage
-    if judged is not None and judged < options.level - _MISSED:
-        details["holdout_missed"] = (
-            f"Only {judged:.0%} of the points held out fell into their {options.level:.0%} interval: the law does not "
-            "reach that far, and neither will intervals beyond the data."
-        )
-    if options.holdout and holdout is None:
-        details["no_holdout"] = (
-            f"Without the top {options.holdout:.0%} of scales too few are left for {law.name!r}: nothing was held out."
-        )
-    table = tuple(evidence(law, data.x, data.y, group.weights, options.holdout)) if rivals else ()
-    for rival in table:
-        floor = rival.law.endswith("E = 0") or rival.law == "power"
-        if floor and rival.p_value is not None and rival.p_value > _UNCERTAIN and rival.law != law.name:
-            details["floor_not_needed"] = (
-                f"A floor of E = 0 fits as well (likelihood ratio, p = {rival.p_value:.2g}): these data do not tell a "
-                "floor from none."
-            )
-        if law.name == "power" and rival.law == "power+floor" and (rival.p_value or 1.0) < _SUSPICIOUS:
-            details["floor_needed"] = (
-                f"A floor fits better than none (likelihood ratio, p = {rival.p_value:.1g}). Look at --law power+floor."
-            )
-    values = group.values
-    with np.errstate(divide="ignore", invalid="ignore"):
-        derived = {d.name: float(d.of(values)) for d in law.derived}
-    return replace(
-        failed,
-        params=dict(zip(law.names, values.tolist(), strict=True)),
-        derived={name: value for name, value in derived.items() if np.isfinite(value)},
-        intervals=intervals,
-        status=status.name,
-        rmse_log=float(np.sqrt((residual**2).mean())),
-        details=details | dict(notes),
-        holdout=holdout,
-        rivals=table,
-        draws=sample,
     )

@@ -1,160 +1,17 @@
-"""Laws: what a functional form is, and the forms that can be fitted.
-
-Almost every law is a sum of amplitudes times positive terms, `y = sum_k amplitude_k term_k(scales; exponents)`. That is
-all a fit needs to know: the amplitudes are solved exactly, only the exponents are searched (variable projection, Golub
-& Pereyra 1973). A further law is one more `Law` value, not a branch anywhere.
-"""
+"""The laws that can be fitted. A further law is one more `Law` value, not a branch anywhere."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 
 from raysweep.errors import FitError, nearest
 from raysweep.laws import m4, terms
-from raysweep.laws.terms import Array, Restored, Slopes, Terms
+from raysweep.laws.definition import Array, Derived, Implicit, Law, Parameter
 
-__all__ = ["LAWS", "Array", "Derived", "Law", "Parameter", "law"]
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One estimated quantity of a law.
-
-    Attributes:
-        name: As it appears in tables and JSON.
-        unit: In terms of the units of x and y; `"1"` is dimensionless.
-        low, high: Closed bounds; an estimate that lies on one has status `BOUND_HIT`.
-        log: Strictly positive, and its error is multiplicative: searched, and given an interval, on the log scale.
-        search: Values an exponent's outer search starts from, for scales centred at 1 (empty for an amplitude).
-    """
-
-    name: str
-    unit: str
-    low: float
-    high: float
-    log: bool = False
-    search: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Derived:
-    """A quantity that follows from a law's parameters.
-
-    Attributes:
-        name: As it appears in tables and JSON.
-        about: What it is.
-        of: Parameter values [..., parameters] to the quantity, [...].
-    """
-
-    name: str
-    about: str
-    of: Callable[[Array], Array]
-
-
-Evaluate: TypeAlias = Callable[[Array, Array], tuple[Array, list[Array]]]
-
-
-@dataclass(frozen=True)
-class Law:
-    """A functional form of y on one or more scales.
-
-    Attributes:
-        name: What `law=` accepts.
-        formula: For people.
-        axes: What the scales are called in the formula, in the order of every array of scales.
-        amplitudes: The linear parameters, one a term, all non-negative; none for an implicit law.
-        exponents: The other parameters.
-        fewest_scales: Fewest distinct points of scales that leave a residual to judge the law by.
-        source: Where the form comes from.
-        when: When to use it, and when not.
-        terms, restore_terms: See `raysweep.laws.terms`.
-        levels: Fewest distinct values of each scale.
-        centred: Which scales a fit may divide by a typical one.
-        derived: Quantities that follow from the parameters.
-        starts: How many starts of the search are polished.
-        pairs: (amplitude, parameter) of each term that is exp(log amplitude + exponent * slope(x)): where all terms but
-            a constant one are such, second derivatives are known too, and the polish is Newton's method.
-        implicit: `evaluate` of a law that is no sum of terms; None for the others.
-        inner: Its parameters that are solved anew after each step of the others, as amplitudes are.
-    """
-
-    name: str
-    formula: str
-    axes: tuple[str, ...]
-    amplitudes: tuple[Parameter, ...]
-    exponents: tuple[Parameter, ...]
-    fewest_scales: int
-    source: str
-    when: str
-    terms: Callable[[Array, Array], Terms] | None = None
-    restore_terms: Callable[[Array, Array], Restored] | None = None
-    levels: tuple[int, ...] = (2,)
-    centred: tuple[bool, ...] = (True,)
-    derived: tuple[Derived, ...] = ()
-    starts: int = 1
-    pairs: tuple[tuple[int, int], ...] = ()
-    implicit: Evaluate | None = None
-    inner: tuple[int, ...] = ()
-
-    @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        """Amplitudes, then exponents: the order of every array of parameter values."""
-        return self.amplitudes + self.exponents
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(p.name for p in self.parameters)
-
-    def predict(self, x: Array, values: Array) -> Array:
-        """The law's y, [..., points], at scales x > 0, [points] or [axes, points], for values [..., parameters]."""
-        u = np.log(np.atleast_2d(np.asarray(x, dtype=np.float64)))
-        with np.errstate(all="ignore"):  # far outside its window a law may vanish or overflow; its slopes are not asked
-            return np.asarray(np.exp(self.evaluate(u, np.asarray(values, dtype=np.float64))[0]))
-
-    def evaluate(self, u: Array, values: Array) -> tuple[Array, list[Array]]:
-        """log y, [..., points], and its derivative in each parameter (each broadcasts to it).
-
-        Args:
-            u: Log scales, [..., axes, points].
-            values: Parameter values, [..., parameters].
-        """
-        if self.implicit is not None:
-            return self.implicit(u, values)
-        assert self.terms is not None
-        k = len(self.amplitudes)
-        logs, slopes = self.terms(u, values[..., k:])
-        return self.combined(values, [np.exp(log) for log in logs], slopes)
-
-    def combined(self, values: Array, each: list[Array], slopes: Slopes) -> tuple[Array, list[Array]]:
-        """`evaluate` from terms that are already known: each of them, and the slopes of their logs."""
-        parts = [values[..., j, None] * term for j, term in enumerate(each)]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
-        inverse = 1.0 / total
-        rows = [term * inverse for term in each]
-        moved: dict[int, Array] = {}
-        for j, m, slope in slopes:
-            row = parts[j] * inverse
-            row *= slope
-            moved[m] = moved[m] + row if m in moved else row
-        return np.log(total), rows + [moved[m] for m in range(len(self.exponents))]
-
-    def restore(self, values: Array, u0: Array, t0: Array) -> Array:
-        """Values for x and y, from those for x / exp(u0) and y / exp(t0); u0 [..., axes], t0 [...]."""
-        if self.restore_terms is None:
-            return m4.restore(values, u0, t0)
-        k = len(self.amplitudes)
-        exponents, grown = self.restore_terms(values[..., k:], u0)
-        amplitudes = values[..., :k] * np.exp(grown + t0[..., None])
-        return np.concatenate(
-            [amplitudes, np.broadcast_to(exponents, (*amplitudes.shape[:-1], len(self.exponents)))], -1
-        )
+__all__ = ["LAWS", "compared", "law"]
 
 
 def law(name: str) -> Law:
@@ -168,6 +25,11 @@ def law(name: str) -> Law:
     return LAWS[name]
 
 
+def compared(name: str) -> Law:
+    """A law that others name as a rival: one of `LAWS`, or "..., E = 0", which cannot be asked for by itself."""
+    return LAWS[name] if name in LAWS else LAWS[name.partition(", ")[0]].without_floor()
+
+
 def _mesh(low: float, high: float, count: int) -> tuple[float, ...]:
     return tuple(np.geomspace(low, high, count).tolist())
 
@@ -177,13 +39,23 @@ def _share(mine: int, other: int) -> Callable[[Array], Array]:
     return lambda values: values[..., other] / (values[..., mine] + values[..., other])
 
 
+_LATE = 0.75  # a break beyond this share of the window (in logs) is hearsay
+_STEEPEST = 10.0  # an exponent of decay
+
+
+def _sees_break(x: Array, values: Array) -> bool:
+    """Whether the break of a broken law lies well inside the scales, and the slope after it inside its bounds."""
+    _, _, _, beta, at, _ = values
+    return bool(at <= np.exp(np.quantile(np.log(x), _LATE)) and beta < _STEEPEST)
+
+
 _FLOOR = Parameter("E", "y", 0.0, math.inf)
 _A = Parameter("A", "y x^alpha", 0.0, math.inf, log=True)
 
 
 def _falling(name: str, low: float, high: float, count: int) -> Parameter:
     """An exponent of decay."""
-    return Parameter(name, "1", 0.0, 10.0, search=_mesh(low, high, count))
+    return Parameter(name, "1", 0.0, _STEEPEST, search=_mesh(low, high, count))
 
 
 _HOFFMANN = "Hoffmann et al. 2022, arXiv 2203.15556, eq. 2"
@@ -203,6 +75,7 @@ LAWS: dict[str, Law] = {
             when="An error that goes to 0, such as the epistemic error against an exact posterior. Not a total loss.",
             terms=terms.power,
             restore_terms=terms.power_restore,
+            rivals=("power+floor", "shifted", "broken"),
         ),
         Law(
             name="power+floor",
@@ -216,6 +89,9 @@ LAWS: dict[str, Law] = {
             terms=terms.floor_power,
             restore_terms=terms.floor_power_restore,
             pairs=((1, 2),),
+            rivals=("power", "exponential", "shifted", "broken"),
+            contains=("power", "passk"),
+            floorless="power",
         ),
         Law(
             name="shifted",
@@ -233,6 +109,8 @@ LAWS: dict[str, Law] = {
             restore_terms=terms.shifted_restore,
             levels=(5,),
             starts=3,
+            rivals=("power+floor", "m4", "broken"),
+            contains=("power+floor", "power"),
         ),
         Law(
             name="m4",
@@ -251,8 +129,8 @@ LAWS: dict[str, Law] = {
             when="A curve that starts at chance level and ends at a floor.",
             levels=(7,),
             starts=3,
-            implicit=m4.evaluate,
-            inner=(2, 3),
+            implicit=Implicit(m4.evaluate, m4.restore, m4.starts, m4.BLOCKS, inner=(2, 3)),
+            rivals=("power+floor", "shifted", "broken"),
         ),
         Law(
             name="broken",
@@ -260,8 +138,8 @@ LAWS: dict[str, Law] = {
             axes=("x",),
             amplitudes=(_FLOOR, _A),
             exponents=(
-                Parameter("alpha", "1", 0.0, 10.0, search=(0.0, *_mesh(0.03, 2.0, 6))),
-                Parameter("beta", "1", 0.0, 10.0, search=(0.03, *_mesh(0.1, 4.0, 6))),
+                Parameter("alpha", "1", 0.0, _STEEPEST, search=(0.0, *_mesh(0.03, 2.0, 6))),
+                Parameter("beta", "1", 0.0, _STEEPEST, search=(0.03, *_mesh(0.1, 4.0, 6))),
                 Parameter("d", "x", 0.0, math.inf, log=True, search=_mesh(0.05, 20.0, 7)),
                 Parameter("f", "1", 0.03, 3.0, log=True, search=(0.1, 0.5, 1.0)),
             ),
@@ -272,6 +150,8 @@ LAWS: dict[str, Law] = {
             restore_terms=terms.broken_restore,
             levels=(8,),
             starts=3,
+            rivals=("power", "power+floor", "shifted"),
+            sees=_sees_break,
         ),
         Law(
             name="exponential",
@@ -284,6 +164,7 @@ LAWS: dict[str, Law] = {
             when="As a rival of power+floor.",
             terms=terms.exponential,
             restore_terms=terms.exponential_restore,
+            rivals=("power+floor",),
         ),
         Law(
             name="chinchilla",
@@ -307,6 +188,9 @@ LAWS: dict[str, Law] = {
                 Derived("a_opt", "N* ~ C^a_opt under C ~ N D", _share(3, 4)),
                 Derived("b_opt", "D* ~ C^b_opt under C ~ N D", _share(4, 3)),
             ),
+            rivals=("chinchilla, E = 0", "kaplan"),
+            contains=("chinchilla, E = 0",),
+            floorless="chinchilla, E = 0",
         ),
         Law(
             name="kaplan",
@@ -331,6 +215,9 @@ LAWS: dict[str, Law] = {
                 Derived("b_opt", "D* ~ C^b_opt under C ~ N D", _share(3, 2)),
             ),
             starts=3,
+            rivals=("kaplan, E = 0", "chinchilla"),
+            contains=("kaplan, E = 0", "chinchilla"),
+            floorless="kaplan, E = 0",
         ),
         Law(
             name="time",
@@ -350,6 +237,9 @@ LAWS: dict[str, Law] = {
                 Derived("a_opt", "x* ~ C^a_opt under C ~ x t", _share(3, 4)),
                 Derived("b_opt", "t* ~ C^b_opt under C ~ x t", _share(4, 3)),
             ),
+            rivals=("time, E = 0",),
+            contains=("time, E = 0",),
+            floorless="time, E = 0",
         ),
         Law(
             name="passk",
@@ -362,6 +252,7 @@ LAWS: dict[str, Law] = {
             when="1 - pass@k against the number of attempts k, where k is large.",
             terms=terms.power,
             restore_terms=terms.power_restore,
+            rivals=("power+floor",),
         ),
         Law(
             name="passk+training",

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from raysweep.errors import FitError
 from raysweep.laws.allocate import Cost, optimal_line
+from raysweep.laws.definition import Array, Law
 from raysweep.laws.draws import Sample
-from raysweep.laws.forms import Array, Law
 
 __all__ = ["FEWEST", "Comparison", "Frontier", "compare_approaches", "itself", "joint", "positive"]
 

@@ -13,7 +13,7 @@ from scipy.special import fdtrc
 from raysweep.errors import FitError, nearest
 from raysweep.laws.bootstrap import Bootstrap
 from raysweep.laws.choice import Evidence
-from raysweep.laws.forms import Array, Law
+from raysweep.laws.definition import Array, Law
 
 __all__ = ["Data", "GroupFit", "Holdout", "lack_of_fit"]
 

@@ -12,6 +12,7 @@ import polars as pl
 
 from raysweep.laws.column import PROVENANCE, Column
 from raysweep.laws.notes import Note, each, over
+from raysweep.laws.request import FitRequest
 from raysweep.laws.source import gather
 
 __all__ = ["Grouping", "accounted", "collapsed", "grouped", "varying"]
@@ -30,8 +31,8 @@ def varying(rows: pl.LazyFrame, names: Sequence[str]) -> list[str]:
     """Those of the columns that hold more than one value."""
     if not names:
         return []
-    found = gather(rows.select(_differs(name).alias(name) for name in names))
-    return [name for name in names if found[name].item()]
+    differs = gather(rows.select(_differs(name).alias(name) for name in names))
+    return [name for name in names if differs[name].item()]
 
 
 def _differs(name: str) -> pl.Expr:
@@ -43,17 +44,15 @@ def _differs(name: str) -> pl.Expr:
 def collapsed(
     rows: pl.LazyFrame,
     axes: dict[str, Column],
-    x: Sequence[str],
-    y: str,
-    by: Sequence[str],
+    request: FitRequest,
     run: str | None,
     keep: Sequence[str],
 ) -> tuple[pl.LazyFrame, dict[str, Column], list[Note]]:
     """Rows and axes without the varying axes that neither y nor what is carried along depends on: each point counts
     once.
     """
-    notes = []
-    for axis in [a for a in axes if a not in (*x, *by) and axes[a].axis_role != "seed"]:
+    notes, x, y = [], request.x, request.y
+    for axis in [a for a in axes if a not in (*x, *request.by) and axes[a].axis_role != "seed"]:
         if axes[axis].kind == "provenance":
             continue
         others = [a for a in axes if a != axis] + [name for name in x if name not in axes]
@@ -62,8 +61,8 @@ def collapsed(
         several = pl.col(axis).min().ne_missing(pl.col(axis).max())
         differs = pl.any_horizontal(_differs(name) for name in (y, *keep))
         seen = rows.group_by(others).agg(several=several, differs=differs)
-        found = gather(seen.filter("several").select(pl.len(), pl.col("differs").any()))
-        if found["len"].item() and not found["differs"].item():
+        repeated = gather(seen.filter("several").select(pl.len(), pl.col("differs").any()))
+        if repeated["len"].item() and not repeated["differs"].item():
             axes = {name: column for name, column in axes.items() if name != axis}
             rows = rows.unique(others, keep="any")
             text = f"{y} is the same at every value of {axis}, so each point counts once."

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from scipy.special import fdtrc
 
 from raysweep.errors import FitError
+from raysweep.laws.definition import Array
 from raysweep.laws.draws import Draws
-from raysweep.laws.forms import Array
 from raysweep.laws.frontier import FEWEST, Frontier, itself, positive
 
 __all__ = ["IsoFlop", "Valley", "isoflop"]

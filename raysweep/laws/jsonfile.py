@@ -66,12 +66,13 @@ def _text(path: Path, most: int) -> str:
 
 def _objects(path: Path, text: str) -> Iterator[dict[str, Any]]:
     """The objects of a JSON text, whether they stand in a list or one after the other."""
-    decoder, space, at = json.JSONDecoder(), re.compile(r"\s*"), 0
+    decoder, solid, at = json.JSONDecoder(), re.compile(r"\S"), 0
 
     def line() -> int:
         return text.count("\n", 0, at) + 1
 
-    while (at := space.match(text, at).end()) < len(text):  # type: ignore[union-attr]
+    while (begin := solid.search(text, at)) is not None:
+        at = begin.start()
         try:
             found, end = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:

@@ -1,9 +1,10 @@
 """Points: what each row of a ledger or a plain table means to a fit.
 
 A ledger's columns say what they are (axis, metric or stamp), so every axis is accounted for: seeds are replicates,
-time is reduced to one snapshot a run, any other varying axis splits the fit, and a note says so. Rows that another
-version or another code made are split off as well. A plain table says nothing: the named columns count, the others are
-ignored, and rows of equal x are replicates.
+time that is observed is reduced to one snapshot per run, any other varying axis splits the fit (also time, where each
+run has its own, as under a cosine schedule), and a note says so. Rows that another version or another code made are
+split off as well. A plain table says nothing: the named columns count, the others are ignored, and rows of equal x are
+replicates.
 
 No group depends on another: each has its own unit of intervals and its own notes. Rows stay unread until they are few:
 a table of any length is counted, filtered and reduced a block at a time.
@@ -11,7 +12,6 @@ a table of any length is counted, filtered and reduced a block at a time.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,14 +22,18 @@ from raysweep.errors import FitError
 from raysweep.laws.averages import averaged
 from raysweep.laws.column import Column
 from raysweep.laws.grouping import Grouping, accounted, collapsed, grouped, varying
-from raysweep.laws.kept import finite, keep_measured
+from raysweep.laws.kept import Kept, finite, keep_measured
+from raysweep.laws.kinds import moment
 from raysweep.laws.notes import Note, Regrouped, counts, details_of, each
+from raysweep.laws.opened import Table, opened
+from raysweep.laws.request import FitRequest
 from raysweep.laws.snapshot import Snapshots, snapshots
-from raysweep.laws.source import Source, gather, require, scan, selected
+from raysweep.laws.source import Source, gather
 from raysweep.laws.units import units
 
 __all__ = ["Part", "Points", "points"]
 
+_OWN = ("lane", "shape")  # kinds of axes whose values each have runs of their own
 _HELD = 5_000_000  # rows that are simply read: a few hundred MB
 _SHOWN = 6  # groups without a row that are named
 
@@ -80,147 +84,149 @@ class Points:
         return self.frame.filter(pl.all_horizontal(pl.lit(True), *same))
 
 
-def points(
-    data: Source,
-    x: str | Sequence[str],
-    y: str,
-    by: str | Sequence[str] = (),
-    where: str | None = None,
-    at: str | float = "best",
-    run: str | None = None,
-    se: str | None = None,
-    keep: Sequence[str] = (),
-) -> Points:
-    """The rows of `data` that a fit of y(x) takes, and what had to be decided about the others.
+@dataclass(frozen=True)
+class _Reduced:
+    """One row a point.
+
+    Attributes:
+        grouping: The rows by the groups that are fitted.
+        se: The column of y's standard error; None if there is none.
+        chosen: How the snapshots of runs were chosen.
+        notes: What was averaged or counts once.
+    """
+
+    grouping: Grouping
+    se: str | None
+    chosen: Snapshots
+    notes: Sequence[Note] = ()
+
+
+def points(data: Source, request: FitRequest, keep: Sequence[str] = ()) -> Points:
+    """The rows of `data` that a fit takes, and what had to be decided about the others.
 
     Args:
+        data: See `table.fit`.
+        request: Which columns and rows.
         keep: Further columns to carry along.
-        (the others): See `table.fit`.
 
     Raises:
-        FitError: An unknown column, one that holds no numbers, a bad `where` or `at`, a table that mixes worlds or
-            snapshots, or no row left.
+        FitError: An unknown column, one that holds no numbers, a bad `where`, a time without a snapshot, a table that
+            mixes worlds or snapshots, or no row left.
     """
-    x = (x,) if isinstance(x, str) else tuple(x)
-    by = (by,) if isinstance(by, str) else tuple(by)
-    rows, columns = scan(data)
-    schema = rows.collect_schema()
-    coded = [name for name, kind in schema.items() if kind in (pl.Categorical, pl.Enum)]
-    rows = rows.with_columns(pl.col(coded).cast(pl.String))
-    for name in (*x, y, *by, *keep, *(n for n in (run, se) if n)):
-        require(schema, name)
-    if len({*x, y, *by}) < len(x) + 1 + len(by):
-        raise FitError(f"x, y and by must be different columns, but got x={', '.join(x)}, y={y}, by={', '.join(by)}.")
-    measured = [*x, y, *([se] if se else [])]
-    rows = selected(rows, where, measured, data)
-    if not columns:
-        _refuse_snapshots(rows)
-    rows = _of_one_code(rows, columns.get("code_sha", Column()).accepted)
-    asked, run = run, run or ("run" if "run" in columns else None)
-    own = se or (f"{y}_se" if f"{y}_se" in columns and schema[f"{y}_se"].is_numeric() else None)
-
-    kept = keep_measured(rows, columns, y, measured)
-    axes = accounted(columns)
-    carried = [*axes, *measured, *by, *keep, *([run] if run else []), *([own] if own else [])]
-    carried += [f"{y}_select"] if columns else []
-    rows = kept.rows.select([name for name in dict.fromkeys(carried) if name in schema])
-    if kept.count <= _HELD:
-        rows = gather(rows).lazy()
-    chosen, notes = Snapshots(rows, ()), list[Note]()
-    if columns and kept.count:
-        chosen, parted, notes = _reduced(rows, columns, axes, x, y, by, at, run, keep)
-    elif kept.count > _HELD:
-        frame, own, notes = averaged(rows, x, y, by, run, own)
-        parted = Grouping(frame, by, ())
+    table = opened(data, request, keep)
+    kept = keep_measured(table.rows, table.columns, request.y, table.measured)
+    rows = _carried(kept, table, request, keep)
+    if table.columns and kept.count:
+        reduced = _of_ledger(rows, table, request, keep)
     else:
-        parted = Grouping(gather(rows), by, ())
-    frame, by = parted.frame, parted.by
-    if frame.is_empty():
+        reduced = _of_plain(rows, kept.count, table, request)
+    grouping = reduced.grouping
+    if grouping.frame.is_empty():
         raise FitError(f"No rows are left to fit. {' '.join(kept.lost.values())} Check where= and the table.")
-    groups = frame.select(by).unique().sort(by) if by else pl.DataFrame()
-    count = groups.height if by else 1
-    seeds, told = ([asked] * count, []) if asked else units(frame, columns, x, groups, count)
-    found = [seed or run for seed in seeds]
-    frame, ownerless = _owned(frame, groups, found)
+    groups = grouping.frame.select(grouping.by).unique().sort(grouping.by) if grouping.by else pl.DataFrame()
+    clusters, how = _clusters(grouping.frame, groups, table, request)
+    frame, ownerless = _owned(grouping.frame, groups, clusters)
     if frame.is_empty():
-        raise FitError(f"No rows are left to fit: none has a {run}. Check where= and the table.")
-    dropped = kept.notes(groups, parted.regrouped)
-    if kept.lost or chosen.lost:
-        dropped += _gone(kept.rows_before, groups, parted.regrouped)
-    errors, unknown = _errors(frame, groups, own, named=se is not None)
-    said = [*dropped, *chosen.notes(groups, parted.regrouped), *notes, *parted.notes, *told, *ownerless, *unknown]
-    details = details_of(groups, count, said)
-    values = groups.to_dicts() if by else [{}]
-    there = [n > 0 for n in counts(frame, groups)]
-    parts = [Part(*one) for one in zip(values, found, errors, details, strict=True)]
-    return Points(frame, x, y, by, tuple(part for part, some in zip(parts, there, strict=True) if some))
+        raise FitError(f"No rows are left to fit: none has a {table.run}. Check where= and the table.")
+    errors, unknown = _errors(frame, groups, reduced.se, named=request.se is not None)
+    dropped = kept.notes(groups, grouping.regrouped)
+    if kept.lost or reduced.chosen.lost:
+        dropped += _gone(kept.rows_before, groups, grouping.regrouped)
+    dropped += reduced.chosen.notes(groups, grouping.regrouped)
+    notes = [*dropped, *reduced.notes, *grouping.notes, *how, *ownerless, *unknown]
+    parts = _parts(frame, groups, clusters, errors, notes)
+    return Points(frame, request.x, request.y, grouping.by, parts)
 
 
-def _refuse_snapshots(rows: pl.LazyFrame) -> None:
-    """A ledger's rows that do not say what their columns are would count every snapshot of a run as independent."""
-    schema = rows.collect_schema()
-    if "run" not in schema or not ({"cell", "status"} <= set(schema) or schema["run"] == pl.String):
-        return
-    if not {"cell", "status"} <= set(schema):  # a selection: a run's key betrays it
-        some = gather(rows.select(pl.col("run").drop_nulls().head(1)))
-        if not len(some) or not re.fullmatch(r"[0-9a-f]{20}", str(some["run"][0])):
-            return
-    run = pl.col("run").drop_nulls()
-    (runs, count) = gather(rows.select(run.n_unique().alias("runs"), run.len().alias("rows"))).row(0)
-    if runs < count:
-        raise FitError(
-            f"{count:,} rows of {runs:,} runs look like a store's, but have lost what "
-            "says which columns are axes and which are metrics, so that snapshots of a run would count as independent "
-            "runs. Pass the parquet file itself, or keep its column `columns`. (If they are no store's, leave out the "
-            "columns `cell` and `run`.)"
-        )
+def _carried(kept: Kept, table: Table, request: FitRequest, keep: Sequence[str]) -> pl.LazyFrame:
+    """The rows that count with the columns that matter; read, where they are few."""
+    axes = accounted(table.columns)
+    names = [*axes, *map(moment, axes), *table.measured, *request.by, *keep]
+    names += [name for name in (table.run, table.se) if name]
+    names += [f"{request.y}_select"] if table.columns else []
+    schema = kept.rows.collect_schema()
+    rows = kept.rows.select([name for name in dict.fromkeys(names) if name in schema])
+    return gather(rows).lazy() if kept.count <= _HELD else rows
 
 
-def _of_one_code(rows: pl.LazyFrame, groups: Sequence[str]) -> pl.LazyFrame:
-    """The rows with one hash of code for all of a group that the user declared equal."""
-    for equal in (group.split(",") for group in groups):
-        sha = pl.col("code_sha").cast(pl.String)
-        known = sha.fill_null("none")  # of rows that do not say
-        rows = rows.with_columns(pl.when(known.is_in(equal)).then(pl.lit(equal[0])).otherwise(sha).alias("code_sha"))
-    return rows
+def _of_plain(rows: pl.LazyFrame, count: int, table: Table, request: FitRequest) -> _Reduced:
+    """A plain table's rows as they are; averages, where they are too many."""
+    if count <= _HELD:
+        return _Reduced(Grouping(gather(rows), request.by, ()), table.se, Snapshots(rows, ()))
+    frame, se, notes = averaged(rows, request.x, request.y, request.by, table.run, table.se)
+    return _Reduced(Grouping(frame, request.by, ()), se, Snapshots(rows, ()), notes)
 
 
-def _reduced(
-    rows: pl.LazyFrame,
-    columns: Mapping[str, Column],
-    axes: Mapping[str, Column],
-    x: Sequence[str],
-    y: str,
-    by: tuple[str, ...],
-    at: str | float,
-    run: str | None,
-    keep: Sequence[str],
-) -> tuple[Snapshots, Grouping, list[Note]]:
+def _of_ledger(rows: pl.LazyFrame, table: Table, request: FitRequest, keep: Sequence[str]) -> _Reduced:
     """A ledger's rows, one a point, by the axes that split them: every axis is accounted for."""
-    counted = {*x, *by, *varying(rows, list(axes))}
+    named, axes = (*request.x, *request.by), accounted(table.columns)
+    held = rows.collect_schema()
+    mixed = {name for name in axes if moment(name) in held}
+    counted = {*named, *mixed, *varying(rows, list(axes))}
     rows = rows.drop(name for name in axes if name not in (*counted, *keep))
     axes = {name: column for name, column in axes.items() if name in counted}
-    time = next((name for name, axis in axes.items() if axis.axis_role == "time"), None)
+    # A table's columns stand in the order in which its axes were declared; the text that describes them does not.
+    declared = [name for name in table.rows.collect_schema() if name in axes]
+    times = [name for name in declared if axes[name].axis_role == "time" and name not in named]
+    # Runs that each have their own time are no snapshots of one: time tells them apart, unless a time is asked for.
+    times = [name for name in times if axes[name].kind not in _OWN] or (times if request.moment is not None else [])
+    apart = mixed if request.moment is None else set()
+    axes = {name: column for name, column in axes.items() if name not in times or name in apart}
     chosen = Snapshots(rows, ())
-    if time is not None and time not in (*x, *by):
-        del axes[time]
-        # A ledger's own key of a run stands for all axes that are not observed, and alone is less to hold.
-        known = ("lane", "shape") if run == "run" and columns.get(run, Column()).role == "stamp" else ()
-        key = [name for name in axes if axes[name].kind not in known]
-        if run is not None and run not in axes:
-            key.append(run)
-        chosen = snapshots(rows, columns, time, key, y, at)
-    rows, axes, notes = collapsed(chosen.rows, axes, x, y, by, run, keep)
-    return chosen, grouped(gather(rows), axes, x, by), notes
+    if times:
+        chosen = snapshots(rows, table.columns, times, _run_key(axes, table), request)
+    rows, axes, notes = collapsed(chosen.rows, axes, request, table.run, keep)
+    return _Reduced(grouped(gather(rows), axes, request.x, request.by), table.se, chosen, notes)
 
 
-def _owned(frame: pl.DataFrame, groups: pl.DataFrame, found: Sequence[str | None]) -> tuple[pl.DataFrame, list[Note]]:
+def _run_key(axes: Mapping[str, Column], table: Table) -> list[str]:
+    """The columns whose values tell apart the runs that each have one snapshot."""
+    run = table.run
+    # A ledger's own key of a run stands for all axes that are not observed, and alone is less to hold.
+    known = _OWN if run == "run" and table.columns.get(run, Column()).role == "stamp" else ()
+    key = [name for name in axes if axes[name].kind not in known]
+    return [*key, run] if run is not None and run not in axes else key
+
+
+def _clusters(
+    frame: pl.DataFrame, groups: pl.DataFrame, table: Table, request: FitRequest
+) -> tuple[list[str | None], list[Note]]:
+    """The column that tells apart the clusters of each group: the one that was named, its seed, or its runs."""
+    count = _count(groups)
+    if request.run:
+        return [request.run] * count, []
+    seeds, notes = units(frame, table.columns, request.x, groups, count)
+    return [seed or table.run for seed in seeds], notes
+
+
+def _parts(
+    frame: pl.DataFrame,
+    groups: pl.DataFrame,
+    clusters: Sequence[str | None],
+    errors: Sequence[str | None],
+    notes: Sequence[Note],
+) -> tuple[Part, ...]:
+    """What is known of each group that has a row left."""
+    details = details_of(groups, _count(groups), notes)
+    values = groups.to_dicts() if groups.columns else [{}]
+    there = [n > 0 for n in counts(frame, groups)]
+    parts = [Part(*one) for one in zip(values, clusters, errors, details, strict=True)]
+    return tuple(part for part, some in zip(parts, there, strict=True) if some)
+
+
+def _count(groups: pl.DataFrame) -> int:
+    return groups.height if groups.columns else 1
+
+
+def _owned(
+    frame: pl.DataFrame, groups: pl.DataFrame, clusters: Sequence[str | None]
+) -> tuple[pl.DataFrame, list[Note]]:
     """The rows whose cluster is known, and what was dropped of each group."""
     notes = []
-    for name in sorted({name for name in found if name is not None}):
+    for name in sorted({name for name in clusters if name is not None}):
         if not frame[name].null_count():
             continue
-        mine = [one == name for one in found]
+        mine = [one == name for one in clusters]
         absent = counts(frame.filter(pl.col(name).is_null()), groups)
         said = [
             f"{lost} rows without a {name} were dropped: nobody knows whose they are." if lost and own else None
@@ -253,7 +259,7 @@ def _errors(
     frame: pl.DataFrame, groups: pl.DataFrame, se: str | None, named: bool
 ) -> tuple[list[str | None], list[Note]]:
     """The column of standard errors for each group: a ledger's own only where every row has one."""
-    count = groups.height if groups.columns else 1
+    count = _count(groups)
     if se is None or named:
         return [se] * count, []
     rows, without = counts(frame, groups), counts(frame.filter(~finite(se)), groups)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from raysweep.laws.forms import Array, Law
+from raysweep.laws.definition import Array, Law
 from raysweep.laws.start import nnls
 from raysweep.laws.terms import Slopes
 
@@ -94,14 +94,14 @@ class Problems:
         return np.asarray(np.einsum("ij,ij->i", pull, residual))
 
     def refined(self, q: Array, low: Array, high: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-        """The amplitudes solved anew for q's exponents, by a step of non-negative least squares; and `normal` there.
+        """The amplitudes solved again for q's exponents, by a step of non-negative least squares; and `normal` there.
 
         Floor, amplitude and exponent of a law trade along a bent valley. With the amplitudes put back on its floor
         after every step, the search only walks along the exponents, where it is straight.
         """
         law, k = self.law, len(self.law.amplitudes)
         if law.implicit is not None:
-            q = np.clip(self._inner(q), low, high)
+            q = np.clip(self._inner(q, np.array(law.implicit.inner)), low, high)
             return q, self.normal(q)
         if k < 2 or law.terms is None:
             return q, self.normal(q)
@@ -120,9 +120,8 @@ class Problems:
         q = np.clip(self.encode(values), low, high)
         return q, self.normal(q, (each, slopes))
 
-    def _inner(self, q: Array) -> Array:
-        """A step of the parameters that an implicit law calls inner, the others held."""
-        inner = np.array(self.law.inner)
+    def _inner(self, q: Array, inner: npt.NDArray[np.int64]) -> Array:
+        """A step of the parameters `inner`, the others held."""
         _, gradient, matrix = self.normal(q)
         gradient, matrix = gradient[:, inner], matrix[:, inner][:, :, inner]
         bad = ~(np.isfinite(matrix).all(axis=(1, 2)) & np.isfinite(gradient).all(axis=1))

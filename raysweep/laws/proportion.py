@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import betaincinv, stdtrit
 
-from raysweep.laws.forms import Array
+from raysweep.laws.definition import Array
 
 __all__ = ["mean_interval"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raysweep.errors import FitError
-from raysweep.laws.forms import Array, Law
+from raysweep.laws.definition import Array, Law
 
 __all__ = ["Residuals", "canonical", "measured", "multiplicities", "multipliers", "residuals", "spent_by"]
 

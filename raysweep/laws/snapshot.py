@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 
 from raysweep.errors import FitError
 from raysweep.laws.column import Column
+from raysweep.laws.kinds import moment
 from raysweep.laws.notes import Note, Regrouped, counts, each
+from raysweep.laws.request import FitRequest
 from raysweep.laws.source import gather, numbers
 
 __all__ = ["Snapshots", "snapshots"]
@@ -54,54 +56,75 @@ class Snapshots:
 
 
 def snapshots(
-    rows: pl.LazyFrame, columns: Mapping[str, Column], time: str, key: Sequence[str], y: str, at: str | float
+    rows: pl.LazyFrame, columns: Mapping[str, Column], times: Sequence[str], key: Sequence[str], request: FitRequest
 ) -> Snapshots:
     """One snapshot for each value of `key`, chosen on `<y>_select` so that y itself stays an unbiased reading.
 
+    Args:
+        rows: Snapshots of runs.
+        columns: What a ledger says of its columns.
+        times: Axes of time that are reduced, the first declared first: a later snapshot is one that is later in the
+            first of them in which the two differ.
+        key: Columns that tell runs apart.
+        request: Which snapshot counts.
+
     Raises:
-        FitError: `at` is no moment, or no snapshot was taken then.
+        FitError: No snapshot was taken at the time that is asked for, or there are several axes of time.
     """
-    select, has_select = f"{y}_select", f"{y}_select" in rows.collect_schema()
+    y, select = request.y, f"{request.y}_select"
     if not key:  # a table of one run, which has no name
         key, rows = ["_run"], rows.with_columns(_run=pl.lit(0))
-    said, before, after = [], None, None
-    if at == "best" and has_select:
+    held = rows.collect_schema()
+    clocks = [moment(time) if moment(time) in held else time for time in times]
+    said, near = [], rows
+    scores = [pl.col(clock) for clock in clocks]
+    code, over = f"reduced_{'_'.join(times)}", ", ".join(times)
+    if request.moment is not None:
+        near, text = _at(rows, times, clocks, request.moment)
+        said.append(Note(code, text))
+    elif request.at == "best" and select in held:
         high = (columns.get(select, Column()).better or columns.get(y, Column()).better) == "high"
-        score = pl.col(select).cast(pl.Float64).fill_nan(None) * (1.0 if high else -1.0)
-        said.append(Note(f"reduced_{time}", f"Of each run the snapshot best on {select} was taken, over {time}."))
-    elif at in ("best", "last"):
-        score = pl.col(time)
-        said.append(Note(f"reduced_{time}", f"Of each run the last snapshot was taken, over {time}."))
-        if at == "best":
+        scores = [pl.col(select).cast(pl.Float64).fill_nan(None) * (1.0 if high else -1.0)]
+        said.append(Note(code, f"Of each run the snapshot best on {select} was taken, over {over}."))
+    else:
+        said.append(Note(code, f"Of each run the last snapshot was taken, over {over}."))
+        if request.at == "best":
             text = f"There is no {select} to choose the best snapshot on: the last was taken."
             said.append(Note("no_select_column", text))
-    else:
-        score, moment = pl.col(time), _moment(rows, time, at)
-        near = rows.filter((pl.col(time) - moment).abs() <= 1e-9 * math.fabs(moment))
-        said.append(Note(f"reduced_{time}", f"Of each run the snapshot at {time} = {moment:g} was taken."))
-        runs, left = (gather(part.select(key).unique().select(pl.len())).item() for part in (rows, near))
-        if left < runs:
-            before, after = rows, near
-        rows = near
-    # The best score of each run is a small table; joined to the rows it leaves little more than one row a run.
+    best = near
+    for score in scores:
+        best = _highest(best, key, score)
+    # Equal or missing scores fall to the latest snapshot.
+    frame = gather(best).sort(*clocks, y, descending=True, nulls_last=True).unique(key, keep="first")
+    frame = frame.drop([moment(time) for time in times], strict=False)
+    chosen = Snapshots(frame.lazy(), tuple(said), tuple(key))
+    left = near is rows or _runs(near, key) == _runs(rows, key)
+    return chosen if left else replace(chosen, _time=times[0], _before=rows, _after=near)
+
+
+def _highest(rows: pl.LazyFrame, key: Sequence[str], score: pl.Expr) -> pl.LazyFrame:
+    """The rows of each run whose score is the highest; all of a run without any score."""
     rows = rows.with_columns(_score=score)
+    # The best score of each run is a small table; joined to the rows it leaves little more than one row a run.
     best = gather(rows.group_by(key).agg(_best=pl.col("_score").max())).lazy()
     rows = rows.join(best, on=key, nulls_equal=True).filter(pl.col("_score").eq_missing(pl.col("_best")))
-    frame = gather(rows.drop("_score", "_best"))
-    # Equal or missing scores fall to the latest snapshot.
-    frame = frame.sort(time, y, descending=True, nulls_last=True).unique(key, keep="first")
-    return Snapshots(frame.lazy(), tuple(said), tuple(key), time, before, after)
+    return rows.drop("_score", "_best")
 
 
-def _moment(rows: pl.LazyFrame, time: str, at: str | float) -> float:
-    """The time that `at` names, if some row has it."""
-    try:
-        moment = float(at)
-        if not math.isfinite(moment):
-            raise ValueError
-    except ValueError:
-        raise FitError(f"at is 'best', 'last' or a value of {time!r}, but got {at!r}.") from None
-    have = np.unique(numbers(gather(rows.select(pl.col(time).unique())), time))
-    if not (np.abs(have - moment) <= 1e-9 * math.fabs(moment)).any():
-        raise FitError(f"No snapshot has {time} = {moment:g}. Choose one of {', '.join(f'{t:g}' for t in have)}.")
-    return moment
+def _at(rows: pl.LazyFrame, times: Sequence[str], clocks: Sequence[str], wanted: float) -> tuple[pl.LazyFrame, str]:
+    """The snapshots at a time, and a sentence that says so."""
+    if len(times) > 1:
+        raise FitError(
+            f"at: must be 'best' or 'last' where several axes of time advance ({', '.join(times)}), but got "
+            f'{wanted:g}. Choose the snapshots with where, e.g. "{times[-1]} = {wanted:g}", or name an axis in x or by.'
+        )
+    (time,), (clock,) = times, clocks
+    have = np.unique(numbers(gather(rows.select(pl.col(clock).unique())), clock))
+    if not (np.abs(have - wanted) <= 1e-9 * math.fabs(wanted)).any():
+        raise FitError(f"No snapshot has {time} = {wanted:g}. Choose one of {', '.join(f'{t:g}' for t in have)}.")
+    near = rows.filter((pl.col(clock) - wanted).abs() <= 1e-9 * math.fabs(wanted))
+    return near, f"Of each run the snapshot at {time} = {wanted:g} was taken."
+
+
+def _runs(rows: pl.LazyFrame, key: Sequence[str]) -> int:
+    return int(gather(rows.select(key).unique().select(pl.len())).item())

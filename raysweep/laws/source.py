@@ -5,7 +5,7 @@ Nothing is read here but a schema. Files are scanned, so a fit reads only the co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -13,11 +13,13 @@ import polars as pl
 import pyarrow as pa
 
 from raysweep.errors import FitError, nearest
+from raysweep.grid.runs import KEY_LENGTH
 from raysweep.laws.column import COLUMNS, Column, merged, of_schema, of_text
+from raysweep.laws.definition import Array
 from raysweep.laws.files import FORMS, UNREADABLE, tables
-from raysweep.laws.forms import Array
 from raysweep.laws.jsonfile import first_line
 from raysweep.laws.missing import as_numbers, first_word, numeric
+from raysweep.ledger.rows import STAMPS
 
 __all__ = ["Column", "Source", "condition", "gather", "numbers", "require", "scan", "selected"]
 
@@ -58,9 +60,13 @@ def scan(data: Source) -> tuple[pl.LazyFrame, dict[str, Column]]:
             f"{type(data).__name__}."
         )
     names = rows.collect_schema().names()
-    if COLUMNS in names and "cell" in names:
-        columns = columns or _told(rows, names)
-        rows = rows.drop(COLUMNS) if columns else rows
+    if COLUMNS in names and not {"cell", "run"}.isdisjoint(names):
+        said = _said(rows, 1 if columns else _MOST_TEXTS)
+        if said:
+            stamps = {name: Column("stamp") for name in STAMPS if name in names}  # the text leaves them out
+            columns = columns or {**stamps, **{name: column for name, column in said.items() if name in names}}
+            rows = rows.drop(COLUMNS)
+            _refuse_lost(rows, said, names)
     return rows, columns
 
 
@@ -73,10 +79,25 @@ def _from_pandas(data: Any) -> pl.LazyFrame:
         ) from error
 
 
-def _told(rows: pl.LazyFrame, names: Sequence[str]) -> dict[str, Column]:
-    """What the column `columns` says, of a table that has no metadata."""
-    texts = gather(rows.select(pl.col(COLUMNS).cast(pl.String).drop_nulls().unique().sort().head(_MOST_TEXTS)))
-    return merged(of_text(text, names) for text in texts[COLUMNS])
+def _said(rows: pl.LazyFrame, most: int) -> dict[str, Column]:
+    """What the column `columns` says, in at most so many texts; also of columns that the table has lost."""
+    texts = pl.col(COLUMNS).cast(pl.String).drop_nulls()
+    found = gather(rows.select(texts.head(1) if most == 1 else texts.unique().sort().head(most)))
+    return merged(of_text(text) for text in found[COLUMNS])
+
+
+def _refuse_lost(rows: pl.LazyFrame, said: Mapping[str, Column], names: Collection[str]) -> None:
+    """Without the axis that tells its snapshots apart, each snapshot of a run would count as a run of its own."""
+    observed = [name for name, column in said.items() if column.kind == "observed"]
+    if lost := [name for name in observed if name not in names]:
+        run = pl.col("run") if "run" in names else pl.col("cell").cast(pl.String).str.head(KEY_LENGTH)
+        kept = [pl.col(name) for name in observed if name in names]
+        count, cells = gather(rows.select(pl.len(), pl.struct(run, *kept).n_unique().alias("cells"))).row(0)
+        if cells < count:
+            raise FitError(
+                f"The table must have the observed axis {', '.join(lost)}, which its column `columns` names, but has "
+                f"lost it: {count:,} rows are of {cells:,} cells now. Keep that column, or keep one row per run."
+            )
 
 
 def gather(rows: pl.LazyFrame) -> pl.DataFrame:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from raysweep.errors import FitError
 from raysweep.laws.allocate import minimum
-from raysweep.laws.forms import Array
+from raysweep.laws.definition import Array
 
 __all__ = ["Split", "Tradeoff", "split"]
 

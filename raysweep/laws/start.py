@@ -11,8 +11,7 @@ from itertools import combinations, product
 import numpy as np
 import numpy.typing as npt
 
-from raysweep.laws import m4
-from raysweep.laws.forms import Array, Law
+from raysweep.laws.definition import Array, Law
 
 __all__ = ["NEGLIGIBLE", "nnls", "starts"]
 
@@ -35,8 +34,8 @@ def starts(law: Law, u: Array, t: Array, w: Array) -> Array:
         if (w[:, some].sum(axis=1) > 0).all():
             u, t, w = u[..., some], t[:, some], w[:, some]
     if law.implicit is not None:
-        found, objective = m4.starts(u, t, w)
-        return _best(law, found, -objective, m4.BLOCKS)
+        mesh, objective = law.implicit.starts(u, t, w)
+        return _best(law, mesh, -objective, law.implicit.blocks)
     meshes = np.array(list(product(*(p.search for p in law.exponents))))
     k, m = len(law.amplitudes), len(meshes)
     rows = max(1, _CHUNK // (m * k * w.shape[1]))
@@ -63,16 +62,16 @@ def _projected(law: Law, u: Array, t: Array, w: Array, mesh: Array) -> Array:
     # A positive amplitude starts just above 0, where its logarithm still has a gradient.
     least = np.where([p.log for p in law.amplitudes], NEGLIGIBLE / np.maximum(columns.max(axis=3), 1e-300), 0.0)
     amplitudes = np.maximum(amplitudes, least)
-    found = np.concatenate([amplitudes, np.broadcast_to(mesh, (len(w), *mesh.shape))], axis=2)
-    return _best(law, found, gain, len(law.exponents[-1].search))
+    tried = np.concatenate([amplitudes, np.broadcast_to(mesh, (len(w), *mesh.shape))], axis=2)
+    return _best(law, tried, gain, len(law.exponents[-1].search))
 
 
-def _best(law: Law, found: Array, gain: Array, blocks: int) -> Array:
+def _best(law: Law, tried: Array, gain: Array, blocks: int) -> Array:
     """The best mesh of each value of the last exponent, and of those the best `law.starts`: starts that differ."""
     each = gain.reshape(len(gain), -1, blocks)
     at = each.argmax(axis=1) * blocks + np.arange(blocks)
     order = np.argsort(-np.take_along_axis(gain, at, axis=1), axis=1)[:, : law.starts]
-    return np.take_along_axis(found, np.take_along_axis(at, order, axis=1)[..., None], axis=1)
+    return np.take_along_axis(tried, np.take_along_axis(at, order, axis=1)[..., None], axis=1)
 
 
 def _pilot(u: Array, t: Array, w: Array) -> Array:

@@ -72,6 +72,9 @@ def unite(parts: Iterable[tuple[str, pa.Schema, int]]) -> Columns:
             refused.add(name)
             continue
         schema = wider
+    for i, field in enumerate(schema):  # an axis that was null alone in every part
+        if pa.types.is_null(field.type):
+            schema = schema.set(i, field.with_type(pa.string()))
     return Columns(schema, prevailing, tuple(told), frozenset(refused))
 
 
@@ -104,9 +107,18 @@ def _odd(schema: pa.Schema, prevailing: Mapping[str, str]) -> list[str]:
 def _merge(left: pa.Schema, right: pa.Schema) -> pa.Schema:
     """Both schemas' columns; where they share one, the wider type and the newer metadata."""
     merged = pa.unify_schemas([left, right], promote_options="permissive")
-    newer = set(right.names)
-    fields = [f.with_metadata((right if f.name in newer else left).field(f.name).metadata) for f in merged]
+    fields = [f.with_metadata(_newer(left, right, f.name)) for f in merged]
     return pa.schema(fields, metadata={**(left.metadata or {}), **(right.metadata or {})})
+
+
+def _newer(left: pa.Schema, right: pa.Schema, name: str) -> dict[bytes, bytes]:
+    """The newer metadata of a column. Parts of an older raysweep do not say by which rule an axis has its kind."""
+    if name not in right.names:
+        return left.field(name).metadata or {}
+    new = right.field(name).metadata or {}
+    old = (left.field(name).metadata or {}) if name in left.names else {}
+    ruled = b"kind_by" in old and b"kind_by" not in new and old.get(b"kind") == new.get(b"kind")
+    return {**new, b"kind_by": old[b"kind_by"]} if ruled else new
 
 
 def _default(meta: Mapping[bytes, bytes], type_: pa.DataType) -> pa.Scalar:

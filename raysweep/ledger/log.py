@@ -43,7 +43,7 @@ _WEIGHT = 1000  # bytes of an Arrow column beside its values
 _AHEAD = 1 << 29  # bytes of parts that are read before they are asked for
 _TOGETHER = 64  # parts that are read at a time, at most
 _FIRST = 8  # that are read at a time until one was seen
-_EMPTY = pa.table({name: pa.array([], pa.string()) for name in NEEDED})
+_EMPTY = pa.table({name: pa.nulls(0, pa.string()) for name in NEEDED})  # pa.array() would import pandas
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ class Scan:
         Done is ok or diverged. Failed cells are pending again unless `skip_failed`; diverged ones only if
         `retry_diverged`. Skipped cells (refused by theory or budget) are done.
         """
+        if not len(self.table):
+            return runs
         done = ["ok", "skipped"] + ["diverged"] * (not retry_diverged) + ["failed"] * skip_failed
         return subtract(runs, self.cells(*done))
 

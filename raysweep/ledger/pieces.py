@@ -38,8 +38,16 @@ def pieces(rows: pa.Table, most: int) -> Iterator[tuple[int, pa.Table]]:
 
 
 def storable(rows: pa.Table) -> pa.Table:
-    """The rows; those with more words than a part can hold are failed ones without them."""
+    """The rows; those with more words than a part can hold are failed ones without them.
+
+    An axis of words without a single word becomes a column of nulls: it may have been null alone so far, and numbers
+    that it is given later must not find it taken by words.
+    """
     size = row_bytes(rows)
+    for i, field in enumerate(rows.schema):
+        axis = (field.metadata or {}).get(b"role") == b"axis"
+        if axis and pa.types.is_string(field.type) and rows.column(i).null_count == len(rows):
+            rows = rows.set_column(i, field.with_type(pa.null()), pa.nulls(len(rows)))
     large = size > MAX_ROW_BYTES
     if not large.any():
         return rows

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from raysweep.code import Code
 from raysweep.errors import SweepError
 from raysweep.experiment import Experiment
+from raysweep.grid.axes import KindBy
 from raysweep.grid.runs import Runs
 from raysweep.grid.values import Json, canonical, column_values
 
@@ -109,7 +110,10 @@ def row_schema(experiment: Experiment) -> pa.Schema:
     fields = [pa.field(n, t, metadata={"role": "stamp", "help": h}) for n, t, h in _STAMPS]
     for axis in experiment.axes:
         meta = {"role": "axis", "axis_role": axis.role, "unit": axis.unit, "help": axis.help}
-        meta["kind"] = axis.kind if isinstance(axis.kind, str) else axis.kind.otherwise
+        if isinstance(axis.kind, KindBy):
+            meta["kind"], meta["kind_by"] = axis.kind.otherwise, _ruled(axis.kind)
+        else:
+            meta["kind"] = axis.kind
         if axis.default is not None and not isinstance(axis.default, Json):
             meta["default"] = str(axis.default)
         if axis.follows is not None:
@@ -123,6 +127,11 @@ def row_schema(experiment: Experiment) -> pa.Schema:
     if twice := sorted({n for n in names if names.count(n) > 1 or n == COLUMNS}):
         raise SweepError(f"experiment {experiment.name}: columns must have distinct names, but got {twice} twice")
     return pa.schema(fields, metadata={"raysweep.schema": str(SCHEMA_VERSION), "raysweep.experiment": experiment.name})
+
+
+def _ruled(kind: KindBy) -> str:
+    """The rule of a kind that another axis chooses, as JSON; `laws.column` reads it."""
+    return json.dumps({"axis": kind.axis, "kinds": [[value, of] for value, of in kind.kinds.items()]})
 
 
 def with_accepted(schema: pa.Schema, groups: Sequence[Collection[str]]) -> pa.Schema:
@@ -140,7 +149,7 @@ def with_description(table: pa.Table) -> pa.Table:
 
     Most tools drop the metadata of a table's columns; this they keep. It takes 4 bytes per row.
     """
-    kept = ("role", "kind", "axis_role", "better", "free", "accepted")
+    kept = ("role", "kind", "kind_by", "axis_role", "better", "free", "accepted")
     about: dict[str, dict[str, str]] = {}
     for column in table.schema:
         meta = {k.decode(): v.decode() for k, v in (column.metadata or {}).items()}

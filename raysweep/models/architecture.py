@@ -1,4 +1,4 @@
-"""Which classifier: its layout, its forward function, and how both scale with width. Needs no torch to plan with."""
+"""Which model: its layout, its forward function, and how both scale with width. Needs no torch to plan with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from raysweep.models.ops import Conv
 
     Model = Callable[[Mapping[str, Tensor], Tensor], Tensor]
-    """({name: [lanes, ...]}, x [lanes, n, inputs]) -> logits [lanes, n, classes]."""
+    """({name: [lanes, ...]}, x [lanes, n, inputs]) -> outputs [lanes, n, outputs]; of a classifier, logits.
+
+    It closes over nothing that differs between lanes: all of that is among the parameters."""
 
 __all__ = ["ACTIVATIONS", "KINDS", "Architecture", "image_of"]
 
@@ -35,11 +37,11 @@ def image_of(inputs: int) -> tuple[int, int, int] | None:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A classifier's shape.
+    """A model's shape.
 
     Attributes:
         kind: One of `KINDS`.
-        inputs, outputs: Numbers an item, classes.
+        inputs, outputs: Numbers of an item, and numbers that the model returns for it.
         width: Units of a hidden layer; channels of a convolutional network's first layers; a transformer's width.
         depth: Hidden layers; convolutions; blocks a stage; blocks.
         activation: One of `ACTIVATIONS` (residual networks: ReLU).

@@ -37,7 +37,7 @@ class CNN:
     conv: Conv = "loop"
 
     def __call__(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """Logits [lanes, n, classes] of x [lanes, n, inputs]; p: {name: [lanes, ...]}."""
+        """Outputs [lanes, n, outputs] of x [lanes, n, inputs]; p: {name: [lanes, ...]}."""
         h = as_images(x, self.image)
         for i in range(self.depth):
             bias = p[f"convs.{i}.bias"].to(h.dtype)

@@ -1,4 +1,4 @@
-"""What a classifier is made of, before anything is allocated: parameters, multiply-adds, activations. Needs no torch.
+"""What a model is made of, before anything is allocated: parameters, multiply-adds, activations. Needs no torch.
 
 One layout serves the initial values, the counted cost and the width scaling, so that they cannot disagree.
 
@@ -111,7 +111,7 @@ def mlp_sizes(inputs: int, width: int, depth: int, outputs: int) -> list[int]:
 
 
 def mlp_layout(inputs: int, width: int, depth: int, outputs: int) -> Layout:
-    """Multi-layer perceptron: `layers.0` sees the data, the last gives logits."""
+    """Multi-layer perceptron: `layers.0` sees the data, the last gives the outputs."""
     sizes = mlp_sizes(inputs, width, depth, outputs)
     layers = [_dense(f"layers.{i}", a, b, first=i == 0) for i, (a, b) in enumerate(itertools.pairwise(sizes))]
     return Layout(tuple(itertools.chain(*layers)), sum(sizes))

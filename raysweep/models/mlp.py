@@ -27,7 +27,7 @@ class MLP:
     output_scale: float = 1.0
 
     def __call__(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """Logits [lanes, n, classes] of x [lanes, n, inputs]; p: {name: [lanes, ...]}."""
+        """Outputs [lanes, n, outputs] of x [lanes, n, inputs]; p: {name: [lanes, ...]}."""
         h = x.transpose(1, 2)
         for i in range(self.depth + 1):
             activation = self.activation if i < self.depth else ""

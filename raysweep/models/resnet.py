@@ -33,7 +33,7 @@ class ResNet:
     tf32: bool = False
 
     def __call__(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """Logits [lanes, n, classes] of x [lanes, n, inputs]; p: {name: [lanes, ...]}."""
+        """Outputs [lanes, n, outputs] of x [lanes, n, inputs]; p: {name: [lanes, ...]}."""
         h = self._unit(p, "stem", "stem.norm", as_images(x, self.image))
         for stage in range(STAGES):
             for block in range(self.depth):

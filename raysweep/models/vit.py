@@ -36,7 +36,7 @@ class ViT:
     output_scale: float = 1.0
 
     def __call__(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """Logits [lanes, n, classes] of x [lanes, n, inputs]; p: {name: [lanes, ...]}."""
+        """Outputs [lanes, n, outputs] of x [lanes, n, inputs]; p: {name: [lanes, ...]}."""
         lanes, n, _ = x.shape
         channels, side, _ = self.image
         across = side // self.patch

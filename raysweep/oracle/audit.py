@@ -1,4 +1,4 @@
-"""The audit: evidence that a world's posterior is the posterior of what it samples. A failed audit stops a sweep.
+"""The audit of a flow: evidence that its posterior is the posterior of what it samples. A failed one stops a sweep.
 
 Sources: science W1 and section 7.3; arXiv 2602.00315 equations 1 to 4.
 """
@@ -6,70 +6,20 @@ Sources: science W1 and section 7.3; arXiv 2602.00315 equations 1 to 4.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from raysweep.errors import OracleError
 from raysweep.experiment import Sample
-from raysweep.oracle.recipe import stored_audits
-from raysweep.oracle.world import FlowWorld
-from raysweep.store import Store
+from raysweep.oracle.audits import ITEMS, Audit, Check
+from raysweep.oracle.flow_world import FlowWorld
 
-__all__ = ["Audit", "Check", "audit", "require_audit"]
+__all__ = ["audit", "calibration"]
 
-ITEMS = 8192
 SIGMAS = 4.0  # a sound world fails one calibration check in 16,000
 _JACOBIANS = 4
 _BINS = 15
-
-
-@dataclass(frozen=True)
-class Check:
-    """One comparison: it passes where |value| <= limit."""
-
-    name: str
-    value: float
-    limit: float
-    about: str
-
-    @property
-    def passed(self) -> bool:
-        return bool(np.isfinite(self.value) and abs(self.value) <= self.limit)
-
-
-@dataclass(frozen=True)
-class Audit:
-    """All checks of one world at one temperature.
-
-    Attributes:
-        aleatoric: Mean entropy of the posterior, nats.
-        bayes_error: 1 - E max_k r_k.
-        reliability: Rows of (mean posterior, frequency of the class, items), over equal-width bins of the posterior.
-    """
-
-    sha: str
-    temperature: float
-    items: int
-    checks: tuple[Check, ...]
-    aleatoric: float
-    bayes_error: float
-    reliability: tuple[tuple[float, float, int], ...]
-
-    @property
-    def passed(self) -> bool:
-        return all(c.passed for c in self.checks)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, with what passed."""
-        found = asdict(self)
-        found["passed"] = self.passed
-        for check, plain in zip(self.checks, found["checks"], strict=True):
-            plain["passed"] = check.passed
-        return found
 
 
 def audit(world: FlowWorld, temperature: float = 1.0, items: int = ITEMS) -> Audit:
@@ -86,7 +36,7 @@ def audit(world: FlowWorld, temperature: float = 1.0, items: int = ITEMS) -> Aud
     r = np.exp(sample.log_posterior)
     return Audit(
         sha=world.sha,
-        temperature=temperature,
+        at={"temperature": temperature},
         items=items,
         checks=tuple(checks),
         aleatoric=float(-(r * sample.log_posterior).sum(-1).mean()),
@@ -144,27 +94,3 @@ def _reliability(r: np.ndarray, y: np.ndarray) -> tuple[tuple[float, float, int]
     return tuple(
         (float(stated[i] / count[i]), float(seen[i] / count[i]), int(count[i])) for i in range(_BINS) if count[i]
     )
-
-
-def require_audit(store: Store, folder: str, world: FlowWorld, temperatures: Sequence[float]) -> list[dict[str, Any]]:
-    """Audits at every temperature, kept in the world's `audit.json`; those already there are not repeated.
-
-    Raises:
-        OracleError: a check failed; it says which, its value and its limit.
-    """
-    name = f"{folder}/audit.json"
-    kept = {a["temperature"]: a for a in stored_audits(store, folder) if a["sha"] == world.sha}
-    for temperature in temperatures:
-        if temperature not in kept:
-            kept[temperature] = audit(world, temperature).to_json()
-    store.write_json(name, [kept[t] for t in sorted(kept)])
-    wanted = [kept[t] for t in temperatures]
-    for found in wanted:
-        for check in found["checks"]:
-            if not check["passed"]:
-                raise OracleError(
-                    f"oracle {store.uri}/{folder}: audit failed at temperature {found['temperature']:g}: "
-                    f"{check['name']} must be within {check['limit']:g}, but is {check['value']:.3g} "
-                    f"({check['about']}). Nothing was trained on it; retrain the oracle or lower the temperature"
-                )
-    return wanted

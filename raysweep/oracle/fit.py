@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 import torch
 from safetensors.torch import load, save
 
 from raysweep import data
-from raysweep.errors import LedgerError
 from raysweep.experiment import Dist
 from raysweep.oracle.flows import ClassFlow
-from raysweep.oracle.recipe import FlowRecipe, folder_of
-from raysweep.oracle.world import make_flow
-from raysweep.store import Store
+from raysweep.oracle.shared_flow import FlowRecipe, fresh_flow
 
-__all__ = ["CHECKPOINT", "Curve", "curve_name", "dequantise", "train_flow"]
+__all__ = ["CHECKPOINT", "dequantise", "train_flow", "trained", "weights_of"]
 
 CHECKPOINT = "checkpoint.safetensors"
 _REPORTS = 12  # checkpoints and validation points a run; Ray's report is a barrier, so few
@@ -31,34 +26,19 @@ def dequantise(x: torch.Tensor, levels: int, std: float, generator: torch.Genera
     return (x.float() + uniform) * (2.0 / levels) - 1.0 + std * normal
 
 
-@dataclass
-class Curve:
-    """Keeps a training curve in the store while it grows, so that any process can follow it.
-
-    Training that goes on from a checkpoint (a point's `start` is not 0) goes on with the curve that is there.
-    """
-
-    store: Store
-    name: str
-    points: list[dict[str, float]] = field(default_factory=list)
-
-    def __call__(self, point: Mapping[str, float]) -> None:
-        if not self.points and point.get("start"):
-            self.points = [p for p in self._stored() if p["epoch"] < point["epoch"]]
-        self.points.append(dict(point))
-        self.store.write(self.name, json.dumps(self.points).encode())
-
-    def _stored(self) -> list[dict[str, float]]:
-        try:
-            found: list[dict[str, float]] = self.store.read_json(self.name)
-        except LedgerError:  # lost or damaged: the curve is told, nothing is read off it
-            return []
-        return found
+def trained(
+    recipe: FlowRecipe, dist: Dist | None, on_progress: Callable[[Mapping[str, float]], None], device: str
+) -> dict[str, bytes]:
+    """The recipe's flow, trained, as a checkpoint's files: what executors call."""
+    flow = train_flow(recipe, dist, on_progress, device)
+    return {CHECKPOINT: save(_model(flow))}
 
 
-def curve_name(recipe: FlowRecipe) -> str:
-    """Where a store keeps the training curve of this recipe's flow."""
-    return f"{folder_of(recipe)}/curve.json"
+def weights_of(files: Mapping[str, bytes]) -> bytes:
+    """The flow's weights alone, out of a checkpoint's files."""
+    tensors = load(files[CHECKPOINT])
+    data: bytes = save({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
+    return data
 
 
 def train_flow(
@@ -89,7 +69,7 @@ def train_flow(
     test_x, test_y = x[split[:held]], y[split[:held]]
     train_x, train_y = x[split[held:]], y[split[held:]]
 
-    flow = make_flow(recipe, x.shape[1], source.classes)
+    flow = fresh_flow(recipe)
     _spread_means(flow, recipe.seed)
     flow.to(device)
     train_x, train_y, test_x, test_y = (t.to(device) for t in (train_x, train_y, test_x, test_y))
@@ -148,9 +128,13 @@ def _nll(flow: ClassFlow, x: torch.Tensor, y: torch.Tensor, levels: int, std: fl
         return float(flow(dequantise(x, levels, std, torch.Generator().manual_seed(0)), y))
 
 
+def _model(flow: ClassFlow) -> dict[str, torch.Tensor]:
+    return {f"model/{name}": value.detach().cpu().contiguous() for name, value in flow.state_dict().items()}
+
+
 def _checkpoint(flow: ClassFlow, optimiser: torch.optim.Optimizer, epoch: int) -> bytes:
     """Weights, both Adam moments and the epoch, as safetensors: no pickle in a store."""
-    tensors = {f"model/{name}": value.detach().cpu().contiguous() for name, value in flow.state_dict().items()}
+    tensors = _model(flow)
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"adam/{index}/{name}": value.detach().cpu().contiguous() for name, value in state.items()}
     data: bytes = save({**tensors, "epoch": torch.tensor(epoch)})

@@ -1,110 +1,58 @@
-"""Recipes: what fully determines a world before anything is trained. Their hash is part of every run's key."""
+"""Recipes: what fully determines a world before anything is trained. Their hash is part of every run's key.
+
+Each kind of recipe is a class in a file of its own, beside the world it makes, and registers itself; nothing else names
+a kind. Whatever plans with a recipe must not wait for torch: a kind imports it inside the methods that need it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict
 
-from raysweep import data
-from raysweep.errors import LedgerError, OracleError
+from raysweep.errors import OracleError
+from raysweep.experiment import Dist, World
 from raysweep.store import Store
 
+if TYPE_CHECKING:
+    from raysweep.oracle.audits import Audit
+
 __all__ = [
+    "MAX_SEED",
     "WEIGHTS",
-    "FlowRecipe",
-    "GaussianRecipe",
+    "Point",
     "Recipe",
+    "Shape",
+    "Train",
+    "TrainFunction",
     "folder_of",
     "is_made",
+    "kinds",
     "parse_recipe",
     "recipe_hash",
-    "shape_of",
-    "stored_audits",
+    "recipe_of",
+    "register",
 ]
 
 WEIGHTS = "weights.safetensors"
-FLOW_VERSION = 1  # bump when the flow's code changes what a recipe means
-_MAX_SEED = 2**40  # seeds are spread by a million per epoch, within 63 bits
+MAX_SEED = 2**40  # seeds are spread by a million per epoch, within 63 bits
 
+Point = Callable[[Mapping[str, float]], None]
+"""Takes a point of a training curve: `epoch` (done so far), `epochs`, `start` (done before this training went on from a
+checkpoint), and whatever else is measured."""
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+TrainFunction = Callable[[Dist | None, Point, str], Mapping[str, bytes]]
+"""Trains on one device, by its name, or as one of several workers; returns files by name. Under a Dist it also reports
+files, with its checkpoints, and those of the last report do in place of what it returns. Workers get it pickled."""
 
-
-class FlowRecipe(_Strict):
-    """A class-conditional flow trained on real data (Theisen et al. 2021, arXiv 2106.03357, section 3).
-
-    One invertible net is shared by all classes; classes differ in the mean of a diagonal Gaussian base whose
-    scale they share. The Jacobian cancels in Bayes' rule, so the posterior is exact at every latent temperature.
-    Noise is part of the world: the flow models data + noise, and its samples are noisy.
-    """
-
-    kind: Literal["flow"] = "flow"
-    data: str = Field("digits", description="a data set of raysweep.data")
-    noise: float = Field(0.0, ge=0, le=100, description="std of Gaussian noise added to items scaled to [-1, 1]")
-    layers: int = Field(10, ge=1, le=64, description="affine coupling layers")
-    hidden: int = Field(128, ge=1, le=4096, description="width of a coupling's residual net")
-    blocks: int = Field(2, ge=1, le=16, description="residual blocks of a coupling")
-    epochs: int = Field(60, ge=1, le=100_000, description="passes over the training items")
-    batch: int = Field(128, ge=1, description="items a step, over all workers together")
-    lr: float = Field(2e-3, gt=0, lt=1, description="peak of a one-cycle schedule (AdamW)")
-    holdout: float = Field(0.15, gt=0, lt=1, description="fraction of items kept for the reported likelihood")
-    seed: int = Field(0, ge=0, le=_MAX_SEED, description="initialisation, split, order and dequantisation noise")
-
-    @property
-    def least_bytes(self) -> int:
-        """Of its weights in float32, those inside residual blocks alone."""
-        return 4 * self.layers * self.blocks * 2 * self.hidden**2
-
-
-class GaussianRecipe(_Strict):
-    """K Gaussians of unit variance pushed through a fixed random invertible net: every posterior in closed form.
-
-    Class means sit `separation` apart (K=2: on one line; more: on a regular simplex); see science page W0.
-    """
-
-    kind: Literal["gaussian"] = "gaussian"
-    classes: int = Field(2, ge=2, le=1000)
-    dim: int = Field(2, ge=2, le=4096, description="dimensions of x")
-    separation: float = Field(2.0, gt=0, description="distance between any two class means, in standard deviations")
-    prior: tuple[float, ...] | None = Field(None, description="class probabilities; uniform by default")
-    layers: int = Field(4, ge=0, le=64, description="random coupling layers; 0 leaves the Gaussians as they are")
-    seed: int = Field(0, ge=0, le=_MAX_SEED, description="of the random net")
-
-    @field_validator("dim")
-    @classmethod
-    def _room_for_a_simplex(cls, dim: int, info: ValidationInfo) -> int:
-        if info.data.get("classes", 0) > dim + 1:
-            raise ValueError(f"`classes <= dim + 1` must hold, for a simplex of {info.data['classes']} class means")
-        return dim
-
-    @field_validator("prior")
-    @classmethod
-    def _one_chance_per_class(cls, prior: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
-        if prior is not None and (len(prior) != info.data.get("classes") or not all(0 < p < math.inf for p in prior)):
-            raise ValueError("prior must hold one positive number per class")
-        return prior
-
-
-Recipe = Annotated[FlowRecipe | GaussianRecipe, Field(discriminator="kind")]
-
-
-def parse_recipe(text: bytes | str, where: str) -> FlowRecipe | GaussianRecipe:
-    """A recipe from JSON.
-
-    Raises:
-        OracleError: it is none.
-    """
-    try:
-        found: FlowRecipe | GaussianRecipe = TypeAdapter(Recipe).validate_json(text)
-    except ValidationError as error:
-        raise OracleError(f"{where}: must hold a recipe: {' '.join(str(error).split())}") from error
-    return found
+Train = Callable[[TrainFunction], Mapping[str, bytes]]
+"""What an executor lends to whoever makes a world: it calls the function where training happens, on as many workers as
+it has, and gives back the files."""
 
 
 @dataclass(frozen=True)
@@ -115,57 +63,129 @@ class Shape:
     classes: int
 
 
-def shape_of(recipe: FlowRecipe | GaussianRecipe) -> Shape:
-    """The shape a recipe's world will have."""
-    if isinstance(recipe, GaussianRecipe):
-        return Shape(recipe.dim, recipe.classes)
-    source = data.load(recipe.data)
-    return Shape(source.x.shape[1], source.classes)
+class Recipe(BaseModel, ABC):
+    """One kind of world. A subclass names its kind, adds its parameters, and says how the world is made and loaded.
+
+    Attributes:
+        kind: What files name it by: a Literal of one word, the default.
+        version: Bump it when the kind's code changes what a recipe means.
+        audited: Axes of a sweep that its audit depends on, each with the value that stands where a sweep has no such
+            axis; None where the world has no audit, as a source without a posterior.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    kind: str
+    version: ClassVar[int] = 1
+    audited: ClassVar[Mapping[str, float] | None] = None
+
+    @property
+    @abstractmethod
+    def shape(self) -> Shape:
+        """Of the world, which is not made for this."""
+
+    @property
+    def ingredients(self) -> Mapping[str, str]:
+        """What the world depends on besides the recipe's own fields, such as the hash of its data."""
+        return {}
+
+    @abstractmethod
+    def make(self, train: Train) -> bytes:
+        """The finished world as a safetensors file.
+
+        Args:
+            train: Trains a function, for a world that is trained.
+        """
+
+    @abstractmethod
+    def load(self, data: bytes, sha: str) -> World:
+        """The world from the file that `make` returned. A file may come from anybody.
+
+        Args:
+            sha: Hash of the file, to be the world's own.
+
+        Raises:
+            SafetensorError, ValueError, KeyError, TypeError, RuntimeError: it is not this recipe's.
+        """
+
+    def audit(self, world: World, at: Mapping[str, float], items: int) -> Audit:
+        """Evidence that the world's posterior is the posterior of what it samples, at values of the axes `audited`.
+
+        Raises:
+            OracleError: it has no audit.
+        """
+        raise OracleError(f"a world of kind {self.kind} has no audit")
+
+    def progress(self, point: Mapping[str, float]) -> str:
+        """A point of its training curve in a few words."""
+        return f"epoch {point['epoch']:.0f}/{point['epochs']:.0f}"
 
 
-class _KeptCheck(BaseModel):
-    name: str
-    value: float
-    limit: float
-    about: str
-    passed: bool
+_KINDS: dict[str, type[Recipe]] = {}
+R = TypeVar("R", bound=Recipe)
 
 
-class _KeptAudit(BaseModel):
-    """An audit as a store keeps it."""
+def register(recipe: type[R]) -> type[R]:
+    """Make a kind of recipe known, by the word that its field `kind` is a Literal of.
 
-    sha: str
-    temperature: float = Field(gt=0, allow_inf_nan=False)
-    items: int = Field(ge=1)
-    checks: list[_KeptCheck] = Field(max_length=100)
-    aleatoric: float
-    bayes_error: float
-    reliability: list[tuple[float, float, Annotated[int, Field(ge=1)]]] = Field(min_length=1, max_length=1000)
-    passed: bool
+    Raises:
+        OracleError: it has no such field, or another kind has its name.
+    """
+    names = get_args(recipe.model_fields["kind"].annotation)
+    if len(names) != 1 or recipe.model_fields["kind"].default != names[0]:
+        raise OracleError(f"{recipe.__name__}: `kind` must be a Literal of one word, and have it as its default")
+    if _KINDS.setdefault(names[0], recipe) is not recipe:
+        raise OracleError(f"{recipe.__name__}: kinds must have distinct names, but {names[0]!r} is another's")
+    return recipe
 
 
-def stored_audits(store: Store, folder: str) -> list[dict[str, Any]]:
-    """The audits kept beside a world; none where the file is missing or damaged (it is then made anew)."""
+def kinds() -> dict[str, type[Recipe]]:
+    """All kinds by name."""
+    return dict(_KINDS)
+
+
+def recipe_of(raw: Any) -> Recipe:
+    """A recipe from plain data, by its kind.
+
+    Raises:
+        ValueError: there is no such kind; pydantic's, where the kind refuses its parameters.
+    """
+    if isinstance(raw, Recipe):
+        return raw
+    known = ", ".join(map(repr, sorted(_KINDS)))
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("kind"), str):
+        raise ValueError(f"must be a mapping with a `kind`, one of {known}")
+    if raw["kind"] not in _KINDS:
+        raise ValueError(f"kind must be one of {known}")
+    return _KINDS[raw["kind"]].model_validate(raw)
+
+
+def parse_recipe(text: bytes | str, where: str) -> Recipe:
+    """A recipe from JSON.
+
+    Raises:
+        OracleError: it is none.
+    """
+    raw = None
     try:
-        found = TypeAdapter(list[_KeptAudit]).validate_json(store.read_text(f"{folder}/audit.json".lstrip("/")))
-    except (LedgerError, ValidationError):
-        return []
-    return [audit.model_dump() for audit in found]
+        raw = json.loads(text)
+        return recipe_of(raw)
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise OracleError(f"{where}: must hold a recipe: {reason}, but got {str(raw)[:300]}") from error
 
 
-def recipe_hash(recipe: FlowRecipe | GaussianRecipe) -> str:
-    """16 hex digits: the recipe, the hash of the data it is trained on, and the version of the flow's code."""
-    known = {**recipe.model_dump(mode="json"), "version": FLOW_VERSION}
-    if isinstance(recipe, FlowRecipe):
-        known["data_sha256"] = data.load(recipe.data).sha256
+def recipe_hash(recipe: Recipe) -> str:
+    """16 hex digits: the recipe, what else it depends on, and the version of the kind's code."""
+    known = {**recipe.model_dump(mode="json"), "version": recipe.version, **recipe.ingredients}
     return hashlib.blake2b(json.dumps(known, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def folder_of(recipe: FlowRecipe | GaussianRecipe) -> str:
+def folder_of(recipe: Recipe) -> str:
     """Where a store keeps this recipe's world."""
     return f"oracle/{recipe_hash(recipe)}"
 
 
-def is_made(store: Store, recipe: FlowRecipe | GaussianRecipe) -> bool:
+def is_made(store: Store, recipe: Recipe) -> bool:
     """Whether the store holds this recipe's finished world."""
     return store.exists(f"{folder_of(recipe)}/{WEIGHTS}")

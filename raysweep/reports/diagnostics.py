@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import matplotlib.pyplot as plt
@@ -13,10 +14,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from raysweep.laws import Fit, GroupFit
 from raysweep.laws.choice import held_out
-from raysweep.laws.forms import Array
+from raysweep.laws.definition import Array
 from raysweep.laws.points import Points
 from raysweep.laws.source import numbers
-from raysweep.reports.style import COLOURS, PANEL, STYLE, axis_name, sample
+from raysweep.reports.style import COLOURS, NO_LABELS, PANEL, STYLE, axis_name, sample
 from raysweep.reports.tables import title
 
 __all__ = ["diagnostics_figure"]
@@ -27,7 +28,7 @@ _MAP = ListedColormap(plt.get_cmap("viridis")(np.linspace(0.0, 0.88, 256)))  # i
 Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-def diagnostics_figure(fit: Fit, points: Points) -> Figure:
+def diagnostics_figure(fit: Fit, points: Points, labels: Mapping[str, str] = NO_LABELS) -> Figure:
     """A row a group, of the first few that could be fitted: the law through its data, and the residuals.
 
     Hollow points were held out, and the dashed law did not see them. A law of two scales is drawn as curves over the
@@ -36,6 +37,7 @@ def diagnostics_figure(fit: Fit, points: Points) -> Figure:
     Args:
         fit: Of y on one or two scales.
         points: What it was fitted to.
+        labels: What columns are called.
     """
     groups = [group for group in fit if group.error is None][:_MOST]
     with plt.rc_context(STYLE):
@@ -51,19 +53,20 @@ def diagnostics_figure(fit: Fit, points: Points) -> Figure:
             rows = sample(points.of(group.group))
             x, y = np.stack([numbers(rows, name) for name in group.x]), numbers(rows, group.y)
             out = held_out(x, group.holdout.share) if group.holdout is not None else np.zeros(y.size, dtype=bool)
-            (_curve if len(x) == 1 else _surface)(left, group, x, y, out)
-            _residuals(right, group, x, y, out)
+            (_curve if len(x) == 1 else _surface)(left, group, x, y, out, labels)
+            _residuals(right, group, x, y, out, labels)
             left.set_title(title(group))
         if len(fit) > len(groups):
             figure.suptitle(f"the first {len(groups)} of {len(fit):,} groups", fontsize=9)
     return figure
 
 
-def _curve(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask) -> None:
+def _curve(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels: Mapping[str, str]) -> None:
     """A law of one scale, with the band of the mean law."""
     colour, grid = COLOURS[0], np.geomspace(*group.window[0], 200)
     axis.plot(x[0, ~out], y[~out], "o", ms=3.5, color=colour, alpha=0.5, mew=0)
-    axis.plot(x[0, out], y[out], "o", ms=4, mfc="none", mec=colour, mew=0.8, alpha=0.8, label="held out")
+    if out.any():
+        axis.plot(x[0, out], y[out], "o", ms=4, mfc="none", mec=colour, mew=0.8, alpha=0.8, label="held out")
     axis.plot(grid, group.predict(grid), color=colour, lw=1.6, label="all points")
     band, new = group.band(grid), group.prediction(grid)
     for ends, alpha in ((new, 0.08), (band, 0.2)):
@@ -72,11 +75,11 @@ def _curve(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask) -> None:
     if group.holdout is not None:
         axis.plot(grid, _second(group, grid[None]), "--", color=COLOURS[1], lw=1.4, label="without what was held out")
         axis.axvline(group.holdout.cut, color="#888888", lw=0.8, ls=":")
-    _logs(axis, group.x[0], group.y)
+    _logs(axis, axis_name(group.x[0], labels), axis_name(group.y, labels))
     axis.legend(loc="best")
 
 
-def _surface(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask) -> None:
+def _surface(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels: Mapping[str, str]) -> None:
     """A law of two scales: curves over the first of them that has more values, coloured by the other."""
     values = [np.unique(scale) for scale in x]
     along = int(values[1].size > values[0].size)
@@ -101,9 +104,9 @@ def _surface(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask) -> None
             name = "without what was held out" if i == 0 else None
             axis.plot(part, _second(group, scales), "--", color=colour, lw=1.2, label=name)
     bar = axis.figure.colorbar(plt.cm.ScalarMappable(norm, _MAP), ax=axis, pad=0.02, aspect=30)
-    bar.ax.set_title(axis_name(group.x[other]), fontsize=8, loc="left")
+    bar.ax.set_title(axis_name(group.x[other], labels), fontsize=8, loc="left")
     bar.outline.set_visible(False)
-    _logs(axis, group.x[along], group.y)
+    _logs(axis, axis_name(group.x[along], labels), axis_name(group.y, labels))
     if out.any():
         axis.plot([], [], "o", ms=4.5, mfc="none", mec="#555555", mew=0.8, label="held out")
     legend = axis.legend(loc="best")
@@ -111,7 +114,7 @@ def _surface(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask) -> None
         line.set_color("#555555")
 
 
-def _residuals(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask) -> None:
+def _residuals(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels: Mapping[str, str]) -> None:
     """How far measurements lie off the law, in per cent; for what was held out also off the law that did not see it."""
     law = group.predict(x)
     at, name = (x[0], group.x[0]) if len(x) == 1 else (law, f"{group.y} by the law")
@@ -123,7 +126,7 @@ def _residuals(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask) -> No
         second = 100 * np.log(y[out] / _second(group, x[:, out]))
         told = "held out, off the law without them"
         axis.plot(at[out], second, "x", ms=4, color=COLOURS[1], mew=0.9, alpha=0.8, label=told)
-    _logs(axis, name, f"100 log({axis_name(group.y)} / law)", yscale="linear")
+    _logs(axis, axis_name(name, labels), f"100 log({axis_name(group.y, labels)} / law)", yscale="linear")
     high = 1.35 * max(np.abs(axis.get_ylim()))
     axis.set_ylim(-high, high)
     axis.legend(loc="upper left", fontsize=7.5)
@@ -137,7 +140,7 @@ def _second(group: GroupFit, x: Array) -> Array:
 
 def _logs(axis: Axes, x: str, y: str, yscale: str = "log") -> None:
     """Logarithmic axes; plain numbers where an axis spans less than a factor of 30."""
-    axis.set(xscale="log", yscale=yscale, xlabel=axis_name(x), ylabel=axis_name(y))
+    axis.set(xscale="log", yscale=yscale, xlabel=x, ylabel=y)
     for side, ends in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim()))[: 2 if yscale == "log" else 1]:
         if ends[0] > 0 and ends[1] / ends[0] < 30:
             side.set_major_locator(

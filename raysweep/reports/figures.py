@@ -14,28 +14,36 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from raysweep.display import Companion
+from raysweep.display import Figure as Shown
 from raysweep.laws import Fit, GroupFit
 from raysweep.laws.points import Points
-from raysweep.reports.style import COLOURS, MARKERS, PANEL, STYLE, axis_name, sample
+from raysweep.oracle.audits import place
+from raysweep.reports.style import COLOURS, MARKERS, NO_LABELS, PANEL, STYLE, axis_name, sample
 
-__all__ = ["calibration_figure", "law_figure", "learning_figure", "theory_figure"]
+__all__ = ["law_figure", "learning_figure", "metric_figure", "theory_figure"]
 
 _MOST, _MOST_PANELS = 28, 6  # groups and panels that are drawn
 _BESIDE = 9  # entries of a legend that fit into a plot
 
 
 def law_figure(
-    fit: Fit, points: Points, floor: str | None = None, total: str | None = None, expected: str | None = None
+    fit: Fit,
+    points: Points,
+    companions: Sequence[Companion] = (),
+    expected: str | None = None,
+    labels: Mapping[str, str] = NO_LABELS,
 ) -> Figure:
     """Measured points, the fitted law and its interval band, one panel per value of the last by-column.
 
     Args:
         fit: Of y on one scale; of many groups the first are drawn.
         points: What it was fitted to.
-        floor: Column drawn as a grey line (the aleatoric part), in the same panels.
-        total: Column drawn hollow above (the total loss).
+        companions: Columns drawn beside it, in the same panels.
         expected: Column drawn as a dashed line (the theory of y).
+        labels: What columns are called.
     """
+    hollow = [companion.column for companion in companions if companion.drawn == "means"]
     names, (x,), drawn = points.by, fit.x, fit.groups[:_MOST]
     panels = sorted({group.group[names[-1]] for group in drawn}, key=str)[:_MOST_PANELS] if len(names) > 1 else [None]
     with plt.rc_context(STYLE):
@@ -51,15 +59,15 @@ def law_figure(
             groups = [g for g in drawn if panel is None or g.group[names[-1]] == panel]
             for i, group in enumerate(groups):
                 name = ", ".join(f"{k} = {v}" for k, v in group.group.items() if panel is None or k != names[-1])
-                _law_series(axis, group, points.of(group.group), i % len(COLOURS), name, total, expected)
-            if floor is not None:
+                _law_series(axis, group, points.of(group.group), i % len(COLOURS), name, hollow, expected)
+            for floor in [companion.column for companion in companions if companion.drawn == "floor"]:
                 part = points.frame.filter(pl.col(names[-1]) == panel) if panel is not None else points.frame
                 level = part.group_by(x).agg(pl.col(floor).mean()).sort(x)
-                axis.plot(level[x], level[floor], color="#888888", lw=1.2, ls=":", label=floor)
+                axis.plot(level[x], level[floor], color="#888888", lw=1.2, ls=":", label=axis_name(floor, labels))
             axis.set(
                 xscale="log",
                 yscale="log",
-                xlabel=axis_name(x),
+                xlabel=axis_name(x, labels),
                 title=f"{names[-1]} = {panel}" if panel is not None else "",
             )
             if len(axis.get_legend_handles_labels()[1]) <= _BESIDE:
@@ -67,18 +75,19 @@ def law_figure(
             else:
                 axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=6, labelspacing=0.2)
                 figure.set_figwidth(figure.get_figwidth() + 2.2)
-        axes[0][0].set_ylabel(axis_name(fit.y) + (f"  (hollow: {axis_name(total)})" if total else ""))
+        also = f"  (hollow: {', '.join(axis_name(name, labels) for name in hollow)})" if hollow else ""
+        axes[0][0].set_ylabel(axis_name(fit.y, labels) + also)
     return figure
 
 
 def _law_series(
-    axis: Axes, group: GroupFit, rows: pl.DataFrame, i: int, name: str, total: str | None, expected: str | None
+    axis: Axes, group: GroupFit, rows: pl.DataFrame, i: int, name: str, hollow: Sequence[str], expected: str | None
 ) -> None:
     colour, marker = COLOURS[i], MARKERS[i]
     (x,) = group.x
     shown = sample(rows)
     axis.plot(shown[x].to_numpy(), shown[group.y].to_numpy(), marker, ms=3.2, color=colour, alpha=0.45, mew=0)
-    if total is not None:
+    for total in hollow:
         mean = rows.group_by(x).agg(pl.col(total).mean()).sort(x)
         axis.plot(mean[x], mean[total], marker, ms=4.5, mfc="none", mec=colour, mew=0.9, ls="-", lw=0.5, color=colour)
     if expected is not None:
@@ -95,7 +104,7 @@ def _law_series(
         axis.fill_between(grid, band[:, 0], band[:, 1], color=colour, alpha=0.18, lw=0)
 
 
-def theory_figure(points: Points, expected: str) -> Figure:
+def theory_figure(points: Points, expected: str, labels: Mapping[str, str] = NO_LABELS) -> Figure:
     """What was measured, as medians with the quartiles of replicates, and the theory as lines.
 
     Colours are the by-column of most values; a panel for each combination of the others, of the first few.
@@ -103,6 +112,7 @@ def theory_figure(points: Points, expected: str) -> Figure:
     Args:
         points: Of y on one scale, with the column `expected`.
         expected: What the theory says of y; null where it says nothing.
+        labels: What columns are called.
     """
     (x,), y, frame = points.x, points.y, points.frame
     colour_by = max(points.by, key=lambda name: frame[name].n_unique(), default=None)
@@ -136,12 +146,12 @@ def theory_figure(points: Points, expected: str) -> Figure:
                 axis.plot(at[x], at["told"].cast(pl.Float64), "-", color=colour, lw=1.1)
             axis.set(xscale="log", yscale="log", title=", ".join(f"{k} = {v}" for k, v in panel.items()))
         for row in axes:
-            row[0].set_ylabel(axis_name(y))
+            row[0].set_ylabel(axis_name(y, labels))
         for axis in axes[-1]:
-            axis.set_xlabel(axis_name(x))
-        handles, labels = axes.flat[0].get_legend_handles_labels()
-        title = axis_name(colour_by) if colour_by else None
-        _legend(figure, axes.flat[0], [*handles, Line2D([], [], color="#555555", lw=1.1)], [*labels, "theory"], title)
+            axis.set_xlabel(axis_name(x, labels))
+        handles, entries = axes.flat[0].get_legend_handles_labels()
+        title = axis_name(colour_by, labels) if colour_by else None
+        _legend(figure, axes.flat[0], [*handles, Line2D([], [], color="#555555", lw=1.1)], [*entries, "theory"], title)
         if panel_by and len(every) > len(panels):
             figure.suptitle(f"{len(panels)} of {len(every):,} panels", fontsize=9)
     return figure
@@ -164,7 +174,14 @@ def _value(name: str | None, value: Any) -> str | None:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def learning_figure(frame: pl.DataFrame, y: str, time: str, colour_by: str, panel_by: Sequence[str]) -> Figure:
+def learning_figure(
+    frame: pl.DataFrame,
+    y: str,
+    time: str,
+    colour_by: str,
+    panel_by: Sequence[str],
+    labels: Mapping[str, str] = NO_LABELS,
+) -> Figure:
     """Mean of y against training time, one line per value of `colour_by`, one panel per `panel_by` combination.
 
     The shade is the range over replicates.
@@ -202,39 +219,60 @@ def learning_figure(frame: pl.DataFrame, y: str, time: str, colour_by: str, pane
             axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axis.yaxis.set_minor_formatter(NullFormatter())
         for axis in axes[-1]:
-            axis.set_xlabel(axis_name(time))
+            axis.set_xlabel(axis_name(time, labels))
         for row in axes:
-            row[0].set_ylabel(axis_name(y))
-        axes.flat[0].legend(title=axis_name(colour_by), ncols=2, fontsize=7.5, title_fontsize=8)
+            row[0].set_ylabel(axis_name(y, labels))
+        axes.flat[0].legend(title=axis_name(colour_by, labels), ncols=2, fontsize=7.5, title_fontsize=8)
     return figure
 
 
-def calibration_figure(rows: pl.DataFrame, x: str, colour_by: str, audits: Sequence[Mapping[str, Any]]) -> Figure:
-    """Left: the oracle's posterior against how often its classes occur. Right: classifiers' ECE against x."""
+def metric_figure(
+    rows: pl.DataFrame,
+    shown: Shown,
+    x: str,
+    colour_by: str | None,
+    audits: Sequence[Mapping[str, Any]] = (),
+    labels: Mapping[str, str] = NO_LABELS,
+) -> Figure:
+    """A metric against x: mean and range for each group; on the left the world's reliability, if that is shown.
+
+    Args:
+        audits: Of the world, whose reliability is drawn.
+        labels: What columns are called.
+    """
+    panels = 1 + shown.reliability
     with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(PANEL[0] * 2, PANEL[1]), layout="constrained")
-        left.plot([0, 1], [0, 1], color="#888888", lw=1, ls=":")
-        for i, audit in enumerate(audits):
-            stated, seen, count = (np.array(c) for c in zip(*audit["reliability"], strict=True))
-            error = 2 * np.sqrt(np.maximum(seen * (1 - seen), 1e-9) / count)
-            label = f"temperature {audit['temperature']:g}"
-            left.errorbar(stated, seen, error, fmt=MARKERS[i % 7], ms=3.5, lw=1, color=COLOURS[i % 7], label=label)
-        left.set(xlabel="posterior of a class", ylabel="how often it is the generating class", title="oracle")
-        if audits:
-            left.legend(title="2 s.e. bars", title_fontsize=8)
-        for i, value in enumerate(rows[colour_by].unique().sort().to_list()):
-            part = rows.filter(pl.col(colour_by) == value).group_by(x).agg(
-                mean=pl.col("ece").mean(), low=pl.col("ece").min(), high=pl.col("ece").max()
-            ).sort(x)  # fmt: skip
-            right.plot(
-                part[x], part["mean"], MARKERS[i % 7] + "-", ms=4, color=COLOURS[i % 7], label=f"{colour_by} = {value}"
-            )
-            right.fill_between(part[x], part["low"], part["high"], color=COLOURS[i % 7], alpha=0.15, lw=0)
-        right.set(
-            xscale="log", xlabel=axis_name(x), ylabel="expected calibration error", title="classifiers, best snapshot"
+        figure, axes = plt.subplots(
+            1, panels, figsize=(PANEL[0] * panels, PANEL[1]), squeeze=False, layout="constrained"
         )
-        right.legend()
+        if shown.reliability:
+            _reliability(axes[0][0], audits)
+        right = axes[0][-1]
+        for i, value in enumerate(rows[colour_by].unique().sort().to_list() if colour_by else [None]):
+            own = rows.filter(pl.col(colour_by).eq_missing(pl.lit(value))) if colour_by else rows
+            part = own.group_by(x).agg(
+                mean=pl.col(shown.y).mean(), low=pl.col(shown.y).min(), high=pl.col(shown.y).max()
+            ).sort(x)  # fmt: skip
+            colour, label = COLOURS[i % 7], _value(colour_by, value)
+            right.plot(part[x], part["mean"], MARKERS[i % 7] + "-", ms=4, color=colour, label=label)
+            right.fill_between(part[x], part["low"], part["high"], color=colour, alpha=0.15, lw=0)
+        right.set(xscale="log", xlabel=axis_name(x, labels), ylabel=axis_name(shown.y, labels), title=shown.title)
+        if colour_by:
+            right.legend(title=axis_name(colour_by, labels), title_fontsize=8)
     return figure
+
+
+def _reliability(axis: Axes, audits: Sequence[Mapping[str, Any]]) -> None:
+    """The oracle's posterior against how often its classes occur."""
+    axis.plot([0, 1], [0, 1], color="#888888", lw=1, ls=":")
+    for i, audit in enumerate(audits):
+        stated, seen, count = (np.array(c) for c in zip(*audit["reliability"], strict=True))
+        error = 2 * np.sqrt(np.maximum(seen * (1 - seen), 1e-9) / count)
+        label = place(audit["at"]).removeprefix(" at ")
+        axis.errorbar(stated, seen, error, fmt=MARKERS[i % 7], ms=3.5, lw=1, color=COLOURS[i % 7], label=label)
+    axis.set(xlabel="posterior of a class", ylabel="how often it is the generating class", title="oracle")
+    if audits:
+        axis.legend(title="2 s.e. bars", title_fontsize=8)
 
 
 def exponent_text(group: GroupFit) -> str:

@@ -20,17 +20,18 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from raysweep import __version__
-from raysweep.errors import FitError
-from raysweep.experiment import Experiment
+from raysweep.display import Display
+from raysweep.errors import FitError, plain
+from raysweep.experiment import Experiment, display_of
 from raysweep.experiments import built_in
 from raysweep.laws import Fit
-from raysweep.laws.fitting import Options
 from raysweep.laws.points import Points, points
+from raysweep.laws.request import FitRequest
 from raysweep.laws.source import Column, gather, scan
 from raysweep.laws.table import fit_points
-from raysweep.oracle.recipe import stored_audits
+from raysweep.oracle.audits import place, stored_audits
 from raysweep.reports.diagnostics import diagnostics_figure
-from raysweep.reports.figures import calibration_figure, law_figure, learning_figure, theory_figure
+from raysweep.reports.figures import law_figure, learning_figure, metric_figure, theory_figure
 from raysweep.reports.style import tame
 from raysweep.reports.tables import Sanity, clusters, findings, formula, sanity
 from raysweep.reports.theory import REASON, Agreement, agreements, theory_name, with_theory
@@ -39,13 +40,12 @@ from raysweep.status import status
 from raysweep.store import Store
 from raysweep.sweep.current import cells
 from raysweep.sweep.schema import FitSpec
-from raysweep.sweep.stored import stored_sweep
+from raysweep.sweep.stored import stored_display, stored_sweep
 
 __all__ = ["PAGE", "Report", "make_report"]
 
 PAGE = "report.html"
 _DPI = 130
-_BESIDE = ("aleatoric", "total", "ece")  # columns that figures show beside a law
 _ROWS = 200  # of a table of groups, and of their notes
 _NAMED = 6  # groups that a note names
 
@@ -79,8 +79,8 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
 
     Args:
         store: A sweep's folder.
-        experiment: Whose theory to draw; by default the built-in one that the store names. A store's own word for a
-            user's module is not enough to import it.
+        experiment: Whose theory to draw, shown as it says; by default the built-in one that the store names, shown as
+            the store says. A store's own word for a user's module is not enough to import it.
         rows: `current` for those of the sweep as it is now, `all` for those of every version and grid too.
 
     Raises:
@@ -90,6 +90,7 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
     file, _ = stored_sweep(store)
     table, notes = cells(store, rows)
     sentences = [f"{line} Use `raysweep report --rows all` to include them." for line in notes]
+    display = stored_display(store) if experiment is None else display_of(experiment)
     experiment = experiment or built_in(file.experiment)
     try:
         table = with_theory(table, experiment, {spec.y for spec in file.fit if len(spec.scales) == 1})
@@ -109,27 +110,26 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
     fitted: list[tuple[FitSpec, Fit, Points]] = []
     for spec in file.fit:
         try:
-            beside = [n for n in _BESIDE if n in columns and n != spec.y and frame[n].dtype.is_numeric()]
+            beside = [n for n in display.beside(spec.y) if n in columns and frame[n].dtype.is_numeric()]
             beside += [n for n in (theory_name(spec.y), REASON) if theory_name(spec.y) in frame.columns]
-            found = points(table, spec.scales, spec.y, spec.by, spec.where, spec.at, None, spec.se, beside)
-            law = fit_points(found, spec.law, Options(huber=spec.huber, holdout=spec.holdout))
+            found = points(table, spec.request, beside)
+            law = fit_points(found, spec.request)
             fitted.append((spec, law, found))
             sentences += findings(law)
         except FitError as error:
             sentences.append(f"{spec.law} of {spec.y} in {', '.join(spec.scales)}: not fitted: {error}")
-    checked = sanity(frame)
-    if checked is not None:
-        sentences.append(checked.sentence)
+    checked = sanity(frame, display.bounds)
+    sentences += [one.sentence for one in checked]
 
     for i, (spec, law, found) in enumerate(fitted):
         name = _file_name(f"{i + 1}-{spec.law}-{spec.y}-{'-'.join(spec.scales)}")
         if len(law.x) == 1:
-            drawings.append(_draw(name, _law_caption(law, found, columns), _law(law, found, columns)))
-        drawings.append(_draw(f"{name}-diagnostics", _DIAGNOSTICS, diagnostics_figure(law, found)))
+            drawings.append(_law(name, law, found, display))
+        drawings.append(_draw(f"{name}-diagnostics", _DIAGNOSTICS, diagnostics_figure(law, found, display.labels)))
         sections.append((f"{spec.law}: {'; '.join(one.formula for one in law.laws)}", _fit_table(law)))
     if REASON in table.column_names:
-        _theory(table, file.fit, sentences, sections, drawings)
-    drawings += _extra_drawings(frame, columns, fitted, audits)
+        _theory(table, file.fit, display, sentences, sections, drawings)
+    drawings += _extra_drawings(frame, columns, fitted, display, audits)
     for drawing in drawings:
         store.write(f"figures/{drawing.name}.png", drawing.png)
     page = _page(file.name, state, sentences, sections, drawings, audits, checked)
@@ -153,31 +153,23 @@ _DIAGNOSTICS = (
 )
 
 
-def _law(law: Fit, rows: Points, columns: dict[str, Column]) -> Figure:
-    floor, total = ("aleatoric", "total") if _decomposed(law, columns) else (None, None)
+def _law(name: str, law: Fit, rows: Points, display: Display) -> Drawing:
+    """The figure of a law of one scale, with those of its companions that were measured."""
+    companions = [c for c in display.companions if c.of == law.y and c.column in rows.frame.columns]
     expected = theory_name(law.y) if theory_name(law.y) in rows.frame.columns else None
-    return law_figure(law, rows, floor, total, expected)
-
-
-def _decomposed(law: Fit, columns: dict[str, Column]) -> bool:
-    return law.y == "epistemic" and {"aleatoric", "total"} <= set(columns)
-
-
-def _law_caption(law: Fit, rows: Points, columns: dict[str, Column]) -> str:
-    text = (
+    caption = [
         f"{'; '.join({formula(group): None for group in law})} fitted to every run (small markers); the shade is the "
-        f"{law.groups[0].level:.0%} band of the mean law."
-    )
-    if _decomposed(law, columns):
-        text += " Hollow: mean total loss = aleatoric + epistemic. Dotted: the aleatoric floor."
-    if theory_name(law.y) in rows.frame.columns:
-        text += " Dashed: the theory."
-    return text
+        f"{law.groups[0].level:.0%} band of the mean law.",
+        *(companion.caption for companion in companions),
+        *(["Dashed: the theory."] if expected else []),
+    ]
+    return _draw(name, " ".join(filter(None, caption)), law_figure(law, rows, companions, expected, display.labels))
 
 
 def _theory(
     table: pa.Table,
     specs: Sequence[FitSpec],
+    display: Display,
     sentences: list[str],
     sections: list[tuple[str, str]],
     drawings: list[Drawing],
@@ -188,14 +180,16 @@ def _theory(
         if theory_name(y) not in table.column_names:
             continue
         try:
-            found = points(table, x, y, spec.by, None, spec.at, None, None, [theory_name(y), REASON])
+            found = points(table, FitRequest((x,), y, by=spec.by, at=spec.at), [theory_name(y), REASON])
         except FitError:  # said of the law already
             continue
         held = agreements(found)
         sentences += theory_sentences(found, held)
         sections.append((f"Theory of {y} in {x}", _theory_table(found, held)))
         caption = f"Markers: the median of {y}, shades: quartiles of replicates. Lines: the theory."
-        drawings.append(_draw(_file_name(f"theory-{y}-{x}"), caption, theory_figure(found, theory_name(y))))
+        drawings.append(
+            _draw(_file_name(f"theory-{y}-{x}"), caption, theory_figure(found, theory_name(y), display.labels))
+        )
 
 
 def _theory_table(found: Points, held: Sequence[Agreement]) -> str:
@@ -221,9 +215,10 @@ def _extra_drawings(
     frame: pl.DataFrame,
     columns: dict[str, Column],
     fitted: Sequence[tuple[FitSpec, Fit, Points]],
+    display: Display,
     audits: Sequence[dict[str, Any]],
 ) -> list[Drawing]:
-    """Learning curves where time varies, calibration where it was measured."""
+    """Learning curves where time varies, and the experiment's own figures of what was measured."""
     if not fitted:
         return []
     spec, _, rows = fitted[0]
@@ -231,16 +226,15 @@ def _extra_drawings(
     ok = frame.filter(pl.col("status") == "ok")
     time = next((n for n, c in columns.items() if c.axis_role == "time"), None)
     if time is not None and time not in spec.scales and ok[time].n_unique() > 1:
-        figure = learning_figure(ok, spec.y, time, x, list(rows.by))
+        figure = learning_figure(ok, spec.y, time, x, list(rows.by), display.labels)
         found.append(
             _draw("learning-curves", f"{spec.y} against {time}; lines: means, shades: ranges over seeds.", figure)
         )
-    if "ece" in columns and rows.by:
-        figure = calibration_figure(rows.frame, x, rows.by[-1], audits)
-        text = (
-            "Left: the oracle's posterior against how often its classes occur. Right: calibration of the classifiers."
-        )
-        found.append(_draw("calibration", text, figure))
+    for shown in display.figures:
+        if shown.y in rows.frame.columns and rows.frame[shown.y].dtype.is_numeric():
+            by = rows.by[-1] if rows.by else None
+            figure = metric_figure(rows.frame, shown, x, by, audits, display.labels)
+            found.append(_draw(_file_name(shown.name), shown.caption, figure))
     return found
 
 
@@ -320,7 +314,7 @@ def _page(
     sections: Sequence[tuple[str, str]],
     drawings: Sequence[Drawing],
     audits: Sequence[dict[str, Any]],
-    checked: Sanity | None,
+    checked: Sequence[Sanity],
 ) -> str:
     cells = ", ".join(f"{n:,} {s}" for s, n in state["cells"].items() if n)
     last = str(state.get("last_row_at") or "-")[:19]
@@ -330,17 +324,24 @@ def _page(
         f"<p class=sub>{html.escape(cells)} cells; raysweep {__version__}; last row {last}</p>",
         "<h2>What was found</h2><ul class=found>" + "".join(f"<li>{html.escape(s)}</li>" for s in sentences) + "</ul>",
     ]
-    if checked is not None and not checked.passed:
-        parts.append("<p class=bad>A classifier beat the Bayes classifier: do not trust this world.</p>")
+    for broken in dict.fromkeys(plain(one.bound.broken) for one in checked if not one.passed):
+        parts.append(f"<p class=bad>{html.escape(broken)}</p>")
     for drawing in drawings:
         image = base64.b64encode(drawing.png).decode()
         picture = f"<img alt='{html.escape(drawing.name)}' src='data:image/png;base64,{image}'>"
         parts.append(f"<figure>{picture}<figcaption>{html.escape(drawing.caption)}</figcaption></figure>")
     parts += [f"<h2>{html.escape(title)}</h2>{body}" for title, body in sections]
     if audits:
-        head = ["temperature", "check", "value", "limit", "passed", "about"]
+        head = ["world", "check", "value", "limit", "passed", "about"]
         rows = [
-            [f"{a['temperature']:g}", c["name"], f"{c['value']:.3g}", f"{c['limit']:.3g}", str(c["passed"]), c["about"]]
+            [
+                f"{a['sha'][:8]}{place(a['at'])}",
+                c["name"],
+                f"{c['value']:.3g}",
+                f"{c['limit']:.3g}",
+                str(c["passed"]),
+                c["about"],
+            ]
             for a in audits
             for c in a["checks"]
         ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
@@ -10,7 +12,7 @@ from matplotlib.text import Text
 
 from raysweep.errors import plain
 
-__all__ = ["COLOURS", "MARKERS", "PANEL", "STYLE", "axis_name", "sample", "tame"]
+__all__ = ["COLOURS", "MARKERS", "NO_LABELS", "PANEL", "STYLE", "axis_name", "sample", "tame"]
 
 COLOURS = (
     "#0072b2",
@@ -33,22 +35,14 @@ STYLE: Any = {
     "legend.fontsize": 8.5,
 }
 PANEL = (4.6, 3.6)  # inches
+NO_LABELS: Mapping[str, str] = MappingProxyType({})  # of columns that are called by their names
 _LONGEST = 120  # characters of a title or label
 _POINTS = 4000  # more are a stain
 
 
-def axis_name(name: str) -> str:
-    """What an axis of the figure is called."""
-    known = {
-        "n_train": "training items N",
-        "steps": "training steps",
-        "epistemic": "epistemic error (nats)",
-        "total": "total loss",
-        "l_gen": "excess risk L_gen",
-        "failure": "1 - pass@k",
-        "k": "attempts k",
-    }
-    return known.get(name, name.replace("_", " "))
+def axis_name(name: str, labels: Mapping[str, str]) -> str:
+    """What an axis of the figure is called: its label, if it has one."""
+    return labels.get(name, name.replace("_", " "))
 
 
 def tame(figure: Figure) -> Figure:

@@ -1,19 +1,22 @@
-"""What a report says in words: the findings of each fitted group, and whether any classifier beat Bayes."""
+"""What a report says in words: the findings of each fitted group, and whether what must hold of every row does."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
+from raysweep.display import Bound
 from raysweep.errors import plain
 from raysweep.laws import Fit, GroupFit
 from raysweep.laws.choice import Evidence
+from raysweep.laws.source import numbers
 
 __all__ = ["MOST", "Sanity", "clusters", "findings", "formula", "paragraphs", "sanity", "title"]
 
-SIGMAS = 4.0
 MOST = 20  # groups that are told of; more are counted
 
 
@@ -144,44 +147,47 @@ def _more(fit: Fit) -> list[str]:
 
 @dataclass(frozen=True)
 class Sanity:
-    """Whether any row is better than the Bayes classifier on generating labels, beyond 4 standard errors.
+    """Whether every finished row keeps a bound.
 
     Attributes:
+        bound: What was checked.
         rows: Rows looked at.
-        worst_nll: Lowest excess_nll / excess_nll_se: mean NLL must be >= that of the posterior.
-        worst_error: Lowest excess_error / excess_error_se: accuracy must be <= that of the Bayes classifier.
+        beyond: Those of them that lie on its wrong side by more than its standard errors.
+        worst: The farthest of all on the wrong side, in standard errors: negative there, infinite without an error.
     """
 
+    bound: Bound
     rows: int
-    worst_nll: float
-    worst_error: float
+    beyond: int
+    worst: float
 
     @property
     def passed(self) -> bool:
-        return self.worst_nll >= -SIGMAS and self.worst_error >= -SIGMAS
+        return not self.beyond
 
     @property
     def sentence(self) -> str:
-        verdict = "none beats" if self.passed else "AT LEAST ONE BEATS"
-        return (
-            f"Sanity on generating labels: of {self.rows:,} rows {verdict} the exact posterior by more than "
-            f"{SIGMAS:g} s.e. (lowest: NLL {self.worst_nll:+.1f}, error {self.worst_error:+.1f} s.e.)"
+        bound = self.bound
+        held = f"in all {self.rows:,} rows" if self.passed else f"NOT in {self.beyond:,} of {self.rows:,} rows"
+        return plain(
+            f"Sanity: {bound.claim}: true within {bound.sigmas:g} s.e. {held} ({bound.metric} at worst "
+            f"{self.worst:+.1f} s.e. from {bound.limit:g})"
         )
 
 
-def sanity(frame: pl.DataFrame) -> Sanity | None:
-    """The check over all finished rows of a classifier ledger; None where it has no such columns."""
-    needed = {"excess_nll", "excess_nll_se", "excess_error", "excess_error_se", "status"}
-    if not needed <= set(frame.columns):
-        return None
-    ok = frame.filter((pl.col("status") == "ok") & pl.col("excess_nll").is_not_null())
-    if ok.is_empty():
-        return None
-    # A classifier that agrees with Bayes on every item has no spread: its excess is 0 exactly.
-    scores = ok.select(
-        nll=pl.when(pl.col("excess_nll_se") > 0).then(pl.col("excess_nll") / pl.col("excess_nll_se")).otherwise(0.0),
-        error=pl.when(pl.col("excess_error_se") > 0)
-        .then(pl.col("excess_error") / pl.col("excess_error_se"))
-        .otherwise(0.0),
-    )
-    return Sanity(ok.height, float(scores["nll"].min()), float(scores["error"].min()))  # type: ignore[arg-type]
+def sanity(frame: pl.DataFrame, bounds: Sequence[Bound]) -> list[Sanity]:
+    """The bounds over all finished rows of a ledger; those of columns that it lacks are left out."""
+    found = []
+    for bound in bounds:
+        if not {*bound.columns, "status"} <= {*frame.columns}:
+            continue
+        ok = frame.filter(pl.col("status") == "ok", *(pl.col(name).is_not_null() for name in bound.columns))
+        if ok.is_empty() or not all(ok[name].dtype.is_numeric() for name in bound.columns):
+            continue
+        off = (numbers(ok, bound.metric) - bound.limit) * (1 if bound.side == "low" else -1)
+        error = numbers(ok, bound.se) if bound.se else np.zeros(off.size)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # What lies on the bound lies 0 errors off it: the scores of two equal predictions have no spread.
+            score = np.where(off == 0, 0.0, off / error)
+        found.append(Sanity(bound, off.size, int((score < -bound.sigmas).sum()), float(score.min())))
+    return found

@@ -14,7 +14,7 @@ from raysweep.errors import FitError, SweepError
 from raysweep.experiment import Experiment, TheoryExperiment
 from raysweep.grid.axes import Axis
 from raysweep.grid.values import Value
-from raysweep.laws.forms import Array
+from raysweep.laws.definition import Array
 from raysweep.laws.points import Part, Points
 from raysweep.laws.source import numbers
 

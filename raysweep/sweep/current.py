@@ -169,9 +169,9 @@ def _left_out(now: Current, table: pa.Table) -> list[str]:
     return [_sentence(count, why) for why, count in sorted(reasons.items())]
 
 
-def adopt_renamed(store: Store, sweep: Sweep, old: str) -> tuple[int, set[str]]:
+def adopt_renamed(store: Store, sweep: Sweep, old: str) -> int:
     """Take over the rows of a function that was renamed or moved, under the keys of today, but for runs that have rows
-    under the new name already; how many there were, and the hashes of their code.
+    under the new name already; how many there were.
 
     Raises:
         SweepError: the store has no rows of `old` that the sweep asks for.
@@ -188,19 +188,18 @@ def adopt_renamed(store: Store, sweep: Sweep, old: str) -> tuple[int, set[str]]:
             f"--same-as {old}: the store {store.uri} must hold rows of {old} at version {experiment.version} that "
             "this sweep asks for, but holds none"
         )
-    have = set(table.filter(pc.equal(table.column("status"), "ok")).column("run").to_pylist())
+    have = set(table.filter(pc.not_equal(table.column("status"), "failed")).column("run").to_pylist())
     mine = pa.array([renamed[run] not in have for run in theirs.column("run").to_pylist()])
     theirs = theirs.filter(mine)  # what the function measured under its new name stands
     if not len(theirs):
-        return 0, set()
-    codes = set(theirs.column("code_sha").to_pylist()) if "code_sha" in theirs.schema.names else {None}
+        return 0
     theirs = Respelled(renamed, {}).apply(theirs.drop_columns([COLUMNS]))
     if "experiment" in theirs.schema.names:
         at = theirs.schema.get_field_index("experiment")
         name = pa.array([experiment.name] * len(theirs), pa.string())
         theirs = theirs.set_column(at, theirs.schema.field(at), name)
     Ledger(store).append(theirs, next(sequence()))
-    return len(theirs), {sha or "none" for sha in codes}
+    return len(theirs)
 
 
 def _sentence(count: int, why: str) -> str:

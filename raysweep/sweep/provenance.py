@@ -55,7 +55,8 @@ def ask(store: Store, sweep: Sweep) -> None:
     """Refuse a sweep whose cells would be taken for others that the store holds.
 
     Raises:
-        SweepError: an axis has another default than the store's rows were made with, or is new to a plain function.
+        SweepError: an axis or an argument has another default than the store's rows were made with, or an axis is new
+            to a plain function.
     """
     name = _key(sweep.experiment.name, sweep.experiment.version)
     known = _read(store)
@@ -66,8 +67,9 @@ def ask(store: Store, sweep: Sweep) -> None:
     version = sweep.experiment.version
     for axis, before in entry["defaults"].items():
         if axis in defaults and defaults[axis] != before:
+            what = "axis" if axis in sweep.axes else "argument"
             raise SweepError(
-                f"{sweep.path}: axis {axis}: its default was {_shown(before)} when the store {store.uri} was "
+                f"{sweep.path}: {what} {axis}: its default was {_shown(before)} when the store {store.uri} was "
                 f"written, but is now {_shown(defaults[axis])}: cells that do not name it would be taken for done. "
                 f"Give version {version + 1} and all cells are new; or put the old default back and name {axis} in the "
                 "grid"
@@ -89,12 +91,12 @@ def ask(store: Store, sweep: Sweep) -> None:
         )
 
 
-def remember(store: Store, sweep: Sweep, accept: bool = False, also: Collection[str] = ()) -> list[str]:
+def remember(store: Store, sweep: Sweep, accept: bool = False, renamed: str = "") -> list[str]:
     """Note the sweep's code in its store; what the user should know of it, a sentence each.
 
     Args:
         accept: The code as it was gives the same results as the code as it is now.
-        also: Further hashes of code that do.
+        renamed: The name that the function had: the code that was last seen under it gives the same results, too.
     """
     code, name = sweep.code, _key(sweep.experiment.name, sweep.experiment.version)
     known = _read(store)
@@ -116,11 +118,14 @@ def remember(store: Store, sweep: Sweep, accept: bool = False, also: Collection[
     if sweep.file.experiment in BUILT_IN:  # whose version says when its results change
         entry["accepted"] = joined(entry["accepted"], {*entry["codes"], code.sha, "none"})
     elif accept:  # the code that was last seen, or rows that say nothing of theirs; not every code there ever was
-        before = (entry["last"] if is_new else entry["before"]) or "none"
-        entry["accepted"] = joined(entry["accepted"], {before, code.sha, *also})
+        before = (entry["last"] if code.sha != entry["last"] else entry["before"]) or "none"
+        entry["accepted"] = joined(entry["accepted"], {before, code.sha})
         said.append(f"rows of the code as it was ({before[:8]}) and as it is now ({code.sha[:8]}) count as one")
+    if renamed:
+        theirs = _entry(known, _key(renamed, sweep.experiment.version))["last"] or "none"
+        entry["accepted"] = joined(entry["accepted"], {theirs, code.sha})
     if code.sha:
-        if is_new:
+        if code.sha != entry["last"]:
             entry["before"] = entry["last"]
         entry["codes"][code.sha], entry["last"] = dict(code.parts), code.sha
         while len(entry["codes"]) > _MOST:

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 
 from raysweep import __version__
 from raysweep.code import Code, of_files, of_object
-from raysweep.errors import FitError, SweepError, nearest
-from raysweep.experiment import Experiment
-from raysweep.experiments import BUILT_IN, Own, load_experiment
+from raysweep.errors import SweepError, nearest
+from raysweep.experiment import Experiment, display_of
+from raysweep.experiments import BUILT_IN, Own, imported, load_experiment
 from raysweep.experiments.command import Command
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.experiments.inferred import axis_names, infer_axes
@@ -30,9 +30,9 @@ from raysweep.grid.expand import expand
 from raysweep.grid.runs import Runs
 from raysweep.grid.terms import Term
 from raysweep.grid.values import canonical, unwrapped
-from raysweep.laws.forms import law
+from raysweep.laws.request import RequestError
 from raysweep.ledger.rows import RESERVED, row_schema
-from raysweep.oracle.recipe import recipe_hash, shape_of
+from raysweep.oracle.recipe import kinds, recipe_hash
 from raysweep.sweep.override import read_overrides
 from raysweep.sweep.schema import FitSpec, SweepFile, explain
 from raysweep.yamlfile import dump_yaml, read_yaml
@@ -84,7 +84,7 @@ class Sweep:
         """Every run of the grid."""
         try:
             runs = enumerate_runs(self.terms, self.axes, self.identity)
-            world = shape_of(self.file.world) if self.file.world else None
+            world = self.file.world.shape if self.file.world else None
             self.experiment.check(runs, world, self.file.resources.gpus)
             return runs
         except SweepError as error:
@@ -97,8 +97,11 @@ class Sweep:
 
     @property
     def declaration(self) -> dict[str, Any]:
-        """What counting this sweep's cells takes besides its file, as plain data: nobody need import the experiment."""
-        return {"identity": self.identity, "axes": [described(axis) for axis in self.axes.values()]}
+        """What counting and showing this sweep's cells takes besides its file, as plain data: nobody need import the
+        experiment.
+        """
+        axes = [described(axis) for axis in self.axes.values()]
+        return {"identity": self.identity, "axes": axes, "display": display_of(self.experiment).to_json()}
 
     @cached_property
     def hash(self) -> str:
@@ -112,7 +115,7 @@ def load_sweep(
 
     Args:
         path: The YAML file.
-        overrides: `axis=values` of `--set`, e.g. `width=64,128`, `seed=0..4` or `n_train=geom(64, 4096, 7)`.
+        overrides: `axis=values` of `--set`, e.g. `width=64,128`, `seed=0..4` or `items=geom(64, 4096, 7)`.
         preset: A key of the file's `presets`, applied before the overrides.
         known: Axes that a plain function may be given by an override, besides those of the file.
 
@@ -129,12 +132,12 @@ def load_sweep(
         return from_mapping(raw, str(path))  # which says what is missing
     grid = dict(raw["grid"])
     if preset is not None:
-        known = raw.get("presets") or {}
-        if not isinstance(known, Mapping) or not all(isinstance(p, Mapping) for p in known.values()):
+        named = raw.get("presets") or {}
+        if not isinstance(named, Mapping) or not all(isinstance(p, Mapping) for p in named.values()):
             raise SweepError(
-                f"{path}: presets: must be a mapping from names to parts of a grid, but got {known!r}"[:300]
+                f"{path}: presets: must be a mapping from names to parts of a grid, but got {named!r}"[:300]
             )
-        presets = {"full": {}, **known}  # full: the grid as written, unless the file says more
+        presets = {"full": {}, **named}  # full: the grid as written, unless the file says more
         if preset not in presets:
             raise SweepError(f"{path}: presets has no {preset!r}. {nearest(preset, map(str, presets))}")
         grid |= presets[preset]
@@ -145,7 +148,8 @@ def load_sweep(
         of_file = _axes_of_file(sweep.file, raw["grid"], grid_of_preset)
         for name in sorted(set(grid) & set(of_file)):
             was, now = of_file[name].type, sweep.axes[name].type
-            if grid[name] != grid_of_preset.get(name) and not _alike(was, now):
+            given = grid[name] is not None and grid[name] != grid_of_preset.get(name)  # null is of any type
+            if given and not _alike(was, now):
                 raise SweepError(
                     f"--set {name}: must be {TYPES[was]}, as in {path}, but got {grid[name]!r}. To change what the "
                     "axis is, write it into the file's grid"
@@ -197,11 +201,14 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
         raw = {**raw, "experiment": _reference(given)}
     if isinstance(raw.get("grid"), Mapping):
         raw = {**raw, "grid": _plain_grid(raw["grid"])}
+    folders = tuple(folders) or (Path.cwd(),)
+    reference, world = raw.get("experiment"), raw.get("world")
+    if isinstance(world, Mapping) and str(world.get("kind")) not in kinds() and ":" in str(reference) and given is None:
+        imported(str(reference), folders, path)  # the module of a user's experiment may register kinds of its own
     try:
         file = SweepFile.model_validate(raw)
     except ValidationError as error:
         raise SweepError(explain(error, raw, path)) from error
-    folders = tuple(folders) or (Path.cwd(),)
     script = f"command:{file.name}"
     if bool(file.experiment not in ("", script)) == bool(file.command):
         both = "both" if file.command else "neither"
@@ -225,9 +232,10 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
     try:
         axes = index_axes(list(experiment.axes))
         row_schema(experiment)  # refuses an axis called `seconds` before anything is spent
+        display_of(experiment)
         terms = expand(file.grid, axes)
         _check_fits(file.fit, axes, experiment)
-    except (SweepError, FitError) as error:
+    except SweepError as error:
         raise SweepError(f"{path}: {error}") from error
     if file.world is None and experiment.needs_world:
         raise SweepError(f"{path}: experiment {experiment.name} needs a `world:` (a recipe, or a file holding one)")
@@ -285,19 +293,17 @@ def _check_fits(fits: Sequence[FitSpec], axes: Mapping[str, Axis], experiment: E
     """Refuse a fit that cannot be made before anything is spent on its data."""
     metrics = {m.name for m in experiment.metrics}
     for i, spec in enumerate(fits):
-        wanted = ("x",) if spec.law == "auto" else law(spec.law).axes
-        if len(spec.scales) != len(wanted):
-            raise SweepError(
-                f"fit.{i}.x: the law {spec.law} takes {len(wanted)} scales ({', '.join(wanted)}), "
-                f"but got {len(spec.scales)}: {', '.join(spec.scales)}"
-            )
+        try:
+            asked = spec.request
+        except RequestError as error:
+            raise SweepError(f"fit.{i}.{error.key}: {error.rule}") from error
         known = {*axes, *metrics, "flops", "flops_eval", "seconds"}
-        named = [*(("x", name) for name in spec.scales), ("y", spec.y), *([("se", spec.se)] if spec.se else [])]
+        named = [*(("x", name) for name in asked.x), ("y", asked.y), *([("se", asked.se)] if asked.se else [])]
         for key, name in named:
             if metrics and name not in known:  # a plain function's metrics are known when it returns them
                 raise SweepError(
                     f"fit.{i}.{key}: must be an axis or a metric, but got {name!r}. {nearest(name, known)}"
                 )
-        for name in spec.by:
+        for name in asked.by:
             if name not in axes:
                 raise SweepError(f"fit.{i}.by: must name axes, but got {name!r}. {nearest(name, axes)}")

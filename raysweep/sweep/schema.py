@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
 from pydantic_core import ErrorDetails
 
 from raysweep.errors import nearest
-from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, Recipe
+from raysweep.laws.request import FitRequest, Options
+from raysweep.oracle.recipe import Recipe, kinds, recipe_of
 
 __all__ = ["Budget", "FitSpec", "Resources", "SweepFile", "explain"]
 
@@ -21,7 +22,7 @@ class _Strict(BaseModel):
 
 
 class FitSpec(_Strict):
-    """One law to fit and draw in the report."""
+    """One law to fit and draw in the report, as the file says it: `request` checks it."""
 
     law: str = Field("power", description="a key of LAWS, or auto")
     x: str | tuple[str, ...] = Field(description="one column for each scale of the law")
@@ -30,13 +31,23 @@ class FitSpec(_Strict):
     where: str | None = Field(None, description="rows to keep, a Polars SQL expression")
     at: float | str = Field("best", description="the snapshot of a run that counts: best, last, or a time")
     se: str | None = Field(None, description="standard error of y; <y>_se if there is one")
-    huber: float | None = Field(None, gt=0, description="Huber's loss on log residuals, linear beyond this")
-    holdout: float = Field(0.3, ge=0, le=0.9, description="share of the largest scales a second fit is judged on")
+    huber: float | None = Field(None, description="Huber's loss on log residuals, linear beyond this")
+    holdout: float = Field(0.3, description="share of the largest scales a second fit is judged on")
 
     @property
     def scales(self) -> tuple[str, ...]:
         """The columns of x."""
         return (self.x,) if isinstance(self.x, str) else self.x
+
+    @property
+    def request(self) -> FitRequest:
+        """The fit that is asked for.
+
+        Raises:
+            RequestError: No table could answer it.
+        """
+        options = Options(huber=self.huber, holdout=self.holdout)
+        return FitRequest(self.scales, self.y, self.law, self.by, self.where, self.at, se=self.se, options=options)
 
 
 class Resources(_Strict):
@@ -50,7 +61,7 @@ class Resources(_Strict):
     checkpoint_seconds: float = Field(
         60.0, ge=0, description="least time between saves of a pack's training state; 0 for none"
     )
-    oracle_workers: int = Field(2, ge=1, description="data-parallel workers that train a flow oracle")
+    oracle_workers: int = Field(2, ge=1, description="data-parallel workers that train a world")
     minutes: float | None = Field(None, gt=0, description="wall time that a run may take; a pack, of other experiments")
     timeout: float | None = Field(None, gt=0, description="the same in seconds")
     child_cpus: float = Field(0.0, ge=0, description="CPU cores kept free for Ray tasks that a run starts itself")
@@ -77,7 +88,7 @@ class SweepFile(_Strict):
     name: str = Field(pattern=_NAME, description="names the default store, results/<name>")
     experiment: str = ""
     grid: Mapping[str, Any]
-    world: Recipe | None = None
+    world: Annotated[SerializeAsAny[Recipe], BeforeValidator(recipe_of)] | None = None
     version: int = Field(1, ge=1, le=2**31 - 1, description="of a plain function: bump it and all cells are new")
     observed: tuple[str, ...] = Field((), description="of a plain function: axes it reports along the way")
     defaults: Mapping[str, Any] = Field(
@@ -96,7 +107,7 @@ def explain(error: ValidationError, raw: Any, path: str) -> str:
     """The first validation error in one line: file, key, rule, value, nearest valid keys."""
     # An unknown key is often the misspelt form of one that is missing: it says more.
     first: ErrorDetails = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    place = [part for part in first["loc"] if part not in ("flow", "gaussian")]
+    place = list(first["loc"])
     key = ".".join(map(str, place))
     if first["type"] == "extra_forbidden":
         return f"{path}: {key}: unknown key. {nearest(str(place[-1]), _keys_at(place[:-1], raw))}"
@@ -112,6 +123,5 @@ def _keys_at(place: Sequence[Any], raw: Any) -> list[str]:
     if not place:
         return list(SweepFile.model_fields)
     if place[0] == "world":
-        kind = raw["world"].get("kind", "flow")
-        return list((GaussianRecipe if kind == "gaussian" else FlowRecipe).model_fields)
+        return list(kinds()[raw["world"]["kind"]].model_fields)
     return list(models[str(place[0])].model_fields)

@@ -8,16 +8,20 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from raysweep.display import Display
 from raysweep.errors import LedgerError, SweepError
+from raysweep.experiment import display_of
+from raysweep.experiments import built_in
 from raysweep.grid.axes import Axis, declared, index_axes
 from raysweep.grid.enumeration import enumerate_runs
 from raysweep.grid.expand import expand
 from raysweep.grid.runs import Runs
+from raysweep.oracle.recipe import kinds
 from raysweep.store import Store
 from raysweep.sweep.schema import SweepFile, explain
 from raysweep.yamlfile import MAX_BYTES, parse_yaml
 
-__all__ = ["Declaration", "stored_declaration", "stored_runs", "stored_sweep"]
+__all__ = ["Declaration", "stored_declaration", "stored_display", "stored_runs", "stored_sweep"]
 
 
 def stored_sweep(store: Store) -> tuple[SweepFile, str]:
@@ -38,6 +42,8 @@ def stored_sweep(store: Store) -> tuple[SweepFile, str]:
         raw = parse_yaml(store.read(name, 4 * MAX_BYTES).decode(), name)
     except (SweepError, UnicodeDecodeError) as error:
         raise LedgerError(f"store {store.uri}: {name} must be a sweep file: {' '.join(str(error).split())}") from error
+    if isinstance(raw, dict) and isinstance(raw.get("world"), dict) and str(raw["world"].get("kind")) not in kinds():
+        raw = {**raw, "world": None}  # of a user's own kind: who reads a store imports no code, and needs no world
     try:
         return SweepFile.model_validate(raw), name
     except ValidationError as error:
@@ -51,10 +57,12 @@ class Declaration:
     Attributes:
         axes: By name, with their kinds and defaults.
         identity: What enters every run key besides them.
+        display: What its experiment is shown by; None where an older raysweep wrote it.
     """
 
     axes: dict[str, Axis]
     identity: str
+    display: Display | None
 
 
 def stored_declaration(store: Store) -> Declaration | None:
@@ -69,9 +77,27 @@ def stored_declaration(store: Store) -> Declaration | None:
         return None
     plain = store.read_json(path)
     try:
-        return Declaration(index_axes([declared(axis) for axis in plain["axes"]]), str(plain["identity"]))
+        axes = index_axes([declared(axis) for axis in plain["axes"]])
+        display = Display.from_json(plain["display"]) if "display" in plain else None
+        return Declaration(axes, str(plain["identity"]), display)
     except (SweepError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LedgerError(f"store {store.uri}: {path} must hold the axes of its sweep: {error}") from error
+        raise LedgerError(
+            f"store {store.uri}: {path} must hold the axes of its sweep and how they are shown: {error}"
+        ) from error
+
+
+def stored_display(store: Store) -> Display:
+    """What the experiment last run into a store is shown by: as the store has it, else as the built-in experiment of
+    that name does; plain columns of others.
+
+    Raises:
+        LedgerError: it is not a store, or its files are damaged.
+    """
+    declaration = stored_declaration(store)
+    if declaration is not None and declaration.display is not None:
+        return declaration.display
+    experiment = built_in(stored_sweep(store)[0].experiment)
+    return Display() if experiment is None else display_of(experiment)
 
 
 def stored_runs(store: Store) -> Runs | None:

@@ -19,8 +19,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.interpolate import BarycentricInterpolator
-from scipy.special import gammaln, ndtr
+import scipy  # its parts are imported when they are first used
 
 __all__ = ["PRIORS", "Rates", "failure_sampled", "log_precision_density", "rates", "success"]
 
@@ -102,7 +101,7 @@ def _budgets(asked: bytes, least: float, count: int) -> tuple[Array, Array, Arra
     if order < len(k):
         x = np.cos(np.pi * (np.arange(order) + 0.5) / order)
         at = np.exp(low + (high - low) * (x + 1) / 2)
-        read = BarycentricInterpolator(x, np.eye(order))(2 * (np.log(k) - low) / (high - low) - 1)
+        read = scipy.interpolate.BarycentricInterpolator(x, np.eye(order))(2 * (np.log(k) - low) / (high - low) - 1)
     return np.exp(-np.multiply.outer(at, _nodes(least, count))), at, read
 
 
@@ -110,7 +109,7 @@ def success(tau: Array, b: Array, tolerance: float) -> Array:
     """s(tau, b), broadcast: one trial hits. Without cancellation at small sqrt(tau) D."""
     root = np.sqrt(tau)
     v, a = root * b, root * tolerance
-    exact = ndtr(a - v) - ndtr(-a - v)
+    exact = scipy.special.ndtr(a - v) - scipy.special.ndtr(-a - v)
     small = 2 * a / np.sqrt(2 * np.pi) * np.exp(-(v**2) / 2) * (1 + a**2 * (v**2 - 1) / 6)
     return np.asarray(np.where(a * np.maximum(v, 1.0) < 1e-3, small, exact))
 
@@ -124,7 +123,7 @@ def log_precision_density(u: Array, beta: float, prior: str) -> Array:
         prior: `gamma` (shape beta / 2, rate 1) or `bounded` (tau = U^(2 / beta), in (0, 1]).
     """
     if prior == "gamma":
-        return np.asarray(beta / 2 * u - np.exp(u) - gammaln(beta / 2))
+        return np.asarray(beta / 2 * u - np.exp(u) - scipy.special.gammaln(beta / 2))
     return np.asarray(np.where(u <= 0, np.log(beta / 2) + beta / 2 * u, -np.inf))
 
 
@@ -155,7 +154,7 @@ def rates(beta: float, tolerance: float, risk: float, prior: str = "gamma", most
     rarest = beta * np.log(max(most * scale, 1.0)) + _NEGLIGIBLE  # -log of what is far below L(most)
     rate, weight, never = _mesh(np.exp(u), mass, tolerance, risk, most, np.sqrt(2 * rarest))
     if lowest == _SMALLEST:  # instances so hard that they never hit
-        never += float(np.exp(beta / 2 * lowest - (gammaln(beta / 2 + 1) if prior == "gamma" else 0.0)))
+        never += float(np.exp(beta / 2 * lowest - (scipy.special.gammaln(beta / 2 + 1) if prior == "gamma" else 0.0)))
     return _gathered(rate, weight, never, most)
 
 
@@ -197,7 +196,7 @@ def _mesh(
         density = 2 / np.sqrt(2 * np.pi) * np.exp(-(z**2) / 2) / spread[rows, None]
         rate.append(_rate(tau[rows, None], v / np.sqrt(tau[rows, None]), tolerance).ravel())
         weight.append((mass[rows, None] * density * width[:, None] * w).ravel())
-    beyond = 2 * ndtr(-high / spread)
+    beyond = 2 * scipy.special.ndtr(-high / spread)
     return np.concatenate(rate), np.concatenate(weight), float(mass @ beyond)
 
 
@@ -269,4 +268,6 @@ def failure_sampled(
 
 
 def _gamma_density(tau: Array, shape: float, scale: float) -> Array:
-    return np.asarray(np.exp((shape - 1) * np.log(tau) - tau / scale - gammaln(shape) - shape * np.log(scale)))
+    return np.asarray(
+        np.exp((shape - 1) * np.log(tau) - tau / scale - scipy.special.gammaln(shape) - shape * np.log(scale))
+    )

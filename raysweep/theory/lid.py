@@ -15,8 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
-from scipy.special import gamma, gammaln, hyperu
+import scipy  # its parts are imported when they are first used
 
 __all__ = [
     "amplitude",
@@ -111,13 +110,13 @@ def _effective_ridge(spectrum: Array, n: float, ridge: float) -> float:
         )  # sum w = d - sum kappa / (lambda + kappa), which loses no digits where kappa is small
         return float(n * ridge / kappa + (spectrum.size - n) - (kappa / (spectrum + kappa)).sum())
 
-    return float(np.exp(brentq(excess, np.log(low) - 1e-6, np.log(high) + 1e-6, xtol=1e-14)))
+    return float(np.exp(scipy.optimize.brentq(excess, np.log(low) - 1e-6, np.log(high) + 1e-6, xtol=1e-14)))
 
 
 def amplitude(beta: float, tolerance: float) -> float:
     """P of a perfect predictor's failure P k^-beta: 2 Gamma(beta) / Gamma(beta / 2) c^-beta."""
     c = np.sqrt(2 / np.pi) * tolerance
-    return float(2 * np.exp(gammaln(beta) - gammaln(beta / 2)) * c**-beta)
+    return float(2 * np.exp(scipy.special.gammaln(beta) - scipy.special.gammaln(beta / 2)) * c**-beta)
 
 
 def perfect_failure(k: npt.ArrayLike, beta: float, tolerance: float) -> Array:
@@ -127,7 +126,7 @@ def perfect_failure(k: npt.ArrayLike, beta: float, tolerance: float) -> Array:
     for D = 1, 0.4 % at 1000.
     """
     z = (np.asarray(k, dtype=np.float64) * np.sqrt(2 / np.pi) * tolerance) ** 2 / 4
-    return np.asarray(gamma((beta + 1) / 2) / np.sqrt(np.pi) * hyperu(beta / 2, 0.5, z))
+    return np.asarray(scipy.special.gamma((beta + 1) / 2) / np.sqrt(np.pi) * scipy.special.hyperu(beta / 2, 0.5, z))
 
 
 def bounded_exponent(risk: npt.ArrayLike, beta: float) -> Array:

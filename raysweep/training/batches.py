@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from raysweep.errors import PackError
+from raysweep.experiment import Items
 from raysweep.kernels import fused
 from raysweep.streams import INPUT_NOISE, LABEL_NOISE, ORDER, bits, indices, normal, permutation, uniform
 
@@ -20,7 +23,7 @@ class Batches:
 
     Attributes:
         x: [pools * items, d] inputs of all pools (one pool per temperature).
-        targets: [kinds * pools * items, classes] probabilities by label kind.
+        targets: [kinds * pools * items, outputs] probabilities of classes, or real numbers, by kind of target.
         rows: [seeds, longest] positions in a pool: each data seed's permutation, cut to the largest N.
         batch: Items a step.
         seed_row: [lanes] row of `rows` of each lane.
@@ -33,8 +36,12 @@ class Batches:
         smoothing: [lanes] label smoothing: targets become (1 - s) target + s / classes.
         sharpness: [lanes] targets become target^sharpness, normalised.
         input_noise: [lanes] standard deviation of Gaussian noise, new at every step.
+        real: Targets are real numbers: there is no class to be noisy, smoothed or sharpened.
 
-    The last four are None where no lane asks for them.
+    The four before the last are None where no lane asks for them.
+
+    Raises:
+        PackError: targets are real, and a lane asks for noise, smoothing or sharpness of labels.
     """
 
     x: Tensor
@@ -51,17 +58,65 @@ class Batches:
     smoothing: Tensor | None = None
     sharpness: Tensor | None = None
     input_noise: Tensor | None = None
+    real: bool = False
+
+    def __post_init__(self) -> None:
+        of_classes = [name for name in ("label_noise", "smoothing", "sharpness") if getattr(self, name) is not None]
+        if self.real and of_classes:
+            raise PackError(
+                f"batches: real targets have no classes, but got {' and '.join(of_classes)}. Leave it out; put noise "
+                "of real targets into the targets"
+            )
 
     def __len__(self) -> int:
         return len(self.n)
 
+    @staticmethod
+    def over(
+        items: Items, batch: int, rows: Tensor, n: Tensor, order_seed: Tensor, data_seed: Tensor, dtype: torch.dtype,
+        classes: int = 0,
+    ) -> Batches:  # fmt: skip
+        """Batches of one pool that all lanes share; real targets as they are, classes as one-hot probabilities.
+
+        Args:
+            items: The pool.
+            rows: [lanes, longest] positions in the pool that each lane may train on: the first n of its row.
+            n, order_seed, data_seed: [lanes], on the device of the result.
+            dtype: Of inputs and targets.
+            classes: How many there are, where items have classes.
+
+        Raises:
+            PackError: items have classes outside of 0 to classes - 1.
+        """
+        real = np.issubdtype(items.y.dtype, np.floating)
+        if not real and not 0 <= items.y.min() <= items.y.max() < classes:
+            raise PackError(
+                f"batches: `0 <= y < classes` must hold, but got (y={items.y.min()} to {items.y.max()}, "
+                f"classes={classes}). Give real targets as floating-point numbers"
+            )
+        targets = torch.from_numpy(items.y if real else np.eye(classes)[items.y])
+        zero = torch.zeros_like(n)
+        return Batches(
+            x=torch.from_numpy(items.x).to(n.device, dtype),
+            targets=targets.to(n.device, dtype),
+            rows=rows.to(n.device),
+            batch=batch,
+            seed_row=torch.arange(len(n), device=n.device),
+            pool_offset=zero,
+            target_offset=zero,
+            n=n,
+            order_seed=order_seed,
+            data_seed=data_seed,
+            real=bool(real),
+        )
+
     def take(self, lanes: Tensor) -> Batches:
         """The batches of these lanes."""
-        per_lane = [f.name for f in fields(self) if f.name not in ("x", "targets", "rows", "batch")]
+        per_lane = [f.name for f in fields(self) if f.name not in ("x", "targets", "rows", "batch", "real")]
         return replace(self, **{k: v[lanes] for k in per_lane if (v := getattr(self, k)) is not None})
 
     def at(self, step: Tensor) -> tuple[Tensor, Tensor]:
-        """x [lanes, batch, d] and target probabilities [lanes, batch, classes] of a step."""
+        """x [lanes, batch, d] and targets [lanes, batch, outputs] of a step."""
         if fused(self.x):
             from raysweep.kernels.draw import draw
 
@@ -83,6 +138,13 @@ class Batches:
             noise = normal(self.order_seed[:, None], INPUT_NOISE, step, number).view(x.shape).to(x.dtype)
             x = x + self.input_noise[:, None, None] * noise
         return x, targets
+
+    def power(self) -> Tensor:
+        """[lanes] float64 mean over a lane's items of the sum of squared targets, before any noise."""
+        squares = self.targets.double().square().sum(-1)
+        lanes = list(zip(self.seed_row.tolist(), self.target_offset.tolist(), self.n.tolist(), strict=True))
+        means = {one: squares[self.rows[one[0], : one[2]] + one[1]].mean() for one in dict.fromkeys(lanes)}
+        return torch.stack([means[one] for one in lanes])
 
     def _draw(self, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x, targets, and their row in the pool [lanes, batch]."""

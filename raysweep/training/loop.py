@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from raysweep.experiment import Keep
+from raysweep.errors import PackError
+from raysweep.experiment import Keep, Saved
 from raysweep.training import saved
 from raysweep.training.batches import Batches
 from raysweep.training.graph import Repeated
 from raysweep.training.legs import Leg
-from raysweep.training.loss import loss_and_gradient
+from raysweep.training.loss import CROSS_ENTROPY, Loss
 from raysweep.training.optim import Optimiser, Parameters, State
+from raysweep.training.saved import Stage
 from raysweep.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from raysweep.models.architecture import Model
 
-__all__ = ["DIVERGED", "Snapshot", "forward", "train"]
+__all__ = ["Snapshot", "forward", "train"]
 
-DIVERGED = 1e6  # nats; a loss above it is as good as infinite
 _LOOK = 64  # steps between looks at whether the state is to be saved; the host's clock, no wait for the device
 
 
@@ -34,8 +35,8 @@ class Snapshot:
     Attributes:
         step: Steps taken, the branch's included.
         lanes: [m] the lanes still in the stack, as positions in the stack that training began with.
-        parameters: {name: [m, ...]}; the live tensors, to be read before the loop goes on.
-        diverged_at: [all lanes] updates done when a lane's loss was not finite or above `DIVERGED`, or -1; live, too.
+        parameters: {name: [m, ...]}, frozen ones included; the live tensors, to be read before the loop goes on.
+        diverged_at: [all lanes] updates done when a lane's loss was not finite or above its bound, or -1; live, too.
             Such a lane is frozen since then.
     """
 
@@ -44,24 +45,61 @@ class Snapshot:
     parameters: Parameters
     diverged_at: Tensor
 
+    def filled(self, otherwise: Parameters) -> Parameters:
+        """{name: [all lanes, ...]} copies of the parameters: what a later stage of the run begins with.
+
+        Args:
+            otherwise: {name: [all lanes, ...]} the names that are wanted, and the values of lanes that left the stack.
+        """
+        return {name: p.detach().index_copy(0, self.lanes, self.parameters[name]) for name, p in otherwise.items()}
+
 
 def forward(model: Model, parameters: Parameters, x: Tensor) -> Tensor:
-    """[lanes, n, classes] logits of every lane on shared inputs x [n, d]."""
+    """[lanes, n, outputs] of every lane on shared inputs x [n, d]."""
     lanes = len(next(iter(parameters.values())))
     return model(parameters, x.expand(lanes, *x.shape))
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What training reads and never changes.
+
+    Attributes:
+        frozen: {name: [lanes, ...]} parameters without an update.
+        limits: [lanes] losses above them mean divergence; a number where all lanes share it.
+        compute: Type of the activations.
+    """
+
+    model: Model
+    frozen: Parameters
+    batches: Batches
+    optimiser: Optimiser
+    schedule: Schedule
+    loss: Loss
+    limits: Tensor | float
+    compute: torch.dtype
+
+    def take(self, lanes: Tensor) -> _Given:
+        """The same of these lanes."""
+        return replace(
+            self,
+            frozen={name: p[lanes] for name, p in self.frozen.items()},
+            batches=self.batches.take(lanes),
+            optimiser=self.optimiser.take(lanes),
+            schedule=self.schedule.take(lanes),
+            limits=self.limits[lanes] if isinstance(self.limits, Tensor) else self.limits,
+        )
 
 
 class _Stack:
     """What one step reads and writes; all of it stays where it is, so that a captured step can be replayed."""
 
-    def __init__(
-        self, model: Model, parameters: Parameters, batches: Batches, optimiser: Optimiser, schedule: Schedule,
-        compute: torch.dtype,
-    ) -> None:  # fmt: skip
-        self.model, self.batches, self.optimiser, self.schedule = model, batches, optimiser, schedule
+    def __init__(self, given: _Given, parameters: Parameters) -> None:
+        batches = given.batches
+        self.given = given
         self.parameters = {name: p.requires_grad_() for name, p in parameters.items()}
-        self.state: State = optimiser.state(parameters)
-        self.compute = compute
+        self.everything = {**given.frozen, **self.parameters}
+        self.state: State = given.optimiser.state(parameters)
         self.step = torch.zeros((), dtype=torch.int64, device=batches.x.device)
         self.updates = torch.zeros_like(batches.n)
         self.alive = torch.ones_like(batches.n, dtype=torch.bool)
@@ -70,17 +108,18 @@ class _Stack:
 
     def _update(self) -> None:
         """One step of every lane. A lane that fails is frozen before its update."""
-        x, targets = self.batches.at(self.step)
-        logits = self.model(self.parameters, x.to(self.compute))
+        given = self.given
+        x, targets = given.batches.at(self.step)
+        outputs = given.model(self.everything, x.to(given.compute))
         with torch.no_grad():
-            loss, downstream = loss_and_gradient(logits, targets)
-        gradients = torch.autograd.grad(logits, list(self.parameters.values()), downstream)
+            loss, downstream = given.loss.value_and_gradient(outputs, targets)
+        gradients = torch.autograd.grad(outputs, list(self.parameters.values()), downstream)
         with torch.no_grad():
-            self.alive.logical_and_(loss <= DIVERGED)  # false for NaN
+            self.alive.logical_and_(loss <= given.limits)  # false for NaN
             self.updates.add_(self.alive)
-            lr = self.schedule.scaled(self.optimiser.lr, self.step)
+            lr = given.schedule.scaled(given.optimiser.lr, self.step)
             named = dict(zip(self.parameters, gradients, strict=True))
-            self.optimiser.step(self.parameters, named, self.state, lr, ~self.alive, self.step)
+            given.optimiser.step(self.parameters, named, self.state, lr, ~self.alive, self.step)
             self.step += 1
 
     @property
@@ -102,11 +141,7 @@ class _Stack:
 
     def take(self, index: Tensor) -> _Stack:
         """A smaller stack of these lanes, as they are now."""
-        parameters = {name: p.detach()[index] for name, p in self.parameters.items()}
-        small = _Stack(
-            self.model, parameters, self.batches.take(index), self.optimiser.take(index), self.schedule.take(index),
-            self.compute,
-        )  # fmt: skip
+        small = _Stack(self.given.take(index), {name: p.detach()[index] for name, p in self.parameters.items()})
         small.state = {m: {name: t[index] for name, t in by_name.items()} for m, by_name in self.state.items()}
         small.step, small.updates = self.step, self.updates[index]
         small.alive, small.lanes = self.alive[index], self.lanes[index]
@@ -122,26 +157,43 @@ def train(
     legs: Sequence[Leg],
     compute: torch.dtype | None = None,
     keep: Keep | None = None,
+    *,
+    loss: Loss = CROSS_ENTROPY,
+    frozen: Parameters | None = None,
+    stage: Stage | None = None,
 ) -> Iterator[Snapshot]:
-    """Minimise cross-entropy to the targets; yield at the end of each leg that is a snapshot.
+    """Minimise a loss; yield at the end of each leg that is a snapshot.
 
     A lane that diverges is frozen and its step recorded; the others go on. Nothing between snapshots waits for the
     device. At a snapshot, once at most half of the stack still trains (the others diverged, or passed their horizon),
     the stack is compacted to those lanes.
 
     Args:
-        model: The forward function.
+        model: The forward function. What differs between lanes must reach it through its parameters, so that it is
+            still right when the stack is compacted.
         parameters: Stacked initial parameters; updated in place.
         legs: What to train, in order.
         compute: Type of the activations; the parameters' by default.
         keep: Where the state is saved now and then, branches aside, and what an earlier try saved there.
+        loss: What is minimised.
+        frozen: {name: [lanes, ...]} what the model reads and nothing updates: random features, initial values, a
+            richness. No gradient by them is computed.
+        stage: Which of the run's trainings this is, where there are several.
+
+    Raises:
+        PackError: the loss does not take such targets, or a parameter is frozen and trained at once.
     """
+    _check(batches, loss, parameters, frozen or {})
     first = next(iter(parameters.values()))
-    stack = _Stack(model, parameters, batches, optimiser, schedule, compute or first.dtype)
+    fixed = {name: p.detach() for name, p in (frozen or {}).items()}
+    limits = loss.limits(batches.power()) if loss.relative else loss.bound
+    given = _Given(model, fixed, batches, optimiser, schedule, loss, limits, compute or first.dtype)
+    stack = _Stack(given, parameters)
     diverged_at = torch.full_like(stack.updates, -1)
     done = 0
-    if keep is not None and legs:
-        stack, diverged_at, done = _resumed(stack, diverged_at, keep, legs[0])
+    stage = stage or Stage().resumed(keep)
+    if stage.saved is not None and legs:
+        stack, diverged_at, done = _resumed(stack, diverged_at, stage.saved, legs[0])
     for i, leg in enumerate(legs):
         before = {n: t.detach().clone() for n, t in stack.tensors().items()} if leg.decay else {}
         if leg.decay:
@@ -150,10 +202,10 @@ def train(
             for start in range(done, leg.stop, _LOOK):
                 stack.run(min(_LOOK, leg.stop - start))
                 if keep is not None and not leg.decay and leg.stop - start > _LOOK:
-                    _keep(stack, diverged_at, keep, start + _LOOK)
+                    _keep(stack, diverged_at, keep, stage, start + _LOOK)
         diverged_at[stack.lanes] = stack.diverged_at
         if leg.snapshot:
-            yield Snapshot(leg.stop, stack.lanes, {n: p.detach() for n, p in stack.parameters.items()}, diverged_at)
+            yield Snapshot(leg.stop, stack.lanes, {n: p.detach() for n, p in stack.everything.items()}, diverged_at)
         if leg.decay:
             schedule.trunk()
             stack.fill(before)
@@ -161,31 +213,41 @@ def train(
         else:
             done = leg.stop
         if keep is not None and i + 1 < len(legs):
-            _keep(stack, diverged_at, keep, done)
+            _keep(stack, diverged_at, keep, stage, done)
         if leg.snapshot and i + 1 < len(legs):
             busy = stack.alive.clone()
             if schedule.kind == "cosine":
-                busy &= stack.schedule.horizon > done
+                busy &= stack.given.schedule.horizon > done
             left = torch.nonzero(busy)[:, 0]
             if 2 * len(left) <= len(busy) > 0:
                 stack = stack.take(left)
 
 
-def _keep(stack: _Stack, diverged_at: Tensor, keep: Keep, step: int) -> None:
+def _check(batches: Batches, loss: Loss, parameters: Parameters, frozen: Parameters) -> None:
+    kind = "real" if batches.real else "probabilities"
+    if kind not in loss.targets:
+        raise PackError(
+            f"loss: {loss.name} needs targets that are {' or '.join(loss.targets)}, but got (targets={kind}). "
+            "Choose another loss, or say of the batches what their targets are"
+        )
+    if both := sorted(parameters.keys() & frozen.keys()):
+        raise PackError(f"frozen: a parameter must be either trained or frozen, but got {both} as both")
+
+
+def _keep(stack: _Stack, diverged_at: Tensor, keep: Keep, stage: Stage, step: int) -> None:
     """Save the state if it is time to."""
     tensors = stack.tensors()
-    if keep.due(sum(t.numel() * t.element_size() for t in tensors.values())):
+    if keep.due(sum(t.numel() * t.element_size() for t in (*tensors.values(), *stage.carried.values()))):
         diverged_at[stack.lanes] = stack.diverged_at
-        keep.save(step, lambda about: saved.write(tensors, stack.lanes, diverged_at, about))
+        keep.save(step, lambda about: saved.write(tensors, stack.lanes, diverged_at, stage, about), stage.number)
 
 
-def _resumed(stack: _Stack, diverged_at: Tensor, keep: Keep, first: Leg) -> tuple[_Stack, Tensor, int]:
+def _resumed(stack: _Stack, diverged_at: Tensor, old: Saved, first: Leg) -> tuple[_Stack, Tensor, int]:
     """The stack as an earlier try left it, where diverged lanes left it, and the steps it has done; else as it is.
 
     A state that is past what the first leg must read is of no use.
     """
-    old = keep.saved
-    found = None if old is None else saved.read(old, stack.tensors(), len(diverged_at))
+    found = saved.read(old, stack.tensors(), len(diverged_at))
     if found is None:
         return stack, diverged_at, 0
     tensors, left, at = found

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
+from raysweep.errors import PackError
 from raysweep.kernels import fused
 
 __all__ = ["Optimiser", "Parameters", "State"]
@@ -29,7 +30,11 @@ class Optimiser:
         beta1, beta2, eps: [lanes]; of AdamW.
         weight_decay: [lanes], or None where no lane decays.
         clip: [lanes] largest norm of a lane's whole gradient, inf for none; None where no lane clips.
-        rates: {name: factor on the learning rate} (mu-P); weight decay follows the unscaled rate.
+        rates: {name: factor on the learning rate, a number or [lanes]}, 1 where a name is missing; above 0, as weight
+            decay follows the unscaled rate. A part that is not to move is frozen instead (`loop.train`).
+
+    Raises:
+        PackError: a factor is not above 0.
     """
 
     kind: str
@@ -40,12 +45,20 @@ class Optimiser:
     eps: Tensor
     weight_decay: Tensor | None = None
     clip: Tensor | None = None
-    rates: Mapping[str, float] = field(default_factory=dict)
+    rates: Mapping[str, float | Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, factor in self.rates.items():
+            if not (bool((factor > 0).all()) if isinstance(factor, Tensor) else factor > 0):
+                raise PackError(
+                    f"rates: `factor > 0` must hold, but got ({name}={factor}). Freeze what is not to be trained"
+                )
 
     def take(self, lanes: Tensor) -> Optimiser:
         """The optimiser of these lanes."""
         tensors = {f.name: v[lanes] for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        return replace(self, **tensors)  # type: ignore[arg-type]  # keyed by the fields' own names
+        rates = {name: r[lanes] if isinstance(r, Tensor) else r for name, r in self.rates.items()}
+        return replace(self, rates=rates, **tensors)  # type: ignore[arg-type]  # keyed by the fields' own names
 
     def state(self, parameters: Parameters) -> State:
         """{moment: {name: zeros}}."""
@@ -73,7 +86,8 @@ class Optimiser:
         frozen = dead if dead.is_cuda or bool(dead.any()) else None
         for name, p in parameters.items():
             factor = self.rates.get(name, 1.0)
-            rate = lr if factor == 1.0 else lr * factor
+            scaled = isinstance(factor, Tensor) or factor != 1.0
+            rate = (lr * factor).to(lr.dtype) if scaled else lr
             if self.kind != "adamw" and self.weight_decay is not None:
                 decay = self.weight_decay / factor  # an L2 gradient is multiplied by the rate once more
             moments = [state[m][name] for m in _MOMENTS[self.kind]]

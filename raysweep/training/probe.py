@@ -15,7 +15,7 @@ from raysweep.kernels import fused
 from raysweep.models import Architecture
 from raysweep.models.initial import initial_parameters
 from raysweep.models.ops import CONVS
-from raysweep.training.loss import loss_and_gradient
+from raysweep.training.loss import CROSS_ENTROPY
 
 if TYPE_CHECKING:
     from raysweep.models.ops import Conv
@@ -68,10 +68,10 @@ def _seconds(
         for step in range(_STEPS + 1):
             torch.cuda.synchronize()
             began = time.perf_counter()
-            logits = model(parameters, x)
+            outputs = model(parameters, x)
             with torch.no_grad():
-                _, downstream = loss_and_gradient(logits, targets)
-            torch.autograd.grad(logits, list(parameters.values()), downstream)
+                _, downstream = CROSS_ENTROPY.value_and_gradient(outputs, targets)
+            torch.autograd.grad(outputs, list(parameters.values()), downstream)
             torch.cuda.synchronize()
             taken = min(taken, time.perf_counter() - began) if step else math.inf
     except (ValueError, RuntimeError) as error:  # no kernel for this shape, or it does not fit this device

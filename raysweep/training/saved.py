@@ -1,31 +1,107 @@
-"""A stack's training state as a safetensors file, and back. Nothing in a file is executed."""
+"""A stack's training state as a safetensors file, and back; the stages of a run that trains several times.
+
+Nothing in a file is executed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from raysweep.experiment import Saved
+from raysweep.experiment import Keep, Saved
 
-__all__ = ["read", "write"]
+__all__ = ["Stage", "read", "write"]
 
-_LANES, _DIVERGED = "lanes", "diverged_at"
+_LANES, _DIVERGED, _CARRIED = "lanes", "diverged_at", "carried/"
 
 
-def write(tensors: Mapping[str, Tensor], lanes: Tensor, diverged_at: Tensor, about: dict[str, str]) -> bytes:
+@dataclass(frozen=True)
+class Stage:
+    """One of the trainings of a run, and what it begins with.
+
+    A run that trains once needs none. One that trains several times numbers them, and asks before the first whether an
+    earlier try has come farther:
+
+        stage = Stage(0, {"mask": mask}).resumed(context.keep, latest=first_asked)
+        for number in range(stage.number, last + 1):
+            for snapshot in train(..., keep=context.keep, stage=stage): ...
+            stage = Stage(number + 1, {"mask": ...})
+
+    Attributes:
+        number: 0, 1, ... in the order in which they happen.
+        carried: {name: [lanes, ...]} what the stage begins with, apart from what axes and seeds say: final parameters
+            of an earlier one, the items chosen so far, which lanes failed. All stages of a run have the same names,
+            types and shapes, which is all that is checked of a file. Copied, so that training in place leaves it as it
+            was.
+        saved: The state within this stage that an earlier try left.
+    """
+
+    number: int = 0
+    carried: Mapping[str, Tensor] = field(default_factory=dict)
+    saved: Saved | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "carried", {name: t.detach().clone() for name, t in self.carried.items()})
+
+    def resumed(self, keep: Keep | None, latest: int = 0) -> Stage:
+        """The stage that a saved state belongs to; this one where there is none that fits.
+
+        The stages before it need not be trained again: what they gave is carried.
+
+        Args:
+            latest: The first stage of which something is still to be read; a state of a later one is of no use.
+        """
+        old = keep.saved if keep is not None else None
+        if old is None or not self.number <= old.stage <= latest:
+            return self
+        if old.stage == self.number:
+            return replace(self, saved=old)
+        carried = _carried(old, self.carried)
+        return self if carried is None else Stage(old.stage, carried, old)
+
+
+def _carried(saved: Saved, expected: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """What was carried into the stage of a file, or None where it does not fit."""
+    try:
+        found = load(saved.data)
+    except (SafetensorError, ValueError, RuntimeError):
+        return None
+    out: dict[str, Tensor] = {}
+    for name, like in expected.items():
+        tensor = found.get(_CARRIED + name)
+        members, rest = divmod(len(like), len(saved.runs))
+        if tensor is None or rest or tensor.dtype != like.dtype:
+            return None
+        if tensor.shape != (saved.of * members, *like.shape[1:]):
+            return None
+        out[name] = tensor[_wanted(saved, members)].to(like.device)
+    return out
+
+
+def _wanted(saved: Saved, members: int) -> Tensor:
+    """[lanes] rows of a file's lanes, of runs of so many lanes each."""
+    return (torch.tensor(saved.runs)[:, None] * members + torch.arange(members)).flatten()
+
+
+def write(
+    tensors: Mapping[str, Tensor], lanes: Tensor, diverged_at: Tensor, stage: Stage, about: dict[str, str]
+) -> bytes:
     """A file of a stack.
 
     Args:
         tensors: All that training changes: [lanes of the stack, ...], or numbers that the lanes share.
         lanes: [lanes of the stack] positions among all lanes.
         diverged_at: [all lanes] where lanes diverged, or -1.
+        stage: What the run carries goes into the file.
         about: What the header is to say.
     """
     named = {**tensors, _LANES: lanes, _DIVERGED: diverged_at}
+    named |= {_CARRIED + name: t for name, t in stage.carried.items()}
     data: bytes = save({name: t.detach().cpu().contiguous() for name, t in named.items()}, about)
     return data
 
@@ -52,7 +128,7 @@ def read(saved: Saved, expected: Mapping[str, Tensor], lanes: int) -> tuple[dict
         return None
     if own.dim() != 1 or (own.numel() and not 0 <= int(own.min()) <= int(own.max()) < len(diverged_at)):
         return None
-    wanted = (torch.tensor(saved.runs)[:, None] * members + torch.arange(members)).flatten()
+    wanted = _wanted(saved, members)
     at = torch.full((len(diverged_at),), -1)
     at[own] = torch.arange(len(own))
     here = at[wanted]

@@ -31,8 +31,8 @@ import numpy.typing as npt  # noqa: E402
 
 from raysweep.laws import law  # noqa: E402
 from raysweep.laws.bootstrap import Bootstrap, compare, resample  # noqa: E402
+from raysweep.laws.definition import Law  # noqa: E402
 from raysweep.laws.estimate import Status, solve  # noqa: E402
-from raysweep.laws.forms import Law  # noqa: E402
 
 Array = npt.NDArray[np.float64]
 CHINCHILLA, POWER, FLOOR = law("chinchilla"), law("power"), law("power+floor")

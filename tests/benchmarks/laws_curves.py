@@ -13,7 +13,7 @@ from laws_data import DOMAINS, Array, Curve, curves
 from laws_rivals import bnsl
 
 from raysweep.errors import FitError
-from raysweep.laws.choice import CANDIDATES, choose
+from raysweep.laws.choice import choose
 from raysweep.laws.estimate import estimate
 from raysweep.laws.forms import LAWS, law
 
@@ -40,7 +40,7 @@ def _by_law(name: str) -> Callable[[Array, Array], Predict]:
 
 
 def _chosen(x: Array, y: Array) -> Predict:
-    return choose(CANDIDATES, x, y).predict
+    return choose(x, y).predict
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import numpy as np
 from laws_data import Array
 
 from raysweep.errors import FitError
+from raysweep.laws.definition import Law
 from raysweep.laws.estimate import Status, estimate
-from raysweep.laws.forms import LAWS, Law
+from raysweep.laws.forms import LAWS
 
 __all__ = ["run"]
 

@@ -73,7 +73,7 @@ def steady(case: Mapping[str, Any], go: Any = None) -> dict[str, Any]:
     times: list[float] = []
     unsound = 0
     level, taken = 0, 0
-    with contextlib.closing(_batches(sweep, Context(device=device, world=world, threads=1))) as rows:
+    with contextlib.closing(_batches(sweep, Context(device=device, world=world))) as rows:
         for batch in rows:
             wait(device)
             times.append(time.perf_counter())

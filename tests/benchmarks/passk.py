@@ -23,8 +23,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from raysweep.laws.attempts import Tail, unbiased_failure
+from raysweep.laws.attempts import unbiased_failure
 from raysweep.laws.proportion import mean_interval
+from raysweep.laws.tail import Tail
 
 DESIGNS = (  # problems, a and b of their success rates, trials; the last four are the hardest that were found
     (30, 0.1, 5.0, 100),

@@ -12,8 +12,10 @@ from conftest import CLASSIFIER_SWEEP
 from typer.testing import CliRunner
 
 from raysweep.cli import app
-from raysweep.cli.read import temperatures
-from raysweep.oracle.recipe import GaussianRecipe, folder_of
+from raysweep.cli.audit import used_settings
+from raysweep.errors import OracleError
+from raysweep.oracle.gaussian import GaussianRecipe
+from raysweep.oracle.recipe import folder_of
 from raysweep.oracle.world import prepare
 from raysweep.progress import Progress
 from raysweep.run import open_store
@@ -54,13 +56,17 @@ def test_each_world_is_audited_at_the_temperatures_that_were_used(store: Store) 
     assert [line.partition(":")[0] for line in said] == ["audit 1 of 3", "audit 2 of 3", "audit 3 of 3"]
 
 
+def used(store: Store, folder: str) -> list[float]:
+    return [at["temperature"] for at in used_settings(store, folder, GaussianRecipe())]
+
+
 def mine(store: Store) -> str:
     """The folder of the sweep's world."""
     return folder_of(GaussianRecipe(**{k: v for k, v in CLASSIFIER_SWEEP["world"].items() if k != "kind"}))
 
 
 def test_what_is_asked_for_goes_first(store: Store) -> None:
-    assert audited(store.uri, "--temperature", "2", "--temperature", "3")[0] == [2.0, 3.0, 2.0, 3.0]
+    assert audited(store.uri, "--at", "temperature=2", "--at", "temperature=3")[0] == [2.0, 3.0, 2.0, 3.0]
     assert audited(f"{store.uri}/{mine(store)}")[0] == [1.0]
 
 
@@ -71,11 +77,21 @@ def test_temperatures_of_earlier_audits_count_as_used(store: Store) -> None:
         "reliability": [[0.5, 0.5, 1]], "passed": True,
     }  # fmt: skip
     store.write_json(f"{mine(store)}/audit.json", [{**kept, "temperature": 4.0}])
-    assert temperatures(store, mine(store)) == [1.75, 2.5, 4.0]
-    assert temperatures(Store(f"{store.uri}/{mine(store)}"), "") == [4.0]
+    assert used(store, mine(store)) == [1.75, 2.5, 4.0]
+    assert used(Store(f"{store.uri}/{mine(store)}"), "") == [4.0]
 
 
 def test_a_sweep_that_names_no_temperature_used_1(tmp_path: Path, make_sweep: Callable[..., Sweep]) -> None:
     store = Store(str(tmp_path))
     open_store(store, make_sweep(CLASSIFIER_SWEEP), Progress(io.StringIO))
-    assert temperatures(store, mine(store)) == [1.0]
+    assert used(store, mine(store)) == [1.0]
+
+
+def test_an_axis_that_the_audit_does_not_depend_on_is_refused(store: Store) -> None:
+    for asked, told in (
+        ("tempreature=2", "Did you mean 'temperature'"),
+        ("temperature=warm", "with a number"),
+    ):
+        result = CliRunner().invoke(app, ["audit", store.uri, "--at", asked])
+        assert isinstance(result.exception, OracleError)
+        assert told in str(result.exception)

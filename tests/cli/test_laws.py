@@ -137,8 +137,14 @@ def test_a_sweep_names_a_law_of_several_scales(cli: Cli, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"x": ["n_train", "width"], "y": "epistemic"}, "fit.0.x: the law power takes 1 scales (x), but got 2"),
-        ({"x": "n_train", "y": "epistemic", "huber": 0}, "fit.0.huber: input should be greater than 0, but got 0"),
+        (
+            {"x": ["n_train", "width"], "y": "epistemic"},
+            "fit.0.x: the law 'power' (y = A x^-alpha) takes 1 column of x (x), but got 2",
+        ),
+        (
+            {"x": "n_train", "y": "epistemic", "huber": 0},
+            "fit.0.huber: must be finite and > 0, where the loss turns linear in log units, but got huber=0",
+        ),
         ({"x": "n_train", "y": "epistemic", "holdout": 1}, "fit.0.holdout"),
         ({"x": "n_train", "y": "epistemic", "se": "epistemic_so"}, "fit.0.se: must be an axis or a metric"),
         ({"x": ["n_train", "widht"], "y": "epistemic", "law": "chinchilla"}, "Did you mean 'width'"),

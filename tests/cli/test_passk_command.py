@@ -40,7 +40,7 @@ def test_each_model_has_a_curve_an_exponent_and_a_forecast(table: Path, capsys: 
     assert "model = small: 60 problems, 500 trials each" in said
     assert "extrapolated" in said
     assert "exponent of 1 - pass@k over k = 50 to 500" in said
-    assert "foretold from 50 trials a problem up to k = 500" in said
+    assert "predicted from 50 trials per problem up to k = 500" in said
     assert told(str(table), *options, "--json") == 0
     small, large = json.loads(capsys.readouterr().out)
     assert small["group"] == {"model": "small"}

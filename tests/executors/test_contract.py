@@ -16,7 +16,8 @@ from raysweep import run as run_module
 from raysweep.errors import OracleError, PackError, SweepError
 from raysweep.executors import Job, make_executor
 from raysweep.executors.work import check_store
-from raysweep.oracle.recipe import GaussianRecipe, folder_of
+from raysweep.oracle.gaussian import GaussianRecipe
+from raysweep.oracle.recipe import folder_of
 from raysweep.oracle.world import load_world
 from raysweep.run import run
 from raysweep.store import Store

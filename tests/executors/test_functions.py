@@ -11,8 +11,10 @@ from typing import Any
 import polars as pl
 import pytest
 
+from raysweep.errors import PackError
 from raysweep.executors import make_executor
 from raysweep.executors.hosts import is_bad
+from raysweep.executors.tasks import _guarded
 from raysweep.ledger.log import CELLS
 from raysweep.logs import read_log
 from raysweep.run import run
@@ -40,7 +42,10 @@ def train(config):
         raise KeyboardInterrupt
     if how == "tasks":
         import ray
-        ray.get(ray.remote(lambda: 1).remote())
+        task = ray.remote(lambda: 1)
+        if n == 2:  # as ray.data starts its own
+            task = task.options(num_cpus=1, scheduling_strategy="SPREAD")
+        ray.get(task.remote())
     if how == "exit":
         os._exit(7)
     while how == "endless":
@@ -68,6 +73,7 @@ def leaks(config):
         raise ValueError("a cache of an earlier run")  # fails in a used process alone
     return {"loss": 1.0}
 """
+THERE = object()  # a scheduling strategy that is no word
 HOWS = ["fine", "panic", "cancelled", "interrupt", "tasks", "exit", "endless", "killed"]
 
 
@@ -98,12 +104,15 @@ def test_each_way_to_fail_is_a_row_with_its_reason_and_the_others_finish(tmp_pat
     assert "of Rust" in reasons["panic"]
     assert "CancelledError" in reasons["cancelled"]
     assert "KeyboardInterrupt" in reasons["interrupt"]
-    assert "resources.child_cpus: a run that starts Ray tasks" in reasons["tasks"]
+    for error in frame.filter(pl.col("how") == "tasks")["error"]:
+        assert "resources.child_cpus: a run that starts Ray tasks" in error
     assert "its worker died" in reasons["exit"]
     assert "took longer than 8 s" in reasons["endless"]
     assert 'while how == "endless"' in reasons["endless"]  # where it was
     killed = frame.filter(pl.col("how") == "killed").sort("n", "epoch")
     assert killed["start"].to_list() == [0, 2, 0, 2]  # it went on from its checkpoint
+    for run_key in set(frame.filter(pl.col("how") == "exit")["run"]):
+        assert "this is exit" in read_log(store, run_key)[1]  # what it printed did not die with it
     for run_key in set(frame.filter(pl.col("how") == "fine")["run"]):
         text = read_log(store, run_key)[1]
         assert text.startswith("this is fine\n")
@@ -138,6 +147,31 @@ def test_a_function_of_a_script_itself_runs_on_ray(tmp_path: Path) -> None:
     frame = pl.read_parquet(tmp_path / "store" / CELLS)
     assert sorted(frame["loss"]) == [0.5, 1.0]
     assert set(frame["experiment"]) == {"__main__:train"}
+
+
+@pytest.mark.parametrize(
+    ("options", "refused", "with_room"),
+    [
+        ({}, True, {}),
+        ({"num_cpus": 0.5}, True, {"num_cpus": 0.5}),
+        ({"num_cpus": 0}, False, {"num_cpus": 0}),
+        ({"scheduling_strategy": "SPREAD"}, True, {"scheduling_strategy": None}),
+        ({"scheduling_strategy": "DEFAULT", "num_cpus": 0}, False, {"scheduling_strategy": None, "num_cpus": 0}),
+        ({"scheduling_strategy": THERE}, False, {"scheduling_strategy": THERE}),  # a place of its own choice
+    ],
+)
+def test_a_task_is_refused_where_it_would_wait_for_ever_and_else_stays_in_its_runs_reservation(
+    options: dict[str, Any], refused: bool, with_room: dict[str, Any]
+) -> None:
+    def submit(kind: Any, *arguments: Any, **given: Any) -> dict[str, Any]:
+        return given
+
+    if refused:
+        with pytest.raises(PackError, match=r"resources\.child_cpus: .*would wait for ever.*child_cpus: 2"):
+            _guarded(submit, room=False)(None, **options)
+    else:
+        assert _guarded(submit, room=False)(None, **options) == options
+    assert _guarded(submit, room=True)(None, **options) == with_room
 
 
 def test_a_host_is_bad_only_beside_good_ones() -> None:

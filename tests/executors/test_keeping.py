@@ -39,10 +39,10 @@ def keys(pack: Pack) -> tuple[str, ...]:
     return tuple(k.decode() for k in pack.runs.keys.tolist())
 
 
-def put(store: Store, pack: Pack, step: int, world: str = "w") -> str:
+def put(store: Store, pack: Pack, step: int, world: str = "w", stage: int = 0) -> str:
     """A state as a pack saves it."""
     keep = Keeping(store, pack, world, None, 60.0, lambda: None)
-    keep.save(step, lambda about: save({}, about))
+    keep.save(step, lambda about: save({}, about), stage)
     return f"{FOLDER}/{pack.id}-{step}.safetensors"
 
 
@@ -64,6 +64,31 @@ def test_runs_go_on_from_their_farthest_state_and_begin_without_one(any_store: S
     found = {kept.step if kept else None: set(keys(part)) for part, kept in parts(pack, find(any_store, "w"))}
     k = keys(pack)
     assert found == {8: {k[1], k[2]}, 4: {k[0]}, None: {k[3]}}
+
+
+def test_a_later_stage_is_farther_than_any_step_of_an_earlier_one(any_store: Store, pack: Pack) -> None:
+    put(any_store, pack, 90)
+    put(any_store, pack, 4, stage=2)
+    put(any_store, pack, 30, stage=1)
+    found = find(any_store, "w")
+    assert [(kept.stage, kept.step) for kept in found] == [(2, 4), (1, 30), (0, 90)]
+    saved = Keeping(any_store, pack, "w", found[0], 60.0, lambda: None).saved
+    assert saved is not None
+    assert saved.stage == 2
+
+
+def test_the_next_stages_state_replaces_the_last_ones(any_store: Store, pack: Pack) -> None:
+    keep = Keeping(any_store, pack, "w", None, 60.0, lambda: None)
+    for stage, step in ((0, 8), (1, 8), (1, 16), (2, 8)):
+        keep.save(step, lambda about: save({}, about), stage)
+        assert [(kept.stage, kept.step) for kept in find(any_store, "w")] == [(stage, step)]
+
+
+def test_a_state_that_names_no_stage_is_of_the_first(any_store: Store, pack: Pack) -> None:
+    """Files of releases before there were stages."""
+    about = {"step": "8", "runs": json.dumps(keys(pack)), "world": "w"}
+    any_store.write(f"{FOLDER}/x.safetensors", save({}, about))
+    assert find(any_store, "w") == [Kept(f"{FOLDER}/x.safetensors", 8, keys(pack), "w", 0)]
 
 
 def test_runs_that_are_asked_for_other_cells_are_parts_of_their_own(pack: Pack) -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
 from raysweep.errors import LedgerError
 from raysweep.executors import lastwords, raytune
 from raysweep.executors.lastwords import last_words, ray
+from raysweep.executors.place import RUNNING
+from raysweep.executors.runlog import log_name
+from raysweep.ledger.rows import Counts
+from raysweep.store import Store
 
 DIED = """Failure # 1 (occurred at 2026-11-22_19-50-51)
 The actor died unexpectedly before finishing this task.
@@ -70,6 +78,68 @@ def test_a_node_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPat
     assert len(asked) == 1
     monkeypatch.setattr(ray, "nodes", list)  # a node that is gone is not asked at all
     assert last_words(DIED).startswith("its worker died")
+
+
+@dataclasses.dataclass
+class Lost:
+    """A feed and a pack of one run, as far as a crash concerns them."""
+
+    id: str = "pack"
+    reasons: list[tuple[str, bool]] = dataclasses.field(default_factory=list)
+
+    @property
+    def runs(self) -> Lost:
+        return self
+
+    def key(self, lane: int) -> str:
+        return "0a" * 10
+
+    def __len__(self) -> int:
+        return 1
+
+    def lost(self, pack: str, reason: str, own_fault: bool, run: str, final: bool) -> Counts:
+        assert (pack, own_fault, run) == (self.id, True, self.key(0))
+        self.reasons.append((reason, final))
+        return Counts()
+
+
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize(
+    ("printed", "seconds", "reason", "final"),
+    [
+        ("epoch 3", None, "its worker died", False),
+        ("epoch 3", 60.0, "its worker died", False),
+        ("Timeout (0:01:20)!\nThread 0x1 in train", 60.0, "took longer than 1 minutes, the limit of a run", True),
+        ("Timeout (3 s) of the database", 60.0, "its worker died", False),  # the run's own words
+        ("it took longer than I thought", 60.0, "its worker died", False),
+    ],
+)
+def test_what_a_run_printed_before_its_process_crashed_is_its_log(
+    logs: dict[tuple[int, str], str],
+    tmp_path: Path,
+    memory_store: Store,
+    printed: str,
+    seconds: float | None,
+    reason: str,
+    final: bool,
+    marked: bool,
+) -> None:
+    feed = Lost()
+    logs[4309, "10.0.0.7"] = f"{RUNNING}{feed.key(0)}\n{printed}" if marked else printed
+    (tmp_path / "error.txt").write_text(DIED)
+    job: Any = SimpleNamespace(store=memory_store, seconds=seconds)
+    watch = raytune.PackWatch(cast(Any, feed), lambda counts: None, cast(Any, None), job)
+    trial = SimpleNamespace(config={"pack": feed}, error_file=str(tmp_path / "error.txt"), run_metadata=Mock())
+    watch.on_trial_error(0, [], trial)
+    ((told, was_final),) = feed.reasons
+    assert (reason in told, was_final) == (True, final)
+    kept = memory_store.read_text(log_name(feed.key(0)))
+    assert printed in kept
+    assert RUNNING not in kept
+    memory_store.write(log_name(feed.key(0)), b"a longer one, kept while it ran")
+    trial.config["pack"] = feed
+    watch.on_trial_error(0, [], trial)
+    assert memory_store.read_text(log_name(feed.key(0))) == "a longer one, kept while it ran"
 
 
 def test_a_workers_error_of_ours_is_told_without_rays_traceback() -> None:

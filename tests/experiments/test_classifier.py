@@ -15,8 +15,9 @@ from raysweep.grid.axes import index_axes
 from raysweep.grid.enumeration import enumerate_runs
 from raysweep.grid.expand import expand
 from raysweep.ledger.rows import Stamp, row_schema, stamp
-from raysweep.oracle.recipe import GaussianRecipe, recipe_hash
-from raysweep.oracle.world import FlowWorld, make_flow
+from raysweep.oracle.flow_world import FlowWorld
+from raysweep.oracle.gaussian import GaussianRecipe, gaussian_flow
+from raysweep.oracle.recipe import recipe_hash
 from raysweep.pack import make_pack
 from raysweep.theory.gaussian import truth
 
@@ -31,7 +32,7 @@ SMALL = {
     "eval_share": 0.0,
 }
 RECIPE = GaussianRecipe(separation=2.0)
-WORLD = FlowWorld(make_flow(RECIPE, 2, 2).requires_grad_(False), RECIPE, recipe_hash(RECIPE))
+WORLD = FlowWorld(gaussian_flow(RECIPE).requires_grad_(False), RECIPE, recipe_hash(RECIPE))
 
 
 @pytest.fixture(autouse=True)

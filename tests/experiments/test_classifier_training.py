@@ -18,8 +18,9 @@ from raysweep.grid.enumeration import enumerate_runs
 from raysweep.grid.expand import expand
 from raysweep.ledger.rows import Stamp, row_schema, stamp
 from raysweep.models import Architecture
-from raysweep.oracle.recipe import GaussianRecipe, recipe_hash
-from raysweep.oracle.world import FlowWorld, make_flow
+from raysweep.oracle.flow_world import FlowWorld
+from raysweep.oracle.gaussian import GaussianRecipe, gaussian_flow
+from raysweep.oracle.recipe import recipe_hash
 from raysweep.plan import make_plan
 from raysweep.streams import member_seed
 from raysweep.sweep import from_mapping
@@ -33,7 +34,7 @@ NAMES = [m.name for m in METRICS]
 
 def world_of(dim, classes, **options):
     recipe = GaussianRecipe(classes=classes, dim=dim, **options)
-    return FlowWorld(make_flow(recipe, dim, classes).requires_grad_(False), recipe, recipe_hash(recipe))
+    return FlowWorld(gaussian_flow(recipe).requires_grad_(False), recipe, recipe_hash(recipe))
 
 
 PLANE, IMAGES = world_of(2, 2), world_of(64, 3, separation=3.0, layers=0)

@@ -7,8 +7,10 @@ import contextlib
 import dataclasses
 import io
 import logging
+import os
 import random
 import types
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -417,6 +419,41 @@ def test_global_generators_are_seeded_for_each_run(go: Go, tmp_path: Path) -> No
     assert frame["a"].n_unique() == frame["b"].n_unique() == frame["c"].n_unique() == 2
 
 
+def test_what_a_run_sets_in_its_process_is_nothing_to_the_next(go: Go, tmp_path: Path) -> None:
+    os.environ["RAYSWEEP_TEST_KEPT"] = "old"
+    seen: list[Any] = []
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def train(config: dict[str, Any]) -> dict[str, float]:
+        state = {name: os.environ.get(f"RAYSWEEP_TEST_{name}") for name in ("KEPT", "NEW")}
+        draws = (random.random(), float(np.random.rand()), float(torch.rand(())))
+        seen.append((state, Path.cwd(), warnings.filters[0], draws))
+        os.environ["RAYSWEEP_TEST_KEPT"] = "changed"
+        os.environ["RAYSWEEP_TEST_NEW"] = "1"
+        os.chdir(elsewhere)
+        warnings.simplefilter("ignore")
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+        if config["n"] == 2:
+            del os.environ["RAYSWEEP_TEST_KEPT"]
+            raise ValueError("with all of it changed")
+        return {"loss": 1.0}
+
+    try:
+        before, filters = Path.cwd(), [*warnings.filters]
+        outcome = go(train, {"n": [1, 2, 3], "seed": 7})
+        assert outcome.counts.ok == 2, set(rows(tmp_path)["error"])
+        assert os.environ["RAYSWEEP_TEST_KEPT"] == "old"
+        assert "RAYSWEEP_TEST_NEW" not in os.environ
+        assert (Path.cwd(), warnings.filters) == (before, filters)
+    finally:
+        os.environ.pop("RAYSWEEP_TEST_KEPT", None)
+    assert seen[0][:2] == ({"KEPT": "old", "NEW": None}, before)
+    assert seen == [seen[0]] * 3
+
+
 # --- axes -------------------------------------------------------------------------------------------------
 
 
@@ -436,6 +473,24 @@ def test_axes_may_hold_lists_mappings_and_null(go: Go, tmp_path: Path) -> None:
     again = {"hidden": [[64.0, 64], [128], [32]], "clip": [None, 1], "opt": [{"betas": [0.9, 1], "name": "sgd"}]}
     go(train, again)
     assert len(seen) == 6  # equal values are the same cells
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0], ["norm", "value"], [3], [True], [[1, 2]]])
+def test_an_axis_that_was_null_alone_may_have_values_later(values: list[Any], go: Go, tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    def train(config: dict[str, Any]) -> dict[str, float]:
+        seen.append(config["clip"])
+        return {"loss": 1.0}
+
+    assert go(train, {"clip": [None], "size": [1, 2, 3, 4]}).counts.ok == 4
+    assert rows(tmp_path)["clip"].null_count() == 4
+    assert go(train, {"clip": [None, *values], "size": [1, 2, 3, 4]}).counts.ok == 4 + 4 * len(values)
+    assert len(seen) == 4 + 4 * len(values)
+    found = rows(tmp_path)["clip"]
+    assert found.null_count() == 4
+    expected = {str(v) if isinstance(v, list) else v for v in values}
+    assert set(found.drop_nulls()) == expected
 
 
 def test_an_axis_of_one_branch_is_absent_from_the_others(go: Go, tmp_path: Path) -> None:

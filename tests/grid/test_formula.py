@@ -89,6 +89,13 @@ def test_whole_numbers_stay_whole_and_choices_choose(text: str, found: Any) -> N
     [
         ("width * deth", ["names 'deth'", "Did you mean 'depth'", "functions: min, max"]),
         ("wdth * 4", ["names 'wdth'", "Did you mean 'width'"]),
+        ("Width * 2", ["names 'Width'", "Did you mean 'width'"]),
+        ("2 ** LR", ["names 'LR'", "Did you mean 'lr'"]),  # no letter in common
+        ("WIDTH*Depth", ["names 'Depth'", "Did you mean 'depth'"]),
+        ("log2(Width) + depth", ["names 'Width'", "Did you mean 'width'"]),
+        ("64 if Optimizer == 'sgd' else 32", ["names 'Optimizer'", "Did you mean 'optimizer'"]),
+        ("width.real", ["Attribute is not allowed"]),
+        ("lr.imag", ["Attribute is not allowed"]),
         ("width ^ 2", ["BitXor is not allowed", "** (the power)"]),
         ("width * ", ["must be one expression"]),
         ("width * 4 +", ["must be one expression"]),
@@ -161,7 +168,8 @@ def test_a_formula_without_a_value_names_its_cell(text: str, words: list[str]) -
     "entry",
     ["width", "4 * 8", "resnet-18", "gpt-2", "data/train", "width-first", "depth/first.txt", "a - b", "soft and hard",
      "hard", "", " ", "2026-11", "optimizer.sgd", "width.txt", "don't", 3, 1.5, True, None, {"geom": [1, 2, 3]},
-     ["resnet-18", 3], "\ud800 * 2", "-" * 3000],
+     ["resnet-18", 3], "\ud800 * 2", "-" * 3000, "Width", "Width-2", "Width/first", "LR.txt", "width.py", "Real.width",
+     "SGD + momentum", "Width + Dropout", "Soft and Width", "width.", ".width", "v1.2", "U.S. data", "e.g. lr"],
 )  # fmt: skip
 def test_words_and_numbers_are_no_formulas(entry: Any) -> None:
     assert not is_formula(entry, NAMES)

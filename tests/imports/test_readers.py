@@ -88,6 +88,30 @@ def test_a_torn_last_line_is_left_out_and_another_is_named(tmp_path: Path) -> No
         read_study("tune", [str(folder)])
 
 
+@pytest.mark.parametrize("cut", [2, 10, 100, 1000])
+def test_what_is_left_of_a_torn_line_of_tune_is_no_result(tmp_path: Path, cut: int) -> None:
+    """Half of a number is a number: a CSV file's last line counts only if it has an end."""
+    for csv in (True, False):
+        results = [{"loss": 2.0}, {"loss": 1.25}]
+        folder = tune(tmp_path / f"{csv}", [{"config": {"lr": 0.1}, "results": results, "csv": csv}])
+        (file,) = folder.glob("*/progress.csv" if csv else "*/result.json")
+        file.write_text(file.read_text()[:-cut])
+        (trial,) = read_study("tune", [str(folder)]).trials
+        whole = max(0, file.read_text().count("\n") - csv)  # a header is no result
+        assert [row["loss"] for row in trial.rows] == [2.0, 1.25][:whole]
+        assert trial.final.get("loss") == (2.0 if whole else None)
+        assert trial.state == ("complete" if whole else "failed")
+
+
+def test_a_trial_whose_only_result_is_torn_is_read_from_the_other_file(tmp_path: Path) -> None:
+    results = [{"loss": 2.0}]
+    folder = tune(tmp_path / "exp", [{"config": {"lr": 0.1}, "results": results, "csv": True}])
+    (table,) = folder.glob("*/progress.csv")
+    (table.parent / "result.json").write_text('{"loss": 2.')
+    (trial,) = read_study("tune", [str(folder)]).trials
+    assert (trial.final["loss"], dict(trial.params)) == (2.0, {"lr": 0.1})
+
+
 RUNS = [
     {
         "config": {"lr": 0.1, "model": {"width": 64}},

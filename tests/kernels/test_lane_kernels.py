@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,13 +13,13 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from raysweep.kernels import update  # noqa: E402
 from raysweep.kernels.bias_activation import bias_activation  # noqa: E402
 from raysweep.kernels.draw import draw  # noqa: E402
-from raysweep.kernels.loss import loss_and_gradient  # noqa: E402
+from raysweep.kernels.loss import cross_entropy, logistic, square  # noqa: E402
 from raysweep.kernels.rows import layer_norm, row_bias_activation  # noqa: E402
 from raysweep.models import ops  # noqa: E402
 from raysweep.models.ops import activate  # noqa: E402
 from raysweep.streams import ORDER  # noqa: E402
-from raysweep.training import loss as plain_loss  # noqa: E402
 from raysweep.training.batches import Batches, nested_rows  # noqa: E402
+from raysweep.training.loss import CROSS_ENTROPY, LOGISTIC, SQUARE, Loss  # noqa: E402
 from raysweep.training.optim import Optimiser  # noqa: E402
 
 LANES = 3
@@ -92,25 +94,36 @@ def test_layer_norm_and_its_gradients(m: int, width: int) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+LOSSES = ((cross_entropy, CROSS_ENTROPY), (square, SQUARE), (logistic, LOGISTIC))
+
+
 @pytest.mark.parametrize("across", [False, True])
-@pytest.mark.parametrize(("batch", "classes"), [(5, 3), (70, 10), (3, 300)])
-def test_loss_and_gradient(batch: int, classes: int, across: bool) -> None:
-    logits = 3 * (normal(LANES, classes, batch).transpose(1, 2) if across else normal(LANES, batch, classes))
-    targets = torch.softmax(2 * normal(LANES, batch, classes, seed=1), -1)
-    targets[0] = torch.eye(classes, device=DEVICE)[torch.arange(batch) % classes]
-    value, gradient = loss_and_gradient(logits, targets)
-    wanted, wanted_gradient = plain_loss.loss_and_gradient(logits.cpu().double(), targets.cpu().double())
-    assert gradient.stride() == logits.stride()
+@pytest.mark.parametrize(("batch", "outputs"), [(5, 3), (70, 10), (3, 300)])
+@pytest.mark.parametrize(("kernel", "plain"), LOSSES, ids=lambda one: getattr(one, "name", ""))
+def test_a_loss_and_its_gradient(kernel: Any, plain: Loss, batch: int, outputs: int, across: bool) -> None:
+    out = 3 * (normal(LANES, outputs, batch).transpose(1, 2) if across else normal(LANES, batch, outputs))
+    if plain is CROSS_ENTROPY:
+        targets = torch.softmax(2 * normal(LANES, batch, outputs, seed=1), -1)
+        targets[0] = torch.eye(outputs, device=DEVICE)[torch.arange(batch) % outputs]
+    else:
+        targets = normal(LANES, batch, outputs, seed=1)
+        out[0, 0, 0] = 200.0  # exp overflows in float32
+    if plain is LOGISTIC:
+        targets = targets.sign()
+    value, gradient = kernel(out, targets)
+    wanted, wanted_gradient = plain.value_and_gradient(out.cpu().double(), targets.cpu().double())
+    assert gradient.stride() == out.stride()
     torch.testing.assert_close(value.cpu().double(), wanted, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradient.cpu().double(), wanted_gradient, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
-def test_a_lane_of_the_loss_that_is_not_finite_leaves_the_others() -> None:
-    logits, targets = normal(LANES, 6, 4), torch.softmax(normal(LANES, 6, 4, seed=1), -1)
-    fine, _ = loss_and_gradient(logits, targets)
-    logits[1, 2, 3] = torch.nan
-    value, _ = loss_and_gradient(logits, targets)
+@pytest.mark.parametrize("kernel", [cross_entropy, square, logistic])
+def test_a_lane_of_the_loss_that_is_not_finite_leaves_the_others(kernel: Any) -> None:
+    out, targets = normal(LANES, 6, 4), torch.softmax(normal(LANES, 6, 4, seed=1), -1)
+    fine, _ = kernel(out, targets)
+    out[1, 2, 3] = torch.nan
+    value, _ = kernel(out, targets)
     assert not torch.isfinite(value[1])
     assert torch.equal(value[[0, 2]], fine[[0, 2]])
 

@@ -9,7 +9,8 @@ from scipy.optimize import minimize
 from scipy.special import betaln, gammaln
 
 from raysweep.errors import FitError
-from raysweep.laws.attempts import Tail, attempts, foretold, inverse_failure, unbiased_failure
+from raysweep.laws.attempts import attempts, foretold, inverse_failure, unbiased_failure
+from raysweep.laws.tail import Tail
 
 
 @pytest.mark.parametrize("p", [0.05, 0.3, 0.8])

@@ -31,7 +31,7 @@ def test_the_chosen_law_foretells_scales_nobody_showed_it(truth, values):
 
 def test_a_break_at_the_end_of_the_window_is_no_candidate():
     y = X**-0.1 * np.where(X > 3e5, 0.5, 1.0)  # the last scales fall off a cliff
-    assert choose(("broken",), X, y).law.name == "power+floor"
+    assert choose(X, y, ("broken",)).law.name == "power+floor"
 
 
 def test_few_scales_fall_back_to_simple_laws():

@@ -8,6 +8,7 @@ import pytest
 from raysweep.laws import fit
 from raysweep.laws.bootstrap import compare
 from raysweep.laws.points import points
+from raysweep.laws.request import FitRequest
 
 N = np.geomspace(64, 8192, 8).astype(int)
 SEED = {"role": "axis", "kind": "lane", "axis_role": "seed"}
@@ -45,7 +46,7 @@ def grid(seeds, arms=("hard",), noise=0.03, correlation=0.8, share=1.0, rng=None
 
 def test_a_ledgers_seed_is_the_unit_unless_another_is_named():
     table = ledger(grid(5))
-    (part,), only = points(table, "n_train", "loss").parts, fit(table, x="n_train", y="loss").only
+    (part,), only = points(table, FitRequest(("n_train",), "loss")).parts, fit(table, x="n_train", y="loss").only
     assert (part.run, only.n_clusters, only.cluster) == ("seed", 5, "seed")
     named = fit(table, x="n_train", y="loss", run="run").only
     assert (named.n_clusters, named.cluster) == (40, "run")

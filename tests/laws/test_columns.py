@@ -8,12 +8,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_table import COLUMNS, ledger, rows, timed
+from test_table import COLUMNS, fit, ledger, rows, timed
 
 from raysweep.errors import FitError
-from raysweep.laws import fit
 from raysweep.laws.column import Column, of_schema, of_text
 from raysweep.laws.points import points
+from raysweep.laws.request import FitRequest
 from raysweep.laws.source import scan
 
 STAMPS = {"experiment": {"role": "stamp"}, "experiment_version": {"role": "stamp"}, "code_sha": {"role": "stamp"}}
@@ -103,6 +103,43 @@ def test_a_store_that_has_lost_all_of_it_is_refused(tmp_path):
     assert fit(frame.drop("cell"), where="step = 100", bootstrap=0).only.n_points == 20
 
 
+def keyed():
+    """`several` with the keys that a store gives its runs: 20 digits, base 16."""
+    records = several()
+    names = {name: f"{i:020x}" for i, name in enumerate(dict.fromkeys(row["run"] for row in records))}
+    return [{**row, "run": names[row["run"]], "cell": names[row["run"]] + row["cell"]} for row in records]
+
+
+def test_some_columns_of_a_store_are_fitted_where_each_run_has_one_row_and_refused_where_not(tmp_path):
+    frame = pl.DataFrame(pl.from_arrow(store(keyed())))
+    some = frame.select("run", "n_train", "epistemic")
+    some.write_csv(tmp_path / "some.csv")
+    for data in (some, some.lazy(), some.to_arrow(), some.to_pandas(), tmp_path / "some.csv"):
+        with pytest.raises(FitError, match=r"60 rows of 20 runs look like a store's"):
+            fit(data)
+    last = some.with_columns(frame["step"]).drop_nulls().group_by("run").agg(pl.all().sort_by("step").last())
+    only = fit(last.drop("step"), bootstrap=0).only
+    assert (only.n_points, only.group) == (20, {})
+    assert fit(some.drop("run"), bootstrap=0).only.n_points == 59  # nothing says that it is a store's
+
+
+def test_an_observed_axis_that_a_table_has_lost_is_named_where_its_rows_need_it(tmp_path):
+    frame = pl.DataFrame(pl.from_arrow(store(keyed())))
+    names = ["run", "cell", "n_train", "epistemic", "labels", "columns"]
+    frame.select(names).write_csv(tmp_path / "some.csv")
+    frame.select(names).write_parquet(tmp_path / "some.parquet")
+    arrow = store(keyed()).drop_columns(["step", "k"])  # which keeps its metadata
+    by_cell = frame.select(names).drop("run")
+    for data in (frame.select(names), arrow, tmp_path / "some.csv", tmp_path / "some.parquet", by_cell):
+        with pytest.raises(FitError, match=r"observed axis step, k, which.*but has lost it: 60 rows are of 20 cells"):
+            fit(data)
+    with pytest.raises(FitError, match=r"observed axis step, which.*60 rows are of 20 cells"):
+        fit(frame.drop("step"))
+    assert [group.n_points for group in fit(frame.drop("k"), bootstrap=0)] == [10, 10]  # it has one value
+    one = frame.filter(pl.col("step") == 100)
+    assert [(group.group["labels"], group.n_points) for group in fit(one.select(names))] == [("hard", 10), ("soft", 10)]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -119,7 +156,7 @@ def test_a_store_that_has_lost_all_of_it_is_refused(tmp_path):
     ],
 )
 def test_a_text_that_does_not_fit_says_nothing(text):
-    assert of_text(text, ["run"]) == {}
+    assert of_text(text) == {}
     table = pl.DataFrame({"cell": ["a", "b", "c"], "n": [1, 2, 4], "loss": [4.0, 2, 1], "columns": [text] * 3})
     rows, columns = scan(table)
     assert (columns, rows.collect_schema().names()) == ({}, table.columns)
@@ -132,17 +169,17 @@ def test_of_a_text_what_fits_is_taken():
         "loss": {"role": "metric", "better": "low", "free": "1"}, "sha": {"role": "stamp", "accepted": "a;;b,c"},
         "gone": {"role": "axis"}, "bad": "axis",
     }  # fmt: skip
-    found = of_text(json.dumps(told), ["run", "n", "loss", "sha", "bad"])
+    found = of_text(json.dumps(told))
     assert found == {
         "run": Column("stamp"), "n": Column("axis"), "loss": Column("metric", better="low", free=True),
-        "sha": Column("stamp", accepted=("a", "b,c")),
+        "sha": Column("stamp", accepted=("a", "b,c")), "gone": Column("axis"),
     }  # fmt: skip
 
 
 def test_metadata_says_the_same_as_the_text():
     table = store(rows(), epistemic={"role": "metric", "better": "low", "free": "1"})
     text = table["columns"][0].as_py()
-    assert of_schema(table.schema) == of_text(text, table.schema.names)
+    assert of_schema(table.schema) == of_text(text)
     odd = pa.schema([pa.field("n", pa.int64(), metadata={b"role": b"axis", b"\xff": b"\xff"})])
     assert of_schema(odd) == {"n": Column("axis")}
 
@@ -244,5 +281,5 @@ def test_a_missing_other_metric_drops_nothing():
     for row in records[::2]:
         row["accuracy"] = float("nan")
     table = store(records)
-    assert points(table, "n_train", "epistemic").frame.height == 15
+    assert points(table, FitRequest(("n_train",), "epistemic")).frame.height == 15
     assert np.isfinite(fit(table, bootstrap=0).params["alpha"])

@@ -10,8 +10,9 @@ from raysweep.errors import FitError
 from raysweep.laws import law
 from raysweep.laws.bootstrap import compare, resample
 from raysweep.laws.estimate import estimate
-from raysweep.laws.fitting import Options, fit_groups
+from raysweep.laws.fitting import fit_groups
 from raysweep.laws.group import Data
+from raysweep.laws.request import Options
 
 X = np.repeat(np.geomspace(64, 8192, 8), 3)
 QUICK = Options(draws=0)

@@ -6,6 +6,7 @@ import pytest
 from raysweep.errors import FitError
 from raysweep.laws import LAWS, law
 from raysweep.laws.estimate import Status, estimate
+from raysweep.laws.forms import compared
 
 ONE = np.geomspace(10, 1e5, 16)[None]
 TWO = np.stack([axis.ravel() for axis in np.meshgrid(np.geomspace(10, 1e4, 6), np.geomspace(20, 5e4, 7))])
@@ -130,3 +131,15 @@ def test_the_compute_optimal_exponent_is_that_of_the_closed_form():
 def test_a_law_is_known_by_its_exact_name_only():
     with pytest.raises(FitError, match=r"no law 'powr'.*Did you mean 'power'"):
         law("powr")
+
+
+def test_a_law_fits_no_worse_than_one_it_contains():
+    noise = np.exp(0.05 * np.random.default_rng(0).standard_normal(TWO.shape[1]))
+    for one in LAWS.values():
+        assert one.floorless in ("", *one.contains)
+        x = TWO[: len(one.axes)]
+        y = (0.1 + x[0] ** -0.5 + x[-1] ** -0.3) * noise
+        for part in map(compared, one.contains):
+            assert part.free < one.free
+            whole, inner = (estimate(form, x, y).objective[0] for form in (one, part))
+            assert whole <= inner * (1 + 1e-9)

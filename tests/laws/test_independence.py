@@ -6,11 +6,11 @@ import pyarrow as pa
 import pytest
 from test_clusters import N, grid
 from test_clusters import ledger as seeded
-from test_table import ledger, rows
+from test_table import fit, ledger, rows
 
-from raysweep.laws import fit
 from raysweep.laws import points as module
 from raysweep.laws.points import points
+from raysweep.laws.request import FitRequest
 
 
 def arms(*names, seeds=5):
@@ -50,9 +50,9 @@ def test_neither_many_groups_nor_draws_of_whole_runs_change_a_digit(law, options
         pl.DataFrame({"n": n[:size], "arm": i, "loss": (0.1 + 3 * n**-0.5)[:size] * rng.lognormal(0, 0.02, size)})
         for i, size in enumerate(sizes)
     )
-    found = fit(table, law, "n", "loss", by="arm", bootstrap=50, **options)
+    found = fit(table, law, x="n", y="loss", by="arm", bootstrap=50, **options)
     for arm in (0, 3, 69):
-        alone = fit(table.filter(pl.col("arm") == arm), law, "n", "loss", by="arm", bootstrap=50, **options).only
+        alone = fit(table.filter(pl.col("arm") == arm), law, x="n", y="loss", by="arm", bootstrap=50, **options).only
         beside = found.group(arm=arm).only
         assert (beside.params, beside.intervals, beside.holdout) == (alone.params, alone.intervals, alone.holdout)
 
@@ -126,7 +126,7 @@ def test_a_rate_scanned_in_one_arm_does_not_take_apart_another_that_tuned_it():
     asked = pl.DataFrame({"n_train": [512] * 3, "labels": ["hard", "hard", "soft"], "lr": [1.0, 7.0, 7.0]})
     one, two, none = fitted.predict(asked)["prediction"]
     assert (one, none) == (two, None)
-    found = points(ledger(tuned + scanned + fixed), "n_train", "epistemic")
+    found = points(ledger(tuned + scanned + fixed), FitRequest(("n_train",), "epistemic"))
     assert [found.of(part.group).height for part in found.parts] == [10] * 4
 
 
@@ -148,7 +148,7 @@ def test_standard_errors_that_one_arm_lacks_are_used_in_the_other():
     table = pa.Table.from_pylist(records)
     names = [fields.get(f.name, f.with_metadata({"role": "metric"})).with_type(f.type) for f in table.schema]
     table = table.cast(pa.schema(names))
-    found = points(table, "n_train", "epistemic", "labels")
+    found = points(table, FitRequest(("n_train",), "epistemic", by=("labels",)))
     assert [part.se for part in found.parts] == ["epistemic_se", None, None]
     assert [part.details.get("no_se", "")[:12] for part in found.parts] == ["", "", "5 of 10 rows"]
     assert [g.n_points for g in fit(table, by="labels", bootstrap=0)] == [10, 10, 10]
@@ -160,8 +160,8 @@ def test_the_spread_of_averaged_points_is_that_of_the_group(monkeypatch):
     table = pl.DataFrame({"n": n, "arm": "quiet", "loss": n**-0.5 * np.exp(0.01 * rng.standard_normal(n.size))})
     noisy = table.with_columns(pl.lit("noisy").alias("arm"), pl.col("loss") ** 2)
     single = pl.DataFrame({"n": N, "arm": "single", "loss": N**-0.5})
-    alone = points(table, "n", "loss", "arm").frame.sort("n")
-    found = points(pl.concat([table, noisy, single]), "n", "loss", "arm")
+    alone = points(table, FitRequest(("n",), "loss", by=("arm",))).frame.sort("n")
+    found = points(pl.concat([table, noisy, single]), FitRequest(("n",), "loss", by=("arm",)))
     assert found.of({"arm": "quiet"}).sort("n")["_se"].to_list() == pytest.approx(alone["_se"].to_list(), rel=1e-12)
     assert found.of({"arm": "single"})["_se"].to_list() == [0.0] * N.size
     assert ["averaged_rows" in part.details for part in found.parts] == [True, True, False]

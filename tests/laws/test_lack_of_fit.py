@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raysweep.laws.fitting import Options, fit_groups
+from raysweep.laws.fitting import fit_groups
 from raysweep.laws.forms import law
 from raysweep.laws.group import Data, lack_of_fit
+from raysweep.laws.request import Options
 
 
 def world(rng: np.random.Generator, floor: float) -> tuple[np.ndarray, np.ndarray]:

@@ -7,12 +7,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_table import ledger, rows, timed
+from test_table import fit, ledger, rows, timed
 
 from raysweep.errors import FitError
-from raysweep.laws import fit
 from raysweep.laws import points as module
 from raysweep.laws.points import points
+from raysweep.laws.request import FitRequest
 
 SIZES, TOKENS = np.geomspace(1e7, 1e10, 6), np.geomspace(1e9, 1e12, 6)
 TRUTH = {"E": 1.7, "A": 400.0, "B": 410.0, "alpha": 0.34, "beta": 0.28}
@@ -35,7 +35,7 @@ def unheld(monkeypatch):
 
 
 def test_several_scales_are_columns_in_the_order_of_the_laws_axes():
-    fitted = fit(surface(), "chinchilla", ["n", "d"], "loss", bootstrap=0)
+    fitted = fit(surface(), "chinchilla", x=["n", "d"], y="loss", bootstrap=0)
     assert fitted.params == pytest.approx(TRUTH, rel=1e-6)
     assert fitted.derived["a_opt"] == pytest.approx(0.28 / 0.62, rel=1e-6)
     assert fitted.x == ("n", "d")
@@ -51,7 +51,7 @@ def test_several_scales_are_columns_in_the_order_of_the_laws_axes():
 def test_a_law_of_several_scales_predicts_with_an_interval():
     table = surface(0.01).with_columns(arm=pl.lit("a"))
     table = pl.concat([table, table.with_columns(pl.col("loss") * 2, arm=pl.lit("b"))])
-    fitted = fit(table, "chinchilla", ["n", "d"], "loss", by="arm", bootstrap=100)
+    fitted = fit(table, "chinchilla", x=["n", "d"], y="loss", by="arm", bootstrap=100)
     out = fitted.predict(pl.DataFrame({"d": [1e10, 1e10], "n": [1e9, 1e9], "arm": ["b", "a"]}), interval=True)
     assert out["prediction"][0] == pytest.approx(2 * out["prediction"][1], rel=1e-6)
     assert ((out["prediction_low"] < out["prediction"]) & (out["prediction"] < out["prediction_high"])).all()
@@ -69,14 +69,14 @@ def test_a_law_of_several_scales_predicts_with_an_interval():
 )
 def test_a_wrong_number_of_scales_is_refused(law, x, message):
     with pytest.raises(FitError, match=message):
-        fit(surface(), law, x, "loss")
+        fit(surface(), law, x=x, y="loss")
 
 
 def test_time_as_a_scale_keeps_every_snapshot_and_a_run_stays_one_cluster():
     records = rows(step=[100, 200, 400, 800], seed=range(3))
     for row in records:
         row["epistemic"] = 0.01 + 3 * row["n_train"] ** -0.6 + 5 * row["step"] ** -0.8
-    fitted = fit(ledger(records), "time", ["n_train", "step"], bootstrap=40)
+    fitted = fit(ledger(records), "time", x=["n_train", "step"], bootstrap=40)
     assert fitted.params == pytest.approx({"E": 0.01, "A": 3, "B": 5, "alpha": 0.6, "gamma": 0.8}, rel=1e-4)
     assert (fitted.only.n_points, fitted.only.n_clusters) == (60, 3)
     assert not [note for note in fitted.notes if note.startswith("reduced")]
@@ -85,7 +85,7 @@ def test_time_as_a_scale_keeps_every_snapshot_and_a_run_stays_one_cluster():
 def test_auto_says_which_law_it_chose():
     n = np.repeat(np.geomspace(10, 1e5, 15), 2)
     y = (0.2 + 3 * n**-0.5) * np.exp(0.01 * np.random.default_rng(0).standard_normal(n.size))
-    fitted = fit(pl.DataFrame({"n": n, "loss": y}), "auto", "n", "loss", bootstrap=0)
+    fitted = fit(pl.DataFrame({"n": n, "loss": y}), "auto", x="n", y="loss", bootstrap=0)
     assert "law_chosen" in fitted.notes
     assert fitted.only.law.name in fitted.only.details["law_chosen"]
 
@@ -95,14 +95,14 @@ def test_auto_says_which_law_it_chose():
 
 def test_a_ledgers_own_standard_error_is_taken_by_itself():
     records = rows()
-    assert points(ledger(records), "n_train", "epistemic").parts[0].se is None
+    assert points(ledger(records), FitRequest(("n_train",), "epistemic")).parts[0].se is None
     table = ledger(records).append_column("epistemic_se", [[0.01] * len(records)])
     table = table.cast(
         table.schema.set(len(table.schema) - 1, table.schema.field(-1).with_metadata({"role": "metric"}))
     )
-    assert points(table, "n_train", "epistemic").parts[0].se == "epistemic_se"
+    assert points(table, FitRequest(("n_train",), "epistemic")).parts[0].se == "epistemic_se"
     plain = pl.DataFrame({"n": [1], "y": [1], "y_se": [1]})
-    assert points(plain, "n", "y").parts[0].se is None  # a plain table says nothing
+    assert points(plain, FitRequest(("n",), "y")).parts[0].se is None  # a plain table says nothing
 
 
 def test_noisy_points_count_less():
@@ -133,7 +133,7 @@ def test_rows_without_a_standard_error_are_dropped_and_counted():
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(FitError, match=message):
-        fit(surface(), "power", "n", "loss", **options)
+        fit(surface(), "power", x="n", y="loss", **options)
 
 
 # Length
@@ -151,7 +151,7 @@ def test_a_ledger_is_reduced_alike_whether_it_is_held_or_not(options, tmp_path, 
 
 @pytest.mark.usefixtures("unheld")
 def test_an_axis_that_y_does_not_depend_on_is_collapsed_unread():
-    found = points(ledger(rows(k=[1, 2, 4])), "n_train", "epistemic")
+    found = points(ledger(rows(k=[1, 2, 4])), FitRequest(("n_train",), "epistemic"))
     assert (found.frame.height, list(found.parts[0].details)) == (10, ["collapsed_k", "few_seeds"])
 
 
@@ -172,7 +172,10 @@ def test_a_long_table_is_averaged_to_the_same_optimum(ending, tmp_path):
         slope, level = np.polyfit(np.log(part["n"]), np.log(part["loss"]), 1)
         assert fitted.group(arm=arm).params == pytest.approx({"A": np.exp(level), "alpha": -slope}, rel=1e-6)
     (se,) = (
-        points(table, "n", "loss").frame.filter(pl.col("n") == 10).select(pl.col("_se") / pl.col("loss")).to_series()
+        points(table, FitRequest(("n",), "loss"))
+        .frame.filter(pl.col("n") == 10)
+        .select(pl.col("_se") / pl.col("loss"))
+        .to_series()
     )
     assert se == pytest.approx(0.1 / np.sqrt(50), rel=0.1)
 
@@ -180,7 +183,7 @@ def test_a_long_table_is_averaged_to_the_same_optimum(ending, tmp_path):
 @pytest.mark.usefixtures("unheld")
 def test_rows_of_a_run_are_averaged_within_it_and_negative_ones_still_refused():
     table = pl.DataFrame({"n": [1.0, 1, 2, 2, 4, 4], "run": list("aabbcc"), "loss": [4.0, 4, 2, 2, 1, 1]})
-    found = points(table, "n", "loss", run="run")
+    found = points(table, FitRequest(("n",), "loss", run="run"))
     assert (found.frame.height, found.parts[0].se) == (3, None)  # equal rows: no spread to know an error by
     with pytest.raises(FitError, match="positive, finite y, but 1 of 3"):
         fit(table.with_columns(pl.col("loss") - 1), x="n", y="loss", run="run")
@@ -212,7 +215,7 @@ def test_a_damaged_page_of_a_parquet_table_is_an_error_not_the_end_of_the_proces
     data[count] = 9  # -5
     path.write_bytes(data)
     with pytest.raises(FitError, match="cannot be read: Invalid page header"):
-        points(path, "n", "loss")
+        points(path, FitRequest(("n",), "loss"))
 
 
 def test_a_long_parquet_table_is_averaged_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,9 +223,9 @@ def test_a_long_parquet_table_is_averaged_block_by_block(tmp_path: Path, monkeyp
     rng = np.random.default_rng(0)
     frame = pl.DataFrame({"n": rng.integers(1, 20, n), "loss": rng.uniform(1, 2, n), "arm": rng.integers(0, 3, n)})
     frame.write_parquet(tmp_path / "table.parquet")
-    whole = points(frame, "n", "loss", "arm")
+    whole = points(frame, FitRequest(("n",), "loss", by=("arm",)))
     monkeypatch.setattr(module, "_HELD", 1000)
-    found = points(tmp_path / "table.parquet", "n", "loss", "arm", where="arm < 2")
+    found = points(tmp_path / "table.parquet", FitRequest(("n",), "loss", by=("arm",), where="arm < 2"))
     assert (whole.frame.height, found.frame.height) == (n, 19 * 2)
     one = frame.filter((pl.col("n") == 7) & (pl.col("arm") == 1))["loss"].log().mean()
     row = found.frame.filter((pl.col("n") == 7) & (pl.col("arm") == 1))

@@ -314,7 +314,7 @@ def test_each_narrow_scale_of_a_joint_law_is_named_and_each_group_judged_by_itse
     narrow = pl.DataFrame({"n": n, "d": d, "loss": 1.7 + 400 * n**-0.34 + 410 * d**-0.28, "arm": "narrow"})
     wide = narrow.with_columns(pl.lit("wide").alias("arm"), d=(pl.col("d") / 1e9) ** 3 * 1e9)
     wide = wide.with_columns(loss=1.7 + 400 * pl.col("n") ** -0.34 + 410 * pl.col("d") ** -0.28)
-    fitted = fit(pl.concat([narrow, wide]), "chinchilla", ["n", "d"], "loss", by="arm", bootstrap=0)
+    fitted = fit(pl.concat([narrow, wide]), "chinchilla", x=["n", "d"], y="loss", by="arm", bootstrap=0)
     one, other = fitted
     assert one.details["narrow_window"].startswith("d spans a factor of 1.5 only")
     assert "n spans" not in one.details["narrow_window"]

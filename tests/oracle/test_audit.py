@@ -1,5 +1,6 @@
 """The audit passes for a true posterior and for nothing else."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -7,10 +8,13 @@ import pytest
 import torch
 
 from raysweep.errors import OracleError
-from raysweep.oracle import audit as room
-from raysweep.oracle.audit import audit, require_audit
-from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, recipe_hash
-from raysweep.oracle.world import FlowWorld, make_flow
+from raysweep.oracle.audit import audit
+from raysweep.oracle.audits import require_audit
+from raysweep.oracle.flow_world import FlowWorld
+from raysweep.oracle.flows import ClassFlow, coupling_net
+from raysweep.oracle.gaussian import GaussianRecipe, gaussian_flow
+from raysweep.oracle.recipe import recipe_hash
+from raysweep.oracle.shared_flow import FlowRecipe, fresh_flow
 from raysweep.store import Store
 from raysweep.theory.gaussian import truth
 
@@ -30,7 +34,7 @@ def one_thread():
 
 def world_of(recipe, sha="good"):
     """A world whose sha is new, so that no cached sample of another is used."""
-    flow = make_flow(recipe, recipe.dim, recipe.classes).requires_grad_(False)
+    flow = gaussian_flow(recipe).requires_grad_(False)
     return FlowWorld(flow, recipe, f"{recipe_hash(recipe)}-{sha}")
 
 
@@ -49,7 +53,7 @@ def test_a_good_world_passes_at_every_temperature(name, temperature):
 def test_a_flow_trained_hardly_at_all_passes_too():
     """Exactness is by construction: it does not need a good fit."""
     recipe = FlowRecipe(layers=3, hidden=16, blocks=1)
-    flow = make_flow(recipe, 64, 10).double()
+    flow = fresh_flow(recipe).double()
     with torch.no_grad():
         for p in flow.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=p.dtype))
@@ -58,7 +62,7 @@ def test_a_flow_trained_hardly_at_all_passes_too():
 
 def test_a_flow_of_many_dimensions_passes_on_several_threads():
     torch.set_num_threads(2)
-    flow = make_flow(FlowRecipe(layers=2, hidden=8, blocks=1), 192, 3).double()
+    flow = ClassFlow(coupling_net(192, 2, 8, 1, 0), 192, torch.full((3,), -math.log(3))).double()
     with torch.no_grad():
         for p in flow.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=p.dtype))
@@ -135,6 +139,10 @@ def test_a_calibration_score_is_finite_where_labels_are_certain():
 # --- the gate ---------------------------------------------------------------------------------------------
 
 
+def gate(store, world, *temperatures):
+    return require_audit(store, "oracle/w", world.recipe, world, [{"temperature": t} for t in temperatures])
+
+
 def test_the_gate_raises_with_check_value_and_limit_and_keeps_the_evidence(monkeypatch, tmp_path):
     store, world = Store(str(tmp_path)), world_of(WORLDS["two classes"], "gate")
     monkeypatch.setattr(world.flow, "log_posterior", swapped(world.flow))
@@ -142,29 +150,29 @@ def test_the_gate_raises_with_check_value_and_limit_and_keeps_the_evidence(monke
         r"oracle/w: audit failed at temperature 1: self_calibration must be within 4, but is [\d.e+]+ .*standard errors"
     )
     with pytest.raises(OracleError, match=text):
-        require_audit(store, "oracle/w", world, [1.0])
+        gate(store, world, 1.0)
     (kept,) = store.read_json("oracle/w/audit.json")
     assert not kept["passed"]
     assert {c["name"]: c["passed"] for c in kept["checks"]}["self_calibration"] is False
     with pytest.raises(OracleError, match="self_calibration"):  # a kept failure still stops the sweep
-        require_audit(store, "oracle/w", world, [1.0])
+        gate(store, world, 1.0)
 
 
 def test_the_gate_keeps_its_audits_and_repeats_none(monkeypatch, tmp_path):
     store, world = Store(str(tmp_path)), world_of(WORLDS["two classes"])
-    first = require_audit(store, "oracle/w", world, [1.0, 0.5])
+    first = gate(store, world, 1.0, 0.5)
     assert [a["temperature"] for a in first] == [1.0, 0.5]
     assert [a["temperature"] for a in store.read_json("oracle/w/audit.json")] == [0.5, 1.0]
     audited = []
-    monkeypatch.setattr(room, "audit", lambda w, t: audited.append(t) or audit(w, t))
-    again = require_audit(store, "oracle/w", world, [1.0, 2.0])
-    assert audited == [2.0]
+    monkeypatch.setattr(GaussianRecipe, "audit", lambda r, w, at, n: audited.append(at) or audit(w, at["temperature"]))
+    again = gate(store, world, 1.0, 2.0)
+    assert audited == [{"temperature": 2.0}]
     assert again[0] == {**first[0], "checks": list(first[0]["checks"]), "reliability": again[0]["reliability"]}
     assert len(store.read_json("oracle/w/audit.json")) == 3
 
 
 def test_audits_of_other_weights_do_not_count(tmp_path):
     store, world = Store(str(tmp_path)), world_of(WORLDS["two classes"])
-    require_audit(store, "oracle/w", world, [1.0])
-    require_audit(store, "oracle/w", replace(world, sha="other weights"), [1.0])
+    gate(store, world, 1.0)
+    gate(store, replace(world, sha="other weights"), 1.0)
     assert [a["sha"] for a in store.read_json("oracle/w/audit.json")] == ["other weights"]

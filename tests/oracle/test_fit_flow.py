@@ -10,9 +10,11 @@ from safetensors.torch import load
 from raysweep import data
 from raysweep.experiment import Dist
 from raysweep.oracle import fit
-from raysweep.oracle.fit import CHECKPOINT, Curve, curve_name, dequantise, train_flow
-from raysweep.oracle.recipe import FlowRecipe
-from raysweep.oracle.world import adopt, make_flow
+from raysweep.oracle.curve import Curve
+from raysweep.oracle.fit import CHECKPOINT, dequantise, train_flow
+from raysweep.oracle.flow_world import packed
+from raysweep.oracle.shared_flow import FlowRecipe, fresh_flow
+from raysweep.oracle.world import adopt
 from raysweep.store import Store
 
 TINY = FlowRecipe(layers=2, hidden=16, blocks=1, epochs=3, lr=5e-3)
@@ -144,15 +146,15 @@ class Ranks:
 @pytest.mark.parametrize("batch", [305, 1527], ids=["shares of 2 and 1 items", "an empty share"])
 def test_ranks_train_the_flow_of_one_device(monkeypatch, batch):
     recipe = TINY.model_copy(update={"epochs": 2, "batch": batch})
-    made, lock = make_flow(recipe, 64, 10).state_dict(), threading.Lock()
+    made, lock = fresh_flow(recipe).state_dict(), threading.Lock()
 
-    def make(recipe, dim, classes):  # the real one seeds the generator that threads share and processes do not
+    def make(recipe):  # the real one seeds the generator that threads share and processes do not
         with lock:
-            flow = make_flow(recipe, dim, classes)
+            flow = fresh_flow(recipe)
             flow.load_state_dict(made)
             return flow
 
-    monkeypatch.setattr(fit, "make_flow", make)
+    monkeypatch.setattr(fit, "fresh_flow", make)
     alone = train_flow(recipe)
     one, two = Ranks(2).train(recipe)
     for p, q, r in zip(alone.parameters(), one.parameters(), two.parameters(), strict=True):
@@ -185,29 +187,29 @@ def test_noise_of_the_recipe_lowers_the_likelihood():
 
 def test_the_curve_grows_in_the_store(tmp_path):
     store = Store(str(tmp_path))
-    curve = Curve(store, curve_name(TINY))
+    curve = Curve(store, "oracle/w")
     for epoch in (1, 2):
         curve({"epoch": epoch, "nll": 3.0 - epoch})
-        assert json.loads(store.read(curve_name(TINY)))[-1] == {"epoch": epoch, "nll": 3.0 - epoch}
+        assert json.loads(store.read("oracle/w/curve.json"))[-1] == {"epoch": epoch, "nll": 3.0 - epoch}
 
 
 def test_training_that_goes_on_from_a_checkpoint_goes_on_with_its_curve(tmp_path):
     store, recipe = Store(str(tmp_path)), TINY.model_copy(update={"epochs": 4})
-    first, name = Lone(), curve_name(TINY)
-    train_flow(recipe, first.dist, Curve(store, name))  # to the end: epochs 3 and 4 are lost with the workers
+    first, name = Lone(), "oracle/w/curve.json"
+    train_flow(recipe, first.dist, Curve(store, "oracle/w"))  # to the end: epochs 3 and 4 are lost with the workers
     before = store.read_json(name)
-    train_flow(recipe, Lone(resume=first.checkpoints[2]).dist, Curve(store, name))
+    train_flow(recipe, Lone(resume=first.checkpoints[2]).dist, Curve(store, "oracle/w"))
     after = store.read_json(name)
     assert [(p["epoch"], p["start"]) for p in after] == [(1, 0), (2, 0), (3, 2), (4, 2)]
     assert after[:2] == before[:2]
-    train_flow(recipe, None, Curve(store, name))  # anew: nothing of the old curve stays
+    train_flow(recipe, None, Curve(store, "oracle/w"))  # anew: nothing of the old curve stays
     assert [(p["epoch"], p["start"]) for p in store.read_json(name)] == [(1, 0), (2, 0), (3, 0), (4, 0)]
 
 
 def test_a_trained_flow_passes_its_audit(tmp_path):
     from raysweep.oracle.audit import audit
 
-    world = adopt(Store(str(tmp_path)), TINY, train_flow(TINY))
+    world = adopt(Store(str(tmp_path)), TINY, packed(train_flow(TINY)))
     assert (world.dim, world.classes) == (64, data.load("digits").classes)
     for temperature in (1.0, 2.0):
         found = audit(world, temperature, items=4096)

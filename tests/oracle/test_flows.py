@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from raysweep.oracle.flows import ClassFlow, coupling_net
-from raysweep.oracle.recipe import GaussianRecipe
-from raysweep.oracle.world import make_flow
+from raysweep.oracle.gaussian import GaussianRecipe, gaussian_flow
 
 TEMPERATURES = [0.5, 1.0, 3.0]
 
@@ -19,9 +18,8 @@ def one_thread():
 
 def bent(dim, classes=2, layers=4, separation=2.0, prior=None):
     """A flow far from the identity, in float64, with a base of unequal scales."""
-    flow = make_flow(
-        GaussianRecipe(dim=dim, classes=classes, layers=layers, separation=separation, prior=prior), dim, classes
-    )
+    recipe = GaussianRecipe(dim=dim, classes=classes, layers=layers, separation=separation, prior=prior)
+    flow = gaussian_flow(recipe)
     with torch.no_grad():
         flow.log_scale.copy_(torch.linspace(-0.3, 0.3, dim, dtype=torch.float64))
     return flow.requires_grad_(False)

@@ -1,15 +1,21 @@
 """On generating labels nobody beats the posterior: mean NLL >= aleatoric, accuracy <= Bayes, beyond 4 s.e."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
+from raysweep.display import Bound
+from raysweep.experiments.classifier import EXPERIMENT
 from raysweep.metrics import decompose
-from raysweep.oracle.recipe import GaussianRecipe, recipe_hash
-from raysweep.oracle.world import FlowWorld, make_flow
+from raysweep.oracle.flow_world import FlowWorld
+from raysweep.oracle.gaussian import GaussianRecipe, gaussian_flow
+from raysweep.oracle.recipe import recipe_hash
 from raysweep.reports.tables import sanity
 
+BOUNDS = EXPERIMENT.display.bounds
 RECIPES = [GaussianRecipe(separation=2.0), GaussianRecipe(classes=4, dim=5, separation=2.5)]
 
 
@@ -19,7 +25,7 @@ def one_thread():
 
 
 def labelled(recipe, n=20_000):
-    flow = make_flow(recipe, recipe.dim, recipe.classes).requires_grad_(False)
+    flow = gaussian_flow(recipe).requires_grad_(False)
     sample = FlowWorld(flow, recipe, recipe_hash(recipe)).sample(n, "sanity")
     return torch.from_numpy(sample.log_posterior), torch.from_numpy(sample.y)
 
@@ -42,29 +48,37 @@ def test_classifiers_near_the_posterior_are_sane(recipe):
     assert (found["excess_error"] >= -4 * found["excess_error_se"]).all()
     assert (found["nll"] - found["aleatoric"] >= -4 * 0.7 / len(y) ** 0.5).all()  # unpaired, with the labels' own luck
     assert (found["accuracy"] <= found["bayes_accuracy"] + 4 * 0.5 / len(y) ** 0.5).all()
-    verdict = sanity(frame(found))
-    assert verdict is not None
-    assert verdict.passed
-    assert verdict.rows == 4
+    verdicts = sanity(frame(found), BOUNDS)
+    assert [(v.bound.metric, v.passed, v.rows) for v in verdicts] == [(b.metric, True, 4) for b in BOUNDS]
+    assert [v.worst for v in verdicts] == [(found[b.metric] / found[b.se]).min().item() for b in BOUNDS]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_both_checks_fail_when_the_posteriors_classes_are_swapped(recipe):
     log_r, y = labelled(recipe)
     found = decompose(classifiers(log_r), log_r.roll(1, -1), y)
-    verdict = sanity(frame(found))
-    assert verdict is not None
-    assert not verdict.passed
-    assert verdict.worst_nll < -4
-    assert verdict.worst_error < -4
-    assert "AT LEAST ONE BEATS" in verdict.sentence
+    verdicts = sanity(frame(found), BOUNDS)
+    assert [v.bound.metric for v in verdicts] == ["excess_nll", "excess_error"]
+    for verdict in verdicts:
+        assert not verdict.passed
+        assert verdict.worst < -4
+        assert "NOT in " in verdict.sentence
 
 
 def test_rows_that_are_not_ok_are_not_judged():
     log_r, y = labelled(RECIPES[0], 500)
     table = frame(decompose(classifiers(log_r), log_r.roll(1, -1), y))
-    assert sanity(table.with_columns(status=pl.lit("diverged"))) is None
-    assert sanity(table.drop("excess_nll")) is None
+    assert sanity(table.with_columns(status=pl.lit("diverged")), BOUNDS) == []
+    assert [v.bound.metric for v in sanity(table.drop("excess_nll"), BOUNDS)] == ["excess_error"]
+
+
+def test_a_bound_may_lie_above_and_be_exact():
+    table = pl.DataFrame({"share": [0.5, 1.0, 1.25], "se": [0.0, 0.0, 0.1], "status": ["ok"] * 3})
+    bound = Bound("share", "no share exceeds 1", "Wrong.", limit=1.0, side="high")
+    (exact,) = sanity(table, [bound])
+    assert (exact.beyond, exact.worst) == (1, -np.inf)
+    (within,) = sanity(table, [replace(bound, se="se")])
+    assert (within.passed, within.worst) == (True, pytest.approx(-2.5))
 
 
 def test_argmax_of_fresh_samples_errs_at_the_bayes_rate():

@@ -6,7 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from raysweep.errors import OracleError
-from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, parse_recipe, recipe_hash, shape_of
+from raysweep.oracle.gaussian import GaussianRecipe
+from raysweep.oracle.recipe import Shape, parse_recipe, recipe_hash
+from raysweep.oracle.shared_flow import FlowRecipe
 
 GOLDEN = {
     "flow": (FlowRecipe(), "d68ed240c53ac2c9"),
@@ -91,8 +93,5 @@ def test_a_recipe_cannot_be_changed():
 
 
 def test_shapes_are_known_before_anything_is_made():
-    assert (shape_of(FlowRecipe()).dim, shape_of(FlowRecipe()).classes) == (64, 10)
-    assert (shape_of(GaussianRecipe(dim=7, classes=3)).dim, shape_of(GaussianRecipe(dim=7, classes=3)).classes) == (
-        7,
-        3,
-    )
+    assert FlowRecipe().shape == Shape(64, 10)
+    assert GaussianRecipe(dim=7, classes=3).shape == Shape(7, 3)

@@ -10,8 +10,12 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 
 from raysweep.errors import OracleError
-from raysweep.oracle.recipe import FlowRecipe, GaussianRecipe, folder_of, recipe_hash
-from raysweep.oracle.world import FlowWorld, adopt, load_world, make_flow, prepare
+from raysweep.oracle.fit import CHECKPOINT
+from raysweep.oracle.flow_world import FlowWorld, packed
+from raysweep.oracle.gaussian import GaussianRecipe, gaussian_flow
+from raysweep.oracle.recipe import folder_of, recipe_hash
+from raysweep.oracle.shared_flow import FlowRecipe, fresh_flow
+from raysweep.oracle.world import adopt, load_world, prepare
 from raysweep.store import Store
 from raysweep.theory.gaussian import truth
 
@@ -31,19 +35,19 @@ def store(tmp_path):
 
 def world_of(**fields):
     recipe = GaussianRecipe(**fields)
-    flow = make_flow(recipe, recipe.dim, recipe.classes).requires_grad_(False)
+    flow = gaussian_flow(recipe).requires_grad_(False)
     return FlowWorld(flow, recipe, recipe_hash(recipe))
 
 
 def tiny_flow(seed=0):
-    flow = make_flow(TINY, 64, 10)
+    flow = fresh_flow(TINY)
     with torch.no_grad():
         flow.means.copy_(torch.randn(10, 64, generator=torch.Generator().manual_seed(seed)))
     return flow
 
 
-def never(recipe):
-    raise AssertionError(f"{recipe} must not be trained")
+def never(function):
+    raise AssertionError(f"{function} must not be called")
 
 
 def within(values, expected, sigmas=4.0):
@@ -90,7 +94,7 @@ def test_a_prior_need_not_be_normalised():
 
 @pytest.mark.parametrize(("classes", "dim"), [(2, 2), (3, 2), (5, 4), (5, 9)])
 def test_class_means_are_separation_apart_and_centred(classes, dim):
-    means = make_flow(GaussianRecipe(classes=classes, dim=dim, separation=1.7), dim, classes).means.detach()
+    means = gaussian_flow(GaussianRecipe(classes=classes, dim=dim, separation=1.7)).means.detach()
     for a, b in itertools.combinations(range(classes), 2):
         assert (means[a] - means[b]).norm().item() == pytest.approx(1.7, rel=1e-12)
     assert means.mean(0).abs().max() < 1e-12
@@ -171,12 +175,12 @@ def test_an_inverse_that_is_not_finite_is_an_oracle_error():
 
 @pytest.mark.parametrize(
     ("recipe", "make"),
-    [(TINY, tiny_flow), (GaussianRecipe(dim=3), lambda: make_flow(GaussianRecipe(dim=3), 3, 2))],
+    [(TINY, tiny_flow), (GaussianRecipe(dim=3), lambda: gaussian_flow(GaussianRecipe(dim=3)))],
     ids=["flow", "gaussian"],
 )
 def test_weights_round_trip_bit_for_bit(store, recipe, make):
     flow = make()
-    world = adopt(store, recipe, flow)
+    world = adopt(store, recipe, packed(flow))
     again = load_world(store, folder_of(recipe))
     assert again == world  # recipe and sha
     assert world.sha == hashlib.sha256(store.read(f"{folder_of(recipe)}/weights.safetensors")).hexdigest()[:16]
@@ -187,7 +191,7 @@ def test_weights_round_trip_bit_for_bit(store, recipe, make):
 
 
 def test_the_first_complete_writer_wins_and_the_second_adopts(store):
-    first, second = adopt(store, TINY, tiny_flow(1)), adopt(store, TINY, tiny_flow(2))
+    first, second = (adopt(store, TINY, packed(tiny_flow(seed))) for seed in (1, 2))
     assert first.sha == second.sha
     assert torch.equal(second.flow.means.float(), tiny_flow(1).means.detach())
 
@@ -195,9 +199,9 @@ def test_the_first_complete_writer_wins_and_the_second_adopts(store):
 def test_a_world_is_made_once(store):
     calls = []
 
-    def train(recipe):
-        calls.append(recipe)
-        return tiny_flow()
+    def train(function):
+        calls.append(function)
+        return {CHECKPOINT: save({f"model/{k}": v for k, v in tiny_flow().state_dict().items()})}
 
     (first, made), (second, made_again) = prepare(store, TINY, train), prepare(store, TINY, never)
     assert (made, made_again, len(calls)) == (True, False, 1)
@@ -212,7 +216,7 @@ def test_a_gaussian_world_needs_no_training(store):
 
 @pytest.mark.parametrize("missing", ["recipe.json", "weights.safetensors"])
 def test_a_missing_file_is_named(store, missing):
-    adopt(store, GaussianRecipe(), make_flow(GaussianRecipe(), 2, 2))
+    adopt(store, GaussianRecipe(), packed(gaussian_flow(GaussianRecipe())))
     folder = folder_of(GaussianRecipe())
     store.delete(f"{folder}/{missing}")
     with pytest.raises(OracleError, match=rf"{folder}.*lacks {missing}"):
@@ -231,7 +235,7 @@ def test_a_missing_file_is_named(store, missing):
     ids=["layers", "dim", "classes", "prior", "kind"],
 )
 def test_weights_that_do_not_fit_the_recipe_are_refused_by_name(store, other):
-    adopt(store, GaussianRecipe(), make_flow(GaussianRecipe(), 2, 2))
+    adopt(store, GaussianRecipe(), packed(gaussian_flow(GaussianRecipe())))
     folder = folder_of(GaussianRecipe())
     store.write(f"{folder}/recipe.json", other.model_dump_json().encode())
     with pytest.raises(OracleError, match=rf"{folder}: weights\.safetensors does not fit recipe\.json: \w+"):
@@ -263,7 +267,7 @@ def rewritten(change):
     ids=["empty", "text", "short", "half", "header", "no means", "no scale", "flat means", "extra"],
 )
 def test_corrupt_weights_are_refused_by_name(store, spoil):
-    adopt(store, GaussianRecipe(), make_flow(GaussianRecipe(), 2, 2))
+    adopt(store, GaussianRecipe(), packed(gaussian_flow(GaussianRecipe())))
     name = f"{folder_of(GaussianRecipe())}/weights.safetensors"
     store.write(name, spoil(store.read(name)))
     with pytest.raises(OracleError, match=r"weights\.safetensors does not fit recipe\.json"):
@@ -271,7 +275,7 @@ def test_corrupt_weights_are_refused_by_name(store, spoil):
 
 
 def test_an_unknown_recipe_key_is_refused_by_name(store):
-    adopt(store, GaussianRecipe(), make_flow(GaussianRecipe(), 2, 2))
+    adopt(store, GaussianRecipe(), packed(gaussian_flow(GaussianRecipe())))
     folder = folder_of(GaussianRecipe())
     store.write(f"{folder}/recipe.json", b'{"kind": "gaussian", "colour": 3}')
     with pytest.raises(OracleError, match=rf"{folder}/recipe\.json: must hold a recipe.*colour"):
@@ -279,5 +283,5 @@ def test_an_unknown_recipe_key_is_refused_by_name(store):
 
 
 def test_a_world_folder_is_a_store_of_its_own(store):
-    adopt(store, GaussianRecipe(), make_flow(GaussianRecipe(), 2, 2))
+    adopt(store, GaussianRecipe(), packed(gaussian_flow(GaussianRecipe())))
     assert load_world(Store(store.path(folder_of(GaussianRecipe())))).recipe == GaussianRecipe()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -8,16 +9,17 @@ import polars as pl
 import pytest
 from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP
 
+from raysweep.display import Companion, Figure
 from raysweep.errors import LedgerError
 from raysweep.executors import make_executor
 from raysweep.laws import fit
-from raysweep.laws.fitting import Options
 from raysweep.laws.points import points
+from raysweep.laws.request import FitRequest, Options
 from raysweep.laws.table import fit_points
 from raysweep.progress import Progress
 from raysweep.reports import make_report
 from raysweep.reports.diagnostics import diagnostics_figure
-from raysweep.reports.figures import calibration_figure, law_figure, learning_figure
+from raysweep.reports.figures import law_figure, learning_figure, metric_figure
 from raysweep.reports.tables import findings
 from raysweep.run import open_store, run
 from raysweep.store import Store
@@ -33,34 +35,35 @@ def power_table(floor: float = 0.0, noise: float = 0.02) -> pl.DataFrame:
 
 
 def test_findings_say_law_interval_window_runs_and_whether_there_is_a_floor() -> None:
-    (plain,) = findings(fit(power_table(), "power", "n", "loss"))
+    (plain,) = findings(fit(power_table(), "power", x="n", y="loss"))
     assert plain.startswith("power: loss = A n^-alpha, A = ")
     assert "n 10 to 10000, 40 runs, rms log residual 0.0" in plain
     assert "E = 0" not in plain
-    (none,) = findings(fit(power_table(), "power+floor", "n", "loss"))
+    (none,) = findings(fit(power_table(), "power+floor", x="n", y="loss"))
     assert none.endswith("E = 0 is within its interval")
-    (wrong,) = findings(fit(power_table(floor=0.2), "power", "n", "loss"))
+    (wrong,) = findings(fit(power_table(floor=0.2), "power", x="n", y="loss"))
     assert wrong.endswith("(lack_of_fit)")
-    (some,) = findings(fit(power_table(floor=0.2), "power+floor", "n", "loss"))
+    (some,) = findings(fit(power_table(floor=0.2), "power+floor", x="n", y="loss"))
     assert some.endswith("its interval excludes E = 0")
 
 
 def test_law_figure_draws_points_line_and_band_on_log_axes() -> None:
     frame = power_table()
-    figure = law_figure(fit(frame, "power", "n", "loss"), points(frame, "n", "loss"))
+    figure = law_figure(fit(frame, "power", x="n", y="loss"), points(frame, FitRequest(("n",), "loss")))
     (axis,) = figure.axes
     assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
     measured, line = axis.get_lines()
     assert sorted(measured.get_ydata()) == sorted(frame["loss"])
     slope = np.polyfit(np.log(line.get_xdata()), np.log(line.get_ydata()), 1)[0]
-    assert slope == pytest.approx(-fit(frame, "power", "n", "loss").params["alpha"])
+    assert slope == pytest.approx(-fit(frame, "power", x="n", y="loss").params["alpha"])
     assert len(axis.collections) == 1  # the band
 
 
 def test_diagnostics_show_the_law_its_residuals_and_what_was_held_out() -> None:
     frame = pl.concat([power_table().with_columns(arm=pl.lit(arm)) for arm in "ab"])
-    found = points(frame, "n", "loss", by="arm")
-    figure = diagnostics_figure(fit_points(found, "power", Options(draws=50)), found)
+    asked = FitRequest(("n",), "loss", by=("arm",), options=Options(draws=50))
+    found = points(frame, asked)
+    figure = diagnostics_figure(fit_points(found, asked), found)
     assert [axis.get_title() for axis in figure.axes] == ["power (arm=a)", "", "power (arm=b)", ""]
     left, right = figure.axes[:2]
     seen, held, law, second, cut = left.get_lines()
@@ -76,8 +79,9 @@ def test_diagnostics_show_the_law_its_residuals_and_what_was_held_out() -> None:
 
 def test_diagnostics_of_a_joint_law_are_curves_at_levels_of_the_other_scale() -> None:
     n, d = (g.ravel() for g in np.meshgrid(np.geomspace(1e7, 1e9, 4), np.geomspace(1e9, 1e11, 6)))
-    found = points(pl.DataFrame({"n": n, "d": d, "loss": 1.7 + 400 * n**-0.34 + 410 * d**-0.28}), ["n", "d"], "loss")
-    figure = diagnostics_figure(fit_points(found, "chinchilla", Options(draws=0)), found)
+    asked = FitRequest(("n", "d"), "loss", "chinchilla", options=Options(draws=0))
+    found = points(pl.DataFrame({"n": n, "d": d, "loss": 1.7 + 400 * n**-0.34 + 410 * d**-0.28}), asked)
+    figure = diagnostics_figure(fit_points(found, asked), found)
     left, _, bar = figure.axes
     assert left.get_xlabel() == "d"  # it has more values
     assert bar.get_title(loc="left") == "n"
@@ -90,8 +94,9 @@ def test_diagnostics_of_a_joint_law_are_curves_at_levels_of_the_other_scale() ->
 
 def test_only_the_first_groups_are_drawn() -> None:
     frame = pl.concat([power_table().with_columns(arm=pl.lit(arm)) for arm in range(40)])
-    found = points(frame, "n", "loss", by="arm")
-    law = fit_points(found, "power", Options(draws=0))
+    asked = FitRequest(("n",), "loss", by=("arm",), options=Options(draws=0))
+    found = points(frame, asked)
+    law = fit_points(found, asked)
     assert len(diagnostics_figure(law, found).axes) == 12
     assert len(law_figure(law, found).axes[0].get_legend().get_texts()) == 28
 
@@ -105,12 +110,32 @@ def test_learning_figure_has_a_panel_per_group_and_a_line_per_scale() -> None:
     assert [len(a.get_lines()) for a in figure.axes] == [2, 2]
 
 
-def test_calibration_figure_shows_the_audits_reliability() -> None:
-    rows = pl.DataFrame({"n": [1, 2], "arm": ["a", "a"], "ece": [0.2, 0.1]})
-    audit = {"temperature": 2.0, "reliability": [[0.1, 0.12, 50], [0.9, 0.88, 40]]}
-    left, right = calibration_figure(rows, "n", "arm", [audit]).axes
+@pytest.mark.parametrize("arm", ["arm", None])
+def test_an_experiment_s_own_figure_shows_its_metric_and_the_audits_reliability(arm: str | None) -> None:
+    rows = pl.DataFrame({"n": [1, 2], "arm": ["a", "a"], "off": [0.2, 0.1]})
+    audit = {"at": {"temperature": 2.0}, "reliability": [[0.1, 0.12, 50], [0.9, 0.88, 40]]}
+    shown = Figure("calibration", "off", reliability=True)
+    left, right = metric_figure(rows, shown, "n", arm, [audit], {"off": "calibration error"}).axes
     assert left.get_legend().get_texts()[0].get_text() == "temperature 2"
     assert right.get_lines()[0].get_ydata().tolist() == [0.2, 0.1]
+    assert (right.get_xlabel(), right.get_ylabel()) == ("n", "calibration error")
+    assert len(metric_figure(rows, replace(shown, reliability=False), "n", arm).axes) == 1
+
+
+def test_companions_of_a_law_are_drawn_beside_it_under_their_labels() -> None:
+    frame = power_table().with_columns(floor=pl.lit(0.5), whole=pl.col("loss") + 0.5)
+    companions = [Companion("loss", "floor", "floor"), Companion("loss", "whole", "means")]
+    asked = FitRequest(("n",), "loss", options=Options(draws=50))
+    found = points(frame, asked, keep=["floor", "whole"])
+    labels = {"loss": "error", "whole": "total", "floor": "least"}
+    figure = law_figure(fit_points(found, asked), found, companions, None, labels)
+    (axis,) = figure.axes
+    _, hollow, law, floor = axis.get_lines()
+    assert hollow.get_ydata() == pytest.approx(frame.group_by("n").agg(pl.col("whole").mean()).sort("n")["whole"])
+    assert set(floor.get_ydata()) == {0.5}
+    assert floor.get_label() == "least"
+    assert law.get_label().startswith("power: alpha")
+    assert axis.get_ylabel() == "error  (hollow: total)"
 
 
 @pytest.mark.parametrize("base", [FUNCTION_SWEEP, CLASSIFIER_SWEEP])

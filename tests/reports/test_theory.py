@@ -20,6 +20,7 @@ from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Observed, Runs
 from raysweep.grid.values import Value
 from raysweep.laws.points import points
+from raysweep.laws.request import FitRequest
 from raysweep.ledger.log import Ledger
 from raysweep.ledger.rows import row_schema
 from raysweep.reports import make_report
@@ -30,6 +31,8 @@ from raysweep.store import Store
 from raysweep.sweep import Sweep, from_mapping
 
 matplotlib.use("Agg")
+LOSS = FitRequest(("n",), "loss")
+KEPT = ["loss_theory", REASON]
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ def test_what_is_no_number_above_0_has_no_ratio(value: float) -> None:
             n = cells["n"].to_numpy()
             return told(cells, loss=np.where(n == 10, value, 1 / n))
 
-    found = points(with_theory(ledger(), Odd(), ["loss"]), "n", "loss", "width", keep=["loss_theory", REASON])
+    found = points(with_theory(ledger(), Odd(), ["loss"]), FitRequest(("n",), "loss", by=("width",)), KEPT)
     one, _ = agreements(found)
     assert (one.window, one.rows, one.without) == ((100.0, 1000.0), 16, 8)
     assert one.ratio == pytest.approx(1.2, rel=0.1)
@@ -176,16 +179,16 @@ def test_an_axis_that_only_the_theory_depends_on_is_not_averaged_over() -> None:
     for row in rows:  # observed, and of no matter to the loss
         row["loss"], row["run"] = 1.2 / row["n"] * (1 + 0.01 * row["seed"]), f"{row['n']}-{row['seed']}"
     table = pa.Table.from_pylist(rows, schema=table.schema)
-    plain = points(table, "n", "loss")
+    plain = points(table, LOSS)
     assert plain.by == ()
     assert "collapsed_width" in plain.parts[0].details
-    narrow, wide = agreements(points(with_theory(table, Wider(), ["loss"]), "n", "loss", keep=["loss_theory", REASON]))
+    narrow, wide = agreements(points(with_theory(table, Wider(), ["loss"]), LOSS, KEPT))
     assert narrow.ratio == pytest.approx(0.12, rel=0.1)
     assert wide.ratio == pytest.approx(0.012, rel=0.1)
 
 
 def test_agreement_is_the_ratio_with_an_interval_over_seeds() -> None:
-    found = points(with_theory(ledger(), Halves(), ["loss"]), "n", "loss", keep=["loss_theory", REASON])
+    found = points(with_theory(ledger(), Halves(), ["loss"]), LOSS, KEPT)
     one, wide = agreements(found)
     assert one.group == {"width": 1}
     assert (one.window, one.rows, one.clusters, one.without) == ((10.0, 1000.0), 24, 8, 0)
@@ -202,7 +205,7 @@ def test_agreement_is_the_ratio_with_an_interval_over_seeds() -> None:
 
 
 def test_few_seeds_have_no_interval_and_many_groups_are_summed_up() -> None:
-    found = points(with_theory(ledger(seeds=4), Halves(), ["loss"]), "n", "loss", keep=["loss_theory", REASON])
+    found = points(with_theory(ledger(seeds=4), Halves(), ["loss"]), LOSS, KEPT)
     one, _ = agreements(found)
     assert one.interval is None
     (said,) = sentences(found, [one] * 7)
@@ -227,14 +230,14 @@ def test_intervals_cover_as_often_as_they_say() -> None:
             for s in range(16)
         ]
         frame = pl.DataFrame(rows, schema_overrides={REASON: pl.String})
-        (one,) = agreements(points(frame, "n", "loss", run="seed", keep=["loss_theory", REASON]))
+        (one,) = agreements(points(frame, FitRequest(("n",), "loss", run="seed"), KEPT))
         assert one.interval is not None
         inside += one.interval[0] <= 1 <= one.interval[1]
     assert 0.91 <= inside / 200 <= 0.99
 
 
 def test_the_figure_has_medians_quartiles_and_the_theory() -> None:
-    found = points(with_theory(ledger(), Halves(), ["loss"]), "n", "loss", keep=["loss_theory", REASON])
+    found = points(with_theory(ledger(), Halves(), ["loss"]), LOSS, KEPT)
     (axis,) = theory_figure(found, "loss_theory").axes
     medians, line, wide, none = axis.get_lines()
     assert line.get_ydata() == pytest.approx([0.1, 0.01, 0.001])
@@ -259,9 +262,7 @@ def test_panels_with_a_theory_come_first_and_others_are_counted() -> None:
     ]
     schema = row_schema(late)
     table = pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
-    figure = theory_figure(
-        points(with_theory(table, late, ["loss"]), "n", "loss", keep=["loss_theory", REASON]), "loss_theory"
-    )
+    figure = theory_figure(points(with_theory(table, late, ["loss"]), LOSS, KEPT), "loss_theory")
     assert [axis.get_title() for axis in figure.axes] == [f"arm = {arm}" for arm in (7, 0, 1, 2, 3, 4)]
     assert figure.get_suptitle() == "6 of 8 panels"
     (legend,) = figure.legends  # beside the plot

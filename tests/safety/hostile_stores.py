@@ -27,9 +27,10 @@ from raysweep.laws import fit
 from raysweep.ledger.log import Ledger
 from raysweep.ledger.part import read_part
 from raysweep.ledger.rows import Stamp, failure_rows, row_schema
-from raysweep.oracle.audit import require_audit
-from raysweep.oracle.recipe import GaussianRecipe, stored_audits
-from raysweep.oracle.world import adopt, load_world, make_flow
+from raysweep.oracle.audits import require_audit, stored_audits
+from raysweep.oracle.flow_world import packed
+from raysweep.oracle.gaussian import GaussianRecipe, gaussian_flow
+from raysweep.oracle.world import adopt, load_world
 from raysweep.progress import Progress
 from raysweep.run import open_store
 from raysweep.status import status
@@ -173,9 +174,10 @@ def _made() -> tuple[Path, dict[str, bytes]]:
     """A store with a world, and its files by name; the world's folder is called w."""
     folder = _store("json")
     store = Store(str(folder))
-    adopt(store, WORLD, make_flow(WORLD, 4, 3))
+    adopt(store, WORLD, packed(gaussian_flow(WORLD)))
     world = folder / "oracle" / store.folders("oracle")[0]
-    require_audit(store, f"oracle/{world.name}", load_world(store, f"oracle/{world.name}"), [1.0])
+    made = load_world(store, f"oracle/{world.name}")
+    require_audit(store, f"oracle/{world.name}", WORLD, made, [{"temperature": 1.0}])
     world.rename(folder / "oracle/w")
     store.write_json("claims/p~other.json", {"owner": "other", "keys": ["a"]})
     names = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and "ledger" not in p.parts]
@@ -309,7 +311,7 @@ LOST = json.dumps(
 
 def run_json(data: bytes) -> None:
     (SCRATCH / "t.json").write_bytes(data)
-    fit(SCRATCH / "t.json", "power", "n", "loss", by="arm", bootstrap=0)
+    fit(SCRATCH / "t.json", "power", x="n", y="loss", by="arm", bootstrap=0)
 
 
 def run_lost(data: bytes) -> None:
@@ -322,14 +324,14 @@ def run_lost(data: bytes) -> None:
         code_sha=pl.lit("a"),
         loss=1 / pl.col("n") + pl.col("seed") / 100,
     )
-    fit(frame, "power", "n", "loss", bootstrap=0)
+    fit(frame, "power", x="n", y="loss", bootstrap=0)
 
 
 def run_csv(data: bytes) -> None:
     (SCRATCH / "t.csv").write_bytes(data)
-    fit(SCRATCH / "t.csv", "power", "n", "loss", by="arm", bootstrap=0)
+    fit(SCRATCH / "t.csv", "power", x="n", y="loss", by="arm", bootstrap=0)
 
 
 def run_table(data: bytes) -> None:
     (SCRATCH / "t.parquet").write_bytes(data)
-    fit(SCRATCH / "t.parquet", "power", "n", "loss", by="arm", bootstrap=0)
+    fit(SCRATCH / "t.parquet", "power", x="n", y="loss", by="arm", bootstrap=0)

@@ -18,7 +18,8 @@ from raysweep.errors import OracleError, SweepError
 from raysweep.executors import make_executor
 from raysweep.ledger.log import Ledger
 from raysweep.ledger.part import read_part
-from raysweep.oracle.recipe import FlowRecipe, stored_audits
+from raysweep.oracle.audits import stored_audits
+from raysweep.oracle.shared_flow import FlowRecipe
 from raysweep.oracle.world import load_world
 from raysweep.reports import make_report
 from raysweep.run import run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from polars.testing import assert_frame_equal
 
-from raysweep.errors import LedgerError, SweepError
+from raysweep.errors import FitError, LedgerError, SweepError
 from raysweep.executors import make_executor
 from raysweep.laws import fit
 from raysweep.ledger.log import CELLS, OTHERS, Ledger
@@ -22,6 +24,7 @@ from raysweep.status import status
 from raysweep.store import Store
 from raysweep.sweep import from_mapping
 from raysweep.sweep.current import cells, current
+from raysweep.sweep.provenance import accepted_codes
 
 
 @pytest.fixture
@@ -335,3 +338,165 @@ def test_a_hostile_table_is_no_reason_to_believe_it(work: Any, tmp_path: Path) -
         status(store)
     pq.write_table(whole.append_column("long", [["x" * 2**20] * len(whole)]), path, use_dictionary=True)
     assert status(store)["cells"]["ok"] == 9
+
+
+# --- renamed functions, accepted codes, defaults of arguments -----------------------------------------------
+
+
+def test_a_renamed_function_does_not_replace_what_was_measured_under_its_new_name(work: Any, tmp_path: Path) -> None:
+    ran: list[int] = []
+
+    def after(config: dict[str, Any]) -> dict[str, float]:
+        ran.append(config["size"])
+        return {"loss": math.nan if config["size"] == 1000 else 7.0}
+
+    work(halves, GRID)
+    own = {"size": [100, 1000], "seed": 0}
+    assert (work(after, own).counts.ok, len(ran)) == (1, 2)
+    said = io.StringIO()
+    outcome = work(after, GRID, said, same_as=f"{__name__}:halves")
+    assert len(ran) == 2  # nothing was trained again
+    assert "7 rows of" in said.getvalue()
+    assert (outcome.counts.ok, outcome.counts.diverged) == (8, 1)
+    frame = table(tmp_path)
+    mine = frame.filter((pl.col("seed") == 0) & (pl.col("size") > 10)).sort("size")
+    assert (mine["loss"][0], mine["status"].to_list()) == (7.0, ["ok", "diverged"])
+    rest = frame.join(mine.select("cell"), on="cell", how="anti")
+    assert rest["loss"].to_list() == pytest.approx((rest["size"] ** -0.5).to_list())
+    said = io.StringIO()
+    work(after, GRID, said, same_as=f"{__name__}:halves")
+    assert "0 rows of" in said.getvalue()  # a second time there is nothing left to take over
+    assert_frame_equal(table(tmp_path), frame)
+
+
+def test_a_renamed_function_joins_the_last_code_of_the_old_name_and_no_other(work: Any, tmp_path: Path) -> None:
+    def written(value: float) -> str:
+        return edited(tmp_path, "helper_r", f"def scale():\n    return {value}\n")
+
+    work(written(1.0), {"n": 1})
+    (one,) = codes(tmp_path).values()
+    work(written(2.0), {"n": [1, 2]})
+    ((old, two),) = codes(tmp_path).items()
+    moved = written(2.0) + "\n\ndef other():\n    pass\n"
+    work(moved, {"n": [1, 2, 4, 8]}, same_as=old)
+    (now,) = (sha for name, sha in codes(tmp_path).items() if name != old)
+    assert len({one, two, now}) == 3
+    assert accepted_codes(Store(str(tmp_path / "store"))) == [sorted([two, now])]
+    fitted = fit(tmp_path / "store" / CELLS, x="n", y="loss", bootstrap=0)
+    assert sorted(group.n_points for group in fitted) == [1, 3]  # the run of the code before the last stays apart
+
+
+def codes(tmp_path: Path) -> dict[str, str]:
+    """The hash of the code that was last seen of each function."""
+    entries = json.loads((tmp_path / "store/code.json").read_text())
+    return {key.partition("@")[0]: entry["last"] for key, entry in entries.items()}
+
+
+@pytest.mark.parametrize(
+    ("steps", "joined"),
+    [
+        (["1", "2+", "3+"], ["123"]),
+        (["1", "2", "3+"], ["23"]),
+        (["1", "2+", "3"], ["12"]),
+        (["1", "2", "3", "3+"], ["23"]),  # asked for in a run of its own
+        (["1", "2", "3", "1+"], ["13"]),  # back to the first: the code as it was is the third
+        (["1", "2", "1", "1+"], ["12"]),
+        (["1", "2+", "3", "4+"], ["12", "34"]),
+    ],
+)
+def test_an_accepted_code_joins_the_one_before_it_and_what_that_was_joined_to(
+    work: Any, tmp_path: Path, steps: list[str], joined: list[str]
+) -> None:
+    """`2+` is a run of the second code with --accept-code; each run adds three sizes of its own."""
+    sha: dict[str, str] = {}
+    for i, step in enumerate(steps):
+        text = edited(tmp_path, "helper_c", f"def scale():\n    return {step[0]}.0\n")
+        grid = {"n": [2**k for k in range(3 * (i + 1))]}
+        work(text, grid, accept_code=step.endswith("+"))
+        sha.setdefault(step[0], *codes(tmp_path).values())
+    groups = {"".join(name for name in sha if sha[name] in group) for group in accepted_codes(store_of(tmp_path))}
+    assert groups == set(joined)
+    alone = set(sha) - set("".join(joined))
+    fitted = fit(tmp_path / "store" / CELLS, x="n", y="loss", bootstrap=0)
+    assert len(fitted) == len(joined) + len(alone)
+    assert len(status(store_of(tmp_path))["codes"]) == len(fitted)
+    assert sum(group.n_points for group in fitted) == 3 * len(steps)
+
+
+def store_of(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def test_a_frame_of_a_store_says_as_much_as_its_file(work: Any, tmp_path: Path) -> None:
+    """Its text leaves the ledger's own columns out, by which failed rows, codes and runs are told apart."""
+    body = (
+        "import helper_f\ndef train(config):\n    for t in config['t']:\n"
+        "        yield {'t': t, 'loss': 1 / t / config['n'] + 0 / (config['n'] - 64)}\n"
+    )
+    for value, sizes in ((1, [1, 2, 4]), (2, [1, 2, 4, 8, 16, 32, 64])):
+        edited(tmp_path, "helper_f", f"def scale():\n    return {value}\n")
+        work(body, {"n": sizes, "seed": [0, 1], "t": [1, 2]}, observed=["t"])
+    path = tmp_path / "store" / CELLS
+    wanted = fit(path, x="n", y="loss", bootstrap=40)
+    assert [(group.group["t"], group.n_points) for group in wanted] == [(1, 6), (2, 6)] * 2
+    assert any("dropped_failed" in group.details for group in wanted)
+    frame = pl.read_parquet(path)
+    for data in (frame, frame.lazy(), frame.drop("cell"), frame.to_pandas()):
+        assert fit(data, x="n", y="loss", bootstrap=40).to_json() == wanted.to_json()
+    with pytest.raises(FitError, match=r"observed axis t, which its column `columns` names.*28 rows are of 14 cells"):
+        fit(frame.drop("t"), x="n", y="loss")
+    assert len(fit(frame.filter(pl.col("t") == 1).drop("t"), x="n", y="loss", bootstrap=0)) == 2
+
+
+def test_a_changed_default_of_an_argument_that_is_no_axis_is_a_question(work: Any, tmp_path: Path) -> None:
+    def function(default: Any) -> Callable[..., dict[str, float]]:
+        def train(lr: float, dropout: Any = default) -> dict[str, float]:
+            return {"loss": lr}
+
+        return train
+
+    work(function(0.0), {"lr": [0.1, 0.01]})
+    before = table(tmp_path)
+    work(function(0), {"lr": [0.1, 0.01]})  # an equal number is no change
+    for default, shown in ((0.5, "0.5"), (None, "null"), ("low", "'low'")):
+        with pytest.raises(
+            SweepError, match=rf"argument dropout: its default was 0 .* but is now {shown}: .*version 2"
+        ):
+            work(function(default), {"lr": [0.1, 0.01, 0.001]})
+    with pytest.raises(SweepError, match=r"axis dropout: its default was 0 .* but is now 0\.5"):
+        work(function(0.5), {"lr": [0.1, 0.01], "dropout": [0.0, 0.5]})
+    assert_frame_equal(table(tmp_path), before)  # a question runs nothing
+    assert work(function(0.5), {"lr": [0.1, 0.01]}, version=2).counts.ok == 2
+    assert work(function(0.0), {"lr": [0.1, 0.01], "dropout": [0.0, 0.5]}).counts.ok == 4
+    assert len(table(tmp_path, OTHERS)) == 2
+
+
+CHECKPOINTED = """
+import raysweep
+import {helper}
+
+def train(config):
+    saved = raysweep.checkpoint.load()
+    start = int((saved / "epoch").read_text()) if saved else 0
+    for epoch in range(start + 1, max(config["epoch"]) + 1):
+        with raysweep.checkpoint.save() as folder:
+            (folder / "epoch").write_text(str(epoch))
+        yield {{"epoch": epoch, "loss": 1.0 / epoch, "start": start}}
+"""
+
+
+@pytest.mark.parametrize(("accepts", "start"), [(False, 0), (True, 2)])
+def test_a_checkpoint_of_other_code_is_none_until_that_code_is_accepted(
+    work: Any, tmp_path: Path, accepts: bool, start: int
+) -> None:
+    edited(tmp_path, "helper_k", "def scale():\n    return 1.0\n")
+    text = CHECKPOINTED.format(helper="helper_k")
+    work(text, {"n": 1, "epoch": [1, 2]}, observed=["epoch"])
+    edited(tmp_path, "helper_k", "def scale():\n    return 2.0\n")
+    work(text, {"n": 1, "epoch": [1, 2, 4]}, observed=["epoch"], accept_code=accepts)
+    frame = table(tmp_path).sort("epoch")
+    assert frame["start"].to_list() == [0 if accepts else start] * 2 + [start]
+    assert frame["training_id"].n_unique() == 1  # no curve of two trainings
+    assert frame["code_sha"].n_unique() == (2 if accepts else 1)
+    work(text, {"n": 1, "epoch": [1, 2, 4, 5]}, observed=["epoch"])
+    assert table(tmp_path).sort("epoch")["start"].to_list()[-1] == 4  # its own checkpoint is gone on from

@@ -290,6 +290,36 @@ def test_a_plain_functions_grid_may_derive_and_exclude(user, tmp_path):
     assert stored_runs(store).keys.tolist() == sweep.runs.keys.tolist()
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("size=abc", ["--set size: must be an integer, as in ", "'abc'"]),
+        ("size=1,abc", ["axis size must have values of one type", "[1, 'abc']"]),
+        ("size='8'", ["--set size: must be an integer", "'8'"]),
+        ("size=true", ["--set size: must be an integer", "True"]),
+        ("size=[1,2],[3]", ["--set size: must be an integer", "[[1, 2], [3]]"]),
+        ("lr=fast", ["--set lr: must be a number", "'fast'"]),
+        ("opt=3", ["--set opt: must be", "3"]),
+        ("size=Width * 2", ["grid.size", "'Width'", "Did you mean 'width'"]),
+    ],
+)
+def test_a_value_of_another_kind_than_the_axis_of_a_function_has_is_refused(user, override, words):
+    grid = "{size: [1, 2], lr: 0.5, opt: sgd, width: 4}"
+    refused(user(TRAIN, "M:train", grid), *words, overrides=[override])
+
+
+def test_any_number_and_null_are_of_the_kind_of_an_axis_of_numbers(user):
+    sweep = load_sweep(user(TRAIN, "M:train", "{size: [1, 2], lr: 0.5, clip: 1.0}"), ["size=1.5", "lr=2", "clip=null"])
+    row = sweep.runs.row(0)
+    assert {name: sweep.axes[name].plain(value) for name, value in row.items()} == {"size": 1.5, "lr": 2, "clip": None}
+
+
+def test_an_axis_of_the_store_may_be_set_beside_a_preset_and_a_presets_name_is_no_axis(user):
+    path = user(TRAIN, "M:train", extra="presets: {small: {a: 1}}")
+    assert load_sweep(path, ["b=3"], "small", known=["b"]).runs.row(0) == {"a": 1, "b": 3}
+    refused(path, "--set small: must be an axis", overrides=["small=3"], preset="small")
+
+
 def test_a_version_makes_every_cell_new(user):
     path = user(TRAIN, "M:train")
     bumped = user(TRAIN, "M:train", extra="version: 2")

@@ -16,6 +16,7 @@ from raysweep.training.batches import Batches, nested_rows
 from raysweep.training.legs import legs
 from raysweep.training.loop import train
 from raysweep.training.optim import Optimiser
+from raysweep.training.saved import Stage
 from raysweep.training.schedule import Schedule
 
 OPTIMISERS = ("sgd", "nesterov", "adamw")
@@ -129,6 +130,7 @@ def trained(
     batch: int = 8,
     compute: torch.dtype | None = None,
     keep: Keep | None = None,
+    stage: Stage | None = None,
 ) -> dict[int, End]:
     """{step: what its snapshot held} of the loop over these lanes."""
     warmup, horizon = (torch.tensor([getattr(lane, name) for lane in lanes]) for name in ("warmup", "horizon"))
@@ -141,6 +143,7 @@ def trained(
         legs(schedule, times, decay),
         compute,
         keep,
+        stage=stage,
     )
     return {
         s.step: End(s.lanes.tolist(), {name: p.clone() for name, p in s.parameters.items()}, s.diverged_at.tolist())

@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import binom
 from training.packs import FIVE, ITEMS, POOLS, Lane, batches_of
 
+from raysweep.errors import PackError
+from raysweep.experiment import Items
 from raysweep.models import Architecture
 from raysweep.training.batches import Batches, nested_rows
 
@@ -247,3 +250,34 @@ def test_two_lanes_of_one_order_seed_share_their_noise():
     pair = [replace(QUIET[4], input_noise=1.0), replace(QUIET[4], input_noise=0.5, n=20)]
     noise = noise_of(pair, 3)
     torch.testing.assert_close(noise[0], 2 * noise[1], rtol=0, atol=1e-6)
+
+
+# --- one pool for all lanes -------------------------------------------------------------------------------
+
+
+def over(y, **options):
+    items = Items(np.arange(40.0).reshape(20, 2), y)
+    rows, n = torch.tensor([[3, 5, 7], [19, 0, 1]]), torch.tensor([3, 1])
+    return Batches.over(items, 16, rows, n, torch.tensor([0, 1]), torch.tensor([0, 0]), torch.float64, **options)
+
+
+def test_real_targets_reach_their_items_as_they_are():
+    y = np.random.default_rng(0).standard_normal((20, 3))
+    batches = over(y)
+    assert batches.real
+    x, targets = batches.at(torch.tensor(2))
+    for lane, allowed in enumerate(({3, 5, 7}, {19})):
+        row = (x[lane, :, 0] / 2).long()
+        assert set(row.tolist()) == allowed
+        assert torch.equal(targets[lane], torch.from_numpy(y)[row])
+
+
+def test_classes_become_one_hot_probabilities():
+    y = np.arange(20) % 4
+    batches = over(y, classes=5)
+    assert not batches.real
+    x, targets = batches.at(torch.tensor(2))
+    assert targets.shape == (2, 16, 5)
+    assert torch.equal(targets.argmax(-1), (x[..., 0] / 2).long() % 4)
+    with pytest.raises(PackError, match="0 <= y < classes"):
+        over(y, classes=3)

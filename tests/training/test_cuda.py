@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import gc
 
+import numpy as np
 import pytest
 import torch
 from conftest import CLASSIFIER_SWEEP, HERE
 
-from raysweep.experiment import Context
-from raysweep.oracle.recipe import GaussianRecipe
-from raysweep.oracle.world import FlowWorld, make_flow
+from raysweep.experiment import Context, Items
+from raysweep.models import Architecture
+from raysweep.models.initial import initial_parameters
+from raysweep.models.outputs import RICHNESS, centred, initial_values, scaled
+from raysweep.oracle.flow_world import FlowWorld
+from raysweep.oracle.gaussian import GaussianRecipe, gaussian_flow
 from raysweep.streams import INIT, ORDER, bits, indices, uniform
 from raysweep.sweep import from_mapping
+from raysweep.training.batches import Batches, nested_rows
 from raysweep.training.graph import Repeated
+from raysweep.training.legs import Leg
+from raysweep.training.loop import train
+from raysweep.training.loss import LOGISTIC, SQUARE, Loss
+from raysweep.training.optim import Optimiser
+from raysweep.training.schedule import Schedule
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -35,7 +45,7 @@ def test_a_pack_trains_alike_on_both_devices(dtype: str, steps: int, tolerance: 
     grid = {**CLASSIFIER_SWEEP["grid"], "width": 8, "precision": dtype, "steps": steps, "labels": ["hard", "soft"]}
     sweep = from_mapping({**CLASSIFIER_SWEEP, "grid": grid}, "sweep.yaml", [HERE])
     recipe = GaussianRecipe(dim=4, classes=3)
-    world = FlowWorld(make_flow(recipe, 4, 3).requires_grad_(False), recipe, "test")
+    world = FlowWorld(gaussian_flow(recipe).requires_grad_(False), recipe, "test")
     found = {}
     for device in ("cpu", "cuda"):
         (batch,) = sweep.experiment.run(sweep.runs, Context(device=device, world=world))
@@ -64,3 +74,39 @@ def test_an_earlier_graph_that_is_garbage_does_not_void_a_capture() -> None:
     new = Repeated(step, "cuda")
     new(10)
     assert (len(calls), value.tolist()) == (4, [11.0] * 8)
+
+
+@pytest.mark.parametrize(("dtype", "steps", "tolerance"), [("float64", 200, 1e-9), ("float32", 10, 1e-4)])
+@pytest.mark.parametrize("loss", [SQUARE, LOGISTIC], ids=lambda loss: loss.name)
+def test_real_targets_frozen_parts_and_rates_train_alike_on_both_devices(
+    loss: Loss, dtype: str, steps: int, tolerance: float
+) -> None:
+    """Captured: outputs centred and scaled, the first layer frozen, rates by layer and lane; half leave."""
+    architecture, wide = Architecture("mlp", 3, 2, 8, 2, "tanh"), getattr(torch, dtype)
+    draw = np.random.default_rng(0)
+    y = draw.standard_normal((100, 2))
+    items = Items(draw.standard_normal((100, 3)), np.sign(y) if loss is LOGISTIC else y)
+    found = {}
+    for device in ("cpu", "cuda"):
+        seed = torch.arange(4, device=device)
+        start = initial_parameters(architecture, seed, wide, device)
+        features = {name: start.pop(name) for name in ("layers.0.weight", "layers.0.bias")}
+        lr = torch.tensor([0.05, 1e30, 0.1, 1e30], dtype=wide, device=device)
+        zero = torch.zeros_like(lr)
+        rates = {"layers.1.weight": torch.tensor([1.0, 1.0, 0.5, 1.0], dtype=wide, device=device), "layers.2.bias": 2.0}
+        snapshots = train(
+            scaled(centred(architecture.model())),
+            start,
+            Batches.over(items, 16, nested_rows([0, 1, 2, 3], 100, 50), torch.full_like(seed, 50), seed, seed, wide),
+            Optimiser("sgd", lr, zero, zero, zero, zero, rates=rates),
+            Schedule.make("constant", zero, zero),
+            [Leg(steps // 2, True), Leg(steps, True)],
+            loss=loss,
+            frozen={**features, **initial_values(start), RICHNESS: 1 + seed.to(wide)},
+        )
+        for snapshot in snapshots:
+            lanes, ends = snapshot.lanes.tolist(), {n: p.cpu().clone() for n, p in snapshot.parameters.items()}
+        found[device] = lanes, ends
+    assert found["cpu"][0] == found["cuda"][0] == [0, 2]
+    for name, p in found["cpu"][1].items():
+        torch.testing.assert_close(found["cuda"][1][name], p, rtol=tolerance, atol=tolerance)

@@ -13,6 +13,7 @@ from training.packs import FIVE, OPTIMISERS, End, equal, largest_gap, trained
 from raysweep.experiment import Saved
 from raysweep.models import Architecture
 from raysweep.training import loop
+from raysweep.training.saved import Stage
 
 MLP = Architecture("mlp", 3, 4, 8, 2)
 TIMES = [4, 8, 24]  # within the last leg the state is saved between snapshots, too
@@ -29,13 +30,14 @@ class Always:
     """Saves whenever it is asked."""
 
     def __init__(self, saved: Saved | None = None) -> None:
-        self.saved, self.files = saved, {}
+        self.saved, self.files, self.stages = saved, {}, {}
 
     def due(self, size: int) -> bool:
         return size > 0
 
-    def save(self, step, state) -> None:
+    def save(self, step, state, stage=0) -> None:
         self.files[step] = state({"step": str(step)})
+        self.stages[step] = stage
 
 
 def lanes(horizons=(4, 24, 8, 24, 8)):
@@ -158,3 +160,77 @@ def test_a_file_that_does_not_fit_is_as_good_as_none(spoil):
     rest = trained(MLP, lanes(), [24], keep=spoilt)
     assert min(spoilt.files) < 8  # from the beginning
     assert same(rest[24], whole[24])
+
+
+# --- stages -----------------------------------------------------------------------------------------------
+
+
+def begun(lanes=5):
+    """What a stage of so many lanes carries; each lane's differs."""
+    order = torch.arange(lanes * 3).view(lanes, 3)
+    return {"order": order, "weights": order.double() / 7, "failed": torch.arange(lanes) % 2 == 0}
+
+
+def second_stage(pack):
+    """Files of a second stage, which trains the lanes from where its first one left them."""
+    keep, carried = Always(), begun(len(pack))
+    whole = trained(MLP, pack, TIMES, keep=keep, stage=Stage(1, carried))
+    assert set(keep.stages.values()) == {1}
+    return keep.files, carried, whole
+
+
+def nothing(lanes=5):
+    return {name: torch.zeros_like(value) for name, value in begun(lanes).items()}
+
+
+def test_a_run_goes_on_inside_its_stage_with_what_that_began_with():
+    files, carried, whole = second_stage(lanes())
+    stage = Stage(0, nothing()).resumed(Always(Saved(files[8], range(5), 5, stage=1)), latest=2)
+    assert stage.number == 1
+    assert equal(dict(stage.carried), carried)
+    rest = trained(MLP, lanes(), [24], keep=Always(), stage=stage)
+    assert same(rest[24], whole[24])
+
+
+def test_what_is_carried_follows_the_runs_of_a_half():
+    files, carried, _ = second_stage(lanes())
+    half = Stage(0, nothing(2)).resumed(Always(Saved(files[8], [3, 1], 5, stage=1)), latest=1)
+    assert equal(dict(half.carried), {name: value[[3, 1]] for name, value in carried.items()})
+    files, carried, _ = second_stage([FIVE[0], FIVE[1], FIVE[2], FIVE[4]])  # two runs of two lanes
+    half = Stage(0, nothing(2)).resumed(Always(Saved(files[8], [1], 2, stage=1)), latest=1)
+    assert equal(dict(half.carried), {name: value[2:] for name, value in carried.items()})
+
+
+@pytest.mark.parametrize(
+    ("stage", "latest", "like"),
+    [
+        (2, 1, nothing()),  # past what is asked
+        (1, 1, {**nothing(), "more": torch.zeros(5)}),
+        (1, 1, {**nothing(), "order": torch.zeros(5, 4, dtype=torch.int64)}),
+        (1, 1, {**nothing(), "order": torch.zeros(5, 3)}),
+        (1, 1, nothing(4)),
+    ],
+)
+def test_a_stage_that_does_not_fit_is_as_good_as_none(stage, latest, like):
+    files, _, _ = second_stage(lanes())
+    first = Stage(0, like)
+    assert first.resumed(Always(Saved(files[8], range(5), 5, stage)), latest) is first
+    assert first.resumed(Always(Saved(b"spoilt", range(5), 5, 1)), latest) is first
+    assert first.resumed(Always(), latest) is first
+    assert first.resumed(None, latest) is first
+
+
+def test_a_plain_training_takes_no_state_of_a_later_stage():
+    files, _, _ = second_stage(lanes())
+    keep = Always(Saved(files[8], range(5), 5, stage=1))
+    trained(MLP, lanes(), TIMES, keep=keep)
+    assert min(keep.files) == 4  # from the beginning
+    assert set(keep.stages.values()) == {0}
+
+
+def test_training_in_place_leaves_what_is_carried():
+    """It may train the very tensors that it carries: a later save still says what the stage began with."""
+    start = {"w": torch.ones(5, 2)}
+    stage = Stage(1, start)
+    start["w"].add_(1)
+    assert torch.equal(stage.carried["w"], torch.ones(5, 2))

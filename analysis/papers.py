@@ -1,0 +1,76 @@
+"""What became of the papers' claims: docs/papers.md, made from the committed tables of claims.
+
+    python analysis/papers.py [--out docs/papers.md]
+
+Each table in analysis/claims/ is written by the analysis that its column `source` names; here they are only shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import CLAIMS
+
+from raysweep.claims import Claim, markdown, read_claims, summary
+
+HEAD = """# What the papers say, and what was measured
+
+This page is made by `python analysis/papers.py` (`make papers`) from the tables in `analysis/claims/`; a test compares
+the two. A verdict follows from the numbers by a rule, which the last column puts into words; where no rule fits it is
+set by hand, with its reason. "Paper" is what notes on the paper report: check the text before quoting it.
+
+* **reproduced**: the measurement agrees with the paper.
+* **differs**: it resolves another value than the paper's.
+* **not supported**: it does not show what the paper says, because it points elsewhere or is too uncertain.
+* **not run**: there is no measurement.
+
+Measured values are followed by their 95 % interval over seeds (or splits of the data); values without one are computed.
+"""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper, and its tables in analysis/claims/."""
+
+    arxiv: str
+    name: str
+    tables: tuple[str, ...]
+
+
+PAPERS = (
+    Paper("2602.00315", "Exact-posterior oracle", ("oracle",)),
+    Paper("2409.17858", "Feature learning and scaling laws", ("features",)),
+    Paper("2601.03764", "Latent instance difficulty", ("lid", "lid_cifar", "lid_gsm8k")),
+    Paper("2401.12610", "Boolean mean dimension", ("bmd",)),
+)
+
+
+def page(folder: Path = CLAIMS) -> str:
+    """The page, from the tables in a folder."""
+    parts = [HEAD]
+    for paper in PAPERS:
+        parts.append(section(paper, [c for name in paper.tables for c in read_claims(folder / f"{name}.csv")]))
+    return "\n".join(parts)
+
+
+def section(paper: Paper, claims: list[Claim]) -> str:
+    """One paper's claims, and the commands that measure them."""
+    commands = dict.fromkeys(part for claim in claims for part in claim.source.split("; ") if part)
+    said = f"{summary(claims)}."
+    if commands:
+        said += "\n\nMeasured by " + ", ".join(f"`{command}`" for command in commands) + "."
+    title = f"## {paper.name} ([{paper.arxiv}](https://arxiv.org/abs/{paper.arxiv}))"
+    return f"{title}\n\n{said}\n\n{markdown(claims)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=CLAIMS.parent.parent / "docs/papers.md")
+    given = parser.parse_args()
+    given.out.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

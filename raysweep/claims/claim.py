@@ -1,0 +1,242 @@
+"""Claims: what a paper says, beside what was measured.
+
+A claim is a statement with the value that theory gives, the paper's own value, and a measurement with its interval.
+Its verdict follows from these numbers by the claim's rule, and is not typed in. Where no rule fits, the verdict is set
+by hand, and then it needs a reason. A table of claims is a CSV file that is committed beside the analysis that writes
+it; its verdicts are checked again whenever it is read.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from raysweep.errors import ClaimError
+
+__all__ = ["VERDICTS", "Claim", "Measured", "Rule", "Verdict", "finite", "shown"]
+
+Verdict = Literal["reproduced", "differs", "not supported", "not run"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+_RULE = re.compile(r"(near paper|near theory|above|below) (\S+)")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measured number, and what it is a measurement of.
+
+    Args:
+        value: The estimate.
+        window: The range of scales that it was taken over, for example `k 100 to 1,000`.
+        seeds: How many independent repeats (seeds, or splits of the data) the interval is over; 0 for a number that is
+            computed and not sampled.
+        low, high: The 95 % interval over seeds. A number from fewer than two seeds has none.
+
+    Raises:
+        ClaimError: a number that is not finite, no window, or an interval that does not go with the seeds.
+    """
+
+    value: float
+    window: str
+    seeds: int
+    low: float | None = None
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        numbers = {"measured": self.value, "low": self.low, "high": self.high}
+        for name, number in numbers.items():
+            if number is not None and not math.isfinite(number):
+                raise ClaimError(f"`{name}` must be a finite number, but is {number}. Leave out what has no value.")
+        if not self.window.strip():
+            raise ClaimError(
+                f"A measured value needs its `window`, but {self.value} has none. Say the range of scales."
+            )
+        if self.seeds < 0:
+            raise ClaimError(f"`seeds` must be at least 0 (0: computed, not sampled), but is {self.seeds}.")
+        if self.seeds >= 2 and (self.low is None or self.high is None):
+            raise ClaimError(
+                f"A value measured with {self.seeds} seeds needs an interval (`low` and `high`), but has {self.low} "
+                f"and {self.high}. Give both ends."
+            )
+        if self.seeds < 2 and (self.low is not None or self.high is not None):
+            raise ClaimError(
+                f"An interval needs at least 2 seeds, but `seeds` is {self.seeds} and the interval is "
+                f"[{self.low}, {self.high}]. Give the number of seeds, or leave out the interval."
+            )
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ClaimError(f"`low` must not exceed `high`, but they are {self.low} and {self.high}. Swap them.")
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The interval; the value twice where there is none."""
+        return (self.value if self.low is None else self.low, self.value if self.high is None else self.high)
+
+    def __str__(self) -> str:
+        return shown(self.value) + (f" [{shown(self.low)}, {shown(self.high)}]" if self.low is not None else "")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a verdict follows from a measurement; as text `near paper 0.05`, `near theory 0.1`, `above 1`, `below 0.01`.
+
+    * `near`: `reproduced` if the value lies within `number` of the target (the paper's value, or the theory's), or if
+      the interval holds the target; otherwise `differs`. An interval that holds both the target and 0 cannot tell the
+      effect from none: `not supported`. A target of 0 is `reproduced` only if the whole interval lies within `number`
+      of it, and `differs` only if none of it does: a wide interval shows no absence.
+    * `above`, `below`: `reproduced` if the whole interval lies on that side of `number`; otherwise `not supported`.
+
+    Raises:
+        ClaimError: a number that is not finite, or a negative tolerance.
+    """
+
+    kind: Literal["near paper", "near theory", "above", "below"]
+    number: float
+
+    def __post_init__(self) -> None:
+        least = 0.0 if self.kind.startswith("near") else -math.inf
+        if not math.isfinite(self.number) or self.number < least:
+            raise ClaimError(
+                f"The number of a rule must be finite, and a tolerance at least 0, but the rule is {str(self)!r}."
+            )
+
+    @staticmethod
+    def parse(text: str) -> Rule:
+        """The rule that a text is.
+
+        Raises:
+            ClaimError: the text is no rule.
+        """
+        found = _RULE.fullmatch(text)
+        if not found or (number := finite(found[2])) is None:
+            raise ClaimError(
+                f"A rule must be `near paper`, `near theory`, `above` or `below` and a number, but is {text!r}."
+            )
+        return Rule(found[1], number)  # type: ignore[arg-type]  # the expression matches these four only
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.number!r}"
+
+    def judge(self, measured: Measured, target: float) -> Verdict:
+        """The verdict; `target` counts for `near` alone."""
+        low, high = measured.ends
+        if self.kind == "above":
+            return "reproduced" if low > self.number else "not supported"
+        if self.kind == "below":
+            return "reproduced" if high < self.number else "not supported"
+        if target == 0:
+            inside, outside = max(-low, high) <= self.number, low > self.number or high < -self.number
+            return "reproduced" if inside else "differs" if outside else "not supported"
+        if low <= min(target, 0) and high >= max(target, 0):
+            return "not supported"
+        close = low <= target <= high or abs(measured.value - target) <= self.number
+        return "reproduced" if close else "differs"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One thing that a paper says, and what became of it.
+
+    Args:
+        id: The claim's name, for example `H5`. Several claims of one id test one statement in several settings.
+        statement: What the paper says, in one sentence.
+        setting: What was measured, and with which constants.
+        theory: The value that follows from the theory, as a number or in words; empty where there is none.
+        paper: The value that the paper reports, likewise.
+        measured: The measurement, or None if it was not made.
+        rule: How the verdict follows from the measurement; None if it is set by hand.
+        judged: The verdict that is set by hand. It needs `why`.
+        why: The reason for the verdict, or what has to be known to read it. A claim that was not run says why not.
+        source: The command that measures it.
+
+    Raises:
+        ClaimError: fields that contradict each other.
+    """
+
+    id: str
+    statement: str
+    setting: str = ""
+    theory: float | str = ""
+    paper: float | str = ""
+    measured: Measured | None = None
+    rule: Rule | None = None
+    judged: Verdict | None = None
+    why: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("id", "statement"):
+            if not getattr(self, name).strip():
+                raise ClaimError(f"A claim needs `{name}`, but it is empty.")
+        for name in ("theory", "paper"):
+            value = getattr(self, name)
+            if (finite(value) is not None) if isinstance(value, str) else not math.isfinite(value):
+                raise ClaimError(f"`{name}` of {self.id} must be a finite number or words, but is {value!r}.")
+        if self.judged is not None and self.judged not in VERDICTS:
+            raise ClaimError(f"The verdict of {self.id} must be one of {', '.join(VERDICTS)}, but is {self.judged!r}.")
+        if self.measured is None:
+            if self.judged not in (None, "not run"):
+                raise ClaimError(
+                    f"Without a measurement the verdict is `not run`, but {self.id} is judged {self.judged!r}. "
+                    "Give what was measured."
+                )
+            if not self.why.strip():
+                raise ClaimError(f"A claim that was not run says why, but `why` of {self.id} is empty.")
+            return
+        if self.judged == "not run":
+            raise ClaimError(f"{self.id} is judged `not run`, but {self.measured} was measured. Drop one of the two.")
+        if (self.rule is None) == (self.judged is None):
+            raise ClaimError(
+                f"A measured claim needs either a rule or a verdict set by hand, but {self.id} has "
+                f"{'neither' if self.rule is None else 'both'}."
+            )
+        if self.judged is not None and not self.why.strip():
+            raise ClaimError(f"A verdict set by hand needs a reason, but `why` of {self.id} is empty.")
+        if self.rule is not None and self.rule.kind.startswith("near") and isinstance(self._target, str):
+            raise ClaimError(
+                f"The rule {str(self.rule)!r} of {self.id} needs a number to compare with, but it is {self._target!r}. "
+                "Give the number, or take `above` or `below`."
+            )
+
+    @property
+    def _target(self) -> float | str:
+        return self.theory if self.rule is not None and self.rule.kind == "near theory" else self.paper
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.measured is None:
+            return "not run"
+        if self.rule is None:
+            return self.judged or "not run"
+        return self.rule.judge(self.measured, math.nan if isinstance(self._target, str) else self._target)
+
+    @property
+    def reason(self) -> str:
+        """The rule in words as it came out, and what `why` adds."""
+        return "; ".join(part for part in (self._by_rule(), self.why) if part)
+
+    def _by_rule(self) -> str:
+        if self.measured is None or self.rule is None:
+            return ""
+        kind, number = self.rule.kind, shown(self.rule.number)
+        if kind in ("above", "below"):
+            return f"{'' if self.verdict == 'reproduced' else 'not '}{kind} {number}"
+        whose, target, (low, high) = f"the {kind[5:]}'s value", float(self._target), self.measured.ends
+        if self.verdict == "not supported":
+            return f"the interval holds both {whose} and 0" if target else f"the interval leaves {number} around 0"
+        if self.verdict == "differs":
+            return f"more than {number} from {whose}" if self.rule.number else f"the interval misses {whose}"
+        return f"the interval holds {whose}" if target and low <= target <= high else f"within {number} of {whose}"
+
+
+def finite(text: str) -> float | None:
+    """The finite number that a text is, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

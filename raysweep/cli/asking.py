@@ -1,0 +1,119 @@
+"""The options of a fit, which several commands take: listed once, checked by the request that they make."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from raysweep.errors import FitError
+
+if TYPE_CHECKING:
+    from raysweep.laws.request import FitRequest, Options
+
+__all__ = ["Asked", "By", "Draws", "Json", "Level", "Seed", "Where", "asking"]
+
+LawOption = Annotated[str, typer.Option("--law", metavar="LAW", help="One of those below.")]
+Scale = Annotated[
+    list[str] | None, typer.Option("--x", metavar="COL", help="Column of a scale; once for each the law has, in order.")
+]
+Y = Annotated[str | None, typer.Option("--y", metavar="COL", help="Column of the measurement.")]
+By = Annotated[list[str] | None, typer.Option("--by", metavar="COL", help="Fit each value of this column by itself.")]
+Where = Annotated[str | None, typer.Option(metavar="EXPR", help="Rows to keep, SQL: \"labels = 'hard'\".")]
+At = Annotated[
+    str, typer.Option("--at", metavar="best|last|T", help="Snapshot of a run: best on <y>_select, last, or a time.")
+]
+Run = Annotated[
+    str | None, typer.Option("--run", metavar="COL", help="Column of independent clusters (a ledger: seed).")
+]
+Se = Annotated[str | None, typer.Option("--se", metavar="COL", help="Standard error of y from finite evaluation.")]
+Huber = Annotated[
+    float | None, typer.Option(metavar="DELTA", help="Huber's loss on log residuals, linear beyond this: 1e-3.")
+]
+HoldOut = Annotated[
+    float, typer.Option("--holdout", metavar="SHARE", help="Largest scales a second fit is judged on; 0 for none.")
+]
+Draws = Annotated[int, typer.Option("--bootstrap", min=0, help="Draws of the intervals; 0 for none.")]
+Level = Annotated[float, typer.Option("--level", help="Coverage of the intervals.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the draws.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the options of a fit say, each under the name of its option."""
+
+    law: LawOption = "power"
+    x: Scale = None
+    y: Y = None
+    by: By = None
+    where: Where = None
+    at: At = "best"
+    run: Run = None
+    se: Se = None
+    huber: Huber = None
+    holdout: HoldOut = 0.3
+    bootstrap: Draws = 1000
+    level: Level = 0.95
+    seed: Seed = 0
+
+    def request(self, command: str) -> FitRequest:
+        """The fit that the options ask for.
+
+        Raises:
+            FitError: There is none, or no table could answer it; the option at fault is named.
+        """
+        from raysweep.laws.request import FitRequest, RequestError
+
+        if not self.x or self.y is None:
+            given = f"--x {self.x or 'nothing'} and --y {self.y}"
+            raise FitError(f"{command}: --x and --y must be given together, but got {given}")
+        x, by = tuple(self.x), tuple(self.by or ())
+        try:
+            return FitRequest(x, self.y, self.law, by, self.where, self.at, self.run, self.se, self._options())
+        except RequestError as error:
+            raise FitError(f"{command}: --{error.key}: {error.rule}") from error
+
+    def applied(self, request: FitRequest) -> FitRequest:
+        """A fit that a sweep names, with the clusters and intervals that the options ask for."""
+        mine = self._options()
+        how = replace(request.options, level=mine.level, draws=mine.draws, seed=mine.seed)
+        return replace(request, run=self.run, options=how)
+
+    def _options(self) -> Options:
+        from raysweep.laws.request import Options
+
+        return Options(self.level, self.bootstrap, self.seed, self.huber, self.holdout)
+
+
+def asking(command: Callable[..., None], **defaults: Any) -> Callable[..., None]:
+    """The command as typer takes it: each option of `Asked` is a parameter in the place of its parameter `asked`.
+
+    Args:
+        command: Has a parameter `asked`.
+        defaults: Of options, where they differ from those of `Asked`.
+    """
+    hints = get_type_hints(Asked, include_extras=True)
+    options = [
+        inspect.Parameter(
+            one.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=defaults.get(one.name, one.default),
+            annotation=hints[one.name],
+        )
+        for one in fields(Asked)
+    ]
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    parameters = [one for mine in own for one in (options if mine.name == "asked" else [mine])]
+
+    def run(**given: Any) -> None:
+        command(asked=Asked(**{one.name: given.pop(one.name) for one in options}), **given)
+
+    typed: Any = update_wrapper(run, command)
+    typed.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters])
+    typed.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run

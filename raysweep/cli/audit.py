@@ -1,0 +1,109 @@
+"""The command that audits worlds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from raysweep.cli.show import print_json, print_table
+from raysweep.errors import OracleError, nearest
+
+if TYPE_CHECKING:
+    from raysweep.oracle.audits import Setting
+    from raysweep.oracle.recipe import Recipe
+    from raysweep.store import Store
+
+
+def audit(
+    oracle: Annotated[
+        str, typer.Argument(metavar="ORACLE", help="A store, or one world's folder.", show_default=False)
+    ],
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--at",
+            metavar="AXIS=VALUE",
+            help="Where to audit: a value of an axis; may be repeated. Default: those of the store's sweeps.",
+        ),
+    ] = None,
+    items: Annotated[int, typer.Option(min=100, help="Generated pairs.")] = 8192,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check that a world's posterior is exact: inverse, log-determinant, self-calibration. Exit 1 if it is not."""
+    from raysweep.oracle.audits import place, settings, summary
+    from raysweep.oracle.world import load_recipe, load_world
+    from raysweep.store import Store
+
+    store = Store(oracle)
+    folders = [""] if store.exists("recipe.json") else [f"oracle/{f}" for f in store.folders("oracle")]
+    if not folders:
+        raise OracleError(f"audit: {oracle} must be a world's folder or a store with one, but holds neither")
+    todo = []
+    for folder in folders:
+        recipe = load_recipe(store, folder)
+        if recipe.audited is None:
+            print(f"{folder or oracle}: a world of kind {recipe.kind} has no audit", file=sys.stderr, flush=True)
+        else:
+            wanted = settings(recipe, _asked(recipe, at)) if at else used_settings(store, folder, recipe)
+            todo += [(folder, recipe, one) for one in wanted]
+    found = []
+    for i, (folder, recipe, one) in enumerate(todo, 1):
+        print(f"audit {i} of {len(todo)}: {folder or oracle}{place(one)}", file=sys.stderr, flush=True)
+        made = recipe.audit(load_world(store, folder), one, items)
+        found.append({**made.to_json(), "at": dict(one)})
+    if json:
+        print_json(found)
+    else:
+        for one in found:
+            print(f"{oracle}: weights {one['sha'][:8]}, {one['items']:,} items{place(one['at'])}: {summary(one)}")
+            rows = [
+                [c["name"], f"{c['value']:.3g}", f"{c['limit']:.3g}", "ok" if c["passed"] else "FAILED", c["about"]]
+                for c in one["checks"]
+            ]
+            print_table(["check", "value", "limit", "", "about"], rows)
+    if not all(one["passed"] for one in found):
+        raise typer.Exit(1)
+
+
+def _asked(recipe: Recipe, at: Sequence[str]) -> dict[str, list[float]]:
+    """Values by axis, as `--at` names them.
+
+    Raises:
+        OracleError: it does not name an axis that the audit depends on, or no number.
+    """
+    found: dict[str, list[float]] = {}
+    for one in at:
+        name, _, value = one.partition("=")
+        if name not in (recipe.audited or {}):
+            raise OracleError(
+                f"audit: --at must name an axis that the audit of a world of kind {recipe.kind} depends on, but got "
+                f"{one!r}. {nearest(name, recipe.audited or {})}"
+            )
+        try:
+            found.setdefault(name, []).append(float(value))
+        except ValueError as error:
+            raise OracleError(f"audit: --at must be AXIS=VALUE with a number, but got {one!r}") from error
+    return found
+
+
+def used_settings(store: Store, folder: str, recipe: Recipe) -> list[Setting]:
+    """Where a store's sweeps used a world: the settings of the sweep last run, if it is its world's, and those at which
+    earlier runs audited it; the default where nothing says more.
+
+    Args:
+        store: A store, or a world's own folder.
+        folder: The world's folder within it.
+    """
+    from raysweep.oracle.audits import settings, stored_audits
+    from raysweep.oracle.recipe import folder_of
+    from raysweep.sweep.stored import stored_runs, stored_sweep
+
+    used = [one["at"] for one in stored_audits(store, folder) if {*one["at"]} == {*(recipe.audited or {})}]
+    if store.exists("env.json"):
+        world = stored_sweep(store)[0].world
+        if world is not None and folder == folder_of(world) and (runs := stored_runs(store)) is not None:
+            used += [one for one in settings(recipe, runs.values) if one not in used]
+    return sorted(used, key=lambda one: sorted(one.items())) or settings(recipe, {})

@@ -1,0 +1,107 @@
+"""Caveats: what speaks against a group's fit, a sentence for each stable code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from raysweep.laws.batch import Group
+from raysweep.laws.choice import Evidence
+from raysweep.laws.definition import Array, Law
+from raysweep.laws.estimate import Status, distinct
+from raysweep.laws.forms import compared
+from raysweep.laws.group import Holdout, lack_of_fit
+from raysweep.laws.request import Options
+
+__all__ = ["of_holdout", "of_residuals", "of_rivals", "of_search", "of_window"]
+
+_SUSPICIOUS = 0.001  # p-value below which a fit is flagged
+_UNCERTAIN = 0.05  # p-value of no floor above which the data do not tell a floor from none
+_NARROW = 2.0  # ratio of scales below which an exponent is hearsay
+_JUDGED = 8  # points held out that can speak against a law
+_MISSED = 0.15  # coverage below the nominal one by this much is reported
+
+
+def of_search(status: Status) -> dict[str, str]:
+    """How the search ended, where it did not settle inside every bound."""
+    if status is Status.BOUND_HIT:
+        text = (
+            "An estimate lies on a bound of its parameter: a law without it fits as well, or the data do not tell it."
+        )
+        return {"parameter_at_bound": text}
+    if status is Status.MAX_ITER:
+        text = "The search stopped before its last digit: parameters trade against each other here."
+        return {"not_settled": text}
+    return {}
+
+
+def of_residuals(group: Group, residual: Array) -> dict[str, str]:
+    """Whether log residuals, [points], exceed what the spread of runs explains, and whether that spread is known."""
+    data, out = group.data, {}
+    p_value = lack_of_fit(data.x, residual, len(group.law.parameters), group.run)
+    if p_value is not None and p_value < _SUSPICIOUS:
+        out["lack_of_fit"] = (
+            f"Means at each scale stray from the law by more than the spread of runs explains (F test, p = "
+            f"{p_value:.1g}): the interval is of the best law of this form, not of one the data follow. "
+            "Try another form or window."
+        )
+    scales = distinct(data.x)
+    if data.y.size == scales or distinct(np.concatenate([data.x, group.run[None]])) == scales:
+        out["one_run_per_scale"] = (
+            "There is one run at each scale, so the spread between runs is judged from the residuals of the law alone."
+        )
+    return out
+
+
+def of_window(group: Group, names: Sequence[str], residual: Array) -> dict[str, str]:
+    """The scales, called `names`, that span less than a factor of 2."""
+    said, spare = [], max(residual.size - len(group.law.parameters), 1)
+    for name, scale in zip(names, np.log(group.data.x), strict=True):
+        ratio = math.exp(float(np.ptp(scale)))
+        if 1.0 < ratio < _NARROW:
+            error = math.sqrt(float((residual**2).sum()) / spare / float(((scale - scale.mean()) ** 2).sum()))
+            said.append(
+                f"{name} spans a factor of {ratio:.4g} only (its exponent has a standard error of about {error:.2g}, "
+                "from the spread about the law)"
+            )
+    if not said:
+        return {}
+    text = f"{'; '.join(said)}. Exponents are told by ratios of scales: widen them to a factor of 2 at least."
+    return {"narrow_window": text}
+
+
+def of_holdout(law: Law, holdout: Holdout | None, options: Options) -> dict[str, str]:
+    """How the second fit predicted what it was not shown."""
+    if holdout is None:
+        if not options.holdout:
+            return {}
+        share = f"{options.holdout:.0%}"
+        return {
+            "no_holdout": f"Without the top {share} of scales too few are left for {law.name!r}: nothing was held out."
+        }
+    if holdout.n_points < _JUDGED or holdout.coverage is None or holdout.coverage >= options.level - _MISSED:
+        return {}
+    return {
+        "holdout_missed": (
+            f"Only {holdout.coverage:.0%} of the points held out fell into their {options.level:.0%} interval: the law "
+            "does not reach that far, and neither will intervals beyond the data."
+        )
+    }
+
+
+def of_rivals(law: Law, rivals: Sequence[Evidence]) -> dict[str, str]:
+    """Whether the data need the floor that a law has, or one that it has not."""
+    out = {}
+    for rival in rivals:
+        if rival.law == law.floorless and rival.p_value is not None and rival.p_value > _UNCERTAIN:
+            out["floor_not_needed"] = (
+                f"A floor of E = 0 fits as well (likelihood ratio, p = {rival.p_value:.2g}): these data do not tell a "
+                "floor from none."
+            )
+        if compared(rival.law).floorless == law.name and (rival.p_value or 1.0) < _SUSPICIOUS:
+            out["floor_needed"] = (
+                f"A floor fits better than none (likelihood ratio, p = {rival.p_value:.1g}). Look at --law {rival.law}."
+            )
+    return out

@@ -1,0 +1,151 @@
+"""The request of a fit: which law of which columns and rows, and how. Whoever asks for one is checked here, and once.
+
+A sweep file, a command line and a call in Python all become a `FitRequest`, which travels whole to the fit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from raysweep.errors import FitError
+from raysweep.laws import forms
+from raysweep.laws.definition import Law
+
+__all__ = ["AUTO", "FitRequest", "Options", "RequestError"]
+
+AUTO = "auto"
+_MOST_HELD_OUT = 0.9
+
+
+class RequestError(FitError):
+    """A fit that no table could answer.
+
+    Attributes:
+        key: What is at fault: an argument of `fit`, a key of a sweep file's fit, an option of `raysweep fit`.
+        rule: What must hold, what was given, and what to do.
+    """
+
+    def __init__(self, key: str, rule: str) -> None:
+        super().__init__(f"{key}: {rule}")
+        self.key, self.rule = key, rule
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to fit.
+
+    Attributes:
+        level: Nominal coverage of intervals, in (0, 1).
+        draws: Bootstrap draws; 0 for none, else enough for the percentiles of `level`.
+        seed: Of the draws.
+        huber: Huber's delta on log residuals, > 0; None for least squares.
+        holdout: Share of distinct scales (of compute, for several) that a second fit leaves out; 0 for none.
+
+    Raises:
+        RequestError: A value is out of its range.
+    """
+
+    level: float = 0.95
+    draws: int = 1000
+    seed: int = 0
+    huber: float | None = None
+    holdout: float = 0.3
+
+    def __post_init__(self) -> None:
+        level, huber, holdout = self.level, self.huber, self.holdout
+        if not 0 < level < 1:
+            raise RequestError("level", f"must lie in (0, 1), but got {level=}. Try 0.95.")
+        fewest = math.ceil(2 / (1 - level) - 1e-9)
+        if self.draws < 0 or 0 < self.draws < fewest:
+            raise RequestError(
+                "bootstrap",
+                f"an interval of level {level:g} needs at least {fewest} draws, but got bootstrap={self.draws}. "
+                "Ask for more (1000 is usual), or for 0 and no interval.",
+            )
+        if huber is not None and not 0 < huber < math.inf:
+            raise RequestError(
+                "huber",
+                f"must be finite and > 0, where the loss turns linear in log units, but got {huber=:g}. Try 1e-3.",
+            )
+        if not 0 <= holdout <= _MOST_HELD_OUT:
+            raise RequestError(
+                "holdout",
+                f"must be a share of the scales in [0, {_MOST_HELD_OUT:g}], but got {holdout=:g}. Try 0.3, or 0 for "
+                "none.",
+            )
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What to fit to which columns and rows.
+
+    Attributes:
+        x: Columns of the scales, in the order of the law's axes.
+        y: Column of the measurement.
+        law: A key of `LAWS`, or `auto`.
+        by: Columns whose every combination of values is fitted by itself.
+        where: A Polars SQL condition on the rows.
+        at: The snapshot of a run that counts: `best`, `last`, or a time.
+        run: Column that tells independent clusters of rows apart; None for what a ledger says.
+        se: Column of y's standard error; None for what a ledger says.
+        options: How to fit.
+
+    Raises:
+        RequestError: There is no such law, it has another number of scales, a column is named twice, or `at` is no
+            moment.
+    """
+
+    x: tuple[str, ...]
+    y: str
+    law: str = "power"
+    by: tuple[str, ...] = ()
+    where: str | None = None
+    at: str | float = "best"
+    run: str | None = None
+    se: str | None = None
+    options: Options = Options()
+
+    def __post_init__(self) -> None:
+        _check_scales(self)
+        for key, names in (("x", self.x), ("y", (*self.x, self.y)), ("by", (*self.x, self.y, *self.by))):
+            if len(set(names)) < len(names):
+                raise RequestError(
+                    key,
+                    f"x, y and by must be different columns, but got x={', '.join(self.x)}, y={self.y}, "
+                    f"by={', '.join(self.by)}.",
+                )
+        if self.at not in ("best", "last") and not _is_number(self.at):
+            raise RequestError("at", f"must be 'best', 'last' or a time, but got {self.at!r}.")
+
+    @property
+    def form(self) -> Law | None:
+        """The law; None under `auto`."""
+        return None if self.law == AUTO else forms.law(self.law)
+
+    @property
+    def moment(self) -> float | None:
+        """The time at which a run's snapshot counts; None for its best or last one."""
+        return None if self.at in ("best", "last") else float(self.at)
+
+
+def _check_scales(request: FitRequest) -> None:
+    try:
+        form = request.form
+    except FitError as error:
+        raise RequestError("law", str(error)) from error
+    axes, about = (("x",), "of one scale") if form is None else (form.axes, form.formula)
+    if len(request.x) != len(axes):
+        raise RequestError(
+            "x",
+            f"the law {request.law!r} ({about}) takes {len(axes)} column{'s' * (len(axes) > 1)} of x "
+            f"({', '.join(axes)}), but got {len(request.x)}: {', '.join(request.x)}. Name one column for each, in this "
+            "order.",
+        )
+
+
+def _is_number(text: str | float) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except (TypeError, ValueError, OverflowError):
+        return False

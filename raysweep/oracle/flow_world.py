@@ -1,0 +1,131 @@
+"""A flow with class-conditional base as a world: labelled samples with their exact posterior, and its file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+
+from raysweep.errors import OracleError
+from raysweep.experiment import Sample
+from raysweep.oracle.flows import ClassFlow
+from raysweep.oracle.recipe import Recipe, recipe_hash
+
+__all__ = ["FlowWorld", "packed", "unpacked"]
+
+_CHUNK = 2048  # items whose activations stay in cache
+R = TypeVar("R", bound=Recipe)
+
+
+@dataclass(frozen=True)
+class FlowWorld:
+    """A flow frozen in float64, as a world.
+
+    Attributes:
+        flow: In float64 on the CPU.
+        recipe: What it was made from.
+        sha: Hash of its weights; every row measured on it carries this.
+    """
+
+    flow: ClassFlow = field(compare=False)
+    recipe: Recipe
+    sha: str
+
+    @property
+    def classes(self) -> int:
+        return self.flow.classes
+
+    @property
+    def dim(self) -> int:
+        return self.flow.dim
+
+    def sample(self, n: int, stream: str, temperature: float = 1.0) -> Sample:
+        """n labelled items; the same noise at every temperature, so that difficulties are compared in pairs.
+
+        The posterior is evaluated at x as stored (float32), by a forward pass in float64.
+
+        Raises:
+            OracleError: the inverse is not finite.
+        """
+        return _sample(self, n, stream, temperature)
+
+    def _draw(self, n: int, stream: str, temperature: float) -> Sample:
+        digest = hashlib.blake2b(f"{recipe_hash(self.recipe)}/{stream}".encode(), digest_size=7).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+        prior = self.flow.log_prior.exp()
+        y = torch.multinomial(prior, n, replacement=True, generator=generator)
+        noise = torch.randn(n, self.dim, generator=generator, dtype=torch.float64)
+        xs, posteriors = [], []
+        with torch.no_grad():
+            for start in range(0, n, _CHUNK):
+                part = slice(start, start + _CHUNK)
+                x = self.flow.generate(y[part], noise[part], temperature).float()
+                xs.append(x)
+                posteriors.append(self.log_posterior(x.numpy(), temperature))
+        x_all = torch.cat(xs).numpy()
+        if not np.isfinite(x_all).all():
+            raise OracleError(
+                f"world {self.sha[:8]}: samples must be finite, but the flow's inverse is not; retrain it"
+            )
+        return Sample(x=x_all, y=y.numpy(), log_posterior=np.concatenate(posteriors))
+
+    def log_posterior(self, x: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+        """[n, classes] exact log p(k | x) in float64, for x [n, dim]."""
+        with torch.no_grad():
+            result: np.ndarray = self.flow.log_posterior(torch.from_numpy(x).double(), temperature).numpy()
+        return result
+
+
+@lru_cache(maxsize=32)
+def _sample(world: FlowWorld, n: int, stream: str, temperature: float) -> Sample:
+    # Packs of one worker share their world; inverting a pool takes seconds.
+    return world._draw(n, stream, temperature)
+
+
+def packed(flow: ClassFlow) -> bytes:
+    """A flow's weights as a safetensors file."""
+    data: bytes = save({name: value.detach().cpu().contiguous() for name, value in flow.state_dict().items()})
+    return data
+
+
+def unpacked(recipe: R, make: Callable[[R], ClassFlow], data: bytes, sha: str) -> FlowWorld:
+    """The world of a recipe from a file of weights, frozen in float64.
+
+    Args:
+        make: The recipe's flow, which the weights must fit.
+
+    Raises:
+        SafetensorError, ValueError, KeyError, TypeError, RuntimeError: the file is not this recipe's.
+    """
+    weights = load(data)
+    classes, dim = weights["means"].shape
+    wanted = recipe.shape
+    if (dim, classes) != (wanted.dim, wanted.classes):
+        raise ValueError(f"it holds {classes} classes in {dim} dimensions, not {wanted.classes} in {wanted.dim}")
+    flow = make(recipe).double()
+    _check_weights(weights, flow.state_dict())
+    flow.load_state_dict(weights)
+    flow.requires_grad_(False).eval()
+    return FlowWorld(flow, recipe, sha)
+
+
+def _check_weights(weights: Mapping[str, torch.Tensor], fresh: Mapping[str, torch.Tensor]) -> None:
+    """Numbers are finite and the probabilities add up; what is an index is a permutation of the fresh flow's."""
+    for name, value in weights.items():
+        own = fresh.get(name)
+        if own is None or value.shape != own.shape:
+            raise ValueError(f"{name[:100]} has the shape {tuple(value.shape)}, which the recipe does not give it")
+        if value.is_complex() or value.is_floating_point() != own.is_floating_point():
+            raise ValueError(f"{name[:100]} holds {value.dtype}, not {own.dtype}")
+        if own.is_floating_point() and not bool(value.double().isfinite().all()):
+            raise ValueError(f"{name[:100]} holds numbers that are not finite")
+        if not own.is_floating_point() and not torch.equal(value.long().flatten().sort()[0], own.flatten().sort()[0]):
+            raise ValueError(f"{name[:100]} is not what the recipe makes it")
+    if "log_prior" in weights and abs(float(weights["log_prior"].double().exp().sum()) - 1) > 1e-5:
+        raise ValueError("log_prior must hold the logarithms of probabilities that add up to 1")

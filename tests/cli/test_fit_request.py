@@ -1,0 +1,71 @@
+"""A fit that no table could answer is refused alike by a call, a command line and a sweep file, which name the key."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import polars as pl
+import pytest
+from conftest import FUNCTION_SWEEP
+from test_cli import Cli, cli
+
+from raysweep.errors import FitError, SweepError
+from raysweep.laws import fit
+from raysweep.laws.request import FitRequest, Options, RequestError
+from raysweep.sweep import from_mapping
+from raysweep.sweep.schema import FitSpec
+
+__all__ = ["cli"]
+
+FAULTS: list[tuple[str, dict[str, Any]]] = [
+    ("law", {"law": "powr"}),
+    ("x", {"law": "chinchilla"}),
+    ("x", {"law": "chinchilla", "x": ["size", "size"]}),
+    ("y", {"y": "size"}),
+    ("by", {"by": ["epoch", "epoch"]}),
+    ("at", {"at": "frist"}),
+    ("huber", {"huber": -1.0}),
+    ("holdout", {"holdout": 0.95}),
+]
+
+
+@pytest.mark.parametrize(("key", "fault"), FAULTS)
+def test_three_doors_one_check(cli: Cli, key: str, fault: dict[str, Any]) -> None:
+    asked = {"x": ["size"], "y": "loss", **fault}
+    with pytest.raises(RequestError) as caught:
+        fit(pl.DataFrame({"size": [1], "epoch": [1], "loss": [1.0]}), **asked)
+    assert caught.value.key == key
+    with pytest.raises(SweepError) as refused:
+        from_mapping({**FUNCTION_SWEEP, "fit": [asked]}, "my.yaml")
+    assert str(refused.value) == f"my.yaml: fit.0.{key}: {caught.value.rule}"
+    options = [
+        part
+        for name, value in asked.items()
+        for one in (value if isinstance(value, list) else [value])
+        for part in (f"--{name}", str(one))
+    ]
+    code, out, err = cli("fit", "no.csv", *options)  # before a table is looked for
+    assert (code, out, err) == (2, "", f"error: fit: --{key}: {caught.value.rule}\n")
+
+
+@pytest.mark.parametrize("options", [{"level": 1.0}, {"level": float("nan")}, {"draws": -1}, {"draws": 39}])
+def test_an_interval_needs_a_level_and_enough_draws_for_it(options: dict[str, Any]) -> None:
+    with pytest.raises(FitError, match=r"level|bootstrap"):
+        Options(**options)
+    assert Options(level=0.9, draws=20).draws == 20
+
+
+def test_every_key_of_a_sweep_files_fit_reaches_the_request() -> None:
+    plain = FitSpec(x="size", y="loss")
+    values: dict[str, Any] = {
+        "law": "power+floor", "x": "width", "y": "error", "by": ("seed",), "where": "size > 1", "at": "last",
+        "se": "error_se", "huber": 1e-3, "holdout": 0.0,
+    }  # fmt: skip
+    assert set(values) == set(FitSpec.model_fields)
+    for key, value in values.items():
+        changed = plain.model_copy(update={key: value}).request
+        place = changed.options if key in {one.name for one in fields(Options)} else changed
+        assert getattr(place, key) == ((value,) if key == "x" else value)
+        assert changed != plain.request
+    assert plain.request == FitRequest(("size",), "loss")

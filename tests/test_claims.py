@@ -1,0 +1,208 @@
+"""Claims: the verdict follows from the numbers, contradictions are refused, a table is what was written."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raysweep.claims import COLUMNS, Claim, Measured, Rule, markdown, read_claims, summary, write_claims
+from raysweep.errors import ClaimError
+
+SAMPLED = Measured(1.07, "N >= 400", 16, 0.99, 1.11)
+COMPUTED = Measured(2.498, "k = 1,000 to 10,000", 0)
+WORKS = {
+    "id": "H1",
+    "statement": "it falls as 1 / N",
+    "paper": 1.0,
+    "measured": SAMPLED,
+    "rule": Rule("near paper", 0.0),
+}
+
+
+def claim(**changes: Any) -> Claim:
+    return Claim(**(WORKS | changes))
+
+
+@pytest.mark.parametrize(
+    ("rule", "target", "value", "low", "high", "verdict"),
+    [
+        ("near paper 0", 1.0, 1.07, 0.99, 1.11, "reproduced"),  # the interval holds it
+        ("near paper 0", 1.0, 1.07, 1.01, 1.11, "differs"),
+        ("near paper 0.1", 1.0, 1.07, 1.01, 1.11, "reproduced"),  # within the tolerance
+        ("near paper 0", 1.0, 0.6, -0.1, 1.4, "not supported"),  # holds no effect at all, too
+        ("near paper 0", -1.0, -0.6, -1.4, 0.1, "not supported"),
+        ("near paper 0", -1.0, -0.9, -1.4, -0.1, "reproduced"),
+        ("near paper 0.01", 0.0, 0.002, -0.004, 0.008, "reproduced"),
+        ("near paper 0.01", 0.0, 0.002, -0.4, 0.4, "not supported"),  # a wide interval shows no absence
+        ("near paper 0.01", 0.0, 0.5, 0.4, 0.6, "differs"),
+        ("near paper 0.01", 0.0, -0.5, -0.6, -0.4, "differs"),
+        ("near paper 0.01", 0.0, 0.008, 0.005, 0.02, "not supported"),
+        ("above 1", "a peak", 3.0, 1.4, 5.4, "reproduced"),
+        ("above 1", "a peak", 3.0, 0.9, 5.4, "not supported"),
+        ("above 1", "a peak", 0.2, 0.1, 0.6, "not supported"),
+        ("below 0.05", "1 / N", 0.04, 0.03, 0.045, "reproduced"),
+        ("below 0.05", "1 / N", 0.04, 0.03, 0.055, "not supported"),
+    ],
+)
+def test_a_verdict_follows_from_the_interval(
+    rule: str, target: float | str, value: float, low: float, high: float, verdict: str
+) -> None:
+    sampled = claim(paper=target, measured=Measured(value, "N", 16, low, high), rule=Rule.parse(rule))
+    assert sampled.verdict == verdict
+    assert str(Rule.parse(str(sampled.rule))) == str(sampled.rule)
+
+
+def test_a_computed_value_is_judged_as_a_point() -> None:
+    assert claim(paper=2.5, measured=COMPUTED, rule=Rule("near paper", 0.01)).verdict == "reproduced"
+    assert claim(paper=2.5, measured=COMPUTED, rule=Rule("near paper", 0.001)).verdict == "differs"
+    assert claim(measured=COMPUTED, rule=Rule("above", 2.498)).verdict == "not supported"
+
+
+def test_theory_and_paper_are_different_targets() -> None:
+    both = claim(theory=0.5, measured=Measured(0.52, "k", 16, 0.49, 0.54))
+    assert both.verdict == "differs"
+    assert dataclasses.replace(both, rule=Rule("near theory", 0.0)).verdict == "reproduced"
+
+
+def test_without_a_measurement_nothing_was_run() -> None:
+    assert claim(measured=None, why="no data").verdict == "not run"
+
+
+def test_a_verdict_by_hand_is_kept_with_its_reason() -> None:
+    by_hand = claim(rule=None, judged="not supported", why="one seed diverged")
+    assert (by_hand.verdict, by_hand.reason) == ("not supported", "one seed diverged")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"measured": None}, "says why"),
+        ({"measured": None, "judged": "reproduced", "why": "sure"}, "Without a measurement"),
+        ({"judged": "not run", "rule": None, "why": "?"}, "Drop one"),
+        ({"rule": None}, "neither"),
+        ({"judged": "differs", "why": "by eye"}, "both"),
+        ({"rule": None, "judged": "differs"}, "reason"),
+        ({"rule": None, "judged": "true", "why": "by eye"}, "must be one of reproduced, differs"),
+        ({"paper": "a peak"}, "needs a number to compare with, but it is 'a peak'"),
+        ({"rule": Rule("near theory", 0.1)}, "needs a number"),
+        ({"paper": math.nan}, "finite number or words"),
+        ({"paper": "1.62"}, "finite number or words"),
+        ({"id": " "}, "needs `id`"),
+        ({"statement": ""}, "needs `statement`"),
+    ],
+)
+def test_contradictions_are_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ClaimError, match=re.escape(says)):
+        claim(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"window": " "}, "needs its `window`"),
+        ({"value": math.inf}, "`measured` must be a finite number"),
+        ({"low": math.nan}, "`low` must be a finite number"),
+        ({"low": None}, "needs an interval"),
+        ({"seeds": 1}, "at least 2 seeds"),
+        ({"seeds": -1}, "at least 0"),
+        ({"low": 2.0}, "must not exceed"),
+    ],
+)
+def test_a_measurement_without_its_window_seeds_or_interval_is_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ClaimError, match=re.escape(says)):
+        dataclasses.replace(SAMPLED, **changes)
+
+
+@pytest.mark.parametrize("text", ["near 1", "above", "near paper x", "near paper nan", "near paper -0.1", "over 1", ""])
+def test_what_is_no_rule_is_refused(text: str) -> None:
+    with pytest.raises(ClaimError):
+        Rule.parse(text)
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+words = st.text(st.characters(codec="utf-8", exclude_characters="\r", exclude_categories=("Cc", "Cs"))).filter(
+    lambda text: text.strip() and not re.fullmatch(r"\s*[-+.\d_]+(e[-+]?\d+)?\s*", text, re.IGNORECASE)
+)
+
+
+@given(finite, st.tuples(finite, finite).map(sorted), st.integers(2, 10**6), words, words, finite | words)
+def test_a_table_is_read_as_it_was_written(
+    value: float, ends: list[float], seeds: int, window: str, statement: str, theory: float | str
+) -> None:
+    rows = [
+        claim(measured=Measured(value, window, seeds, *ends), statement=statement, theory=theory),
+        claim(id="H2", measured=Measured(value, window, 0), rule=None, judged="differs", why=statement, source="make"),
+        claim(id="H3", measured=None, why=window),
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "claims.csv"
+        write_claims(file, rows)
+        again = read_claims(file)
+        assert [dataclasses.replace(c, judged=None) for c in again[2:]] == rows[2:]
+        assert again[:2] == rows[:2]
+        assert file.read_text().startswith(",".join(COLUMNS) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("measured", "x", "row 2, column measured, must be a finite number or empty, but is 'x'"),
+        ("low", "nan", "row 2, column low, must be a finite number or empty, but is 'nan'"),
+        ("seeds", "1.5", "row 2, column seeds, must be a whole number or empty, but is '1.5'"),
+        ("seeds", "", "row 2, column seeds, must be a whole number where `measured` is given"),
+        ("verdict", "maybe", "row 2, column verdict, must be one of reproduced, differs, not supported, not run"),
+        (
+            "verdict",
+            "differs",
+            "row 2, column verdict, must be 'reproduced' by the rule 'near paper 0.0', but is 'diff",
+        ),
+        ("measured", "", "row 2, column low, must be empty without `measured`, but is '0.99'"),
+        ("rule", "roughly", "row 2: A rule must be"),
+        ("window", "", "row 2: A measured value needs its `window`"),
+    ],
+)
+def test_a_wrong_cell_is_named(tmp_path: Path, column: str, value: str, says: str) -> None:
+    file = tmp_path / "claims.csv"
+    write_claims(file, [claim()])
+    header, row = file.read_text().splitlines()
+    cells = row.split(",")
+    cells[COLUMNS.index(column)] = value
+    file.write_text(f"{header}\n{','.join(cells)}\n")
+    with pytest.raises(ClaimError, match=re.escape(f"{file}, {says}")):
+        read_claims(file)
+
+
+def test_a_file_that_is_no_table_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "claims.csv"
+    for text, says in (("", "empty"), ("a,b\n", "but is a,b"), (",".join(COLUMNS) + "\nH1,x\n", "row 2, must have 14")):
+        file.write_text(text)
+        with pytest.raises(ClaimError, match=re.escape(says)):
+            read_claims(file)
+    with pytest.raises(ClaimError, match="cannot be read"):
+        read_claims(tmp_path / "missing.csv")
+
+
+def test_two_claims_that_look_alike_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ClaimError, match="one claim per id, setting and window, but has 2 of H1"):
+        write_claims(tmp_path / "claims.csv", [claim(), claim()])
+    write_claims(tmp_path / "claims.csv", [claim(), claim(setting="another")])
+
+
+def test_a_page_shows_each_statement_once_and_every_number() -> None:
+    rows = [claim(setting="a | b"), claim(setting="N* over N*", paper=1.5, why="at beta 2.5")]
+    lines = markdown(rows).splitlines()
+    assert "| H1: it falls as 1 / N | a \\| b; N >= 400 |  | 1 | 1.07 [0.99, 1.11], 16 seeds | reproduced |" in lines[2]
+    assert lines[3] == (
+        "|  | N\\* over N\\*; N >= 400 |  | 1.5 | 1.07 [0.99, 1.11], 16 seeds | differs "
+        "| the interval misses the paper's value; at beta 2.5 |"
+    )
+    assert summary(rows) == "1 reproduced, 1 differs"
+    assert summary([*rows, rows[1], claim(measured=None, why="no data")]) == "1 reproduced, 2 differ, 1 not run"

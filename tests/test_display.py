@@ -1,0 +1,168 @@
+"""What an experiment is shown by is its own to say: a store keeps it, and no room that shows it knows its names."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP
+from typer.testing import CliRunner
+
+from raysweep.cli import app
+from raysweep.display import Bound, Companion, Display, Figure
+from raysweep.errors import LedgerError, SweepError
+from raysweep.executors import make_executor
+from raysweep.experiment import Context, Cost, Metric, WorldShape, display_of
+from raysweep.experiments import BUILT_IN, built_in
+from raysweep.grid.axes import Axis
+from raysweep.grid.runs import Observed, Runs
+from raysweep.grid.values import Value
+from raysweep.reports import make_report
+from raysweep.run import run
+from raysweep.store import Store
+from raysweep.sweep import Sweep, from_mapping
+from raysweep.sweep.stored import stored_display
+
+PACKAGE = Path(__file__).parents[1] / "raysweep"
+ROOMS = ("reports", "laws", "cli", "sweep", "executors", "export", "imports")
+FILES = ("run.py", "status.py", "plan.py", "pack.py")
+# Names of columns that are also words of the rooms' own: letters of laws, the role of an axis, a count of cells, a
+# condition on rows, and what the command `passk` says of a table of attempts.
+SHARED = {"k", "alpha", "beta", "seed", "total", "condition", "exponent", "failure", "pass_at_k"}
+
+
+def names() -> set[str]:
+    """Of the built-in experiments, their axes and their metrics."""
+    found = set(BUILT_IN)
+    for name in BUILT_IN:
+        experiment = built_in(name)
+        assert experiment is not None
+        found |= {axis.name for axis in experiment.axes} | {metric.name for metric in experiment.metrics}
+    return found - SHARED
+
+
+@pytest.mark.parametrize("room", [*ROOMS, *FILES])
+def test_no_room_that_runs_or_shows_experiments_knows_a_name_of_one(room: str) -> None:
+    """No string is such a name; and one with an underscore, which is no word of English, is in no string at all."""
+    paths = [PACKAGE / room] if room in FILES else sorted((PACKAGE / room).glob("**/*.py"))
+    assert paths
+    joined = re.compile(rf"(?<!\w)({'|'.join(sorted(name for name in names() if '_' in name))})(?!\w)")
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert node.value not in names(), f"{path}:{node.lineno}: {node.value!r}"
+                assert not joined.search(node.value), f"{path}:{node.lineno}: {joined.search(node.value)}"
+
+
+DISPLAY = Display(
+    labels={"size": "items in the sack", "loss": "what is lost"},
+    x="size",
+    y="loss",
+    companions=(Companion("loss", "least", "floor", "Dotted: no sack loses less."),),
+    bounds=(
+        Bound("gain", "nothing is gained", "Something was gained: weigh again.", side="high", se="gain_se"),
+        Bound("loss", "something is lost", "Nothing was lost: weigh again."),
+    ),
+    figures=(Figure("gains", "gain", "gain of sacks", "Gains by size."),),
+)
+
+
+@dataclass(frozen=True)
+class Sack:
+    """A user's experiment."""
+
+    name: str = "sack"
+    version: int = 1
+    axes: Sequence[Axis] = (Axis("size", int, "lane", 1), Axis("seed", int, "lane", 0, role="seed"))
+    metrics: Sequence[Metric] = (
+        Metric("loss", "kg"),
+        Metric("least", "kg"),
+        Metric("gain", "kg"),
+        Metric("gain_se"),
+    )
+    needs_world: bool = False
+    display: Display = DISPLAY
+
+    def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
+        return Cost()
+
+    def check(self, runs: Runs, world: WorldShape | None, gpus: float) -> None: ...
+
+    def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
+        size = pack.column("size")
+        columns: dict[str, Any] = {
+            "lane": pa.array(range(len(pack)), pa.int32()),
+            "loss": [n**-0.5 * (1 + 0.01 * (s % 3)) for n, s in zip(size, pack.column("seed"), strict=True)],
+            "least": [0.01] * len(pack),
+            "gain": [1.0 if n == 64 else -1.0 for n in size],
+            "gain_se": [0.1] * len(pack),
+        }
+        yield pa.RecordBatch.from_pydict(columns)
+
+
+SWEEP = {"name": "sacks", "grid": {"size": {"log2": [1, 64]}, "seed": {"range": 3}}}
+FIT = [{"law": "power", "x": "size", "y": "loss"}]
+
+
+def test_a_report_shows_it_where_the_experiment_is_not(memory_store: Store) -> None:
+    run(from_mapping({**SWEEP, "experiment": Sack(), "fit": FIT}), memory_store, make_executor("inline"))
+    assert stored_display(memory_store) == display_of(Sack())
+    report = make_report(memory_store)
+    page = memory_store.read("report.html").decode()
+    assert "Dotted: no sack loses less." in page
+    assert {name for name, _ in memory_store.list("figures")} >= {"gains.png"}
+    said = [line for line in report.findings if line.startswith("Sanity")]
+    assert said == [
+        "Sanity: nothing is gained: true within 4 s.e. NOT in 3 of 21 rows (gain at worst -10.0 s.e. from 0)",
+        "Sanity: something is lost: true within 4 s.e. in all 21 rows (loss at worst +inf s.e. from 0)",
+    ]
+    assert "<p class=bad>Something was gained: weigh again.</p>" in page
+    assert "Nothing was lost" not in page
+
+
+def test_a_fit_without_columns_takes_those_that_are_declared(tmp_path: Path) -> None:
+    sweep = from_mapping({**SWEEP, "experiment": Sack()})
+    run(sweep, Store(str(tmp_path)), make_executor("inline"))
+    found = CliRunner().invoke(app, ["fit", str(tmp_path), "--json", "--bootstrap", "0"])
+    (one,) = json.loads(found.stdout)
+    assert (one["x"], one["y"]) == ("size", "loss")
+
+
+def test_a_column_that_is_not_there_is_refused_before_anything_runs() -> None:
+    wrong = Sack(display=replace(DISPLAY, y="los"))
+    with pytest.raises(SweepError, match=r"sack: display must name axes and metrics, but names 'los'\. Did you mean"):
+        from_mapping({**SWEEP, "experiment": wrong})
+
+
+def test_labels_are_declared_or_made_of_name_and_unit() -> None:
+    labels = display_of(Sack()).labels
+    assert labels == {"size": "items in the sack", "loss": "what is lost", "least": "least (kg)", "gain": "gain (kg)"}
+
+
+@pytest.mark.parametrize("display", [DISPLAY, Display(), *(display_of(built_in(name)) for name in BUILT_IN)])
+def test_a_display_is_plain_data(display: Display) -> None:
+    assert Display.from_json(json.loads(json.dumps(display.to_json()))) == display
+
+
+@pytest.mark.parametrize("base", [CLASSIFIER_SWEEP, FUNCTION_SWEEP])
+def test_a_store_of_an_older_raysweep_is_shown_by_its_built_in_experiment(
+    base: dict[str, Any], memory_store: Store, make_sweep: Callable[..., Sweep]
+) -> None:
+    sweep = make_sweep(base)
+    run(sweep, memory_store, make_executor("inline"))
+    name = f"axes/{sweep.hash}.json"
+    declared = memory_store.read_json(name)
+    memory_store.write_json(name, {key: value for key, value in declared.items() if key != "display"})
+    expected = display_of(sweep.experiment) if base is CLASSIFIER_SWEEP else Display()
+    assert stored_display(memory_store) == expected
+    make_report(memory_store)
+    memory_store.write_json(name, {**declared, "display": {"bounds": [{"metric": 3}]}})
+    with pytest.raises(LedgerError, match=rf"{name} must hold the axes of its sweep"):
+        make_report(memory_store)

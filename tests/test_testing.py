@@ -1,0 +1,160 @@
+"""The contract of an experiment: what comes with raysweep keeps it, and each broken rule is found and named."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import contract_toys
+import pytest
+from conftest import FUNCTION_SWEEP, HERE
+from regression_toy import REGRESSION_SWEEP
+
+from raysweep.errors import ContractError
+from raysweep.experiments import BUILT_IN
+from raysweep.sweep import Sweep, from_mapping
+from raysweep.testing import check_experiment
+
+# Small sweeps that mix costs, kinds of time, endings: what could go wrong must be in them.
+SWEEPS: dict[str, dict[str, Any]] = {
+    "classifier": {
+        "world": {"kind": "gaussian", "dim": 4, "classes": 3},
+        "grid": {
+            "concat": [{"schedule": "constant", "n_train": [32, 128]}, {"schedule": "cosine", "n_train": 64}],
+            "lr": [0.02, 1e30],
+            "width": 4,
+            "steps": [4, 8, 16],
+            "k": [1, 10],
+            "batch": 16,
+            "pool": 512,
+            "eval_items": 64,
+            "select_items": 32,
+            "precision": "float64",
+        },
+    },
+    "features": {
+        "grid": {
+            "concat": [
+                {"method": "exact", "width": [0, 8], "alpha": [1.5, 2], "gamma": [0, 1], "batch": [0, 4]},
+                {"method": "steps", "inputs": 16, "eta": [0.1, 0.2], "gamma": [0, 0.5], "batch": [0, 4]},
+                {"method": "steps", "inputs": 16, "items": 8, "seed": {"range": 2}},
+            ],
+            "t": [1, 3],
+        }
+    },
+    "lid": {
+        "grid": {
+            "dim": 12,
+            "concat": [{"n_train": [6, 300], "beta": 4.5, "seed": {"range": 2}}, {"n_train": 40, "beta": 1.5}],
+            "ridge": [0.0, 1e-9],  # 0 is singular for fewer items than dimensions
+            "tolerance": 0.1,
+            "k": [1, 10],
+        }
+    },
+}
+GRID: dict[str, Any] = {
+    "concat": [{"plan": "open", "size": [4, 64], "seed": {"range": 2}}, {"plan": "fixed", "size": [4, 4096]}],
+    "rate": [0.5, 3.0],
+    "steps": [2, 3, 6],
+}
+
+
+def toy_sweep(toy: Any) -> Sweep:
+    return from_mapping({"name": "t", "experiment": toy, "grid": GRID})
+
+
+def test_each_built_in_experiment_has_a_sweep() -> None:
+    assert set(SWEEPS) == set(BUILT_IN)
+
+
+@pytest.mark.parametrize("name", sorted(SWEEPS))
+def test_what_comes_with_raysweep_keeps_the_contract(name: str) -> None:
+    sweep = from_mapping({"name": "t", "experiment": name, **SWEEPS[name]})
+    check_experiment(sweep.experiment, sweep)
+
+
+OWN = {
+    "a toy": {"name": "t", "experiment": "contract_toys:Toy", "grid": GRID},
+    "a function": FUNCTION_SWEEP,
+    "rounds of training without a world": {
+        **REGRESSION_SWEEP,
+        "grid": {**REGRESSION_SWEEP["grid"], "width": 4, "richness": [0.5, 1.0], "step": [8, 40]},
+    },
+}
+
+
+@pytest.mark.parametrize("own", sorted(OWN))
+def test_an_experiment_of_a_users_own_can_keep_it(own: str) -> None:
+    sweep = from_mapping(OWN[own], folders=[HERE])
+    check_experiment(sweep.experiment, sweep)
+
+
+@pytest.mark.parametrize(
+    ("broken", "rule", "said"),
+    [
+        ("Impure", "cost", "a plan's flops must be the sum over its runs"),
+        ("Repeating", "rows", r"must come back once, but of \d+ cells \d+ rows are repeated"),
+        ("Forgetful", "rows", r"every cell asked for must come back, but \d+ of \d+ do not"),
+        ("Abrupt", "rows", r"run\(\) must come to its end, but raised TypeError: save\(\)"),
+        ("Silent", "rows", "every declared metric must be yielded, but value is not"),
+        ("Wordy", "rows", "a metric must be a number, but value is yielded as string"),
+        ("Fragile", "isolation", r"alone is ok and in its pack failed \(ValueError: rate above 2\)"),
+        ("Placed", "packing", "must give the rows of its whole pack to 1e-09, but loss is"),
+        ("Amnesic", "resume", "resumed from a saved state must give the rows of its whole pack"),
+        ("Secretive", "kind", "calls steps observed where it is lane, at"),
+        ("Secretive", "kind", r"a fit that does not name steps .* but pools \['2', '3', '6'\]"),
+        ("Speechless", "theory", r"every row must have a value or a reason, but \d+ of \d+ have neither"),
+        ("Sorted", "theory", "a cell's theory must not depend on the other cells, but loss changes"),
+        ("Unprepared", "theory", "must not raise, but did"),
+    ],
+)
+def test_a_broken_rule_is_named_with_its_values(broken: str, rule: str, said: str) -> None:
+    toy = getattr(contract_toys, broken)()
+    with pytest.raises(ContractError, match=rf"(?m)^- {rule}: .*{said}") as caught:
+        check_experiment(toy, toy_sweep(toy))
+    assert isinstance(caught.value, AssertionError)
+    first = str(caught.value).splitlines()[0]
+    assert rule in first.partition(": ")[2].split(", ")
+
+
+def test_rows_that_report_more_than_was_planned_are_found() -> None:
+    toy = contract_toys.Modest()
+    raw = {"name": "t", "experiment": toy, "grid": {"plan": "fixed", "repeats": [1, 3], "steps": [2, 4]}}
+    with pytest.raises(ContractError, match=r"- cost: cost\(\) must state the flops .*'repeats': 3.* reports 48 .* 16"):
+        check_experiment(toy, from_mapping(raw))
+
+
+def test_every_broken_rule_is_said_at_once() -> None:
+    class Bad(contract_toys.Placed, contract_toys.Speechless, contract_toys.Modest):
+        pass
+
+    grid = {"plan": "fixed", "repeats": [1, 3], "rate": [0.5, 3.0], "steps": 4, "seed": {"range": 2}}
+    with pytest.raises(ContractError) as caught:
+        check_experiment(Bad(), from_mapping({"name": "t", "experiment": Bad(), "grid": grid}))
+    assert str(caught.value).splitlines()[0].endswith(": cost, packing, theory")
+
+
+def test_a_module_that_imports_what_planning_does_not_need_is_found_with_the_file_that_does(tmp_path: Path) -> None:
+    looked = "import importlib.util\nprint(importlib.util.find_spec('torch'))\n"
+    (tmp_path / "heavy_toy.py").write_text(looked + "import polars\nfrom contract_toys import Toy\n")
+    raw = {"name": "t", "experiment": "heavy_toy:Toy", "grid": {"seed": 1}}
+    sweep = from_mapping(raw, folders=[tmp_path, HERE])
+    with pytest.raises(ContractError, match=r"(?m)^- imports: .*but imports polars \(by .*heavy_toy\.py\)") as caught:
+        check_experiment(sweep.experiment, sweep)
+    assert str(caught.value).splitlines()[0].endswith(": imports")
+    assert "imports torch" not in str(caught.value)  # it was only looked for
+    sys.modules.pop("heavy_toy")
+
+
+def test_a_sweep_that_cannot_be_planned_is_refused() -> None:
+    grid = {"n_train": 1024, "pool": 512}
+    raw = {"name": "t", "experiment": "classifier", "world": SWEEPS["classifier"]["world"], "grid": grid}
+    sweep = from_mapping(raw)
+    with pytest.raises(ContractError, match=r"possible to plan the sweep, but that raised(.|\n)*n_train <= pool"):
+        check_experiment(sweep.experiment, sweep)
+
+
+def test_a_sweep_of_another_experiment_is_refused() -> None:
+    with pytest.raises(ContractError, match=r"must be of the experiment, but is of lid \(version 1\), not of toy"):
+        check_experiment(contract_toys.TOY, from_mapping({"name": "t", "experiment": "lid", "grid": {"seed": 1}}))
