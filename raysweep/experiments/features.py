@@ -42,7 +42,7 @@ AXES = (
          "all modes (exact) or 800 (steps)"),
     Axis("eta", float, "lane", 0.05, low=1e-9, high=1e3, help="step size; exact: only beside a batch"),
     Axis("batch", int, "shape", 0, low=0, high=2**20, unit="items", help="fresh items a step; 0: the population"),
-    Axis("items", int, "shape", 0, low=0, high=2**20, unit="items", help="P, a data set used whole; 0: fresh data"),
+    Axis("n_train", int, "shape", 0, low=0, high=2**20, unit="items", help="P, a data set used whole; 0: fresh data"),
     Axis("seed", int, "lane", 0, low=0, high=2**62, role="seed", help="of the initial features and the data"),
     Axis("t", float, "observed", 100.0, low=1e-6, high=1e12, role="time", help="time: step size x steps"),
 )  # fmt: skip
@@ -58,7 +58,7 @@ DISPLAY = Display(
         "t": "time t (step size x steps)",
         "loss": "loss",
         "width": "width N",
-        "items": "items P",
+        "n_train": "training items P",
         "reducible": "loss above the plateau",
         "unreachable": "plateau of the loss",
         "gamma": "richness",
@@ -67,7 +67,7 @@ DISPLAY = Display(
     y="loss",
     companions=(Companion("loss", "unreachable", "floor", "Dotted: what a model of this width never loses."),),
 )
-_MODEL = ("method", "alpha", "beta", "gamma", "width", "inputs", "eta", "batch", "items")  # all but seed and time
+_MODEL = ("method", "alpha", "beta", "gamma", "width", "inputs", "eta", "batch", "n_train")  # all but seed and time
 _IDENTITY = 800  # modes of `steps` without a width: N = M and A0 the identity
 _MOST_INPUTS = 16_384
 _DRAWS = 4  # random models that a theory of a finite width is the mean of
@@ -94,7 +94,7 @@ class Features:
         if run["method"] == "exact":
             return Cost(parameters=width, flops=drawn + 60.0 * _FLOW_STEPS * width, bytes=8.0 * width * (inputs + 40))
         steps = float(max(observed.values("t"))) / float(run["eta"])
-        batch, items = int(run["batch"]), int(run["items"])
+        batch, items = int(run["batch"]), int(run["n_train"])
         each = 6.0 * width**2 + 8.0 * batch * width + (2.0 * width**2 if items else 0.0)
         held = 8.0 * (2 * width**2 + (width**2 if items else 0) + 3 * batch * (width + 1))
         return Cost(width**2 + width, drawn + steps * each, 4.0 * width * len(observed.values("t")), held)
@@ -106,7 +106,7 @@ class Features:
             row = runs.row(i)
             last = max(runs.observed[int(runs.observed_code[i])].values("t"))
             key = tuple(
-                row[n] for n in ("method", "alpha", "beta", "gamma", "width", "inputs", "eta", "batch", "items")
+                row[n] for n in ("method", "alpha", "beta", "gamma", "width", "inputs", "eta", "batch", "n_train")
             )
             if (*key, last) not in seen:
                 seen.add((*key, last))
@@ -161,7 +161,7 @@ class Features:
 
         The exact method without a width is that theory itself and has none beside it.
         """
-        loss, rho = np.full(len(cells), np.nan), np.full(len(cells), np.nan)
+        loss = np.full(len(cells), np.nan)
         reason = np.full(len(cells), None, dtype=object)
         numbered = cells.select(list(_MODEL)).append_column("row", pa.array(np.arange(len(cells))))
         for one in numbered.group_by(list(_MODEL)).aggregate([("row", "list")]).to_pylist():
@@ -171,16 +171,10 @@ class Features:
             if isinstance(found, str):
                 reason[rows] = found
             else:
-                loss[rows], rho[rows] = found[0][where], found[1][where]
+                loss[rows] = found[where]
                 bad = rows[~np.isfinite(loss[rows])]
                 loss[bad], reason[bad] = np.nan, "the noise of minibatches grows without bound"
-        return pa.table(
-            {
-                "loss": pa.array(loss, mask=np.isnan(loss)),
-                "rho": pa.array(rho, mask=np.isnan(rho)),
-                "reason": pa.array(reason, pa.string()),
-            }
-        )
+        return pa.table({"loss": pa.array(loss, mask=np.isnan(loss)), "reason": pa.array(reason, pa.string())})
 
 
 def size(run: Mapping[str, Value]) -> tuple[int, int]:
@@ -217,13 +211,15 @@ def _modes(row: Mapping[str, Any], betas: Sequence[float]) -> list[Modes]:
 
 
 def _check(row: Mapping[str, Any], times: Sequence[Any]) -> None:
-    if row["items"] and row["batch"]:
+    if row["n_train"] and row["batch"]:
         raise SweepError(
-            f"items and batch: a data set is used whole, or fresh items are drawn, but got items={row['items']} and "
+            f"n_train and batch: a data set is used whole or fresh items are drawn, but got n_train={row['n_train']} and "
             f"batch={row['batch']}. Set one of them to 0"
         )
-    if row["items"] and row["method"] == "exact":
-        raise SweepError(f"items: a data set takes method: steps, but got items={row['items']} with method: exact")
+    if row["n_train"] and row["method"] == "exact":
+        raise SweepError(
+            f"n_train: a data set takes method: steps, but got n_train={row['n_train']} with method: exact"
+        )
     width, inputs = size(row)
     if width > inputs:
         raise SweepError(f"inputs: a model of width {width} must have as many inputs, but got inputs={inputs}")
@@ -243,25 +239,25 @@ def _check(row: Mapping[str, Any], times: Sequence[Any]) -> None:
         )
 
 
-def _expected(one: Mapping[str, Any], times: Array) -> tuple[Array, Array] | str:
-    """The expected loss and rho at some times, or why there is none."""
-    lazy, unknown = one["gamma"] == 0, np.full(len(times), np.nan)
+def _expected(one: Mapping[str, Any], times: Array) -> Array | str:
+    """The expected loss at some times, or why there is none."""
+    lazy = one["gamma"] == 0
     noise = one["eta"] / one["batch"] if one["batch"] else 0.0
 
     def drawn(i: int) -> Modes:
         return _modes({**one, "seed": _OTHERS + i}, [one["beta"]])[0]
 
-    if one["items"]:
+    if one["n_train"]:
         if not lazy or one["width"]:
             return "a data set that is used again has a theory without a width and at gamma = 0 only"
-        return reused_data_curve(drawn(0), times, one["items"]), unknown
+        return reused_data_curve(drawn(0), times, one["n_train"])
     if one["method"] == "exact" and not one["width"]:
         return "the exact flow without a width is the theory itself"
     if one["width"] and lazy and not noise:
         _, inputs = size(one)
-        return lazy_curve(power_law_modes(one["alpha"], one["beta"], inputs, inputs), times, one["width"]), unknown
+        return lazy_curve(power_law_modes(one["alpha"], one["beta"], inputs, inputs), times, one["width"])
     found = flow([drawn(i) for i in range(_DRAWS if one["width"] else 1)], one["gamma"], times, noise)
-    return found.loss.mean(0), found.rho.mean(0)
+    return np.asarray(found.loss.mean(0))
 
 
 EXPERIMENT = Features()

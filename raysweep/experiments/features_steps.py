@@ -145,7 +145,7 @@ def descend(experiment: Features, pack: Runs, context: Context) -> Iterator[pa.R
             eta,
             torch.tensor([int(rows[i]["seed"]) for i in lanes], device=context.device),
             int(pack.value("batch")),
-            int(pack.value("items")),
+            int(pack.value("n_train")),
         )
         for t in times:
             loss, rho = stack.at(t)

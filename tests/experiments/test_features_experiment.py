@@ -89,7 +89,7 @@ def test_steps_follow_the_exact_flow(tmp_path: Any) -> None:
 
 
 def test_a_data_set_and_minibatches_have_their_theory(tmp_path: Any) -> None:
-    fixed = {"method": "steps", "inputs": 128, "items": 48, "eta": 0.2, "t": [10, 100], "seed": {"range": 12}}
+    fixed = {"method": "steps", "inputs": 128, "n_train": 48, "eta": 0.2, "t": [10, 100], "seed": {"range": 12}}
     table = rows(fixed, Store(str(tmp_path / "fixed")))
     expected = EXPERIMENT.theory(table, {"loss"})
     ratio = np.log(table["loss"].to_numpy() / expected["loss"].to_numpy())
@@ -113,8 +113,8 @@ def test_a_data_set_and_minibatches_have_their_theory(tmp_path: Any) -> None:
     ("grid", "message"),
     [
         ({"method": "steps", "gamma": 10, "beta": 0.5, "eta": 0.5}, r"eta: the step size must keep .* below 2"),
-        ({"method": "steps", "items": 10, "batch": 4}, "items and batch"),
-        ({"method": "exact", "items": 10}, "items: a data set takes method: steps"),
+        ({"method": "steps", "n_train": 10, "batch": 4}, "n_train and batch"),
+        ({"method": "exact", "n_train": 10}, "n_train: a data set takes method: steps"),
         ({"method": "steps", "t": 0.01}, "t: must be a step at least"),
         ({"width": 100, "inputs": 50}, "inputs: a model of width 100"),
     ],
