@@ -213,8 +213,8 @@ def _modes(row: Mapping[str, Any], betas: Sequence[float]) -> list[Modes]:
 def _check(row: Mapping[str, Any], times: Sequence[Any]) -> None:
     if row["n_train"] and row["batch"]:
         raise SweepError(
-            f"n_train and batch: a data set is used whole or fresh items are drawn, but got n_train={row['n_train']} and "
-            f"batch={row['batch']}. Set one of them to 0"
+            f"n_train and batch: a data set is used whole or fresh items are drawn, but got n_train={row['n_train']} "
+            f"and batch={row['batch']}. Set one of them to 0"
         )
     if row["n_train"] and row["method"] == "exact":
         raise SweepError(
