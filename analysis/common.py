@@ -1,4 +1,4 @@
-"""What analyses share: figures on disk, intervals over whole seeds, and where the claims of papers are kept."""
+"""Shared by analyses: figures on disk, intervals over whole seeds, and the folder of the papers' claims."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def over_seeds(values: Array, statistic: Callable[[Array], Any]) -> tuple[Array,
 
 
 def measured(window: str, seeds: int, value: Any, ends: Any = (None, None)) -> Measured:
-    """A measurement for a claim, to four significant digits: what a table of claims keeps."""
+    """A measurement for a claim, to four significant digits, as a table of claims keeps it."""
     low, high = (None if end is None else float(f"{end:.4g}") for end in ends)
     return Measured(float(f"{value:.4g}"), window, seeds, low, high)
 

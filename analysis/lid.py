@@ -31,7 +31,7 @@ SWEEPS = ("generalisation", "spectrum", "exponent", "prior")
 D, WIDE = 50, 1000
 RIDGE = 1e-9
 WINDOWS = ((10, 100), (10, 1000), (100, 1000), (100, 10_000))
-PAPER = (100, 1000)  # the window of k that the rest is measured in
+PAPER = (100, 1000)  # the window of k for all other exponents
 SEEDS = 16
 MEASURED_IN = {  # the sweep of each claim; the others are computed
     "H1": "generalisation", "H2": "spectrum", "H3": "generalisation", "H1-3": "generalisation",

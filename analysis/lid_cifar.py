@@ -10,7 +10,7 @@ votes. The excess risk is the mean squared distance of the head's ten outputs to
 of 1 - pass@k = mean (1 - q)^k over k = 1 to 100 with q as counted (`raw`) and with half a vote for every class
 (`smoothed`), and over k = 1 to 40 without bias (`unbiased`, k votes drawn without replacement). 16 splits; medians with
 95 % intervals over splits. Writes exponents.csv and cifar10h.png, and the table of claims analysis/claims/lid_cifar.csv
-(or --claims). Either set of features may be missing: what it would measure is then `not run`.
+(or --claims). Either set of features may be missing: its claims are then `not run`.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from raysweep.laws.attempts import unbiased_failure
 from raysweep.laws.tail import Tail
 from raysweep.reports.style import COLOURS, STYLE
 
-COMPONENTS = 256  # at most; of a feature set
+COMPONENTS = 256  # at most, per feature set
 SIZES = [16, 32, 64, 96, 128, 160, 200, 256, 320, 400, 600, 1000, 2000, 4000, 8000]
 SEEDS = 16
 TEST = 2000
 RIDGE = 1e-9
-WINDOW, FEW = (1, 100), (1, 40)  # of k; the second is within every image's votes
-RARE = (0.05, 0.5)  # of the share of votes that an image's label has
+WINDOW, FEW = (1, 100), (1, 40)  # windows of k; no image has fewer votes than the second
+RARE = (0.05, 0.5)  # window of the share of votes for an image's label
 KINDS = ("raw", "smoothed", "unbiased")
 FEATURES = ("patches", "resnet")
 STATEMENTS = {
@@ -152,7 +152,7 @@ def not_run(name: str) -> list[Claim]:
 
 
 def difficulty(counts: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> None:
-    """Prints the tail of human difficulty: how often few votes name the label, and a perfect head's exponent."""
+    """Print the tail of human difficulty: how often few votes name the label, and a perfect head's exponent."""
     hits, trials = counts[np.arange(len(counts)), labels], counts.sum(1)
     rng = np.random.default_rng(0)
     few = np.unique(np.geomspace(*FEW, 15).round())

@@ -36,8 +36,8 @@ K = np.unique(np.geomspace(1, 1000, 31).round())
 WINDOW = (10, 100)
 TRIALS = 200
 SOURCE = "python analysis/students.py --device cuda; python analysis/lid_gsm8k.py"
-HALF = 0.5  # of a unit: what rounds to an answer
-_STEP = 0.05  # of log tau
+HALF = 0.5  # unit: errors below it round to the right answer
+_STEP = 0.05  # step in log tau
 
 
 def failures(error: npt.NDArray[np.int16], beta: float) -> Array:
@@ -58,7 +58,7 @@ def counted(error: npt.NDArray[np.int16], beta: float, rng: np.random.Generator)
 
 
 def claims(found: dict[str, Any], exponent: Array) -> list[Claim]:
-    """H10 from the students' exponents [students]: how much they rise over N, and whether they still do at the end."""
+    """H10 from the students' exponents [students]: how much they rise over N, and whether they rise at the end."""
     steepens = "students of a noisy teacher: the exponent of 1 - pass@k rises with N"
     flattens = "students of a noisy teacher: the exponent saturates"
     rows = []

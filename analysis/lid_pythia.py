@@ -4,8 +4,9 @@
 
 Counts of successes of nine Pythia sizes at up to nine checkpoints, on 128 problems of GSM8K and of MATH (30 and 9 at
 12B's first checkpoints). Every checkpoint's exponent is that of 1 - pass@k over the same window of k, with an interval
-over problems. Beside it stand the exponent as k grows (a Beta distribution of success rates), and the one by (c - 1) /
-(n - 1), which is unbiased where problems were tried until they succeeded and biased where all had as many trials.
+over problems. Beside it stand the exponent as k grows (a Beta distribution of success rates), and the exponent from
+(c - 1) / (n - 1), which is unbiased where problems were tried until they succeeded and biased where all had the same
+number of trials.
 Writes checkpoints.csv, exponents.png and compute.png (pass@k against training FLOPs, as arXiv 2509.24012 has it).
 """
 
@@ -28,7 +29,7 @@ from raysweep.reports.style import STYLE
 WINDOW = (10, 100)
 BUDGETS = (1, 10, 100)
 BENCHMARKS = ("gsm8k", "math")
-FEW = 10  # problems solved: with fewer, an exponent says little
+FEW = 10  # solved problems; with fewer, an exponent means little
 
 
 def checkpoints(table: pl.DataFrame, draws: int) -> pl.DataFrame:
@@ -60,8 +61,8 @@ def checkpoints(table: pl.DataFrame, draws: int) -> pl.DataFrame:
 def verdicts(table: pl.DataFrame, frame: pl.DataFrame, draws: int) -> pl.DataFrame:
     """How the exponent changes, by benchmark and size, with intervals over the problems that both checkpoints share.
 
-    `since_first` is the last checkpoint's less that of the first at which FEW problems are solved, `at_the_end` less
-    the one before it, `since_best` less the highest.
+    `since_first` is the last checkpoint's exponent minus that of the first at which FEW problems are solved,
+    `at_the_end` minus that of the checkpoint before, `since_best` minus the highest.
     """
     rows = []
     for (benchmark, n), group in frame.group_by("benchmark", "N", maintain_order=True):

@@ -1,4 +1,4 @@
-"""What became of the papers' claims: docs/papers.md, made from the committed tables of claims.
+"""The papers' claims and their verdicts: docs/papers.md, made from the committed tables of claims.
 
     python analysis/papers.py [--out docs/papers.md]
 

@@ -1,4 +1,4 @@
-"""Students of a noisy teacher: small transformers that learn word problems, all of them lanes of one stack.
+"""Students of a noisy teacher: small transformers that learn word problems, all as lanes of one stack.
 
     python analysis/students.py [--device cuda] [--seeds 8] [--steps 8000] [--out results/lid_gsm8k/students.npz]
 
@@ -27,7 +27,7 @@ Whole = npt.NDArray[np.int64]
 
 SIZES = [10, 20, 43, 88, 181, 371, 759, 1555, 3182, 6309]  # log-spaced over the paper's range
 BETAS = (2.5, 4.5)
-SIGMA = 0.25  # of the teacher's answers: one within half a unit rounds to the right one
+SIGMA = 0.25  # scale of the teacher's errors; an answer within half a unit rounds to the right one
 TEMPLATES = (  # all ask for a + b c
     "{n} has {a} {t} and buys {b} bags of {c} {t} . how many {t} now ?",
     "{b} boxes hold {c} {t} each . {n} adds {a} {t} . how many in all ?",
@@ -38,10 +38,10 @@ TEMPLATES = (  # all ask for a + b c
 )
 NAMES = ["ada", "ben", "cleo", "dan", "eve", "finn", "gus", "hana"]
 THINGS = ["apples", "books", "cards", "eggs", "nuts", "pens", "stamps", "shells"]
-DIGITS = 3  # of an answer
+DIGITS = 3  # digits of an answer
 WIDTH, BLOCKS, HEADS, BATCH = 64, 2, 4, 64
-VARIANTS = 3  # of a text, with other names and things
-HELD_OUT = 1 / 8  # of the triples a, b, c: no student has seen any problem of theirs
+VARIANTS = 3  # variants of a text, with other names and things
+HELD_OUT = 1 / 8  # share of the triples a, b, c whose problems no student sees
 LR, DECAY, WARMUP = 2e-3, 0.1, 200
 
 

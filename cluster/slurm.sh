@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Slurm: a Ray cluster for the length of one allocation, and raysweep on it. From the root of the checkout:
 #   sbatch cluster/slurm.sh run sweeps/demo.yaml --store /shared/results/demo
-# The checkout, its .venv (`make`) and the store lie on a file system that all nodes share, or the store on s3://...
-# A requeued or repeated job goes on from the ledger.
+# The checkout, its .venv (`make`) and the store are on a file system that all nodes share; the store may be on s3://...
+# A requeued or repeated job continues from the ledger.
 #SBATCH --job-name=raysweep
 #SBATCH --nodes=3
 #SBATCH --ntasks-per-node=1
@@ -16,7 +16,7 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"
 export PATH="$PWD/.venv/bin:$PATH" RAY_USAGE_STATS_ENABLED=0
 
-# The nodes are shared machines: whoever reaches Ray's ports runs code as you, so this job gets a token of its own.
+# The nodes are shared machines: whoever reaches Ray's ports runs code as you, so this job gets its own token.
 umask 077
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$PWD/.raysweep-token-$SLURM_JOB_ID"
 python -c 'import secrets; print(secrets.token_hex(32), end="")' > "$RAY_AUTH_TOKEN_PATH"
@@ -24,7 +24,7 @@ python -c 'import secrets; print(secrets.token_hex(32), end="")' > "$RAY_AUTH_TO
 nodes=($(scontrol show hostnames "$SLURM_JOB_NODELIST"))
 head=${nodes[0]}
 ip=$(srun --nodes=1 --ntasks=1 -w "$head" hostname --ip-address | tr ' ' '\n' | grep -m1 -v -e '^127\.' -e ':')
-port=$((20000 + SLURM_JOB_ID % 10000))          # two jobs on one node must not meet; Ray's workers take 10002-19999
+port=$((20000 + SLURM_JOB_ID % 10000))          # two jobs on one node must not collide; Ray's workers use 10002-19999
 cpus=${SLURM_CPUS_PER_TASK:-$(nproc)}
 temporary=/tmp/ray-$SLURM_JOB_ID                # short: socket paths are limited to 107 bytes
 
@@ -51,7 +51,7 @@ for _ in $(seq 120); do
 done
 for node in "${nodes[@]:1}"; do start "$node" --address="$ip:$port"; done
 
-# On the head, where the driver belongs; its exit code is the job's.
+# Runs on the head, where the driver belongs; its exit code is the job's.
 export RAY_ADDRESS="$ip:$port"
 srun --nodes=1 --ntasks=1 --overlap -w "$head" \
   python cluster/submit.py --workers $((${#nodes[@]} - 1)) "$@"

@@ -1,16 +1,16 @@
-"""What `ray submit` ships: waits for the cluster's workers, then runs `raysweep` on the head, in the synced project.
+"""The script that `ray submit` ships: it waits for the cluster's workers, then runs `raysweep` on the head.
 
     ray submit cluster/onprem.yaml cluster/submit.py -- run sweeps/demo.yaml --store s3://bucket/demo
     ray submit cluster/onprem.yaml cluster/submit.py -- --workers 2 --wait 600 run sweeps/demo.yaml --store s3://...
 
-`ray submit` joins the arguments by spaces, and the head's shell takes them apart again: quotes are lost, `{a,b}`, `*`
-and `&` do things. So plain arguments may hold only characters that mean nothing to a shell; others are encoded here:
+`ray submit` joins the arguments with spaces, and the head's shell splits them again: quotes are lost, and `{a,b}`, `*`
+and `&` are interpreted. So plain arguments may only hold characters without a meaning to a shell; encode others:
 
     ray submit cluster/onprem.yaml cluster/submit.py -- $(python cluster/submit.py encode \\
         run sweeps/demo.yaml --store 's3://bucket/demo?region=eu-west-1' --set 'n_train={geom: [64, 4096, 7]}')
 
 Needs nothing but Ray and raysweep on the head. Exit codes are raysweep's (0 done, 1 some cells failed, 2 usage or input
-error, 130 interrupted); `ray submit` itself makes 1 of all but 0, so the last line says which it was.
+error, 130 interrupted); `ray submit` itself turns all but 0 into 1, so the last line states the exit code.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 PLAIN = re.compile(r"[A-Za-z0-9_./:=,@%+-]+")
-BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # what `ray up` leaves on the head
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # written to the head by `ray up`
 PROJECT = Path("~/raysweep")  # where cluster files sync the checkout to
 
 
@@ -60,12 +60,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def encode(arguments: Sequence[str]) -> str:
-    """Arguments as one word of letters and digits."""
+    """Encode arguments as one word of letters and digits."""
     return "base64:" + base64.urlsafe_b64encode(json.dumps(list(arguments)).encode()).decode().rstrip("=")
 
 
 def decode(arguments: Sequence[str]) -> list[str]:
-    """The arguments as they were typed; refuses those that a shell may have changed on the way."""
+    """The arguments as they were typed; refuses those that a shell may have changed."""
     found: list[str] = []
     for argument in arguments:
         if argument.startswith("base64:"):
@@ -88,7 +88,7 @@ def decode(arguments: Sequence[str]) -> list[str]:
 
 
 def project_folder(script: Path) -> Path:
-    """The checkout that this script lies in; if `ray submit` copied it alone, the one that the cluster file syncs."""
+    """The checkout that contains this script; if `ray submit` copied it alone, the one that the cluster file syncs."""
     beside = script.absolute().parent.parent
     project = beside if (beside / "raysweep").is_dir() and (beside / "cluster") == script.absolute().parent else None
     project = project or PROJECT.expanduser()
@@ -98,7 +98,7 @@ def project_folder(script: Path) -> Path:
 
 
 def check_file(command: Sequence[str], project: Path) -> None:
-    """Refuse a sweep file that was not synced, before waiting for anybody."""
+    """Refuse a sweep file that was not synced, before waiting for workers."""
     files = [a for a in command[1:] if a.endswith((".yaml", ".yml"))]
     if files and not Path(files[0]).is_file():
         refuse(
@@ -108,7 +108,7 @@ def check_file(command: Sequence[str], project: Path) -> None:
 
 
 def promised() -> int:
-    """Workers that the cluster file starts with: of every node type `min_workers`; on premises all, if not said."""
+    """Number of workers that the cluster file starts with: `min_workers` of every node type; on premises, all."""
     import yaml
 
     path = BOOTSTRAP.expanduser()
@@ -120,7 +120,7 @@ def promised() -> int:
 
 
 def wait_for(workers: int, seconds: float) -> None:
-    """Until so many workers have joined: `ray up` returns before, and all work would land on the head."""
+    """Wait until `workers` have joined: `ray up` returns earlier, and all work would land on the head."""
     import ray
 
     ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
@@ -143,7 +143,7 @@ def wait_for(workers: int, seconds: float) -> None:
 
 
 def run(command: Sequence[str]) -> int:
-    """Run it as a child. Ctrl-C, `kill` and a lost connection interrupt it, and it saves what is finished."""
+    """Run raysweep as a child. Ctrl-C, `kill` and a lost connection interrupt it, and it saves what is finished."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     environment.pop("OMP_NUM_THREADS", None)  # the launcher exports 1
     child = subprocess.Popen(command, env=environment, start_new_session=True)  # a lost terminal would kill it

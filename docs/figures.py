@@ -42,7 +42,7 @@ def table_of(store: Path) -> pl.DataFrame:
 
 def law_of(table: pl.DataFrame) -> Fit:
     """The first fit of sweeps/demo.yaml: seeds are the independent clusters, as in a store."""
-    return fit(table, "power", "n_train", "epistemic", by=["width", "labels"], run="seed", se="epistemic_se")
+    return fit(table, "power", x="n_train", y="epistemic", by=["width", "labels"], run="seed", se="epistemic_se")
 
 
 def draw(table: pl.DataFrame, law: Fit) -> Figure:

@@ -1,4 +1,4 @@
-"""Where measurements of this machine outlive a process: files in the user's cache folder."""
+"""Files in the user's cache folder, where measurements of this machine outlive a process."""
 
 from __future__ import annotations
 

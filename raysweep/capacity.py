@@ -1,4 +1,4 @@
-"""How many lanes a device takes: bytes a lane, measured once per shape and device and kept in the user's cache."""
+"""How many lanes fit on a device: bytes per lane, measured once per shape and device and kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from raysweep.pack import Group, Pack, make_pack
 __all__ = ["Device", "Probe", "fit_to_device"]
 
 _FILE = "capacity.json"
-_FILL = 0.8  # of a device's memory; the rest is for libraries, fragments and evaluation
-_SURE = 4 * 2**30  # bytes that any device we run on has: a smaller estimate needs no look at it
+_FILL = 0.8  # share of a device's memory; the rest is for libraries, fragments and evaluation
+_SURE = 4 * 2**30  # bytes that every supported device has: a smaller estimate needs no measurement
 _CLOSE = 0.25  # an estimate above this share of the device is measured
-_LANES = (8, 24)  # of the two packs whose difference is the bytes of a lane
-_LEAST = 0.1  # of the estimate; a smaller difference was lost in what packs share
-_ASSUMED = 80 * 2**30  # where no device can be asked
+_LANES = (8, 24)  # lanes of the two packs whose difference gives the bytes per lane
+_LEAST = 0.1  # share of the estimate; a smaller difference was lost in what packs share
+_ASSUMED = 80 * 2**30  # where no device can be queried
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Device:
 
 
 class Probe(Protocol):
-    """Asks a worker's device."""
+    """Queries a worker's device."""
 
     def device(self) -> Device: ...
 
@@ -49,12 +49,12 @@ class Probe(Protocol):
 def fit_to_device(
     runs: Runs, groups: Sequence[Group], experiment: Experiment, gpus: float, probe: Probe | None
 ) -> tuple[list[Group], float]:
-    """The groups with measured bytes where the estimate comes close to a GPU's memory, and the bytes a pack may take.
+    """The groups with measured bytes where the estimate nears a GPU's memory, and the bytes that a pack may use.
 
     Args:
         runs: The pending runs that `groups` indexes.
-        gpus: GPUs a pack; a fraction shares the memory.
-        probe: None where there is nobody to ask; then estimates and an 80 GiB device are assumed.
+        gpus: GPUs per pack; a fraction shares the memory.
+        probe: None where no device can be queried; then estimates and an 80 GiB device are assumed.
     """
     share = _FILL * min(gpus, 1.0)
     if max((len(g.index) * g.cost.bytes for g in groups), default=0.0) <= _SURE * share:
@@ -77,11 +77,11 @@ def fit_to_device(
 
 
 def _measured(runs: Runs, group: Group, probe: Probe) -> float:
-    """Bytes a lane without what packs share; the estimate where two packs hardly differ, for want of a reading."""
+    """Bytes per lane without what packs share; the estimate where two packs hardly differ."""
     first = min(group.observed.cells.items(), key=lambda cell: [str(v).zfill(24) for v in cell[1]])[0]
     peaks, lanes = [], [min(n, len(group.index)) for n in _LANES]
     for n in lanes:
-        few = runs.take(group.index[:n])  # the dearest, where they differ
+        few = runs.take(group.index[:n])  # the most expensive one, where they differ
         short = replace(few, observed=tuple(o.only([first]) if o == group.observed else o for o in few.observed))
         peaks.append(probe.peak_bytes(make_pack(short)))
     found = (peaks[1] - peaks[0]) / max(lanes[1] - lanes[0], 1)
@@ -102,7 +102,7 @@ def _read() -> dict[str, float]:
 
 
 def _write(kept: dict[str, float]) -> None:
-    """A cache that cannot be written is only slower."""
+    """Write to the cache; one that cannot be written only costs time."""
     with contextlib.suppress(OSError):
         cache_file(_FILE).parent.mkdir(parents=True, exist_ok=True)
         scratch = cache_file(_FILE).with_suffix(f".{os.getpid()}")

@@ -1,7 +1,7 @@
-"""Which code made a row: a hash of a function's module and of all that it imports, and its commit.
+"""The code that made a row: a hash of a function's module and of all its imports, and its commit.
 
-Local modules enter by their syntax trees, so that comments, docstrings and formatting are no change; installed
-packages enter by their version. Nothing is imported to find out: imports are read off the source.
+Local modules enter by their syntax trees, so that comments, docstrings and formatting do not count; installed
+packages enter by their version. Nothing is imported for this: imports are parsed from the source.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from typing import Any
 __all__ = ["Code", "changes", "checkout", "of_files", "of_object"]
 
 _MOST_FILES = 2000
-_IGNORED = ("type_comment", "kind", "ctx", "type_params")  # of a syntax tree: they say nothing, or depend on Python
+# Fields of a syntax tree without meaning, or dependent on the Python version.
+_IGNORED = ("type_comment", "kind", "ctx", "type_params")
 _SKIPPED = frozenset({"raysweep"})
 
 
 @dataclass(frozen=True)
 class Code:
-    """What some rows were made by.
+    """The code that made some rows.
 
     Attributes:
         sha: 16 hex digits over `parts`; "" where no source can be read.
-        parts: By local file (relative where it can be) or package, the hash of its syntax tree or its version.
-        commit: Of the repository that the function's file lies in, or "".
-        dirty: Whether that checkout has changes that are not committed; None without a repository.
+        parts: The hash of the syntax tree of each local file (by relative path where possible), or a package's version.
+        commit: Commit of the repository that holds the function's file, or "".
+        dirty: Whether that checkout has uncommitted changes; None without a repository.
     """
 
     sha: str = ""
@@ -47,12 +48,12 @@ class Code:
 
 
 def of_object(code: Any, folders: Sequence[Path] = (), module: str = "") -> Code:
-    """The code of a function, class or instance: its module, the one that names it, and what these import.
+    """The code of a function, class or instance: its module, the one that names it, and their imports.
 
     Args:
         code: A function, class or instance; also wrapped, partial or bound.
-        folders: Where local modules are found, besides `sys.path`.
-        module: The module that a sweep names it in.
+        folders: Folders of local modules, besides `sys.path`.
+        module: The module by which a sweep names it.
     """
     files, texts = [], dict[str, str]()
     named = getattr(sys.modules.get(module), "__file__", None)
@@ -79,7 +80,7 @@ def of_object(code: Any, folders: Sequence[Path] = (), module: str = "") -> Code
 
 
 def _origins(code: Any, depth: int = 0) -> Iterator[Any]:
-    """The functions and classes that a callable is made of; and, as text, plain values that it carries."""
+    """The functions and classes that a callable consists of; and the plain values that it carries, as text."""
     if depth > 8:
         return
     if isinstance(code, functools.partial):
@@ -126,7 +127,7 @@ def _is_ours(file: Path) -> bool:
 
 
 def of_files(files: Sequence[Path], folders: Sequence[Path] = ()) -> Code:
-    """The code of some files: Python ones with what they import, others by their bytes."""
+    """The code of some files: Python files with their imports, others by their bytes."""
     parts: dict[str, str] = {}
     waiting, seen = [file.resolve() for file in files], set[Path]()
     base = waiting[0].parent if waiting else Path()
@@ -148,7 +149,7 @@ def of_files(files: Sequence[Path], folders: Sequence[Path] = ()) -> Code:
 
 
 def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """What differs between the parts of two codes, in words: `helper.py changed`, `numpy 2.0 -> 2.1`."""
+    """The difference between the parts of two codes, in words: `helper.py changed`, `numpy 2.0 -> 2.1`."""
     found = []
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
@@ -173,7 +174,7 @@ def checkout(folder: Path) -> tuple[str, bool | None]:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    # No hooks, no monitors: a repository may come from anybody, and its settings may name programs.
+    # No hooks, no monitors: a repository may come from anybody, and its settings may run programs.
     safe = ["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]
     done = subprocess.run(
         ["git", *safe, *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True, errors="replace"
@@ -244,7 +245,7 @@ def _is_text(statement: ast.stmt) -> bool:
 
 
 def _imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """(dotted name, level) of all imports, also those inside functions; of `from a import b` both a and a.b."""
+    """(dotted name, level) of all imports, also those inside functions; for `from a import b` both a and a.b."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, 0) for alias in node.names)
@@ -281,7 +282,7 @@ def _resolved(name: str, level: int, file: Path, search: Sequence[str]) -> Itera
 
 
 def _files_below(folder: Path, name: str) -> Iterator[Path]:
-    """The files that `name`, dotted, means below a folder: packages' `__init__.py` on the way, and the module."""
+    """The files that a dotted `name` refers to below a folder: packages' `__init__.py` on the way, and the module."""
     if (folder / "__init__.py").is_file():
         yield folder / "__init__.py"
     for part in name.split(".") if name else ():
@@ -324,7 +325,7 @@ def _distributions() -> Mapping[str, list[str]]:
 
 
 def _shown(file: Path, roots: Sequence[str]) -> str:
-    """A file's name from the folder that modules are found in: the same in every checkout, and one for each file."""
+    """A file's path relative to the folder of its modules: the same in every checkout, and unique per file."""
     for root in roots:
         if root and file.is_relative_to(root):
             return file.relative_to(root).as_posix()

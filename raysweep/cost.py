@@ -1,4 +1,4 @@
-"""What a sweep takes: what its runs cost, time from throughput that was measured, and memory of this host."""
+"""The cost of a sweep: that of its runs, time by measured throughput, and memory of this host."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from raysweep.grid.values import Value
 
 __all__ = ["ASSUMED_FLOPS", "Rate", "clock", "host_memory", "measured_rate", "run_costs"]
 
-# A second, for packs of small models, until something was measured: per core in float32, per GPU in TF32.
+# Per second, for packs of small models, until something was measured: per core in float32, per GPU in TF32.
 ASSUMED_FLOPS, ASSUMED_GPU_FLOPS = 4e9, 1e13
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Throughput of one pack: FLOPs a second, and where the number comes from."""
+    """Throughput of one pack: FLOPs per second, and the source of the number."""
 
     flops: float
     source: str
@@ -31,7 +31,7 @@ class Rate:
 
 
 class _Noted(Mapping[str, Value]):
-    """A run's axes. Those that are read are noted."""
+    """A run's axes, which record the ones that are read."""
 
     def __init__(self, row: Mapping[str, Value], read: set[str]) -> None:
         self._row, self._read = row, read
@@ -53,18 +53,18 @@ def run_costs(
     lanes: Sequence[str],
     cost: Callable[[Mapping[str, Value], Observed], Cost],
 ) -> tuple[npt.NDArray[np.int64], list[Cost]]:
-    """Which cost each of some runs has, [n] indices, and the distinct costs.
+    """The cost of each run as an index, [n], and the distinct costs.
 
-    An experiment need not declare which axes its cost depends on: those that `cost` reads are noted, and each
+    An experiment need not declare which axes its cost depends on: those that `cost` reads are recorded, and each
     combination of their values is priced once. Runs that agree in all that is read have one cost, whatever else
     differs, so a million runs of twenty sizes are priced twenty times.
 
     Args:
         runs: Many runs.
-        index: [n] positions of those to be priced, at least one. They have one observed set, and differ in `lanes` at
-            most.
+        index: [n] positions of those to be priced, at least one. They share one observed set, and differ at most in
+            `lanes`.
         lanes: Names of axes.
-        cost: What a run costs: a function of its arguments alone, which reads the run's axes by name.
+        cost: The cost of a run: a function of its arguments alone, which reads the run's axes by name.
     """
     observed = runs.observed[int(runs.observed_code[index[0]])]
     read: set[str] = set()
@@ -72,7 +72,7 @@ def run_costs(
         known = [name for name in lanes if name in read]
         code = number([(runs.codes[name][index], len(runs.values[name])) for name in known], len(index))
         first = np.empty(int(code.max()) + 1, dtype=np.int64)
-        first[code[::-1]] = index[::-1]  # of several written to one place, the last stays
+        first[code[::-1]] = index[::-1]  # where several are written to one place, the last one stays
         found = []
         for i in first.tolist():
             found.append(cost(_Noted(runs.row(i), read), observed))
@@ -83,7 +83,7 @@ def run_costs(
 
 
 def measured_rate(cells: pa.Table | None, threads: float = 1.0, gpus: float = 0.0) -> Rate:
-    """FLOPs a second of a pack, from the rows of an earlier run of the sweep, else an assumption.
+    """FLOPs per second of a pack, from the rows of an earlier run of the sweep, else assumed.
 
     A row's `seconds` are its pack's wall time divided by the lanes, so that they add up over the last rows of runs.
     """
@@ -99,7 +99,7 @@ def measured_rate(cells: pa.Table | None, threads: float = 1.0, gpus: float = 0.
 
 
 def host_memory() -> float:
-    """Bytes of memory available to this process, by the kernel and by its control group."""
+    """Bytes of memory available to this process, according to the kernel and its control group."""
     free = float(os.sysconf("SC_AVPHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:

@@ -25,7 +25,7 @@ class Dataset:
     Attributes:
         x: [n, d] integer grey levels, 0 to `levels` - 1.
         y: [n] class of each item, 0 to `classes` - 1.
-        levels: Number of grey levels: what uniform dequantisation spreads over.
+        levels: Number of grey levels, the range of uniform dequantisation.
         sha256: Hash of x and y, part of the key of everything trained on them.
     """
 
@@ -52,8 +52,8 @@ def load(name: str) -> Dataset:
 
 
 def _digits() -> Path:
-    """The file that scikit-learn bundles: its loader would import all of it, most of a second for each plan."""
+    """The file that scikit-learn bundles; its own loader would add most of a second of imports to each plan."""
     found = find_spec("sklearn")
     if found is None or not found.submodule_search_locations:
-        raise SweepError("data: scikit-learn must be installed, which bundles the digits. pip install scikit-learn")
+        raise SweepError("data: scikit-learn, which bundles the digits, must be installed. pip install scikit-learn")
     return Path(found.submodule_search_locations[0]) / "datasets/data/digits.csv.gz"

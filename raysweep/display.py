@@ -15,11 +15,11 @@ __all__ = ["Bound", "Companion", "Display", "Figure"]
 
 @dataclass(frozen=True)
 class Companion:
-    """A column drawn in the figure of a law of another.
+    """A column drawn in the figure of a law of another column.
 
     Attributes:
         of: The law's y.
-        column: What is drawn, in the same unit.
+        column: The column that is drawn, in the same unit.
         drawn: `floor`, a dotted line of its mean over all groups of a panel; `means`, hollow markers for each group.
         caption: A sentence below the figure.
     """
@@ -32,7 +32,7 @@ class Companion:
 
 @dataclass(frozen=True)
 class Bound:
-    """What must hold of every finished row, up to its standard error, if what was measured can be trusted at all.
+    """A bound that every finished row must keep, up to its standard error, if measurements are to be trusted at all.
 
     Attributes:
         metric: Bounded column.
@@ -40,8 +40,8 @@ class Bound:
         side: `low` where it may not lie below the limit, `high` where it may not lie above.
         se: Column of its standard error; the bound is exact without one.
         sigmas: Standard errors beyond which it is broken.
-        claim: What holds then, as the beginning of a sentence: `no classifier beats the exact posterior`.
-        broken: What the reader must know where it does not.
+        claim: What holds if the bound does, as the beginning of a sentence: `no classifier beats the exact posterior`.
+        broken: What the reader must know if it does not.
     """
 
     metric: str
@@ -54,7 +54,7 @@ class Bound:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """That it looks at."""
+        """The columns that it uses."""
         return (self.metric, self.se) if self.se else (self.metric,)
 
 
@@ -63,9 +63,9 @@ class Figure:
     """A figure besides those of the laws: a metric against the scale of the first law, for each of its groups.
 
     Attributes:
-        name: Of its file.
+        name: Name of its file.
         y: The metric.
-        title: Above the panel.
+        title: Title of the panel.
         caption: A sentence below the figure.
         reliability: Also show how often classes occur that the world's posterior gives a probability, by its audits.
     """
@@ -79,12 +79,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Display:
-    """What an experiment is shown by.
+    """How an experiment is shown.
 
     Attributes:
-        labels: What figures call a column, with its unit. By default its name, and the unit that its axis or metric
-            declares.
-        x, y: strs that `raysweep fit STORE` takes where neither the command nor the sweep names any.
+        labels: Labels of columns in figures, with units. By default a column's name, with the unit that its axis or
+            metric declares.
+        x, y: Columns that `raysweep fit STORE` takes where neither the command nor the sweep names any.
         companions, bounds, figures: What reports show besides laws.
     """
 
@@ -97,7 +97,7 @@ class Display:
 
     @property
     def columns(self) -> Iterator[str]:
-        """All that it names."""
+        """All columns that it names."""
         yield from self.labels
         yield from filter(None, (self.x, self.y))
         for companion in self.companions:
@@ -121,7 +121,7 @@ class Display:
         """Undo `to_json`.
 
         Raises:
-            ValueError: it is no such data.
+            ValueError: it is not such data.
         """
         try:
             found: Display = _adapter().validate_python(plain)
@@ -132,6 +132,6 @@ class Display:
 
 @cache
 def _adapter() -> Any:
-    from pydantic import TypeAdapter  # only whoever reads a store waits for it
+    from pydantic import TypeAdapter  # imported only when a store is read
 
     return TypeAdapter(Display)

@@ -1,4 +1,4 @@
-"""The doctor: what would keep a sweep from running here, and what a store's file system can and cannot do."""
+"""The doctor: obstacles to running a sweep here, and what a store's file system can and cannot do."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from raysweep.store.disk import create
 __all__ = ["Finding", "as_json", "doctor"]
 
 _NEEDED = ("ray", "torch", "nflows", "pyarrow", "pydantic", "polars", "matplotlib")
-_TICK = 3.0  # seconds in which a file's time must move: FAT counts in steps of 2 s
-_SKEW = 60.0  # seconds between two clocks that are worth a word
+_TICK = 3.0  # seconds within which a file's time must advance: FAT has steps of 2 s
+_SKEW = 60.0  # seconds between two clocks from which it is reported
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing the doctor looked at.
+    """One thing the doctor checked.
 
     Attributes:
-        name: What it is.
-        ok: A sweep can run with it.
-        value: What was found.
-        remedy: What to do where it is not ok.
-        weak: A sweep can run, at a cost that `value` says.
+        name: The thing checked.
+        ok: Whether a sweep can run with it.
+        value: The finding.
+        remedy: What to do if it is not ok.
+        weak: Whether a sweep can run at a cost, which `value` states.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Finding:
 
 
 def doctor(store: Store | None = None) -> list[Finding]:
-    """What would keep a sweep from running here, each with a remedy. In the store, whatever a run does is tried."""
+    """Checks of all that a sweep needs here, each with a remedy. Whatever a run does in the store is tried."""
     found = [
         Finding("python", (3, 11) <= sys.version_info[:2] < (3, 13), platform.python_version(), "use 3.11 or 3.12")
     ]
@@ -95,8 +95,8 @@ def _gpu() -> Finding:
 
 
 def _store(given: Store) -> list[Finding]:
-    """Try in a folder of a store what a run does there; nothing is left of it."""
-    store = Store(given.uri)  # its own record of what is lacking
+    """Try in a folder of a store what a run does there, and remove all traces."""
+    store = Store(given.uri)  # its own record of weaknesses
     there = store.exists()
     name = f"doctor-{secrets.token_hex(6)}"
     costs: list[str] = []
@@ -108,18 +108,18 @@ def _store(given: Store) -> list[Finding]:
             costs = [*store.weaknesses(), *costs]
             store.delete(f"{name}/file")
             if store.exists(f"{name}/file"):
-                failed = f"store {store.uri}: a file that was deleted is still there"
+                failed = f"store {store.uri}: a deleted file still exists"
     except LedgerError as error:
         failed = str(error)
     if failed:
         return [Finding("store", False, failed, "give another --store")]
-    said = f"{store.uri} is writable" if there else f"{store.uri} does not exist yet; it can be made"
+    said = f"{store.uri} is writable" if there else f"{store.uri} does not exist yet; it can be created"
     return [Finding("store", True, said), *(Finding("store", True, cost, weak=True) for cost in costs), *_room(store)]
 
 
 @contextlib.contextmanager
 def _folder(store: Store, name: str) -> Iterator[None]:
-    """A folder in a store, gone at the end; so are the store and what is above it, as far as it was not there."""
+    """A temporary folder in a store; the store and the folders above it are removed too if they did not exist."""
     missing = []
     if store.is_local:
         above = Path(store.path())
@@ -142,12 +142,12 @@ def _folder(store: Store, name: str) -> Iterator[None]:
 
 
 def _make(store: Store, folder: str) -> list[str]:
-    """Create a file that is not there, and none where one is."""
+    """Create a file that does not exist, and none where one does."""
     if not store.create(f"{folder}/file", b"first"):
-        raise LedgerError(f"store {store.uri}: a new file cannot be made, for its name is taken")
+        raise LedgerError(f"store {store.uri}: a new file cannot be created, as if its name were taken")
     if store.create(f"{folder}/file", b"second") or store.read(f"{folder}/file") != b"first":
         raise LedgerError(f"store {store.uri}: a file was made where there was one")
-    # The second time `create` looked first; a rival between its look and the making must not win either.
+    # The second time `create` checked first; a rival between its check and the creation must not win either.
     if store.is_local and create(Path(store.path(f"{folder}/file")), b"third", set()):
         raise LedgerError(f"store {store.uri}: a file was made where there was one")
     return []
@@ -158,12 +158,12 @@ def _write_again(store: Store, folder: str) -> list[str]:
     for content in (b"one", b"two" * 1000):
         store.write(f"{folder}/file", content)
         if store.read(f"{folder}/file") != content:
-            raise LedgerError(f"store {store.uri}: what is read is not what was written a moment ago")
+            raise LedgerError(f"store {store.uri}: the content read is not what was written a moment ago")
     return []
 
 
 def _list(store: Store, folder: str) -> list[str]:
-    """List files with times that move on."""
+    """List files with times that advance."""
     end, first, skew = time.monotonic() + _TICK, None, 0.0
     while True:
         store.write(f"{folder}/beat", b"")
@@ -173,11 +173,11 @@ def _list(store: Store, folder: str) -> list[str]:
         at = listed["beat"]
         skew = at - time.time()
         if not at:
-            return ["it keeps no times of files: of two drivers on it, one may wait for the other a minute longer"]
+            return ["it keeps no file times: with two drivers on it, one may wait for the other a minute longer"]
         if first is not None and at > first:
             break
         if time.monotonic() > end:
-            return ["the times of its files do not move: of two drivers on it, each may take the other for dead"]
+            return ["its file times do not advance: with two drivers on it, each may mistake the other for dead"]
         first = at if first is None else first
         time.sleep(0.05)
     if abs(skew) > _SKEW:
@@ -187,7 +187,7 @@ def _list(store: Store, folder: str) -> list[str]:
 
 
 def _read_while_replaced(store: Store, folder: str) -> list[str]:
-    """Replace a file that somebody has open."""
+    """Replace a file that is open for reading."""
     with store.fs.open_input_stream(store.path(f"{folder}/file")) as stream:
         stream.read(1)
         store.write(f"{folder}/file", b"three")
@@ -198,12 +198,12 @@ def _read_while_replaced(store: Store, folder: str) -> list[str]:
 
 def _tell_case_apart(store: Store, folder: str) -> list[str]:
     if store.exists(f"{folder}/FILE"):
-        return ["it does not tell upper from lower case: results/Demo and results/demo are one store"]
+        return ["it does not distinguish upper and lower case: results/Demo and results/demo are one store"]
     return []
 
 
 def _room(store: Store) -> list[Finding]:
-    """How much may still be written."""
+    """Free space for writing."""
     if not store.is_local:
         return []
     place = Path(store.path())

@@ -38,7 +38,7 @@ _QUERY = re.compile(
     r"(?i)([?&](?:[\w.%-]*(?:secret|token|passw(?:or)?d|signature|credential|(?:access|api|account)[_-]?key)[\w.%-]*"
     r"|key|sig|sas)=)[^&#\s'\"]+"
 )
-# C0 and C1 but tab and line feed, and what turns the direction of text: a terminal would obey them.
+# C0 and C1 except tab and line feed, and changes of text direction: a terminal would obey them.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -58,15 +58,15 @@ def redact(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    r"""The text with control characters spelt out (`\x1b`): what a store says must not steer a terminal."""
+    r"""The text with control characters spelt out (`\x1b`): text from a store must not control a terminal."""
     return _CONTROL.sub(lambda found: repr(found.group())[1:-1], text)
 
 
 class RaysweepError(Exception):
-    """Base of every error that is the caller's to mend. The CLI prints it in one line and exits with 2."""
+    """Base of every error that the caller can fix. The CLI prints it in one line and exits with 2."""
 
     def __init__(self, message: str = "") -> None:
-        text = _shortened(str(message), 4 * _LONGEST)  # first: what follows may take quadratic time
+        text = _shortened(str(message), 4 * _LONGEST)  # first, as the rest may take quadratic time
         super().__init__(_shortened(plain(redact(text)), _LONGEST))
 
 
@@ -116,7 +116,7 @@ class ContractError(RaysweepError, AssertionError):
 
 def tail(text: str, lines: int = 12) -> str:
     """The last lines of a traceback or log: what a row's `error` keeps. Credentials are taken out."""
-    text = text[-4 * _LONGEST_TAIL :].encode(errors="backslashreplace").decode()  # half a surrogate is no UTF-8
+    text = text[-4 * _LONGEST_TAIL :].encode(errors="backslashreplace").decode()  # half a surrogate pair is not UTF-8
     return redact("\n".join(text.strip().splitlines()[-lines:])[-_LONGEST_TAIL:])
 
 
@@ -128,7 +128,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         "Did you mean 'width'? Valid names: seed, width"
     """
     names = sorted(valid)
-    name = name[:200]  # the search for near ones takes quadratic time
+    name = name[:200]  # the search for close names takes quadratic time
     same = [n for n in names if n.casefold() == name.casefold()]  # `N` and `n` have no letter in common
     close = same or difflib.get_close_matches(name, names, n=2, cutoff=0.6)
     hint = f"Did you mean {' or '.join(repr(c) for c in close)}? " if close else ""

@@ -50,11 +50,11 @@ class Metric:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run takes. FLOPs count 2 per multiply-add.
+    """The cost of one run. FLOPs count 2 per multiply-add.
 
     Attributes:
         parameters: Trainable scalars (N in scaling laws; all of them, embeddings and biases included).
-        flops: Training, forward and backward, to the longest time asked for.
+        flops: Training, forward and backward, to the longest requested time.
         flops_eval: Snapshot evaluation.
         bytes: Device memory of one lane: parameters, gradients, optimiser state, activations.
     """
@@ -67,7 +67,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Dist:
-    """The data-parallel hooks an executor lends to a train function; None in a Context means one device."""
+    """The data-parallel hooks that an executor lends to a train function; None in a Context means one device."""
 
     rank: int
     world_size: int
@@ -81,13 +81,13 @@ class Dist:
 
 @dataclass(frozen=True)
 class Saved:
-    """Training state that an earlier try of some runs left.
+    """Training state left by an earlier attempt at some runs.
 
     Attributes:
         data: A safetensors file.
         runs: Position in the file of each of the pack's runs.
-        of: How many runs the file holds.
-        stage: Which of a run's trainings it is a state of.
+        of: Number of runs in the file.
+        stage: The run's training that it is a state of.
     """
 
     data: bytes
@@ -97,22 +97,22 @@ class Saved:
 
 
 class Keep(Protocol):
-    """Where a pack's training state outlives its worker; lent by an executor. Only the loop knows what the state is.
+    """A place where a pack's training state outlives its worker, lent by an executor. Only the loop can read the state.
 
     A run may train several times (rounds of queries, say). Its trainings are stages, numbered 0, 1, ... in the order in
-    which they happen, and a state belongs to one of them. With it is kept what that stage began with, so a resumed run
-    goes on inside the stage and does not train the earlier ones again: `training.saved.Stage` says how. Rows of what
-    came before a state are in the ledger when it is saved, and the resumed pack is asked only for the cells that are
-    left; the first of those says the latest stage that is of use.
+    which they happen, and a state belongs to one of them. The stage's initial data is kept with it, so a resumed run
+    continues inside the stage and does not train the earlier ones again: see `training.saved.Stage`. Rows from before
+    a state are in the ledger when it is saved, and the resumed pack is asked only for the remaining cells; the first
+    of those determines the latest useful stage.
     """
 
     @property
     def saved(self) -> Saved | None:
-        """What to go on from."""
+        """The state to resume from."""
         ...
 
     def due(self, size: int) -> bool:
-        """Whether to save a state of so many bytes now."""
+        """Whether to save a state of this size now."""
         ...
 
     def save(self, step: int, state: Callable[[dict[str, str]], bytes], stage: int = 0) -> None:
@@ -122,7 +122,7 @@ class Keep(Protocol):
 
 @dataclass(frozen=True)
 class Items:
-    """Items with what is to be learned of each, from any source: a data set, a teacher, a formula.
+    """Items with their targets, from any source: a data set, a teacher, a formula.
 
     An experiment whose source has no known posterior needs no World: it says `needs_world = False`, makes its Items in
     `run` as a function of the run's axes and seeds alone, and trains on `training.batches.Batches.over(items, ...)`.
@@ -152,7 +152,7 @@ class Sample(Items):
 
 
 class WorldShape(Protocol):
-    """What a plan needs to know of a world that is not made yet."""
+    """What a plan must know about a world that does not exist yet."""
 
     @property
     def classes(self) -> int: ...
@@ -171,7 +171,7 @@ class World(WorldShape, Protocol):
 
 
 class Outbox:
-    """Rows on their way: an experiment puts them in as they are measured, and whoever comes first takes them out.
+    """Rows in transit: an experiment adds them as they are measured, and whichever consumer comes first takes them out.
 
     So a row that was measured an hour before the next one need not wait for it. Safe to use from several threads.
     """
@@ -187,18 +187,18 @@ class Outbox:
             self._rows.append(row)
 
     def hold(self, row: dict[str, Any]) -> None:
-        """Keep a row back until it is released, or dropped."""
+        """Hold a row back until it is released or dropped."""
         with self._lock:
             self._held.append(row)
 
     def release(self) -> None:
-        """What was held back is on its way, too."""
+        """Release the rows held back."""
         with self._lock:
             self._rows += self._held
             self._held = []
 
     def drop(self) -> None:
-        """Forget what is held back."""
+        """Drop the rows held back."""
         with self._lock:
             self._held = []
 
@@ -214,16 +214,16 @@ class Outbox:
 
 @dataclass(frozen=True)
 class Context:
-    """Where and with what an experiment runs. Training code sees Ray only through this.
+    """The environment in which an experiment runs. Training code sees Ray only through this.
 
     Attributes:
         device: A torch device name.
         world: The data source with a known posterior, where the experiment needs one.
-        keep: Where training state may be kept, or None.
-        outbox: Where rows may be put besides being yielded.
-        hold: Lends a run, by its key, a place of its own while it lasts.
+        keep: A place for training state, or None.
+        outbox: A place for rows, as an alternative to yielding them.
+        hold: Lends a run, by its key, a place of its own for its duration.
         interrupted: Whether an exception is the user's Ctrl-C rather than the run's own.
-        on_error: Called with what ended a run.
+        on_error: Called with the exception that ended a run.
         enough: Asked between two runs of a user's function: whether to leave the rest of the pack to others.
     """
 
@@ -241,8 +241,9 @@ class Context:
 class Experiment(Protocol):
     """Code that turns cells into measured rows.
 
-    * `cost` is what one run takes, to its longest time, in a world of this shape (None: no world). It is a function of
-      its arguments alone and reads the run's axes by name: it is asked once for each combination of what it reads.
+    * `cost` is the cost of one run, to its longest time, in a world of this shape (None: no world). It is a function of
+      its arguments alone and reads the run's axes by name: it is called once for each combination of the values it
+      reads.
     * `check` refuses runs whose axes do not make sense together, in this world or on these GPUs, by a SweepError.
     * `run` yields record batches with `lane` (int), every observed axis and every metric, and may add `status`,
       `error`, `flops`, `flops_eval` per row. Raising fails the pack's cells that were not yielded.
@@ -270,11 +271,12 @@ class TheoryExperiment(Experiment, Protocol):
     """An Experiment with a theory of its metrics, which is computed when a store is read and never stored."""
 
     def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
-        """What is expected of each cell, from its axes alone.
+        """The expected metrics of each cell, from its axes alone.
 
         Args:
-            cells: Every axis of the experiment but seeds, a row a cell; values are within the bounds of their axes.
-            metrics: What will be looked at; others may be left out.
+            cells: Every axis of the experiment except seeds, one row per cell; values are within the bounds of their
+                axes.
+            metrics: The metrics that will be used; others may be left out.
 
         Returns:
             As many rows, in the same order. A column named as a metric holds its expectation over seeds, null where
@@ -285,14 +287,14 @@ class TheoryExperiment(Experiment, Protocol):
 
 @runtime_checkable
 class ShownExperiment(Experiment, Protocol):
-    """An Experiment that says how its columns are shown. Of one that does not, laws and learning curves are drawn."""
+    """An Experiment that declares how its columns are shown. For others, laws and learning curves are drawn."""
 
     @property
     def display(self) -> Display: ...
 
 
 def display_of(experiment: Experiment) -> Display:
-    """What an experiment is shown by, with a label for every axis and metric that has a unit.
+    """How an experiment is shown, with a label for every axis and metric that has a unit.
 
     Raises:
         SweepError: it names a column that the experiment does not have.

@@ -1,6 +1,6 @@
-"""What a user's own code may say and ask while it runs: `raysweep.report`, `raysweep.checkpoint`, its key and folder.
+"""What a user's own code may report and query: `raysweep.report`, `raysweep.checkpoint`, its key and folder.
 
-Everything here speaks of the run that is under way in this process. So that the same script also works by itself,
+Everything here refers to the current run of this process. So that the same script also works by itself,
 outside of a run `report` and `checkpoint.save` do nothing, `checkpoint.load` finds nothing, and the folder is the
 working one.
 """
@@ -24,7 +24,7 @@ _MOST = 1 << 32  # bytes of a checkpoint
 
 
 class Place(Protocol):
-    """Where one run works, lent by an executor: its folder, and where its checkpoint outlives the worker."""
+    """The workplace of one run, lent by an executor: its folder, and where its checkpoint outlives the worker."""
 
     @property
     def folder(self) -> Path:
@@ -32,7 +32,7 @@ class Place(Protocol):
         ...
 
     def load(self) -> tuple[bytes, Mapping[str, Any]] | None:
-        """The last checkpoint that was kept: a tar file and what was said with it."""
+        """The last checkpoint that was kept: a tar file and the data kept with it."""
         ...
 
     def due(self) -> bool:
@@ -40,21 +40,21 @@ class Place(Protocol):
         ...
 
     def keep(self, data: bytes, about: Mapping[str, Any]) -> None:
-        """Keep a checkpoint in place of the last one, after the rows that came before it."""
+        """Keep a checkpoint, replacing the last one, after the rows that came before it."""
         ...
 
 
 @dataclass
 class Running:
-    """The run under way.
+    """The current run.
 
     Attributes:
         key: Its key.
-        accept: Takes a row.
-        place: Where it works; None where nothing was lent.
-        about: What to keep beside a checkpoint: which cells were measured before it.
-        usable: Whether the run can go on from a checkpoint, by what was kept beside it.
-        resumed: Told what was kept beside the checkpoint that was loaded.
+        accept: Receives a row.
+        place: Its workplace; None where none was lent.
+        about: Data to keep with a checkpoint: which cells were measured before it.
+        usable: Whether the run can resume from a checkpoint, by the data kept with it.
+        resumed: Called with the data kept with the checkpoint that was loaded.
         reported: Rows that were given by `report`.
         staged: A checkpoint that waits for the row that belongs to it.
         loose: Folders to delete at the end.
@@ -82,7 +82,7 @@ _current: Running | None = None
 
 @contextlib.contextmanager
 def running(run: Running) -> Iterator[None]:
-    """Make this the run that is under way."""
+    """Make this the current run."""
     global _current
     before, _current = _current, run
     try:
@@ -94,12 +94,12 @@ def running(run: Running) -> Iterator[None]:
 
 
 def report(_row: Mapping[str, Any] | None = None, **values: Any) -> None:
-    """Give one row of the run under way: metrics, and the values of its observed axes. As `yield`, from anywhere.
+    """Report one row of the current run: metrics, and the values of its observed axes. Like `yield`, from anywhere.
 
     For loops that cannot yield: callbacks of Lightning, of Hugging Face's Trainer, of Keras.
 
     Args:
-        _row: A mapping, for names that are no Python names.
+        _row: A mapping, for names that are not valid in Python.
         **values: Metrics and observed axes.
 
     Raises:
@@ -116,7 +116,7 @@ def report(_row: Mapping[str, Any] | None = None, **values: Any) -> None:
 
 
 def run_key() -> str:
-    """The key of the run under way: 20 hex digits, the column `run` of its rows; "" outside of a run."""
+    """The key of the current run: 20 hex digits, the column `run` of its rows; "" outside of a run."""
     return "" if _current is None else _current.key
 
 
@@ -128,7 +128,7 @@ def run_dir() -> Path:
 
 
 class Checkpoint:
-    """Files that survive the worker of the run under way, and let a longer horizon go on where a shorter one ended.
+    """Files that survive the worker of the current run, and let a longer horizon resume where a shorter one ended.
 
     Example:
         >>> import raysweep
@@ -141,7 +141,7 @@ class Checkpoint:
     @contextlib.contextmanager
     def save(self) -> Iterator[Path]:
         """A folder to write files into. They are kept once the block has ended and the row that belongs to them was
-        given (the next `yield` or `report`, or the end of the run).
+        reported (the next `yield` or `report`, or the end of the run).
         """
         with tempfile.TemporaryDirectory(prefix="raysweep-") as scratch:
             yield Path(scratch)
@@ -150,7 +150,7 @@ class Checkpoint:
             _current.staged = _packed(Path(scratch))
 
     def load(self) -> Path | None:
-        """The folder with the files that were kept last; None in a run that begins."""
+        """The folder with the files that were kept last; None in a new run."""
         if _current is None or _current.place is None:
             return None
         kept = _current.place.load()

@@ -1,4 +1,4 @@
-"""What runs of a user's function printed, as their store keeps it."""
+"""The output of runs of a user's function, as their store keeps it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raysweep.sweep.current import current
 
 __all__ = ["list_logs", "read_log", "tail_of"]
 
-_MOST_TAIL = 20  # lines of a log beside a failure
+_MOST_TAIL = 20  # lines of a log shown with a failure
 
 
 def _runs(store: Store) -> list[str]:
@@ -21,7 +21,7 @@ def _runs(store: Store) -> list[str]:
 
 
 def list_logs(store: Store) -> list[dict[str, Any]]:
-    """The runs that have a log, with what became of each: run, status, characters, axes.
+    """The runs that have a log, each with its outcome: run, status, characters, axes.
 
     Raises:
         LedgerError: it is not a store, or has no logs.
@@ -51,7 +51,7 @@ def read_log(store: Store, run: str) -> tuple[str, str]:
     """(the run's key, its log) for a key or the beginning of one.
 
     Raises:
-        LedgerError: no log or several begin so.
+        LedgerError: no log, or several, have this beginning.
     """
     keys = [key for key in _runs(store) if key.startswith(run)]
     if len(keys) != 1:
@@ -64,7 +64,7 @@ def read_log(store: Store, run: str) -> tuple[str, str]:
 
 
 def tail_of(store: Store, run: str) -> list[str]:
-    """The last lines of a run's log; none where there is none."""
+    """The last lines of a run's log; empty where it has none."""
     if not store.exists(log_name(run)):
         return []
     return plain(store.read_text(log_name(run))).splitlines()[-_MOST_TAIL:]

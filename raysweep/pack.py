@@ -33,8 +33,8 @@ __all__ = [
     "singles",
 ]
 
-_TRIAL = 0.5  # seconds that a trial of several runs should last
-_MOST_RUNS = 256  # of one trial
+_TRIAL = 0.5  # duration of a trial of several runs, in seconds
+_MOST_RUNS = 256  # runs per trial
 MIN_LANES = 32  # below this, a step of a pack costs about the same with fewer lanes: splitting gains nothing
 
 
@@ -45,31 +45,31 @@ class Pack:
     id: str
     runs: Runs = field(repr=False)  # Tune prints configurations
     attempt: int = 1
-    fresh: bool = False  # to be run in a process that has run nothing before
+    fresh: bool = False  # to be run in a fresh process
 
     def __len__(self) -> int:
         return len(self.runs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Pack:
-        """Itself: it never changes, and Tune copies a configuration several times."""
+        """Return itself: it never changes, and Tune copies a configuration several times."""
         return self
 
     @property
     def run_keys(self) -> set[str]:
-        """The keys of its runs: what a claim on the pack covers."""
+        """The keys of its runs, which a claim on the pack covers."""
         return {k.decode() for k in self.runs.keys.tolist()}
 
 
 @dataclass(frozen=True)
 class Group:
-    """All pending runs of one shape, and what they cost.
+    """All pending runs of one shape, and their cost.
 
     Attributes:
         shape: The values of its shape axes.
-        index: [n] positions of its runs; where their work differs, the dearest come first.
-        observed: What is asked of each.
-        cost: The mean over its runs; of bytes, the most.
-        mixed: Whether their work differs: each pack then gets its share of the dear ones.
+        index: [n] positions of its runs; where their work differs, the most expensive come first.
+        observed: The requested observed values of each.
+        cost: The mean over its runs; for bytes, the maximum.
+        mixed: Whether their work differs: each pack then gets its share of the expensive ones.
     """
 
     shape: Mapping[str, Value]
@@ -79,19 +79,19 @@ class Group:
     mixed: bool = False
 
     def cut(self, count: int) -> list[npt.NDArray[np.int64]]:
-        """Its runs in so many parts of about equal size and work."""
-        if self.mixed:  # dealt like cards: contiguous parts would leave all dear runs to the first
+        """Its runs in a number of parts of about equal size and work."""
+        if self.mixed:  # dealt like cards: contiguous parts would leave all expensive runs to the first
             return [self.index[i::count] for i in range(count)]
         return np.array_split(self.index, count) if count > 1 else [self.index]
 
 
 @dataclass
 class Pace:
-    """How long runs of a user's function take, one after another, and how many of them one trial is worth.
+    """How long runs of a user's function take, one after another, and how many of them make up one trial.
 
     Attributes:
         slots: Packs that run at a time.
-        seconds: Of a run; None while it is not known.
+        seconds: Duration of a run; None while unknown.
         left: Runs that are not in a pack yet.
     """
 
@@ -100,13 +100,13 @@ class Pace:
     left: int = 0
 
     def took(self, seconds: float, runs: int) -> None:
-        """Learn from a pack that ended."""
+        """Update by a pack that ended."""
         one = seconds / max(runs, 1)
         self.seconds = one if self.seconds is None else (self.seconds + one) / 2
 
     @property
     def size(self) -> int:
-        """Runs of the next pack: a trial costs tens of milliseconds, so that it should last longer than that."""
+        """Number of runs of the next pack: a trial costs tens of milliseconds, so it should last longer than that."""
         if self.seconds is None:
             return 1
         fair = math.ceil(self.left / (2 * self.slots))
@@ -114,7 +114,7 @@ class Pace:
 
 
 def serial_packs(runs: Runs, groups: Sequence[Group], attempts: npt.NDArray[np.int32], pace: Pace) -> Iterator[Pack]:
-    """Packs of runs that are executed one after another, each as large as is worth a trial when it is made."""
+    """Packs of runs that are executed one after another, each sized for one trial when it is made."""
     pace.left = sum(len(group.index) for group in groups)
     for group in groups:
         start = 0
@@ -126,7 +126,7 @@ def serial_packs(runs: Runs, groups: Sequence[Group], attempts: npt.NDArray[np.i
 
 
 def serial_groups(runs: Runs) -> list[Group]:
-    """Runs of a user's function: whatever is asked alike may follow one another in one trial."""
+    """Groups of runs of a user's function: those with the same request may follow one another in one trial."""
     codes = runs.observed_code
     return [Group({}, np.flatnonzero(codes == code), runs.observed[code], Cost()) for code in np.unique(codes).tolist()]
 
@@ -148,12 +148,12 @@ def make_pack(runs: Runs, attempt: int = 1) -> Pack:
 def shape_groups(
     runs: Runs, axes: Mapping[str, Axis], cost: Callable[[Mapping[str, Value], Observed], Cost]
 ) -> list[Group]:
-    """Runs by what must be equal inside a pack: every shape axis and the observed set."""
+    """Runs grouped by what must be equal in a pack: every shape axis and the observed set."""
     columns = [(runs.observed_code, len(runs.observed))]
     for name, code in runs.codes.items():
         if _can_be_shape(axes[name]):
             size = len(runs.values[name])
-            if isinstance(kind := axes[name].kind, KindBy):  # where it is a lane, it does not tell shapes apart
+            if isinstance(kind := axes[name].kind, KindBy):  # where it is a lane, it does not distinguish shapes
                 is_shape = [
                     v is not None and axes[name].kind_for({kind.axis: v}) == "shape" for v in runs.values[kind.axis]
                 ]
@@ -179,7 +179,7 @@ def _priced(
     lanes: Sequence[str],
     cost: Callable[[Mapping[str, Value], Observed], Cost],
 ) -> tuple[npt.NDArray[np.int64], Cost, bool]:
-    """The runs of a group, the dearest first where their work differs; what one takes; and whether it differs."""
+    """The runs of a group, the most expensive first if their work differs; the cost of one; whether work differs."""
     code, each = run_costs(runs, index, lanes, cost)
     work = np.array([c.flops + c.flops_eval for c in each])
     share = np.bincount(code, minlength=len(each)) / len(index)
@@ -196,13 +196,13 @@ def _can_be_shape(axis: Axis) -> bool:
 
 
 def lanes_per_pack(groups: Sequence[Group], memory: float, slots: int = 1, lanes: int | None = None) -> list[int]:
-    """For each group, the most lanes of a pack: by capacity, and so that `slots` workers finish together.
+    """For each group, the largest number of lanes of a pack: by capacity, and so that `slots` workers finish together.
 
     Args:
         groups: `shape_groups(...)`.
-        memory: Bytes a pack may take on its device.
+        memory: Bytes that a pack may use on its device.
         slots: Packs that run at the same time.
-        lanes: At most this many lanes a pack.
+        lanes: At most this many lanes per pack.
 
     Raises:
         PackError: one lane alone does not fit in `memory`.
@@ -214,9 +214,9 @@ def lanes_per_pack(groups: Sequence[Group], memory: float, slots: int = 1, lanes
         if fits < 1:
             raise PackError(
                 f"pack: one lane must fit in {memory / 2**30:.2f} GiB, but {dict(group.shape)} needs "
-                f"{group.cost.bytes / 2**30:.2f} GiB. Give resources.memory_gib more, or make it smaller"
+                f"{group.cost.bytes / 2**30:.2f} GiB. Raise resources.memory_gib, or make the run smaller"
             )
-        # Whole groups are the fastest per lane; one is cut only into as many slots as it would fill by itself.
+        # Whole groups are the fastest per lane; one is cut only into as many slots as it would fill alone.
         own = len(group.index) * (group.cost.flops + group.cost.flops_eval)
         pieces = max(1, round(own * slots / total)) if total else 1
         balanced = max(MIN_LANES, math.ceil(len(group.index) / pieces))
@@ -227,12 +227,12 @@ def lanes_per_pack(groups: Sequence[Group], memory: float, slots: int = 1, lanes
 def build_packs(
     runs: Runs, groups: Sequence[Group], most: Sequence[int], attempts: npt.NDArray[np.int32] | None = None
 ) -> Iterator[Pack]:
-    """The packs of each group, dear ones first: the cheap ones fill the gaps at the end.
+    """The packs of each group, expensive ones first: the cheap ones fill the gaps at the end.
 
     Args:
         runs: The pending runs that `groups` indexes.
         groups, most: `shape_groups(...)` and its `lanes_per_pack(...)`.
-        attempts: [n] tries so far of each run; a pack's rows carry one more than the most tried of its runs.
+        attempts: [n] attempts so far of each run; a pack's rows carry one more than the maximum over its runs.
     """
     order = sorted(range(len(groups)), key=lambda i: -(groups[i].cost.flops + groups[i].cost.flops_eval))
     for i in order:
@@ -258,7 +258,7 @@ def halve(pack: Pack) -> tuple[Pack, Pack]:
 
 
 def _slim(runs: Runs) -> Runs:
-    """The same runs without the values and observed sets that none of them uses: a pack travels."""
+    """The same runs without unused values and observed sets, as a pack is sent to a worker."""
     values: dict[str, tuple[Any, ...]] = {}
     codes: dict[str, npt.NDArray[np.integer[Any]]] = {}
     done: dict[tuple[int, int], str] = {}  # axes that follow one another share values and codes
@@ -287,7 +287,7 @@ def _slim(runs: Runs) -> Runs:
 
 def _used(code: npt.NDArray[np.integer[Any]], size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.integer[Any]]]:
     """The codes below `size` that occur, in order, and `code` as indices into them, as small as they can be."""
-    if size > 4 * len(code):  # few of many values: sorting beats a table of all of them
+    if size > 4 * len(code):  # few values out of many: sorting beats a table of all of them
         used, place = np.unique(code, return_inverse=True)
         return used, place.astype(np.min_scalar_type(len(used)))
     seen = np.zeros(size, dtype=bool)

@@ -1,4 +1,4 @@
-"""The plan: what a sweep collapses to (cells -> runs -> packs) and what it will cost, before anything is spent."""
+"""The plan: how a sweep collapses (cells -> runs -> packs) and what it will cost, before anything is spent."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from raysweep.sweep.provenance import equal_codes
 
 __all__ = ["Again", "Plan", "make_plan", "pending", "whole"]
 
-_MEMORY_SHARE = 0.5  # of free memory, divided among the packs that run at a time
-_SAMPLE = 200  # parts of the ledger that throughput is read from
+_MEMORY_SHARE = 0.5  # share of free memory, divided among concurrent packs
+_SAMPLE = 200  # parts of the ledger from which throughput is computed
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Again:
 
     Attributes:
         restarted: Those that are trained once more from their start.
-        resumed: Those that go on from a checkpoint.
+        resumed: Those that resume from a checkpoint.
     """
 
     restarted: int = 0
@@ -47,19 +47,19 @@ class Again:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to do.
+    """The work to do.
 
     Attributes:
         runs: The pending ones, each asked only for pending cells.
         groups: Pending runs by shape.
-        most: Lanes a pack, by group.
-        rate: FLOPs a second of one pack.
+        most: Lanes per pack, by group.
+        rate: FLOPs per second of one pack.
         slots: Packs at a time.
-        memory: Bytes of its device that a pack may take.
-        attempts: [runs] tries so far.
-        pace: How long runs of a plain function take.
-        again: What of it was trained before.
-        lacking: Cells without a row, where runs are asked for all of theirs; None where that is what `runs` says.
+        memory: Bytes of its device that a pack may use.
+        attempts: [runs] attempts so far.
+        pace: Durations of a plain function's runs.
+        again: The runs that were partly trained before.
+        lacking: Number of cells without a row, where runs are asked for all of theirs; None where `runs` gives it.
     """
 
     sweep: Sweep
@@ -75,14 +75,14 @@ class Plan:
     lacking: int | None = None
 
     def packs(self) -> Iterator[Pack]:
-        """The packs, dearest first; each is made when it is asked for."""
+        """The packs, most expensive first; each is made on demand."""
         if self.pace is not None:
             return serial_packs(self.runs, self.groups, self.attempts, self.pace)
         return build_packs(self.runs, self.groups, self.most, self.attempts)
 
     @property
     def pack_count(self) -> int:
-        """How many packs there are; of a plain function's runs, at most."""
+        """Number of packs; an upper bound for a plain function's runs."""
         return sum(math.ceil(len(g.index) / most) for g, most in zip(self.groups, self.most, strict=True))
 
     @property
@@ -96,7 +96,7 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Estimated wall time of the packs; None where nothing is known of it."""
+        """Estimated wall time of the packs; None where it is unknown."""
         if self.pace is not None:
             return None if self.pace.seconds is None else self.pace.seconds * len(self.runs) / self.slots
         return self.flops / self.rate.flops / self.slots if self.flops else None
@@ -147,13 +147,13 @@ def make_plan(
     retry_diverged: bool = False,
     probe: Probe | None = None,
 ) -> Plan:
-    """What is pending in a store, grouped into packs.
+    """The pending runs of a store, grouped into packs.
 
     Args:
         probe: Asks the GPUs that packs will run on.
 
     Raises:
-        SweepError: the plan is dearer than the sweep's budget.
+        SweepError: the plan exceeds the sweep's budget.
         PackError: a lane does not fit in memory.
     """
     ledger = ledger_of(store, sweep.runs, dict(sweep.axes), sweep.identity)
@@ -170,7 +170,7 @@ def make_plan(
     elif resources.gpus:
         groups, memory = fit_to_device(runs, groups, sweep.experiment, resources.gpus, probe)
     else:
-        here = max(1, int((os.cpu_count() or 1) / resources.cpus))  # a cluster's slots are on other hosts, too
+        here = max(1, int((os.cpu_count() or 1) / resources.cpus))  # a cluster's slots are also on other hosts
         memory = _MEMORY_SHARE * host_memory() / min(slots, here)
     most = lanes_per_pack(groups, memory, slots, resources.lanes)
     attempts = scan.attempts(runs)
@@ -180,13 +180,13 @@ def make_plan(
 
 
 def pending(scan: Scan, sweep: Sweep, skip_failed: bool = False, retry_diverged: bool = False) -> Runs:
-    """What is left of a sweep. A plain function's run is trained whole: nobody can enter it half-way."""
+    """The rest of a sweep. A plain function's run is trained whole, as it cannot be entered half-way."""
     rest = scan.pending(sweep.runs, skip_failed, retry_diverged)
     return whole(sweep.runs, rest) if isinstance(sweep.experiment, FunctionExperiment) else rest
 
 
 def whole(runs: Runs, rest: Runs) -> Runs:
-    """The runs that have something left, asked for all of their cells."""
+    """The runs with unfinished cells, asked for all of their cells."""
     if len(rest) == len(runs) and rest.cells == runs.cells:
         return rest
     return runs.take(np.isin(runs.keys, rest.keys))
@@ -210,7 +210,7 @@ def _of_function(sweep: Sweep, store: Store, scan: Scan, runs: Runs, slots: int,
 
 
 def _seconds_a_run(cells: pa.Table) -> tuple[float, int] | None:
-    """Mean wall time of the runs in some rows, and how many runs that is; None where nothing was measured."""
+    """Mean wall time of the runs in some rows, and the number of runs; None where nothing was measured."""
     if not len(cells) or "seconds" not in cells.schema.names:
         return None
     runs = cells.group_by("run").aggregate([("seconds", "max")]).column("seconds_max")

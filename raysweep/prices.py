@@ -1,4 +1,4 @@
-"""What a plan costs on rented machines: a small editable table of prices, and the arithmetic said out loud."""
+"""The cost of a plan on rented machines: a small editable table of prices, and the arithmetic spelt out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRICES = Path(__file__).with_suffix(".yaml")
 
 
 class Machine(BaseModel):
-    """One row of the table. Prices are US dollars an hour."""
+    """One row of the table. Prices are US dollars per hour."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -47,7 +47,7 @@ def read_prices(path: Path | None = None) -> tuple[Machine, ...]:
     """The machines of a price table; the one that comes with raysweep if no path is given.
 
     Raises:
-        PriceError: the file is missing, is not YAML, lacks a key or has a wrong value; it is named with the key.
+        PriceError: the file is missing, is not YAML, lacks a key or has a wrong value; the message names file and key.
     """
     path = path or PRICES
     try:
@@ -64,15 +64,15 @@ def read_prices(path: Path | None = None) -> tuple[Machine, ...]:
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, ("machines", i, *first["loc"])))
-            told = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-            raise PriceError(f"{path}: {key}: {told}, but got {first['input']!r}"[:300]) from error
+            problem = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+            raise PriceError(f"{path}: {key}: {problem}, but got {first['input']!r}"[:300]) from error
     return tuple(found)
 
 
 def find_machine(machines: Sequence[Machine], wanted: str) -> Machine:
-    """The machine a user means: `aws:p5.48xlarge`, or a beginning of it that fits one machine only.
+    """The machine that a user means: `aws:p5.48xlarge`, or a beginning of it that fits one machine only.
 
-    A whole family goes before a longer name: `aws:p5` is p5.48xlarge, not p5en.48xlarge.
+    A whole family takes precedence over a longer name: `aws:p5` is p5.48xlarge, not p5en.48xlarge.
 
     Raises:
         PriceError: none or several fit; the nearest names, or those that fit, are listed.
@@ -96,13 +96,13 @@ def find_machine(machines: Sequence[Machine], wanted: str) -> Machine:
 
 
 def estimate(plan: Plan, machine: Machine, machines: int = 1) -> dict[str, Any]:
-    """What a plan's packs cost on some machines of one kind, as plain data.
+    """The cost of a plan's packs on some machines of one kind, as plain data.
 
-    Packs are cut for that many slots, as a run there would. The machines are held until the last pack ends, which is
-    no sooner than the dearest pack alone. Start-up, worlds to train and storage are not in it.
+    Packs are sized for that many slots, as in a run there. The machines are held until the last pack ends, which is
+    no sooner than the most expensive pack alone. Start-up, training of worlds and storage are not included.
 
     Raises:
-        PriceError: a pack fits on no such machine, or the experiment states no cost.
+        PriceError: a pack does not fit on such a machine, or the experiment states no cost.
     """
     resources = plan.sweep.file.resources
     if machines < 1:
@@ -160,7 +160,7 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         f"  {found['machine_hours']:,.2f} machine-hours: {clock(found['seconds'])} on {found['machines']} x "
         f"{found['machine']} ({has})",
         f"  {found['packs_per_machine']:,} packs at a time on each: {found[limit]} {limit}, "
-        f"{found['per_pack'][limit]:g} a pack; start-up, oracles, storage and idle time are not counted",
+        f"{found['per_pack'][limit]:g} per pack; start-up, oracles, storage and idle time are not counted",
         f"  prices as of {found['as_of']}: {found['source']}; check them before you trust this",
     ]
     slots = found["packs_per_machine"] * found["machines"]

@@ -1,4 +1,4 @@
-"""One live line on a terminal, one line a minute elsewhere."""
+"""Progress: one live line on a terminal, one line per minute elsewhere."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _LINE_EVERY = 60.0
 
 
 class Progress:
-    """Says what is happening now. Thread-safe: executors report from their own threads.
+    """Reports what is happening now. Thread-safe: executors report from their own threads.
 
     Args:
-        stream: Where to write, asked for each line: it may be redirected meanwhile.
+        stream: Called for the stream of each line, as it may be redirected meanwhile.
     """
 
     def __init__(self, stream: Callable[[], IO[str]]) -> None:
@@ -39,7 +39,7 @@ class Progress:
             self._last = time.monotonic()
 
     def live(self, text: str, force: bool = False) -> None:
-        """The passing line."""
+        """Show the live line."""
         with self._lock:
             stream, now = self._stream(), time.monotonic()
             tty = stream.isatty()
@@ -53,7 +53,7 @@ class Progress:
                 print(text, file=stream, flush=True)
 
     def wait(self, text: str) -> None:
-        """The passing line while there is nothing to do here: at once where it is a new one."""
+        """Show the live line while there is nothing to do here: at once if it is new."""
         self._waits, before = text, self._waits
         self.live(text, force=text != before)
 

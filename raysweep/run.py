@@ -51,12 +51,12 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        counts: This grid's cells by status, over everything the store holds.
-        pending: Cells still missing (another driver holds them, or they were left aside).
+        counts: This grid's cells by status, over all rows of the store.
+        pending: Cells still missing (held by another driver, or skipped).
         seconds: Wall time of this call.
         scan: Keys, statuses and attempts at the end; `Ledger.scan` has the other columns.
-        stopped: Why nothing more was begun, or "".
-        notes: What else the store holds, a sentence each.
+        stopped: Why no further pack was started, or "".
+        notes: What else the store holds, in one sentence each.
     """
 
     counts: Counts
@@ -81,20 +81,20 @@ def run(
 
     Args:
         sweep: What to run.
-        store: Where its ledger is; made if missing.
+        store: The store of its ledger; created if missing.
         executor: Where packs run.
         skip_failed: Leave failed cells as they are.
         retry_diverged: Run diverged cells again.
         stream: Where progress is written.
-        accept_code: Rows of the code as it was give the same results as those of the code as it is now.
-        same_as: The name that a renamed or moved function had: its rows are taken over.
+        accept_code: Whether the code as it was gives the same results as the code as it is now.
+        same_as: The former name of a renamed or moved function, whose rows are taken over.
 
     Raises:
         RaysweepError: bad input, an unusable store, a failed audit.
-        KeyboardInterrupt: Ctrl-C; what was finished is in the ledger, and the same call goes on from there.
+        KeyboardInterrupt: Ctrl-C; finished rows are in the ledger, and the same call continues from there.
     """
     started = time.monotonic()
-    for observed in sweep.runs.observed:  # refuses what makes no sense before anything is written
+    for observed in sweep.runs.observed:  # refuses invalid runs before anything is written
         observed.listable()
     progress = Progress(stream)
     ask(store, sweep)
@@ -134,7 +134,7 @@ def run(
                 stopped = _execute(plan, job, sha, executor, claims, look, progress)
     finally:
         progress.end()
-        if not isinstance(sys.exception(), UnreachableError):  # then it cannot be compacted either
+        if not isinstance(sys.exception(), UnreachableError):  # then compacting would fail, too
             scan = ledger.compact(lambda cells: among(sweep.runs, cells), accepted_codes(store))
     sweep_up(store, sweep.runs, ledger.pending)
     now = Current(sweep.runs, sweep.experiment.name, sweep.experiment.version, ledger)
@@ -144,7 +144,7 @@ def run(
 
 @dataclass(frozen=True)
 class _Probe:
-    """Asks the devices that an executor's packs run on."""
+    """Queries the devices that an executor's packs run on."""
 
     executor: Executor
     job: Job
@@ -161,7 +161,7 @@ class _Probe:
 def open_store(
     store: Store, sweep: Sweep, progress: Progress, accept_code: bool = False, same_as: str | None = None
 ) -> str:
-    """Make or adopt the store's folder: its token, the resolved sweep file, the environment."""
+    """Create or adopt the store's folder: its token, the resolved sweep file, the environment."""
     store.create("store.json", json.dumps({"id": secrets.token_hex(8), "sweep": sweep.name}).encode())
     adopted = Ledger(store).adopt()
     if adopted:
@@ -187,7 +187,7 @@ def open_store(
         "cpus": os.cpu_count(),
         "theory": isinstance(sweep.experiment, TheoryExperiment),
         "packages": {name: _version(name) for name in ("ray", "torch", "nflows", "numpy", "pyarrow")},
-        # Whether rows may be there whose keys spell numbers as an older raysweep did.
+        # Whether there may be rows whose keys spell numbers as an older raysweep did.
         "respelled": isinstance(known, dict) and known.get("respelled", True) is True,
     }
     store.write_json("env.json", environment)
@@ -202,13 +202,13 @@ def _version(name: str) -> str | None:
 
 
 def _log(store: Store) -> Path:
-    """Where Ray's noise goes: beside a local store's ledger, else in the temporary folder."""
-    # Of our own, there: a name that others can foresee may be a link that they left.
+    """The file for Ray's output: beside a local store's ledger, else in the temporary folder."""
+    # In a folder of our own: a predictable name in a shared folder may be a link planted by others.
     return Path(store.path("logs/ray.log") if store.is_local else f"{tempfile.mkdtemp(prefix='raysweep-')}/ray.log")
 
 
 def _prepare_world(sweep: Sweep, store: Store, executor: Executor, claims: Claims, progress: Progress) -> str | None:
-    """Train, adopt or make the sweep's world, and audit it at every setting that the grid asks for."""
+    """Train, adopt or create the sweep's world, and audit it at every setting of the grid."""
     recipe = sweep.file.world
     if recipe is None:
         return None
@@ -243,7 +243,7 @@ def _execute(
     pending: Callable[[Sequence[Runs]], list[Runs]],
     progress: Progress,
 ) -> str:
-    """Run the packs of a plan; why that stopped before all were begun, or ""."""
+    """Run the packs of a plan; returns why it stopped before all were started, or ""."""
     ledger = Ledger(job.store)
     schema, numbers = row_schema(plan.sweep.experiment), sequence()
     function = plan.pace is not None
@@ -280,6 +280,6 @@ def _execute(
 
 
 def _tally(sweep: Sweep, scan: Scan) -> tuple[Counts, int]:
-    """This grid's cells by status (the store may hold other grids' too), and how many are in no row."""
+    """This grid's cells by status (the store may hold other grids' too), and the number without a row."""
     counts = Counts(**{s: sweep.runs.cells - subtract(sweep.runs, scan.cells(s)).cells for s in STATUSES})
     return counts, sweep.runs.cells - counts.total

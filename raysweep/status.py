@@ -1,4 +1,4 @@
-"""What a store holds: done, failed and pending cells, causes of failure, drivers at work."""
+"""The state of a store: done, failed and pending cells, causes of failure, drivers at work."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from raysweep.sweep.stored import stored_sweep
 __all__ = ["Seen", "failures", "status"]
 
 _COLUMNS = ("error", "seconds", "finished_at", "experiment", "experiment_version", "code_sha")
-_LOGS = 5  # causes with whose example's log is shown
-_WINDOWS = (600.0, 3600.0, 86400.0)  # seconds that "of late" may mean: the first with something in it
+_LOGS = 5  # causes whose example is shown with its log
+_WINDOWS = (600.0, 3600.0, 86400.0)  # windows of recent time in seconds: the first one with rows is used
 
 
 @dataclass
 class Seen:
-    """What an earlier look at the same store has read and need not read again."""
+    """What an earlier call for the same store has read and need not be read again."""
 
     parts: dict[str, pa.Table] = field(default_factory=dict)
     sweep: str = ""
@@ -49,10 +49,10 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
     """Counts, pace, failures by cause, drivers at work, worlds and unreadable files, as plain data.
 
     Works while a sweep runs, from anywhere that sees the store, also where its experiment cannot be imported. Ages
-    are by the store's own clock, whatever the clocks of workers and of this host say.
+    are by the store's own clock, independent of the clocks of workers and of this host.
 
     Args:
-        seen: Of the last look, when looking again and again.
+        seen: State of the previous call, for repeated calls.
 
     Raises:
         LedgerError: it is not a store, cannot be reached, or its files are damaged.
@@ -63,7 +63,7 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
     seen.pulse = seen.pulse or Pulse(store)
     at_work = drivers(
         store, now, seen.pulse
-    )  # before the ledger: what a driver that is gone by now has made is read below
+    )  # before the ledger: rows of a driver that has ended by now are read below
     if seen.current is None or seen.sweep != name:
         seen.sweep, seen.current = name, current(store)
     scan, left_out = split(seen.current, seen.current.ledger.scan(_COLUMNS, known=seen.parts))
@@ -95,7 +95,7 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
 
 
 def _codes(store: Store, table: pa.Table) -> list[dict[str, Any]]:
-    """Measured rows by the code that made them, the most first; codes that were declared equal are one, as in fits."""
+    """Measured rows by the code that made them, most rows first; codes declared equal count as one, as in fits."""
     if "code_sha" not in table.schema.names:
         return []
     made = table.column("code_sha").filter(pc.not_equal(table.column("status"), "failed"))
@@ -109,10 +109,10 @@ def _codes(store: Store, table: pa.Table) -> list[dict[str, Any]]:
 
 
 def _times(scan: Scan, now: float) -> npt.NDArray[np.float64]:
-    """[rows] when each was made, in seconds; 0 where nothing says so.
+    """[rows] when each was made, in seconds; 0 where it is unknown.
 
-    A row says so itself: a copied store has new file dates. But no row was made after it came to the store, nor is any
-    from the future, whatever its worker's clock said.
+    The row's own time is used, as a copied store has new file dates. But it is capped by the time at which the row came
+    to the store and by the present, in case its worker's clock was ahead.
     """
     known = np.where(scan.landed > 0, np.minimum(scan.landed, now), now)
     if "finished_at" not in scan.table.schema.names:
@@ -124,7 +124,7 @@ def _times(scan: Scan, now: float) -> npt.NDArray[np.float64]:
 
 def _now(store: Store) -> tuple[float, str]:
     """The time in seconds, by the store's clock where it has one and may be written to; and whose clock it is."""
-    probe = f"{TEMPORARY}clock-{secrets.token_hex(6)}"  # a name that no listing shows
+    probe = f"{TEMPORARY}clock-{secrets.token_hex(6)}"  # a name hidden from listings
     try:
         store.write(probe, b"", patience=0.0)
         made = store.fs.get_file_info(store.path(probe)).mtime_ns
@@ -135,7 +135,7 @@ def _now(store: Store) -> tuple[float, str]:
 
 
 def _grid(store: Store, scan: Scan, runs: Runs | None) -> dict[str, Any]:
-    """Cells of the sweep last run, and how many of them are pending; None where that cannot be told from here."""
+    """Cells of the sweep last run, and how many of them are pending; None where that is unknown."""
     cells = scan.cells("ok", "diverged", "skipped")
     if runs is not None:
         pending = scan.pending(runs).cells
@@ -147,7 +147,7 @@ def _grid(store: Store, scan: Scan, runs: Runs | None) -> dict[str, Any]:
 
 
 def _pace(table: pa.Table, times: npt.NDArray[np.float64], now: float, pending: int | None) -> dict[str, Any]:
-    """Throughput of late and the time the rest will take at it, from when rows were made."""
+    """Recent throughput, and the remaining time at that rate, from the times at which rows were made."""
     busy = None
     if "seconds" in table.schema.names:
         of_runs = table.select(["run", "seconds"]).group_by("run").aggregate([("seconds", "max")])
@@ -161,12 +161,12 @@ def _pace(table: pa.Table, times: npt.NDArray[np.float64], now: float, pending: 
     }
     finished = times[np.array(pc.not_equal(table.column("status"), "failed"))]
     if not times.max(initial=0.0):
-        return pace  # nothing says when
+        return pace  # times are unknown
     pace["last_rows_age"] = round(now - float(times.max()), 1)
     for window in _WINDOWS:
         late = finished[finished > now - window]
         first = late.min(initial=now)
-        # What was made first marks the start and is not counted.
+        # The first rows mark the start and are not counted.
         counted, span = int((late > first).sum()), now - float(first)
         if counted and span > 0:
             rate = counted / span
@@ -177,7 +177,7 @@ def _pace(table: pa.Table, times: npt.NDArray[np.float64], now: float, pending: 
 
 
 def _running(store: Store, runs: Runs | None, scan: Scan, now: float) -> list[dict[str, Any]]:
-    """Runs of a plain function that are at work, by the folders they work in, the longest first."""
+    """Active runs of a plain function, by their working folders, longest-running first."""
     folders = set(store.folders("runs")) if runs is not None else set()
     if runs is None or not folders:
         return []
@@ -191,7 +191,7 @@ def _running(store: Store, runs: Runs | None, scan: Scan, now: float) -> list[di
 
 
 def _with_logs(store: Store, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first causes with the end of what their example printed."""
+    """The first causes, with the last output of their examples."""
     for one in found[:_LOGS]:
         one["example"]["log"] = tail_of(store, one["example"]["cell"][:KEY_LENGTH])
     return found

@@ -1,6 +1,6 @@
 """Counter-based random numbers: a value is a hash of (seed, stream, counters) and of nothing else.
 
-So a lane's draws do not depend on its neighbours, its position or the pack's size; they are made on the device,
+A lane's draws thus do not depend on its neighbours, its position or the pack's size; they are made on the device,
 inside the step, and are the same on CPU and GPU (64-bit integer arithmetic that wraps).
 """
 
@@ -23,7 +23,7 @@ PERMUTATION, INIT, ORDER, LABEL_NOISE, INPUT_NOISE, MEMBER, FEATURE_ITEMS = 1, 2
 
 
 def _signed(word: int) -> int:
-    """An unsigned 64-bit word as torch's int64 holds it."""
+    """An unsigned 64-bit word as torch's int64."""
     word &= 2**64 - 1
     return word - 2**64 if word >= 2**63 else word
 
@@ -40,7 +40,7 @@ def _mix(z: Tensor) -> Tensor:
 
 
 def _shifted(z: Tensor, by: int) -> Tensor:
-    """Logical shift to the right: torch's own copies the sign."""
+    """Logical shift to the right; torch's own copies the sign."""
     unsigned: Tensor = (z >> by) & (2 ** (64 - by) - 1)
     return unsigned
 

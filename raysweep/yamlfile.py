@@ -1,7 +1,7 @@
-"""YAML files: safe ones only, of plain values, no longer and no deeper than anybody writes by hand.
+"""YAML files: a safe subset with plain values only, of a length and depth that people write by hand.
 
 YAML 1.1 and YAML 1.2 read some spellings differently (`no`, `016`, `1:30`). A number that is clear to a person is a
-number here (`1e3`, `0x20`, `0o17`, `1_000`); what is not clear is refused with both readings.
+number here (`1e3`, `0x20`, `0o17`, `1_000`); an ambiguous spelling is refused, naming both readings.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from raysweep.errors import SweepError
 __all__ = ["MAX_BYTES", "dump_yaml", "parse_yaml", "read_number", "read_yaml"]
 
 MAX_BYTES = 1 << 20
-_MAX_DEPTH = 40  # of nested lists and mappings
+_MAX_DEPTH = 40  # nesting of lists and mappings
 _MAX_NODES = 100_000  # keys and values: 3 s of parsing
-_LONGEST = 400  # characters of a number: a double in full has up to 330 before its point
+_LONGEST = 400  # characters of a number: a double written in full has up to 330 before its point
 
 _CONSTANTS: dict[str, Any] = dict.fromkeys(("", "~", "null", "Null", "NULL"), None)
 _CONSTANTS |= dict.fromkeys(("true", "True", "TRUE"), True) | dict.fromkeys(("false", "False", "FALSE"), False)
@@ -37,7 +37,7 @@ _YAML_1_1 = yaml.resolver.Resolver()
 
 
 def read_number(text: str) -> int | float | None:
-    """The number that an unquoted text is, or None.
+    """The number that an unquoted text stands for, or None.
 
     Raises:
         ValueError: a number that 64 bits cannot hold; the text says why.
@@ -62,10 +62,10 @@ def _short(text: str) -> str:
 
 
 def _plain(text: str) -> Any:
-    """What an unquoted text is.
+    """The value of an unquoted text.
 
     Raises:
-        ValueError: YAML 1.1 and YAML 1.2 read it differently, or no 64 bits hold it.
+        ValueError: YAML 1.1 and YAML 1.2 read it differently, or 64 bits cannot hold it.
     """
     if text in _CONSTANTS:
         return _CONSTANTS[text]
@@ -90,7 +90,7 @@ def _plain(text: str) -> Any:
 
 
 def _as_yaml_1_1(text: str, tag: str) -> tuple[str, str]:
-    """What a text is in YAML 1.1, and how to write that; "" where a sweep cannot mean it."""
+    """The value of a text in YAML 1.1, and how to write it; "" where a sweep cannot mean it."""
     kind = tag.rpartition(":")[2]
     if kind == "str":
         return f"the word '{_short(text)}'", ""
@@ -149,7 +149,7 @@ def parse_yaml(text: str, where: str) -> Any:
         mark = error.problem_mark or error.context_mark
         what = " ".join(f"{error.context or ''} {error.problem or ''}".split())
         raise SweepError(f"{where}: must be valid YAML: {what} ({_spot(mark)})") from error
-    except Exception as error:  # unprintable characters, and what else the library raises
+    except Exception as error:  # unprintable characters, and other exceptions of the library
         raise SweepError(f"{where}: must be valid YAML: {' '.join(str(error)[:2000].split())}") from error
     return None if node is None else _built(node, where, "")
 
@@ -187,7 +187,7 @@ def _built(node: yaml.Node, where: str, key: str) -> Any:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes in quotes every word that `parse_yaml` would read otherwise."""
+    """Quotes every word that `parse_yaml` would not read as a word."""
 
     def resolve(self, kind: type[yaml.Node], value: str, implicit: Any) -> Any:
         tag = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
@@ -208,11 +208,11 @@ def read_yaml(path: Path) -> Any:
     """A YAML file's content.
 
     Raises:
-        SweepError: missing, unreadable, no regular file, over 1 MiB, or not valid YAML.
+        SweepError: missing, unreadable, not a regular file, over 1 MiB, or not valid YAML.
     """
     try:
         found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # a device never ends, a pipe keeps its reader waiting
+        if not stat.S_ISREG(found.st_mode):  # a device never ends, and a pipe blocks its reader
             raise SweepError(f"{path}: cannot be read: a sweep file must be a regular file")
         if found.st_size > MAX_BYTES:
             raise SweepError(f"{path}: a sweep file must be under 1 MiB, but has {found.st_size:,} bytes")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysweep.claims import COLUMNS, Claim, Measured, Rule, markdown, read_claims, summary, write_claims
@@ -133,6 +133,7 @@ words = st.text(st.characters(codec="utf-8", exclude_characters="\r", exclude_ca
 )
 
 
+@settings(deadline=None)
 @given(finite, st.tuples(finite, finite).map(sorted), st.integers(2, 10**6), words, words, finite | words)
 def test_a_table_is_read_as_it_was_written(
     value: float, ends: list[float], seeds: int, window: str, statement: str, theory: float | str

@@ -15,6 +15,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from raysweep.store import TEMPORARY
+
 ROOT = Path(__file__).parent.parent
 DOCS = (ROOT / "docs/functions.md").read_text()
 README = (ROOT / "README.md").read_text()
@@ -32,8 +34,8 @@ def raysweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def killed_at(folder: Path, sign: Path, *arguments: str) -> None:
-    """Run a command and kill it, with all that it started, when a file appears."""
+def killed_at(folder: Path, sign: str, *arguments: str) -> None:
+    """Run a command and kill it, with all that it started, when a file of this pattern is there, whole."""
     process = subprocess.Popen(
         [sys.executable, "-m", "raysweep", *arguments],
         cwd=folder,
@@ -42,7 +44,11 @@ def killed_at(folder: Path, sign: Path, *arguments: str) -> None:
         start_new_session=True,
     )
     end = time.monotonic() + 100
-    while not sign.exists() and process.poll() is None and time.monotonic() < end:
+
+    def is_there() -> bool:
+        return any(not found.name.startswith(TEMPORARY) for found in folder.glob(sign))
+
+    while not is_there() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.05)
     assert process.poll() is None, "it ended before it could be killed"
     os.killpg(process.pid, signal.SIGKILL)
@@ -56,7 +62,7 @@ def test_the_readmes_function_survives_a_kill(tmp_path: Path) -> None:
     slow = code.replace("# train here", "; __import__('time').sleep(0.05); open(f'{raysweep_seen}', 'a').close()")
     seen = tmp_path / "seen"
     (tmp_path / "my_training.py").write_text(slow.replace("{raysweep_seen}", str(seen)))
-    killed_at(tmp_path, seen, "run", "mine.yaml", "--executor", "inline")
+    killed_at(tmp_path, "seen", "run", "mine.yaml", "--executor", "inline")
     done = raysweep(tmp_path, "run", "mine.yaml", "--executor", "inline")
     assert done.returncode == 0, done.stderr
     assert "70 ok of 70 cells" in done.stdout
@@ -80,7 +86,7 @@ def test_the_docs_checkpoint_goes_on_after_a_kill_and_beyond_the_horizon(tmp_pat
     (tmp_path / "mine.yaml").write_text(
         "name: mine\nexperiment: my_training:train\nobserved: [epoch]\ngrid: {size: 100, epoch: [1, 2, 8]}\n"
     )
-    killed_at(tmp_path, tmp_path / "results/mine/checkpoints", "run", "mine.yaml", "--executor", "inline")
+    killed_at(tmp_path, "results/mine/checkpoints/*", "run", "mine.yaml", "--executor", "inline")
     before = len((tmp_path / "seen").read_text().split())
     done = raysweep(tmp_path, "run", "mine.yaml", "--executor", "inline")
     assert "3 ok of 3 cells" in done.stdout, done.stderr

@@ -30,7 +30,7 @@ def of_store(store: Store) -> tuple[Finding, list[str]]:
 def test_a_sound_store_lacks_nothing_and_nothing_is_left(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "a" / "store"))
     (found, lacks) = of_store(store)
-    assert (found.ok, found.value, lacks) == (True, f"{store.uri} does not exist yet; it can be made", [])
+    assert (found.ok, found.value, lacks) == (True, f"{store.uri} does not exist yet; it can be created", [])
     assert os.listdir(tmp_path) == []  # nor are the folders above it
     store.write("file", b"kept")
     (found, lacks) = of_store(store)
@@ -41,7 +41,7 @@ def test_a_sound_store_lacks_nothing_and_nothing_is_left(tmp_path: Path) -> None
 def test_in_memory_too(memory_store: Store) -> None:
     found, lacks = of_store(memory_store)
     assert found.ok
-    assert lacks == ["it keeps no times of files: of two drivers on it, one may wait for the other a minute longer"]
+    assert lacks == ["it keeps no file times: with two drivers on it, one may wait for the other a minute longer"]
     assert not memory_store.exists()
 
 
@@ -66,7 +66,7 @@ def test_times_that_stand_still_are_noticed(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(module, "_TICK", 0.1)
     lying(monkeypatch, "list", lambda honest, *more: [(name, 1.0) for name, _ in honest(*more)])
     assert of_store(Store(str(tmp_path)))[1] == [
-        "the times of its files do not move: of two drivers on it, each may take the other for dead"
+        "its file times do not advance: with two drivers on it, each may mistake the other for dead"
     ]
 
 
@@ -79,7 +79,7 @@ def test_a_clock_that_is_far_off_is_noticed(tmp_path: Path, monkeypatch: pytest.
 def test_upper_and_lower_case_may_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lying(monkeypatch, "exists", lambda honest, self, name="": honest(self, name.lower()))
     store = tmp_path.parent / tmp_path.name.lower()  # the store's own name is no part of it
-    assert any("upper from lower case" in line for line in of_store(Store(str(store)))[1])
+    assert any("upper and lower case" in line for line in of_store(Store(str(store)))[1])
     shutil.rmtree(store, ignore_errors=True)
 
 
@@ -87,8 +87,8 @@ def test_upper_and_lower_case_may_be_one(tmp_path: Path, monkeypatch: pytest.Mon
     ("name", "answer", "said"),
     [
         ("read", lambda honest, *more: b"other", "a file was made where there was one"),
-        ("create", lambda honest, *more: False, "a new file cannot be made"),
-        ("delete", lambda honest, *more: None, "a file that was deleted is still there"),
+        ("create", lambda honest, *more: False, "a new file cannot be created"),
+        ("delete", lambda honest, *more: None, "a deleted file still exists"),
         ("list", lambda honest, *more: [], r"must list the 2 files just written, but lists \[\]"),
     ],
 )

@@ -161,7 +161,7 @@ for name in BUILT_IN:
 @pytest.mark.parametrize(
     ("grid", "told"),
     [
-        ({"precision": "tf32"}, r"grid\.precision: tf32 is arithmetic of GPUs.*resources\.gpus=0"),
+        ({"precision": "tf32"}, r"grid\.precision: tf32 must run on a GPU.*resources\.gpus=0"),
         ({"model": "vit", "patch": 3}, r"grid\.model: vit needs square images.*4 numbers|grid\.patch"),
         ({"n_train": 10**6}, r"n_train <= pool"),
     ],

@@ -100,7 +100,7 @@ def test_an_experiment_of_a_users_own_can_keep_it(own: str) -> None:
         ("Silent", "rows", "every declared metric must be yielded, but value is not"),
         ("Wordy", "rows", "a metric must be a number, but value is yielded as string"),
         ("Fragile", "isolation", r"alone is ok and in its pack failed \(ValueError: rate above 2\)"),
-        ("Placed", "packing", "must give the rows of its whole pack to 1e-09, but loss is"),
+        ("Placed", "packing", "must give the rows of its whole pack within 1e-09, but loss is"),
         ("Amnesic", "resume", "resumed from a saved state must give the rows of its whole pack"),
         ("Secretive", "kind", "calls steps observed where it is lane, at"),
         ("Secretive", "kind", r"a fit that does not name steps .* but pools \['2', '3', '6'\]"),

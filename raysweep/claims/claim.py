@@ -1,7 +1,7 @@
 """Claims: what a paper says, beside what was measured.
 
 A claim is a statement with the value that theory gives, the paper's own value, and a measurement with its interval.
-Its verdict follows from these numbers by the claim's rule, and is not typed in. Where no rule fits, the verdict is set
+Its verdict follows from these numbers by the claim's rule and is never typed in. Where no rule fits, the verdict is set
 by hand, and then it needs a reason. A table of claims is a CSV file that is committed beside the analysis that writes
 it; its verdicts are checked again whenever it is read.
 """
@@ -24,7 +24,7 @@ _RULE = re.compile(r"(near paper|near theory|above|below) (\S+)")
 
 @dataclass(frozen=True)
 class Measured:
-    """A measured number, and what it is a measurement of.
+    """A measured number, and what it measures.
 
     Args:
         value: The estimate.
@@ -81,9 +81,9 @@ class Rule:
     """How a verdict follows from a measurement; as text `near paper 0.05`, `near theory 0.1`, `above 1`, `below 0.01`.
 
     * `near`: `reproduced` if the value lies within `number` of the target (the paper's value, or the theory's), or if
-      the interval holds the target; otherwise `differs`. An interval that holds both the target and 0 cannot tell the
-      effect from none: `not supported`. A target of 0 is `reproduced` only if the whole interval lies within `number`
-      of it, and `differs` only if none of it does: a wide interval shows no absence.
+      the interval holds the target; otherwise `differs`. An interval that holds both the target and 0 cannot
+      distinguish the effect from none: `not supported`. A target of 0 is `reproduced` only if the whole interval lies
+      within `number` of it, and `differs` only if none of it does: a wide interval does not show absence.
     * `above`, `below`: `reproduced` if the whole interval lies on that side of `number`; otherwise `not supported`.
 
     Raises:
@@ -102,10 +102,10 @@ class Rule:
 
     @staticmethod
     def parse(text: str) -> Rule:
-        """The rule that a text is.
+        """The rule that a text states.
 
         Raises:
-            ClaimError: the text is no rule.
+            ClaimError: the text is not a rule.
         """
         found = _RULE.fullmatch(text)
         if not found or (number := finite(found[2])) is None:
@@ -118,7 +118,7 @@ class Rule:
         return f"{self.kind} {self.number!r}"
 
     def judge(self, measured: Measured, target: float) -> Verdict:
-        """The verdict; `target` counts for `near` alone."""
+        """The verdict; `target` matters for `near` only."""
         low, high = measured.ends
         if self.kind == "above":
             return "reproduced" if low > self.number else "not supported"
@@ -135,7 +135,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Claim:
-    """One thing that a paper says, and what became of it.
+    """One statement of a paper, and the verdict on it.
 
     Args:
         id: The claim's name, for example `H5`. Several claims of one id test one statement in several settings.
@@ -146,7 +146,7 @@ class Claim:
         measured: The measurement, or None if it was not made.
         rule: How the verdict follows from the measurement; None if it is set by hand.
         judged: The verdict that is set by hand. It needs `why`.
-        why: The reason for the verdict, or what has to be known to read it. A claim that was not run says why not.
+        why: The reason for the verdict, or what a reader must know about it. A claim that was not run says why not.
         source: The command that measures it.
 
     Raises:
@@ -212,7 +212,7 @@ class Claim:
 
     @property
     def reason(self) -> str:
-        """The rule in words as it came out, and what `why` adds."""
+        """The outcome of the rule in words, and what `why` adds."""
         return "; ".join(part for part in (self._by_rule(), self.why) if part)
 
     def _by_rule(self) -> str:
@@ -230,7 +230,7 @@ class Claim:
 
 
 def finite(text: str) -> float | None:
-    """The finite number that a text is, or None."""
+    """The finite number that a text stands for, or None."""
     try:
         value = float(text)
     except ValueError:

@@ -51,7 +51,7 @@ def read_claims(file: Path) -> list[Claim]:
     """The claims of a CSV file, in its order.
 
     Raises:
-        ClaimError: the file is no table of claims; the message names row, column and value.
+        ClaimError: the file is not a table of claims; the message names row, column and value.
     """
     try:
         rows = list(csv.reader(io.StringIO(file.read_text(encoding="utf-8")), strict=True))
@@ -101,13 +101,13 @@ def _claim(row: dict[str, str], where: str) -> Claim:
     if claim.verdict != row["verdict"]:
         raise ClaimError(
             f"{where}, column verdict, must be {claim.verdict!r} by the rule {row['rule']!r}, but is "
-            f"{row['verdict']!r}. Write the table again by the analysis that it is of."
+            f"{row['verdict']!r}. Rerun the analysis that writes the table."
         )
     return claim
 
 
 def summary(claims: Sequence[Claim]) -> str:
-    """How many claims have which verdict: `31 reproduced, 4 differ, 2 not supported, 1 not run`."""
+    """The number of claims by verdict: `31 reproduced, 4 differ, 2 not supported, 1 not run`."""
     counts = Counter(claim.verdict for claim in claims)
     return ", ".join(
         f"{counts[v]} {'differ' if v == 'differs' and counts[v] > 1 else v}" for v in VERDICTS if counts[v]
@@ -146,7 +146,7 @@ def _distinct(claims: Sequence[Claim], where: str) -> None:
 def _exact(value: float | str | None) -> str:
     """A cell of a CSV file: numbers with every digit, so that reading gives the same number."""
     if isinstance(value, float):
-        return repr(float(value))  # not numpy's own spelling
+        return repr(float(value))  # not numpy's spelling
     return "" if value is None else str(value)
 
 

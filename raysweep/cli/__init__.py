@@ -1,6 +1,6 @@
 """The `raysweep` command: plan, run, status, fit, allocate, passk, report, export, import, audit, compact, doctor.
 
-A command's own function imports what it works with, so that help, completion and usage errors import next to nothing.
+Each command's function does its own imports, so that help, completion and usage errors import next to nothing.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ def _root(
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 some cells failed, 2 usage or input error, 130 interrupted."""
     try:
-        if "RAYSWEEP_PATIENCE" in os.environ:  # said here if it is wrong, not when the storage first fails
+        if "RAYSWEEP_PATIENCE" in os.environ:  # validated before anything is done, not when the storage first fails
             from raysweep.store.patience import patience
 
             patience()
         code = app(prog_name="raysweep", standalone_mode=False)
         if code == _INTERRUPTED:  # what typer makes of Ctrl-C
-            print("interrupted; run the same command again to go on from here", file=sys.stderr)
+            print("interrupted; run the same command again to continue", file=sys.stderr)
         sys.stdout.flush()
         sys.exit(code)
     except RaysweepError as error:

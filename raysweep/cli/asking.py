@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Asked", "By", "Draws", "Json", "Level", "Seed", "Where", "asking"]
 
-LawOption = Annotated[str, typer.Option("--law", metavar="LAW", help="One of those below.")]
+LawOption = Annotated[str, typer.Option("--law", metavar="LAW", help="One of the laws below.")]
 Scale = Annotated[
-    list[str] | None, typer.Option("--x", metavar="COL", help="Column of a scale; once for each the law has, in order.")
+    list[str] | None, typer.Option("--x", metavar="COL", help="Column of a scale; once per scale of the law, in order.")
 ]
 Y = Annotated[str | None, typer.Option("--y", metavar="COL", help="Column of the measurement.")]
-By = Annotated[list[str] | None, typer.Option("--by", metavar="COL", help="Fit each value of this column by itself.")]
+By = Annotated[list[str] | None, typer.Option("--by", metavar="COL", help="Fit each value of this column separately.")]
 Where = Annotated[str | None, typer.Option(metavar="EXPR", help="Rows to keep, SQL: \"labels = 'hard'\".")]
 At = Annotated[
     str, typer.Option("--at", metavar="best|last|T", help="Snapshot of a run: best on <y>_select, last, or a time.")
@@ -39,13 +39,13 @@ HoldOut = Annotated[
 ]
 Draws = Annotated[int, typer.Option("--bootstrap", min=0, help="Draws of the intervals; 0 for none.")]
 Level = Annotated[float, typer.Option("--level", help="Coverage of the intervals.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the draws.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the options of a fit say, each under the name of its option."""
+    """The options of a fit, each under its own name."""
 
     law: LawOption = "power"
     x: Scale = None
@@ -65,7 +65,7 @@ class Asked:
         """The fit that the options ask for.
 
         Raises:
-            FitError: There is none, or no table could answer it; the option at fault is named.
+            FitError: No fit was asked for, or no table could answer it; the option at fault is named.
         """
         from raysweep.laws.request import FitRequest, RequestError
 
@@ -91,11 +91,11 @@ class Asked:
 
 
 def asking(command: Callable[..., None], **defaults: Any) -> Callable[..., None]:
-    """The command as typer takes it: each option of `Asked` is a parameter in the place of its parameter `asked`.
+    """The command for typer: the options of `Asked` replace its parameter `asked`.
 
     Args:
-        command: Has a parameter `asked`.
-        defaults: Of options, where they differ from those of `Asked`.
+        command: A function with a parameter `asked`.
+        defaults: Defaults of options, where they differ from those of `Asked`.
     """
     hints = get_type_hints(Asked, include_extras=True)
     options = [

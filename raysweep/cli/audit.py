@@ -32,7 +32,7 @@ def audit(
     items: Annotated[int, typer.Option(min=100, help="Generated pairs.")] = 8192,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check that a world's posterior is exact: inverse, log-determinant, self-calibration. Exit 1 if it is not."""
+    """Check that a world's posterior is exact. Audit inverse, log-determinant, self-calibration; exit 1 on failure."""
     from raysweep.oracle.audits import place, settings, summary
     from raysweep.oracle.world import load_recipe, load_world
     from raysweep.store import Store
@@ -69,10 +69,10 @@ def audit(
 
 
 def _asked(recipe: Recipe, at: Sequence[str]) -> dict[str, list[float]]:
-    """Values by axis, as `--at` names them.
+    """Values by axis, as given by `--at`.
 
     Raises:
-        OracleError: it does not name an axis that the audit depends on, or no number.
+        OracleError: an entry does not name an axis that the audit depends on, or gives no number.
     """
     found: dict[str, list[float]] = {}
     for one in at:
@@ -90,8 +90,8 @@ def _asked(recipe: Recipe, at: Sequence[str]) -> dict[str, list[float]]:
 
 
 def used_settings(store: Store, folder: str, recipe: Recipe) -> list[Setting]:
-    """Where a store's sweeps used a world: the settings of the sweep last run, if it is its world's, and those at which
-    earlier runs audited it; the default where nothing says more.
+    """The settings at which a store's sweeps used a world: those of the sweep last run, if it uses this world, and
+    those at which earlier runs audited it; by default, the world's own.
 
     Args:
         store: A store, or a world's own folder.

@@ -24,7 +24,7 @@ def export(
     metric: Annotated[list[str] | None, typer.Option(metavar="COL", help="Only this metric; may be repeated.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Send a store's runs to TensorBoard, MLflow or W&B. Repeat it to add what is new, also while the sweep runs."""
+    """Send a store's runs to TensorBoard, MLflow or W&B. Run it again to add what is new, also while the sweep runs."""
     from raysweep.export import export as send
     from raysweep.store import Store
 
@@ -38,4 +38,4 @@ def export(
         "mlflow": f"mlflow ui --backend-store-uri {found.dest}" if "http" not in found.dest else found.dest,
         "wandb": f"wandb sync {found.dest}/offline-run-*",
     }
-    say(f"see it by: {how[to]}")
+    say(f"view it with: {how[to]}")

@@ -14,9 +14,9 @@ from raysweep.errors import StudyError
 _TOOLS = "csv, tune, wandb, optuna"
 _EPILOG = (
     "With --sweep the cells get the keys that `raysweep run FILE` gives them, so that it runs only what is missing. "
-    "Imported rows say nothing of the code that made them: fits keep them apart from rows that are run later, until "
+    "Imported rows do not record the code that made them: fits keep them apart from rows that are run later, until "
     "`raysweep run FILE --accept-code` says that the results are the same. Without --sweep the store gets a sweep of "
-    "its own, `imported:NAME`, whose grid is the trials: fit it, or take it over by `raysweep run FILE --same-as "
+    "its own, `imported:NAME`, whose grid is the trials: fit it, or take it over with `raysweep run FILE --same-as "
     "imported:NAME`."
 )
 
@@ -39,7 +39,7 @@ def import_(
     ],
     tool: Annotated[str, typer.Option("--from", metavar="TOOL", help=f"One of {_TOOLS}.")],
     sweep: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The sweep file whose experiment the results are of.")
+        str | None, typer.Option(metavar="FILE", help="The sweep file of the experiment that made the results.")
     ] = None,
     axes: Annotated[
         str | None,
@@ -53,20 +53,23 @@ def import_(
         typer.Option(metavar="COL", help="Only this metric; may be repeated. Default: all columns of numbers."),
     ] = None,
     rename: Annotated[
-        list[str] | None, typer.Option(metavar="HERE=THERE", help="What a name is called there; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="HERE=THERE", help="A name and what it is called there; may be repeated."),
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="AXIS=VALUE", help="What all trials had; may be repeated.")
+        list[str] | None, typer.Option("--set", metavar="AXIS=VALUE", help="A value of all trials; may be repeated.")
     ] = None,
     ignore: Annotated[
         list[str] | None,
         typer.Option(metavar="PARAM", help="A parameter that makes no difference; may be repeated."),
     ] = None,
-    study: Annotated[str | None, typer.Option(metavar="NAME", help="Of an Optuna storage with several.")] = None,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the sweep, without --sweep.")] = None,
+    study: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The study, for an Optuna storage with several.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the sweep, without --sweep.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Turn results of other tools into rows of a store. Fit and extend them; repeat it to add what is new."""
+    """Turn results of other tools into rows of a store. Fit and extend them; run it again to add what is new."""
     from raysweep.executors.quiet import terminal
     from raysweep.imports import Wanted, bring, read_study
     from raysweep.progress import Progress
@@ -75,7 +78,7 @@ def import_(
 
     found_sweep = load_sweep(sweep) if sweep is not None else None
     if found_sweep is not None and name is not None:
-        raise StudyError("--name is for an import without --sweep, whose file has a name")
+        raise StudyError("--name is for imports without --sweep: a sweep file has a name of its own")
     wanted = Wanted(
         _names(axes),
         _names(observed),
@@ -90,7 +93,7 @@ def import_(
         print_json(asdict(found))
         return
     counts = ", ".join(f"{found.cells[s]:,} {s}" for s in ("ok", "diverged", "failed", "skipped") if s in found.cells)
-    others = f"; {found.others:,} of them of other grids than the sweep's" if found.others else ""
+    others = f"; {found.others:,} of them from other grids than the sweep's" if found.others else ""
     say(f"{found.study} ({found.tool}): {found.trials:,} trials, {counts} as rows of {found.sweep}{others}")
     say(f"  {found.added:,} rows added to {store}, {found.pending:,} cells of the grid pending")
     for line in found.notes:

@@ -32,7 +32,7 @@ Data = Annotated[
     ),
 ]
 Rows = Annotated[
-    str, typer.Option("--rows", metavar="current|all", help="Of a store: the sweep as it is now, or all it ever held.")
+    str, typer.Option("--rows", metavar="current|all", help="For a store: the sweep as it is now, or all it ever held.")
 ]
 
 _LARGE = 1 << 28  # bytes of a compacted ledger
@@ -40,7 +40,7 @@ _DPI = 150
 
 
 class _OfLaws(TyperCommand):
-    """A command whose --help ends with a paragraph on each law. They are read when it is asked for, not to register."""
+    """A command whose --help ends with a paragraph on each law, for which alone the laws are imported."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         from raysweep.laws.forms import LAWS
@@ -91,11 +91,11 @@ def allocate(
         float | None, typer.Option(metavar="C", help="FLOPs are C times both scales; 6 if neither is given.")
     ] = None,
     flops: Annotated[
-        str | None, typer.Option(metavar="COL", help="Fit what training costs to this column of measured FLOPs.")
+        str | None, typer.Option(metavar="COL", help="Fit the cost of training to this column of measured FLOPs.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say how to spend a budget on two scales, by a fitted law. The answer has intervals."""
+    """Show how to spend a budget on two scales, by a fitted law. The answer has intervals."""
     bad = next((b for b in budget if not 0 < b < float("inf")), None)
     if bad is not None:
         raise FitError(f"allocate: a --budget is FLOPs, positive and finite, but got {bad:g}")
@@ -103,15 +103,15 @@ def allocate(
         raise FitError("allocate: --cost-per states what training costs and --flops measures it; give one of them")
     if cost_per is not None and not 0 < cost_per < float("inf"):
         raise FitError(
-            f"allocate: --cost-per is FLOPs a unit of both scales, positive and finite, but got {cost_per:g}"
+            f"allocate: --cost-per is FLOPs per unit of both scales, positive and finite, but got {cost_per:g}"
         )
     from raysweep.laws.forms import LAWS
 
     paid = [name for name, one in LAWS.items() if one.derived]
     if asked.law not in paid:
         raise FitError(
-            f"allocate: --law must have two scales whose product is paid for, but got {asked.law!r}. Those are "
-            f"{', '.join(paid)}. Attempts are weighed against training by raysweep.laws.split, from Python"
+            f"allocate: --law must have two scales whose product costs FLOPs, but got {asked.law!r}. Such laws are "
+            f"{', '.join(paid)}. For attempts against training use raysweep.laws.split, from Python"
         )
     ((fitted, points),) = _fitted(data, [asked.request("allocate")], rows, json, keep=(flops,) if flops else ())
     made = [(group, _allocation(group, points, budget, cost_per or 6.0, flops)) for group in fitted]
@@ -132,7 +132,7 @@ def _named(data: Sequence[str], asked: Asked) -> list[FitRequest]:
     """The fits that a store's sweep names, or else the one of the columns that its experiment declares.
 
     Raises:
-        FitError: these are tables, or a store that names no columns.
+        FitError: `data` are tables, or a store that names no columns.
     """
     from raysweep.sweep.stored import stored_display, stored_sweep
 
@@ -143,11 +143,11 @@ def _named(data: Sequence[str], asked: Asked) -> list[FitRequest]:
         display = stored_display(store)
         if display.x and display.y:
             return [replace(asked, x=[display.x], y=display.y).request("fit")]
-    raise FitError(f"fit: --x and --y must be given, for {' '.join(data)} names no fits of its own")
+    raise FitError(f"fit: --x and --y must be given, for {' '.join(data)} names no fits")
 
 
 def _store(data: Sequence[str]) -> Store | None:
-    """The store that is named; None where the names are those of tables. A folder with an env.json is a store."""
+    """The store that is named; None where the names are of tables. A folder with an env.json is a store."""
     from raysweep.store import Store
 
     if len(data) > 1 or Path(data[0]).is_file():
@@ -157,7 +157,7 @@ def _store(data: Sequence[str]) -> Store | None:
 
 
 def _source(data: Sequence[str], rows: str, quiet: bool) -> Any:
-    """What to fit: a store's table, or files."""
+    """The data to fit: a store's table, or files."""
     from raysweep.ledger.log import CELLS
     from raysweep.sweep.current import cells
 
@@ -165,12 +165,12 @@ def _source(data: Sequence[str], rows: str, quiet: bool) -> Any:
     if store is None:
         return data[0] if len(data) == 1 else list(data)
     if rows == "current" and store.is_local and store.exists(CELLS):
-        # A ledger too large to hold is read from its compacted copy, a block at a time, if that has every part.
+        # A ledger too large for memory is read from its compacted copy, block by block, if that has every part.
         found = Path(store.path(CELLS)).stat()
         if found.st_size > _LARGE and all(written < found.st_mtime for _, written in store.list("ledger")):
             return store.path(CELLS)
     table, notes = cells(store, rows)
-    if not quiet:  # whoever reads JSON may read both streams as one
+    if not quiet:  # a reader of JSON may read both streams as one
         for line in notes:
             print(f"note: {line} Use --rows all to include them", file=sys.stderr)
     return table
@@ -179,7 +179,7 @@ def _source(data: Sequence[str], rows: str, quiet: bool) -> Any:
 def _fitted(
     data: Sequence[str], requests: Sequence[FitRequest], rows: str, quiet: bool, keep: Sequence[str] = ()
 ) -> list[tuple[Fit, Points]]:
-    """Each fit with the points that it was made of."""
+    """Each fit with the points that it was made from."""
     from raysweep.laws.points import points
     from raysweep.laws.table import fit_points
 

@@ -1,4 +1,4 @@
-"""The command that reads pass@k off counts of successes: passk."""
+"""The command that estimates pass@k from counts of successes: passk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from raysweep.errors import FitError
 if TYPE_CHECKING:
     import polars as pl
 
-    from raysweep.laws.attempts import Attempts, Foretold
+    from raysweep.laws.attempts import Attempts, Prediction
 
 _MOST = 20  # groups that are shown
 
@@ -53,7 +53,7 @@ def passk(
     json: Json = False,
 ) -> None:
     """pass@k of counted trials, with intervals over problems. Also its exponent, and what more trials would show."""
-    from raysweep.laws.attempts import attempts, foretold
+    from raysweep.laws.attempts import attempts, predict
 
     if bootstrap < 100:
         raise FitError(f"passk: --bootstrap must be at least 100, for the intervals, but got {bootstrap}")
@@ -63,12 +63,12 @@ def passk(
     ends = None if window is None else _whole(window, "--window")
     if ends is not None and len(ends) != 2:
         raise FitError(f"passk: --window must be LOW,HIGH, but got {window!r}")
-    found: list[tuple[dict[str, Any], Attempts | str, Foretold | None]] = []
+    found: list[tuple[dict[str, Any], Attempts | str, Prediction | None]] = []
     for group, rows in _groups(table, successes, trials, by or [], where):
         c, n = (rows[name].to_numpy() for name in (successes, trials))
         try:
             one = attempts(c, n, budgets, (ends[0], ends[1]) if ends else None, bootstrap, level, seed)
-            later = None if holdout is None else foretold(c, n, holdout, bootstrap, level, seed)
+            later = None if holdout is None else predict(c, n, holdout, bootstrap, level, seed)
             found.append((group, one, later))
         except FitError as error:
             found.append((group, str(error), None))
@@ -86,7 +86,7 @@ def passk(
 
 
 def _whole(text: str, option: str) -> list[int]:
-    """Whole numbers separated by commas; 1e6 is one."""
+    """Whole numbers separated by commas, also such as 1e6."""
     try:
         found = [float(part) for part in text.split(",")]
         if all(value == int(value) for value in found):
@@ -102,7 +102,7 @@ def _groups(
     """The rows of each value of the columns `by`, in their order.
 
     Raises:
-        FitError: The table, a column or the condition is none; counts are missing or no numbers; no row is left.
+        FitError: The table, a column or the condition is invalid; counts are missing or not numbers; no row is left.
     """
     import polars as pl
 
@@ -120,7 +120,7 @@ def _groups(
     rows = selected(rows, where, (successes, trials), source)
     frame = gather(rows.select(list(dict.fromkeys((*by, successes, trials)))))
     if missing := sum(frame[name].null_count() for name in {successes, trials}):
-        raise FitError(f"{named}: {successes} and {trials} must be there in every row, but {missing:,} are missing.")
+        raise FitError(f"{named}: {successes} and {trials} must be given in every row, but {missing:,} are missing.")
     if frame.is_empty():
         raise FitError(f"{named}: no row is left" + (f" by --where {where!r}." if where else "."))
     frame = frame.with_columns(pl.col(successes, trials).cast(pl.Float64))
@@ -133,7 +133,7 @@ def _plain(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _record(group: dict[str, Any], found: Attempts | str, later: Foretold | None) -> dict[str, Any]:
+def _record(group: dict[str, Any], found: Attempts | str, later: Prediction | None) -> dict[str, Any]:
     if isinstance(found, str):
         return {"group": group, "error": found}
     record: dict[str, Any] = {
@@ -174,7 +174,7 @@ def _record(group: dict[str, Any], found: Attempts | str, later: Foretold | None
     return record
 
 
-def _show(group: dict[str, Any], found: Attempts | str, later: Foretold | None) -> None:
+def _show(group: dict[str, Any], found: Attempts | str, later: Prediction | None) -> None:
     title = ", ".join(f"{name} = {value}" for name, value in group.items()) or "all rows"
     if isinstance(found, str):
         say(f"{title}: {found}")

@@ -43,7 +43,7 @@ def report(
 def logs(
     store: StoreArgument,
     run: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="A run's key or its beginning; none: what there is.")
+        str | None, typer.Argument(metavar="RUN", help="A run's key or its beginning; by default, list all.")
     ] = None,
     lines: Annotated[int | None, typer.Option("--tail", min=1, metavar="N", help="Only the last N lines.")] = None,
     json: Json = False,
@@ -89,7 +89,7 @@ def doctor(
     store: Annotated[str | None, typer.Option("--store", metavar="URI", help="Also check this store.")] = None,
     json: Json = False,
 ) -> None:
-    """Look for what would keep a sweep from running here. With --store, also try what a run does. Exit 1 on failure."""
+    """Check that a sweep can run here. With --store, also try what a run does there. Exit 1 on failure."""
     from raysweep.doctor import as_json
     from raysweep.doctor import doctor as look
     from raysweep.store import Store

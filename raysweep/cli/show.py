@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["print_json", "print_table", "say", "width"]
+__all__ = ["print_json", "print_table", "say", "terminal_width"]
 
 _BROAD = 110  # columns of text, however wide the terminal
 _NARROW = 16  # columns that a folded column of a table keeps
@@ -20,14 +20,14 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=1, default=str))
 
 
-def width() -> int | None:
-    """Columns that a line may take: a terminal's; no limit elsewhere, where a program may read the lines."""
+def terminal_width() -> int | None:
+    """Columns available for a line: a terminal's width; unlimited elsewhere, where a program may read the lines."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def say(*lines: str) -> None:
     """Print lines; on a terminal long ones are folded, with what follows indented."""
-    columns = width()
+    columns = terminal_width()
     most = sys.maxsize if columns is None else min(columns, _BROAD)
     fold = textwrap.TextWrapper(most, break_long_words=False, break_on_hyphens=False)  # a path stays whole
     for line in lines:
@@ -39,7 +39,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], right_from: 
     """An aligned table. Columns from `right_from` on are flush right; the widest of the others folds on a terminal."""
     widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
     start = len(head) if right_from is None else right_from
-    excess = 2 * len(widths) + sum(widths) - (width() or sys.maxsize)
+    excess = 2 * len(widths) + sum(widths) - (terminal_width() or sys.maxsize)
     if excess > 0 and start:
         widest = max(range(start), key=widths.__getitem__)
         widths[widest] = max(min(_NARROW, widths[widest]), widths[widest] - excess)

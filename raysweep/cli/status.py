@@ -1,4 +1,4 @@
-"""The status command: what a store holds and how its sweep gets on, once or again and again."""
+"""The status command: what a store holds and how its sweep progresses, once or repeatedly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raysweep.cli.show import print_json, width
+from raysweep.cli.show import print_json, terminal_width
 from raysweep.errors import plain
 
 __all__ = ["lines", "status"]
@@ -20,19 +20,17 @@ __all__ = ["lines", "status"]
 _BAR = 40  # columns
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_CAUSES, _WORDS, _FILES = 10, 20, 5  # shown of each kind: causes, lines of a reason, unreadable files
-_CODES = 5  # that are shown of the codes that made the rows
+_CAUSES, _WORDS, _FILES = 10, 20, 5  # items shown of each kind: causes, lines of a reason, unreadable files
+_CODES = 5  # codes that are shown
 
 
 def status(
     store: Annotated[str, typer.Argument(metavar="STORE", help="A sweep's folder or URI.", show_default=False)],
     watch: Annotated[
         bool,
-        typer.Option(
-            "--watch", help="Look again and again until the sweep is done; wait for a store that is not there yet."
-        ),
+        typer.Option("--watch", help="Refresh until the sweep is done; wait for a store that does not exist yet."),
     ] = False,
-    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Between two refreshes of --watch.")] = 5.0,
+    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Time between refreshes of --watch.")] = 5.0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON; with --watch, one line per refresh.")] = False,
 ) -> None:
     """Show what is done, failed and pending, and the pace. While a sweep runs, and after it."""
@@ -46,7 +44,7 @@ def status(
         if json:
             print_json(found)
         else:
-            print("\n".join(lines(found, width())))
+            print("\n".join(lines(found, terminal_width())))
         return
     driven = waits = False
     try:
@@ -60,18 +58,18 @@ def status(
             if json:
                 print(json_module.dumps(found, default=str), flush=True)
             else:
-                _show(lines(found, width()))
+                _show(lines(found, terminal_width()))
             before, driven = driven, any(d["alive"] for d in found["drivers"])
-            if found["pending"] == 0 or (before and not driven):  # nothing is left, or nobody is at it any more
+            if found["pending"] == 0 or (before and not driven):  # nothing is left, or no driver is at work any more
                 return
             time.sleep(every)
     except KeyboardInterrupt:
-        return  # a watch ends when one stops watching
+        return  # Ctrl-C is the usual end of a watch
 
 
 def _wait(store: str, json: bool, again: bool) -> None:
-    """Say that there is no store yet: with --json one line per refresh, on a terminal one page, elsewhere once."""
-    line = f"waiting for {store} to be made"
+    """Report that there is no store yet: with --json one line per refresh, on a terminal one page, elsewhere once."""
+    line = f"waiting for {store} to be created"
     if json:
         print(json_module.dumps({"store": store, "waiting": line}), flush=True)
     elif sys.stdout.isatty() or not again:
@@ -79,7 +77,7 @@ def _wait(store: str, json: bool, again: bool) -> None:
 
 
 def _show(page: Sequence[str]) -> None:
-    """A page in place of the last one on a terminal, after it elsewhere."""
+    """Print a page, replacing the last one on a terminal, following it elsewhere."""
     if sys.stdout.isatty():
         rows = shutil.get_terminal_size().lines - 1
         print("\x1b[H\x1b[2J" + "\n".join(page[:rows]), flush=True)
@@ -88,7 +86,7 @@ def _show(page: Sequence[str]) -> None:
 
 
 def lines(found: Mapping[str, Any], width: int | None = None) -> list[str]:
-    """What `status` found, for people; each line at most `width` columns, and none may command the terminal."""
+    """The output of `status` for people; each line at most `width` columns, without control sequences."""
     page = [f"{found['sweep']}  {found['store']}", *(f"  {line}" for line in _body(found))]
     page = [_CONTROL.sub("?", _COLOUR.sub("", line).expandtabs(4)) for line in page]
     return page if width is None else [line if len(line) <= width else f"{line[: width - 3]}..." for line in page]
@@ -114,9 +112,9 @@ def _body(found: Mapping[str, Any]) -> Iterator[str]:
     for driver in found["drivers"]:
         yield _driver(driver)
     for one in found.get("running", [])[:_FILES]:
-        yield f"at work: run {one['run'][:8]} ({one['axes']}), for {_age(one['seconds'])} or more"
+        yield f"at work: run {one['run'][:8]} ({one['axes']}), for at least {_age(one['seconds'])}"
     if found["pending"] and not working:
-        yield "no driver at work; `raysweep run` goes on from here"
+        yield "no driver at work; `raysweep run` continues from here"
     for failure in found["failures"][:_CAUSES]:
         example = failure["example"]
         yield f"{failure['status']} x {failure['cells']:,}: {failure['cause']}"
@@ -173,8 +171,10 @@ def _driver(driver: Mapping[str, Any]) -> str:
     link = f", dashboard {driver['dashboard']}" if driver["dashboard"] else ""
     if not driver["alive"]:
         since = f" for {_age(age)}" if age is not None else ""
-        return f"{who}: SILENT{since}; its {driver['packs']:,} packs are free for others"
-    heard = f"heard of {_age(age)} ago" if age is not None else "age unknown: its file has no time, or a future one"
+        return f"{who}: SILENT{since}; its {driver['packs']:,} packs are free for other drivers"
+    heard = (
+        f"last heard from {_age(age)} ago" if age is not None else "age unknown: its file has no time or a future one"
+    )
     return f"{who}: {driver['packs']:,} packs, {heard}{link}"
 
 

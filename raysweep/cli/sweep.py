@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from raysweep.store import Store
     from raysweep.sweep import Sweep
 
-_SHAPES = 40  # of a plan that are printed
-_CAUSES = 3  # of failures that are printed at the end of a run
+_SHAPES = 40  # shapes of a plan that are printed
+_CAUSES = 3  # causes of failure that are printed at the end of a run
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="The sweep file, YAML.", show_default=False)]
 Set = Annotated[
@@ -64,13 +64,13 @@ def plan(
     skip_failed: SkipFailed = False,
     retry: Retry = None,
     price: Annotated[
-        str | None, typer.Option(metavar="MACHINE", help="Also what it costs on aws:p5.48xlarge, gcp:a3 and such.")
+        str | None, typer.Option(metavar="MACHINE", help="Also estimate the cost on aws:p5.48xlarge, gcp:a3, ...")
     ] = None,
-    machines: Annotated[int, typer.Option(help="How many of them.")] = 1,
+    machines: Annotated[int, typer.Option(help="Number of these machines.")] = 1,
     prices: Annotated[str | None, typer.Option(metavar="FILE", help="A price table of your own, YAML.")] = None,
     json: Json = False,
 ) -> None:
-    """Show what a sweep will run and cost, and run nothing. It says how cells collapse to runs and packs."""
+    """Show what a sweep will run and cost, and run nothing. The plan shows how cells collapse to runs and packs."""
     from raysweep.plan import make_plan
 
     sweep = _sweep(file, set_, preset, store)
@@ -80,7 +80,7 @@ def plan(
     found = planned.to_json()
     found["notes"] = [*sweep.notes, *_question(target, sweep)]
     if price is None and (machines != 1 or prices is not None):
-        raise PriceError("plan: --machines and --prices say on what --price is for; give --price, e.g. --price aws:p5")
+        raise PriceError("plan: --machines and --prices go with --price; give it, e.g. --price aws:p5")
     if price is not None:
         from raysweep.prices import estimate, find_machine, read_prices
 
@@ -99,7 +99,7 @@ def plan(
 
 
 def _say_work(found: Mapping[str, Any], planned: Plan, store: str, skip_failed: bool) -> None:
-    """What there is to do, and what it takes; or that there is nothing to do."""
+    """Print the work that is left and what it needs, or that there is none."""
     resources, slots = planned.sweep.file.resources, planned.slots
     function = planned.pace is not None
     collapse = f"{found['cells']:,} cells -> {found['runs']:,} runs"
@@ -155,7 +155,7 @@ def _slots(sweep: Sweep) -> int:
 
 
 def _gpus() -> int:
-    """GPUs of this machine, asked of their driver: torch would take seconds to import."""
+    """GPUs of this machine, as their driver reports them: importing torch would take seconds."""
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) if Path("/proc/driver/nvidia/gpus").is_dir() else 0
 
 
@@ -164,7 +164,7 @@ def _missing_gpus(wanted: float) -> str:
 
 
 def _question(store: Store, sweep: Sweep) -> list[str]:
-    """What `run` will ask before it does anything."""
+    """Questions that `run` will ask before it does anything."""
     from raysweep.sweep.provenance import ask
 
     try:
@@ -227,10 +227,10 @@ def run(
     skip_failed: SkipFailed = False,
     retry: Retry = None,
     accept_code: Annotated[
-        bool, typer.Option("--accept-code", help="The code changed, its results did not: keep its rows as one.")
+        bool, typer.Option("--accept-code", help="The code changed, its results did not: rows of both count as one.")
     ] = False,
     same_as: Annotated[
-        str | None, typer.Option("--same-as", metavar="MODULE:NAME", help="What a renamed function was called before.")
+        str | None, typer.Option("--same-as", metavar="MODULE:NAME", help="The old name of a renamed function.")
     ] = None,
 ) -> None:
     """Run every pending cell of a sweep, then report. Run it again to finish what is missing."""

@@ -21,7 +21,7 @@ def make_executor(name: str, address: str | None = None) -> Executor:
 
     Args:
         name: `ray` or `inline`.
-        address: Of a running Ray cluster (`auto` finds it); None starts Ray on this machine, on loopback.
+        address: Address of a running Ray cluster (`auto` finds it); None starts Ray on this machine, on loopback.
 
     Raises:
         SweepError: unknown name, or an address for an executor that uses no Ray.
@@ -29,7 +29,7 @@ def make_executor(name: str, address: str | None = None) -> Executor:
     if name == "inline":
         if address is not None:
             raise SweepError(
-                f"address is of a Ray cluster, but the executor is inline, which runs here; got address={address!r}. "
+                f"address names a Ray cluster, but the executor is inline, which runs here; got address={address!r}. "
                 "Leave one of them out"
             )
         return Inline()

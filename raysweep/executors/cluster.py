@@ -1,4 +1,4 @@
-"""A running Ray of many nodes: what it can grow to, and whether all of it can work for this driver."""
+"""A running Ray cluster: how large it can grow, and whether all its nodes can work for this driver."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def nodes() -> list[str]:
 
 
 def resources() -> dict[str, float]:
-    """CPUs and GPUs that are here or may be added by the autoscaler: a cloud's cluster starts as a head alone."""
+    """CPUs and GPUs that are here or may be added by the autoscaler: a cloud cluster starts with its head alone."""
     found: dict[str, float] = dict(ray.cluster_resources())
     limits = ray._private.state.state.get_max_resources_from_cluster_config() or {}
     for name, most in limits.items():
@@ -56,8 +56,8 @@ def check_nodes(job: Job) -> None:
         try:
             reason = ray.get(task)
         except ray.exceptions.RayTaskError as error:
-            told = str(error.cause or error).strip().splitlines()[-1]
-            raise PackError(f"ray: raysweep cannot be imported on a node: {told}. See cluster/README.md") from error
+            said = str(error.cause or error).strip().splitlines()[-1]
+            raise PackError(f"ray: raysweep cannot be imported on a node: {said}. See cluster/README.md") from error
         except ray.exceptions.RayError:  # the node died in the meantime
             continue
         if reason:
@@ -67,7 +67,7 @@ def check_nodes(job: Job) -> None:
 def _look(job: Job, version: str) -> str:
     """Why packs cannot run on this node, or ""."""
     if __version__ != version:
-        return f"raysweep on host {socket.gethostname()} must be the driver's, {version}, but is {__version__}"
+        return f"raysweep on host {socket.gethostname()} must be the driver's version, {version}, but is {__version__}"
     try:
         try:
             check_store(job.store, job.token)

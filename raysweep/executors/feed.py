@@ -1,4 +1,4 @@
-"""The feed: packs are asked from it and their fate is told to it. Retries, halved packs and claims live here."""
+"""The feed: it hands out packs and is notified of how they end. Retries, halved packs and claims live here."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from raysweep.store.leases import Claims
 
 __all__ = ["Feed"]
 
-_WAIT = 5.0  # seconds between looks at packs that another driver holds; and how far ahead packs are claimed
-_SURE = 2  # runs that failed for one cause in a fresh process, after which no further one is tried again for it
-_SILENCE = 120.0  # seconds without a sign of life that are said
+_WAIT = 5.0  # seconds between checks of packs that another driver holds; and how far ahead packs are claimed
+_SURE = 2  # failures from one cause in fresh processes, after which no further run is tried again for that cause
+_SILENCE = 120.0  # seconds without a sign of life after which it is reported
 _SHOWN = 80  # characters of a run's axes in that line
 _BAD_LUCK = 30  # times a pack may be lost through no fault of its own, e.g. to preempted nodes
 
@@ -27,19 +27,19 @@ class Feed:
     """An ask-tell queue of packs.
 
     Packs are claimed several at a time: as many as were asked for in the last 5 s. A claim takes the time of a few
-    requests to the store, and two hundred nodes ask for several packs a second.
+    requests to the store, and two hundred nodes ask for several packs per second.
 
     Args:
-        packs: To execute, in order; drawn as they are needed.
-        pending: What of some packs' runs is still to do, asked of the ledger when a pack is lost or was held elsewhere.
-        claims: Of this driver.
-        attempts: Tries of a pack whose worker dies.
+        packs: Packs to execute, in order; drawn as they are needed.
+        pending: Returns the part of some runs that is still to do; called when a pack is lost or was held elsewhere.
+        claims: This driver's claims.
+        attempts: How often a pack whose worker dies is tried.
         give_up: Called with a pack's unfinished runs and the reason when it is not tried again; returns its counts.
-        on_wait: Called again and again with a line that says for whom, while all that is left is held by others.
+        on_wait: Called repeatedly, while other drivers hold all that is left, with a line that names them.
         most: Failures for one and the same reason, before any success, after which nothing more is begun; None for any
             number.
-        pace: Told how long packs take.
-        say: Called with a line that should stay.
+        pace: Learns how long packs take.
+        say: Called with a line that should stay on the screen.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class Feed:
         self._asked: deque[float] = deque()  # when, in the last `_WAIT` seconds
         self._looked = 0.0
         self._flying: dict[str, Pack] = {}
-        self._losses: dict[str, tuple[int, int]] = {}  # by pack: crashes, and losses that were not its fault
+        self._losses: dict[str, tuple[int, int]] = {}  # per pack: crashes, and losses that were not its fault
         self._most, self._pace, self.say = most, pace, say
         self._causes: dict[str, int] = {}
-        self._signs: dict[str, float] = {}  # of packs in flight: when something was last heard of them
+        self._signs: dict[str, float] = {}  # when something was last heard of each pack in flight
         self._begun: dict[str, float] = {}
         self.stopped = ""  # why nothing more is begun
         self._pending, self._claims, self._attempts = pending, claims, attempts
@@ -94,7 +94,7 @@ class Feed:
         ahead = max(1, len(self._asked))
         while self._waiting and not self._ready:
             self._claim(ahead)
-            ahead *= 2  # another driver is here, too: look further
+            ahead *= 2  # another driver is at work, too: look further ahead
         if not self._ready and self._held and now - self._looked > _WAIT:
             self._looked = now
             self._look()
@@ -115,18 +115,18 @@ class Feed:
 
     @property
     def silent(self) -> list[tuple[Pack, float]]:
-        """Packs in flight and for how many seconds nothing was heard of them, the longest first."""
+        """Packs in flight and the seconds since each was last heard of, the longest first."""
         now = time.monotonic()
-        found = [(self._flying[name], now - at) for name, at in self._signs.items() if name in self._flying]
-        return sorted(found, key=lambda one: -one[1])
+        ages = [(self._flying[name], now - at) for name, at in self._signs.items() if name in self._flying]
+        return sorted(ages, key=lambda one: -one[1])
 
     @property
     def sure(self) -> tuple[str, ...]:
-        """Causes of failure that came back in fresh processes: they are the runs' own."""
+        """Causes of failure that recurred in fresh processes: they lie in the runs themselves."""
         return tuple(kind for kind, count in self._causes.items() if count >= _SURE)
 
     def say_silent(self) -> None:
-        """Name in the live line the pack of which nothing was heard for longest, if that is long."""
+        """Name in the live line the pack that has been silent longest, if that is long."""
         silent = self.silent
         if silent and silent[0][1] > _SILENCE:
             pack, seconds = silent[0]
@@ -138,10 +138,10 @@ class Feed:
     def count(self, counts: Counts) -> None:
         """Cells were finished."""
         if counts.ok or counts.skipped:
-            self._most = None  # it can be done: failures are those of single runs
+            self._most = None  # runs can succeed, so failures are those of single runs
 
     def failed(self, reason: str) -> None:
-        """A run failed, and that counts. Where all do so for one reason, no more are begun."""
+        """Count the failure of a run. Where all runs fail for one reason, no more are begun."""
         why = cause(reason)
         kind = alike(why)
         self._causes[kind] = self._causes.get(kind, 0) + 1
@@ -157,13 +157,13 @@ class Feed:
     def done(self, pack_id: str) -> None:
         """The pack ended; its rows are in the ledger."""
         pack = self._flying.pop(pack_id)
-        if self._pace is not None and self._most is None:  # where all fail, how long that takes says nothing
+        if self._pace is not None and self._most is None:  # where all runs fail, their time means nothing
             self._pace.took(time.monotonic() - self._begun[pack_id], len(pack))
         self._claims.release(pack_id)
         self._forget(pack_id)
 
     def again(self, pack_id: str, fresh: bool = False) -> Counts:
-        """What is left of a pack is to be run: each run by itself, in a process that is `fresh` or any."""
+        """Queue what is left of a pack, each run by itself, in a `fresh` process or in any."""
         pack, rest = self._landed(pack_id)
         if len(rest) and not self.stopped:
             attempt = pack.attempt + 1 if fresh else pack.attempt
@@ -171,7 +171,7 @@ class Feed:
         return Counts()
 
     def back(self, pack_id: str) -> None:
-        """The pack met a worker that could not run it: it is next."""
+        """The pack met a worker that could not run it; it is handed out next."""
         pack = self._flying.pop(pack_id)
         self._forget(pack_id)
         self._claims.release(pack_id)
@@ -183,7 +183,7 @@ class Feed:
         self._begun.pop(pack_id, None)
 
     def _draw(self, count: int) -> None:
-        """Make fresh packs until so many wait."""
+        """Make fresh packs until `count` of them wait."""
         while len(self._waiting) < count and (pack := next(self._fresh, None)) is not None:
             self._waiting.append(pack)
 
@@ -196,14 +196,14 @@ class Feed:
         self._admit([p for p in packs if p.id in taken], bool(self._claims.rivals))
 
     def _look(self) -> None:
-        """What other drivers have let go, they may have finished."""
+        """Take over the packs that other drivers have released, except what they finished."""
         taken = self._claims.take_all({p.id: p.run_keys for p in self._held})
         free = [p for p in self._held if p.id in taken]
         self._held = deque(p for p in self._held if p.id not in taken)
         self._admit(free, True)
 
     def _admit(self, packs: Sequence[Pack], ask: bool) -> None:
-        """Claimed packs are ready; where another driver is or was at work, what the ledger lacks of them."""
+        """Make claimed packs ready; where another driver is or was at work, only what the ledger lacks of them."""
         runs = [p.runs for p in packs]
         for pack, rest in zip(packs, self._pending(runs) if ask and packs else runs, strict=True):
             if rest.cells == pack.runs.cells:
@@ -214,10 +214,10 @@ class Feed:
                 self._waiting.append(replace(make_pack(rest, pack.attempt), fresh=pack.fresh))
 
     def lost(self, pack_id: str, reason: str, own_fault: bool = True, run: str = "", final: bool = False) -> Counts:
-        """The pack's worker died. What it lacks is tried again, then given up.
+        """The pack's worker died. Unfinished runs are tried again, then given up.
 
         Args:
-            pack_id: Of the pack.
+            pack_id: Id of the pack.
             reason: What is known of the death.
             own_fault: A crash counts towards `attempts`. The death or preemption of a node, and a store that could
                 not be written, do not: a pack may be lost to those many more times.
@@ -271,7 +271,7 @@ class Feed:
         return Counts()
 
     def _landed(self, pack_id: str) -> tuple[Pack, Runs]:
-        """A pack that did not end well, and what of it is still to do."""
+        """A pack that did not end well, and the part of it that is still to do."""
         pack = self._flying.pop(pack_id)
         self._forget(pack_id)
         self._claims.release(pack_id)

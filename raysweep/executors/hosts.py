@@ -12,9 +12,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 __all__ = ["Hosts", "is_bad"]
 
 _FEWEST = 5  # failures on a node before it is judged
-_SHARE = 0.8  # of a node's runs that fail, on a bad one
-_ELSEWHERE = 0.3  # of the other nodes' runs that may fail at most: else it is the sweep that is bad
-_COMPARED = 5  # runs elsewhere that a node is compared with
+_SHARE = 0.8  # least share of a bad node's runs that fail
+_ELSEWHERE = 0.3  # largest share of the other nodes' runs that may fail: else it is the sweep that is bad
+_COMPARED = 5  # least number of runs elsewhere that a node is compared with
 
 
 @dataclass
@@ -27,8 +27,8 @@ def is_bad(mine: tuple[int, int], others: tuple[int, int]) -> bool:
     """Whether a node is to blame for its failures.
 
     Args:
-        mine: (runs that succeeded, that failed) on it.
-        others: The same on all other nodes together.
+        mine: (runs that succeeded, runs that failed) on the node.
+        others: The same for all other nodes together.
 
     Example:
         >>> is_bad((0, 6), (20, 1)), is_bad((0, 6), (0, 6)), is_bad((10, 6), (20, 1))
@@ -41,7 +41,7 @@ def is_bad(mine: tuple[int, int], others: tuple[int, int]) -> bool:
 
 
 class Hosts:
-    """What succeeds and fails on each node. A bad one is set aside: its CPUs are taken by an actor that does nothing.
+    """Successes and failures per node. A bad node is set aside: an idle actor occupies its CPUs.
 
     Args:
         say: Called with a line that names a node which was set aside.

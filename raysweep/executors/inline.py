@@ -48,7 +48,7 @@ class Inline:
             torch.set_num_threads(before)
 
     def call(self, job: Job, function: Callable[..., Any], *arguments: Any, gpus: float = 0.0) -> Any:
-        """The answer of a function."""
+        """Call the function here."""
         return function(*arguments)
 
     def train(
@@ -59,7 +59,7 @@ class Inline:
         workers: int,
         on_progress: Callable[[Mapping[str, float]], None],
     ) -> Mapping[str, bytes]:
-        """On a single device, without checkpoints."""
+        """Train on a single device, without checkpoints."""
         curve = Curve(store, folder)
 
         def record(point: Mapping[str, float]) -> None:

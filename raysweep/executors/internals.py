@@ -1,9 +1,9 @@
-"""What we use of Ray Tune that is not its public interface, in one place.
+"""The parts of Ray Tune's private interface that we use, in one place.
 
-Tune has no public way to let go of cached actors while a run lasts, nor to forget a trial that ended. Without the
-first, a driver that waits for another one keeps the CPUs that the other needs. Without the second, each of 10,000 packs
-costs 35 KB for good and 6 ms at the end. Seen to work with Ray 2.60.0; `tests/executors/test_internals.py` fails on a
-Ray that lacks one of these names, and pyproject.toml bounds the version.
+Tune has no public way to release cached actors during a run, nor to forget a trial that ended. Without the first, a
+driver that waits for another one keeps the CPUs that the other needs. Without the second, each of 10,000 packs costs
+35 KB for good and 6 ms at the end. Seen to work with Ray 2.60.0; `tests/executors/test_internals.py` fails on a Ray
+that lacks one of these names, and pyproject.toml bounds the version.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ __all__ = ["forget", "inside", "release_actors", "wait_for_actors"]
 
 
 def inside(controller: Any) -> Any:
-    """The TuneController itself: a scheduler is handed a wrapper that warns of whatever is not public."""
+    """The TuneController itself: a scheduler is handed a wrapper that warns about private attributes."""
     return controller._tune_controller
 
 
 def release_actors(controller: Any) -> None:
-    """Stop all actors that Tune keeps for a next trial, as it does at the end of a run."""
+    """Stop all actors that Tune keeps for the next trial, as it does at the end of a run."""
     controller._cleanup_cached_actors(force_all=True)
 
 
 def wait_for_actors(controller: Any, seconds: float) -> None:
-    """Wait until every actor has stopped, so many seconds at most; only while no trial is running or waits to."""
+    """Wait until every actor has stopped, `seconds` at most; only while no trial is running or waits to."""
     actors, until = controller._actor_manager, time.monotonic() + seconds
     while actors.num_total_actors and time.monotonic() < until:
         actors.next(timeout=0.1)

@@ -1,4 +1,4 @@
-"""The user's Ctrl-C, told apart from a KeyboardInterrupt that a user's function raises itself."""
+"""The user's Ctrl-C, as distinct from a KeyboardInterrupt that a user's function raises itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _pressed = threading.Event()
 
 
 def interrupted(error: BaseException) -> bool:
-    """Whether an exception in the driver's own process comes from the user; where that is not noted, it may well."""
+    """Whether an exception in the driver's own process comes from the user; assumed where Ctrl-C is not noted."""
     return isinstance(error, KeyboardInterrupt) and (_pressed.is_set() or not _noting)
 
 

@@ -1,7 +1,7 @@
-"""The training state of long packs, kept in the store so that a later try goes on where a worker died.
+"""The training state of long packs, kept in the store so that a later attempt continues where a worker died.
 
 A file holds one pack's lanes at one step (safetensors); its header names their runs, so that any later pack of these
-runs, halved or planned anew, finds it. Losing a file costs compute, never a row.
+runs, halved or planned again, finds it. Losing a file costs compute, never a row.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from raysweep.store import Store
 __all__ = ["FOLDER", "Keeping", "Kept", "find", "parts", "sweep_up"]
 
 FOLDER = "checkpoints"
-_SHARE = 0.02  # of the time between two saves that a save may take
-_BYTES_A_SECOND = 2e8  # of a first save, until one was timed
+_SHARE = 0.02  # largest share of the time between two saves that a save may take
+_BYTES_PER_SECOND = 2e8  # assumed of the first save, until one was timed
 _HEADER = 2**26  # bytes; a longer header is not ours
 
 
@@ -35,11 +35,11 @@ class Kept:
     """A file of states.
 
     Attributes:
-        name: Within the store.
+        name: Name within the store.
         step: Steps done in its stage.
-        runs: Keys of its runs, in its order.
+        runs: Keys of its runs, in the file's order.
         world: Hash of the weights of the world they train in, or "".
-        stage: Which of their trainings it is a state of.
+        stage: Number of the training, within the run, whose state this is.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Kept:
 
 
 def find(store: Store, world: str | None = None) -> list[Kept]:
-    """What is kept of trainings (in this world), the farthest first; files that are none are passed over."""
+    """The saved states (of this world), the most advanced first; other files are ignored."""
     names = [name for name, _ in store.list(FOLDER) if name.endswith(".safetensors")]
     if not names:
         return []
@@ -62,7 +62,7 @@ def find(store: Store, world: str | None = None) -> list[Kept]:
 
 
 def parts(pack: Pack, kept: Sequence[Kept]) -> list[tuple[Pack, Kept | None]]:
-    """The pack, cut by where its runs can go on from (None: from their beginning) and by what is asked of them."""
+    """The pack, split by the state its runs continue from (None: from the start) and by the cells asked of them."""
     source = np.full(len(pack), len(kept))
     for i, key in enumerate(k.decode() for k in pack.runs.keys.tolist()):
         source[i] = next((j for j, one in enumerate(kept) if key in one.runs), len(kept))
@@ -77,8 +77,8 @@ def parts(pack: Pack, kept: Sequence[Kept]) -> list[tuple[Pack, Kept | None]]:
 
 
 def sweep_up(store: Store, runs: Runs, pending: Callable[[Runs], Runs]) -> None:
-    """Delete the states of which all runs belong to these and are finished."""
-    with contextlib.suppress(LedgerError):  # no harm in what stays
+    """Delete the states whose runs all belong to these and are finished."""
+    with contextlib.suppress(LedgerError):  # a file that stays does no harm
         kept = find(store)
         if not kept:
             return
@@ -90,15 +90,15 @@ def sweep_up(store: Store, runs: Runs, pending: Callable[[Runs], Runs]) -> None:
 
 
 class Keeping:
-    """The `experiment.Keep` of one pack: saves every so many seconds, and rarer where a save is slow.
+    """The `experiment.Keep` of one pack: saves every `every` seconds, and less often where a save is slow.
 
     Args:
-        pack: What trains.
+        pack: The pack that trains.
         world: Hash of its world's weights, or "".
-        start: The state it goes on from.
+        start: The state it continues from.
         every: Least seconds between saves; 0 for none.
-        before: Called before a save: rows of what came earlier must be in the ledger first, as only later cells can
-            be read from the state.
+        before: Called before a save: earlier rows must be in the ledger first, as only later cells can be computed
+            from the state.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Keeping:
 
     @property
     def saved(self) -> Saved | None:
-        """What to go on from; None, too, if it went in the meantime."""
+        """The state to continue from; None, too, if it was deleted in the meantime."""
         if self._start is None:
             return None
         rows = {key: i for i, key in enumerate(self._start.runs)}
@@ -120,15 +120,15 @@ class Keeping:
         return None
 
     def due(self, size: int) -> bool:
-        """Whether to save a state of so many bytes now."""
-        cost = self._cost or size / _BYTES_A_SECOND
+        """Whether to save a state of `size` bytes now."""
+        cost = self._cost or size / _BYTES_PER_SECOND
         return self._every > 0 and time.monotonic() - self._last >= max(self._every, cost / _SHARE)
 
     def save(self, step: int, state: Callable[[dict[str, str]], bytes], stage: int = 0) -> None:
-        """Keep the state at a step of a stage in place of the last one; a store that refuses is no reason to stop.
+        """Save the state at a step of a stage in place of the last one; a store that refuses is no reason to stop.
 
         Args:
-            state: The file's content, given what its header must say.
+            state: Returns the file's content, given its header's metadata.
         """
         started = time.monotonic()
         name = f"{FOLDER}/{self._pack.id}-{f'{stage}-' if stage else ''}{step}.safetensors"
@@ -144,7 +144,7 @@ class Keeping:
         self._cost = self._last - started
 
     def forget(self) -> None:
-        """Delete the last state, and the one it went on from unless other packs may need it."""
+        """Delete the last state, and the one it continued from unless other packs may need it."""
         with contextlib.suppress(LedgerError):
             if self._name:
                 self._store.delete(self._name)
@@ -154,16 +154,16 @@ class Keeping:
 
 
 def _look(store: Store, name: str) -> Kept | None:
-    """What a file says of itself, from its header alone."""
+    """Describe a file from its header alone; None if it is no saved state."""
     try:
         with store.fs.open_input_file(store.path(name)) as file:
             (size,) = struct.unpack("<Q", file.read(8))
             if size > _HEADER:
                 return None
-            told = json.loads(file.read(size))["__metadata__"]
-        runs = json.loads(told["runs"])
+            metadata = json.loads(file.read(size))["__metadata__"]
+        runs = json.loads(metadata["runs"])
         if not all(isinstance(key, str) for key in runs):
             return None
-        return Kept(name, int(told["step"]), tuple(runs), str(told["world"]), int(told.get("stage", 0)))
+        return Kept(name, int(metadata["step"]), tuple(runs), str(metadata["world"]), int(metadata.get("stage", 0)))
     except (LedgerError, OSError, ValueError, TypeError, KeyError, struct.error, RecursionError):
         return None

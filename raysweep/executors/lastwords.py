@@ -1,4 +1,4 @@
-"""What a worker that died left in its log: Ray keeps its standard error on its node, and says only that it is gone."""
+"""What a dead worker left in its log: Ray keeps its standard error on its node, and says only that it is gone."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ _NOISE = re.compile(r"^:|^Extension modules: |logging\.cc:\d+: |^PC: @|^\s+@ +0x
 _WHO = re.compile(r"\bpid: (\d+)\b.*?\bip: (\S+)", re.DOTALL)
 _HOW = re.compile(r"Worker exit detail: (.*?[.!])(?:\s|$)")
 _RUN = re.compile(rf"^{re.escape(RUNNING)}([0-9a-f]+)$", re.MULTILINE)
-_FATAL = re.compile(r"^Fatal Python error: .*", re.MULTILINE)  # of faulthandler, which Ray turns on
+_FATAL = re.compile(r"^Fatal Python error: .*", re.MULTILINE)  # printed by faulthandler, which Ray turns on
 _silent: set[str] = set()  # nodes that did not answer: they are not asked again
 
 
 def at_work(words: str) -> str:
-    """The key of the run that a worker was at when it died, or ""."""
+    """The key of the run that a worker was executing when it died, or ""."""
     found = _RUN.findall(words)
     return found[-1] if found else ""
 
 
 def said(words: str) -> str:
-    """A worker's last words without its marks of which run begins, from the last of them on."""
+    """A worker's last words after the last mark that a run begins."""
     own = _RUN.split(words)[-1].strip()
-    if late := LATE.search(own):  # that its process then ended is no news
+    if late := LATE.search(own):  # that its process then ended adds nothing
         own = own[: late.end()]
     return own or "its worker died"
 
 
-def last_words(told: str) -> str:
+def last_words(report: str) -> str:
     """Why a worker died: the end of its log, then the cause in the last line.
 
     Args:
-        told: What Ray says of it. Of anything but a dead process the last lines are all there is to know.
+        report: Ray's text about it. Unless a process died, its last lines are all there is to know.
     """
-    who = _WHO.search(told)
-    if who is None or "its worker process has died" not in told:
-        return tail(told)
+    who = _WHO.search(report)
+    if who is None or "its worker process has died" not in report:
+        return tail(report)
     pid, host = int(who[1]), who[2]
-    how = _HOW.search(told)
+    how = _HOW.search(report)
     log = _log_of(pid, host)
     fatal = _FATAL.search(log)
     cause = fatal[0] if fatal else how[1] if how else "it left no word"
@@ -68,12 +68,12 @@ def _log_of(pid: int, host: str) -> str:
         from pathlib import Path
 
         here = Path(os.readlink("/proc/self/fd/2")).parent  # where Ray put this task's own standard error
-        told = []
+        texts = []
         for file in (f for kind in ("out", "err") for f in here.glob(f"worker-*-{pid}.{kind}")):
             with open(file, "rb") as stream:
                 stream.seek(max(0, os.fstat(stream.fileno()).st_size - 32768))
-                told.append(stream.read().decode(errors="replace"))
-        return told
+                texts.append(stream.read().decode(errors="replace"))
+        return texts
 
     there: Any = NodeAffinitySchedulingStrategy(node_id=nodes[0], soft=False)
     try:
@@ -83,7 +83,7 @@ def _log_of(pid: int, host: str) -> str:
         _silent.add(nodes[0])
         return ""
     mark = [run for text in texts for run in _RUN.findall(text)]
-    text = "\n".join(_RUN.split(text)[-1] for text in texts)  # of the last run, what it printed and what it warned
+    text = "\n".join(_RUN.split(text)[-1] for text in texts)  # what the last run printed and warned
     kept = [line.rstrip() for line in text.splitlines() if line.strip() and not _NOISE.search(line)]
     words = "\n".join(kept[-_LINES:])[-_CHARACTERS:]
     late = HELD.findall(text)  # above a long dump of all threads

@@ -26,20 +26,20 @@ class TimeLimitError(BaseException):
 
 
 def took_longer(seconds: float) -> str:
-    """`took longer than 30 minutes, the limit of a run`: what `LATE` finds, and no words of a run's own."""
+    """`took longer than 30 minutes, the limit of a run`: the sentence that `LATE` finds."""
     amount = f"{seconds / 60:g} minutes" if seconds >= 60 else f"{seconds:g} s"
     return f"took longer than {amount}, the limit of a run"
 
 
 @contextlib.contextmanager
 def watched(seconds: float | None, before: Callable[[], None] | None, about: str) -> Iterator[None]:
-    """Stop what runs inside after so many seconds.
+    """Stop what runs inside after `seconds`.
 
     Args:
         seconds: None for no limit.
-        before: In a worker, called before its process ends itself: rows are flushed. None in the driver's own process,
+        before: In a worker, called before its process ends itself, to flush rows. None in the driver's own process,
             where an exception is raised instead.
-        about: Named in the reason.
+        about: What the reason names, e.g. `run 0123`.
 
     Raises:
         TimeLimitError: in the driver's own process.

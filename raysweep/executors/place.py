@@ -23,7 +23,7 @@ from raysweep.store import Store
 __all__ = ["RunPlace", "has_checkpoint", "lend"]
 
 _LEAST = 1.0  # seconds between two checkpoints
-_SHARE = 0.05  # of the time between them that keeping one may take
+_SHARE = 0.05  # largest share of the time between them that saving one may take
 _HEADER = 8  # bytes that say how long the description is
 RUNNING = "raysweep: run "  # what a worker writes to its log as each run begins
 
@@ -33,10 +33,10 @@ class RunPlace:
     """An `inside.Place`.
 
     Attributes:
-        store: The sweep's.
-        key: The run's.
-        before: Called before a checkpoint is kept: the rows that came before it must be in the ledger.
-        codes: Hashes of code whose checkpoints may be gone on from; that of the code at work first.
+        store: The sweep's store.
+        key: The run's key.
+        before: Called before a checkpoint is saved: the rows that came before it must be in the ledger.
+        codes: Hashes of the code versions whose checkpoints the run may continue from; its own first.
     """
 
     store: Store
@@ -62,7 +62,7 @@ class RunPlace:
         return f"{CHECKPOINTS}/run-{self.key}-{code}.tar"
 
     def load(self) -> tuple[bytes, Mapping[str, Any]] | None:
-        """The last checkpoint, and what was said with it."""
+        """The last checkpoint and the description saved with it."""
         name = next((name for name in map(self._name, self.codes) if self.store.exists(name)), None)
         if name is None:
             return None
@@ -75,11 +75,11 @@ class RunPlace:
         return (data[_HEADER + size :], about) if isinstance(about, dict) else None
 
     def due(self) -> bool:
-        """Whether the last one is long enough ago, and keeping it was not too dear."""
+        """Whether the last checkpoint is long enough ago, given what saving it cost."""
         return time.monotonic() - self._last >= max(_LEAST, self._cost / _SHARE)
 
     def keep(self, data: bytes, about: Mapping[str, Any]) -> None:
-        """Keep a checkpoint; a store that refuses is no reason to stop."""
+        """Save a checkpoint; a store that refuses is no reason to stop."""
         started = time.monotonic()
         with contextlib.suppress(LedgerError):
             self.before()
@@ -92,7 +92,7 @@ class RunPlace:
 
 
 def has_checkpoint(store: Store, codes: Collection[str]) -> set[str]:
-    """The runs of which a store keeps a checkpoint that was made by one of these codes."""
+    """The runs that have a checkpoint in the store, made by one of these versions of the code."""
     parts = [name.removesuffix(".tar").split("-") for name, _ in store.list(CHECKPOINTS) if name.endswith(".tar")]
     return {part[1] for part in parts if len(part) == 3 and part[0] == "run" and part[2] in codes}
 
@@ -111,13 +111,13 @@ def lend(
     """A place for a run while it lasts.
 
     Args:
-        store: The sweep's.
-        key: The run's.
-        flush: Brings all rows so far to the ledger.
-        own_folder: Make the run's folder the working one.
-        seconds: Time that the run may take.
-        in_worker: This process may be ended; it is not the driver's.
-        on_log: Called with the run's log, to be kept from time to time.
+        store: The sweep's store.
+        key: The run's key.
+        flush: Writes all rows so far to the ledger.
+        own_folder: Make the run's folder the working directory.
+        seconds: Time that the run may take; None for no limit.
+        in_worker: Whether this process may be ended, as it is not the driver's.
+        on_log: Called with the run's log, so that it can be saved from time to time.
         codes: As in `RunPlace`.
     """
     place, log = RunPlace(store, key, flush, codes), RunLog(store, key)
@@ -138,7 +138,7 @@ def lend(
             yield place
     finally:
         os.chdir(before)
-        if environment != dict(os.environ):  # what one run sets is nothing to the next
+        if environment != dict(os.environ):  # what one run sets must not reach the next
             os.environ.clear()
             os.environ.update(environment)
         if "folder" in place.__dict__:

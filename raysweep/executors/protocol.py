@@ -26,7 +26,7 @@ class Executor(Protocol):
 
     @property
     def dashboard(self) -> str:
-        """Where a page about the workers is served, or ""; valid inside `session`."""
+        """Address of a web page about the workers, or ""; valid inside `session`."""
         ...
 
     def session(self, job: Job, log: Path) -> contextlib.AbstractContextManager[None]:
@@ -34,7 +34,7 @@ class Executor(Protocol):
         ...
 
     def call(self, job: Job, function: Callable[..., Any], *arguments: Any, gpus: float = 0.0) -> Any:
-        """The answer of a function run where packs run; what it raises is raised here."""
+        """Call a function where packs run and return its result; what it raises is raised here."""
         ...
 
     def train(
@@ -45,11 +45,11 @@ class Executor(Protocol):
         workers: int,
         on_progress: Callable[[Mapping[str, float]], None],
     ) -> Mapping[str, bytes]:
-        """Train where training happens; the files that the function returned, or reported last.
+        """Train on this executor; returns the files that the function returned, or reported last.
 
         Args:
-            function: What trains.
-            store, folder: Where its curve grows and its checkpoints go.
+            function: The training function.
+            store, folder: Where its curve and its checkpoints are written.
             workers: Data-parallel workers, at most.
             on_progress: Called now and then with the newest point of the curve.
         """

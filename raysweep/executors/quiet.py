@@ -20,7 +20,7 @@ def terminal() -> IO[str]:
 
 
 def _own(path: str, flags: int) -> int:
-    """Open a log that nobody else can read, and that is no link to something else."""
+    """Open a log that nobody else can read; a symbolic link is refused."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 

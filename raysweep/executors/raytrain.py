@@ -33,10 +33,10 @@ def train(
     workers: int,
     on_progress: Callable[[Mapping[str, float]], None],
 ) -> Mapping[str, bytes]:
-    """Train on the running Ray, on GPUs where there is one per worker; the files of the last checkpoint.
+    """Train on the running Ray, on GPUs where there is one per worker; returns the files of the last checkpoint.
 
-    On several nodes training survives the loss of one: it goes on from the last checkpoint with the workers that are
-    left, and takes in new ones as they come. The batch is split over however many there are.
+    On several nodes training survives the loss of one: it continues from the last checkpoint with the workers that are
+    left, and adds new ones as they come. The batch is split over however many there are.
 
     Raises:
         OracleError: training failed.
@@ -65,9 +65,9 @@ def train(
         files = patiently(lambda: _files_of(result.checkpoint))
     except OSError as error:
         raise OracleError(
-            f"oracle: its last checkpoint cannot be read: {error}. Run the same command again; it goes on from there"
+            f"oracle: its last checkpoint cannot be read: {error}. Run the same command again; it continues from there"
         ) from error
-    with contextlib.suppress(OSError):  # it is in the way of nothing
+    with contextlib.suppress(OSError):  # a folder that stays does no harm
         store.fs.delete_dir(store.path(f"{folder}/train"))
     return files
 
@@ -83,7 +83,7 @@ def _fit(trainer: ray.train.torch.TorchTrainer, meanwhile: Callable[[], None]) -
 
     Raises:
         OracleError: training failed.
-        KeyboardInterrupt: Ctrl-C; the next run goes on from the last checkpoint.
+        KeyboardInterrupt: Ctrl-C; the next run continues from the last checkpoint.
     """
     ended: dict[str, Any] = {}
 

@@ -55,13 +55,13 @@ __all__ = ["RayExecutor"]
 
 _STARTING = 200  # actors that start at a time
 _STOPPING = 5.0  # seconds that actors have to stop before the store is looked at again
-_LOOK_SECONDS = 5.0  # between looks for packs of which nothing is heard
+_LOOK_SECONDS = 5.0  # between checks for packs that are silent
 _CRASHED = (
     "worker process has died",
     "Traceback",
     "RayTaskError",
-)  # what a trial's error says when its pack is to blame
-# Else a node has died, was preempted or does not answer: Ray then says that, or gives no reason at all.
+)  # one of these is in a trial's error when its pack is to blame
+# Otherwise a node has died, was preempted or does not answer: Ray then says so, or gives no reason at all.
 
 
 class _Unsaved:
@@ -92,7 +92,7 @@ class PackSearch(_Unsaved, Searcher):  # type: ignore[misc]
             return Searcher.FINISHED
         pack = self.feed.ask()
         if pack is None:
-            if self.feed.idle:  # Tune now asks again and again, for minutes, and does nothing else
+            if self.feed.idle:  # Tune now asks repeatedly, for minutes, and does nothing else
                 self.order.let_go()
             return Searcher.FINISHED if self.feed.finished else None
         self.packs[trial_id] = pack.id
@@ -101,7 +101,7 @@ class PackSearch(_Unsaved, Searcher):  # type: ignore[misc]
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         pack = self.packs.pop(trial_id, None)
         if pack is None or error:
-            return  # a lost pack is told by PackWatch, which knows why
+            return  # PackWatch reports a lost pack, as it knows why
         if result and "fatal" in result:
             self.fatal = result["fatal"]
         elif result and "out_of_memory" in result:
@@ -148,8 +148,8 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
         forget(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        told = Path(trial.error_file) if trial.error_file else None
-        whole = told.read_text(errors="replace") if told and told.is_file() else ""
+        file = Path(trial.error_file) if trial.error_file else None
+        whole = file.read_text(errors="replace") if file and file.is_file() else ""
         pack, reason = trial.config["pack"], last_words(whole) or "its worker died"
         if f"{Unfit.__name__}:" in whole or f"({Unfit.__name__})" in whole:
             self.feed.back(pack.id)
@@ -172,11 +172,11 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
 
 
 class PackOrder(_Unsaved, FIFOScheduler):  # type: ignore[misc]
-    """First come, first served. Tune's own looks at every trial of the run whenever anything happens, also at those
-    that ended: after 6,000 packs that is half of the driver's work.
+    """First come, first served. Tune's own scheduler looks at every trial of the run whenever anything happens, even at
+    those that ended: after 6,000 packs that is half of the driver's work.
 
     Tune keeps actors that ended a pack for the next one. While all that is left is claimed by another driver, they are
-    let go: that driver may be waiting for their CPUs.
+    released: that driver may be waiting for their CPUs.
     """
 
     def __init__(self, feed: Feed) -> None:
@@ -208,7 +208,7 @@ class RayExecutor:
     """Packs as Tune trials on a local or running Ray.
 
     Args:
-        address: Of a running cluster (`auto` finds it), or None for a Ray of our own on this machine's loopback.
+        address: Address of a running cluster (`auto` finds it); None starts Ray on this machine's loopback.
     """
 
     def __init__(self, address: str | None = None) -> None:
@@ -218,7 +218,7 @@ class RayExecutor:
 
     @contextlib.contextmanager
     def session(self, job: Job, log: Path) -> Iterator[None]:
-        """Ray up, its noise in `log`, Ray down. A Ray this process is already connected to is used and left up."""
+        """Start Ray, with its noise in `log`, and stop it. A Ray already connected to this process is used and kept."""
         ours = not ray.is_initialized()
         local = {"address": "local", "include_dashboard": False}
         with quiet(log), witness(log):
@@ -253,10 +253,10 @@ class RayExecutor:
                     ray.shutdown()
 
     def call(self, job: Job, function: Callable[..., Any], *arguments: Any, gpus: float = 0.0) -> Any:
-        """The answer of a task that holds a pack's CPUs.
+        """Call a function in a task that holds a pack's CPUs and return its result.
 
         Raises:
-            RaysweepError: as the function; Ray's wrapping is taken off.
+            RaysweepError: what the function raised, without Ray's wrapping.
         """
         task = ray.remote(num_cpus=job.cpus, num_gpus=gpus, max_retries=0)(function)
         try:
@@ -274,7 +274,7 @@ class RayExecutor:
         workers: int,
         on_progress: Callable[[Mapping[str, float]], None],
     ) -> Mapping[str, bytes]:
-        """By Ray Train."""
+        """Train with Ray Train."""
         from raysweep.executors.raytrain import train
 
         return train(function, store, folder, workers, on_progress)
@@ -317,16 +317,16 @@ class RayExecutor:
 
 
 def _resources(job: Job) -> Any:
-    """What a trial holds: its own CPUs and GPUs, and in a bundle of their own those of tasks that a run starts."""
+    """What a trial holds: its own CPUs and GPUs, and in a separate bundle those of the tasks that a run starts."""
     own = {"CPU": job.cpus, **({"GPU": job.gpus} if job.gpus else {})}
     return tune.PlacementGroupFactory([own, *([{"CPU": job.child_cpus}] if job.child_cpus else [])])
 
 
 def _own(error: BaseException | None) -> RaysweepError | None:
-    """The error of ours that others were raised on top of; a worker's without the traceback that Ray tells with it."""
+    """Our own error beneath those raised on top of it; a worker's comes without the traceback that Ray adds."""
     while error is not None:
-        told = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-        if isinstance(told, RaysweepError):
-            return told
+        own = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        if isinstance(own, RaysweepError):
+            return own
         error = error.__cause__ or error.__context__
     return None

@@ -18,7 +18,7 @@ from raysweep.store import Store
 __all__ = ["FOLDER", "RunLog", "captured", "log_name"]
 
 FOLDER = "logs"
-_HEAD, _TAIL = 1 << 16, 3 << 16  # characters that are kept of the beginning and of the end
+_HEAD, _TAIL = 1 << 16, 3 << 16  # characters kept of the beginning and of the end
 
 
 def log_name(run: str) -> str:
@@ -33,7 +33,7 @@ class RunLog:
         self._store, self._run = store, run
         self._head: list[str] = []
         self._tail: deque[str] = deque()
-        self._sizes = [0, 0, 0]  # of the head, of the tail, and of what was left out between them
+        self._sizes = [0, 0, 0]  # characters of the head, of the tail, and left out between them
         self._written = 0
         self._lock = threading.Lock()
 
@@ -56,7 +56,7 @@ class RunLog:
                 self._sizes[2] += gone
 
     def keep(self) -> None:
-        """Write what there is to the store, where it is more than before. A log is no reason to stop."""
+        """Write the log to the store if it has grown. A store that refuses a log is no reason to stop."""
         with self._lock:
             size = sum(self._sizes)
             if size == self._written:
@@ -107,7 +107,7 @@ def captured(log: RunLog) -> Iterator[None]:
         handler.setStream(tees[id(handler.stream)])
     sys.stdout, sys.stderr = tees[id(out)], tees[id(err)]
     try:
-        with warnings.catch_warnings():  # what one run was warned of is said to the next one, too
+        with warnings.catch_warnings():  # a warning that one run received is shown to the next one, too
             yield
     finally:
         sys.stdout, sys.stderr = out, err

@@ -30,17 +30,17 @@ class _Health(Protocol):
 
 
 class Sink:
-    """The rows of one pack. A thread of its own flushes them, however long the experiment takes to its next row.
+    """The rows of one pack. A separate thread flushes them, however long the experiment takes to produce its next row.
 
     Args:
-        ledger: Where they go.
-        runs: The pack's.
+        ledger: Where rows are written.
+        runs: The pack's runs.
         schema: `row_schema(experiment)`.
-        by: What to stamp.
+        by: What rows are stamped with.
         outbox: Where a user's function puts rows.
-        health: Of this process, where it can be replaced by a fresh one.
+        health: Health of this process, where it can be replaced by a fresh one.
         on_failure: Called with the reason of each failure that counts.
-        sure: Causes that count in any process.
+        sure: Causes of failure that count in any process.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Sink:
         self._logs: list[RunLog] = []
         self._lock = threading.RLock()
         self._started = self._flushed = time.monotonic()
-        self.doubtful = ""  # why runs failed whose failure does not count yet
+        self.doubtful = ""  # the reason of a failure that does not count yet
 
     def take(self, batch: pa.RecordBatch) -> None:
         """Add an experiment's batch."""
@@ -97,18 +97,18 @@ class Sink:
         self._counts += Counts(*(found.get(s, 0) for s in STATUSES))
 
     def counted(self) -> Counts | None:
-        """Cells that came since this was last asked."""
+        """Cells that came since the last call."""
         with self._lock:
-            found, self._counts = self._counts, Counts()
-        return found if found.total else None
+            counts, self._counts = self._counts, Counts()
+        return counts if counts.total else None
 
     def watch(self, log: RunLog) -> None:
-        """Keep a run's log from time to time, too."""
+        """Save a run's log from time to time, too."""
         with self._lock:
             self._logs = [log]
 
     def finish(self, reason: str) -> bool:
-        """Fail the cells that have no row; whether there were none."""
+        """Mark the cells without a row as failed; returns whether there were none."""
         with self._lock:
             self._drain()
             done = [cell for chunk in self._seen for cell in chunk.to_pylist()]
@@ -120,14 +120,14 @@ class Sink:
             return False
 
     def flush(self, patience: float | None = None, held: bool = False) -> None:
-        """Bring all rows to the ledger.
+        """Write all rows to the ledger.
 
         Args:
             patience: As in `Ledger.append`.
-            held: Also those that may be taken back.
+            held: Include rows that may still be taken back.
 
         Raises:
-            LedgerError: they cannot be written; they are kept for the next time.
+            LedgerError: rows cannot be written; they are kept for the next flush.
         """
         with self._lock:
             if held:
@@ -145,7 +145,7 @@ class Sink:
 
     @contextlib.contextmanager
     def regularly(self, seconds: float) -> Iterator[None]:
-        """Flush every so many seconds, and at the end, also of a pack that is stopped half-way."""
+        """Flush every `seconds`, and at the end, even if the pack is stopped halfway."""
         stop = threading.Event()
 
         def keep() -> None:

@@ -1,4 +1,4 @@
-"""Ray tasks and actors that a run starts itself: they need room beside the run, or would wait for it without end."""
+"""Ray tasks and actors that a run starts itself: without CPUs of their own they would wait for ever."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["refuse_tasks"]
 
 
 def refuse_tasks(cpus: float) -> None:
-    """In a worker: tasks that need CPUs are refused at once where none are kept for them, and placed there else.
+    """In a worker, refuse tasks that need CPUs at once if none are kept for them; otherwise place them there.
 
     A run holds all that its trial reserved, and what it starts is placed in the same reservation, which has no room.
     Ray itself waits, and says nothing that a user sees.
 
     Args:
-        cpus: Kept for tasks by `resources.child_cpus`.
+        cpus: CPUs kept for tasks by `resources.child_cpus`.
     """
     for kind in (ray.remote_function.RemoteFunction, ray.actor.ActorClass):
         submit = getattr(kind, "_remote", None)

@@ -17,13 +17,13 @@ from raysweep.ledger.rows import STATUSES, Counts
 __all__ = ["PackTrial", "Unfit"]
 
 _REASON, _REASONS = 500, 20  # characters of a failure's cause, and causes, that travel with a report
-_REPORT_SECONDS = 1.0  # every report of every pack takes milliseconds of the driver
+_REPORT_SECONDS = 1.0  # every report of every pack costs the driver milliseconds
 
 
 class Unfit(Exception):
     """A pack met a process that must not run it. Tune ends the actor of a trial that raised, and starts another.
 
-    (To refuse the pack by `reset_config` is no way: Tune then tells nobody what became of the trial.)
+    (Refusing the pack by `reset_config` does not work: Tune then reports to nobody what became of the trial.)
     """
 
 
@@ -64,23 +64,23 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
         if self.unfit:
             raise Unfit("this process cannot be trusted any more, or the pack wants a fresh one")
         counts, until = Counts(), time.monotonic() + _REPORT_SECONDS
-        told: dict[str, Any] = {"done": True}
+        report: dict[str, Any] = {"done": True}
         try:
             for finished in self.work:
                 counts += finished
                 if time.monotonic() > until:
-                    told = {"done": False}
+                    report = {"done": False}
                     break
         except OutOfMemory as error:
             self.health.spoilt = True
-            told |= {"out_of_memory": str(error)}
+            report |= {"out_of_memory": str(error)}
         except Doubtful:
-            told |= {"again": "fresh"}
+            report |= {"again": "fresh"}
         except Enough:
-            told |= {"again": "any"}
-        told |= {"node": self.node, "reasons": [cause(reason)[:_REASON] for reason in self.reasons[:_REASONS]]}
+            report |= {"again": "any"}
+        report |= {"node": self.node, "reasons": [cause(reason)[:_REASON] for reason in self.reasons[:_REASONS]]}
         self.reasons.clear()
-        return {**_result(counts), **told}
+        return {**_result(counts), **report}
 
     def cleanup(self) -> None:
         self.work.close()  # flushes what is finished

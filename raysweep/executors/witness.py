@@ -15,24 +15,24 @@ __all__ = ["witness"]
 
 @contextlib.contextmanager
 def witness(log: Path) -> Iterator[None]:
-    """Where Ray's own processes are killed, its core ends this process at once: no handler, no message, exit code 1.
+    """Report the driver's death: if Ray's processes are killed, its core ends this one without a message, exit code 1.
 
-    A shell waits for this process's last word. If the pipe closes without one, it tells the user.
+    A shell waits for this process's last word. If the pipe closes without one, it prints the error.
     """
-    told = (
+    message = (
         "error: the driver died without a word: it was killed, or Ray's own processes were, and Ray then ends it. "
         f"What was finished is in the store; run the same command again to go on. Ray's log: {log}"
     )
     try:
         waits = subprocess.Popen(
-            ["/bin/sh", "-c", 'read -r _ || printf "%s\\n" "$1" >&2', "raysweep", told],
+            ["/bin/sh", "-c", 'read -r _ || printf "%s\\n" "$1" >&2', "raysweep", message],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=terminal().fileno(),
             start_new_session=True,  # Ctrl-C is for the driver
             cwd="/",
         )
-    except (OSError, ValueError):  # no shell, or a terminal that is no file: then nobody is told
+    except (OSError, ValueError):  # no shell, or a terminal that is no file: then nothing is printed
         yield
         return
     try:

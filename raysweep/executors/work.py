@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 FLUSH_SECONDS = 30.0
-_TRIAL_SECONDS = 2.0  # after which a pack of several runs of a user's function begins no more of them
+_TRIAL_SECONDS = 2.0  # after which a pack of several runs of a user's function starts no further run
 _BROKEN = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "CUDNN_STATUS", "device-side assert", "NCCL error")
 _FULL = ("DefaultCPUAllocator: can't allocate", "CUDA out of memory", "_ALLOC_FAILED")
 
@@ -60,7 +60,7 @@ class OutOfMemory(Exception):
 
 
 class Enough(Exception):
-    """A trial of several runs took long; what is left of it may be shared among others."""
+    """A trial of several runs took long; other workers may take what is left of it."""
 
 
 class Doubtful(Exception):
@@ -69,15 +69,15 @@ class Doubtful(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker needs besides its packs; small, hashable, and plain to pickle.
+    """All that a worker needs besides its packs; small, hashable and easy to pickle.
 
     Attributes:
         sweep: The resolved sweep file as JSON.
-        path: Where it came from, for errors.
-        folders: Where a user's module may lie.
-        store: Where rows go.
+        path: The sweep file's path, for error messages.
+        folders: Where a user's module may be.
+        store: Where rows are written.
         world: Folder of the world in the store, or "".
-        token: Content of the store's `store.json`; a worker that does not see it has another disk.
+        token: Content of the store's `store.json`; a worker that does not see it does not share the driver's disk.
         cpus, gpus: What a pack may use.
         checkpoint_seconds: Least time between saves of a pack's training state; 0 for none.
         made_by: Name, version and code of the experiment.
@@ -85,7 +85,7 @@ class Job:
         seconds: Time that a run of a user's function, or else a pack, may take.
         own_folder: Each run of a user's function works in a folder of its own.
         child_cpus: CPUs that are kept free for Ray tasks which a run starts.
-        equal_codes: Hashes of code whose checkpoints the sweep's code may go on from; its own first.
+        equal_codes: Hashes of the code versions whose checkpoints the sweep's code may continue from; its own first.
     """
 
     sweep: str
@@ -110,7 +110,7 @@ class Job:
 
 @lru_cache(maxsize=4)
 def opened(job: Job) -> tuple[Experiment, pa.Schema, World | None]:
-    """A worker's parts, once per process.
+    """The experiment, row schema and world of a worker, loaded once per process.
 
     Raises:
         PackError: this host sees another store than the driver.
@@ -125,11 +125,11 @@ def opened(job: Job) -> tuple[Experiment, pa.Schema, World | None]:
 
 
 def check_store(store: Store, token: str) -> None:
-    """Whether this host sees the driver's store: its token in a folder; any in an object store, where of two drivers
-    that make one store in the same instant the later one's token stays.
+    """Check that this host sees the driver's store: in a folder by its token, in an object store by any token, because
+    of two drivers that create one store in the same instant the later one's token stays.
 
     Raises:
-        PackError: it sees another or none.
+        PackError: it sees another store or none.
     """
     seen = store.read("store.json").decode() if store.exists("store.json") else ""
     if seen != token and (store.is_local or not seen):
@@ -144,15 +144,15 @@ class Health:
     """What a process has been through.
 
     Attributes:
-        begun: Runs of a user's function, or packs, that began in it.
-        spoilt: It ran out of memory, or its GPU does not answer: nothing that follows can be trusted.
+        begun: Number of runs of a user's function, or of packs, that began in it.
+        spoilt: Whether it ran out of memory or its GPU does not answer: no later result can be trusted.
     """
 
     begun: int = 0
     spoilt: bool = False
 
     def look(self, error: BaseException) -> None:
-        """Judge by what ended a run."""
+        """Update by the error that ended a run."""
         self.spoilt = self.spoilt or out_of_memory(error) or _of_gpu(error)
 
 
@@ -165,13 +165,13 @@ def execute(
 ) -> Generator[Counts, None, None]:
     """Run one pack; yields the cells finished at each snapshot. Rows are flushed at most every 30 s and at the end.
 
-    Where an earlier try of its runs saved their training state, they go on from there.
-    While the store does not answer, rows are kept and tried again at the next flush; only the last one waits for it.
+    Where an earlier attempt at its runs saved their training state, they continue from there.
+    While the store does not answer, rows are kept and tried again at the next flush; only the last flush waits for it.
 
     Args:
-        health: Of this process, where it can be replaced: what fails in a used one does not count yet.
+        health: Health of this process, where it can be replaced: a failure in a used process does not count yet.
         on_failure: Called with the reason of each failure that counts.
-        sure: Causes that are known to be the runs' own: they count in any process.
+        sure: Causes of failure that are known to be the runs' own: they count in any process.
 
     Raises:
         OutOfMemory: the device is full; what finished before is in the ledger.
@@ -194,7 +194,7 @@ def _part(
     on_failure: Callable[[str], None],
     sure: Collection[str],
 ) -> Generator[Counts, None, None]:
-    """Runs of a pack that begin, or go on, together."""
+    """Execute the runs of a pack that start, or continue, together."""
     experiment, schema, world = opened(job)
     device = _device(job)
     sha = world.sha if world else None
@@ -239,7 +239,7 @@ def _part(
                         yield counts
         except GeneratorExit:
             raise
-        except BaseException as error:  # also of Rust, of asyncio: it ends the pack, not the sweep
+        except BaseException as error:  # also Rust's and asyncio's: it ends the pack, not the sweep
             if health is None and interrupted(error):
                 raise
             if out_of_memory(error):
@@ -279,8 +279,8 @@ def gpu(job: Job) -> Device:
 def peak_bytes(job: Job, pack: Pack) -> float:
     """Most bytes of the GPU held while a pack trains to its first snapshot and is evaluated there.
 
-    Held, not allocated: a captured graph keeps what it once took. It trains twice, because what is tried and loaded on
-    the way the first time (ways to convolve, workspaces, the world's samples) would hide what the lanes take.
+    Memory held, not allocated, because a captured graph keeps what it once took. The pack trains twice: what is tried
+    and loaded the first time (convolution algorithms, workspaces, the world's samples) would hide what the lanes take.
     """
     import torch
 
@@ -339,15 +339,15 @@ def _message(error: BaseException) -> str:
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error, or one that it was raised on top of, is a lack of memory.
 
-    By torch on the device or by Python; by torch's CPU allocator and by cuBLAS as a plain RuntimeError; and an
-    allocation that fails inside a captured graph ends as an error of the capture on top of it.
+    Torch (on the device) and Python raise errors of that name; torch's CPU allocator and cuBLAS raise a plain
+    RuntimeError; an allocation that fails inside a captured graph ends as an error of the capture on top of it.
     """
     seen: BaseException | None = error
     met: set[int] = set()
     while seen is not None and id(seen) not in met:  # `raise e from e` is its own cause
         met.add(id(seen))
-        told = _message(seen)
-        if type(seen).__name__ == "OutOfMemoryError" or isinstance(seen, MemoryError) or any(t in told for t in _FULL):
+        text = _message(seen)
+        if type(seen).__name__ == "OutOfMemoryError" or isinstance(seen, MemoryError) or any(t in text for t in _FULL):
             return True
         seen = seen.__context__ if seen.__cause__ is None else seen.__cause__
     return False

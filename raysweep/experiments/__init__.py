@@ -1,4 +1,4 @@
-"""Experiments by name. Each module exports one `EXPERIMENT`; a user's own joins as `my_module:name`."""
+"""Experiments by name. Each module exports one `EXPERIMENT`; a user's own is named `my_module:name`."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def built_in(name: str) -> Experiment | None:
     """The experiment that comes with raysweep under this name, if there is one."""
     if name not in BUILT_IN:
         return None
-    found: Experiment = importlib.import_module(BUILT_IN[name]).EXPERIMENT
-    return found
+    experiment: Experiment = importlib.import_module(BUILT_IN[name]).EXPERIMENT
+    return experiment
 
 
 @dataclass(frozen=True)
 class Own:
-    """What a sweep says of an experiment of the user's own that is not an Experiment.
+    """What a sweep says about a user's experiment that is a plain function, class or script.
 
     Attributes:
-        grid: From which its axes are inferred.
+        grid: The grid, from which the axes are inferred.
         observed, version, defaults: As in the sweep file.
-        watched: Metrics that its fits look at.
-        folder: Of the sweep file.
-        command, result: Of a script.
+        watched: Metrics that the sweep's fits use.
+        folder: The sweep file's folder.
+        command, result: The command of a script and the file of its result.
     """
 
     grid: Mapping[str, Any]
@@ -62,13 +62,13 @@ def load_experiment(reference: str, own: Own, folders: Sequence[Path], where: st
 
     Args:
         reference: A built-in name, or `module:attribute` for a user's Experiment, function or class.
-        own: What the sweep says of a user's function.
-        folders: Where the user's module may lie.
-        where: Named in errors.
+        own: What the sweep says about a user's function.
+        folders: Where the user's module may be.
+        where: Place named in errors.
         code: The function or class itself, where it was given in Python.
 
     Raises:
-        SweepError: unknown name, module or attribute, or the attribute is neither.
+        SweepError: unknown name, module or attribute, or the attribute is none of these.
     """
     if own.command is not None:
         command = make_command(own.command, own.result, own.folder, own.observed, where)
@@ -115,7 +115,7 @@ def load_experiment(reference: str, own: Own, folders: Sequence[Path], where: st
 
 
 def _of_observed(defaults: Mapping[str, Any], own: Own) -> dict[str, Any]:
-    """A signature's defaults that a grid's axes may have: those of observed ones are no values of theirs."""
+    """A signature's defaults that the grid's axes may take; that of an observed axis is not one of its values."""
     kept = {n: v for n, v in defaults.items() if n not in own.observed}
     return {n: v for n, v in kept.items() if v is None or isinstance(v, bool | int | float | str | list | tuple | dict)}
 
@@ -131,7 +131,7 @@ def _is_plain(code: type) -> bool:
 
 
 def imported(reference: str, folders: Sequence[Path], where: str) -> Any:
-    """What a user's `module:attribute` names.
+    """The object that a user's `module:attribute` names.
 
     Raises:
         SweepError: there is no such module or attribute.
@@ -144,9 +144,9 @@ def imported(reference: str, folders: Sequence[Path], where: str) -> Any:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         looked = ", ".join(map(str, folders))
-        told = "" if isinstance(error, ModuleNotFoundError) and error.name == module_name else f" ({error!r})"
+        detail = "" if isinstance(error, ModuleNotFoundError) and error.name == module_name else f" ({error!r})"
         raise SweepError(
-            f"{where}: experiment's module must be importable, but got {module_name!r}{told}; looked in {looked}"
+            f"{where}: experiment's module must be importable, but got {module_name!r}{detail}; looked in {looked}"
         ) from error
     found: Any = module
     for name in attribute.split("."):

@@ -1,4 +1,4 @@
-"""How a user's code is called: functions of a `config` or of named axes, and classes with `train` or `__call__`."""
+"""How to call a user's code: functions of a `config` or of named axes, and classes with `train` or `__call__`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Calling:
 
     Attributes:
         call: Takes the run's configuration: a value for each axis.
-        defaults: What the signature says of axes that a cell need not name.
+        defaults: The signature's defaults, for axes that a cell need not name.
         names: The only axes that the signature takes, or None where it takes any.
     """
 
@@ -34,13 +34,13 @@ def calling(code: Any, axes: Sequence[str], reference: str, where: str) -> Calli
     """How to call a function, a class with `train` or `__call__`, or an instance of one.
 
     * `def train(config)`: one required parameter that is no axis takes the whole configuration.
-    * `def train(width, lr=0.1)`: parameters are axes; their defaults are those of cells that do not name them.
-    * a class is made once per run, with the configuration if it takes one, and then `train` or `__call__` is called.
+    * `def train(width, lr=0.1)`: parameters are axes; cells that do not name them take their defaults.
+    * a class is instantiated once per run, with the configuration if it takes one; then `train` or `__call__` runs.
 
     Args:
         code: What the sweep names.
         axes: The names in its grid.
-        reference, where: Named in errors.
+        reference, where: Names used in errors.
 
     Raises:
         SweepError: it cannot be called in any of these ways, or it takes no such axis.
@@ -64,7 +64,7 @@ def _function(code: Callable[..., Any], axes: Sequence[str], reference: str, whe
     """How to call a callable; None where it takes no argument."""
     try:
         parameters = list(inspect.signature(code).parameters.values())
-    except (TypeError, ValueError):  # of a function written in C nothing is known
+    except (TypeError, ValueError):  # a function written in C has no signature
         return Calling(code)
     if not parameters:
         return None
@@ -93,13 +93,13 @@ def _by_name(
                 f"{where}: grid: must have an axis for each required argument of {reference}, but lacks {name!r}. "
                 f"{nearest(name, axes)}"
             )
-    absent = dict.fromkeys(needed)  # of an axis that only other branches name
+    absent = dict.fromkeys(needed)  # None for an axis that only other branches name
     defaults = {n: p.default for n, p in named.items() if p.default is not p.empty}
     return Calling(lambda config: code(**{**absent, **config}), defaults, None if open_ended else frozenset(named))
 
 
 def _class(made: type, axes: Sequence[str], reference: str, where: str) -> Calling:
-    """A class is made once per run, and then `train` or `__call__` is called: whichever of the two takes arguments."""
+    """How to call a class: instantiated once per run, then `train` or `__call__`; either may take the arguments."""
     method = "train" if callable(getattr(made, "train", None)) else "__call__"
     if method == "__call__" and not any("__call__" in vars(base) for base in made.__mro__):
         raise SweepError(
@@ -108,7 +108,7 @@ def _class(made: type, axes: Sequence[str], reference: str, where: str) -> Calli
         )
     plain = made.__init__ is object.__init__  # type: ignore[misc]
     start = None if plain else _function(made, axes, reference, where)
-    bound = functools.partial(getattr(made, method), None)  # `self` is taken
+    bound = functools.partial(getattr(made, method), None)  # fills `self`
     step = _function(bound, axes, reference, where)
     if start is None and step is None:
         raise SweepError(f"{where}: {reference} must take a `config` or the grid's axes in `__init__` or `{method}`")

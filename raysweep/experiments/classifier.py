@@ -1,8 +1,8 @@
 """Classifiers trained in a world with an exact posterior: epistemic error against data, width, time, difficulty, k.
 
-Source: arXiv 2602.00315 (section 4.1 scaling, section 4.2 soft labels). Training time is observed under a constant
-rate, observed at the price of a branch under warmup-stable-decay, and a lane under cosine; the inference budget k is
-always observed.
+Source: arXiv 2602.00315 (section 4.1 scaling, section 4.2 soft labels). Training time is an observed axis under a
+constant rate, observed at the price of a branch under warmup-stable-decay, and a lane axis under cosine; the inference
+budget k is always observed.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and planning needs none of i
 __all__ = ["EXPERIMENT", "Classifier"]
 
 _SHAPE = ("model", "width", "depth", "activation", "patch", "heads", "base_width")  # what an architecture reads
-_BYTES = {"float64": 8, "bf16": 2}  # of an activation; 4 otherwise
-_MOMENTS = {"adamw": 2}  # optimiser numbers a parameter; 1 otherwise
+_BYTES = {"float64": 8, "bf16": 2}  # per activation; 4 otherwise
+_MOMENTS = {"adamw": 2}  # optimiser numbers per parameter; 1 otherwise
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Classifier:
     display: Display = DISPLAY
 
     def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
-        """Of all members of a run, by layer; branches of the schedule and subsampled evaluations counted."""
+        """Cost of all members of a run, summed over layers, with the schedule's branches and subsampled evaluations."""
         if world is None:
             raise PackError("classifier: a world is needed to know the input's size")
         layout, batch, members = _architecture(run, world).layout, int(run["batch"]), int(run["members"])
@@ -69,7 +69,7 @@ class Classifier:
         )
 
     def check(self, runs: Runs, world: WorldShape | None, gpus: float) -> None:
-        """A data set fits the pool it is cut from, a model the world's items, TF32 the device."""
+        """Check that data sets fit their pool, models the world's items, and TF32 the device."""
         n, pool = (np.array([v or 0 for v in runs.values[name]])[runs.codes[name]] for name in ("n_train", "pool"))
         if (n > pool).any():
             at = int(np.argmax(n - pool))
@@ -79,7 +79,7 @@ class Classifier:
             )
         if "tf32" in runs.values["precision"] and not gpus:
             raise SweepError(
-                "grid.precision: tf32 is arithmetic of GPUs, but got (precision=tf32, resources.gpus=0). "
+                "grid.precision: tf32 must run on a GPU, but got (precision=tf32, resources.gpus=0). "
                 "Ask for resources: {gpus: 1}, or use float32"
             )
         if world is not None:
@@ -108,7 +108,7 @@ class Classifier:
         ks = torch.tensor(observed.values("k"), dtype=torch.float64)
         held = {s: HeldOut.draw(pack, world, s, compute, device) for s in ("eval", "select")}
         layout, batch = architecture.layout, pack.value("batch")
-        a_step = float(pack.value("members")) * batch * (layout.forward_flops + layout.backward_flops)
+        step_flops = float(pack.value("members")) * batch * (layout.forward_flops + layout.backward_flops)
         spent = np.zeros(len(pack))  # evaluation FLOPs so far
         with products(precision):
             tf32 = precision == "tf32"
@@ -135,7 +135,7 @@ class Classifier:
                         columns[name + suffix] = values
                 spent[sound] += float(pack.value("members")) * _evaluated(row, snapshot.step) * layout.forward_flops
                 trained = np.where(diverged[here] < 0, snapshot.step, diverged[here])
-                cost = {"flops": a_step * trained, "flops_eval": spent[here]}
+                cost = {"flops": step_flops * trained, "flops_eval": spent[here]}
                 yield _rows(snapshot.step, here, diverged[here], columns, cost, observed.values("k"))
 
 
@@ -157,16 +157,16 @@ def _architecture(run: Mapping[str, Value], world: WorldShape) -> Architecture:
 
 
 def _times(run: Mapping[str, Value], observed: Observed) -> list[int]:
-    """When a run is read."""
+    """The steps at which a run is evaluated."""
     return [int(t) for t in observed.values("steps")] if "steps" in observed.names else [int(run["steps"])]
 
 
 def _items(run: Mapping[str, Value], stream: str, step: int) -> int:
     """Items of a sample that a snapshot is evaluated on. The evaluation sample grows by `eval_share` of the items
-    trained on, from an eighth of it to all of it; the selection sample in proportion.
+    trained on, from an eighth of it to all of it, and the selection sample in proportion.
 
-    A function of the cell alone, so that a longer grid leaves its scores as they are. An early snapshot needs no more:
-    its standard error is stored beside it.
+    The number depends on the cell alone, so that a longer grid leaves its scores unchanged. An early snapshot needs no
+    more items: its standard error is stored beside it.
     """
     sample, share = int(run[f"{stream}_items"]), float(run["eval_share"])
     if not share:
@@ -176,7 +176,7 @@ def _items(run: Mapping[str, Value], stream: str, step: int) -> int:
 
 
 def _evaluated(run: Mapping[str, Value], step: int) -> int:
-    """Items forwarded at a snapshot."""
+    """Items in the forward passes of a snapshot."""
     return _items(run, "eval", step) + _items(run, "select", step)
 
 
@@ -195,12 +195,12 @@ def _rows(
     cost: Mapping[str, npt.NDArray[np.float64]],
     ks: Sequence[Value],
 ) -> pa.RecordBatch:
-    """Run by run, budget by budget. A diverged run has no metrics, only the step it was frozen at.
+    """Rows in the order of runs, then budgets. A diverged run has no metrics, only the step it was frozen at.
 
     Args:
-        here: [m] runs read at this step.
-        diverged: [m] where they diverged, or -1.
-        columns: {metric: [those that did not, in order]}.
+        here: [m] runs evaluated at this step.
+        diverged: [m] steps at which they diverged, or -1.
+        columns: {metric: [runs that did not diverge, in order]}.
         cost: {column: [m]}.
     """
     from raysweep.training.loss import CROSS_ENTROPY

@@ -24,28 +24,28 @@ AXES = (
     Axis("input_noise", float, "lane", 0.0, low=0.0, help="std of Gaussian noise on inputs, new at every step"),
     # The model.
     Axis("model", str, "shape", "mlp", choices=KINDS, help="classifier"),
-    Axis("width", int, "shape", 64, low=1, high=65536, unit="units", help="of hidden layers; channels; tokens"),
+    Axis("width", int, "shape", 64, low=1, high=65536, unit="units", help="hidden units; channels; token size"),
     Axis("depth", int, "shape", 2, low=0, high=64, unit="layers", help="hidden layers; convolutions; blocks"),
     Axis("activation", str, "shape", "relu", choices=ACTIVATIONS),
     Axis("patch", int, "shape", 4, low=1, high=64, unit="pixels", help="side of a transformer's patch"),
     Axis("heads", int, "shape", 4, low=1, high=64, help="attention heads"),
     Axis("base_width", int, "shape", 0, low=0, high=65536, unit="units", help="mu-P from this width; 0: standard"),
-    Axis("members", int, "shape", 1, low=1, high=1024, unit="models", help="of a run: an ensemble, scored by its mean"),
+    Axis("members", int, "shape", 1, low=1, high=1024, unit="models", help="size of the ensemble, scored by its mean"),
     # Training.
     Axis("optimiser", str, "shape", "sgd", choices=("sgd", "nesterov", "adamw")),
     Axis("lr", float, "lane", 0.02, low=0.0, help="peak learning rate"),
-    Axis("momentum", float, "lane", 0.9, low=0.0, high=1.0, help="of sgd and nesterov"),
-    Axis("beta1", float, "lane", 0.9, low=0.0, high=0.999999, help="of adamw"),
-    Axis("beta2", float, "lane", 0.999, low=0.0, high=0.999999, help="of adamw"),
-    Axis("eps", float, "lane", 1e-8, low=1e-30, help="of adamw"),
-    Axis("weight_decay", float, "lane", 0.0, low=0.0, help="L2 of sgd and nesterov; decoupled under adamw"),
+    Axis("momentum", float, "lane", 0.9, low=0.0, high=1.0, help="for sgd and nesterov"),
+    Axis("beta1", float, "lane", 0.9, low=0.0, high=0.999999, help="for adamw"),
+    Axis("beta2", float, "lane", 0.999, low=0.0, high=0.999999, help="for adamw"),
+    Axis("eps", float, "lane", 1e-8, low=1e-30, help="for adamw"),
+    Axis("weight_decay", float, "lane", 0.0, low=0.0, help="L2 for sgd and nesterov; decoupled for adamw"),
     Axis("clip", float, "lane", 0.0, low=0.0, help="largest norm of the whole gradient; 0: none"),
     Axis("batch", int, "shape", 64, low=1, high=2**20, unit="items", help="drawn with replacement"),
     Axis("schedule", str, "shape", "constant", choices=("constant", "wsd", "cosine"), help="of the learning rate"),
     Axis("warmup", int, "lane", 0, low=0, high=2**32 - 1, unit="steps", help="linear warm-up"),
-    Axis("decay", float, "shape", 0.2, low=0.0, high=1.0, help="share of the time that decays, under wsd"),
+    Axis("decay", float, "shape", 0.2, low=0.0, high=1.0, help="share of the steps that decay, under wsd"),
     Axis("steps", int, _TIME, 2048, low=0, high=2**32 - 1, unit="steps", role="time", help="training time"),
-    Axis("precision", str, "shape", "float32", choices=PRECISIONS, help="of products; parameters stay 32 or 64 bits"),
+    Axis("precision", str, "shape", "float32", choices=PRECISIONS, help="of products; parameters keep 32 or 64 bits"),
     # Seeds.
     Axis("seed", int, "lane", 0, low=0, high=2**62, role="seed", help="default of the three seeds below"),
     Axis("data_seed", int, "lane", follows="seed", low=0, high=2**62, role="seed", help="which items are drawn"),
@@ -53,7 +53,7 @@ AXES = (
     Axis("order_seed", int, "lane", follows="seed", low=0, high=2**62, role="seed", help="batch order"),
     # Evaluation.
     Axis("k", int, "observed", 1, low=1, high=10**12, unit="draws", help="inference budget of pass_at_k"),
-    Axis("pool", int, "shape", 32768, low=1, high=2**26, unit="items", help="world items that data sets are cut from"),
+    Axis("pool", int, "shape", 32768, low=1, high=2**26, unit="items", help="world items that data sets draw from"),
     Axis("eval_items", int, "shape", 4096, low=16, high=2**26, unit="items", help="evaluation sample"),
     Axis("select_items", int, "shape", 2048, low=16, high=2**26, unit="items", help="selection sample, disjoint"),
     Axis("eval_share", float, "shape", 0.016, low=0.0, high=1e6,
@@ -74,7 +74,7 @@ _DECOMPOSITION: tuple[tuple[str, str, str, str], ...] = (
     ("excess_error_se", "", "", "standard error of excess_error, paired"),
     ("ece", "", "low", "expected calibration error, 15 equal-width bins of the top probability"),
     ("posterior_gap", "", "low", "mean |max q - r at argmax q|: calibration without bins"),
-    ("pass_at_k", "", "high", "chance that one of k draws from the posterior equals the prediction"),
+    ("pass_at_k", "", "high", "chance that at least one of k draws from the posterior equals the prediction"),
 )
 METRICS = tuple(
     Metric(name + suffix, unit, help_ + note, better)  # type: ignore[arg-type]
@@ -102,11 +102,11 @@ DISPLAY = Display(
     bounds=(
         Bound(
             "excess_nll",
-            "no NLL on generating labels lies below that of the exact posterior",
+            "no NLL on generating labels is below that of the exact posterior",
             _BROKEN,
             se="excess_nll_se",
         ),
-        Bound("excess_error", "no accuracy lies above that of the Bayes classifier", _BROKEN, se="excess_error_se"),
+        Bound("excess_error", "no accuracy is above that of the Bayes classifier", _BROKEN, se="excess_error_se"),
     ),
     figures=(
         Figure(

@@ -1,4 +1,4 @@
-"""A script as an experiment: a command line with a place for each axis, and its result as JSON."""
+"""A script as an experiment: a command line with a placeholder for each axis, and its result as JSON."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from raysweep.inside import run_dir, run_key
 
 __all__ = ["Command", "check_command", "make_command"]
 
-_OWN = ("run_dir", "run_key")  # places that are no axes
+_OWN = ("run_dir", "run_key")  # placeholders that are no axes
 _TAIL = 4000  # characters of standard error in a reason
-_LINE = 1 << 24  # characters of one line of output
+_LINE = 1 << 24  # most characters read of one line of output
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Command:
         words: The command's words, each with `{axis}` where a value goes; no shell is involved.
         result: A file that holds the result instead, relative to the run's folder unless absolute.
         folder: Where the command is run: the sweep file's folder.
-        observed: Axes that rows hold. With them every JSON line is a row, without them the last one.
+        observed: Axes whose values are in the rows. With them every JSON line is a row, without them only the last one.
     """
 
     words: tuple[str, ...]
@@ -60,7 +60,7 @@ class Command:
         """The rows of one run.
 
         Raises:
-            RuntimeError: it ends with another code than 0, or gives no result; with the end of its standard error.
+            RuntimeError: the command ends with a code other than 0, or gives no result; quotes its standard error.
         """
         values = {name: _shown(max(v) if isinstance(v, tuple) else v) for name, v in config.items()}
         values |= {"run_dir": str(run_dir()), "run_key": run_key()}
@@ -116,9 +116,7 @@ class Command:
             found = [row for line in text.splitlines() if (row := _row(line)) is not None]
         found = [found] if isinstance(found, Mapping) else found
         if not isinstance(found, list) or not found or not all(isinstance(row, Mapping) for row in found):
-            raise RuntimeError(
-                f"{path} must hold a JSON object, or a line of JSON for each row, but holds {text[:200]!r}"
-            )
+            raise RuntimeError(f"{path} must hold a JSON object, or one line of JSON per row, but holds {text[:200]!r}")
         yield from found if self.observed else found[-1:]
 
 
@@ -128,7 +126,7 @@ def make_command(
     """A command from what a sweep file says.
 
     Raises:
-        SweepError: it is empty, or its quotes are not closed.
+        SweepError: the command is empty, or its quotes are not closed.
     """
     try:
         words = tuple(shlex.split(command) if isinstance(command, str) else map(str, command))
@@ -140,7 +138,7 @@ def make_command(
 
 
 def check_command(command: Command, axes: Sequence[str], where: str) -> None:
-    """Refuse places that are no axes, and axes that have no place.
+    """Refuse placeholders that are no axes, and axes that have no placeholder.
 
     Raises:
         SweepError: there is one.
@@ -162,7 +160,7 @@ def check_command(command: Command, axes: Sequence[str], where: str) -> None:
     if unused and not any("RAYSWEEP_CONFIG" in word for word in command.words):
         raise SweepError(
             f"{where}: command: must have a place for every axis, but has none for {', '.join(unused)}: runs that "
-            f"differ there alone would be the same. Write e.g. --{unused[0]} {{{unused[0]}}}"
+            f"differ only there would be identical. Write e.g. --{unused[0]} {{{unused[0]}}}"
         )
 
 
@@ -170,7 +168,7 @@ def check_command(command: Command, axes: Sequence[str], where: str) -> None:
 def _started(
     words: Sequence[str], folder: str, environment: Mapping[str, str], errors: Any
 ) -> Iterator[subprocess.Popen[str]]:
-    """The process, of which nothing is left at the end: it leads a group of its own."""
+    """The process, which leads its own group, so that all of it is killed at the end."""
     try:
         process = subprocess.Popen(
             words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
@@ -189,7 +187,7 @@ def _started(
 
 
 def _shown(value: Any) -> str:
-    """A value as a command line holds it: words as they are, lists and mappings as JSON."""
+    """A value as written on a command line: words as they are, lists and mappings as JSON."""
     if isinstance(value, str):
         return value
     return json.dumps(value) if isinstance(value, list | dict | bool) or value is None else repr(value)

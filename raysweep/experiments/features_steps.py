@@ -53,14 +53,18 @@ class Descent:
         self.x, self.c, self.unreachable, self.seed, self.batch = x, c, unreachable, seed, batch
         self.eta, self.pull = eta, (eta * gamma)[:, None, None]
         self.u = torch.zeros_like(x)
-        self.b = torch.eye(n, dtype=x.dtype, device=x.device).repeat(lanes, 1, 1)
+        # A lazy stack leaves B at the identity, and holds none.
+        self.b = None if not bool(gamma.any()) else torch.eye(n, dtype=x.dtype, device=x.device).repeat(lanes, 1, 1)
         self.step = torch.zeros((), dtype=torch.int64, device=x.device)
         self.steps = 0
         self.root, self.rest = x.sqrt(), unreachable.sqrt()
         self.data: tuple[Tensor, Tensor] | None = None
+        self.factored = False
         if items:
             phi, rest = self._items(items, self.step)
-            self.data = (phi.mT @ phi / items, (phi.mT @ rest[..., None])[..., 0] / items)
+            noise = (phi.mT @ rest[..., None])[..., 0] / items
+            self.data = (phi.mT @ phi / items if items > n else phi / math.sqrt(items), noise)
+            self.factored = items <= n
         self._run = Repeated(self._once, str(x.device))
 
     def _items(self, count: int, step: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,22 +78,26 @@ class Descent:
         error = self.c - self.theta
         if self.data is not None:
             second, noise = self.data
-            g = (second @ error[..., None])[..., 0] + noise
+            seen = second @ error[..., None]
+            g = ((second.mT @ seen) if self.factored else seen)[..., 0] + noise
         elif self.batch:
             phi, rest = self._items(self.batch, self.step)
             missed = (phi @ error[..., None])[..., 0] + rest
             g = (phi.mT @ missed[..., None])[..., 0] / self.batch
         else:
             g = self.x * error
-        moved = (self.b @ g[..., None])[..., 0]
-        self.b.addcmul_(self.pull * self.u[..., None], g[:, None])
-        self.u.add_(moved, alpha=self.eta)
+        if self.b is None:
+            self.u.add_(g, alpha=self.eta)
+        else:
+            moved = (self.b @ g[..., None])[..., 0]
+            self.b.addcmul_(self.pull * self.u[..., None], g[:, None])
+            self.u.add_(moved, alpha=self.eta)
         self.step += 1
 
     @property
     def theta(self) -> Tensor:
         """[lanes, N] coefficients of the features in f."""
-        return (self.u[:, None] @ self.b)[:, 0]
+        return self.u if self.b is None else (self.u[:, None] @ self.b)[:, 0]
 
     def advance(self, to: int) -> None:
         """Take steps until so many have been taken."""

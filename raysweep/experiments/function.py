@@ -1,6 +1,6 @@
-"""A user's `def train(config)` as an experiment: what it is given, and what becomes of what it gives back.
+"""A user's `def train(config)` as an experiment: the arguments it receives, and how its results become rows.
 
-Every axis is a shape axis (each run is a program of its own) unless the sweep says `observed`. `config` holds one value
+Every axis is a shape axis (each run is a separate program) unless the sweep says `observed`. `config` holds one value
 per axis, and for each observed axis the tuple of values asked for; each dict returned, yielded or reported holds the
 observed values it was measured at, and metrics.
 """
@@ -35,10 +35,10 @@ from raysweep.inside import Running, running
 
 __all__ = ["FunctionExperiment"]
 
-_EVERY = 0.5  # seconds for which rows are gathered to one batch
+_EVERY = 0.5  # seconds for which rows are gathered into one batch
 _STOPPED = "stopped_at"
 _MISSING = ("", "null", "none", "na", "n/a")  # words that stand for no number
-_SHOWN = 3  # rows that matched no cell, in a reason
+_SHOWN = 3  # rows that matched no cell, shown in a reason
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class FunctionExperiment:
 
     Attributes:
         call: The function of a configuration.
-        code: What the user named: a function or class, of which the source is looked at.
+        code: What the user named: a function or class, whose source is inspected.
         watched: Metrics that must be finite: those that the sweep fits.
         signature: The defaults of the function's own arguments.
-        kinds: Of each metric that was met in this process, whether it is a number or a word, and an example.
+        kinds: For each metric seen in this process, whether it is a number or a word, and an example.
     """
 
     name: str
@@ -66,7 +66,7 @@ class FunctionExperiment:
 
     @cached_property
     def imports_torch(self) -> bool:
-        """Whether the function's own modules import torch, wherever in them."""
+        """Whether the function's own modules import torch anywhere."""
         return self.code is not None and "torch" in of_object(self.code).parts
 
     def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
@@ -74,14 +74,14 @@ class FunctionExperiment:
         return Cost()
 
     def check(self, runs: Runs, world: WorldShape | None, gpus: float) -> None:
-        """Any combination of axes is the user's to judge."""
+        """Nothing is checked: the user decides which combinations of axes make sense."""
 
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
-        """Batches of measured rows. Whatever is raised fails its run only, with the tail of the traceback."""
+        """Batches of measured rows. An exception fails only its own run, with the tail of the traceback as reason."""
         gathered = time.monotonic()
         for lane in range(len(pack)):
             if lane and context.enough():
-                break  # somebody else may have a slot free
+                break  # another worker may have a free slot
             yield from _Training(self, pack, lane, context).rows()
             if time.monotonic() - gathered > _EVERY:  # a batch costs milliseconds, however few rows it has
                 yield from context.outbox.drain()
@@ -99,10 +99,10 @@ class _Training:
     context: Context
     id: str = field(default_factory=lambda: secrets.token_hex(4))
     measured: dict[tuple[Value, ...], None] = field(default_factory=dict)
-    earlier: set[tuple[Value, ...]] = field(default_factory=set)  # before the checkpoint that it went on from
+    earlier: set[tuple[Value, ...]] = field(default_factory=set)  # measured before the checkpoint it continues from
     unasked: list[Any] = field(default_factory=list)
-    first: Mapping[str, Any] = field(default_factory=dict)  # of a run with one cell
-    refused: BaseException | None = None  # a row that was wrong, whatever the function made of that
+    first: Mapping[str, Any] = field(default_factory=dict)  # the row of a run with one cell
+    refused: BaseException | None = None  # the error of a wrong row, even if the function swallowed it
     stopped: Any = None
 
     def __post_init__(self) -> None:
@@ -116,7 +116,7 @@ class _Training:
         self.outbox = self.context.outbox
 
     def rows(self) -> Iterator[pa.RecordBatch]:
-        """Batches of its rows as they come to half a second's worth; what is left at the end is in the outbox."""
+        """Batches of its rows, one per half second; the rows left at the end are in the outbox."""
         config = {name: self.axes[name].plain(value) for name, value in self.row.items()}
         config |= {n: tuple(self.axes[n].plain(v) for v in self.observed.values(n)) for n in self.observed.names}
         key = self.pack.key(self.lane)
@@ -137,23 +137,23 @@ class _Training:
                         yield from self.outbox.drain()
                         waiting, gathered = False, time.monotonic()
                 ended = True
-            except BaseException as error:  # of Rust, of asyncio, sys.exit(): it ends its run, not the sweep
+            except BaseException as error:  # also Rust's, asyncio's and sys.exit(): it ends its run, not the sweep
                 if waiting or self.context.interrupted(error):  # the pack is stopped, or the user presses Ctrl-C
                     raise
                 reason = _reason(error)
                 self.context.on_error(error)
             if self.refused is not None and (not reason or isinstance(self.refused, _ContradictionError)):
-                reason = _reason(self.refused)  # also where it was swallowed, or raised in another thread
+                reason = _reason(self.refused)  # even if it was swallowed, or raised in another thread
             (self.outbox.drop if reason.startswith(_ContradictionError.mark) else self.outbox.release)()
             if not reason:
                 run.commit(end=True)
             elif all(cell in self.measured for cell in self.asked):
-                print(f"raised after the last row:\n{reason}", file=sys.stderr)  # nothing is lost: it is in the log
+                print(f"raised after the last row:\n{reason}", file=sys.stderr)  # no row is lost: only the log says it
         for row in self._endings(reason, ended and run.reported + len(self.measured) > 0):
             self.outbox.put(row)
 
     def _steps(self, config: dict[str, Any], run: Running) -> Iterator[None]:
-        """Call the function and take its rows, one a step."""
+        """Call the function and take its rows, one per step."""
         returned = _mapping(self.experiment.call(config))
         if isinstance(returned, Mapping):
             if not (run.reported and self._lacks_cell(returned)):
@@ -180,13 +180,13 @@ class _Training:
                 if hasattr(returned, "close"):
                     returned.close()
 
-    once = False  # one dict was returned, which is no early stop of a loop
+    once = False  # whether one dict was returned, which is no early stop of a loop
 
     def _lacks_cell(self, row: Mapping[str, Any]) -> bool:
         return not self.observed.names or any(n not in row for n in self.observed.names)
 
     def accept(self, row: Any) -> None:
-        """Take one row, or raise what is wrong with it."""
+        """Take one row, or raise an error that says what is wrong with it."""
         try:
             self._accept(_mapping(row))
         except BaseException as error:
@@ -222,12 +222,12 @@ class _Training:
         ready |= {"training_id": self.id, "seconds": time.monotonic() - self.began}
         if len(self.asked) == 1:
             self.first = metrics
-            self.outbox.hold(ready)  # for a while: until it is known that there is no second one
+            self.outbox.hold(ready)  # until it is known that there is no second row
         else:
             self.outbox.put(ready)
 
     def _second(self, cell: tuple[Value, ...], metrics: Mapping[str, Column]) -> None:
-        """Refuse a second row for a cell; those given before are taken back at the end."""
+        """Refuse a second row for a cell; the earlier rows are withdrawn at the end."""
         where = ", ".join(f"{n} = {v}" for n, v in zip(self.observed.names, cell, strict=True))
         first = self.first
         differ = [k for k in metrics if k in first and first[k] != metrics[k] and k not in ("status", "error")]
@@ -246,7 +246,7 @@ class _Training:
                 held = repr(self.axes[name].plain(self.row[name])) if name in self.row else "absent"
                 raise _ContradictionError(
                     f"{name} is an axis and {held} in this run, but the function gave {name} = {given!r}. "
-                    "Give what was measured another name"
+                    "Give the measured value another name"
                 )
 
     def _metrics(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,7 +256,7 @@ class _Training:
                 continue
             kind, example = self.experiment.kinds.setdefault(name, (type(value), value))
             if kind is not type(value):
-                if kind is str:  # the word that an earlier run gave is the odd one
+                if kind is str:  # the word that an earlier run gave is the exception
                     self.experiment.kinds[name] = (type(value), value)
                     continue
                 if str(value).strip().lower() in _MISSING:
@@ -281,7 +281,7 @@ class _Training:
         return {"training_id": self.id, "cells": [list(cell) for cell in dict.fromkeys(done)]}
 
     def _usable(self, about: Mapping[str, Any]) -> bool:
-        """Whether a checkpoint comes before all that is still to be measured: what lies before it is gone."""
+        """Whether a checkpoint comes before every cell still to be measured: earlier cells cannot be measured again."""
         done = [tuple(cell) for cell in about.get("cells", ())]
         missing = [cell for cell in self.asked if cell not in done]
         for i in range(len(self.observed.names)):
@@ -292,12 +292,12 @@ class _Training:
         return not done or not missing
 
     def _resume(self, about: Mapping[str, Any]) -> None:
-        """Go on with the training that a checkpoint is of: its rows are in the ledger."""
+        """Continue the training of a checkpoint: its earlier rows are in the ledger."""
         self.id = str(about.get("training_id") or self.id)
         self.earlier = {tuple(cell) for cell in about.get("cells", ())}
 
     def _endings(self, reason: str, ended: bool) -> Iterator[dict[str, Any]]:
-        """A row for each cell that the run owes, and for those that a contradiction takes back."""
+        """A row for each cell that the run did not deliver, and for those withdrawn by a contradiction."""
         missing = [c for c in self.asked if c not in self.measured and c not in self.earlier]
         status = "failed"
         if reason.startswith(_ContradictionError.mark):
@@ -310,14 +310,14 @@ class _Training:
             reason = f"the run ended early, after {last}; if that is intended, yield `{_STOPPED}`"
         for cell in missing:
             named = dict(zip(self.observed.names, cell, strict=True))
-            told = reason or f"the function returned no row with {named}{self._stray()}"
+            said = reason or f"the function returned no row with {named}{self._stray()}"
             yield {
-                "lane": self.lane, **named, "status": status, "error": told,
+                "lane": self.lane, **named, "status": status, "error": said,
                 "training_id": self.id, "seconds": time.monotonic() - self.began,
             }  # fmt: skip
 
     def _early(self, missing: Sequence[tuple[Value, ...]]) -> str:
-        """The last value of an observed axis beyond which all that is missing lies, e.g. `epoch 2`; or ""."""
+        """The last measured value of an observed axis, if all missing cells lie beyond it, e.g. `epoch 2`; else ""."""
         for i, name in enumerate(self.observed.names):
             seen = [v for c in (*self.measured, *self.earlier) if isinstance(v := c[i], int | float)]
             lacking = [v for c in missing if isinstance(v := c[i], int | float)]
@@ -356,7 +356,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _mapping(row: Any) -> Any:
-    """A row as a mapping: also a dataclass, a namespace, or one row of pandas."""
+    """A row as a mapping: dataclasses, namespaces and single rows of pandas are converted."""
     if dataclasses.is_dataclass(row) and not isinstance(row, type):
         return dataclasses.asdict(row)
     if isinstance(row, SimpleNamespace):
@@ -367,7 +367,7 @@ def _mapping(row: Any) -> Any:
 
 
 def _set_seeds(config: Mapping[str, Any], key: str) -> None:
-    """Global generators of Python, numpy and torch, by the run's `seed` where it has one, else by its key."""
+    """Seed the global generators of Python, numpy and torch by the run's `seed` where it has one, else by its key."""
     seed = config.get("seed")
     number = seed if isinstance(seed, int) and not isinstance(seed, bool) else int(key[:15], 16)
     random.seed(number)

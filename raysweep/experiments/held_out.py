@@ -1,4 +1,4 @@
-"""Held-out samples of a world, and what a stack of classifiers scores on them."""
+"""Held-out samples of a world, and the scores of a stack of classifiers on them."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class _Part:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A sample per temperature, and which runs live there.
+    """One sample per temperature, and the runs that belong to it.
 
     Attributes:
-        parts: By temperature.
+        parts: One per temperature.
         part_of: [runs] index into parts.
-        members: Adjacent lanes a run; their mean probability is its prediction.
+        members: Number of adjacent lanes per run; their mean probability is its prediction.
     """
 
     parts: tuple[_Part, ...]

@@ -23,9 +23,9 @@ def infer_axes(
 
     Args:
         grid: The sweep's grid.
-        observed: Axes that the function reports along the way.
-        where: Named in errors.
-        defaults: Values of cells that do not name an axis. An axis without one may be absent from some branches.
+        observed: Axes whose values the function reports along the way.
+        where: Place named in errors.
+        defaults: Values for cells that do not name an axis. An axis without one may be absent from some branches.
 
     Raises:
         SweepError: `observed` names no axis of the grid, or values of one axis mix types.
@@ -55,7 +55,7 @@ def infer_axes(
 
 
 def axis_names(grid: Any) -> list[str]:
-    """The names of a grid's axes, wherever in it they stand."""
+    """The names of a grid's axes, at any depth."""
     values: dict[str, list[Any]] = {}
     _collect(grid, values)
     return list(values)
@@ -96,7 +96,7 @@ def _collect(grid: Any, into: dict[str, list[Any]]) -> None:
         elif _is_range(entry):
             ends = _listed(next(iter(entry.values())))
             if next(iter(entry)) == "linear" and len(ends) == 3 and all(type(e) is int for e in ends) and ends[2] > 1:
-                step = (ends[1] - ends[0]) / (ends[2] - 1)  # 0 to 1 in 11 points is not about whole numbers
+                step = (ends[1] - ends[0]) / (ends[2] - 1)  # 0 to 1 in 11 points has fractional steps
                 ends = [*ends[:2], int(step) if step == int(step) else step]
             into.setdefault(key, []).extend(ends[:2] if next(iter(entry)) == "geom" else ends)
         else:
@@ -128,7 +128,7 @@ def _type_of(name: str, values: Sequence[Any], where: str) -> type:
 
 
 def _scalar_type(value: Any) -> type:
-    """The type of a scalar, also of one of numpy; Json of lists and mappings."""
+    """The type of a scalar, numpy's included; Json for lists and mappings."""
     if isinstance(value, list | tuple | Mapping | Json) or getattr(value, "ndim", 0) > 0:
         return Json
     for type_, abstract in ((bool, "b"), (int, "iu"), (float, "f"), (str, "U")):

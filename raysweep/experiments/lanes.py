@@ -1,4 +1,4 @@
-"""A pack of classifier runs as tensors: what each lane trains on, from and how; `members` adjacent lanes a run."""
+"""A pack of classifier runs as tensors: each lane's data, initial parameters, optimiser; `members` lanes per run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["batches_of", "initial_of", "optimiser_of", "schedule_of"]
 
 
 def _lanes(pack: Runs, values: Any, dtype: torch.dtype, device: str) -> Tensor:
-    """[runs] as [lanes]."""
+    """[runs] repeated to [lanes]."""
     return torch.as_tensor(np.repeat(np.asarray(values), pack.value("members"))).to(device=device, dtype=dtype)
 
 
@@ -31,12 +31,12 @@ def _column(pack: Runs, name: str, dtype: torch.dtype, device: str) -> Tensor:
 
 
 def _unless(pack: Runs, name: str, neutral: float, dtype: torch.dtype, device: str) -> Tensor | None:
-    """The lanes' values of an axis, or None where all of them change nothing."""
+    """The lanes' values of an axis, or None where all of them are neutral."""
     return None if set(pack.column(name)) == {neutral} else _column(pack, name, dtype, device)
 
 
 def _members(pack: Runs, name: str, device: str) -> Tensor:
-    """Seeds of lanes: member 0 has the run's own."""
+    """Seeds of lanes: member 0 has the run's own seed."""
     seeds = _column(pack, name, torch.int64, device)
     return member_seed(seeds, torch.arange(len(seeds), device=device) % pack.value("members"))
 

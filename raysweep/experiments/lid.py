@@ -1,10 +1,9 @@
 """Latent instance difficulty: ridge regression on noisy targets, and the failure of k attempts, exact at every k.
 
 Source: arXiv 2601.03764. Inputs are Gaussian with covariance eigenvalues j^-(1 + alpha); the target of an instance of
-precision tau is Normal(x . theta, sigma^2 / tau), with P(tau <= t) ~ t^(beta / 2). One target an input is trained
-on. The excess risk of what was learned is exact (no test set), and so is the chance that k attempts fail
-(`theory.difficulty`), so k and the tolerance are observed at any number of values; the ridge is observed off one
-eigendecomposition.
+precision tau is Normal(x . theta, sigma^2 / tau), with P(tau <= t) ~ t^(beta / 2). Training uses one target per input.
+The excess risk of the estimate is exact (no test set), and so is the chance that k attempts fail (`theory.difficulty`),
+so k and the tolerance are observed at any number of values; all ridges share one eigendecomposition.
 """
 
 from __future__ import annotations
@@ -36,17 +35,19 @@ AXES = (
     Axis("alpha", float, "lane", 1.0, low=0.0, high=20.0, help="covariance eigenvalues fall as j^-(1 + alpha)"),
     Axis("beta", float, "lane", 2.5, low=0.05, high=50.0, help="tail exponent of the difficulty"),
     Axis("prior", str, "lane", "gamma", choices=PRIORS, help="of the precision: gamma(beta/2, 1), or U^(2/beta) <= 1"),
-    Axis("sigma_eta", float, "lane", 1e-3, low=1e-12, high=1e12, help="scale of the noise of targets"),
+    Axis("sigma_eta", float, "lane", 1e-3, low=1e-12, high=1e12, help="scale of the target noise"),
     Axis("seed", int, "lane", 0, low=0, high=2**62, role="seed", help="of the data and the true parameters"),
     Axis("ridge", float, "observed", 1e-9, low=0.0, high=1e12, help="lambda of |theta|^2 beside the mean square"),
-    Axis("tolerance", float, "observed", 1.0, low=1e-9, high=1e3, help="D = delta / sigma_eta: an attempt within hits"),
+    Axis(
+        "tolerance", float, "observed", 1.0, low=1e-9, high=1e3, help="D = delta / sigma_eta: a smaller error is a hit"
+    ),
     Axis("k", int, "observed", 1, low=1, high=10**12, unit="attempts", help="inference budget"),
 )
 METRICS = (
     Metric("l_gen", "", "excess risk E (x . (theta_hat - theta))^2", "low"),
     Metric("risk", "", "l_gen / sigma_eta^2", "low"),
     Metric("failure", "", "chance that all k attempts miss, 1 - pass@k", "low"),
-    Metric("pass_at_k", "", "chance that one of k attempts hits", "high"),
+    Metric("pass_at_k", "", "chance that at least one of k attempts hits", "high"),
     Metric("exponent", "", "local exponent of failure in k, -d log failure / d log k", "high"),
     Metric("condition", "", "condition number of the ridge problem"),
 )
@@ -62,11 +63,11 @@ DISPLAY = Display(
 )
 _TRAINED = ("n_train", "dim", "alpha", "beta", "prior", "sigma_eta", "ridge")  # what the excess risk depends on
 _CHUNK = 2**22  # numbers of the inputs held at a time
-_SINGULAR = 1e13  # condition number beyond which doubles say nothing
-_NORMAL, _NOISE, _PRECISION, _TRUTH = range(4)  # what a seed's numbers are for
+_SINGULAR = 1e13  # condition number beyond which double precision is meaningless
+_NORMAL, _NOISE, _PRECISION, _TRUTH = range(4)  # the random streams of a seed, by use
 _OF_ATTEMPTS = {"failure", "pass_at_k", "exponent"}
-_MOST_RISKS, _MOST_CURVES = 20_000, 1000  # of a theory: each takes a millisecond, and a tenth of a second
-_MESH_FLOPS = 1e8  # of one curve of failures over all k
+_MOST_RISKS, _MOST_CURVES = 20_000, 1000  # per theory: a risk takes a millisecond, a curve a tenth of a second
+_MESH_FLOPS = 1e8  # FLOPs of one failure curve over all k
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Difficulty:
     display: Display = DISPLAY
 
     def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
-        """The Gram matrix of the inputs and its eigendecomposition; a mesh a curve of failures."""
+        """Gram matrix of the inputs, its eigendecomposition, and one quadrature mesh per failure curve."""
         n, d = float(run["n_train"]), float(run["dim"])
         m = min(n, d)
         curves = len(observed.values("ridge")) * len(observed.values("tolerance"))
@@ -93,10 +94,10 @@ class Difficulty:
         )
 
     def check(self, runs: Runs, world: WorldShape | None, gpus: float) -> None:
-        """Any combination makes sense: beta <= 2 has training noise of infinite variance, and is run."""
+        """Any combination is valid: for beta <= 2 the training noise has infinite variance; the sweep still runs."""
 
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
-        """One batch a run: a row for each ridge, tolerance and k."""
+        """One batch per run: a row for each ridge, tolerance and k."""
         observed = pack.observed[0]
         ridges, tolerances = (np.array(observed.values(name)) for name in ("ridge", "tolerance"))
         ks = np.array(observed.values("k"), dtype=np.int64)
@@ -136,17 +137,17 @@ class Difficulty:
             yield pa.RecordBatch.from_pydict(table)
 
     def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
-        """The expected excess risk, and what k attempts fail at that risk; none where beta <= 2.
+        """The expected excess risk, and the failure of k attempts at that risk; no value where beta <= 2.
 
-        The failure at the expected risk is neither the expected failure, which few bad data sets rule, nor the median
-        over seeds, which lies up to an order of magnitude below it where the exponent is about to saturate.
+        The failure at the expected risk is neither the expected failure, which a few bad data sets dominate, nor the
+        median over seeds, which is up to an order of magnitude smaller where the exponent is about to saturate.
         """
         names = ("l_gen", "risk", "failure", "pass_at_k", "exponent")
         found = {name: np.full(len(cells), np.nan) for name in names}
         reason = np.full(len(cells), None, dtype=object)
         for i, (one, rows) in enumerate(trained := list(_groups(cells, _TRAINED))):
             if i >= _MOST_RISKS:
-                reason[rows] = f"of {len(trained):,} excess risks {_MOST_RISKS:,} are worked out"
+                reason[rows] = f"only {_MOST_RISKS:,} of {len(trained):,} excess risks are computed"
                 continue
             beta, sigma, d = float(one["beta"]), float(one["sigma_eta"]), int(one["dim"])
             if beta <= 2:
@@ -163,7 +164,7 @@ class Difficulty:
         curves = list(_groups(ruled, ("beta", "prior", "tolerance", "risk"))) if _OF_ATTEMPTS & {*metrics} else []
         for i, (one, rows) in enumerate(curves):
             if i >= _MOST_CURVES:
-                reason[rows] = f"failures take a mesh each: of {len(curves):,}, {_MOST_CURVES:,} are worked out"
+                reason[rows] = f"only {_MOST_CURVES:,} of {len(curves):,} failure curves are computed"
             elif np.isfinite(one["risk"]):
                 asked, where = np.unique(k[rows], return_inverse=True)
                 curve = rates(one["beta"], one["tolerance"], one["risk"], one["prior"], float(asked[-1]))
@@ -218,7 +219,7 @@ def _prefixes(
 ) -> Iterator[tuple[int, Array | None, Array, dict[tuple[Value, Value], Array]]]:
     """For every size n, ascending: n, the inputs Z [n, d] where n < d (else None), Z'Z, and noise of unit sigma.
 
-    The noise is eta itself, [n], where n < d, and Z'eta, [d], beyond. Z is held whole only below d rows.
+    The noise is eta itself, [n], where n < d, and Z'eta, [d], otherwise. Z is kept whole only for n < d.
     """
     normal, scatter = _stream(seed, _NORMAL), _stream(seed, _NOISE)
     draws = {kind: _stream(seed, _PRECISION) for kind in noisy}
@@ -254,8 +255,8 @@ def _precisions(rng: np.random.Generator, beta: float, prior: str, count: int) -
 def _primal(gram: Array, noise: Array, root: Array, theta: Array, n: int, ridges: Array) -> tuple[Array, Array]:
     """Excess risk and condition number, [lanes, ridges], from Z'Z [d, d]; noise Z'eta and root of spectrum, [lanes, d].
 
-    The error is solved for, not the parameters: theta_hat - theta = (S + l)^-1 (X'eta / n - l theta), which loses no
-    digits where the error is small.
+    It solves for the error, not for the parameters: theta_hat - theta = (S + l)^-1 (X'eta / n - l theta), which loses
+    no digits where the error is small.
     """
     values, vectors = np.linalg.eigh(root[:, :, None] * gram * root[:, None, :] / n)
     values = np.maximum(values, 0.0)

@@ -17,8 +17,8 @@ from raysweep.ledger.rows import RESERVED
 
 __all__ = ["Column", "flattened", "matched", "renamed", "same_value", "snapped"]
 
-_MOST_ITEMS = 64  # of a list that become columns of their own
-_MOST_COLUMNS = 500  # of a row; a part of the ledger holds 2,000
+_MOST_ITEMS = 64  # longest list whose items become separate columns
+_MOST_COLUMNS = 500  # per row; a part of the ledger holds 2,000
 _MORE = "more_metrics"
 _UNSTORABLE = re.compile("[\ud800-\udfff]")
 _NUMBERS = {"nan": math.nan, "inf": math.inf, "+inf": math.inf, "-inf": -math.inf}
@@ -26,17 +26,17 @@ Column = float | str | None
 
 
 def renamed(name: str) -> str:
-    """The column of a metric: a name that every ledger has already is given to it as `metric_<name>`."""
+    """The column of a metric: a name that every ledger already has becomes `metric_<name>`."""
     return f"metric_{name}" if name in RESERVED else name
 
 
 def flattened(row: Mapping[Any, Any]) -> dict[str, Column]:
     """A row's metrics. Nested mappings become `val/loss`, short lists `loss/0`, numbers of any library floats.
 
-    What is neither a number nor a word is kept as text: after a training nothing is thrown away.
+    Anything that is neither a number nor a word is kept as text, so that no result of a training is thrown away.
 
     Raises:
-        ValueError: two metrics have one name and different values, or a name is none.
+        ValueError: two metrics have one name and different values, or a metric has no name.
     """
     found: dict[str, Column] = {}
     for name, value in _leaves("", row):
@@ -70,7 +70,7 @@ def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _items(value: Any) -> list[Any] | None:
-    """The items of a list or array; None for a scalar, also one wrapped in an array."""
+    """The items of a list or array; None for a scalar, even if wrapped in an array."""
     if isinstance(value, list | tuple | set | frozenset):
         return list(value)
     if getattr(value, "ndim", 0) and hasattr(value, "tolist"):
@@ -79,7 +79,7 @@ def _items(value: Any) -> list[Any] | None:
 
 
 def _size(value: Any) -> int:
-    size = getattr(value, "size", None)  # of numpy a number, of torch a method
+    size = getattr(value, "size", None)  # a number in numpy, a method in torch
     return int(value.numel()) if callable(size) else int(size or 0)
 
 
@@ -112,7 +112,7 @@ def _same(one: Column, other: Column) -> bool:
 
 
 def same_value(axis: Axis, value: Value | None, given: Any) -> bool:
-    """Whether what a function gave back under an axis's name is the axis's value, however it is spelt."""
+    """Whether a value that a function returned under an axis's name is the axis's value, however it is written."""
     if given is None:
         return value is None or axis.nullable
     if value is None:
@@ -127,9 +127,9 @@ def same_value(axis: Axis, value: Value | None, given: Any) -> bool:
 
 
 def snapped(values: Iterable[Value]) -> dict[float, Value]:
-    """Numbers of fewer bits -> the values that they stand for: 0.30000001192092896 is 0.3 in 32 bits.
+    """Map numbers rounded to fewer bits to the values they stand for: 0.30000001192092896 is 0.3 in 32 bits.
 
-    A number that stands for two of the values stands for none.
+    A number that could stand for two of the values is left out.
     """
     found: dict[float, Value] = {}
     twice: set[float] = set()
@@ -162,7 +162,7 @@ def _bfloat16(value: float) -> float:
 
 
 def matched(axis: Axis, given: Any, asked: frozenset[Value], near: Mapping[float, Value]) -> Value:
-    """An observed value that a row was measured at, as the one that was asked for where it stands for one.
+    """The observed value of a row; where it is a rounding of a value that was asked for, that value.
 
     Raises:
         SweepError: it is no value of the axis.

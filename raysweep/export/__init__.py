@@ -1,7 +1,7 @@
 """Export of a store to an experiment tracker: TensorBoard, MLflow or Weights & Biases, fed from the ledger.
 
-The ledger stays the truth and knows nothing of it. What was exported is remembered where it went, by run key, so
-exporting again, while a sweep runs or after, adds what is new and nothing twice.
+The ledger stays the truth and knows nothing of exports. The destination remembers what was exported, by run key, so
+exporting again, while a sweep runs or afterwards, adds only what is new.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ def export(store: Store, to: str, dest: str | None = None, metrics: Sequence[str
     """Write every run of a store to a tracker: one run there for one run here.
 
     Args:
-        store: Of a sweep that runs or has run.
+        store: Store of a sweep that runs or has run.
         to: One of `TRACKERS`.
-        dest: A folder (tensorboard, wandb) or a tracking URI (mlflow). By default `tensorboard/<sweep>`, what MLflow
-            itself is set to, and `.`.
-        metrics: Only these columns; all of them by default.
+        dest: A folder (tensorboard, wandb) or a tracking URI (mlflow). By default `tensorboard/<sweep>` for
+            TensorBoard, `.` for W&B, and MLflow's own setting.
+        metrics: Columns to export; all of them by default.
 
     Raises:
         ExportError: an unknown tracker or metric, a package that is not installed, a destination that refuses.
-        LedgerError: it is not a store, or holds no rows.
+        LedgerError: `store` is not a store, or holds no rows.
     """
     if to not in TRACKERS:
         raise ExportError(f"export: --to must be one of {', '.join(TRACKERS)}, but got {to!r}. {nearest(to, TRACKERS)}")
     tracker = importlib.import_module(f"raysweep.export.{to}")
     sweep, records = read_records(store, metrics)
-    found: Exported = tracker.write(records, sweep, dest)
-    return found
+    exported: Exported = tracker.write(records, sweep, dest)
+    return exported

@@ -1,4 +1,4 @@
-"""To MLflow: one MLflow run for one run here, in the experiment named as the sweep; logged in batches."""
+"""Export to MLflow: one MLflow run per run, in an experiment named after the sweep; logged in batches."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from raysweep.export.records import Exported, Point, Record, package
 
 __all__ = ["write"]
 
-_METRICS, _PARAMS = 800, 100  # in one request; MLflow takes 1,000 things, of which 100 parameters and 100 tags
+_METRICS, _PARAMS = 800, 100  # per request; MLflow accepts 1,000 items, at most 100 of them parameters and 100 tags
 _TEXT = 5000  # characters of a tag
-_THREADS = 8  # runs at a time: a server far away answers slowly
+_THREADS = 8  # runs at a time: a remote server answers slowly
 _RUN, _ROWS = "raysweep.run", "raysweep.rows"
 
 
 def write(records: Sequence[Record], sweep: str, dest: str | None) -> Exported:
-    """Bring MLflow up to date. A run is known there by its tag `raysweep.run`; `raysweep.rows` says what it holds.
+    """Bring MLflow up to date. The tag `raysweep.run` identifies a run; `raysweep.rows` is the hash of its content.
 
     Raises:
         ExportError: MLflow is not installed, or refuses.
@@ -53,20 +53,20 @@ def _runs(client: Any, experiment: str) -> Iterator[Any]:
 
 
 def _write(mlflow: Any, client: Any, experiment: str, record: Record, known: Any) -> int:
-    """Create or complete one run; how many points were added. The tag that says it is complete is set last."""
+    """Create or complete one run; returns how many points were added. The tag that marks it complete is set last."""
     points: Sequence[Point] = record.points
     if known is None:
         known = client.create_run(experiment, int(record.began * 1000), {_RUN: record.run}, run_name=record.run)
         params = [mlflow.entities.Param(n, str(v)) for n, v in record.params.items()]
     else:
-        there_already = known.data.params  # a run's axes are its identity; MLflow lets none be changed
+        there_already = known.data.params  # a run's axes are its identity; MLflow does not allow changes
         params = [mlflow.entities.Param(n, str(v)) for n, v in record.params.items() if n not in there_already]
         there = {(n, m.step) for n in known.data.metrics for m in client.get_metric_history(known.info.run_id, n)}
         points = [p for p in points if (p.name, p.step) not in there]
     run = known.info.run_id
     metrics = [mlflow.entities.Metric(p.name, p.value, int(p.made * 1000), p.step) for p in points]
-    told = {**record.tags, "raysweep.status": record.status, "raysweep.reason": record.reason[-_TEXT:]}
-    tags = [mlflow.entities.RunTag(k, v) for k, v in {**told, _ROWS: record.digest}.items()]
+    about = {**record.tags, "raysweep.status": record.status, "raysweep.reason": record.reason[-_TEXT:]}
+    tags = [mlflow.entities.RunTag(k, v) for k, v in {**about, _ROWS: record.digest}.items()]
     while len(metrics) > _METRICS or len(params) > _PARAMS:
         client.log_batch(run, metrics=metrics[:_METRICS], params=params[:_PARAMS])
         metrics, params = metrics[_METRICS:], params[_PARAMS:]

@@ -1,4 +1,4 @@
-"""A store's rows as a tracker wants them: for each run its parameters, what became of it, and points of metrics."""
+"""A store's rows as a tracker wants them: for each run its parameters, how it ended, and points of metrics."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from raysweep.sweep.stored import stored_sweep
 
 __all__ = ["Exported", "Point", "Record", "package", "read_records"]
 
-_WORST = ("failed", "diverged", "skipped", "ok")  # the first of its cells' statuses is a run's
-_COSTS = ("flops", "seconds")  # stamps that are metrics to a tracker
+_WORST = ("failed", "diverged", "skipped", "ok")  # a run has the first of these that one of its cells has
+_COSTS = ("flops", "seconds")  # stamped columns that are metrics to a tracker
 _MILLI = 1000  # steps are whole numbers: a time axis of fractions is counted in thousandths
 
 
@@ -35,10 +35,10 @@ class Point(NamedTuple):
     """One value of a metric.
 
     Attributes:
-        step: A tracker has one axis of time, so several are combined into one that grows as they do: of the axes of
-            role `time`, in the order in which the experiment declares them, each counts in units of the power of 1,000
-            above all values of those after it. Step 250 of round 3 is 3,250, as long as rounds have fewer than 1,000
-            steps.
+        step: A tracker has one time axis, so several are combined into one that increases with each of them. The axes
+            of role `time` are taken in the order in which the experiment declares them; each counts in units of the
+            power of 1,000 above all values of those after it. Step 250 of round 3 is 3,250, as long as rounds have
+            fewer than 1,000 steps.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Record:
 
     Attributes:
         run: Its key.
-        status: ok | diverged | failed | skipped: the worst of its cells.
+        status: ok | diverged | failed | skipped: the worst status of its cells.
         reason: Why it is not ok.
-        params: Its axes, observed ones left out.
-        tags: Where it comes from.
+        params: Its axes, except observed ones.
+        tags: Its sweep, pack, device, world and attempt.
         points: Finite values of its metrics, by time.
-        began, ended: Seconds since 1970, of its first and last row.
+        began, ended: When its first and last rows were made, in seconds since 1970.
     """
 
     run: str
@@ -72,15 +72,15 @@ class Record:
 
     @cached_property
     def digest(self) -> str:
-        """Of all that is exported: a run with the same digest has nothing new."""
-        told = (
+        """A hash of all that is exported: a run with the same digest has nothing new."""
+        content = (
             self.run,
             self.status,
             self.reason,
             sorted(self.params.items()),
             [(p[0], p[1], p[3]) for p in self.points],
         )
-        return hashlib.blake2b(repr(told).encode(), digest_size=8).hexdigest()
+        return hashlib.blake2b(repr(content).encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Exported:
     """What an export did.
 
     Attributes:
-        dest: Where to look for it.
+        dest: Where the export is.
         runs: Runs in the store.
         written: Runs that were new there or had something new.
         points: Values of metrics that were added.
@@ -108,7 +108,7 @@ def package(module: str, tracker: str) -> Any:
     """
     try:
         found = importlib.import_module(module)
-        # Trackers leave folders of their own name where they are run, which Python imports as empty namespaces.
+        # Trackers leave folders of the same name where they are run, which Python imports as empty namespaces.
         if hasattr(found, "__path__") and getattr(found, "__file__", None) is None:
             sys.modules.pop(module)
             raise ImportError(f"only a folder of that name, {next(iter(found.__path__))}")
@@ -121,11 +121,11 @@ def package(module: str, tracker: str) -> Any:
 
 
 def read_records(store: Store, metrics: Sequence[str] = ()) -> tuple[str, list[Record]]:
-    """The sweep's name, and every run of it as it is now, in order of its key.
+    """The sweep's name, and every run of it as it is now, in the order of run keys.
 
     Raises:
-        LedgerError: it is not a store, or holds no rows.
-        ExportError: a metric it does not have.
+        LedgerError: `store` is not a store, or holds no rows.
+        ExportError: the store has no such metric.
     """
     file, name = stored_sweep(store)
     table, _ = cells(store)
@@ -140,7 +140,7 @@ class _Columns(NamedTuple):
 
 
 def _columns(schema: pa.Schema, wanted: Sequence[str]) -> _Columns:
-    """What the columns of a ledger are to a tracker."""
+    """Sort a ledger's columns by their meaning to a tracker."""
     meta = {f.name: {k.decode(): v.decode() for k, v in (f.metadata or {}).items()} for f in schema}
     axes = [n for n in schema.names if meta[n].get("role") == "axis"]
     observed = [n for n in axes if meta[n].get("kind") == "observed"]
@@ -175,7 +175,9 @@ def _records(table: pa.Table, columns: _Columns, sweep: str, file: str) -> Itera
     runs = table.column("run").combine_chunks().dictionary_encode().indices.to_numpy()
     bounds = np.append(np.flatnonzero(np.diff(runs, prepend=-1)), len(runs)).tolist()
     made = _seconds(table)
-    same = (np.diff(runs, prepend=-1) == 0) & (np.diff(steps, prepend=-1) == 0)  # as the row before: another budget
+    same = (np.diff(runs, prepend=-1) == 0) & (
+        np.diff(steps, prepend=-1) == 0
+    )  # same run and step as the row before: another budget
     values = {n: table.column(n).to_numpy().astype(np.float64) for n in columns.metrics}
     budgets = [table.column(n).to_pylist() for n in columns.budgets if len(table.column(n).unique()) > 1]
     names = [n for n in columns.budgets if len(table.column(n).unique()) > 1]
@@ -213,7 +215,7 @@ def _records(table: pa.Table, columns: _Columns, sweep: str, file: str) -> Itera
 
 
 def _steps(table: pa.Table, times: Sequence[str]) -> npt.NDArray[np.int64]:
-    """[rows] the one step that `Point` says."""
+    """[rows] the combined step that `Point` describes."""
     steps, unit = np.zeros(len(table), dtype=np.int64), 1
     for name in reversed(times):
         column = pc.fill_null(table.column(name), 0)
@@ -233,11 +235,11 @@ def _seconds(table: pa.Table) -> list[float]:
 
 
 def _varies(column: npt.NDArray[np.float64], same: npt.NDArray[np.bool_]) -> bool:
-    """Whether a metric depends on a budget: differs between rows of one run at one time."""
+    """Whether a metric depends on a budget, that is, differs between rows of one run at one time."""
     before = np.roll(column, 1)
     return bool((same & (column != before) & ~(np.isnan(column) & np.isnan(before))).any())
 
 
 def _label(name: str, value: Any) -> str:
-    """`.k-10`: what every tracker allows in a name, and no folder to one that makes files of names."""
+    """A suffix such as `.k-10`, which every tracker allows in a name; without a slash, which some take as a folder."""
     return "." + re.sub(r"[^\w.\- ]", "_", f"{name}-{value:g}" if isinstance(value, float) else f"{name}-{value}")

@@ -1,4 +1,4 @@
-"""To TensorBoard: one folder of event files for each run, with its hyper-parameters."""
+"""Export to TensorBoard: one folder of event files per run, with its hyper-parameters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REASON = "reason/text_summary"
 
 
 def write(records: Sequence[Record], sweep: str, dest: str | None) -> Exported:
-    """Bring a log folder up to date. Event files are named by what they complete; one is added when there is more.
+    """Bring a log folder up to date. An event file's name ends in the run's digest; new points make a new file.
 
     Raises:
         ExportError: TensorBoard is not installed, or the folder cannot be written.
@@ -47,7 +47,7 @@ def write(records: Sequence[Record], sweep: str, dest: str | None) -> Exported:
 
 
 def _events(record: Record, points: Sequence[Any], first: bool) -> Iterator[Any]:
-    """The events of one file: its version, the run's hyper-parameters, scalars by step, how it ended."""
+    """The events of one file: its version, the run's hyper-parameters, scalars by step, and how the run ended."""
     event_pb2 = package("tensorboard.compat.proto.event_pb2", "tensorboard")
     summary_pb2 = package("tensorboard.compat.proto.summary_pb2", "tensorboard")
     yield event_pb2.Event(wall_time=record.began, file_version="brain.Event:2")
@@ -80,11 +80,11 @@ def _end(record: Record, summary_pb2: Any) -> Any:
     if record.reason:
         tensor_util = package("tensorboard.util.tensor_util", "tensorboard")
         text = package("tensorboard.plugins.text.metadata", "tensorboard")
-        told = f"**{record.status}**\n\n```\n{record.reason}\n```"
+        reason = f"**{record.status}**\n\n```\n{record.reason}\n```"
         summary.value.add(
             tag=_REASON,
             metadata=text.create_summary_metadata(display_name="reason", description=""),
-            tensor=tensor_util.make_tensor_proto([told.encode()]),
+            tensor=tensor_util.make_tensor_proto([reason.encode()]),
         )
     return summary
 
@@ -99,7 +99,7 @@ def _hparams(summary_pb2: Any, tag: str, data: Any) -> Any:
 
 
 def _write_file(target: Path, events: Iterator[Any]) -> None:
-    """Whole or not at all: a name with the digest in it says that all of it is there."""
+    """Write a file completely or not at all: a name that contains the digest means that the file is complete."""
     writer_of = package("tensorboard.summary.writer.record_writer", "tensorboard").RecordWriter
     temporary = target.with_name(f".tmp-{secrets.token_hex(6)}")
     try:

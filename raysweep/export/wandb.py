@@ -1,7 +1,7 @@
-"""To Weights & Biases: one run for one run here, in the project named as the sweep; online or offline.
+"""Export to Weights & Biases: one W&B run per run, in a project named after the sweep; online or offline.
 
-`WANDB_MODE=offline` writes folders that `wandb sync` uploads later. What was logged is remembered in a file of the
-run's own folder below --dest, so export from one place.
+`WANDB_MODE=offline` writes folders that `wandb sync` uploads later. A file in the run's own folder below --dest
+remembers what was logged, so always export to the same folder.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def write(records: Sequence[Record], sweep: str, dest: str | None) -> Exported:
 
 
 def _remembered(root: Path) -> dict[str, Any]:
-    """What was logged of each run, by the newest of its folders."""
+    """What was logged for each run, according to its newest folder."""
     found: dict[str, Any] = {}
     for file in sorted(root.glob(f"wandb/*run-*/files/{_MEMORY}")):
         try:
-            told = json.loads(file.read_text())
-            found[str(told["run"])] = {"rows": str(told["rows"]), "points": list(told["points"])}
+            memory = json.loads(file.read_text())
+            found[str(memory["run"])] = {"rows": str(memory["rows"]), "points": list(memory["points"])}
         except (ValueError, KeyError, TypeError):
-            continue  # torn: the run is logged again
+            continue  # an incomplete file: the run is logged again
     return found
 
 
@@ -65,7 +65,7 @@ def _write(wandb: Any, root: Path, sweep: str, record: Record, there: set[tuple[
         settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
         reinit="finish_previous", allow_val_change=True,
     )  # fmt: skip
-    run.define_metric("*", step_metric=_TIME)  # W&B's own step only ever grows
+    run.define_metric("*", step_metric=_TIME)  # W&B's own step can only increase
     for step, group in groupby(new, key=lambda p: p.step):
         run.log({_TIME: step, **{p.name: p.value for p in group}})
     if record.reason:

@@ -4,7 +4,7 @@ An axis has a *kind*, which says how it is executed:
 
 * `shape`: changes tensor shapes or the program; cells that differ here cannot share a pack.
 * `lane`: differs per run but not in shape; stacked inside a pack.
-* `observed`: read off a run that happens anyway; never enumerated to plan.
+* `observed`: measured during a run that happens anyway; never enumerated for a plan.
 
 The kind may depend on another axis of the same cell (`KindBy`): training time is observed under a
 constant schedule and a lane under cosine.
@@ -27,7 +27,7 @@ Kind = Literal["shape", "lane", "observed"]
 
 
 RANGES = ("geom", "log2", "linear", "range")
-_MAX_POINTS = 1_000_000  # of one range
+_MAX_POINTS = 1_000_000  # values of one range
 TYPES: dict[type, str] = {
     bool: "true or false",
     int: "an integer",
@@ -60,10 +60,10 @@ class Axis:
         follows: Name of an axis whose value is the default instead (`data_seed` follows `seed`).
         low, high: Inclusive bounds.
         choices: The only values allowed.
-        unit, help: Shown by `plan`, in errors and in the ledger's metadata.
+        unit, help: Texts shown by `plan`, in errors and in the ledger's metadata.
         role: `seed` for replicates, `time` for training time: what a fit may reduce over.
-        inferred: Its type was read off the values of a grid, and may change as the grid grows: equal numbers are then
-            one value whatever their type (1 and 1.0).
+        inferred: Its type was inferred from the values of a grid, and may change as the grid grows: equal numbers are
+            then one value whatever their type (1 and 1.0).
         optional: A cell may lack the axis, which is then no part of its key.
         nullable: Null is one of its values.
     """
@@ -129,7 +129,7 @@ class Axis:
         return value
 
     def plain(self, value: Value) -> Any:
-        """A value as a user's function is given it: of the axis's type, lists and mappings as they were written."""
+        """A value as passed to a user's function: of the axis's type, lists and mappings as they were written."""
         if isinstance(value, Json):
             return value.plain
         return float(value) if self.type is float and type(value) is int else value
@@ -144,7 +144,7 @@ class Axis:
 
 
 def _cast(raw: Any, to: type) -> Value | None:
-    """`raw` as `to`, or None where that would lose or invent something. YAML reads `1e-3` as a word."""
+    """`raw` converted to `to`, or None where that would lose or add something. YAML reads `1e-3` as a word."""
     if to is bool or isinstance(raw, bool):
         return raw if to is bool and isinstance(raw, bool) else None
     if to is str:
@@ -175,7 +175,7 @@ def axis_values(axis: Axis, spec: Any, where: str) -> tuple[Value, ...]:
     * `{linear: [low, high, n]}`: n points evenly spaced
     * `{range: n}`, `{range: [start, stop]}`, `{range: [start, stop, step]}`: as Python's, stop excluded
 
-    Integer axes stay integers: points are rounded, and what coincides is kept once.
+    Integer axes stay integers: points are rounded, and coinciding ones are kept once.
 
     Raises:
         SweepError: an unknown range, wrong arguments, an empty list or an invalid value.
@@ -251,13 +251,13 @@ def _range(axis: Axis, spec: Mapping[str, Any], where: str) -> list[Any]:
 
 
 def _length(*arguments: int) -> int:
-    """The length of a range, which `len` refuses to tell beyond 2^63."""
+    """The length of a range; `len` fails beyond 2^63."""
     numbers = range(*arguments)
     return max(0, -(-(numbers.stop - numbers.start) // numbers.step))
 
 
 def described(axis: Axis) -> dict[str, Any]:
-    """An axis as plain data, for JSON: what counting a grid's cells needs, without the experiment's code."""
+    """An axis as plain data, for JSON: enough to count a grid's cells without the experiment's code."""
     kind: Any = axis.kind
     if isinstance(kind, KindBy):
         kind = {"axis": kind.axis, "kinds": [list(pair) for pair in kind.kinds.items()], "otherwise": kind.otherwise}
@@ -272,7 +272,7 @@ def declared(plain: Mapping[str, Any]) -> Axis:
     """Undo `described`.
 
     Raises:
-        KeyError, TypeError, ValueError: it is no description of an axis; `index_axes` checks the rest.
+        KeyError, TypeError, ValueError: it is not a description of an axis; `index_axes` checks the rest.
     """
     types = {known.__name__: known for known in TYPES}
     kind = plain["kind"]
@@ -336,7 +336,7 @@ def index_axes(axes: Sequence[Axis]) -> dict[str, Axis]:
                 raise SweepError(
                     f"axis {axis.name} follows {lead.name}, so it has no default, but got {axis.default!r}"
                 )
-        if axis.default is not None:  # canonical, as the values it is compared with
+        if axis.default is not None:  # canonical, like the values it is compared with
             table[axis.name] = replace(axis, default=axis.parse(axis.default, f"axis {axis.name}: default"))
     return table
 

@@ -16,7 +16,7 @@ from raysweep.grid.values import Value
 
 __all__ = ["MAX_WORK", "Derived", "check_kinds", "compute", "is_derived", "parse_derived"]
 
-_MOST = 4_000_000  # values of one derived axis, repeated for what is zipped with its sources
+_MOST = 4_000_000  # values of one derived axis, repeated for the axes that are zipped with its sources
 MAX_WORK = 100_000_000  # characters of formulas evaluated, at about 7 million a second
 
 
@@ -34,7 +34,7 @@ class Derived:
 
     @property
     def work(self) -> int:
-        """What one cell takes, in characters; a call costs as much as 16."""
+        """The cost of one cell, in characters; a call counts as 16."""
         return sum(16 + len(entry.text) for entry in self.entries if isinstance(entry, Formula))
 
 
@@ -72,7 +72,7 @@ def compute(
 
     Args:
         derived: The derived axes of these tables.
-        name: The one to compute; one that is no derived axis, or has been computed, changes nothing.
+        name: The one to compute; one that is not derived, or was computed already, changes nothing.
         given: Axes that the grid gives somewhere, if these tables may still lack some of them.
         path: The derived axes that lead to this one.
 
@@ -147,14 +147,14 @@ def _values(own: Derived, cell: Mapping[str, Value]) -> tuple[Value, ...]:
         try:
             values[own.axis.parse(found, own.where)] = None
         except SweepError:
-            assert isinstance(entry, Formula)  # what is no formula was parsed before
+            assert isinstance(entry, Formula)  # entries that are not formulas were parsed before
             at = ", ".join(f"{n}={cell[n]}" for n in entry.names)
             own.axis.parse(found, f"{own.where}: `{entry.text}` at {at}")
     return tuple(values)
 
 
 def check_kinds(tables: Term, derived: Sequence[Derived], axes: Mapping[str, Axis]) -> None:
-    """What a run is trained with must not depend on what is read off it.
+    """Refuse axes of a run that depend on what is measured during it.
 
     Raises:
         SweepError: a derived axis that is not observed depends on one that is, in some cell of these tables.
@@ -169,5 +169,5 @@ def check_kinds(tables: Term, derived: Sequence[Derived], axes: Mapping[str, Axi
             if "observed" in kinds and axis.kind != own.axis.kind:
                 raise SweepError(
                     f"{own.where}: {own.axis.name} must not depend on observed axes, as it is not observed itself, but "
-                    f"names {source}, which is read off a run. Write {own.axis.name}'s values out, or `zip` them"
+                    f"names {source}, which is measured during a run. Write {own.axis.name}'s values out, or `zip` them"
                 )

@@ -1,4 +1,4 @@
-"""Enumeration: the runs of a grid, each with its key and its observed set, without a Python object a run."""
+"""Enumeration: the runs of a grid, each with its key and its observed set, without a Python object per run."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def enumerate_runs(terms: Sequence[Term], axes: Mapping[str, Axis], identity: st
     """Every run of a grid, with its key and its observed set.
 
     Args:
-        terms: What `expand` returned.
+        terms: The result of `expand`.
         axes: The experiment's axes by name.
-        identity: What else enters a run's key: experiment, version, world, data; one line each.
+        identity: The other contents of a run's key: experiment, version, world, data; one line each.
 
     Raises:
         SweepError: an axis without default is missing, or the grid has more than `MAX_RUNS` runs.
@@ -42,17 +42,17 @@ def enumerate_runs(terms: Sequence[Term], axes: Mapping[str, Axis], identity: st
     if size > (most := _max_runs()):
         raise SweepError(
             f"grid: at most {most:,} runs can be planned, but got {size:,}. Make axes shorter, split the sweep, or set "
-            "the environment variable RAYSWEEP_MAX_RUNS if memory allows (about 100 bytes a run)"
+            "the environment variable RAYSWEEP_MAX_RUNS if memory allows (about 100 bytes per run)"
         )
     parts = [_term_runs(t, axes, identity) for t in terms]
     return parts[0] if len(parts) == 1 else _union(parts)
 
 
 def _max_runs() -> int:
-    told = os.environ.get("RAYSWEEP_MAX_RUNS", str(MAX_RUNS))
-    if not told.isdecimal() or len(told) > 12:
-        raise SweepError(f"RAYSWEEP_MAX_RUNS must be a whole number of runs, but got {told!r}")
-    return int(told)
+    given = os.environ.get("RAYSWEEP_MAX_RUNS", str(MAX_RUNS))
+    if not given.isdecimal() or len(given) > 12:
+        raise SweepError(f"RAYSWEEP_MAX_RUNS must be a whole number of runs, but got {given!r}")
+    return int(given)
 
 
 def _fixed_kinds(term: Term, axes: Mapping[str, Axis]) -> Iterator[Term]:
@@ -149,7 +149,7 @@ def _term_runs(term: Term, axes: Mapping[str, Axis], identity: str) -> Runs:
 
 
 def _check_sets(tied: Sequence[Sequence[Table]]) -> None:
-    """Refuse more different observed sets than can be packed: runs that differ in theirs share no pack."""
+    """Refuse more distinct observed sets than can be packed: runs with different sets cannot share a pack."""
     sets = math.prod(len(set(tables)) for tables in tied)
     if sets > _MAX_SETS:
         raise SweepError(
@@ -161,7 +161,7 @@ def _check_sets(tied: Sequence[Sequence[Table]]) -> None:
 def _merge_equal(
     observed: Sequence[Observed], code: npt.NDArray[np.integer[Any]]
 ) -> tuple[tuple[Observed, ...], npt.NDArray[np.int32]]:
-    """Equal observed sets as one, so that their runs may share a pack; and the runs' codes into them."""
+    """Merge equal observed sets, so that their runs may share a pack; and the runs' codes into them."""
     place: dict[Observed, int] = {}
     recode = np.array([place.setdefault(o, len(place)) for o in observed], dtype=np.int32)
     return tuple(place), recode[code]
@@ -205,7 +205,7 @@ def run_keys(
 
 
 def _union(parts: Sequence[Runs]) -> Runs:
-    """One `Runs` out of several terms': equal keys are one run, whose observed sets are joined."""
+    """Merge the `Runs` of several terms: equal keys are one run, whose observed sets are joined."""
     values: dict[str, dict[Value | None, int]] = {n: {} for p in parts for n in p.values}
     codes: dict[str, list[npt.NDArray[Any]]] = {n: [] for n in values}
     for part in parts:

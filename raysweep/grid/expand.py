@@ -33,7 +33,7 @@ class _Rule:
 
 @dataclass(frozen=True)
 class _Part:
-    """A term in the making: its tables, and what waits until all of them are there."""
+    """An unfinished term: its tables, and what waits until all of them exist."""
 
     tables: Term = ()
     derived: tuple[Derived, ...] = ()
@@ -51,13 +51,13 @@ def expand(spec: Mapping[str, Any], axes: Mapping[str, Axis], where: str = "grid
     are algebra, each a list (a single entry may stand alone):
 
     * `zip`: mappings of equally long axes that move together
-    * `concat`: grids, of which a cell is in one (their union)
+    * `concat`: grids, whose union is taken
     * `when`: `{if: {axis: value or list}, then: grid}`; cells that do not match keep the defaults
     * `exclude`: `{axis: value or list}`; cells that match all axes of a mapping are left out
 
     Raises:
         SweepError: an unknown axis (with the nearest names), an axis named twice in one product, unequal zips, a
-            derived axis that has no value in some cell or depends on itself, an exclusion of what no cell has.
+            derived axis that has no value in some cell or depends on itself, an exclusion of a value that no cell has.
     """
     given = _named(spec)
     parts: list[_Part] = []
@@ -98,7 +98,7 @@ class _Untyped(Axis):
 
 
 def _named(spec: Any) -> set[str]:
-    """Every axis that a grid gives values to, in whatever branch."""
+    """Every axis that a grid gives values to, in any branch."""
     names: set[str] = set()
     for key, entry in spec.items() if isinstance(spec, Mapping) else ():
         parts = entry if isinstance(entry, list) else [entry]
@@ -136,7 +136,7 @@ def _expand(spec: Any, axes: Mapping[str, Axis], where: str, given: Collection[s
     ]
     for rule in left_out:
         if not rule.wanted:
-            raise SweepError(f"{rule.where}: must name an axis at least, as {{axis: values}}, but got {{}}")
+            raise SweepError(f"{rule.where}: must name at least one axis, as {{axis: values}}, but got {{}}")
     return tuple(replace(part, exclude=(*part.exclude, *left_out)) for part in parts)
 
 
@@ -161,7 +161,7 @@ def _axis(name: Any, axes: Mapping[str, Axis], where: str) -> Axis:
 
 
 def _plain(axis: Axis, entry: Any, axes: Mapping[str, Axis], where: str) -> _Part:
-    """One axis: a table of its values, or what computes them."""
+    """One axis: a table of its values, or the derived axis that computes them."""
     if not is_derived(axis, entry, axes):
         return _Part((Table((axis.name,), tuple((v,) for v in axis_values(axis, entry, where))),))
     return _Part(derived=(parse_derived(axis, entry, axes, where),))
@@ -239,7 +239,7 @@ def _when(
 
 
 def _partition(parts: Sequence[_Part], rule: _Rule, axes: Mapping[str, Axis]) -> tuple[list[_Part], list[_Part]]:
-    """What of some parts matches a rule, and what does not: split off one axis at a time."""
+    """The parts that match a rule, and those that do not: split off one axis at a time."""
     yes, no = list(parts), []
     for name, values in rule.wanted.items():
         matching: list[_Part] = []
@@ -271,7 +271,7 @@ def _exclude(parts: Sequence[_Part], axes: Mapping[str, Axis], where: str) -> tu
 
 
 def _check_values(rule: _Rule, parts: Sequence[_Part], axes: Mapping[str, Axis]) -> None:
-    """Refuse to exclude a value that no cell has: most likely it is misspelt."""
+    """Refuse to exclude a value that no cell has: it is most likely misspelt."""
     for name, values in rule.wanted.items():
         have = set().union(*(column(part.tables, axes[name], axes) for part in parts))
         missing = [value for value in values if value not in have]

@@ -1,4 +1,4 @@
-"""Formulas: what a derived axis is computed by (`size: "width * 4"`), a safe part of Python's expressions.
+"""Formulas, which compute derived axes (`size: "width * 4"`): a safe subset of Python's expressions.
 
 A formula has numbers, words in quotes, names of axes, + - * / // % **, comparisons, `and`, `or`, `not`, `a if b else c`
 and the functions in `FUNCTIONS`. Nothing is executed but these; numbers stay below 1024 bits.
@@ -23,8 +23,8 @@ __all__ = ["FUNCTIONS", "Formula", "is_formula", "parse_formula"]
 
 _LONGEST = 1000  # characters of a formula
 _DEEPEST = 40  # operations within operations
-_NEAR = 0.8  # how alike a misspelt name is to an axis, of 1
-_BITS = 1024  # of a whole number on the way to a value
+_NEAR = 0.8  # similarity of a misspelt name to an axis, at most 1
+_BITS = 1024  # largest size of a whole number in a computation
 _ACTS = (ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Call)
 _NAME = re.compile(r"[^\W\d]\w*")
 _WORDLIKE = re.compile(r"[\w./-]+")  # `resnet-18` and `data/train` are words, unless they name axes only
@@ -50,7 +50,7 @@ class Formula:
         """The value in a cell that holds at least `names`.
 
         Raises:
-            SweepError: it has none there (a division by zero, an overflow, the logarithm of 0); the cell is named.
+            SweepError: it has no value there (a division by zero, an overflow, the logarithm of 0); the cell is named.
         """
         try:
             found: Value = _checked(self.step(cell))
@@ -63,8 +63,8 @@ class Formula:
 def is_formula(entry: Any, names: Collection[str]) -> bool:
     """Whether a grid's entry (or one of a list) is computed: an expression that acts on axes among `names`.
 
-    What would silently become a word counts too, so that it is refused by `parse_formula`: an expression of names that
-    are nearly axes (`wdth * 4`, `Width * 4`), and a number's attribute (`width.real`). Where words are as likely
+    Text that would silently become a word counts too, so that `parse_formula` refuses it: an expression of names that
+    are nearly axes (`wdth * 4`, `Width * 4`), and a number's attribute (`width.real`). Where a word is as likely
     (`Width-4`, `Data/train`, `width.txt`), it is a word.
     """
     if isinstance(entry, list | tuple):
@@ -92,7 +92,8 @@ def parse_formula(text: str, names: Collection[str], where: str) -> Formula:
     """A formula over axes among `names`.
 
     Raises:
-        SweepError: no valid expression, too long or too deep, or it holds what formulas may not; what they may is told.
+        SweepError: an invalid expression, too long or too deep, or one with parts that formulas may not have; the
+            message lists those they may have.
     """
     if len(text) > _LONGEST:
         raise SweepError(f"{where}: a formula may have {_LONGEST:,} characters, but this one has {len(text):,}")
@@ -130,17 +131,17 @@ def _is_of_a_number(node: ast.AST, names: Collection[str]) -> bool:
 
 
 def _named(tree: ast.expr, names: Collection[str]) -> tuple[set[str], set[str]]:
-    """The names in an expression that are axes, and that are not; a function's own name is neither."""
+    """The names in an expression that are axes, and those that are not; function names are neither."""
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     found = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called}
     return found & set(names), found - set(names)
 
 
 def _step(node: ast.expr, depth: int) -> _Step:
-    """What computes a node's value from a cell.
+    """A function that computes a node's value from a cell.
 
     Raises:
-        ValueError: the rule that the node breaks.
+        ValueError: the node breaks a rule, which the message states.
     """
     if depth > _DEEPEST:
         raise ValueError(f"operations may be nested {_DEEPEST} deep in a formula")
@@ -193,7 +194,7 @@ def _number(value: Any) -> Any:
 
 
 def _checked(value: Any) -> Any:
-    """A value that a step may hand on."""
+    """A value, checked to be a valid intermediate result."""
     if isinstance(value, complex):
         raise ValueError("a negative number has no such power")
     if isinstance(value, float) and not math.isfinite(value):
@@ -211,7 +212,7 @@ def _compared(values: list[Any], tests: list[Callable[[Any, Any], bool]]) -> boo
 
 
 def _divide(a: float, b: float) -> float:
-    """a / b; whole where both are and the division leaves no rest, so that it may size an array."""
+    """a / b; whole where both are and the division is exact, so that it may size an array."""
     return a // b if b and isinstance(a, int) and isinstance(b, int) and a % b == 0 else a / b
 
 

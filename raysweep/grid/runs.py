@@ -25,7 +25,7 @@ from raysweep.grid.values import Json, Value
 __all__ = ["KEY_LENGTH", "Observed", "Runs", "fragment", "number"]
 
 KEY_LENGTH = 20  # hex digits of a run key: 80 bits, so 10^7 runs collide with probability 4e-11
-MAX_OBSERVED = 1_000_000  # cells that can be read off one run, rather than only counted
+MAX_OBSERVED = 1_000_000  # cells of one run that can be listed, rather than only counted
 _SUFFIX_BYTES = 8
 
 
@@ -40,7 +40,7 @@ def fragment(name: str, value: Value | None) -> bytes:
 
 @dataclass(frozen=True)
 class Observed:
-    """The observed values asked of one run: a union of products of tables, enumerated only on demand."""
+    """The observed values requested of one run: a union of products of tables, enumerated only on demand."""
 
     blocks: tuple[Term, ...]
     defaults: tuple[tuple[str, Value | None], ...]  # every observed axis of the experiment, and its default
@@ -76,7 +76,7 @@ class Observed:
         return found
 
     def suffixes(self, names: tuple[str, ...]) -> Mapping[tuple[Value, ...], str]:
-        """Values of these of its axes -> key suffix; made once, however often rows are matched with it."""
+        """Mapping from values of some of its axes to key suffixes; made once and used for every match of rows."""
         known = self.__dict__.setdefault("_suffixes", {})
         if names not in known:
             place = [self.names.index(name) for name in names]
@@ -84,7 +84,7 @@ class Observed:
         return known[names]  # type: ignore[no-any-return]
 
     def listable(self) -> None:
-        """Raise a SweepError where a run has too many cells to read them off."""
+        """Raise a SweepError where a run has too many cells to list."""
         cells = sum(math.prod(len(t.rows) for t in block) for block in self.blocks)
         if cells > MAX_OBSERVED:
             raise SweepError(
@@ -93,7 +93,7 @@ class Observed:
             )
 
     def suffix(self, values: Sequence[Value]) -> str:
-        """What a cell's key adds to its run's: nothing where all observed axes are at their default."""
+        """The suffix that a cell's key adds to its run's: empty where all observed axes are at their default."""
         text = b"".join(
             fragment(name, value)
             for (name, default), value in sorted(zip(self.defaults, values, strict=True))
@@ -116,13 +116,13 @@ class Observed:
 
 
 def number(codes: Iterable[tuple[npt.NDArray[np.integer[Any]], int]], n: int) -> npt.NDArray[np.int64]:
-    """[n] the rows of several columns of codes, each below its size, as one column: equal rows, equal numbers."""
+    """[n] the rows of several columns of codes, each below its size, as one column of numbers, equal for equal rows."""
     group, groups = np.zeros(n, dtype=np.int64), 1
     for code, size in codes:
         if size == 1 or not n:
             continue
         group, groups = group * size + code, groups * size
-        if groups <= max(n, 1 << 16):  # a table of what occurs costs a pass; sorting costs many
+        if groups <= max(n, 1 << 16):  # a table of the values that occur takes one pass; sorting takes many
             seen = np.zeros(groups, dtype=bool)
             seen[group] = True
             place = np.cumsum(seen) - 1
@@ -180,7 +180,7 @@ class Runs:
         """The first run of each combination of values that these axes take."""
         group = number([(self.codes[name], len(self.values[name])) for name in names], len(self))
         first = np.empty(group.max(initial=-1) + 1, dtype=np.int64)
-        first[group[::-1]] = np.arange(len(self))[::-1]  # of several written to one place, the last stays
+        first[group[::-1]] = np.arange(len(self))[::-1]  # where several are written to one place, the last one stays
         return [int(i) for i in first]
 
     def column(self, name: str) -> list[Any]:

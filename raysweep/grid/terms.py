@@ -1,4 +1,4 @@
-"""Terms: products of small tables, the form in which a grid's cells are held without listing them."""
+"""Terms: products of small tables, which represent a grid's cells without listing them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Term = tuple[Table, ...]
 def split(
     term: Term, axis: Axis, wanted: set[Value], axes: Mapping[str, Axis]
 ) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
-    """The parts of a term in which `axis` is, and is not, among `wanted` (each () or one term)."""
+    """The parts of a term in which `axis` is among `wanted`, and in which it is not (each () or one term)."""
     for i, table in enumerate(term):
         if axis.name in table.names:
             at = table.names.index(axis.name)

@@ -1,4 +1,4 @@
-"""Values of axes: which are equal, how they are stored, and what is no scalar.
+"""Values of axes: which are equal, how they are stored, and those that are not scalars.
 
 Equal numbers are one value whatever their type or spelling, to 12 significant digits; lists, mappings and null are
 known by their canonical JSON.
@@ -35,7 +35,7 @@ class Json(str):
     """A list, a mapping or null as canonical JSON, by which it is compared, keyed and stored.
 
     Attributes:
-        plain: What a user's function is given, with numbers as they were written.
+        plain: The value passed to a user's function, with numbers as they were written.
     """
 
     plain: Any
@@ -85,14 +85,14 @@ def _text(value: Value) -> str:
 
 
 def as_whole(value: Value | None) -> Value | None:
-    """Whole numbers as `int`, whatever they were given as; other floats canonical."""
+    """Whole numbers as `int`, whatever their type was; other floats canonical."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2.0**63:
         return int(value)
     return canonical(value)
 
 
 def unwrapped(raw: Any) -> Any:
-    """Scalars of numpy as Python's; those of few bits by their shortest decimal: float32(0.1) means 0.1."""
+    """NumPy's scalars as Python's; those with few bits by their shortest decimal: float32(0.1) means 0.1."""
     if type(raw).__module__ == "numpy" and hasattr(raw, "dtype") and getattr(raw, "ndim", 1) == 0:
         return float(str(raw[()])) if raw.dtype.kind == "f" else raw.item()
     return raw

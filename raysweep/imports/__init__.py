@@ -1,7 +1,7 @@
 """Finished results of other tools as rows of a store: an old study can be fitted, and extended by a sweep.
 
-A module a format reads trials (`trial.py`), which are matched to a sweep's axes by name and become rows under the keys
-that a run would give them. Nothing that is read is executed, and no pickle is opened.
+One module per format reads trials (`trial.py`), which are matched to a sweep's axes by name and become rows under the
+keys that a run would give them. Nothing that is read is executed, and no pickle is opened.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class Imported:
     Attributes:
         tool, study: Where the results are from.
         sweep: The name of the sweep that they are rows of.
-        trials: That were read and had ended.
-        cells: Rows by status.
-        added: Rows that the store did not have.
-        others: Of all rows, those that are no cells of the sweep's grid.
-        pending: Cells of the grid that no row is of.
-        notes: What the user should know, a sentence each.
+        trials: Number of trials that were read and had ended.
+        cells: Number of rows by status.
+        added: Number of rows that the store did not have.
+        others: Number of rows that are no cells of the sweep's grid.
+        pending: Number of cells of the grid that have no row.
+        notes: What the user should know, one sentence each.
     """
 
     tool: str
@@ -68,8 +68,8 @@ def read_study(tool: str, paths: Sequence[str], study: str | None = None) -> Stu
 
     Args:
         tool: One of `TOOLS`.
-        paths: A file or folder; of tables also several.
-        study: Of an Optuna storage with several.
+        paths: A file or folder; for tables, several are allowed.
+        study: The study's name, where an Optuna storage holds several.
 
     Raises:
         RaysweepError: there is nothing of the kind at the path, or it is damaged.
@@ -96,14 +96,14 @@ def read_study(tool: str, paths: Sequence[str], study: str | None = None) -> Stu
 
 
 def bring(store: Store, study: Study, wanted: Wanted, sweep: Sweep | None, progress: Progress) -> Imported:
-    """Add a study's trials to a store. All is read and checked before anything is written.
+    """Add a study's trials to a store. Everything is read and checked before anything is written.
 
     Args:
-        store: Made if missing.
+        store: Created if missing.
         study: What `read_study` returned.
-        wanted: How its names are to be taken.
-        sweep: Whose experiment the results are of; None makes one of the trials themselves.
-        progress: Says what opening the store says.
+        wanted: How its names are interpreted.
+        sweep: The sweep that the results belong to; None makes one from the trials themselves.
+        progress: Shows the messages of opening the store.
 
     Raises:
         RaysweepError: the trials do not match the sweep, or the store cannot be written.

@@ -1,4 +1,4 @@
-"""Files of other tools, which may come from anybody: regular ones of bounded size, parsed and never run."""
+"""Files of other tools, which may come from anybody: only regular files of bounded size, parsed and never executed."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from raysweep.errors import StudyError
 
 __all__ = ["folders", "json_lines", "json_of", "lines", "plural", "read", "whole_lines"]
 
-MOST_BYTES = 1 << 28  # of one file
+MOST_BYTES = 1 << 28  # per file
 MOST_TRIALS = 200_000
-_MOST_ENTRIES = 1_000_000  # of a folder that is listed
+_MOST_ENTRIES = 1_000_000  # per folder that is listed
 
 
 def read(path: Path, most: int = MOST_BYTES) -> str:
-    """A text file's content; a link as the last part of the path is not followed.
+    """A text file's content; the file itself must not be a link.
 
     Raises:
-        StudyError: it is missing, no regular file, a link, too large, or not UTF-8.
+        StudyError: the file is missing, not regular, a link, too large, or not UTF-8.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would keep its reader waiting
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # reading a pipe would block
     except (OSError, ValueError) as error:
         why = "it is a link, and links are not followed" if path.is_symlink() else str(error)
         raise StudyError(f"{path}: cannot be read: {why}") from error
@@ -57,7 +57,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file of JSON lines. A last line that is torn, as a crash leaves it, is left out.
+    """The objects of a file of JSON lines. An incomplete last line, as a crash leaves it, is left out.
 
     Raises:
         StudyError: as `read`, and where another line holds no JSON object.
@@ -77,7 +77,7 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def whole_lines(text: str) -> str:
-    """A text without a last line that has no end."""
+    """A text without an unterminated last line."""
     return text[: text.rfind("\n") + 1]
 
 
@@ -85,7 +85,7 @@ def folders(root: Path) -> list[Path]:
     """The folders in a folder, by name; links are not followed.
 
     Raises:
-        StudyError: it cannot be listed, or holds too much.
+        StudyError: the folder cannot be listed, or holds too many files.
     """
     try:
         with os.scandir(root) as entries:

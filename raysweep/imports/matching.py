@@ -1,4 +1,4 @@
-"""Trials matched to axes by name: the values that each trial was given, and replicates told apart."""
+"""Trials matched to axes by name: the values that each trial was given, and a seed for each replicate."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _WRAPPERS = ("config/", "config.", "params/", "params.", "params_")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user said of the results.
+    """What the user said about the results.
 
     Attributes:
         axes: Names of parameters; empty for all that the trials have in common.
-        observed: Axes that were read along the way.
-        metrics: Columns to keep; empty for every one of numbers.
+        observed: Axes whose values were logged along the way.
+        metrics: Columns to keep; empty for every numeric column.
         rename: Name here -> name there.
-        given: Axes that all trials had at one value.
+        given: Axes that had one value in all trials.
         ignore: Parameters that make no difference.
-        name: Of what is imported; empty for the study's.
+        name: Name of the imported sweep; empty for the study's name.
     """
 
     axes: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Matched:
-    """A trial and the values of its axes; one that it lacks is left out."""
+    """A trial and the values of its axes, without the axes that it lacks."""
 
     trial: Trial
     values: Mapping[str, Any]
@@ -59,11 +59,11 @@ def common(study: Study, wanted: Wanted) -> tuple[list[str], list[str]]:
     """Names of all parameters that the trials have in common, and of those that only some have.
 
     Raises:
-        StudyError: nothing tells parameters from results.
+        StudyError: parameters cannot be distinguished from results.
     """
     if any(not trial.params for trial in study.trials):
         raise StudyError(
-            f"{study.name}: a table does not tell parameters from results; name the parameters by --axes, e.g. --axes "
+            f"{study.name}: a table does not say which columns are parameters; name them by --axes, e.g. --axes "
             f"size,lr, or give --sweep FILE. {nearest('', _names(study))}"
         )
     back = {there: name for name, there in wanted.rename.items()}
@@ -79,7 +79,7 @@ def match(study: Study, axes: Iterable[str], wanted: Wanted) -> list[Matched]:
     An axis `lr` is the parameter `lr`, `config/lr` or `params_lr`, or else the only one that ends in `/lr` or `.lr`.
 
     Raises:
-        StudyError: `rename` or `given` names what is not there, or a name fits several parameters.
+        StudyError: `rename` or `given` names something that does not exist, or a name fits several parameters.
     """
     known = _names(study)
     for here, there in wanted.rename.items():
@@ -107,7 +107,7 @@ def _names(study: Study) -> set[str]:
 
 
 def _source(axis: str, study: Study, known: set[str], wanted: Wanted) -> str:
-    """The name of an axis there; "" where there is none."""
+    """The study's name for an axis; "" where there is none."""
     if axis in wanted.rename:
         return wanted.rename[axis]
     params = {n for trial in study.trials for n in trial.params} or known
@@ -124,7 +124,7 @@ def _source(axis: str, study: Study, known: set[str], wanted: Wanted) -> str:
 
 
 def parameters(study: Study, axes: Iterable[str], wanted: Wanted) -> frozenset[str]:
-    """Columns of results that are no metrics: those of axes, and others that are parameters by their names."""
+    """Columns of results that are no metrics: axes, and others whose names mark them as parameters."""
     if any(trial.params for trial in study.trials):
         return frozenset()
     taken = sources(study, axes, wanted)
@@ -132,13 +132,13 @@ def parameters(study: Study, axes: Iterable[str], wanted: Wanted) -> frozenset[s
 
 
 def sources(study: Study, axes: Iterable[str], wanted: Wanted) -> frozenset[str]:
-    """What axes are called there; raises StudyError as `match`."""
+    """The study's names for axes; raises StudyError as `match`."""
     known = _names(study)
     return frozenset(_source(axis, study, known, wanted) for axis in axes) - {""}
 
 
 def grouped(trials: Sequence[Matched], observed: Sequence[str], wanted: Wanted) -> list[Matched]:
-    """Rows of a table as trials: those of equal parameters are one history, unless two are of one time."""
+    """Rows of a table as trials: rows with equal parameters are one history, unless two have the same time."""
     found: dict[str, list[list[Matched]]] = {}
     seen: dict[str, set[str]] = {}  # times in the last history of each
     for one in trials:
@@ -157,7 +157,7 @@ def grouped(trials: Sequence[Matched], observed: Sequence[str], wanted: Wanted) 
 
 
 def _identity(values: Mapping[str, Any]) -> str:
-    """The same for equal values, whatever numbers are spelt as."""
+    """A text that is the same for equal values, however numbers are written."""
     return repr(sorted((n, repr(_number(v))) for n, v in values.items()))
 
 
@@ -168,9 +168,10 @@ def _number(value: Any) -> Any:
 
 
 def distinct(trials: Sequence[Matched]) -> tuple[list[list[Matched]], list[str]]:
-    """Trials by equal parameters, and what was left out: of those with a complete trial, the ones that are not.
+    """Trials grouped by equal parameters, and a note on the trials left out.
 
-    The first comes first, by when it was started, so that an import later on numbers old trials as before.
+    A group with a complete trial loses its incomplete ones. Trials are in the order of their start, so that a later
+    import numbers old trials as before.
     """
     order = sorted(trials, key=lambda m: math.inf if m.trial.started is None else m.trial.started)
     groups: dict[str, list[Matched]] = {}
@@ -181,12 +182,12 @@ def distinct(trials: Sequence[Matched]) -> tuple[list[list[Matched]], list[str]]
         done = [m for m in group if m.trial.state == "complete"] or group[-1:]
         left += len(group) - len(done)
         kept.append(done)
-    said = f"{plural(left, 'trial')} did not complete, but a trial of equal parameters did or came later: left out."
+    said = f"{plural(left, 'trial')} did not complete, but a trial with equal parameters did or came later: left out."
     return kept, [said] if left else []
 
 
 def numbered(groups: Sequence[Sequence[Matched]], axis: str, values: Sequence[Any]) -> list[Matched]:
-    """Trials of equal parameters with a seed each: of these values in their order, and whole numbers beyond them."""
+    """Give each trial of a group a seed: these values in order, then the following whole numbers."""
     most = max((len(group) for group in groups), default=0)
     numbers = list(values)
     following = 1 + max((int(v) for v in numbers if isinstance(v, int | float)), default=-1)

@@ -24,14 +24,14 @@ _ENDED: Mapping[str, State] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL
 _METRICS = "study:metric_names"
 _HEADER = b"SQLite format 3\0"
 _MOST_VALUES = 20_000_000
-_MOST_STEPS = 50_000  # of SQLite's machine, in thousands: a crafted file must not keep it busy for ever
+_MOST_STEPS = 50_000  # millions of steps of SQLite's machine: a crafted file must not keep it busy for ever
 _LONGEST = 1 << 24  # bytes of a text in a database
 _TABLES = ("studies", "trials", "trial_params", "trial_values", "trial_intermediate_values")
 
 
 @dataclass
 class _Kept:
-    """A trial as a storage has it."""
+    """A trial as a storage holds it."""
 
     number: int
     state: str = "RUNNING"
@@ -51,7 +51,7 @@ def read_optuna(path: Path, study: str | None = None) -> Study:
         study: Its name; not needed where the storage holds one.
 
     Raises:
-        StudyError: it is no storage of Optuna, is damaged, or holds no such study.
+        StudyError: the file is no storage of Optuna, is damaged, or holds no such study.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -96,9 +96,9 @@ def _chosen(names: list[str], study: str | None, path: Path) -> str:
 
 def _external(value: Any, distribution: str, where: str) -> Any:
     """A parameter's value from the number that Optuna stores."""
-    told = json_of(distribution, where)
+    described = json_of(distribution, where)
     try:
-        attributes, kind = told["attributes"], str(told["name"])
+        attributes, kind = described["attributes"], str(described["name"])
         if kind == "CategoricalDistribution":
             return attributes["choices"][int(value)]
         return int(value) if kind.startswith("Int") else float(value)
@@ -112,7 +112,7 @@ def _external(value: Any, distribution: str, where: str) -> Any:
 
 
 def _of_journal(path: Path, study: str | None) -> tuple[str, list[_Kept], list[str]]:
-    """Replays the log as Optuna does: what a finished trial is given afterwards does not count."""
+    """Replay the log as Optuna does: changes to a finished trial do not count."""
     names: dict[int, str] = {}
     deleted: set[int] = set()
     metrics: dict[int, list[str]] = {}
@@ -176,7 +176,7 @@ def _apply(trial: _Kept, code: int, entry: Mapping[str, Any], where: str) -> Non
 
 
 def _time(text: str | None, zone: str = "") -> float | None:
-    """Seconds since 1970 of an ISO time; one without a zone is this machine's."""
+    """Seconds since 1970 of an ISO time; a time without a zone is in this machine's."""
     return None if text is None else datetime.fromisoformat(f"{text}{zone}").timestamp()
 
 
@@ -202,11 +202,11 @@ def _of_sqlite(path: Path, study: str | None) -> tuple[str, list[_Kept], list[st
             )
         }
         chosen = "WHERE trial_id IN (SELECT trial_id FROM trials WHERE study_id = ?)"
-        for id_, key, value, told in ask(
+        for id_, key, value, distribution in ask(
             f"SELECT trial_id, param_name, param_value, distribution_json FROM trial_params {chosen} ORDER BY param_id",
             of,
         ):
-            trials[id_].params[str(key)] = _external(value, told, f"{path}: trial {trials[id_].number}, {key}")
+            trials[id_].params[str(key)] = _external(value, distribution, f"{path}: trial {trials[id_].number}, {key}")
         for id_, i, value, kind in ask(f"SELECT trial_id, objective, value, value_type FROM trial_values {chosen}", of):
             trials[id_].values[int(i)] = _number(value, kind)
         for id_, step, value, kind in ask(
@@ -226,14 +226,14 @@ def _of_sqlite(path: Path, study: str | None) -> tuple[str, list[_Kept], list[st
 
 
 def _zone(ask: Callable[..., Iterator[tuple[Any, ...]]]) -> str:
-    """What a time's text lacks: Optuna's databases are in UTC since version 5, and were in local time before."""
+    """The missing zone of stored times: Optuna's databases use UTC since version 5, and used local time before."""
     versions = [str(version).split(".")[0] for (version,) in ask("SELECT library_version FROM version_info")]
     return "+00:00" if any(v.isdecimal() and int(v) >= 5 for v in versions) else ""
 
 
 @contextlib.contextmanager
 def _database(path: Path) -> Iterator[Callable[..., Iterator[tuple[Any, ...]]]]:
-    """What asks a database that may come from anybody: it cannot write, run extensions, or go on for ever."""
+    """A query function for a database that may come from anybody: it cannot write, run extensions, or run for ever."""
     steps = 0
 
     def busy() -> bool:
@@ -260,6 +260,6 @@ def _database(path: Path) -> Iterator[Callable[..., Iterator[tuple[Any, ...]]]]:
 
 
 def _number(value: Any, kind: str) -> float:
-    """A value, of which infinities and NaN are kept as words."""
+    """A stored value; infinities and NaN are stored as words."""
     special = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
     return special[kind] if kind in special else float(value)

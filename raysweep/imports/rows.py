@@ -38,15 +38,15 @@ class Metrics:
     """Which columns of the results become metrics.
 
     Attributes:
-        names: Under the names used here.
-        watched: Those that a cell must have to count as measured: what the sweep fits.
+        names: Their names here.
+        watched: The metrics that the sweep fits; a cell must have them to count as measured.
     """
 
     names: frozenset[str]
     watched: frozenset[str]
 
     def of(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A row's metrics, with the status that follows from them; nothing where the row has not measured enough."""
+        """A row's metrics, with the status that follows from them; empty where a watched metric is missing."""
         found = {n: v for n, v in flattened(row).items() if n in self.names and v is not None}
         if not found or not self.watched <= set(found):
             return {}
@@ -58,10 +58,10 @@ class Metrics:
 
 
 def metrics_of(study: Study, trials: Sequence[Matched], sweep: Sweep, wanted: Wanted) -> Metrics:
-    """The metrics that are kept: those asked for, or every column that holds nothing but numbers.
+    """The metrics that are kept: those asked for, or every column that holds only numbers.
 
     Raises:
-        StudyError: one that is asked for, or that the sweep fits, is not there, or is words in some rows.
+        StudyError: a metric that is asked for, or that the sweep fits, is missing, or is not a number in all rows.
     """
     params = parameters(study, sweep.axes, wanted)
     kinds: dict[str, set[type]] = {}
@@ -96,7 +96,7 @@ def metrics_of(study: Study, trials: Sequence[Matched], sweep: Sweep, wanted: Wa
 
 
 def observed_of(sweep: Sweep) -> Observed:
-    """The observed values that the sweep asks for, of its first run.
+    """The observed values that the sweep asks of its first run.
 
     Raises:
         StudyError: its runs do not observe the same axes.
@@ -109,7 +109,7 @@ def observed_of(sweep: Sweep) -> Observed:
 def make_rows(
     study: Study, trials: Sequence[Matched], sweep: Sweep, metrics: Metrics, wanted: Wanted
 ) -> tuple[list[pa.Table], int]:
-    """Tables of ledger rows, and how many trials measured nothing that counts and are left out.
+    """Tables of ledger rows, and the number of trials that are left out because they measured nothing that counts.
 
     Raises:
         StudyError: a value does not fit its axis, or two trials are one run.
@@ -127,7 +127,7 @@ def make_rows(
 
 
 def _widened(study: Study, trials: Sequence[Matched], sweep: Sweep) -> dict[str, Axis]:
-    """The sweep's axes; whole numbers read off a grid may be fractions in a trial, as they may once the grid grows."""
+    """The sweep's axes; an axis inferred as whole numbers becomes one of fractions if a trial has a fraction."""
     axes = dict(sweep.axes)
     for name, axis in sweep.axes.items():
         if axis.inferred and axis.type is int:
@@ -140,7 +140,7 @@ def _widened(study: Study, trials: Sequence[Matched], sweep: Sweep) -> dict[str,
 def _rows(
     study: Study, names: tuple[str, ...], trials: Sequence[Matched], sweep: Sweep, metrics: Metrics, wanted: Wanted
 ) -> tuple[pa.Table | None, int]:
-    """The rows of trials that have the same axes, and how many trials have none."""
+    """The rows of trials that have the same axes, and the number of trials without rows."""
     seen = observed_of(sweep)
     near = {n: snapped(sweep.runs.values[n]) for n in names if n in sweep.runs.values}  # type: ignore[arg-type]
     given = [tuple(_parsed(sweep.axes[n], one, study, near.get(n, {})) for n in names) for one in trials]
@@ -173,8 +173,8 @@ def _rows(
             status = "failed" if trial.state == "failed" else "skipped"
             for cell in asked[lane[row]]:
                 if cell not in found:
-                    told = {"status": status, "error": trial.reason, "seconds": trial.seconds}
-                    rows.append({**mine, **dict(zip(seen.names, cell, strict=True)), **told})
+                    ending = {"status": status, "error": trial.reason, "seconds": trial.seconds}
+                    rows.append({**mine, **dict(zip(seen.names, cell, strict=True)), **ending})
                     made.append(trial.finished)
         lost += len(rows) == before
     if not rows:
@@ -193,10 +193,10 @@ def _parsed(axis: Axis, one: Matched, study: Study, near: Mapping[float, Value])
 def _measured(
     one: Matched, seen: Observed, sweep: Sweep, metrics: Metrics, wanted: Wanted, study: Study
 ) -> dict[tuple[Value, ...], tuple[dict[str, Any], float | None, float | None]]:
-    """Cell -> (metrics, seconds, when it was made). Where a cell was logged in pieces or again, later values count."""
+    """Cell -> (metrics, seconds, time made). Where a cell was logged in pieces or repeatedly, later values count."""
     trial = one.trial
     if not seen.names:
-        if trial.state != "complete":  # its last value is no result of the whole training
+        if trial.state != "complete":  # its last value is not that of the whole training
             return {}
         values = metrics.of(wanted.here(trial.final))
         return {(): (values, trial.seconds, trial.finished)} if values else {}
@@ -224,7 +224,7 @@ def _float(value: Any) -> float | None:
 
 
 def _asked(sweep: Sweep, runs: Runs) -> list[Sequence[tuple[Value, ...]]]:
-    """Per run, the cells that the sweep asks of it; those of its first run where it is of another grid."""
+    """Per run, the cells that the sweep asks of it; for a run outside the grid, those of the sweep's first run."""
     of = locate(sweep.runs, [key.decode() for key in runs.keys.tolist()])
     sets = [list(observed.cells.values()) for observed in sweep.runs.observed]
     return [sets[int(sweep.runs.observed_code[i]) if i >= 0 else 0] for i in of.tolist()]
@@ -257,8 +257,8 @@ def _date(seconds: float, now: datetime) -> datetime:
 def news(rows: pa.Table, scan: Scan) -> pa.Table:
     """The rows that add something to a ledger.
 
-    A run keeps the rows of one training. Of a training that the ledger has, new cells and better statuses are news; of
-    another training, all of its rows, if it has finished more cells of the run than the one that the ledger has.
+    A run keeps the rows of one training. If the ledger already has that training, new cells and better statuses are
+    added; another training replaces it with all of its rows if it has finished more cells of the run.
     """
     if not len(scan.table):
         return rows
@@ -281,7 +281,7 @@ def news(rows: pa.Table, scan: Scan) -> pa.Table:
             keep.append(not status or (row["status"] in _FINISHED and status not in _FINISHED))
         else:
             keep.append(not there or mine[row["run"]] > sum(s in _FINISHED for s, _, _ in there.values()))
-        attempts.append(attempt + 1)  # a value after a failure, rather than one that the failure takes back
+        attempts.append(attempt + 1)  # so that a value replaces an earlier failure, not the reverse
     at = rows.schema.get_field_index("attempt")
     rows = rows.set_column(at, rows.schema.field(at), pa.array(attempts, pa.int32()))
     return rows.filter(pa.array(keep, pa.bool_()))

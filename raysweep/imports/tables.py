@@ -1,4 +1,4 @@
-"""Any table as a study: each row a trial, or (where an axis is observed) rows of equal parameters a trial's history."""
+"""Any table as a study: each row is a trial; where an axis is observed, rows of equal parameters are one history."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _MOST_ROWS = 2_000_000
 
 
 def rows_of(paths: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of one file or of several below each other, empty places left out.
+    """The rows of one file, or of several concatenated, without empty values.
 
     Raises:
-        FitError: it is no table.
-        StudyError: it has too many rows, or none.
+        FitError: a file is no table.
+        StudyError: there are too many rows, or none.
     """
     rows, _ = scan(paths[0] if len(paths) == 1 else list(paths))
     frame = gather(rows.head(_MOST_ROWS + 1))
@@ -32,7 +32,7 @@ def rows_of(paths: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def read_tables(paths: Sequence[str]) -> Study:
-    """A study of a table: CSV, JSON, JSON lines, Parquet.
+    """A study from a table: CSV, JSON, JSON lines or Parquet.
 
     Raises:
         RaysweepError: as `rows_of`.

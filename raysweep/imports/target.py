@@ -1,4 +1,4 @@
-"""Which sweep the trials are rows of: one whose file is given, or one whose grid is the trials themselves."""
+"""The sweep that the trials belong to: one whose file is given, or one whose grid is made from the trials."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def of_sweep(study: Study, wanted: Wanted, sweep: Sweep, notes: list[str]) -> li
     notes += said
     if seeds:
         notes.append(
-            f"The trials have no {seeds[0]}: those of equal parameters are numbered by it, in order of their start."
+            f"The trials have no {seeds[0]}: it numbers those with equal parameters, in the order of their start."
         )
         for other in seeds[1:]:
             raise StudyError(f"{study.name}: must have the parameter {other}; say what it was by --set {other}=VALUE")
@@ -58,12 +58,12 @@ def of_sweep(study: Study, wanted: Wanted, sweep: Sweep, notes: list[str]) -> li
 
 
 def _without_null(one: Matched, sweep: Sweep) -> Matched:
-    """A trial without the axes that are null in it, where null is no value of theirs: it lacks them."""
+    """A trial without its null axes, unless null is a value of the axis."""
     return replace(one, values={n: v for n, v in one.values.items() if v is not None or sweep.axes[n].nullable})
 
 
 def _check_ignored(study: Study, axes: Sequence[str], wanted: Wanted, path: str) -> None:
-    """Refuse to drop a parameter that the trials differ in: their results would be taken for those of equal cells."""
+    """Refuse to drop a parameter that differs between trials: their results would count as replicates."""
     seen: dict[str, set[str]] = {}
     for trial in study.trials:
         for name, value in trial.params.items():
@@ -74,7 +74,7 @@ def _check_ignored(study: Study, axes: Sequence[str], wanted: Wanted, path: str)
             raise StudyError(
                 f"{study.name}: parameter {name} has {len(values)} values, e.g. {', '.join(sorted(values)[:2])}, but "
                 f"{path} has no such axis; add it to the grid, name the axis by --rename AXIS={name}, or give --ignore "
-                f"{name} where it makes no difference"
+                f"{name} if it makes no difference"
             )
 
 
@@ -119,7 +119,7 @@ def own_sweep(store: Store, study: Study, wanted: Wanted, notes: list[str]) -> t
         seeds = [n for n in axes if n == SEED or n.endswith("_seed")]
         if seeds:
             _check_twice(study, groups, "leave one out")
-        notes.append("Some trials have equal parameters: an axis `seed` numbers them, in order of their start.")
+        notes.append("Some trials have equal parameters: an axis `seed` numbers them, in the order of their start.")
         trials = numbered(groups, SEED, ())
     else:
         trials = [group[0] for group in groups]
@@ -139,7 +139,7 @@ def own_sweep(store: Store, study: Study, wanted: Wanted, notes: list[str]) -> t
         fits = False
     if not fits:
         raise StudyError(
-            f"{study.name}: {len(trials):,} trials of {len(sweep.axes)} axes are too many for a sweep file of their "
+            f"{study.name}: {len(trials):,} trials with {len(sweep.axes)} axes are too many for a sweep file of their "
             "own; give --sweep FILE with a grid, or fewer --axes"
         )
     return sweep, trials
@@ -150,10 +150,10 @@ def _never(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _name(store: Store, study: Study, wanted: Wanted) -> str:
-    """The sweep's name: what the user says, what the store's imported sweep is called, or the study's.
+    """The sweep's name: the user's choice, or the study's name.
 
     Raises:
-        StudyError: the store is of another sweep.
+        StudyError: the store holds another sweep.
     """
     name = wanted.name or re.sub(r"[^A-Za-z0-9._-]+", "-", study.name).strip("-._")[:64] or "study"
     if store.exists("env.json"):
@@ -167,7 +167,7 @@ def _name(store: Store, study: Study, wanted: Wanted) -> str:
 
 
 def _grid(trials: Sequence[Matched], wanted: Wanted) -> dict[str, Any]:
-    """Trials as a grid: zipped axes and what was observed, one grid for trials that have both alike."""
+    """Trials as a grid: zipped axes and observed values, with one part for the trials that share both sets of names."""
     groups: dict[tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]], list[Matched]] = {}
     seen = {one.trial.id: _times(one, wanted) for one in trials}
     every = tuple(dict.fromkeys(row for rows in seen.values() for row in rows))

@@ -1,4 +1,4 @@
-"""Trials: what every reader makes of another tool's results, as plain values."""
+"""Trials: the plain values to which every reader converts another tool's results."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Trial:
 
     Attributes:
         id: The tool's name for it, unique in the study.
-        params: What it was given, by flat names such as `model/width`; empty where the tool does not part parameters
+        params: Its parameters, by flat names such as `model/width`; empty where the tool does not separate parameters
             from results (a table): both are in `final` then.
-        rows: What it measured along the way, in order.
-        final: What counts as its result where no axis is observed.
+        rows: Its measurements along the way, in order.
+        final: Its result where no axis is observed.
         state: How it ended.
         reason: Why it is not complete.
         started, finished: Seconds since 1970, where known.
@@ -41,14 +41,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Study:
-    """All that was found at a path.
+    """All trials found at a path.
 
     Attributes:
-        tool: Which tool's it is.
-        name: The study's, experiment's or file's.
+        tool: The tool that made it.
+        name: The name of the study, experiment or file.
         trials: In the tool's order.
-        notes: What was left out, a sentence each.
-        bookkeeping: Columns of its rows that are no metrics unless they are named.
+        notes: What was left out, one sentence each.
+        bookkeeping: Columns of its rows that are no metrics unless the user names them.
         clock: The column of a row that holds the wall time so far in seconds, or "".
         made: The column of a row that holds when it was made, in seconds since 1970, or "".
         table: Whether rows of equal parameters are one trial's history where an axis is observed.

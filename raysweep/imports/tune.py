@@ -43,7 +43,7 @@ _BOOKKEEPING = frozenset(
         "trial_name",
     }
 )  # what Tune adds to each result
-_ID = re.compile(r"_([0-9a-f]{5,8}_[0-9]{5})(?:_|$)")  # of a trial, in its folder's name
+_ID = re.compile(r"_([0-9a-f]{5,8}_[0-9]{5})(?:_|$)")  # a trial's id in its folder's name
 _MOST_ROWS = 5_000_000
 _UNFINISHED = ("RUNNING", "PENDING", "PAUSED")
 
@@ -52,10 +52,10 @@ def read_tune(path: Path) -> Study:
     """The trials of an experiment.
 
     Raises:
-        StudyError: it is no experiment's folder, or a file in it is damaged.
+        StudyError: the path is no experiment's folder, or a file in it is damaged.
     """
     if not path.is_dir():
-        raise StudyError(f"{path}: must be a folder of Ray Tune (an experiment's, with a folder a trial), but is none")
+        raise StudyError(f"{path}: must be the folder of a Ray Tune experiment, with one folder per trial, but is none")
     found = [path, *folders(path)]
     found = [folder for folder in found if any((folder / name).is_file() for name in (_RESULT, _PROGRESS, _PARAMS))]
     if not found:
@@ -81,18 +81,18 @@ def read_tune(path: Path) -> Study:
 
 
 def _states(path: Path) -> dict[str, str]:
-    """Trial -> state, as the newest `experiment_state-*.json` has it; nothing where there is none."""
+    """Trial -> state, according to the newest `experiment_state-*.json`; empty where there is none."""
     files = sorted(p for p in path.glob("experiment_state-*.json") if p.is_file() and not p.is_symlink())
     if not files:
         return {}
     whole = json_of(read(files[-1]), str(files[-1]))
     states: dict[str, str] = {}
     for pair in whole.get("trial_data", ()) if isinstance(whole, dict) else ():
-        told = (
+        trial = (
             json_of(pair[0], str(files[-1])) if isinstance(pair, list) and pair and isinstance(pair[0], str) else None
         )
-        if isinstance(told, dict):
-            states[str(told.get("trial_id"))] = str(told.get("status"))
+        if isinstance(trial, dict):
+            states[str(trial.get("trial_id"))] = str(trial.get("status"))
     return states
 
 
@@ -112,12 +112,12 @@ def _trial(folder: Path, states: Mapping[str, str]) -> Trial | None:
     name = str(last.get("trial_id") or (found[1] if found else folder.name))
     state: State = "complete"
     reason = ""
-    told = states.get(name, "")
-    if (folder / _ERROR).is_file() or told == "ERROR":
+    status = states.get(name, "")
+    if (folder / _ERROR).is_file() or status == "ERROR":
         state, reason = "failed", "it failed in Ray Tune"
         if (folder / _ERROR).is_file():
             reason = tail(read(folder / _ERROR)) or reason
-    elif told in _UNFINISHED:
+    elif status in _UNFINISHED:
         return None
     elif not rows:
         state, reason = "failed", "it gave no result in Ray Tune"
@@ -131,8 +131,8 @@ def _trial(folder: Path, states: Mapping[str, str]) -> Trial | None:
 
 
 def _progress(path: Path) -> list[dict[str, Any]]:
-    """The rows of a CSV file, with numbers where they are ones. A last line without an end is left out: half of a
-    number is a number, too.
+    """The rows of a CSV file, with numbers parsed. An unterminated last line is left out: half of a number is also a
+    number.
     """
     try:
         rows = list(csv.DictReader(io.StringIO(whole_lines(read(path)))))

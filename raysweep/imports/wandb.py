@@ -33,7 +33,7 @@ def read_wandb(path: Path) -> Study:
     """The runs of an export's file, of a folder of runs, or of one run's folder.
 
     Raises:
-        RaysweepError: it is neither, or damaged.
+        RaysweepError: the path is none of these, or damaged.
     """
     if path.is_dir():
         return _of_folders(path)
@@ -45,7 +45,7 @@ def read_wandb(path: Path) -> Study:
     if {"config", "summary"} <= set(rows[0]):
         rows = [{k: _mapping(v, path) if k in ("config", "summary") else v for k, v in row.items()} for row in rows]
         return _study(path, rows)
-    read_as = read_tables([str(path)])  # W&B's page exports a flat table, which does not part config from summary
+    read_as = read_tables([str(path)])  # W&B's page exports a flat table, which does not separate config from summary
     kept = [(t, _state(t.final)) for t in read_as.trials]
     trials = [
         Trial(str(t.final.get("ID", t.final.get("id", t.id))), {}, t.rows, t.final, s, _why(t.final, s))
@@ -95,7 +95,7 @@ def _study(path: Path, runs: Sequence[Mapping[str, Any]]) -> Study:
                 f"{', '.join(map(str, run)) or 'nothing'}"[:500]
             )
         if not all(isinstance(row, Mapping) for row in history):
-            raise StudyError(f"{where}: history must be a list of objects, a logged step each")
+            raise StudyError(f"{where}: history must be a list of objects, one per logged step")
         id_ = str(run.get("id") or run.get("name") or number)
         trials.append(_trial(id_, config, summary, history, state, _why(run, state)))
     name = path.resolve().name.split(".")[0]
@@ -119,12 +119,12 @@ def _of_folders(path: Path) -> Study:
         id_ = re.sub(r"^(offline-)?run-\d{8}_\d{6}-", "", folder.name)
         runs.append({"id": id_, "config": config or {}, "summary": summary, "history": history})
     if not runs:
-        what = f"{plural(binary, 'offline run')} as binary logs alone" if binary else "none"
+        what = f"{plural(binary, 'offline run')} as binary logs only" if binary else "none"
         raise StudyError(f"{path}: must hold run folders with files/{_CONFIG}, but holds {what}. {_EXPORT}")
     study = _study(path, runs)
     if not binary:
         return study
-    note = f"{plural(binary, 'run')} with a binary log alone: left out. {_EXPORT}."
+    note = f"{plural(binary, 'run')} with a binary log only: left out. {_EXPORT}."
     return Study(study.tool, study.name, study.trials, (*study.notes, note), _BOOKKEEPING, study.clock, study.made)
 
 
@@ -155,8 +155,8 @@ def _unwrapped(value: Any) -> Any:
 
 def _state(run: Mapping[str, Any]) -> State | None:
     """How a run ended; None where it has not."""
-    told = str(run.get("state", run.get("State", "finished"))).lower()
-    return _ENDED.get(told)
+    state = str(run.get("state", run.get("State", "finished"))).lower()
+    return _ENDED.get(state)
 
 
 def _why(run: Mapping[str, Any], state: State | None) -> str:
@@ -168,7 +168,7 @@ def _notes(running: int) -> tuple[str, ...]:
 
 
 def _mapping(cell: Any, path: Path) -> Any:
-    """A mapping in a cell of a CSV file: JSON, or as Python prints a dict of plain values."""
+    """A mapping in a cell of a CSV file, as JSON or as Python prints a dict of plain values."""
     if not isinstance(cell, str) or len(cell) > _LONGEST:
         return cell
     try:

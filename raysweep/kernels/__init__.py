@@ -1,4 +1,4 @@
-"""Triton kernels for a stack of lanes on CUDA. Each has a plain torch twin, which other devices and float64 use."""
+"""Triton kernels for a stack of lanes on CUDA. Each has a twin in plain torch, used on other devices and in float64."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def _triton() -> bool:
 
 
 def fused(x: Tensor) -> bool:
-    """Whether the kernels take this tensor: on a CUDA device, not in float64, and Triton is installed."""
+    """Whether the kernels take this tensor: it is on a CUDA device and not float64, and Triton is installed."""
     return x.is_cuda and x.dtype != torch.float64 and _triton()

@@ -1,4 +1,4 @@
-"""Bias and activation in one pass, backward with the bias' gradient in one pass."""
+"""Bias and activation in one pass; backward, with the bias's gradient, in one pass."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class _BiasActivation(torch.autograd.Function):
 
 
 def _tile(n: int) -> tuple[int, int]:
-    """Rows and columns of a program's tile: 2,048 numbers, 16 a thread."""
+    """Rows and columns of a program's tile: 2,048 numbers, 16 per thread."""
     width = min(1024, 1 << (n - 1).bit_length())
     return max(1, 2048 // width), width
 

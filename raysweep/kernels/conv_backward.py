@@ -1,4 +1,4 @@
-"""Gradients of convolution and group norm for every lane: the norm, the input and the weights, a kernel each."""
+"""Gradients of convolution and group norm for every lane: one kernel each for the norm, the input and the weights."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _norm_kernel(
             g = tl.where(tl.load(z + at, mask=inside, other=0.0).to(tl.float32) > 0, g, 0.0)
             tl.store(dresidual + at, g, mask=inside)
         else:
-            # z's sign from y, by the forward pass's own arithmetic: a read less.
+            # z's sign from y, by the forward pass's own arithmetic: it saves a read.
             slope = scale * gains
             offset = tl.load(bias + lane * N + channel) - centre * slope
             positive = tl.reshape(value * slope[:, None, :] + offset[:, None, :], (IMAGES * AREA, N)) > 0

@@ -14,7 +14,7 @@ __all__ = ["Tile", "by_group", "forward", "out_size", "windows"]
 
 @dataclass(frozen=True)
 class Tile:
-    """How a kernel cuts its work; it changes the time and, for `splits` alone, the order of sums.
+    """How a kernel divides its work. It changes the time and, only for `splits`, the order of sums.
 
     Attributes:
         pixels: Output pixels at a time: a multiple of the image's, or a divisor of it. A power of two.
@@ -211,7 +211,7 @@ def forward(
         weight: [lanes, k, k, C, Cout] of x's dtype.
         gain, bias: [lanes, Cout] float32.
         residual: Shape and dtype of z, or None.
-        precision: Of products of float32: "ieee" or "tf32".
+        precision: Precision of float32 products: "ieee" or "tf32".
 
     Returns:
         z and y [lanes, n, H', W', Cout] of x's dtype; moments [lanes, n, 2, Cout] float32: mean and reciprocal

@@ -13,7 +13,7 @@ from raysweep.kernels.conv_forward import Tile, forward, out_size
 
 __all__ = ["conv_norm", "forward_tile", "input_tile", "norm_tile", "supported", "weight_tile"]
 
-_LARGEST = 16384  # numbers of one image that a program's registers hold
+_LARGEST = 16384  # largest number of values of one image that a program keeps in registers
 
 
 def _power_of_two(n: int) -> bool:
@@ -145,14 +145,14 @@ def conv_norm(
 ) -> Tensor:
     """[lanes, n, H', W', Cout] relu(norm(convolution of x) + residual) of x's dtype; sums in float32.
 
-    Safe in a captured graph and the same from run to run: no atomics, no choices made on measurement.
+    Safe in a captured graph and deterministic: no atomics, and no choice depends on a measurement.
 
     Args:
         x: [lanes, n, H, W, C], bfloat16 or float32.
         weight: [lanes, k, k, C, Cout] float32, k of 1 or 3; zero padding k // 2, no bias.
         gain, bias: [lanes, Cout] float32, of the group norm.
         stride: 1 or 2.
-        groups: Of channels; divides Cout.
+        groups: Groups of channels; divides Cout.
         relu: Whether the ReLU is taken.
         residual: Added after the norm, before the ReLU: shape of the output, dtype of x; or None.
         eps: Added to the variance.

@@ -1,4 +1,4 @@
-"""Drawing a batch for every lane in one kernel: hash, index, gather. The same numbers as `streams.indices`."""
+"""Draw a batch for every lane in one kernel: hash, index, gather. The numbers are those of `streams.indices`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["draw"]
 
-_ITEMS, _COLUMNS = 32, 64  # of a tile
+_ITEMS, _COLUMNS = 32, 64  # size of a tile
 
 
 @triton.jit

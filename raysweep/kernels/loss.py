@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["cross_entropy", "logistic", "square"]
 
-_BLOCK = 1024  # numbers of a lane at a time
+_BLOCK = 1024  # numbers of a lane processed at a time
 
 
 @triton.jit
@@ -41,7 +41,7 @@ def _apart(
     outputs, targets, loss, gradient, batch: tl.constexpr, each: tl.constexpr, of_lane, of_item, of_output,
     SQUARE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Losses to which every output contributes by itself."""
+    """Losses that are sums over outputs."""
     lane = tl.program_id(0).to(tl.int64)
     total = tl.zeros((BLOCK,), dtype=tl.float32)
     for first in range(0, batch * each, BLOCK):
@@ -83,12 +83,12 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def square(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The same of half the squared distance; any number of outputs."""
+    """The same for half the squared distance; any number of outputs."""
     return _launched(outputs, targets, square=True)
 
 
 def logistic(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The same of log(1 + exp(-target output)), targets +-1."""
+    """The same for log(1 + exp(-target output)), targets +-1."""
     return _launched(outputs, targets, square=False)
 
 

@@ -13,7 +13,7 @@ from raysweep.kernels.bias_activation import KINDS, activated, slope
 
 __all__ = ["layer_norm", "row_bias_activation"]
 
-_PROGRAMS = 64  # a lane, backward: each sums its rows' share of the parameters' gradients
+_PROGRAMS = 64  # programs per lane in the backward pass: each sums its rows' share of the parameters' gradients
 
 
 @triton.jit

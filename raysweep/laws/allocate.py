@@ -28,7 +28,7 @@ _GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
 
 @dataclass(frozen=True)
 class Cost:
-    """What training costs: `C = c x^p t^q`, by default the 6 FLOPs a parameter and token of Kaplan and Hoffmann.
+    """The cost of training: `C = c x^p t^q`, by default the 6 FLOPs per parameter and token of Kaplan and Hoffmann.
 
     Attributes:
         c: FLOPs at x = t = 1.
@@ -70,7 +70,7 @@ def fit_cost(x: npt.ArrayLike, t: npt.ArrayLike, flops: npt.ArrayLike) -> Cost:
         flops: Measured, positive, [runs].
 
     Raises:
-        FitError: A value is not positive, the scales do not vary apart from each other, or more of one costs less.
+        FitError: A value is not positive, the scales do not vary independently, or more of one costs less.
     """
     columns = np.stack([np.asarray(v, dtype=np.float64) for v in (x, t, flops)])
     if not ((columns > 0) & np.isfinite(columns)).all():
@@ -80,7 +80,7 @@ def fit_cost(x: npt.ArrayLike, t: npt.ArrayLike, flops: npt.ArrayLike) -> Cost:
     values, _, rank, _ = np.linalg.lstsq(design, y)
     if rank < 3:
         raise FitError(
-            f"A cost model needs both scales to vary apart from each other, but {u.size} runs at "
+            f"A cost model needs scales that vary independently, but {u.size} runs at "
             f"{np.unique(u).size} and {np.unique(v).size} values do not tell them apart. Add runs off the diagonal, "
             "or state the cost: Cost(c=6)."
         )
@@ -103,7 +103,7 @@ class Allocation:
 
     Attributes:
         law: The joint law; `law.axes` names the two scales.
-        cost: What training costs.
+        cost: The cost of training.
         budget: FLOPs, [budgets].
         x, t: The compute-optimal scales, in the units of the fit, [budgets].
         loss: The law's y there, [budgets].
@@ -127,7 +127,7 @@ class Allocation:
         return tuple(self.details)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """One record a budget: plain Python values, None where there is no interval."""
+        """One record per budget: plain Python values, None where there is no interval."""
         named = {"x": f"{self.law.axes[0]}*", "t": f"{self.law.axes[1]}*", "loss": "loss"}
         return [
             {
@@ -178,14 +178,14 @@ def allocate(
         window: Least and greatest compute of the runs behind the fit; a budget outside it is noted.
 
     Raises:
-        FitError: The law has not two axes, a budget is not positive, or the law has no interior optimum, as when an
-            exponent is 0 (`no_interior_optimum`).
+        FitError: The law does not have two axes, a budget is not positive, or the law has no interior optimum, as when
+            an exponent is 0 (`no_interior_optimum`).
     """
     cost = Cost() if cost is None else cost
     budgets = np.atleast_1d(np.asarray(budget, dtype=np.float64))
     if not law.derived:
         raise FitError(
-            f"An allocation trades two scales whose product is paid for, but the law {law.name!r} is of "
+            f"An allocation trades two scales against each other, but the law {law.name!r} is over "
             f"{', '.join(law.axes)}. Fit a joint law, such as chinchilla; `split` trades attempts against training."
         )
     if not ((budgets > 0) & np.isfinite(budgets)).all():
@@ -216,7 +216,7 @@ def allocate(
         if astray:
             details["draws_without_optimum"] = (
                 f"{astray} of {len(sample.draws)} draws have no interior optimum (an exponent near 0): the intervals "
-                "reach as far as was searched. Add runs that vary both scales."
+                "extend to the limits of the search. Add runs that vary both scales."
             )
         ends = sample.interval_of(lambda values: np.exp(best(values)), level, log=True)
         intervals = dict(zip(("x", "t", "loss"), ends, strict=True))
@@ -245,7 +245,7 @@ def optimal_line(law: Law, values: Array, cost: Cost) -> Array:
 
 
 def extrapolation(budget: Array, window: tuple[float, float]) -> str:
-    """By what factor budgets leave the window of compute that was fitted; empty if none does."""
+    """The factors by which budgets lie outside the window of compute that was fitted; empty if none does."""
     low, high = window
     parts = []
     if budget.max() > high * (1 + 1e-9):
@@ -254,25 +254,25 @@ def extrapolation(budget: Array, window: tuple[float, float]) -> str:
         parts.append(f"the budget {budget.min():.3g} is {low / budget.min():.3g} times below the least ({low:.3g})")
     if not parts:
         return ""
-    return f"Of the compute that was fitted, {' and '.join(parts)}: nothing measured there supports the law."
+    return f"Outside the compute that was fitted: {' and '.join(parts)}. No measurement there supports the law."
 
 
 def minimum(
     function: Callable[[Array], Array], low: Array, high: Array, mesh: int, tolerance: float = 1e-9
 ) -> tuple[Array, npt.NDArray[np.bool_]]:
-    """Where a function is least between two ends: the best of a mesh, then golden-section search about it.
+    """The minimum of a function between two ends: the best point of a mesh, then golden-section search about it.
 
     Args:
         function: Maps [..., points] to [..., points], the leading axes those of `low`.
         low, high: Ends, [...].
-        mesh: Points of the first look; a function of several valleys needs its steps narrower than a valley.
-        tolerance: Of the argument.
+        mesh: Number of points of the first scan; with several valleys, its steps must be narrower than a valley.
+        tolerance: Tolerance on the argument.
 
     Returns:
         The argument of the minimum, [...], and whether it lies inside, [...].
     """
     grid = low[..., None] + (high - low)[..., None] * np.linspace(0.0, 1.0, mesh)
-    # What overflows or is not defined is no minimum.
+    # A value that overflows or is undefined is not a minimum.
     with np.errstate(all="ignore"):
         seen = function(grid)
         best = np.where(np.isnan(seen), np.inf, seen).argmin(axis=-1)

@@ -4,10 +4,10 @@
   fixed n (Chen et al. 2021, arXiv 2107.03374, eq. 1; by log-gamma).
 * Beyond, problems are taken to have success rates drawn from a Beta(a, b), fitted by maximum likelihood to the counts
   (beta-binomial; Kazdan et al. 2025, arXiv 2510.05197): 1 - pass@k = B(a, b + k) / B(a, b) ~ k^-a. Where a problem was
-  tried until it succeeded often enough, n depends on the counts: the likelihood is the same, the unbiased estimate is
-  not unbiased, and `inverse_failure` has the estimate of that design beside it.
-* The unit of every interval is the problem. That of an unbiased 1 - pass@k is of a mean over problems
-  (`proportion.mean_interval`); for all others whole problems are drawn with replacement.
+  tried until it succeeded often enough, n depends on the counts: the likelihood is the same, but the unbiased estimate
+  is biased, and `inverse_failure` gives the estimate for that design.
+* The unit of every interval is the problem. An unbiased 1 - pass@k has the interval of a mean over
+  problems (`proportion.mean_interval`); for all other quantities whole problems are drawn with replacement.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from raysweep.laws.draws import Draws
 from raysweep.laws.proportion import mean_interval
 from raysweep.laws.tail import Tail
 
-__all__ = ["Attempts", "attempts", "foretold", "inverse_failure", "unbiased_failure"]
+__all__ = ["Attempts", "attempts", "inverse_failure", "predict", "unbiased_failure"]
 
 _WINDOW = 9  # points of k that an exponent is fitted to
-_MOST_TRIALS = 1e9  # of a problem
-_FEW = 10  # problems solved, or not always: fewer cannot show how they scatter
-_ENDLESS = 1e9  # an exponent that no draw of problems bounds
-_VAGUE = 20.0  # a tail exponent above says that the problems seem equally hard
+_MOST_TRIALS = 1e9  # per problem
+_FEW = 10  # problems solved, or sometimes failed: fewer do not show how problems scatter
+_ENDLESS = 1e9  # stands for an exponent that no draw of problems bounds
+_VAGUE = 20.0  # a tail exponent above this means that the problems look equally hard
 
 
 def unbiased_failure(c: npt.ArrayLike, n: npt.ArrayLike, k: npt.ArrayLike) -> Array:
@@ -61,12 +61,12 @@ def inverse_failure(c: npt.ArrayLike, n: npt.ArrayLike, k: npt.ArrayLike) -> Arr
 
 @dataclass(frozen=True)
 class Attempts:
-    """What is known of one group's pass@k.
+    """The estimates of one group's pass@k.
 
     Attributes:
-        problems: How many, and `unsolved` of them never.
+        problems: Number of problems; `unsolved` of them were never solved.
         trials: Fewest and most trials of a problem.
-        k: Budgets asked for, [budgets]; those above `trials[0]` are `extrapolated`.
+        k: Requested budgets, [budgets]; those above `trials[0]` are `extrapolated`.
         failure: 1 - pass@k, [budgets], and its interval, [budgets, 2].
         exponent: Local exponent of 1 - pass@k over `window`, and its interval.
         inverse_exponent: The same by `inverse_failure`.
@@ -97,17 +97,17 @@ def checked(c: npt.ArrayLike, n: npt.ArrayLike) -> tuple[Array, Array]:
     """Counts as floats.
 
     Raises:
-        FitError: They are no counts: not whole, c above n, n below 1 or above 10^9, or of unequal length.
+        FitError: The counts are invalid: not whole, c above n, n below 1 or above 10^9, or of unequal length.
     """
     c, n = np.asarray(c, dtype=np.float64), np.asarray(n, dtype=np.float64)
     if c.shape != n.shape or c.ndim != 1:
-        raise FitError(f"Successes and trials must be as many as problems, but there are {c.size} and {n.size}.")
+        raise FitError(f"Successes and trials must have one value per problem, but have {c.size} and {n.size}.")
     bad = ~((c >= 0) & (c <= n) & (n >= 1) & (n <= _MOST_TRIALS) & (c == np.floor(c)) & (n == np.floor(n)))
     if bad.any():
         i = int(np.argmax(bad))
         raise FitError(
-            f"`0 <= successes <= trials` must hold, whole numbers with 1 to 10^9 trials, but {int(bad.sum())} of "
-            f"{bad.size} rows are not so (the first has successes={c[i]:g}, trials={n[i]:g})."
+            f"`0 <= successes <= trials` must hold, in whole numbers with 1 to 10^9 trials, but {int(bad.sum())} of "
+            f"{bad.size} rows break this (the first has successes={c[i]:g}, trials={n[i]:g})."
         )
     return c, n
 
@@ -126,13 +126,13 @@ def attempts(
     Args:
         c, n: Successes and trials of each problem, [problems].
         k: Budgets, whole numbers >= 1; powers of ten up to the fewest trials if not given.
-        window: Of the exponent; the last decade below the fewest trials if not given.
-        draws: Of the bootstrap over problems.
+        window: Window of the exponent; the last decade below the fewest trials if not given.
+        draws: Bootstrap draws over problems.
         level: Nominal coverage.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
-        FitError: The counts are none (`checked`), k or the window is out of range, or there is one problem only.
+        FitError: The counts are invalid (`checked`), k or the window is out of range, or there is one problem only.
     """
     c, n = checked(c, n)
     fewest = int(n.min())
@@ -147,7 +147,7 @@ def attempts(
             f"high={high}, fewest trials={fewest}). Give a window, or problems with more trials."
         )
     if c.size < 2:
-        raise FitError("The unit of an interval is the problem, but there is 1. Add problems.")
+        raise FitError("The unit of an interval is the problem, but there is only 1. Add problems.")
     mesh = np.unique(np.round(np.geomspace(low, high, _WINDOW)))
     weights = np.random.default_rng(seed).multinomial(c.size, np.full(c.size, 1 / c.size), size=draws).astype(float)
     weights = np.concatenate([np.ones((1, c.size)), weights])  # the estimate, then its draws
@@ -207,42 +207,43 @@ def _notes(c: Array, n: Array, beyond: npt.NDArray[np.bool_], solved: Tail | Non
     notes = {}
     if (c == 0).any():
         notes["unsolved"] = (
-            f"{int((c == 0).sum())} of {c.size} problems were never solved: of their difficulty only a lower bound is "
+            f"{int((c == 0).sum())} of {c.size} problems were never solved: only a lower bound of their difficulty is "
             "known."
         )
     if min((c > 0).sum(), (c < n).sum()) < _FEW:
         notes["few_problems"] = (
-            f"fewer than {_FEW} problems were solved, or fewer than {_FEW} ever failed: intervals by drawing problems "
-            "anew hold the truth less often than they say."
+            f"fewer than {_FEW} problems were solved, or fewer than {_FEW} ever failed: intervals by resampling "
+            "problems cover the true value less often than their level."
         )
     if n.min() < n.max():
         notes["unequal_trials"] = (
             f"trials differ ({n.min():,.0f} to {n.max():,.0f}); if problems were tried until they succeeded, the "
-            f"unbiased estimate is not: with (c - 1) / (n - 1), which then is, the exponent changes by {apart:+.3g}."
+            f"unbiased estimate is biased: with (c - 1) / (n - 1) in its place the exponent changes by {apart:+.3g}."
         )
     if beyond.any():
         notes["extrapolated"] = (
-            f"k above {n.min():,.0f}, the fewest trials of a problem, by a Beta distribution of success rates."
+            f"k above {n.min():,.0f}, the fewest trials of a problem, is extrapolated by a Beta distribution of "
+            "success rates."
         )
     if solved is None:
-        notes["no_tail"] = "no problem, or every trial of every problem, succeeded: there is no tail to fit."
+        notes["no_tail"] = "no trial at all succeeded, or every one did: there is no tail to fit."
     elif not solved.settled[0] or solved.a[0] > _VAGUE:
         notes["no_tail"] = (
-            "successes are too few to tell problems apart in difficulty: with equally hard ones failures fall "
-            "exponentially in k, and the exponent as k grows is not known."
+            "successes are too few to tell problems apart in difficulty: for equally hard ones failures fall "
+            "exponentially in k, and the exponent for large k is unknown."
         )
     return notes
 
 
 @dataclass(frozen=True)
-class Foretold:
-    """Larger k foretold from fewer trials.
+class Prediction:
+    """Failure at larger k, predicted from fewer trials.
 
     Attributes:
-        trials: Trials a problem that were used.
+        trials: Trials per problem that were used.
         k: Budgets above them, [budgets].
-        failure: What all trials say, [budgets].
-        predicted: What the fewer ones foretold, [budgets], and its interval, [budgets, 2].
+        failure: 1 - pass@k by all trials, [budgets].
+        predicted: 1 - pass@k as predicted by the fewer trials, [budgets]; `interval`: its interval, [budgets, 2].
     """
 
     trials: int
@@ -264,10 +265,10 @@ class Foretold:
         return float(np.sqrt(np.mean(np.log(self.predicted / self.failure) ** 2)))
 
 
-def foretold(
+def predict(
     c: npt.ArrayLike, n: npt.ArrayLike, trials: int, draws: int = 1000, level: float = 0.95, seed: int = 0
-) -> Foretold:
-    """Keep `trials` of every problem's trials, drawn without replacement, and foretell pass@k up to the fewest trials.
+) -> Prediction:
+    """Keep `trials` of every problem's trials, drawn without replacement, and predict pass@k up to the fewest trials.
 
     Raises:
         FitError: As `attempts`; or the fewest trials of a problem do not exceed `trials`.
@@ -277,10 +278,10 @@ def foretold(
     if not 2 <= trials < fewest:
         raise FitError(
             f"`2 <= holdout < fewest trials` must hold, but got (holdout={trials}, fewest trials={fewest}): there must "
-            "be trials left to foretell."
+            "be trials left to predict."
         )
     kept = np.random.default_rng(seed).hypergeometric(c.astype(int), (n - c).astype(int), trials)
     k = np.unique(np.round(np.geomspace(trials, fewest, 6)))[1:]
     found = attempts(kept, np.full(c.size, trials), k, None, draws, level, seed)
     measured = unbiased_failure(c, n, k).mean(axis=0)
-    return Foretold(trials, k, measured, found.failure, found.failure_interval)
+    return Prediction(trials, k, measured, found.failure, found.failure_interval)

@@ -15,10 +15,10 @@ __all__ = ["averaged"]
 def averaged(
     rows: pl.LazyFrame, x: Sequence[str], y: str, by: Sequence[str], run: str | None, se: str | None
 ) -> tuple[pl.DataFrame, str | None, list[Note]]:
-    """One point for each (by, x, run), the column of its standard error, and what was averaged in each group.
+    """One point for each (by, x, run), the column of its standard error, and notes on what was averaged in each group.
 
     Points are geometric means: least squares in logs then has the same optimum on them as on their rows. The spread
-    within points is judged in each group by itself.
+    within points is estimated separately in each group.
     """
     key = list(dict.fromkeys([*by, *x, *([run] if run else [])]))
     log = pl.col(y).cast(pl.Float64).log()
@@ -26,7 +26,7 @@ def averaged(
     others = [c for c in rows.collect_schema() if c not in (*key, y, "_rows", "_spread")]
     frame = gather(
         rows.group_by(key).agg(
-            # What has no logarithm stays as it is, for the fit to refuse.
+            # Values without a logarithm stay as they are, for the fit to refuse.
             pl.when(pl.col(y).min() > 0).then(log.mean().exp()).otherwise(pl.col(y).min()).alias(y),
             pl.col(others).mean(),
             _rows=pl.len().cast(pl.Int64),
@@ -50,7 +50,7 @@ def averaged(
         frame = frame.join(variance, on=by, how="left", nulls_equal=True)
     else:
         frame = frame.with_columns(_variance=pl.lit(variance["_variance"].item()))
-    # In a group without two rows of a point nothing is known but what the table says.
+    # In a group without replicates only the table's own standard errors are known.
     error = pl.col(y) * (pl.col("_variance") / pl.col("_rows")).sqrt()
     frame = frame.with_columns(_se=error.fill_null(pl.col(se) if se else pl.lit(0.0)))
     positive = bool((frame["_variance"].fill_null(0.0) > 0).any())

@@ -23,15 +23,15 @@ from raysweep.laws.request import Options
 
 __all__ = ["Group", "bootstraps", "solve_all", "weights_of"]
 
-_RATIO = 10.0  # of the largest weight to the smallest: beyond, a mistaken standard error could rule a fit
+_RATIO = 10.0  # largest weight over the smallest: beyond this, a mistaken standard error could dominate a fit
 _MOST = 20_000  # points of a group whose draws are held at a time
-_LONG = 1000  # points at distinct scales beyond which a group is solved by itself, its scales held once for all draws
+_LONG = 1000  # distinct scales beyond which a group is solved alone, with one copy of its scales for all draws
 _DRAWN = 1e-6  # see `estimate`'s relative: ends of intervals move by 0.03 standard errors at most
 
 
 @dataclass(frozen=True)
 class Group:
-    """A group on its way: sorted points, and what is known so far."""
+    """A group that is being fitted: its sorted points, and what is known so far."""
 
     law: Law
     data: Data
@@ -44,9 +44,10 @@ class Group:
 
 
 def weights_of(group: Group) -> Array:
-    """Inverse variances of log y, mean 1: of runs about the law, the same for all, and of each finite evaluation.
+    """Inverse variances of log y, mean 1. The variance is that of runs about the law plus that of a finite evaluation.
 
-    The first is what the residuals show beyond the second (a method of moments, DerSimonian & Laird 1986).
+    The first is the same for all points: what the residuals show beyond the second (a method of moments, DerSimonian &
+    Laird 1986).
     """
     data, p = group.data, len(group.law.parameters)
     assert data.se is not None
@@ -94,7 +95,10 @@ def bootstraps(
         there = w > 0
         d = group.data
         if there.sum() > _MOST:
-            out[i] = (None, f"An interval of more than {_MOST:,} points at as many scales is not drawn. Average them.")
+            out[i] = (
+                None,
+                f"An interval is drawn for at most {_MOST:,} distinct scales, but there are more. Average points.",
+            )
             continue
         try:
             samples[i] = resample(
@@ -117,7 +121,7 @@ def bootstraps(
         start = np.repeat([groups[i].values for i in index], counts, axis=0)
         warm = solve(forms.law(name), u, t, w, options.huber, start, _DRAWN)
         fitted = warm.values
-        if forms.law(name).starts > 1:  # several basins: a draw's best may lie in another than the estimate's
+        if forms.law(name).starts > 1:  # several basins: a draw's optimum may lie in another one than the estimate's
             cold = solve(forms.law(name), u, t, w, options.huber, None, _DRAWN)
             fitted = np.where((cold.objective < warm.objective)[:, None], cold.values, warm.values)
         for i, values in zip(index, np.split(fitted, np.cumsum(counts)[:-1]), strict=True):
@@ -128,7 +132,7 @@ def bootstraps(
 def _problems(group: Group, sample: Resample, weights: Array, options: Options) -> Problems:
     """The draws of one group.
 
-    Least squares sees only the mean log y and the weight at each point of scales, so replicates are put together.
+    Least squares sees only the mean log y and the weight at each point of scales, so replicates are merged.
     """
     there = weights > 0
     x, y = group.data.x[:, there], group.data.y[there]

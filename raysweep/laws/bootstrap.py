@@ -15,8 +15,8 @@ The unit is the independently trained run: all points of one run move together, 
   the tail lies on a bound, the data do not exclude the law without that parameter, and the interval of every quantity
   also holds the percentiles of those draws alone.
 
-tests/benchmarks/laws_coverage.py simulates how often the intervals hold the truth; tests/benchmarks/laws-coverage.json
-has the table.
+tests/benchmarks/laws_coverage.py simulates how often the intervals cover the true value;
+tests/benchmarks/laws-coverage.json has the table.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from raysweep.laws.resampling import canonical, measured, multiplicities, residu
 __all__ = ["Bootstrap", "Difference", "Resample", "bootstrap", "compare", "resample"]
 
 _MANY = 30  # runs beyond which whole runs are drawn, not multipliers of their residuals
-_FAR = 50.0  # of log y, beyond any interval: one degree of freedom has draws whose y would overflow
+_FAR = 50.0  # in log y, beyond any interval: with one degree of freedom some draws of y would overflow
 _RELATIVE = 1e-6  # how far a draw is polished: far below the spread of draws
 Kind = Literal["case", "wild"]
 
@@ -52,10 +52,10 @@ class Resample:
         runs: Independent runs, n.
         spent: Degrees of freedom the law takes from them, p.
         redrawn: How many draws lost too many scales to fit the law and were drawn again.
-        discarded: How many of them still had too few after many attempts and are not here.
+        discarded: How many of them still had too few after many attempts and were left out.
         spread: Standard deviation of log y about the law, from the residuals.
         labels: Sorted labels of the runs, [runs]; None if none were given.
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
 
     kind: Kind
@@ -134,7 +134,7 @@ class Bootstrap:
             level: Nominal coverage.
             log: The quantity is positive and its error multiplicative.
         """
-        with np.errstate(divide="ignore", invalid="ignore"):  # a draw may lack the quantity
+        with np.errstate(divide="ignore", invalid="ignore"):  # the quantity may be undefined in a draw
             centre, draws = np.asarray(function(self.values)), np.asarray(function(self.draws))
             if log:
                 centre, draws = np.log(centre), np.log(draws)
@@ -158,7 +158,7 @@ class Bootstrap:
         x = np.asarray(x, dtype=np.float64)
         sd = self.spread if noise is None else np.asarray(noise, dtype=np.float64)
         centre, draws = (np.log(self.law.predict(x, values)) for values in (self.values, self.draws))
-        # Every quantile of Student's t once, in an order without relation to the draws'.
+        # Every quantile of Student's t once, in an order independent of the draws'.
         count = len(draws)
         errors = stdtrit(self.freedom, (np.arange(count) + 0.5) / count)
         errors = np.random.default_rng(self.seed).permuted(np.broadcast_to(errors[:, None], draws.shape), axis=0)
@@ -166,7 +166,7 @@ class Bootstrap:
         return np.asarray(np.exp(_ends(centre, away, level, self._at_bounds())))
 
     def _at_bounds(self) -> list[npt.NDArray[np.bool_]]:
-        """Which draws lie on each bound that some draw lies on, each [draws]."""
+        """For each bound that some draw lies on, a mask of the draws on it, [draws]."""
         sides = [
             side
             for j, p in enumerate(self.law.parameters)
@@ -199,7 +199,7 @@ def _ends(centre: Array, away: Array, level: float, at_bounds: list[npt.NDArray[
 
 def _percentiles(away: Array, level: float) -> tuple[Array, Array]:
     """The percentiles of deviations, [draws, ...], between which `level` of them lie, [...] each."""
-    undefined = np.isnan(away)  # a draw without the quantity (0 / 0) may be anywhere: beyond either end
+    undefined = np.isnan(away)  # where the quantity is undefined (0 / 0) a draw may lie anywhere: beyond either end
     with np.errstate(invalid="ignore"):
         low, high = (
             # Order statistics at share * (draws + 1): without bias however few the draws (Davison & Hinkley 1997, 2.4).
@@ -226,7 +226,7 @@ class Difference:
 
 
 def compare(a: Bootstrap, b: Bootstrap, function: Callable[[Array], Array], level: float = 0.95) -> Difference:
-    """What `function` gives for `a` minus what it gives for `b`, with an interval.
+    """The difference of `function` between `a` and `b`, with an interval.
 
     Where both were drawn with the same seed and labels of runs, draws are differenced one by one, and what the arms'
     runs share (a seed's data, its initialisation) cancels; otherwise the arms are taken to be independent.
@@ -271,7 +271,7 @@ def bootstrap(
         y: Measurements, positive, [points].
         run: The run each point comes from, [points]; every point is a run of its own if not given.
         weights: Non-negative, [points]; all 1 if not given.
-        draws: How many.
+        draws: Number of draws.
         seed: The same seed gives the same draws, and data sets with the same runs share their multiplicities or
             multipliers, which keeps comparisons between them paired.
         huber: See `estimate`.
@@ -310,7 +310,7 @@ def resample(
     draws: int = 1000,
     seed: int = 0,
 ) -> Resample:
-    """What to solve for the draws of a bootstrap around the estimate `fitted`, [parameters]; see `bootstrap`.
+    """The problems to solve for the draws of a bootstrap around the estimate `fitted`, [parameters]; see `bootstrap`.
 
     Raises:
         FitError: There are too few independent runs to judge an error by.

@@ -1,4 +1,4 @@
-"""Caveats: what speaks against a group's fit, a sentence for each stable code."""
+"""Caveats: the weaknesses of a group's fit, one sentence per stable code."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from raysweep.laws.request import Options
 __all__ = ["of_holdout", "of_residuals", "of_rivals", "of_search", "of_window"]
 
 _SUSPICIOUS = 0.001  # p-value below which a fit is flagged
-_UNCERTAIN = 0.05  # p-value of no floor above which the data do not tell a floor from none
-_NARROW = 2.0  # ratio of scales below which an exponent is hearsay
+_UNCERTAIN = 0.05  # p-value of no floor above which the data cannot distinguish a floor from none
+_NARROW = 2.0  # ratio of scales below which an exponent is not to be trusted
 _JUDGED = 8  # points held out that can speak against a law
-_MISSED = 0.15  # coverage below the nominal one by this much is reported
+_MISSED = 0.15  # a coverage this far below the nominal one is reported
 
 
 def of_search(status: Status) -> dict[str, str]:
-    """How the search ended, where it did not settle inside every bound."""
+    """How the search ended, where it did not converge inside every bound."""
     if status is Status.BOUND_HIT:
         text = (
-            "An estimate lies on a bound of its parameter: a law without it fits as well, or the data do not tell it."
+            "An estimate lies on a bound of its parameter: a law without it fits as well, or the data do not "
+            "determine it."
         )
         return {"parameter_at_bound": text}
     if status is Status.MAX_ITER:
@@ -68,12 +69,12 @@ def of_window(group: Group, names: Sequence[str], residual: Array) -> dict[str, 
             )
     if not said:
         return {}
-    text = f"{'; '.join(said)}. Exponents are told by ratios of scales: widen them to a factor of 2 at least."
+    text = f"{'; '.join(said)}. Exponents depend on ratios of scales: widen the range to at least a factor of 2."
     return {"narrow_window": text}
 
 
 def of_holdout(law: Law, holdout: Holdout | None, options: Options) -> dict[str, str]:
-    """How the second fit predicted what it was not shown."""
+    """How well the second fit predicted the points held out."""
     if holdout is None:
         if not options.holdout:
             return {}

@@ -1,4 +1,4 @@
-"""Which law? By how well each predicts its own largest scales, and by information criteria."""
+"""Choosing a law by how well each predicts its own largest scales, and by information criteria."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["CANDIDATES", "Choice", "Evidence", "choose", "evidence", "held_out",
 # Fewest parameters first. Without power and power+floor, limits of these that win short hold-outs by luck. Candidates,
 # cuts and margin were picked on the 92 curves of Alabdulmohsin et al. (2022), test parts included (analysis/LOG.md).
 CANDIDATES = ("shifted", "m4", "broken")
-_FALLBACK = ("power+floor", "power")  # where scales are too few to compare: the first that they are enough for
+_FALLBACK = ("power+floor", "power")  # where scales are too few to compare: the first law that they suffice for
 _CUTS = (0.2, 0.5)  # shares of distinct scales left out: one shallow, one deep; the worse of the two scores counts
 _MARGIN = 1.05  # a law with more parameters must be better by this factor
 _SCORED = 25  # iterations of a fit that is only scored
-_RELATIVE = 1e-6  # of a fit that is compared: far below what tells laws apart
+_RELATIVE = 1e-6  # tolerance of a fit that is compared: far below the differences between laws
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Choice:
 
     Attributes:
         law: The law.
-        estimate: Of all points.
-        scores: Of each candidate, the worse log RMSE of its hold-outs; inf for one that is out.
+        estimate: Its fit to all points.
+        scores: The worse log RMSE of each candidate's hold-outs; inf for one that is ruled out.
     """
 
     law: Law
@@ -49,7 +49,7 @@ class Choice:
 
 
 def held_out(x: Array, share: float) -> npt.NDArray[np.bool_]:
-    """Which points lie in the top `share` of distinct scales, at least one and never all; x is [axes, points].
+    """A mask of the points in the top `share` of distinct scales, at least one and never all; x is [axes, points].
 
     Several scales are judged by their product, which compute is proportional to.
     """
@@ -70,8 +70,8 @@ def choose(
     """The one-axis law that predicts the largest scales best, fitted to all points.
 
     Each law is fitted without the top 20 % and without the top 50 % of distinct scales; its score is the worse log RMSE
-    of what was left out. The law with the fewest parameters within 5 % of the best is taken. A law whose data do not
-    show what it says (`Law.sees`) is no candidate. Where scales are too few for the deep cut the shallow one
+    on the scales left out. The law with the fewest parameters within 5 % of the best is taken. A law whose data do not
+    show what it says (`Law.sees`) is not a candidate. Where scales are too few for the deep cut the shallow one
     decides alone; where they are too few for that, `power+floor` is taken, or `power`.
 
     Args:
@@ -122,7 +122,7 @@ def _fit(form: Law, x: Array, y: Array, w: Array, huber: float | None, iteration
 
 
 def _score(form: Law, fit: Estimate, x: Array, y: Array, w: Array, kept: npt.NDArray[np.bool_]) -> float:
-    """The worst hold-out's log RMSE; inf for a law that is out."""
+    """The worst hold-out's log RMSE; inf for a law that is ruled out."""
     if form.sees is not None and not form.sees(np.unique(x), fit.values[0]):
         return math.inf
     with np.errstate(all="ignore"):
@@ -133,17 +133,17 @@ def _score(form: Law, fit: Estimate, x: Array, y: Array, w: Array, kept: npt.NDA
 
 @dataclass(frozen=True)
 class Evidence:
-    """How one law of several does on the same points.
+    """How well one law of several fits the same points.
 
     Attributes:
-        law: Its name; "..., E = 0" where the floor is taken out.
-        parameters: How many.
+        law: Its name; "..., E = 0" where the floor is removed.
+        parameters: Number of parameters.
         rmse_log: Root mean squared log residual.
         aicc: Akaike's criterion, corrected for few points, less that of the best of the laws; inf where points are too
             few for it. Points are taken to be independent.
-        p_value: Of the likelihood-ratio test of a nested pair: that of the fitted law's extra part being 0, or of this
-            law's. None where neither contains the other. A parameter on the edge of its range (a floor of 0) counts
-            half (Self & Liang 1987).
+        p_value: The p-value of the likelihood-ratio test of a nested pair: that the extra part of the fitted law, or of
+            this one, is 0. None where neither contains the other. A parameter on the edge of its range (a floor of 0)
+            counts half (Self & Liang 1987).
         holdout: Log RMSE on the top 30 % of scales, fitted without them; None where scales are too few.
     """
 
@@ -159,7 +159,7 @@ class Evidence:
 
 
 def evidence(law: Law, x: Array, y: Array, weights: Array | None = None, holdout: float = 0.3) -> list[Evidence]:
-    """`law` and its rivals on the same points by least squares, best AICc first. Laws that need more scales are out.
+    """`law` and its rivals on the same points by least squares, best AICc first, without laws that need more scales.
 
     Args:
         law: The fitted law.
@@ -212,7 +212,7 @@ def _compared(form: Law, x: Array, y: Array, w: Array, kept: Array) -> _Compared
 
 
 def _p_value(own: _Compared, other: _Compared, n: int) -> float | None:
-    """Of the likelihood-ratio test of two laws, n points; None where neither contains the other."""
+    """The p-value of the likelihood-ratio test of two laws on n points; None where neither contains the other."""
     a, b = own.form, other.form
     if not (b.name in a.contains or a.name in b.contains) or min(own.squares, other.squares) <= 0:
         return None
@@ -223,7 +223,7 @@ def _p_value(own: _Compared, other: _Compared, n: int) -> float | None:
 def likelihood_ratio(small: float, large: float, n: int, extra: int) -> float:
     """The p-value of `extra` parameters being 0, from the sums of squares without and with them, of n points.
 
-    A single extra parameter lies on the edge of its range, a floor of 0: half of chi-squared (Self & Liang 1987).
+    A single extra parameter lies on the edge of its range (a floor of 0): half of chi-squared (Self & Liang 1987).
     """
     ratio = max(n * math.log(small / large), 0.0)  # below 0 only by a failed search
     return float(chdtrc(extra, ratio)) / (2 if extra == 1 and ratio > 0 else 1)

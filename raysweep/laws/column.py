@@ -1,4 +1,4 @@
-"""Columns: what a ledger says of each of its own, by Arrow metadata or by a text that outlives it.
+"""Columns: what a ledger says about each of its columns, in Arrow metadata or in a text that outlives it.
 
 A frame that went through Polars, pandas or a CSV has lost the metadata. Its column `columns` then says the same: a JSON
 object of the metadata of every column, the same in all rows.
@@ -26,17 +26,17 @@ _KINDS = ("shape", "lane", "observed")
 
 @dataclass(frozen=True)
 class Column:
-    """What a ledger says about one of its columns; a field is empty where it says nothing.
+    """A ledger's description of one of its columns; a field is empty where it says nothing.
 
     Attributes:
         role: `axis`, `metric` or `stamp`.
-        kind: Of an axis: `shape`, `lane` or `observed`; `provenance` of a stamp that splits a fit as an axis does.
-            Where another axis chooses it: what it is at all values of that axis but those in `kinds`.
-        axis_role: Of an axis: `seed` or `time`.
-        better: Of a metric: `low` or `high`.
-        free: Of a metric: a user's own function returned it, so that it may be finite in a row that diverged.
-        accepted: Of `code_sha`: groups of hashes that the user declared equal, each joined by commas.
-        chosen_by: Of an axis: the name of the axis that chooses its kind, e.g. `schedule`.
+        kind: Kind of an axis: `shape`, `lane` or `observed`; `provenance` for a stamp that splits a fit as an axis
+            does. Where another axis chooses it: the kind at all values of that axis except those in `kinds`.
+        axis_role: Role of an axis: `seed` or `time`.
+        better: Better direction of a metric: `low` or `high`.
+        free: Whether a user's own function returned the metric, so that it may be finite in a row that diverged.
+        accepted: For `code_sha`, the groups of hashes that the user declared equal, each joined by commas.
+        chosen_by: Name of the axis that chooses an axis's kind, e.g. `schedule`.
         kinds: Values of that axis, and the kind at each.
     """
 
@@ -56,29 +56,29 @@ class Column:
 
 
 def of_schema(schema: pa.Schema) -> dict[str, Column]:
-    """What the metadata of each field says; a field without a role has no `Column`."""
-    told = {
+    """The description of each field by its metadata; a field without a role has no `Column`."""
+    described = {
         field.name: {key.decode(errors="replace"): value.decode(errors="replace") for key, value in meta.items()}
         for field in schema
         if (meta := field.metadata)
     }
-    return _of(told)
+    return _of(described)
 
 
 def of_text(text: str) -> dict[str, Column]:
-    """What the text of a column `columns` says; what does not fit the form is passed over."""
+    """The descriptions in the text of a column `columns`; anything malformed is ignored."""
     if len(text) > _LONGEST:
         return {}
     try:
-        told = json.loads(text)
+        described = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    return _of(told) if isinstance(told, dict) else {}
+    return _of(described) if isinstance(described, dict) else {}
 
 
 def merged(tables: Iterable[Mapping[str, Column]]) -> dict[str, Column]:
-    """What several tables say of their columns: the first that names one decides, but accepted hashes add up, and a
-    table of an older raysweep does not say how a kind is chosen.
+    """The columns of several tables: the first that describes one decides, but accepted hashes add up, and a
+    table of an older raysweep does not record how a kind is chosen.
     """
     out: dict[str, Column] = {}
     for columns in tables:
@@ -92,9 +92,9 @@ def merged(tables: Iterable[Mapping[str, Column]]) -> dict[str, Column]:
     return out
 
 
-def _of(told: Mapping[str, Any]) -> dict[str, Column]:
+def _of(described: Mapping[str, Any]) -> dict[str, Column]:
     columns = {}
-    for name, meta in told.items():
+    for name, meta in described.items():
         if not isinstance(meta, dict) or meta.get("role") not in _ROLES:
             continue
         role, kind, axis_role, better, free, accepted = (
@@ -107,10 +107,10 @@ def _of(told: Mapping[str, Any]) -> dict[str, Column]:
 
 
 def _rule(text: Any) -> tuple[str, tuple[tuple[Scalar, str], ...]]:
-    """Which axis chooses a kind, and the kinds that it chooses; none where the text does not fit the form."""
+    """The axis that chooses a kind, and the kinds that it chooses; empty where the text is malformed."""
     try:
-        told = json.loads(text)
-        axis, pairs = told["axis"], [(value, kind) for value, kind in told["kinds"][:_MOST]]
+        described = json.loads(text)
+        axis, pairs = described["axis"], [(value, kind) for value, kind in described["kinds"][:_MOST]]
     except (ValueError, TypeError, KeyError, RecursionError):
         return "", ()
     if not isinstance(axis, str) or not all(isinstance(v, Scalar) and k in _KINDS for v, k in pairs):

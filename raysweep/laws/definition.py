@@ -1,8 +1,8 @@
-"""What a law is: its parameters, its terms, and whatever else is special about it.
+"""Laws: their parameters, their terms, and anything else special about them.
 
 Almost every law is a sum of amplitudes times positive terms, `y = sum_k amplitude_k term_k(scales; exponents)`. That is
 all a fit needs to know: the amplitudes are solved exactly, only the exponents are searched (variable projection, Golub
-& Pereyra 1973). A law that is no such sum brings its own `Implicit`.
+& Pereyra 1973). A law that is not such a sum brings its own `Implicit`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Derived:
 
     Attributes:
         name: As it appears in tables and JSON.
-        about: What it is.
+        about: A description of it.
         of: Parameter values [..., parameters] to the quantity, [...].
     """
 
@@ -65,7 +65,7 @@ class Implicit:
         restore: See `Law.restore`.
         starts: Log scales [problems or 1, axes, points], log measurements [problems or 1, points] and weights
             [problems, points] to parameters on a mesh, [problems, mesh, parameters], and their objective.
-        blocks: How many values the mesh's fastest index takes: of each the best is kept.
+        blocks: How many values the mesh's fastest index takes; the best point of each is kept.
         inner: Parameters that are solved again after each step of the others, as amplitudes are.
     """
 
@@ -82,12 +82,12 @@ class Law:
 
     Attributes:
         name: What `law=` accepts.
-        formula: For people.
+        formula: As shown to people.
         axes: What the scales are called in the formula, in the order of every array of scales.
-        amplitudes: The linear parameters, one a term, all non-negative; none for an implicit law.
+        amplitudes: The linear parameters, one per term, all non-negative; none for an implicit law.
         exponents: The other parameters.
         fewest_scales: Fewest distinct points of scales that leave a residual to judge the law by.
-        source: Where the form comes from.
+        source: The publication of the form.
         when: When to use it, and when not.
         terms, restore_terms: See `raysweep.laws.terms`.
         levels: Fewest distinct values of each scale.
@@ -96,13 +96,13 @@ class Law:
         starts: How many starts of the search are polished.
         pairs: (amplitude, parameter) of each term that is exp(log amplitude + exponent * slope(x)): where all terms but
             a constant one are such, second derivatives are known too, and the polish is Newton's method.
-        implicit: Of a law that is no sum of terms; None for the others.
+        implicit: How a law that is not a sum of terms is evaluated; None for the others.
         rivals: Laws that a fit is compared with: names that `forms.compared` knows.
         contains: Those of them that are this law with a part (a floor, a shift, a break) taken out, so that a
             likelihood-ratio test compares the two.
         floorless: The one of `contains` that lacks only the floor E; empty where a law has none.
         sees: Whether the data, distinct scales [scales], show what an estimate, [parameters], says lies beyond them: a
-            law that does not is no candidate of `choice.choose`. None where nothing can speak against it.
+            law whose data do not is not a candidate of `choice.choose`. None where no check is needed.
     """
 
     name: str

@@ -30,20 +30,20 @@ def envelope(
 ) -> Frontier:
     """Approach 1: at log-spaced compute the size of the run of least loss, then `log N* = log G + a log C`.
 
-    Only where the best run is neither the smallest nor the largest that reaches that compute does it say anything.
-    Curves of a schedule that decays towards a horizon are fair at their ends alone, so use a constant or
+    A compute counts only if its best run is neither the smallest nor the largest that reaches it.
+    The curve of a schedule that decays towards a horizon is comparable at its end only, so use a constant or
     warmup-stable-decay schedule. Draws resample runs.
 
     Args:
         run: The run of each checkpoint, [points].
-        n: Size, positive, one a run, [points].
+        n: Size, positive, one per run, [points].
         compute: FLOPs spent by then, positive, [points].
         loss: Positive, [points].
         smooth: Width of a local-linear Gaussian smoother of each curve, in e-folds of compute; 0 for evaluation
             losses, which need none.
-        points: Of the mesh of compute.
+        points: Number of mesh points of compute.
         c: FLOPs per unit of N D.
-        draws: Of the bootstrap.
+        draws: Bootstrap draws.
         seed: The same seed gives the same draws.
 
     Raises:

@@ -97,9 +97,9 @@ def check(law: Law, x: Array, y: Array) -> None:
             )
     if several and _straight(x) < _OFF_LINE and law.derived:
         raise FitError(
-            f"The law {law.name!r} ({law.formula}) needs {' and '.join(law.axes)} that vary apart from each other, but "
+            f"The law {law.name!r} ({law.formula}) needs {' and '.join(law.axes)} that vary independently, but "
             f"here one follows from the other (in logs, to {_straight(x):.1%} of its spread): their terms cannot be "
-            "told apart. Add points off the line, or fit one scale."
+            "distinguished. Add points off the line, or fit one scale."
         )
     scales = distinct(x)
     if scales < law.fewest_scales:
@@ -142,7 +142,7 @@ def estimate(
         w = np.broadcast_to(w, y.shape)
     if w.shape[1:] != y.shape[-1:] or not (np.isfinite(w).all() and (w >= 0).all() and w.any(axis=1).all()):
         raise FitError(
-            f"Weights must be finite, >= 0 and not all 0, one a point: there are {y.shape[-1]} points and "
+            f"Weights must be finite, >= 0 and not all 0, one per point: there are {y.shape[-1]} points and "
             f"weights of shape {w.shape}. Pass multiplicities or inverse variances."
         )
     values = None if start is None else np.asarray(start, dtype=np.float64)[None]

@@ -27,7 +27,7 @@ __all__ = ["FORMS", "UNREADABLE", "tables"]
 FORMS = "a .csv, .json or .jsonl file (each also as .gz), or a .parquet file"
 UNREADABLE = (  # what the reading of a damaged file raises
     pl.exceptions.PolarsError,
-    pl.exceptions.PanicException,  # of Rust: no Exception
+    pl.exceptions.PanicException,  # a panic of Rust, which is not an Exception
     pa.ArrowException,
     OSError,
     EOFError,
@@ -35,15 +35,16 @@ UNREADABLE = (  # what the reading of a damaged file raises
     UnicodeError,
 )
 _JSON = (".json", ".jsonl", ".ndjson")
-_WORDS = {"experiment", "code_sha"} | {name for name, kind in STAMPS.items() if "string" in str(kind)}  # of a ledger
+# A ledger's columns of text.
+_WORDS = {"experiment", "code_sha"} | {name for name, kind in STAMPS.items() if "string" in str(kind)}
 _BLOCK = 1 << 17  # rows
-_LIMITS = {"thrift_string_size_limit": 1 << 24, "thrift_container_size_limit": 1 << 24}  # of what a footer announces
+_LIMITS = {"thrift_string_size_limit": 1 << 24, "thrift_container_size_limit": 1 << 24}  # on what a footer announces
 _MOST_FILES = 10_000
 _MOST_TEXT = 1 << 28  # bytes of JSON, once unpacked, of all files together
 
 
 def tables(data: str | Path | Sequence[str | Path]) -> tuple[pl.LazyFrame, dict[str, Column]]:
-    """The rows of one file, or of several below each other with the column `file`, and what the columns are.
+    """The rows of one file, or of several concatenated with the column `file`, and what the columns are.
 
     Args:
         data: A path; a pattern such as `runs/*/result.json`; or several of either.
@@ -66,7 +67,7 @@ def tables(data: str | Path | Sequence[str | Path]) -> tuple[pl.LazyFrame, dict[
         rows.collect_schema()
     except UNREADABLE as error:
         raise FitError(
-            f"{len(paths)} files from {paths[0]} to {paths[-1]} cannot be put below each other: {first_line(error)}"
+            f"{len(paths)} files from {paths[0]} to {paths[-1]} cannot be concatenated: {first_line(error)}"
         ) from error
     return rows, merged(said)
 
@@ -100,7 +101,7 @@ def _found(data: str | Path | Sequence[str | Path]) -> tuple[list[Path], bool]:
             found.setdefault(os.path.realpath(path), path)
     paths = list(found.values())
     if not paths:
-        raise FitError(f"A list of tables must name a file at least, but is empty. Pass {FORMS}.")
+        raise FitError(f"A list of tables must name at least one file, but is empty. Pass {FORMS}.")
     if len(paths) > _MOST_FILES:
         raise FitError(f"A fit reads at most {_MOST_FILES:,} files, but got {len(paths):,}. Put them together first.")
     for path in paths:
@@ -110,14 +111,14 @@ def _found(data: str | Path | Sequence[str | Path]) -> tuple[list[Path], bool]:
 
 
 def _ending(path: Path) -> str:
-    """The ending that says the form, without .gz; Parquet is packed by itself."""
+    """The ending that determines the form, without .gz; Parquet has its own compression."""
     name = path.name.lower()
     ending = Path(name.removesuffix(".gz")).suffix
     return "" if name.endswith(".parquet.gz") else ending
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """What tells files apart: their paths from the innermost folder that holds all of them."""
+    """Names that distinguish files: their paths from the innermost folder that holds all of them."""
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     return [Path(os.path.relpath(os.path.abspath(path), folder)).as_posix() for path in paths]
 
@@ -173,7 +174,7 @@ def _csv(path: Path) -> pl.LazyFrame:
 
 
 def _typed(rows: pl.LazyFrame, words: Mapping[str, pl.DataType] | None = None) -> pl.LazyFrame:
-    """The rows with numbers in each column of text that holds numbers and words for none; `words` stay words."""
+    """The rows; columns of text that hold only numbers and words for missing ones become numbers, but not `words`."""
     kept = {COLUMNS, *(words or ())}
     text = [name for name, kind in rows.collect_schema().items() if kind == pl.String and name not in kept]
     return rows.with_columns(as_numbers(name, kind) for name, kind in numeric(rows, text).items())

@@ -20,7 +20,7 @@ from raysweep.laws.request import Options
 
 __all__ = ["fit_groups"]
 
-_ROUNDS = 3  # of weights and fit in turn
+_ROUNDS = 3  # alternations of weights and fit
 _BATCH = 4_000_000  # numbers of draws' points held at a time
 _MANY = 5_000  # points of a group beyond which runs are averaged in batches
 _BATCHES = 100
@@ -102,13 +102,13 @@ def _begin(law: Law | None, data: Data, options: Options) -> Group:
 def _batched(data: Data, run: npt.NDArray[np.int64]) -> tuple[Data, npt.NDArray[np.int64], Array]:
     """Geometric means over each batch of runs at each point of scales, and how many rows each stands for."""
     _, scale = np.unique(data.x, axis=1, return_inverse=True)
-    run = np.random.default_rng(0).permutation(run.max() + 1)[run]  # rows are sorted: neighbours are no random batch
+    run = np.random.default_rng(0).permutation(run.max() + 1)[run]  # sorted neighbours are not a random batch
     _, first, cell, count = np.unique(
         scale * _BATCHES + run % _BATCHES, return_index=True, return_inverse=True, return_counts=True
     )
     y = np.exp(np.bincount(cell, np.log(data.y)) / count)
     se = None if data.se is None else y * np.sqrt(np.bincount(cell, (data.se / data.y) ** 2)) / count
-    # Rows that are runs of their own stay so as batches.
+    # Rows that are runs of their own remain so as batches.
     batch = np.arange(first.size) if data.run is None else run[first] % _BATCHES
     label = None if data.run is None else batch
     return replace(data, x=data.x[:, first], y=y, run=label, se=se), batch, count.astype(np.float64)
@@ -213,7 +213,7 @@ def _held_out(groups: Sequence[Group], options: Options) -> list[Holdout | None]
 def _outcome(
     group: Group, x: Sequence[str], y: str, options: Options, drawn: Drawn, holdout: Holdout | None, compare: bool
 ) -> GroupFit:
-    """What a group's fit comes to, with everything that speaks against it."""
+    """The result of a group's fit, with all caveats."""
     failed = _failed(group, x, y, options)
     if group.error is not None:
         return failed
@@ -246,7 +246,7 @@ def _outcome(
 
 
 def _failed(group: Group, x: Sequence[str], y: str, options: Options) -> GroupFit:
-    """What is known of a group without its fit."""
+    """What is known about a group apart from its fit."""
     data = group.data
     return GroupFit(
         law=group.law,

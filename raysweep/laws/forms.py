@@ -26,7 +26,7 @@ def law(name: str) -> Law:
 
 
 def compared(name: str) -> Law:
-    """A law that others name as a rival: one of `LAWS`, or "..., E = 0", which cannot be asked for by itself."""
+    """A law that others name as a rival: one of `LAWS`, or "..., E = 0", which cannot be requested directly."""
     return LAWS[name] if name in LAWS else LAWS[name.partition(", ")[0]].without_floor()
 
 
@@ -39,7 +39,7 @@ def _share(mine: int, other: int) -> Callable[[Array], Array]:
     return lambda values: values[..., other] / (values[..., mine] + values[..., other])
 
 
-_LATE = 0.75  # a break beyond this share of the window (in logs) is hearsay
+_LATE = 0.75  # a break beyond this share of the window (in logs) is not to be trusted
 _STEEPEST = 10.0  # an exponent of decay
 
 
@@ -104,7 +104,7 @@ LAWS: dict[str, Law] = {
             ),
             fewest_scales=5,
             source="Zhai et al. 2022, arXiv 2106.04560, eq. 1",
-            when="Still flat at the small end. Three scales of x cannot tell s.",
+            when="Still flat at the small end. Three scales of x cannot determine s.",
             terms=terms.shifted,
             restore_terms=terms.shifted_restore,
             levels=(5,),
@@ -145,7 +145,7 @@ LAWS: dict[str, Law] = {
             ),
             fewest_scales=8,
             source="Caballero et al. 2023, arXiv 2210.14891, one break",
-            when="A slope that changes, from alpha to beta, inside the data. Never to foretell a break.",
+            when="A slope that changes, from alpha to beta, inside the data. Never to predict a break.",
             terms=terms.broken,
             restore_terms=terms.broken_restore,
             levels=(8,),
@@ -178,7 +178,7 @@ LAWS: dict[str, Law] = {
             exponents=(_falling("alpha", 0.03, 3.0, 16), _falling("beta", 0.03, 3.0, 16)),
             fewest_scales=6,
             source=_HOFFMANN,
-            when="Loss over width (parameters) and data. Needs both to vary apart from each other.",
+            when="Loss over width (parameters) and data. Both must vary independently.",
             terms=terms.separable,
             restore_terms=terms.separable_restore,
             pairs=((1, 3), (2, 4)),

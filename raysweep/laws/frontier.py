@@ -1,4 +1,4 @@
-"""The compute-optimal frontier `N*(C) = G C^a`: what the three approaches of Hoffmann et al. (2022) have in common.
+"""The compute-optimal frontier `N*(C) = G C^a`: what the three approaches of Hoffmann et al. (2022) share.
 
 Each approach leaves an estimate and draws of its line; `joint` takes them from a fitted joint law (Approach 3), the
 other two are in `envelope` and `isoflop`. `compare_approaches` says where approaches disagree.
@@ -86,7 +86,7 @@ class Frontier:
         def n(values: Array) -> Array:
             line = self.line(values)
             start = line[..., 0].reshape(line.shape[:-1] + (1,) * compute.ndim)
-            # A wild draw must not overflow.
+            # An extreme draw must not overflow.
             return np.exp(np.clip(start + np.multiply.outer(line[..., 1], np.log(compute)), -700.0, 700.0))
 
         return n
@@ -147,7 +147,7 @@ class Comparison:
 def compare_approaches(
     frontiers: Sequence[Frontier], compute: float, *, factor: float = 1.5, level: float = 0.95
 ) -> Comparison:
-    """Where approaches disagree on N* at a budget: disjoint intervals, or estimates more than `factor` apart."""
+    """Disagreement of approaches on N* at a budget: disjoint intervals, or estimates more than `factor` apart."""
     n = {f.approach: float(f.n(compute)) for f in frontiers}
     ends = {f.approach: f.n_interval(compute, level) for f in frontiers}
     quarrels = []
@@ -183,7 +183,8 @@ def positive(**columns: npt.ArrayLike) -> Array:
     found = [np.asarray(values, dtype=np.float64) for values in columns.values()]
     if len({values.shape for values in found}) > 1 or found[0].ndim != 1 or not found[0].size:
         raise FitError(
-            f"{', '.join(columns)} must be of one length, but have shapes {[v.shape for v in found]}. One value a row."
+            f"{', '.join(columns)} must be of one length, but have shapes {[v.shape for v in found]}. Give one value "
+            "per row."
         )
     for name, values in zip(columns, found, strict=True):
         bad = values[~((values > 0) & np.isfinite(values))]

@@ -43,11 +43,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Holdout:
-    """The fit without the largest scales, and how it foretold them.
+    """The fit without the largest scales, and how well it predicted them.
 
     Attributes:
-        share: Of distinct scales that was left out.
-        cut: The largest scale it saw (for several, of their product).
+        share: Share of distinct scales that was left out.
+        cut: The largest scale it was fitted to (for several scales, the largest product).
         params: Its parameter values.
         n_points: Points left out.
         rmse_log: Root mean squared error of log y on them.
@@ -75,14 +75,14 @@ class GroupFit:
         derived: Quantities that follow from them, such as a compute-optimal exponent.
         intervals: Low and high of each parameter and derived quantity; empty if there are none (a note says why).
         status: `CONVERGED`, `BOUND_HIT`, `MAX_ITER`, or `FAILED` (then `error` says why).
-        n_points, n_clusters, n_scales: Rows, clusters (rows of one may err alike) and distinct points of scales.
-        cluster: What tells clusters apart: `run`, a ledger's seed, or the column that was named.
+        n_points, n_clusters, n_scales: Rows, clusters (whose rows may have correlated errors) and distinct scales.
+        cluster: What identifies clusters: `run`, a ledger's seed, or the column that was named.
         window: Smallest and largest value of each scale.
         level: Nominal coverage of the intervals.
         rmse_log: Root mean squared log residual.
         details: A sentence for each note code.
         holdout: The fit without the largest scales; None if there are too few, or none was asked for.
-        rivals: The law beside others on the same points, best first.
+        rivals: Comparison of the law with others on the same points, best first.
         huber: Where the loss turned linear, in log units; None for least squares.
         draws: The bootstrap behind the intervals.
         error: Why there is no estimate.
@@ -185,9 +185,9 @@ def lack_of_fit(x: Array, residual: Array, parameters: int, run: npt.NDArray[Any
         x: Scales, [points] or [axes, points].
         residual: Log residuals of the fit, [points].
         parameters: What the fit estimated.
-        run: Unit of each point, [points]. Points of one unit at several scales may err alike: the law absorbs what they
-            share, so the test then rejects more rarely than it says. Points of one unit at one scale are no replicates:
-            None is returned.
+        run: Unit of each point, [points]. Errors of one unit at several scales may be correlated: the law absorbs what
+            they share, so the test then rejects less often than it says. Points of one unit at one scale are no
+            replicates: None is returned.
     """
     x = np.atleast_2d(x)
     scales, axis = (x[0], None) if len(x) == 1 else (x, 1)

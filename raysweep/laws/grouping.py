@@ -1,6 +1,6 @@
 """Grouping: every axis of a ledger that varies is accounted for.
 
-Those that change nothing are dropped, those that nobody named split the fit.
+Axes that change nothing are dropped; axes that were not named split the fit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def accounted(columns: Mapping[str, Column]) -> dict[str, Column]:
 
 
 def varying(rows: pl.LazyFrame, names: Sequence[str]) -> list[str]:
-    """Those of the columns that hold more than one value."""
+    """The columns that hold more than one value."""
     if not names:
         return []
     differs = gather(rows.select(_differs(name).alias(name) for name in names))
@@ -93,10 +93,10 @@ class Grouping:
 
 
 def grouped(frame: pl.DataFrame, axes: Mapping[str, Column], x: Sequence[str], by: tuple[str, ...]) -> Grouping:
-    """`by` and every varying axis that was not named and does not follow x: each of its values is fitted by itself.
+    """`by` and every varying axis that was not named and does not follow x: each value is fitted separately.
 
-    Whether an axis follows x is a question to each group: a rate that one arm scans may be tuned at each x in another,
-    which is then not taken apart.
+    Whether an axis follows x is decided in each group: a rate that one arm scans may be tuned at each x in another,
+    which is then not split.
     """
 
     # Code before labels, labels before numbers, shapes before lanes: a learning rate tuned in each arm then follows x
@@ -125,7 +125,7 @@ def grouped(frame: pl.DataFrame, axes: Mapping[str, Column], x: Sequence[str], b
         ]
         tied = follows & ~alone
         said = [
-            None if one else f"{axis} varies ({those}), so each value was fitted by itself."
+            None if one else f"{axis} varies ({those}), so each value was fitted separately."
             for one, those in zip(tied, shown, strict=True)
         ]
         parts = values.select(by)

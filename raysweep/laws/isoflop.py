@@ -30,7 +30,7 @@ class Valley:
     Attributes:
         budget: FLOPs.
         n: The size of least loss, or None where it is not bracketed.
-        coefficients: Of the polynomial, constant first, [degree + 1].
+        coefficients: Coefficients of the polynomial, constant first, [degree + 1].
         centre: Mean log N.
         window: Least and greatest size.
         runs: Runs behind it.
@@ -89,7 +89,7 @@ def isoflop(
         loss: Positive, [runs].
         degree: 3, or 2 for the classical parabola.
         c: FLOPs per unit of N D.
-        draws: Of the bootstrap.
+        draws: Bootstrap draws.
         seed: The same seed gives the same draws.
 
     Raises:
@@ -151,7 +151,7 @@ def _valley(
     q, r = np.linalg.qr(shift[:, None] ** powers)
     inverse = np.linalg.inv(r)
     coefficients = inverse @ (q.T @ y)
-    # A run that the polynomial passes through whatever its loss (leverage 1) has no residual to correct.
+    # A run that the polynomial always passes through (leverage 1) has no residual to correct.
     slack = np.maximum(1 - (q**2).sum(axis=1), 1e-9)
     residual = (y - q @ (q.T @ y)) / np.sqrt(slack)
     shape = (draws, n.size)
@@ -176,10 +176,10 @@ def _valley(
 
 
 def _least(coefficients: Array, low: float, high: float) -> tuple[Array, npt.NDArray[np.bool_]]:
-    """Where polynomials of degree 2 or 3, [..., degree + 1], are least in [low, high], and whether that is inside."""
+    """The minima of polynomials of degree 2 or 3, [..., degree + 1], in [low, high], and whether each lies inside."""
     _, c1, c2, *rest = np.moveaxis(coefficients, -1, 0)
     c3 = rest[0] if rest else np.zeros_like(c2)
-    # Of the stationary points this one has curvature 2 root > 0; each form is stable where it is used.
+    # The stationary point with curvature 2 root > 0; each form is stable where it is used.
     with np.errstate(divide="ignore", invalid="ignore"):
         root = np.sqrt(c2**2 - 3 * c1 * c3)
         turn = np.where(c2 > 0, -c1 / (c2 + root), (root - c2) / (3 * c3))
@@ -215,7 +215,7 @@ def _line(valleys: tuple[Valley, ...], precision: Array, details: dict[str, str]
         if p_value < _SUSPICIOUS:
             effective = float(spare)  # all that is known of the scatter
             details["lack_of_fit"] = (
-                f"The optima stray from N* = G C^a by {scale:.1f} times what the noise within budgets explains "
+                f"The optima stray from N* = G C^a by {scale:.1f} times as much as the noise within budgets explains "
                 f"(F test, p = {p_value:.1g}); intervals were widened by as much. Look at the valleys."
             )
     return Draws(values, drawn @ solve.T, effective, scale)

@@ -1,4 +1,4 @@
-"""JSON as a table: a list of objects, or objects one after the other (JSON lines), each a row; whatever the ending.
+"""JSON as a table with one row per object: a list of objects, or one object after another (JSON lines).
 
 A text may come from anywhere: it is parsed up to a limit of bytes, columns and values.
 """
@@ -30,8 +30,8 @@ def read_json(path: Path, most: int) -> tuple[pl.DataFrame, int]:
     Objects in objects become columns such as `config/lr`; lists are kept as text, null is an empty place.
 
     Args:
-        path: May end in .gz.
-        most: Bytes that it may have, once unpacked.
+        path: Path of the file; may end in .gz.
+        most: Largest size once unpacked, in bytes.
 
     Raises:
         FitError: It is too long, is not JSON, or holds anything but objects.
@@ -77,13 +77,13 @@ def _objects(path: Path, text: str) -> Iterator[dict[str, Any]]:
             found, end = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             raise FitError(
-                f"{path}: line {line()} cannot be read as JSON: {first_line(error)}. Mend or remove it."
+                f"{path}: line {line()} cannot be read as JSON: {first_line(error)}. Correct or remove it."
             ) from error
         for row in found if isinstance(found, list) else [found]:
             if not isinstance(row, dict):
                 raise FitError(
-                    f"{path}: line {line()} must hold a JSON object, a row, or a list of such, but holds "
-                    f"{type(row).__name__}. Convert the table to one object or one line of a .csv a run."
+                    f"{path}: line {line()} must hold a JSON object (one row), or a list of such, but holds "
+                    f"{type(row).__name__}. Convert the table to one object, or one line of a .csv, per run."
                 )
             yield row
         at = end
@@ -134,5 +134,5 @@ def _utf8(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first."""
+    """The first line of an error."""
     return next(iter(str(error).splitlines()), type(error).__name__)

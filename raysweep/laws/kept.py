@@ -1,4 +1,4 @@
-"""Which rows count: those of finished cells of one world that were measured; and what becomes of the others."""
+"""Which rows count (measured ones, of finished cells of one world), and what is noted about the others."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Kept:
     """The rows that count, and those they were taken from.
 
     Attributes:
-        rows: They, not yet read.
-        count: How many they are.
-        lost: How many of all rows do not count, a sentence for each note code.
+        rows: The rows, not yet read.
+        count: Number of rows.
+        lost: Number of rows that do not count, in one sentence per note code.
         rows_before: All rows, and what flags them.
         measured: Columns that must hold a finite number.
     """
@@ -37,10 +37,10 @@ class Kept:
     measured: tuple[str, ...]
 
     def notes(self, groups: pl.DataFrame, regrouped: Regrouped) -> list[Note]:
-        """What each group lost, in its own numbers.
+        """The losses of each group, in its own numbers.
 
         Args:
-            groups: The by-columns, a row for each group.
+            groups: The by-columns, one row per group.
             regrouped: Gives rows the by-columns of their groups.
         """
         by = groups.columns
@@ -69,7 +69,7 @@ def keep_measured(rows: pl.LazyFrame, columns: Mapping[str, Column], y: str, mea
     has diverged in that metric alone.
 
     Raises:
-        FitError: They are of several worlds.
+        FitError: The rows are from several worlds.
     """
 
     def text(name: str) -> pl.Expr:
@@ -91,7 +91,7 @@ def keep_measured(rows: pl.LazyFrame, columns: Mapping[str, Column], y: str, mea
             f"Fit one with --where \"world_sha = '{worlds[0]}'\"."
         )
     counted &= pl.col("_finite")
-    # Without flags that say nothing, a file's reader need not look at them.
+    # Flags that are constant are dropped, so that a file's reader can skip them.
     kept = whole
     if "status" in columns:
         kept &= status == "ok"
@@ -102,7 +102,7 @@ def keep_measured(rows: pl.LazyFrame, columns: Mapping[str, Column], y: str, mea
 
 
 def _lost(tally: Sequence[tuple[str, bool, bool, int]], measured: Sequence[str]) -> dict[str, str]:
-    """What does not count, of rows with these (status, candidate, finite, number), a sentence for each note code."""
+    """Sentences by note code on the rows that do not count, from their (status, candidate, finite, number)."""
     *most, last = measured
     steps = [(status, f"with status {status}", 0, status) for status in sorted({one[0] for one in tally} - {"ok"})]
     out = {}

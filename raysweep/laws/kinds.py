@@ -1,4 +1,4 @@
-"""Kinds: where another axis chooses the kind of an axis, the kind that it has in the rows at hand."""
+"""Kinds: the kind that an axis has in the given rows, where another axis chooses it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["moment", "settled"]
 
 
 def moment(name: str) -> str:
-    """The column of the time that each row was read at, where that of the axis `name` holds it in some rows only."""
+    """The column of the time at which each row was read, where the axis `name` holds it in some rows only."""
     return f"_moment_{name}"
 
 
@@ -23,13 +23,13 @@ def settled(
 ) -> tuple[pl.LazyFrame, dict[str, Column]]:
     """The rows, and their columns with the kind that each axis has in them.
 
-    Time that nobody named may be observed in some rows, where one snapshot of a run counts, and a lane in others, where
-    it is an axis as any other. Then the column `moment(name)` has the time of all rows, and the axis is null where it
-    is observed, for nothing is split by it there.
+    An unnamed axis of time may be observed in some rows, where one snapshot of a run counts, and a lane in others,
+    where it is an axis like any other. Then the column `moment(name)` has the time of all rows, and the axis is null
+    where it is observed, because it splits nothing there.
 
     Args:
-        rows: Of a ledger.
-        columns: What it says of its columns.
+        rows: Rows of a ledger.
+        columns: What the ledger says about its columns.
         named: Axes that the fit names: these stay as they are.
     """
     schema, out = rows.collect_schema(), dict(columns)
@@ -40,7 +40,7 @@ def settled(
         for value, at in reversed(column.kinds):
             kind = pl.when(_equals(column.chosen_by, schema[column.chosen_by], value)).then(pl.lit(at)).otherwise(kind)
         kinds = gather(rows.select(kind.alias("kind").unique()))["kind"].to_list()
-        # Several: what an observed axis asks for, its key of a run among them, is right for any other, too.
+        # Several: what an observed axis needs, such as the key of its run, is right for all the others, too.
         most = "observed" if "observed" in kinds else next(iter(kinds), column.kind)
         out[name] = replace(column, kind=most, chosen_by="", kinds=())
         if len(kinds) > 1 and most == "observed" and column.axis_role == "time" and name not in named:

@@ -13,7 +13,7 @@ from raysweep.laws.terms import Array, softplus
 
 __all__ = ["BLOCKS", "evaluate", "restore", "starts"]
 
-_STEPS = 7  # of Newton's method: from either asymptote to the last digit
+_STEPS = 7  # Newton steps from either asymptote to the last digit
 _FLOORS = (0.0, 0.5, 0.8, 0.95, 0.995)  # E over the least y, in the search of starts
 _CHANCES = (1.005, 1.05, 1.3, 3.0, 30.0)  # I over the largest y
 _POWERS = (0.3, 1.0, 2.0, 5.0)
@@ -35,7 +35,7 @@ def evaluate(u: Array, values: Array) -> tuple[Array, list[Array]]:
     up, down = np.exp(span - softplus(-z)), np.exp(span - softplus(z))  # y - E, I - y
     y = floor + up
     both = y * (down + g * up)
-    slope = up * down / both  # of log y in the log of A
+    slope = up * down / both  # derivative of log y in log A
     return np.log(y), [down / both, g * up / both, slope / amplitude, -slope * u, slope * (span - softplus(z))]
 
 

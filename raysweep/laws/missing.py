@@ -1,4 +1,4 @@
-"""Text that stands for numbers: columns of a CSV or JSON file in which a word says that there is no number."""
+"""Text that stands for numbers: columns of a CSV or JSON file in which a word marks a missing number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WORDS = [
     "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan", "1.#inf", "-1.#inf", "inf", "+inf", "-inf", "infinity", "+infinity",
     "-infinity", "#n/a", "#n/a n/a", "#na", "#num!", "#div/0!", "#value!", "undefined",
 ]  # fmt: skip
-_HEAD = 1000  # rows that tell most columns of words
+_HEAD = 1000  # rows that suffice to recognise most columns of words
 
 
 def _text(name: str) -> pl.Expr:
@@ -26,12 +26,12 @@ def _missing(name: str) -> pl.Expr:
 
 
 def _word(name: str) -> pl.Expr:
-    """Whether a value is neither a number nor a word for none."""
+    """Whether a value is neither a number nor a word for a missing one."""
     return ~_missing(name) & _text(name).cast(pl.Float64, strict=False).is_null()
 
 
 def numeric(rows: pl.LazyFrame, names: Sequence[str], least: int = 1) -> dict[str, pl.DataType]:
-    """Those columns of text that hold numbers and words for none alone, `least` numbers at least, and their type."""
+    """The columns of text that hold only numbers, at least `least`, and words for missing ones; and their type."""
     names = list(names)
     for part in (rows.head(_HEAD), rows):
         if not names:
@@ -56,7 +56,7 @@ def numeric(rows: pl.LazyFrame, names: Sequence[str], least: int = 1) -> dict[st
 
 
 def as_numbers(name: str, kind: pl.DataType) -> pl.Expr:
-    """The column as numbers, null where a word says that there is none."""
+    """The column as numbers, null where a word marks a missing one."""
     return pl.when(~_missing(name)).then(_text(name)).cast(kind, strict=False).alias(name)
 
 

@@ -1,4 +1,4 @@
-"""Notes: sentences about the points of a fit, each at the groups that it holds for."""
+"""Notes: sentences about the points of a fit, each with the groups that it holds for."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def details_of(groups: pl.DataFrame, count: int, notes: Sequence[Note]) -> list[
 
 
 def over(frame: pl.DataFrame, by: Sequence[str], *what: pl.Expr) -> pl.DataFrame:
-    """Each value of `by`, in their order, with what is asked of its rows; one row if there is no by-column."""
+    """Each value of `by`, sorted, with the given aggregates of its rows; one row if there is no by-column."""
     return frame.group_by(by).agg(*what).sort(by) if by else frame.select(*what)
 
 

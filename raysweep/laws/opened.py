@@ -22,8 +22,8 @@ class Table:
     """The rows that `where` keeps, and which of their columns a fit looks at.
 
     Attributes:
-        rows: They, not yet read.
-        columns: What a ledger says of its columns; empty of a plain table.
+        rows: The rows, not yet read.
+        columns: What a ledger says about its columns; empty for a plain table.
         run: The column of runs, or the one that was named; None if each row is a run.
         se: The column of y's standard error; None if there is none.
         measured: Columns that must hold a finite number.
@@ -61,7 +61,7 @@ def _refuse_snapshots(rows: pl.LazyFrame) -> None:
     schema = rows.collect_schema()
     if "run" not in schema or not ({"cell", "status"} <= set(schema) or schema["run"] == pl.String):
         return
-    if not {"cell", "status"} <= set(schema):  # a selection: a run's key betrays it
+    if not {"cell", "status"} <= set(schema):  # a selection: recognised by a run's key
         some = gather(rows.select(pl.col("run").drop_nulls().head(1)))
         if not len(some) or not re.fullmatch(r"[0-9a-f]{20}", str(some["run"][0])):
             return
@@ -71,15 +71,15 @@ def _refuse_snapshots(rows: pl.LazyFrame) -> None:
         raise FitError(
             f"{count:,} rows of {runs:,} runs look like a store's, but have lost what "
             "says which columns are axes and which are metrics, so that snapshots of a run would count as independent "
-            "runs. Pass the parquet file itself, or keep its column `columns`. (If they are no store's, leave out the "
-            "columns `cell` and `run`.)"
+            "runs. Pass the parquet file itself, or keep its column `columns`. (If they are not from a store, leave "
+            "out the columns `cell` and `run`.)"
         )
 
 
 def _of_one_code(rows: pl.LazyFrame, groups: Sequence[str]) -> pl.LazyFrame:
-    """The rows with one hash of code for all of a group that the user declared equal."""
+    """The rows, with one hash of code for each group of hashes that the user declared equal."""
     for equal in (group.split(",") for group in groups):
         sha = pl.col("code_sha").cast(pl.String)
-        known = sha.fill_null("none")  # of rows that do not say
+        known = sha.fill_null("none")  # for rows without a hash
         rows = rows.with_columns(pl.when(known.is_in(equal)).then(pl.lit(equal[0])).otherwise(sha).alias("code_sha"))
     return rows

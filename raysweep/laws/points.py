@@ -1,4 +1,4 @@
-"""Points: what each row of a ledger or a plain table means to a fit.
+"""Points: what each row of a ledger or a plain table means for a fit.
 
 A ledger's columns say what they are (axis, metric or stamp), so every axis is accounted for: seeds are replicates,
 time that is observed is reduced to one snapshot per run, any other varying axis splits the fit (also time, where each
@@ -6,7 +6,7 @@ run has its own, as under a cosine schedule), and a note says so. Rows that anot
 split off as well. A plain table says nothing: the named columns count, the others are ignored, and rows of equal x are
 replicates.
 
-No group depends on another: each has its own unit of intervals and its own notes. Rows stay unread until they are few:
+Groups are independent: each has its own unit of intervals and its own notes. Rows stay unread until they are few:
 a table of any length is counted, filtered and reduced a block at a time.
 """
 
@@ -35,18 +35,18 @@ __all__ = ["Part", "Points", "points"]
 
 _OWN = ("lane", "shape")  # kinds of axes whose values each have runs of their own
 _HELD = 5_000_000  # rows that are simply read: a few hundred MB
-_SHOWN = 6  # groups without a row that are named
+_SHOWN = 6  # groups without a row that a note names
 
 
 @dataclass(frozen=True)
 class Part:
-    """What is known of the points of one group.
+    """What is known about the points of one group.
 
     Attributes:
         group: The by-columns' values that single it out.
-        run: The column that tells its independent clusters of rows apart; None if each row is one.
-        se: The column of y's standard error from finite evaluation; None if nothing is known of it.
-        details: What was dropped, reduced or split, a sentence for each stable note code.
+        run: The column that identifies its independent clusters of rows; None if each row is one.
+        se: The column of y's standard error from finite evaluation; None if it is unknown.
+        details: What was dropped, reduced or split, in one sentence per stable note code.
     """
 
     group: Mapping[str, Any]
@@ -56,7 +56,7 @@ class Part:
 
     @property
     def cluster(self) -> str:
-        """What clusters are called: `run`, or the column that tells them apart."""
+        """What clusters are called: `run`, or the column that identifies them."""
         return self.run or "run"
 
 
@@ -65,11 +65,11 @@ class Points:
     """Rows that are ready to be fitted.
 
     Attributes:
-        frame: One row a point; x and y are finite.
+        frame: One row per point; x and y are finite.
         x: Columns of the scales, in the order of the law's axes.
         y: Column of the measurement.
-        by: Columns whose every combination of values is fitted by itself.
-        parts: What is known of each group, in the order of the by-columns' values.
+        by: Columns whose every combination of values is fitted separately.
+        parts: What is known about each group, in the order of the by-columns' values.
     """
 
     frame: pl.DataFrame
@@ -86,7 +86,7 @@ class Points:
 
 @dataclass(frozen=True)
 class _Reduced:
-    """One row a point.
+    """One row per point.
 
     Attributes:
         grouping: The rows by the groups that are fitted.
@@ -102,7 +102,7 @@ class _Reduced:
 
 
 def points(data: Source, request: FitRequest, keep: Sequence[str] = ()) -> Points:
-    """The rows of `data` that a fit takes, and what had to be decided about the others.
+    """The rows of `data` that a fit takes, and what was decided about the others.
 
     Args:
         data: See `table.fit`.
@@ -158,7 +158,7 @@ def _of_plain(rows: pl.LazyFrame, count: int, table: Table, request: FitRequest)
 
 
 def _of_ledger(rows: pl.LazyFrame, table: Table, request: FitRequest, keep: Sequence[str]) -> _Reduced:
-    """A ledger's rows, one a point, by the axes that split them: every axis is accounted for."""
+    """A ledger's rows, one per point, grouped by the axes that split them: every axis is accounted for."""
     named, axes = (*request.x, *request.by), accounted(table.columns)
     held = rows.collect_schema()
     mixed = {name for name in axes if moment(name) in held}
@@ -168,7 +168,7 @@ def _of_ledger(rows: pl.LazyFrame, table: Table, request: FitRequest, keep: Sequ
     # A table's columns stand in the order in which its axes were declared; the text that describes them does not.
     declared = [name for name in table.rows.collect_schema() if name in axes]
     times = [name for name in declared if axes[name].axis_role == "time" and name not in named]
-    # Runs that each have their own time are no snapshots of one: time tells them apart, unless a time is asked for.
+    # Runs that each have their own time are not snapshots of one run: time separates them, unless one is requested.
     times = [name for name in times if axes[name].kind not in _OWN] or (times if request.moment is not None else [])
     apart = mixed if request.moment is None else set()
     axes = {name: column for name, column in axes.items() if name not in times or name in apart}
@@ -180,9 +180,9 @@ def _of_ledger(rows: pl.LazyFrame, table: Table, request: FitRequest, keep: Sequ
 
 
 def _run_key(axes: Mapping[str, Column], table: Table) -> list[str]:
-    """The columns whose values tell apart the runs that each have one snapshot."""
+    """The columns whose values identify the runs, each of which has one snapshot."""
     run = table.run
-    # A ledger's own key of a run stands for all axes that are not observed, and alone is less to hold.
+    # A ledger's own key of a run stands for all axes that are not observed, and alone takes less memory.
     known = _OWN if run == "run" and table.columns.get(run, Column()).role == "stamp" else ()
     key = [name for name in axes if axes[name].kind not in known]
     return [*key, run] if run is not None and run not in axes else key
@@ -191,7 +191,7 @@ def _run_key(axes: Mapping[str, Column], table: Table) -> list[str]:
 def _clusters(
     frame: pl.DataFrame, groups: pl.DataFrame, table: Table, request: FitRequest
 ) -> tuple[list[str | None], list[Note]]:
-    """The column that tells apart the clusters of each group: the one that was named, its seed, or its runs."""
+    """The column that identifies the clusters of each group: the one that was named, its seed, or its runs."""
     count = _count(groups)
     if request.run:
         return [request.run] * count, []
@@ -206,7 +206,7 @@ def _parts(
     errors: Sequence[str | None],
     notes: Sequence[Note],
 ) -> tuple[Part, ...]:
-    """What is known of each group that has a row left."""
+    """What is known about each group that has a row left."""
     details = details_of(groups, _count(groups), notes)
     values = groups.to_dicts() if groups.columns else [{}]
     there = [n > 0 for n in counts(frame, groups)]
@@ -229,7 +229,7 @@ def _owned(
         mine = [one == name for one in clusters]
         absent = counts(frame.filter(pl.col(name).is_null()), groups)
         said = [
-            f"{lost} rows without a {name} were dropped: nobody knows whose they are." if lost and own else None
+            f"{lost} rows without a {name} were dropped: their cluster is unknown." if lost and own else None
             for lost, own in zip(absent, mine, strict=True)
         ]
         if groups.columns:
@@ -243,7 +243,7 @@ def _owned(
 
 
 def _gone(rows: pl.LazyFrame, groups: pl.DataFrame, regrouped: Regrouped) -> list[Note]:
-    """The groups that lost every row: they are not there to say so themselves."""
+    """A note on the groups that lost every row, as they have no notes of their own."""
     if not groups.columns:
         return []
     by = groups.columns

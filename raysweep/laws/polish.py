@@ -15,12 +15,12 @@ from raysweep.laws.terms import Slopes
 __all__ = ["ITERATIONS", "Problems", "polish"]
 
 ITERATIONS = 100
-_TOLERANCE = 1e-10  # of a step, relative to 1 + |parameter|, in centred log units
-_EXACT = 1e-9  # asked for less, the last step is taken too
-_LEAST_LOG = -230.0  # of a positive parameter, centred: about 1e-100, so that no unit makes it underflow to 0
+_TOLERANCE = 1e-10  # size of a step, relative to 1 + |parameter|, in centred log units
+_EXACT = 1e-9  # at a tolerance below this, the last step is taken too
+_LEAST_LOG = -230.0  # least log of a positive parameter, centred: about 1e-100, so that no unit makes it underflow
 _LEAST = math.exp(_LEAST_LOG)
 _DAMPING_FLOOR = 1e-12
-_SPARSE = 0.8  # of the points of problems have weight: with fewer, it pays to gather each problem's own
+_SPARSE = 0.8  # share of points with weight below which it pays to gather each problem's own
 _STEADY = (0.2, 0.95)  # shares of the step before between which it is extrapolated; found by trial
 _OUTLIER = 0.35  # how much of its majorising curvature a residual beyond Huber's delta adds; found by trial
 
@@ -191,7 +191,7 @@ def polish(
                 step, before[active] = _extrapolated(step, before[active], h), step
             trial = np.clip(at + step, low, high)
             done = (relative > _EXACT) & (np.abs((g * (trial - at)).sum(axis=1)) <= relative * cost[active])
-            if done.any():  # a draw need not see what so small a step wins
+            if done.any():  # a draw can do without what so small a step gains
                 active = active[~done]
                 if not active.size:
                     break
@@ -206,7 +206,7 @@ def polish(
             took = active[better]
             q[took], cost[took] = trial[better], new_cost[better]
             gradient[took], hessian[took] = new_gradient[better], new_hessian[better]
-            # A step that won less than half of what it promised overshot: without damping it may do so for ever.
+            # A step that gained less than half of what it promised overshot: without damping it may do so forever.
             damping[active] = np.where(
                 poor, np.maximum(damping[active] * 4, 1e-3), np.maximum(damping[active] / 10, _DAMPING_FLOOR)
             )

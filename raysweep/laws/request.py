@@ -1,4 +1,4 @@
-"""The request of a fit: which law of which columns and rows, and how. Whoever asks for one is checked here, and once.
+"""The request of a fit: which law of which columns and rows, and how. Every request is checked here, once.
 
 A sweep file, a command line and a call in Python all become a `FitRequest`, which travels whole to the fit.
 """
@@ -38,7 +38,7 @@ class Options:
     Attributes:
         level: Nominal coverage of intervals, in (0, 1).
         draws: Bootstrap draws; 0 for none, else enough for the percentiles of `level`.
-        seed: Of the draws.
+        seed: Seed of the draws.
         huber: Huber's delta on log residuals, > 0; None for least squares.
         holdout: Share of distinct scales (of compute, for several) that a second fit leaves out; 0 for none.
 
@@ -84,10 +84,10 @@ class FitRequest:
         x: Columns of the scales, in the order of the law's axes.
         y: Column of the measurement.
         law: A key of `LAWS`, or `auto`.
-        by: Columns whose every combination of values is fitted by itself.
+        by: Columns whose every combination of values is fitted separately.
         where: A Polars SQL condition on the rows.
         at: The snapshot of a run that counts: `best`, `last`, or a time.
-        run: Column that tells independent clusters of rows apart; None for what a ledger says.
+        run: Column that identifies independent clusters of rows; None for what a ledger says.
         se: Column of y's standard error; None for what a ledger says.
         options: How to fit.
 

@@ -1,4 +1,4 @@
-"""What a bootstrap draws: multiplicities of runs, or multipliers of their residuals."""
+"""The draws of a bootstrap: multiplicities of runs, or multipliers of their residuals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def canonical(x: Array, y: Array, labels: npt.NDArray[np.generic] | None) -> npt
 def measured(x: Array, cluster: npt.NDArray[np.int64]) -> Array:
     """1 where run r was measured at scale s, else 0, [runs, scales]; x [axes, points], cluster [points]."""
     _, scale = np.unique(x, axis=1, return_inverse=True)
-    if scale.max() >= _SCALES:  # neighbours count as one: nobody fits so many parameters
+    if scale.max() >= _SCALES:  # neighbours count as one: no law has so many parameters
         scale = scale * _SCALES // (scale.max() + 1)
     has = np.zeros((cluster.max() + 1, scale.max() + 1))
     has[cluster, scale] = 1.0
@@ -85,7 +85,7 @@ def multiplicities(has: Array, fewest: int, draws: int, rng: np.random.Generator
 
 
 def multipliers(runs: int, freedom: int, draws: int, rng: np.random.Generator) -> Array:
-    """What each draw multiplies each run's residuals by, [draws, runs].
+    """The multipliers of each run's residuals in each draw, [draws, runs].
 
     Webb's six points, times sqrt(freedom / chi2) of the whole draw: the spread is itself judged from few runs, so that
     draws of a linear law follow Student's t.
@@ -122,10 +122,10 @@ class Residuals:
     def drawn(self, freedom: int, draws: int, rng: np.random.Generator) -> Array:
         """Deviations of log y from the fit, [draws, points], for a wild bootstrap with some borrowed residuals.
 
-        A run at one scale tells little about its own variance. So where all are such, a draw gives each run, at
+        A run at one scale says little about its own variance. So where all runs are such, a draw gives each run, at
         random, its own residual (wild, Wu 1986) or that of any run (Efron 1979): nearly always the latter with few
-        degrees of freedom, nearly always the former with many. Which, is the same in data sets of the same runs, and a
-        draw is linear in the residuals: comparisons stay paired.
+        degrees of freedom, nearly always the former with many. The choice is the same in data sets of the same runs,
+        and a draw is linear in the residuals: comparisons stay paired.
         """
         runs = int(self.cluster.max()) + 1
         factor = multipliers(runs, freedom, draws, rng)
@@ -155,7 +155,7 @@ def residuals(law: Law, u: Array, t: Array, w: Array, fitted: Array, cluster: np
         cluster: The run of each point, from 0, [points].
     """
     centre, rows = law.evaluate(u, fitted)
-    # A parameter on its bound is not free to bend the law.
+    # A parameter on its bound cannot bend the law.
     columns = [
         np.broadcast_to(row * value if p.log else row, t.shape) * (p.low < value < p.high)
         for row, value, p in zip(rows, fitted, law.parameters, strict=True)

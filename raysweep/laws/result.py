@@ -19,7 +19,7 @@ __all__ = ["Fit", "stretches"]
 
 @dataclass(frozen=True)
 class Fit:
-    """A law fitted to every group of a table. What belongs to one fit can be asked of a `Fit` of one group.
+    """A law fitted to every group of a table. The attributes of a single fit are available on a `Fit` of one group.
 
     Attributes:
         x: Columns of the scales, in the order of the law's axes.
@@ -147,7 +147,7 @@ class Fit:
             keys[name] = both[0] if both[0] == both[1] else common
         cast = [pl.col(name).cast(kind) for name, kind in keys.items()]
         owner = np.full(frame.height, -1, dtype=np.int64)
-        # Where an axis follows x within a group, the group is that of any value of it.
+        # Where an axis follows x within a group, the group is the same for all its values.
         followed = [tuple(n for n in by if f"follows_{n}" in g.details and g.group[n] is None) for g in self.groups]
         for free in sorted(set(followed), key=len, reverse=True):
             on = [name for name in by if name not in free]
@@ -161,10 +161,10 @@ class Fit:
         return owner
 
     def to_frame(self) -> pl.DataFrame:
-        """One row a group and parameter; a group that could not be fitted has one row, with no name, and its reason.
+        """One row per group and parameter; a group that could not be fitted has one row, with no name, and its reason.
 
         Columns: the by-columns, `law`, `name`, `value`, `ci_low`, `ci_high`, `status`, `n_points`,
-        `n_clusters`, `x_min` and `x_max` (of several scales `<column>_min` and `<column>_max`), `notes`. Derived
+        `n_clusters`, `x_min` and `x_max` (for several scales `<column>_min` and `<column>_max`), `notes`. Derived
         quantities follow the parameters.
         """
         ends = [("x_min", "x_max")] if len(self.x) == 1 else [(f"{name}_min", f"{name}_max") for name in self.x]
@@ -182,7 +182,7 @@ class Fit:
         return pl.DataFrame(rows, infer_schema_length=None)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """One record a group; see `GroupFit.to_json`."""
+        """One record per group; see `GroupFit.to_json`."""
         return [group.to_json() for group in self.groups]
 
 

@@ -1,4 +1,4 @@
-"""Snapshots: of a run that was read off several times, the one that counts."""
+"""Snapshots: the one that counts of a run that was measured several times."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["Snapshots", "snapshots"]
 
 @dataclass(frozen=True)
 class Snapshots:
-    """One row a run.
+    """One row per run.
 
     Attributes:
-        rows: They.
+        rows: The rows.
         said: How they were chosen.
     """
 
@@ -62,14 +62,14 @@ def snapshots(
 
     Args:
         rows: Snapshots of runs.
-        columns: What a ledger says of its columns.
+        columns: What a ledger says about its columns.
         times: Axes of time that are reduced, the first declared first: a later snapshot is one that is later in the
             first of them in which the two differ.
         key: Columns that tell runs apart.
         request: Which snapshot counts.
 
     Raises:
-        FitError: No snapshot was taken at the time that is asked for, or there are several axes of time.
+        FitError: No snapshot was taken at the requested time, or there are several axes of time.
     """
     y, select = request.y, f"{request.y}_select"
     if not key:  # a table of one run, which has no name
@@ -85,9 +85,9 @@ def snapshots(
     elif request.at == "best" and select in held:
         high = (columns.get(select, Column()).better or columns.get(y, Column()).better) == "high"
         scores = [pl.col(select).cast(pl.Float64).fill_nan(None) * (1.0 if high else -1.0)]
-        said.append(Note(code, f"Of each run the snapshot best on {select} was taken, over {over}."))
+        said.append(Note(code, f"The snapshot of each run that is best on {select} was taken, over {over}."))
     else:
-        said.append(Note(code, f"Of each run the last snapshot was taken, over {over}."))
+        said.append(Note(code, f"The last snapshot of each run was taken, over {over}."))
         if request.at == "best":
             text = f"There is no {select} to choose the best snapshot on: the last was taken."
             said.append(Note("no_select_column", text))
@@ -105,7 +105,7 @@ def snapshots(
 def _highest(rows: pl.LazyFrame, key: Sequence[str], score: pl.Expr) -> pl.LazyFrame:
     """The rows of each run whose score is the highest; all of a run without any score."""
     rows = rows.with_columns(_score=score)
-    # The best score of each run is a small table; joined to the rows it leaves little more than one row a run.
+    # The best score of each run is a small table; joined to the rows it leaves little more than one row per run.
     best = gather(rows.group_by(key).agg(_best=pl.col("_score").max())).lazy()
     rows = rows.join(best, on=key, nulls_equal=True).filter(pl.col("_score").eq_missing(pl.col("_best")))
     return rows.drop("_score", "_best")
@@ -123,7 +123,7 @@ def _at(rows: pl.LazyFrame, times: Sequence[str], clocks: Sequence[str], wanted:
     if not (np.abs(have - wanted) <= 1e-9 * math.fabs(wanted)).any():
         raise FitError(f"No snapshot has {time} = {wanted:g}. Choose one of {', '.join(f'{t:g}' for t in have)}.")
     near = rows.filter((pl.col(clock) - wanted).abs() <= 1e-9 * math.fabs(wanted))
-    return near, f"Of each run the snapshot at {time} = {wanted:g} was taken."
+    return near, f"The snapshot of each run at {time} = {wanted:g} was taken."
 
 
 def _runs(rows: pl.LazyFrame, key: Sequence[str]) -> int:

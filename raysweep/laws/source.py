@@ -1,4 +1,4 @@
-"""Sources: any table as rows to be read lazily, and what a ledger says of its columns.
+"""Sources: any table as rows to be read lazily, and what a ledger says about its columns.
 
 Nothing is read here but a schema. Files are scanned, so a fit reads only the columns it needs, a block at a time.
 """
@@ -23,7 +23,7 @@ from raysweep.ledger.rows import STAMPS
 
 __all__ = ["Column", "Source", "condition", "gather", "numbers", "require", "scan", "selected"]
 
-_MOST_TEXTS = 100  # tables that were put below each other, each with a text of its own
+_MOST_TEXTS = 100  # tables that were concatenated, each with a text of its own
 
 
 class PandasFrame(Protocol):
@@ -40,10 +40,10 @@ Source: TypeAlias = "pl.DataFrame | pl.LazyFrame | pa.Table | PandasFrame | str 
 def scan(data: Source) -> tuple[pl.LazyFrame, dict[str, Column]]:
     """The rows of `data`, not yet read, and what its columns are; a table that says nothing has no `Column`.
 
-    Several files, or a pattern, are put below each other, with the file's name in the column `file`.
+    Several files, or the files of a pattern, are concatenated, with the file's name in the column `file`.
 
     Raises:
-        FitError: `data` is no table, or a file that does not exist or is in no form that is read.
+        FitError: `data` is not a table, or a file that does not exist or has an unsupported form.
     """
     columns: dict[str, Column] = {}
     if isinstance(data, (pl.DataFrame, pl.LazyFrame)):
@@ -80,14 +80,14 @@ def _from_pandas(data: Any) -> pl.LazyFrame:
 
 
 def _said(rows: pl.LazyFrame, most: int) -> dict[str, Column]:
-    """What the column `columns` says, in at most so many texts; also of columns that the table has lost."""
+    """The descriptions in the column `columns`, from a limited number of texts; also of columns that are lost."""
     texts = pl.col(COLUMNS).cast(pl.String).drop_nulls()
     found = gather(rows.select(texts.head(1) if most == 1 else texts.unique().sort().head(most)))
     return merged(of_text(text) for text in found[COLUMNS])
 
 
 def _refuse_lost(rows: pl.LazyFrame, said: Mapping[str, Column], names: Collection[str]) -> None:
-    """Without the axis that tells its snapshots apart, each snapshot of a run would count as a run of its own."""
+    """Refuse a table without the axis that identifies its snapshots: each would count as a run of its own."""
     observed = [name for name, column in said.items() if column.kind == "observed"]
     if lost := [name for name in observed if name not in names]:
         run = pl.col("run") if "run" in names else pl.col("cell").cast(pl.String).str.head(KEY_LENGTH)
@@ -141,7 +141,7 @@ def require(names: Iterable[str], name: str) -> None:
 def selected(rows: pl.LazyFrame, where: str | None, names: Iterable[str], data: Source) -> pl.LazyFrame:
     """The rows that a condition keeps, with numbers in some columns.
 
-    Text may stand for numbers, where its words only say that there is none; the condition sees numbers then.
+    Text counts as numbers where its only words mark missing ones; the condition then sees numbers.
 
     Args:
         rows: Those of `data`.
@@ -150,7 +150,7 @@ def selected(rows: pl.LazyFrame, where: str | None, names: Iterable[str], data: 
         data: What to call the table in an error.
 
     Raises:
-        FitError: The condition is none, or a column holds anything else; the first such value is named with its row
+        FitError: The condition is invalid, or a column holds anything else; the first such value is named with its row
             and its file.
     """
     rows, words = _converted(rows, list(dict.fromkeys(names)))
@@ -188,7 +188,7 @@ def _first_word(rows: pl.LazyFrame, name: str, chosen: pl.Expr, data: Source) ->
         place = str(gather(rows.select(file.slice(number - 1, 1))).item())
         number, value = first_word(rows.filter(file == place), name, chosen)
     return (
-        f"Column {name!r} must hold numbers, but row {number:,} of {place} holds {value[:80]!r}. Mend it, leave the "
+        f"Column {name!r} must hold numbers, but row {number:,} of {place} holds {value[:80]!r}. Correct it, leave the "
         "row out, or name another column."
     )
 

@@ -101,7 +101,7 @@ def split(tradeoff: Tradeoff, budget: npt.ArrayLike) -> Split:
 
     Args:
         tradeoff: The law and the costs; fields may be arrays of draws.
-        budget: C, one number or [budgets]; each buys at least one attempt and something beside it.
+        budget: C, one number or [budgets]; each buys more than one attempt.
 
     Raises:
         FitError: A budget buys no attempt, or nothing is worth training for (`no_interior_optimum`).

@@ -17,7 +17,7 @@ __all__ = ["NEGLIGIBLE", "nnls", "starts"]
 
 NEGLIGIBLE = 1e-6  # an amplitude whose share of y is below this at every point lies on its bound, 0
 _CHUNK = 2**22  # numbers held at a time
-_POINTS = 1000  # that the mesh looks at
+_POINTS = 1000  # points that the mesh is evaluated at
 
 
 def starts(law: Law, u: Array, t: Array, w: Array) -> Array:
@@ -27,7 +27,7 @@ def starts(law: Law, u: Array, t: Array, w: Array) -> Array:
         law: What to fit.
         u: Centred log scales, [problems or 1, axes, points].
         t: Centred log measurements, [problems or 1, points].
-        w: Weights, [problems, points]; 0 for a point that is none.
+        w: Weights, [problems, points]; 0 for padding.
     """
     if w.shape[1] > _POINTS:  # enough to find the basin
         some = np.linspace(0, w.shape[1] - 1, _POINTS).astype(int)

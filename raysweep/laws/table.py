@@ -46,18 +46,18 @@ def fit(
         law: A key of `LAWS`; or `auto`, the one-axis law that predicts held-out scales best.
         x: Column of the scale, positive; of a law of several axes one column for each, in their order.
         y: Column of the measurement, positive.
-        by: Columns whose every combination of values is fitted by itself, as if the others were not there.
+        by: Columns whose every combination of values is fitted separately, as if the others did not exist.
         where: A Polars SQL condition on the rows, applied before anything else, e.g. `"width >= 64"`.
-        at: Which snapshot of a ledger's run counts: `best` on `<y>_select`, `last`, or the one at this time. Of
+        at: Which snapshot of a ledger's run counts: `best` on `<y>_select`, `last`, or the one at this time. With
             several axes of time (rounds, and steps within a round) the first declared counts most: `last` is the last
             step of the last round, and a time is refused. An axis of time in x (law `time`) or in `by` is not reduced.
-        run: Column that tells independent clusters of rows apart. By default a ledger's seed in groups that have three,
+        run: Column that identifies independent clusters of rows. By default a ledger's seed in groups that have three,
             else its runs; rows of a plain table are independent.
         se: Column of the standard error of y from finite evaluation, without which a row does not count; a ledger's own
             is `<y>_se`, in groups whose every row has it.
         level: Nominal coverage of the intervals.
         bootstrap: Draws; 0 for estimates without intervals.
-        seed: Of the draws; groups with the same runs share their draws.
+        seed: Seed of the draws; groups with the same runs share their draws.
         huber: Where Huber's loss on log residuals turns linear (Hoffmann et al. use 1e-3); least squares if not given.
         holdout: Share of the distinct scales, from the largest down, that a second fit does without and is judged on;
             0 for none.
@@ -85,7 +85,7 @@ def _names(columns: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def fit_points(taken: Points, request: FitRequest) -> Fit:
-    """`fit` for points that are already there, e.g. to draw them beside the law.
+    """`fit` for points that already exist, e.g. to draw them beside the law.
 
     Raises:
         FitError: As `fit`.
@@ -123,7 +123,7 @@ def _groups(taken: Points) -> list[Data]:
 
 
 def _clusters(frame: pl.DataFrame, taken: Points) -> dict[str, np.ndarray[Any, Any]]:
-    """A number for each row's cluster, by the column that some group's clusters are told apart by, [rows] each.
+    """A number for each row's cluster, [rows], by each column that identifies the clusters of some group.
 
     Ranks keep the order of the names, so groups with the same clusters still share their draws; those of two columns
     have no number in common.

@@ -17,9 +17,9 @@ from raysweep.laws.definition import Array
 __all__ = ["Tail"]
 
 _NEWTON = 60
-_SHIFT = 16  # of Stirling's series, which is exact to 1e-13 from there on
-_LOW, _HIGH = np.log(1e-6), np.log(1e15)  # of a and b
-_SETTLED = 1e-9  # of a step in log a and log b
+_SHIFT = 16  # argument from which Stirling's series is exact to 1e-13
+_LOW, _HIGH = np.log(1e-6), np.log(1e15)  # bounds of log a and log b
+_SETTLED = 1e-9  # size of the last step in log a and log b
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Units: what tells the independent clusters of rows apart in each group, its seeds or its runs."""
+"""Units: what identifies the independent clusters of rows in each group, its seeds or its runs."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from raysweep.laws.notes import Note, each, over
 
 __all__ = ["units"]
 
-_FEWEST_SEEDS = 3  # with three, intervals cover as they say, if they are wide (tests/benchmarks/laws_coverage.py)
+_FEWEST_SEEDS = 3  # with three, intervals are wide but have their coverage (tests/benchmarks/laws_coverage.py)
 
 
 def units(
     frame: pl.DataFrame, columns: Mapping[str, Column], x: Sequence[str], groups: pl.DataFrame, count: int
 ) -> tuple[list[str | None], list[Note]]:
-    """For each group a ledger's seed, if the runs of a seed may err together; None where each run is its own unit.
+    """For each group a ledger's seed, if errors of one seed may be correlated; None where each run is its own unit.
 
     Runs of one seed draw their data from one stream, so that smaller sets are contained in larger ones. A group is
     judged by its own rows: a seed lost in one changes nothing in another.
 
     Args:
         frame: All rows.
-        columns: What a ledger says of its columns.
+        columns: What a ledger says about its columns.
         x: The scales.
-        groups: The by-columns, a row for each group, in their order.
+        groups: The by-columns, one row per group, in their order.
         count: How many groups there are.
     """
     by = groups.columns
@@ -39,7 +39,7 @@ def units(
         tuple(n for n in seeds if several[n] > 1 and not nulls[n])
         for several, nulls in zip(values.iter_rows(named=True), absent.iter_rows(named=True), strict=True)
     ]
-    # How many scales the seed of a group meets at most, and how many combinations of its seeds there are.
+    # The most scales that one seed of a group was used at, and how many combinations of its seeds there are.
     met = {seed: _most_scales(frame, seed, x, by) for seed in {names[0] for names in usable if names}}
     combined = {
         names: over(frame, by, pl.struct(names).n_unique().alias("_count"))["_count"].to_list()
@@ -54,8 +54,8 @@ def units(
         said = ["", ""]
         if unit and len(names) > 1 and combined[names][i] > max(several[n] for n in names):
             said[0] = (
-                f"{', '.join(names)} vary apart, so no one of them is the unit of an interval: runs were taken to be "
-                "independent. Name one with run= to keep together what shares it."
+                f"{', '.join(names)} vary independently, so none of them is the unit of an interval: runs were taken "
+                "to be independent. Name one with run= to make its values the clusters."
             )
         elif unit and several[unit] < _FEWEST_SEEDS:
             said[1] = (
@@ -66,8 +66,8 @@ def units(
         found.append(None if any(said) else unit)
         crossed.append(said[0] or None)
         few.append(said[1] or None)
-    told = [("crossed_seeds", crossed), ("few_seeds", few)]
-    return found, [Note(code, each(groups, said)) for code, said in told if any(said)]
+    notes = [("crossed_seeds", crossed), ("few_seeds", few)]
+    return found, [Note(code, each(groups, said)) for code, said in notes if any(said)]
 
 
 def _most_scales(frame: pl.DataFrame, seed: str, x: Sequence[str], by: Sequence[str]) -> list[int]:

@@ -15,18 +15,18 @@ __all__ = ["Columns", "unite"]
 
 @dataclass(frozen=True)
 class Columns:
-    """What the parts have together.
+    """The common columns of parts.
 
     Attributes:
-        schema: Every column of any part; of those that several have, the wider type and the newer metadata.
-        prevailing: The kind of values in each column; a part that holds another kind has none there.
-        told: (part, what of it is left out).
-        refused: Parts whose columns would be too many.
+        schema: Every column of any part; a column of several parts has the wider type and the newer metadata.
+        prevailing: The kind of values in each column; values of another kind in a part are left out.
+        omitted: (part, what is left out of it).
+        refused: Parts with which there would be too many columns.
     """
 
     schema: pa.Schema
     prevailing: Mapping[str, str]
-    told: tuple[tuple[str, str], ...]
+    omitted: tuple[tuple[str, str], ...]
     refused: frozenset[str]
 
     def conform(self, part: pa.Table) -> pa.Table:
@@ -54,7 +54,7 @@ def unite(parts: Iterable[tuple[str, pa.Schema, int]]) -> Columns:
     """The columns of parts given by name, schema and number of rows."""
     parts = list(parts)
     prevailing = _prevailing(parts)
-    schema, told, refused = pa.schema([]), [], set()
+    schema, omitted, refused = pa.schema([]), [], set()
     for name, found, _ in parts:
         if found.equals(schema, check_metadata=True):
             continue
@@ -63,30 +63,30 @@ def unite(parts: Iterable[tuple[str, pa.Schema, int]]) -> Columns:
             i = found.get_field_index(column)
             found = found.set(i, found.field(i).with_type(pa.null()))
         if odd:  # the rows stay: cells are counted as finished by their keys alone
-            told.append(
+            omitted.append(
                 (name, f"its values of {', '.join(odd)} are left out: most rows hold {prevailing[odd[0]]} there")
             )
         wider = _merge(schema, found)
         if len(wider) > MAX_COLUMNS:
-            told.append((name, f"with the other parts' there would be {len(wider):,} columns"))
+            omitted.append((name, f"with the other parts' there would be {len(wider):,} columns"))
             refused.add(name)
             continue
         schema = wider
-    for i, field in enumerate(schema):  # an axis that was null alone in every part
+    for i, field in enumerate(schema):  # an axis that was only null in every part
         if pa.types.is_null(field.type):
             schema = schema.set(i, field.with_type(pa.string()))
-    return Columns(schema, prevailing, tuple(told), frozenset(refused))
+    return Columns(schema, prevailing, tuple(omitted), frozenset(refused))
 
 
 def _kind(type_: pa.DataType) -> str:
-    """What values are, of types that can stand in one column; nothing for a column of nulls."""
+    """The kind of a type: types of one kind can share a column; empty for a column of nulls."""
     if pa.types.is_null(type_):
         return ""
     return "numbers" if pa.types.is_integer(type_) or pa.types.is_floating(type_) else str(type_)
 
 
 def _prevailing(parts: Iterable[tuple[str, pa.Schema, int]]) -> dict[str, str]:
-    """The kind of each column that most rows have; a kind as often as another goes by its name."""
+    """The kind of each column that most rows have; ties go by name."""
     rows: dict[pa.Schema, int] = {}
     for _, schema, count in parts:
         rows[schema] = rows.get(schema, 0) + count
@@ -105,14 +105,14 @@ def _odd(schema: pa.Schema, prevailing: Mapping[str, str]) -> list[str]:
 
 
 def _merge(left: pa.Schema, right: pa.Schema) -> pa.Schema:
-    """Both schemas' columns; where they share one, the wider type and the newer metadata."""
+    """Both schemas' columns; a shared one has the wider type and the newer metadata."""
     merged = pa.unify_schemas([left, right], promote_options="permissive")
     fields = [f.with_metadata(_newer(left, right, f.name)) for f in merged]
     return pa.schema(fields, metadata={**(left.metadata or {}), **(right.metadata or {})})
 
 
 def _newer(left: pa.Schema, right: pa.Schema, name: str) -> dict[bytes, bytes]:
-    """The newer metadata of a column. Parts of an older raysweep do not say by which rule an axis has its kind."""
+    """The newer metadata of a column. Older parts do not record the rule by which an axis gets its kind."""
     if name not in right.names:
         return left.field(name).metadata or {}
     new = right.field(name).metadata or {}
@@ -122,7 +122,7 @@ def _newer(left: pa.Schema, right: pa.Schema, name: str) -> dict[bytes, bytes]:
 
 
 def _default(meta: Mapping[bytes, bytes], type_: pa.DataType) -> pa.Scalar:
-    """What a part without an axis was run at; nothing where the axis does not say, or says what cannot be."""
+    """The value of an axis in a part without it; null where the axis does not state one, or an impossible one."""
     try:
         return pc.cast(pa.scalar(meta[b"default"].decode()), type_)
     except (KeyError, UnicodeDecodeError, pa.ArrowException):

@@ -36,22 +36,22 @@ __all__ = ["CELLS", "OTHERS", "Ledger", "Respelled", "Scan", "sequence"]
 
 CELLS, OTHERS = "cells.parquet", "other_cells.parquet"
 _FOLDER = "ledger"
-_STATE = ["cell", "status", "attempt", "training_id"]  # what tells which cells are done
-_KNOWN = 1 << 29  # bytes of parts that are kept by who asks again and again
+_STATE = ["cell", "status", "attempt", "training_id"]  # columns that say which cells are done
+_KNOWN = 1 << 29  # bytes of parts that a caller who scans repeatedly keeps
 _HELD = 1 << 27  # bytes of parts that `compact` keeps, so as not to read them twice
 _WEIGHT = 1000  # bytes of an Arrow column beside its values
 _AHEAD = 1 << 29  # bytes of parts that are read before they are asked for
 _TOGETHER = 64  # parts that are read at a time, at most
-_FIRST = 8  # that are read at a time until one was seen
+_FIRST = 8  # parts that are read at a time until one was seen
 _EMPTY = pa.table({name: pa.nulls(0, pa.string()) for name in NEEDED})  # pa.array() would import pandas
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What a scan found.
+    """The result of a scan.
 
     Attributes:
-        table: One row a cell, every column any part has, sorted by nothing.
+        table: One row per cell with every column of any part, in no particular order.
         skipped: (file, reason) of each file in the ledger's folder that is torn or foreign, or holds values that
             contradict the other parts'.
         parts: How many parts were read.
@@ -64,7 +64,7 @@ class Scan:
     landed: npt.NDArray[np.float64]
 
     def of(self, parts: Sequence[Runs]) -> Scan:
-        """Without the rows of other runs than these."""
+        """The scan without the rows of other runs than these."""
         if not len(self.table) or sum(runs.cells for runs in parts) * 4 > len(self.table):
             return self  # most of it stays
         keys = pa.array(np.concatenate([runs.keys for runs in parts])).cast(pa.string())
@@ -107,7 +107,7 @@ class Scan:
 
 
 def sequence() -> Iterator[int]:
-    """Numbers for the parts of one writer: distinct from any other writer's, so no part replaces another's.
+    """Numbers for the parts of one writer, distinct from any other writer's, so no part replaces another's.
 
     A part's name starts with the hash of its cells; a second writer of the same cells (a retry, another driver)
     must not overwrite finished rows with failed ones.
@@ -124,7 +124,7 @@ class Respelled:
     suffixes: Mapping[str, str]
 
     def apply(self, part: pa.Table) -> pa.Table:
-        """A part's rows under the keys of today."""
+        """A part's rows under today's keys."""
         cells = part.column("cell").to_pylist()
         heads = [cell[:KEY_LENGTH] for cell in cells]
         if not any(
@@ -146,24 +146,24 @@ class Ledger:
     """The log of one store.
 
     Attributes:
-        respelled: Keys of older rows that stand for other ones today, or None.
+        respelled: Mapping from keys of older rows to today's, or None.
     """
 
     store: Store
     respelled: Respelled | None = None
 
     def append(self, rows: pa.Table, number: int, patience: float | None = None) -> str:
-        """Write one part and return its name; what is longer than a part may be becomes several.
+        """Write one part and return its name; rows too long for one part become several.
 
-        A row with more words than can ever be read back is written as failed, without them.
+        A row with too much text to be read back is written as failed, without the text.
 
         Args:
             rows: Ledger rows (`experiment.row_schema`), at least one.
             number: The next of `sequence()`.
-            patience: Seconds for which a passing failure is tried again; None is `patience.PATIENCE`.
+            patience: Seconds for which a transient failure is retried; None is `patience.PATIENCE`.
 
         Raises:
-            LedgerError: it cannot be written; an `UnreachableError` if it may be later.
+            LedgerError: it cannot be written; an `UnreachableError` if a retry may succeed.
         """
         for start, part in pieces(storable(rows), PART):
             cells = [*sorted(part.column("cell").to_pylist()), *([str(start)] if start else [])]
@@ -192,7 +192,7 @@ class Ledger:
         return self._scan(None if columns is None else [*NEEDED, *columns], most, known)
 
     def states(self, known: dict[str, pa.Table] | None = None) -> Scan:
-        """A scan of no more than what tells which cells are done: 10^7 cells take 0.5 GB. `known` as in `scan`."""
+        """A scan of only the columns that say which cells are done: 10^7 cells take 0.5 GB. `known` as in `scan`."""
         return self._scan(_STATE, known=known)
 
     def _scan(
@@ -214,7 +214,7 @@ class Ledger:
                 if (size := _size(parts[name])) <= room:
                     known[name], room = parts[name], room - size
         skipped = [(plain(name), plain(part)) for name, part in found.items() if isinstance(part, str)]
-        skipped += [(plain(name), plain(told)) for name, told in whole.told]
+        skipped += [(plain(name), plain(reason)) for name, reason in whole.omitted]
         if not parts:
             return Scan(_EMPTY, tuple(sorted(skipped)), 0, np.zeros(0))
         times = dict(listed)
@@ -230,9 +230,9 @@ class Ledger:
         return Scan(table, tuple(sorted(skipped)), count, landed)
 
     def _read(self, names: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table | str]:
-        """`read_part` of each, a few at a time and fewer of large ones, so that what is let go of is not held."""
+        """`read_part` of each, a few at a time and fewer of large ones, so that parts already used are freed."""
         todo, reading, largest = iter(names), deque[Future[pa.Table | str]](), 0
-        # Far away, it is the wait that counts; here, more threads only wait for each other.
+        # On remote stores latency dominates; on local ones more threads only wait for each other.
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1) if self.store.is_local else 32) as pool:
             while True:
                 room = max(1, min(_TOGETHER, _AHEAD // largest)) if largest else _FIRST
@@ -249,8 +249,8 @@ class Ledger:
         return part if isinstance(part, str) or self.respelled is None else self.respelled.apply(part)
 
     def _orphans(self, parts: int) -> Iterator[tuple[str, pa.Table]]:
-        """The rows of compacted tables that were made of more parts than there are: of a store that was copied without
-        its ledger they are all there is.
+        """The rows of compacted tables that were made from more parts than exist: all that a store copied without its
+        ledger has.
         """
         for name in (CELLS, OTHERS):
             if not self.store.exists(name):
@@ -264,7 +264,7 @@ class Ledger:
                     yield f"{name}#{i}", group if self.respelled is None else self.respelled.apply(group)
 
     def adopt(self) -> int:
-        """Take over the rows of compacted tables whose parts are gone; how many there were.
+        """Take over the rows of compacted tables whose parts are gone; returns their number.
 
         Raises:
             LedgerError: as `append`.
@@ -295,18 +295,18 @@ class Ledger:
         mine: Callable[[pa.ChunkedArray], npt.NDArray[np.bool_]] | None = None,
         accepted: Sequence[Collection[str]] = (),
     ) -> Scan:
-        """Rewrite `cells.parquet` and `other_cells.parquet` from the parts, and return a scan of what tells which cells
-        are done.
+        """Rewrite `cells.parquet` and `other_cells.parquet` from the parts, and return a scan of the columns that say
+        which cells are done.
 
         Args:
             mine: [cells] -> [whether each belongs to the sweep as it is now]; by default all do.
             accepted: Groups of hashes of code that give equal results, for whoever fits the table.
 
-        Rows are sorted by cell within each row group; the file has one row group but where it is large. What is held
-        of large ledgers are the keys: parts beyond about a hundred megabytes are read a second time to be written.
-        However long the words are, no more than a few parts and a row group of them are in memory.
+        Rows are sorted by cell within each row group; a large file has several. Of a large ledger
+        only the keys are held in memory: parts beyond about a hundred megabytes are read a second time to be written.
+        However long the texts are, only a few parts and one row group of them are in memory.
         """
-        pa.default_memory_pool().release_unused()  # of a scan before
+        pa.default_memory_pool().release_unused()  # left by an earlier scan
         self.adopt()
         names = [name for name, _ in self.store.list(_FOLDER)]
         skipped: list[tuple[str, str]] = []
@@ -322,7 +322,7 @@ class Ledger:
             if (size := _size(part)) <= room:
                 held[name], room = part, room - size
         whole = unite((name, schemas[name], len(part)) for name, part in keys.items())
-        skipped = sorted([*skipped, *((plain(name), plain(told)) for name, told in whole.told)])
+        skipped = sorted([*skipped, *((plain(name), plain(reason)) for name, reason in whole.omitted)])
         names = [name for name in keys if name not in whole.refused]
         if not names:
             return Scan(_EMPTY, tuple(skipped), 0, np.zeros(0))
@@ -358,5 +358,5 @@ class Ledger:
 
 
 def _size(part: pa.Table) -> int:
-    """Bytes that a part takes in memory."""
+    """The size of a part in memory, in bytes."""
     return int(part.nbytes) + _WEIGHT * int(part.num_columns)

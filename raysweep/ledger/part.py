@@ -1,8 +1,8 @@
-"""One parquet part of a ledger: read only as far as its footer promises something a ledger could hold.
+"""One parquet part of a ledger, read only if its footer announces something that a ledger could hold.
 
-A store may come from anybody. A footer is checked before any data is decoded: how long it is, how many rows and columns
-of which types it announces. Words that a dictionary repeats are counted before they are written out, because a hundred
-bytes can stand for a terabyte. Nothing in a part is executed, whatever its metadata says.
+A store may come from anybody. A footer is checked before any data is decoded: its length, and the number of rows and
+the types of columns that it announces. The size of dictionary-encoded text is computed before it is decoded, because a
+hundred bytes can stand for a terabyte. Nothing in a part is executed, whatever its metadata says.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ __all__ = [
 
 MADE_OF = b"raysweep.parts"  # in a compacted table's metadata: how many parts it was made of
 PART = re.compile(r"part-[0-9a-f]{16}-\d{1,20}\.parquet")
-KEYS = ("cell", "run")  # distinct words, which no dictionary makes shorter
+KEYS = ("cell", "run")  # distinct texts, which no dictionary makes shorter
 NEEDED = (*KEYS, "status", "attempt")
 MAX_VALUES = 1 << 28  # rows times columns
 MAX_COLUMNS = 2000
-_MAX_BYTES = 1 << 30  # of a file, and of its words once decoded
-MAX_ROW_BYTES = _MAX_BYTES // 2  # of a row as it is written: a part of it alone can be read for sure
-_SHORT = 1 << 16  # bytes that the words of a chunk of a column may be without being counted
+_MAX_BYTES = 1 << 30  # size of a file, and of its text once decoded
+MAX_ROW_BYTES = _MAX_BYTES // 2  # size of a row as written: a part with only this row can surely be read
+_SHORT = 1 << 16  # size of a chunk's text up to which it is not computed exactly
 _MAX_FOOTER = 1 << 24
 _MAX_GROUPS = 2000
 _MAX_ATTEMPT = 1_000_000
@@ -52,14 +52,14 @@ _checked: deque[pa.Schema] = deque(maxlen=8)  # columns that were found in order
 
 
 class _RefusedError(Exception):
-    """Why a file is no part."""
+    """The reason why a file is not a part."""
 
 
 def read_part(store: Store, path: str, columns: Sequence[str] | None = None) -> pa.Table | str:
-    """A part's table, or why it is none.
+    """A part's table, or the reason why it is not one.
 
     Args:
-        store, path: Where it is.
+        store, path: Location of the part.
         columns: Read only these.
 
     Raises:
@@ -89,7 +89,7 @@ def read_part(store: Store, path: str, columns: Sequence[str] | None = None) -> 
 
 
 def read_table(store: Store, path: str) -> Iterator[pa.Table]:
-    """The rows of a compacted table, a row group at a time, as those of parts; what describes its columns is left out.
+    """The rows of a compacted table, one row group at a time, like those of parts, without the descriptions of columns.
 
     Raises:
         LedgerError: it is not one.
@@ -120,7 +120,7 @@ def read_table(store: Store, path: str) -> Iterator[pa.Table]:
 
 
 def parts_of(store: Store, path: str) -> int:
-    """How many parts a compacted table was made of, by its own word.
+    """The number of parts a compacted table was made from, according to its metadata.
 
     Raises:
         LedgerError: it is not one.
@@ -182,7 +182,7 @@ def _check_field(field: pa.Field) -> None:
     if is_.is_null(type_):
         return
     if field.name in STAMPS and type_ != STAMPS[field.name]:
-        raise _RefusedError(f"its column {field.name} is {_told(type_)}, not {STAMPS[field.name]}")
+        raise _RefusedError(f"its column {field.name} is {_type_name(type_)}, not {STAMPS[field.name]}")
     if not (
         is_.is_boolean(type_)
         or is_.is_integer(type_)
@@ -190,20 +190,20 @@ def _check_field(field: pa.Field) -> None:
         or is_.is_string(type_)
         or type_ in STAMPS.values()
     ):
-        raise _RefusedError(f"its column {field.name[:80]!r} is {_told(type_)}, which no ledger holds")
+        raise _RefusedError(f"its column {field.name[:80]!r} is {_type_name(type_)}, which no ledger holds")
     for key, value in (field.metadata or {}).items():
         text = value.decode()  # a ValueError where it is not UTF-8
         if key == b"default":
             pc.cast(pa.scalar(text), type_)
 
 
-def _told(type_: pa.DataType) -> str:
+def _type_name(type_: pa.DataType) -> str:
     return str(type_)[:80]
 
 
 def _decoded(data: bytes, footer: pq.FileMetaData, schema: pa.Schema, wanted: Sequence[str]) -> pa.Table:
-    """The columns; words of a dictionary are written out only if that is not too long."""
-    # Not only those that have one: asked for the chunks of a damaged footer, pyarrow aborts the process.
+    """The columns; dictionary-encoded text is decoded only if it is not too long."""
+    # Not only columns with a dictionary: pyarrow aborts the process on the chunks of a damaged footer.
     coded = [n for n in wanted if pa.types.is_string(schema.field(n).type)]
     file = pq.ParquetFile(pa.BufferReader(data), metadata=footer, read_dictionary=coded)
     table = _written_out(file.read(columns=list(wanted), use_threads=False), coded)  # parts are read side by side
@@ -214,27 +214,27 @@ def _decoded(data: bytes, footer: pq.FileMetaData, schema: pa.Schema, wanted: Se
 
 
 def _written_out(table: pa.Table, coded: Sequence[str]) -> pa.Table:
-    """A table with the words of these columns' dictionaries written out, if that is not too long."""
+    """A table with the dictionary-encoded text of these columns decoded, if it is not too long."""
     columns, size = dict(zip(table.schema.names, table.columns, strict=True)), 0
     for name in coded:
         for chunk in columns[name].chunks:
             most = chunk.dictionary.nbytes * len(chunk)
             size += most if most < _SHORT else _words(chunk)
         if size > _MAX_BYTES:
-            raise _RefusedError(f"its words are longer than {_MAX_BYTES:,} bytes once decoded")
+            raise _RefusedError(f"its text is longer than {_MAX_BYTES:,} bytes once decoded")
     for name in coded:
         columns[name] = columns[name].cast(pa.string())
     return pa.table(columns)
 
 
 def _words(chunk: pa.DictionaryArray) -> int:
-    """How long the words of a chunk are, written out."""
+    """The size of a chunk's text once decoded, in bytes."""
     lengths = pc.cast(pc.binary_length(chunk.dictionary), pa.int64())
     return pc.sum(lengths.take(chunk.indices)).as_py() or 0
 
 
 def _check_values(table: pa.Table) -> None:
-    """Refuse what the ledger's own arithmetic would stumble over: keys and attempts that cannot be."""
+    """Refuse values that would break the ledger's arithmetic: impossible keys and attempts."""
     table.validate(full=True)  # words are UTF-8
     if absent := [n for n in NEEDED if n in table.schema.names and table.column(n).null_count]:
         raise _RefusedError(f"its column {absent[0]} has empty places")

@@ -1,7 +1,7 @@
 """Rows written as parquet in pieces of bounded size: the parts of a ledger, and the row groups of `cells.parquet`.
 
-Arrow counts the words of one piece of a column with 32 bits: beyond 2 GiB it refuses. And whoever reads wants to hold a
-piece, not all of it.
+Arrow addresses the text of one piece of a column with 32 bits and refuses more than 2 GiB. A reader, too, wants to hold
+one piece at a time.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from raysweep.ledger.rows import STAMPS, with_description
 __all__ = ["GROUP", "PART", "pieces", "storable", "to_parquet", "write_groups"]
 
 PART = 1 << 27  # bytes in memory of a part
-GROUP = 1 << 26  # bytes in memory of a row group of `cells.parquet`
+GROUP = 1 << 26  # bytes of a row group of `cells.parquet` in memory
 
 
 def pieces(rows: pa.Table, most: int) -> Iterator[tuple[int, pa.Table]]:
-    """Rows in pieces of at most so many bytes (or of one row), each with the position of its first row."""
+    """Rows in pieces of limited size in bytes (or of one row), each with the position of its first row."""
     longest = max(1, MAX_VALUES // max(1, rows.num_columns))
     end, start = np.cumsum(row_bytes(rows)), 0
     while start < len(rows):
@@ -38,10 +38,10 @@ def pieces(rows: pa.Table, most: int) -> Iterator[tuple[int, pa.Table]]:
 
 
 def storable(rows: pa.Table) -> pa.Table:
-    """The rows; those with more words than a part can hold are failed ones without them.
+    """The rows; those with more text than a part can hold become failed ones without it.
 
-    An axis of words without a single word becomes a column of nulls: it may have been null alone so far, and numbers
-    that it is given later must not find it taken by words.
+    An axis of text without any text becomes a column of nulls: it may only have been null so far, and numbers that it
+    is given later must not conflict with a column of text.
     """
     size = row_bytes(rows)
     for i, field in enumerate(rows.schema):
@@ -53,7 +53,7 @@ def storable(rows: pa.Table) -> pa.Table:
         return rows
     fine, columns = pa.array(~large), []
     reason = (
-        f"a row may hold {MAX_ROW_BYTES:,} bytes of words, but this one has {int(size.max()):,}: write long texts to a "
+        f"a row may hold {MAX_ROW_BYTES:,} bytes of text, but this one has {int(size.max()):,}: write long texts to a "
         "file and return its path"
     )
     for field, column in zip(rows.schema, rows.columns, strict=True):
@@ -74,10 +74,10 @@ def to_parquet(table: pa.Table) -> pa.Buffer:
 
 
 def write_groups(sink: BinaryIO, schema: pa.Schema, parts: Iterable[pa.Table], made_of: int) -> None:
-    """Parts as one parquet file, each row group sorted by cell; of the parts, about one row group is held.
+    """Parts as one parquet file, each row group sorted by cell; about one row group is in memory at a time.
 
     Args:
-        made_of: How many parts the ledger has; whoever finds fewer knows that this file has rows which it lacks.
+        made_of: Number of parts of the ledger: a ledger with fewer lacks some rows of this file.
     """
     waiting: list[pa.Table] = []
     schema = with_description(schema.empty_table()).schema

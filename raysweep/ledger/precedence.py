@@ -1,9 +1,9 @@
-"""Which of several rows of a cell counts.
+"""Precedence: which of several rows of a cell counts.
 
-A run keeps the rows of one training: of a run that was trained several times from its start, the training with most
-finished cells, then the later attempt. Of one cell's rows: ok before diverged before failed before skipped, then the
-later attempt, then the first part name; never the clock. Within one training a failure that was recorded of a cell
-after its value, at the same attempt, takes the value back.
+A run keeps the rows of one training: where it was trained several times from its start, the training with the most
+finished cells, then the later attempt. Among the rows of a cell, ok comes before diverged before failed before skipped,
+then the later attempt, then the first part name; clocks do not matter. Within one training, a failure recorded for a
+cell after its value, at the same attempt, revokes the value.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from raysweep.ledger.rows import STATUSES
 
 __all__ = ["best_rows"]
 
-_TRAINING = "training_id"  # of a user's function: nobody knows whether it would give the same numbers again
+_TRAINING = "training_id"  # set for a user's function, which need not give the same numbers twice
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 def best_rows(table: pa.Table) -> npt.NDArray[np.bool_] | None:
-    """[rows] whether a row is the one to keep of its cell; None where all are. Of equals the first stays.
+    """[rows] whether a row is the one to keep of its cell; None where all are. Among equal rows the first is kept.
 
-    A mask, because Arrow filters piece by piece, while it takes positions from one piece made of all.
+    A mask, because Arrow filters chunk by chunk, but takes positions only from one combined chunk.
 
     Args:
-        table: Columns cell, status, attempt, and training_id where there is one; parts come by name.
+        table: Columns cell, status, attempt, and training_id where there is one; sorted by part name.
     """
     cell = marks(table.column("cell"))
     order = np.argsort(cell)
@@ -40,7 +40,7 @@ def best_rows(table: pa.Table) -> npt.NDArray[np.bool_] | None:
         return _of_trainings(table, cell, held)
     if not equal.any():
         return None
-    maybe = np.zeros(len(table), dtype=bool)  # few: the rest are alone for sure
+    maybe = np.zeros(len(table), dtype=bool)  # few rows: the others are surely the only ones of their cells
     maybe[order[np.append(equal, False) | np.append(False, equal)]] = True
     keep = ~maybe
     keep[np.flatnonzero(maybe)[_first_of_each(_only(table, maybe))]] = True
@@ -52,10 +52,10 @@ def _only(table: pa.Table, rows: npt.NDArray[np.bool_]) -> pa.Table:
 
 
 def _first_of_each(rows: pa.Table) -> npt.NDArray[np.int64]:
-    """Of these rows the one that counts for each cell."""
+    """The row that counts for each cell, among these rows."""
     cells = rows.column("cell").cast(pa.large_string()).combine_chunks()
     cell = pc.dictionary_encode(cells).indices.to_numpy(zero_copy_only=False)
-    order = np.lexsort((-_attempts(rows), _status(rows), cell))  # stable: parts come by name
+    order = np.lexsort((-_attempts(rows), _status(rows), cell))  # stable: rows are sorted by part name
     first = np.ones(len(order), dtype=bool)
     first[1:] = cell[order][1:] != cell[order][:-1]
     return np.asarray(order[first])
@@ -71,7 +71,7 @@ def _attempts(rows: pa.Table) -> npt.NDArray[np.int64]:
 
 
 def _trainings(table: pa.Table) -> npt.NDArray[np.uint64] | None:
-    """[rows] a number for each row's training, 0 where it has none; None where that can make no difference."""
+    """[rows] a number for each row's training, 0 where it has none; None where it cannot matter."""
     if _TRAINING not in table.schema.names or table.column(_TRAINING).null_count == len(table):
         return None
     code = pc.dictionary_encode(pc.fill_null(table.column(_TRAINING), "").combine_chunks())
@@ -85,9 +85,9 @@ def _of_trainings(
 ) -> npt.NDArray[np.bool_] | None:
     status, attempt = _status(table), _attempts(table)
     failed = status == STATUSES.index("failed")
-    # A later verdict of the same try takes back what it had recorded.
-    told = cell * _MIX + training + attempt.astype(np.uint64)
-    void = ~failed & (training > 0) & np.isin(told, told[failed])
+    # A later failure of the same attempt revokes the value it had recorded.
+    tries = cell * _MIX + training + attempt.astype(np.uint64)
+    void = ~failed & (training > 0) & np.isin(tries, tries[failed])
     run = run_marks(table.column("cell"))
     done = ~failed & ~void
     keep = ~void

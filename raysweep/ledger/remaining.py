@@ -1,4 +1,4 @@
-"""What is left of some runs once cells are done: whole columns at a time, so that 10^7 cells take seconds."""
+"""What is left of runs once cells are done, computed by whole columns, so that 10^7 cells take seconds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Texts: TypeAlias = "pa.ChunkedArray | Sequence[str]"
 
 
 def locate(runs: Runs, cells: Texts) -> npt.NDArray[np.int64]:
-    """[m] the position in `runs` of each cell's run, or -1 where it is none of theirs."""
+    """[m] the position in `runs` of each cell's run, or -1 where it belongs to none of them."""
     short = _short(runs.keys)
     order = np.argsort(short)
     short = short[order]
@@ -102,7 +102,7 @@ def _words(count: int) -> npt.NDArray[np.uint64]:
 
 
 def _chunks(texts: Texts) -> Iterator[pa.Array]:
-    """Pieces of a column: whole, its temporaries would take as much again as the column."""
+    """Pieces of a column: processed whole, temporaries would take as much memory again."""
     if not isinstance(texts, pa.ChunkedArray):
         texts = pa.chunked_array([texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())])
     for chunk in texts.chunks:

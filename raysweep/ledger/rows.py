@@ -1,4 +1,4 @@
-"""Rows: the ledger's columns for an experiment, and how what it yields becomes rows of them.
+"""Rows: the ledger's columns for an experiment, and how its results become rows.
 
 A row is one measured cell. The experiment yields the columns only it knows (`lane`, observed axes, metrics); `stamp`
 adds what the platform knows (keys, axes, pack, code, device, time) and casts to the ledger's schema.
@@ -43,7 +43,7 @@ __all__ = [
 SCHEMA_VERSION = 1
 STATUSES = ("ok", "diverged", "failed", "skipped")  # in order of precedence
 Status = Literal["ok", "diverged", "failed", "skipped"]
-COLUMNS = "columns"  # says in every row what the columns are, for tools that drop a table's metadata
+COLUMNS = "columns"  # describes the columns in every row, for tools that drop a table's metadata
 _ARROW = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string(), Json: pa.string()}
 
 _STAMPS: tuple[tuple[str, pa.DataType, str], ...] = (
@@ -81,7 +81,7 @@ _TAIL: tuple[tuple[str, pa.DataType, str], ...] = (
 )
 STAMPS = {name: type_ for name, type_, _ in (*_STAMPS, *_TAIL)}
 OTHERWISE = frozenset({"flops", "flops_eval"})  # stamps that a function may return
-RESERVED = (frozenset(STAMPS) | {COLUMNS}) - OTHERWISE  # names no axis or metric may have
+RESERVED = (frozenset(STAMPS) | {COLUMNS}) - OTHERWISE  # names that no axis or metric may have
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _ruled(kind: KindBy) -> str:
 
 
 def with_accepted(schema: pa.Schema, groups: Sequence[Collection[str]]) -> pa.Schema:
-    """A schema that says which groups of hashes of code give equal results; `none` stands for rows without one."""
+    """A schema that records which groups of hashes of code give equal results; `none` stands for rows without one."""
     if not groups or "code_sha" not in schema.names:
         return schema
     at = schema.get_field_index("code_sha")
@@ -147,7 +147,7 @@ def with_accepted(schema: pa.Schema, groups: Sequence[Collection[str]]) -> pa.Sc
 def with_description(table: pa.Table) -> pa.Table:
     """A table of rows with the constant column `columns`: what its metadata says of axes and metrics, as JSON.
 
-    Most tools drop the metadata of a table's columns; this they keep. It takes 4 bytes per row.
+    Most tools drop the metadata of a table's columns but keep this column. It takes 4 bytes per row.
     """
     kept = ("role", "kind", "kind_by", "axis_role", "better", "free", "accepted")
     about: dict[str, dict[str, str]] = {}
@@ -162,7 +162,7 @@ def with_description(table: pa.Table) -> pa.Table:
 
 @dataclass(frozen=True)
 class Stamp:
-    """What the platform knows about every row of a pack."""
+    """The platform's values for every row of a pack."""
 
     pack: str
     attempt: int
@@ -176,14 +176,14 @@ class Stamp:
 
 
 def stamp(batch: pa.RecordBatch, runs: Runs, schema: pa.Schema, by: Stamp) -> pa.Table:
-    """Complete an experiment's batch to ledger rows; rows of cells that nobody asked for are left out.
+    """Complete an experiment's batch to ledger rows; rows of cells that were not requested are left out.
 
     Args:
         batch: Columns `lane`, observed axes, metrics; optionally `status`, `error`, `flops`, `flops_eval`,
             `training_id`, and `seconds`, the wall time of a single run.
         runs: The pack's runs; lane i is run i.
         schema: `row_schema(experiment)`.
-        by: What to stamp.
+        by: Values to stamp.
     """
     given = set(batch.schema.names)
     lanes = batch.column("lane").to_numpy(zero_copy_only=False).astype(np.int64)
@@ -231,7 +231,7 @@ def stamp(batch: pa.RecordBatch, runs: Runs, schema: pa.Schema, by: Stamp) -> pa
 
 
 def _suffixes(batch: pa.RecordBatch, lanes: np.ndarray[Any, Any], runs: Runs) -> np.ndarray[Any, Any]:
-    """[rows] what each row's cell key adds to its run's; None for a cell that was not asked for."""
+    """[rows] the suffix that each row's cell key adds to its run's; None for a cell that was not requested."""
     suffix = np.full(len(lanes), None, dtype=object)
     codes = runs.observed_code[lanes]
     for code in np.unique(codes).tolist():

@@ -1,4 +1,4 @@
-"""What is measured on a classifier against the exact posterior; every function is batched over lanes."""
+"""Scores of a classifier against the exact posterior; every function is batched over lanes."""
 
 from raysweep.metrics.calibration import expected_calibration_error, posterior_gap
 from raysweep.metrics.decomposition import decompose

@@ -9,7 +9,7 @@ __all__ = ["pass_at_k"]
 
 
 def pass_at_k(log_q: Tensor, log_r: Tensor, k: Tensor) -> Tensor:
-    """[lanes, budgets] chance that one of k draws from the exact posterior equals the prediction.
+    """[lanes, budgets] chance that at least one of k draws from the exact posterior equals the prediction.
 
     Exact over the draws: E_x[1 - (1 - r_prediction(x))^k]; no sampling at any k.
 

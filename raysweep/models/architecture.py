@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from raysweep.models.ops import Conv
 
     Model = Callable[[Mapping[str, Tensor], Tensor], Tensor]
-    """({name: [lanes, ...]}, x [lanes, n, inputs]) -> outputs [lanes, n, outputs]; of a classifier, logits.
+    """({name: [lanes, ...]}, x [lanes, n, inputs]) -> outputs [lanes, n, outputs]; for a classifier, logits.
 
-    It closes over nothing that differs between lanes: all of that is among the parameters."""
+    It closes over nothing that differs between lanes: all such values are among the parameters."""
 
 __all__ = ["ACTIVATIONS", "KINDS", "Architecture", "image_of"]
 
@@ -27,7 +27,7 @@ ACTIVATIONS = ("relu", "gelu", "tanh")
 
 
 def image_of(inputs: int) -> tuple[int, int, int] | None:
-    """(channels, height, width) of a square grey or colour image with so many numbers, or None."""
+    """(channels, height, width) of a square grey or colour image with this many numbers, or None."""
     for channels in (1, 3):
         side = math.isqrt(inputs // channels)
         if channels * side * side == inputs:
@@ -41,11 +41,11 @@ class Architecture:
 
     Attributes:
         kind: One of `KINDS`.
-        inputs, outputs: Numbers of an item, and numbers that the model returns for it.
+        inputs, outputs: Numbers per item, and numbers that the model returns for it.
         width: Units of a hidden layer; channels of a convolutional network's first layers; a transformer's width.
-        depth: Hidden layers; convolutions; blocks a stage; blocks.
+        depth: Hidden layers; convolutions; blocks per stage; blocks.
         activation: One of `ACTIVATIONS` (residual networks: ReLU).
-        patch, heads: Of a transformer.
+        patch, heads: Patch side and attention heads of a transformer.
         base_width: mu-P scales relative to this width (Yang et al. 2022, arXiv 2203.03466, table 8); 0: standard.
     """
 
@@ -60,7 +60,7 @@ class Architecture:
     base_width: int = 0
 
     def problem(self) -> str:
-        """The axis at fault, the rule it breaks, the values and a way out; or nothing."""
+        """The axis at fault, the rule it breaks, the values and a remedy; or nothing."""
         if self.kind == "mlp":
             return ""
         image = image_of(self.inputs)
@@ -87,10 +87,10 @@ class Architecture:
 
     @property
     def image(self) -> tuple[int, int, int]:
-        """Of one item.
+        """(channels, height, width) of one item.
 
         Raises:
-            ValueError: it is no image; `problem` says so before.
+            ValueError: items are no images; `problem` reports that first.
         """
         image = image_of(self.inputs)
         if image is None:
@@ -124,7 +124,7 @@ class Architecture:
         weights and 1 elsewhere. The output weights' own multiplier is in the forward pass.
 
         Args:
-            adaptive: For Adam's kind of update.
+            adaptive: Whether updates are Adam's.
         """
         factors = {}
         for p, base in zip(self.layout.parameters, self.base.parameters, strict=True):

@@ -27,7 +27,7 @@ __all__ = [
     "vit_layout",
 ]
 
-STAGES = 3  # of a residual network: widths w, 2w, 4w
+STAGES = 3  # stages of a residual network, with widths w, 2w, 4w
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Parameter:
 
     Attributes:
         name: Unique in its model.
-        shape: Of one lane.
-        fan_in, fan_out: Of the layer it belongs to; for gains and biases fan_in is that of the layer's weight.
+        shape: Shape in one lane.
+        fan_in, fan_out: Those of its layer; for gains and biases fan_in is that of the layer's weight.
         start: `uniform` in +-1/sqrt(fan_in) (torch's default for linear layers and convolutions), `ones`, `zeros`.
-        macs: Multiply-adds an item, forward.
-        first: Its layer sees the data, which needs no gradient.
+        macs: Multiply-adds per item, forward.
+        first: Whether its layer sees the data, which needs no gradient.
     """
 
     name: str
@@ -58,11 +58,11 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Layout:
-    """A model's parameters in order, and what one item costs.
+    """A model's parameters in order, and the cost of one item.
 
     Attributes:
-        parameters: Those that train.
-        activations: Numbers an item keeps for the backward pass, inputs included.
+        parameters: The parameters that train.
+        activations: Numbers per item kept for the backward pass, inputs included.
         inner: Multiply-adds between activations (attention), forward.
     """
 
@@ -77,12 +77,12 @@ class Layout:
 
     @property
     def forward_flops(self) -> int:
-        """Of one item; 2 per multiply-add."""
+        """FLOPs per item; 2 per multiply-add."""
         return 2 * (sum(p.macs for p in self.parameters) + self.inner)
 
     @property
     def backward_flops(self) -> int:
-        """Of one item: a gradient for every weight, and for every input but the data."""
+        """FLOPs per item: a gradient for every weight, and for every input but the data."""
         return 2 * sum(p.macs * (1 if p.first else 2) for p in self.parameters) + 4 * self.inner
 
 

@@ -66,8 +66,8 @@ def conv2d(x: Tensor, weight: Tensor, stride: int, how: Conv) -> Tensor:
     Args:
         x: [lanes, n, H, W, C].
         weight: [lanes, k, k, C, outputs].
-        how: `grouped` is one convolution with a group a lane; `loop` is one a lane (the fastest on CPUs, where a
-            lane fills the cores).
+        how: `grouped` is one convolution with one group per lane; `loop` is one convolution per lane (the fastest on
+            CPUs, where a lane fills the cores).
 
     Returns:
         [lanes, n, H', W', outputs].

@@ -1,8 +1,8 @@
-"""What is made of a model's outputs: their change since the start, and their scale.
+"""Transformations of a model's outputs: their change since initialisation, and their scale.
 
-Source: Chizat et al. 2019, arXiv 1812.07956. A wrapper closes over nothing that differs between lanes: it reads that
-from the stacked parameters, so that lanes can leave the stack. `training.loop.train` gets what is added to them here as
-`frozen`:
+Source: Chizat et al. 2019, arXiv 1812.07956. A wrapper closes over nothing that differs between lanes: it reads such
+values from the stacked parameters, so that lanes can leave the stack. What is added to the parameters here is passed to
+`training.loop.train` as `frozen`:
 
     start = initial_parameters(...)
     train(scaled(centred(model)), start, ..., frozen={**initial_values(start), RICHNESS: gamma})
@@ -29,7 +29,7 @@ def initial_values(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """{`initial.` + name: a copy}: what `centred` subtracts the outputs of.
 
     Args:
-        parameters: {name: [lanes, ...]} those that train; what is frozen stays as it is and needs no copy.
+        parameters: {name: [lanes, ...]} those that train; frozen ones do not change and need no copy.
     """
     return {f"{_INITIAL}{name}": p.detach().clone() for name, p in parameters.items()}
 

@@ -20,7 +20,7 @@ class ResNet:
 
     Attributes:
         image: (channels, height, width) of an item.
-        depth: Blocks a stage.
+        depth: Blocks per stage.
         output_scale: Multiplies the output weights (mu-P), by way of their input.
         conv: How lanes are convolved; `fused` runs convolution, norm, sum and ReLU in one kernel.
         tf32: Round float32 products to TF32 in `fused`.

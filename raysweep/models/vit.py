@@ -22,7 +22,7 @@ class ViT:
         depth: Blocks.
         patch: Side of a patch in pixels.
         heads: Attention heads.
-        activation: Of the blocks' hidden layer.
+        activation: Activation of the blocks' hidden layer.
         attention_scale: Multiplies queries times keys; None is 1/sqrt(head size). mu-P wants 1/(head size).
         output_scale: Multiplies the output weights (mu-P), by way of their input.
     """

@@ -1,6 +1,6 @@
-"""The audit of a flow: evidence that its posterior is the posterior of what it samples. A failed one stops a sweep.
+"""The audit of a flow: evidence that its posterior is that of its own samples. A failed audit stops a sweep.
 
-Sources: science W1 and section 7.3; arXiv 2602.00315 equations 1 to 4.
+Source: arXiv 2602.00315, equations 1 to 4.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def audit(world: FlowWorld, temperature: float = 1.0, items: int = ITEMS) -> Aud
     """Check the inverse, the log-determinant and the self-calibration of a world.
 
     Self-calibration: over generated pairs (x, y), mean -log r_y equals the mean entropy of r, and the error rate of
-    argmax r equals 1 - E max r, each within 4 standard errors. It holds only for the posterior of this very world.
+    argmax r equals 1 - E max r, each within 4 standard errors. This holds only for the posterior of this very world.
     """
     if not 0 < temperature < math.inf:
         raise OracleError(f"audit: temperature must be a positive number, but got {temperature}")
@@ -79,7 +79,7 @@ def calibration(sample: Sample) -> list[Check]:
 
 
 def _mean_in_se(values: np.ndarray) -> float:
-    """The mean in standard errors. Rare events need a floor: of n items, one may always be surprising."""
+    """The mean in standard errors. Rare events need a floor: one of n items may always be surprising."""
     error = max(float(values.std(ddof=1)) / len(values) ** 0.5, 1.0 / len(values))
     return float(values.mean() / error)
 

@@ -1,5 +1,5 @@
-"""Audits of worlds as a store keeps them, at which values of a sweep's axes they are made, and the gate that a failed
-one closes. Needs no torch.
+"""Audits of worlds: how a store keeps them, at which values of a sweep's axes they are made, and how a failed one stops
+a sweep. Needs no torch.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Audit:
     """All checks of one world at one setting.
 
     Attributes:
-        at: Values of the axes that it depends on.
+        at: Values of the axes that the audit depends on.
         aleatoric: Mean entropy of the posterior, nats.
         bayes_error: 1 - E max_k r_k.
         reliability: Rows of (mean posterior, frequency of the class, items), over equal-width bins of the posterior.
@@ -61,7 +61,7 @@ class Audit:
         return all(c.passed for c in self.checks)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, with what passed; the setting's values beside the rest."""
+        """Plain data that says which checks passed; the setting's values stand beside the other fields."""
         found = asdict(self)
         found["passed"] = self.passed
         for check, plain in zip(self.checks, found["checks"], strict=True):
@@ -78,7 +78,7 @@ class _KeptCheck(BaseModel):
 
 
 class _Kept(BaseModel):
-    """An audit as a store keeps it; what is not named here is the setting."""
+    """An audit as a store keeps it; all fields not named here are its setting."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(init=False)
@@ -107,7 +107,7 @@ def settings(recipe: Recipe, values: Mapping[str, Sequence[Any]]) -> list[Settin
     """Where a world is audited: at each combination of the values that a grid gives the axes its audit depends on.
 
     Args:
-        values: Of every axis of the grid.
+        values: The values of every axis of the grid.
 
     Raises:
         OracleError: an axis has the name of a field of every audit.
@@ -124,12 +124,12 @@ def settings(recipe: Recipe, values: Mapping[str, Sequence[Any]]) -> list[Settin
 
 
 def place(at: Setting) -> str:
-    """A setting in words, after what was done there: ` at temperature 2`."""
+    """A setting in words, to follow a verb: ` at temperature 2`."""
     return f" at {', '.join(f'{name} {value:g}' for name, value in at.items())}" if at else ""
 
 
 def summary(found: Mapping[str, Any]) -> str:
-    """What an audit says of its world, and how two of the checks came out, where it has them."""
+    """The world's figures in an audit, and the results of two of its checks, where it has them."""
     value = {check["name"]: check["value"] for check in found["checks"]}
     parts = [f"aleatoric {found['aleatoric']:.4f} nats", f"Bayes error {found['bayes_error']:.4f}"]
     if "self_calibration" in value:

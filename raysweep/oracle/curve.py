@@ -14,9 +14,9 @@ __all__ = ["Curve"]
 
 @dataclass
 class Curve:
-    """Writes `curve.json` into a world's folder, a point at a time.
+    """Writes `curve.json` into a world's folder, one point at a time.
 
-    Training that goes on from a checkpoint (a point's `start` is not 0) goes on with the curve that is there.
+    Training that continues from a checkpoint (a point's `start` is not 0) also continues the existing curve.
     """
 
     store: Store
@@ -38,6 +38,6 @@ class Curve:
     def _stored(self) -> list[dict[str, float]]:
         try:
             found: list[dict[str, float]] = self.store.read_json(f"{self.folder}/curve.json")
-        except LedgerError:  # lost, damaged or not begun: the curve is shown, and nothing depends on it
+        except LedgerError:  # lost, damaged or not begun: the curve is only shown, and nothing depends on it
             return []
         return found

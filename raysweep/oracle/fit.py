@@ -1,4 +1,4 @@
-"""Training a flow oracle: one function for a single device and, through `Dist`, for data-parallel workers."""
+"""Train a flow oracle: one function for a single device and, through `Dist`, for data-parallel workers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from raysweep.oracle.shared_flow import FlowRecipe, fresh_flow
 __all__ = ["CHECKPOINT", "dequantise", "train_flow", "trained", "weights_of"]
 
 CHECKPOINT = "checkpoint.safetensors"
-_REPORTS = 12  # checkpoints and validation points a run; Ray's report is a barrier, so few
+_REPORTS = 12  # checkpoints and validation points per run; few, as Ray's report is a barrier
 
 
 def dequantise(x: torch.Tensor, levels: int, std: float, generator: torch.Generator) -> torch.Tensor:
@@ -29,13 +29,13 @@ def dequantise(x: torch.Tensor, levels: int, std: float, generator: torch.Genera
 def trained(
     recipe: FlowRecipe, dist: Dist | None, on_progress: Callable[[Mapping[str, float]], None], device: str
 ) -> dict[str, bytes]:
-    """The recipe's flow, trained, as a checkpoint's files: what executors call."""
+    """Train the recipe's flow and return a checkpoint's files; executors call this."""
     flow = train_flow(recipe, dist, on_progress, device)
     return {CHECKPOINT: save(_model(flow))}
 
 
 def weights_of(files: Mapping[str, bytes]) -> bytes:
-    """The flow's weights alone, out of a checkpoint's files."""
+    """The flow's weights alone, from a checkpoint's files."""
     tensors = load(files[CHECKPOINT])
     data: bytes = save({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
     return data
@@ -54,8 +54,8 @@ def train_flow(
     Args:
         recipe: What to train.
         dist: Data-parallel hooks; None trains on one device.
-        on_progress: Called by rank 0 once an epoch with epoch, epochs, nll (nats an item, training) and start (epochs
-            that the checkpoint had done from which training went on).
+        on_progress: Called by rank 0 once per epoch with epoch, epochs, nll (nats per item, training) and start (epochs
+            done by the checkpoint from which training continued).
         device: Where this rank trains.
 
     Returns:
@@ -93,7 +93,7 @@ def train_flow(
             everyone = order[step * recipe.batch : (step + 1) * recipe.batch]
             mine = everyone[rank::world]
             nll = model(noisy[mine], train_y[mine])
-            # `wrap` averages over ranks, whose shares may differ by an item: weighed, that is the mean of the batch.
+            # `wrap` averages over ranks, whose shares may differ by an item; with these weights that is the batch mean.
             loss = nll * (len(mine) * world / len(everyone))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -123,7 +123,7 @@ def _spread_means(flow: ClassFlow, seed: int) -> None:
 
 
 def _nll(flow: ClassFlow, x: torch.Tensor, y: torch.Tensor, levels: int, std: float) -> float:
-    """Held-out negative log-likelihood in nats an item, at fixed noise."""
+    """Held-out negative log-likelihood in nats per item, at fixed noise."""
     with torch.no_grad():
         return float(flow(dequantise(x, levels, std, torch.Generator().manual_seed(0)), y))
 

@@ -19,7 +19,7 @@ from raysweep.oracle.recipe import Recipe, recipe_hash
 
 __all__ = ["FlowWorld", "packed", "unpacked"]
 
-_CHUNK = 2048  # items whose activations stay in cache
+_CHUNK = 2048  # items at a time, so that their activations stay in cache
 R = TypeVar("R", bound=Recipe)
 
 
@@ -28,9 +28,9 @@ class FlowWorld:
     """A flow frozen in float64, as a world.
 
     Attributes:
-        flow: In float64 on the CPU.
-        recipe: What it was made from.
-        sha: Hash of its weights; every row measured on it carries this.
+        flow: The flow, in float64 on the CPU.
+        recipe: The recipe that it was made from.
+        sha: Hash of its weights; every row measured on it carries this hash.
     """
 
     flow: ClassFlow = field(compare=False)
@@ -84,7 +84,7 @@ class FlowWorld:
 
 @lru_cache(maxsize=32)
 def _sample(world: FlowWorld, n: int, stream: str, temperature: float) -> Sample:
-    # Packs of one worker share their world; inverting a pool takes seconds.
+    # The packs of one worker share their world; inverting a pool takes seconds.
     return world._draw(n, stream, temperature)
 
 
@@ -116,7 +116,7 @@ def unpacked(recipe: R, make: Callable[[R], ClassFlow], data: bytes, sha: str) -
 
 
 def _check_weights(weights: Mapping[str, torch.Tensor], fresh: Mapping[str, torch.Tensor]) -> None:
-    """Numbers are finite and the probabilities add up; what is an index is a permutation of the fresh flow's."""
+    """Check that numbers are finite, that probabilities sum to 1, and that index buffers are the fresh flow's."""
     for name, value in weights.items():
         own = fresh.get(name)
         if own is None or value.shape != own.shape:

@@ -32,8 +32,8 @@ def coupling_net(dim: int, layers: int, hidden: int, blocks: int, seed: int, bou
         dim: Dimensions, at least 2.
         layers: Couplings; each transforms every other feature.
         hidden, blocks: Width and residual blocks of a coupling's net.
-        seed: Of the permutations and initial weights; the global generator is left as it was.
-        bounded: Bound the shifts too: for weights that are drawn, not trained.
+        seed: Seed of the permutations and initial weights; the global generator is not changed.
+        bounded: Whether to bound the shifts too, for weights that are drawn, not trained.
     """
     mask = torch.arange(dim) % 2
     kind = _BoundedNet if bounded else ResidualNet
@@ -78,7 +78,7 @@ class ClassFlow(nn.Module):
         return len(self.log_scale)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Mean negative log-likelihood of labelled items in nats: the training loss. x [n, dim], y [n]; 0 of none."""
+        """Mean negative log-likelihood of labelled items in nats: the training loss. x [n, dim], y [n]; 0 for n = 0."""
         return -self.log_density(x)[torch.arange(len(x), device=x.device), y].sum() / max(len(x), 1)
 
     def latent(self, x: Tensor) -> tuple[Tensor, Tensor]:

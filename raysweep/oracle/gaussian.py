@@ -24,7 +24,7 @@ __all__ = ["GaussianRecipe", "gaussian_flow"]
 class GaussianRecipe(Recipe):
     """K Gaussians of unit variance pushed through a fixed random invertible net: every posterior in closed form.
 
-    Class means sit `separation` apart (K=2: on one line; more: on a regular simplex); see science page W0.
+    Class means are `separation` apart (K=2: on one line; more: on a regular simplex).
     """
 
     audited: ClassVar[Mapping[str, float] | None] = {"temperature": 1.0}

@@ -1,7 +1,7 @@
-"""Recipes: what fully determines a world before anything is trained. Their hash is part of every run's key.
+"""Recipes: each determines a world completely before anything is trained. Its hash is part of every run's key.
 
-Each kind of recipe is a class in a file of its own, beside the world it makes, and registers itself; nothing else names
-a kind. Whatever plans with a recipe must not wait for torch: a kind imports it inside the methods that need it.
+Each kind of recipe is a class in its own file, beside the world it makes, and registers itself; nothing else names a
+kind. Planning with a recipe must not wait for torch: a kind imports it inside the methods that need it.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ WEIGHTS = "weights.safetensors"
 MAX_SEED = 2**40  # seeds are spread by a million per epoch, within 63 bits
 
 Point = Callable[[Mapping[str, float]], None]
-"""Takes a point of a training curve: `epoch` (done so far), `epochs`, `start` (done before this training went on from a
-checkpoint), and whatever else is measured."""
+"""Takes a point of a training curve: `epoch` (done so far), `epochs`, `start` (done by the checkpoint from which this
+training continued), and whatever else is measured."""
 
 TrainFunction = Callable[[Dist | None, Point, str], Mapping[str, bytes]]
 """Trains on one device, by its name, or as one of several workers; returns files by name. Under a Dist it also reports
-files, with its checkpoints, and those of the last report do in place of what it returns. Workers get it pickled."""
+files with its checkpoints, and those of the last report replace the returned ones. Workers receive it pickled."""
 
 Train = Callable[[TrainFunction], Mapping[str, bytes]]
-"""What an executor lends to whoever makes a world: it calls the function where training happens, on as many workers as
-it has, and gives back the files."""
+"""What an executor offers to a recipe: it calls the function where training happens, on as many workers as it has, and
+returns the files."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Dimensions of x and number of classes of a world that need not be made yet."""
+    """Dimensions of x and number of classes of a world, which need not exist yet."""
 
     dim: int
     classes: int
@@ -67,10 +67,10 @@ class Recipe(BaseModel, ABC):
     """One kind of world. A subclass names its kind, adds its parameters, and says how the world is made and loaded.
 
     Attributes:
-        kind: What files name it by: a Literal of one word, the default.
-        version: Bump it when the kind's code changes what a recipe means.
-        audited: Axes of a sweep that its audit depends on, each with the value that stands where a sweep has no such
-            axis; None where the world has no audit, as a source without a posterior.
+        kind: Its name in files: a Literal of one word, the default.
+        version: Increase it when the kind's code changes what a recipe means.
+        audited: Axes of a sweep that its audit depends on, each with the value used where a sweep has no such axis;
+            None where the world has no audit, such as a source without a posterior.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -82,11 +82,11 @@ class Recipe(BaseModel, ABC):
     @property
     @abstractmethod
     def shape(self) -> Shape:
-        """Of the world, which is not made for this."""
+        """Shape of the world, which is not made for this."""
 
     @property
     def ingredients(self) -> Mapping[str, str]:
-        """What the world depends on besides the recipe's own fields, such as the hash of its data."""
+        """Whatever else the world depends on besides the recipe's own fields, such as the hash of its data."""
         return {}
 
     @abstractmethod
@@ -102,17 +102,17 @@ class Recipe(BaseModel, ABC):
         """The world from the file that `make` returned. A file may come from anybody.
 
         Args:
-            sha: Hash of the file, to be the world's own.
+            sha: Hash of the file, which becomes the world's `sha`.
 
         Raises:
-            SafetensorError, ValueError, KeyError, TypeError, RuntimeError: it is not this recipe's.
+            SafetensorError, ValueError, KeyError, TypeError, RuntimeError: the file is not this recipe's.
         """
 
     def audit(self, world: World, at: Mapping[str, float], items: int) -> Audit:
-        """Evidence that the world's posterior is the posterior of what it samples, at values of the axes `audited`.
+        """Evidence that the world's posterior is that of its own samples, at values of the axes `audited`.
 
         Raises:
-            OracleError: it has no audit.
+            OracleError: this kind of world has no audit.
         """
         raise OracleError(f"a world of kind {self.kind} has no audit")
 
@@ -126,10 +126,10 @@ R = TypeVar("R", bound=Recipe)
 
 
 def register(recipe: type[R]) -> type[R]:
-    """Make a kind of recipe known, by the word that its field `kind` is a Literal of.
+    """Register a kind of recipe by the word in the Literal of its field `kind`.
 
     Raises:
-        OracleError: it has no such field, or another kind has its name.
+        OracleError: there is no such field, or another kind has the same name.
     """
     names = get_args(recipe.model_fields["kind"].annotation)
     if len(names) != 1 or recipe.model_fields["kind"].default != names[0]:
@@ -164,7 +164,7 @@ def parse_recipe(text: bytes | str, where: str) -> Recipe:
     """A recipe from JSON.
 
     Raises:
-        OracleError: it is none.
+        OracleError: the text holds no recipe.
     """
     raw = None
     try:

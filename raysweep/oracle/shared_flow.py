@@ -24,8 +24,8 @@ __all__ = ["FlowRecipe", "fresh_flow"]
 class FlowRecipe(Recipe):
     """A class-conditional flow trained on real data (Theisen et al. 2021, arXiv 2106.03357, section 3).
 
-    One invertible net is shared by all classes; classes differ in the mean of a diagonal Gaussian base whose
-    scale they share. The Jacobian cancels in Bayes' rule, so the posterior is exact at every latent temperature.
+    One invertible net is shared by all classes; classes differ in the mean of a diagonal Gaussian base and share its
+    scale. The Jacobian cancels in Bayes' rule, so the posterior is exact at every latent temperature.
     Noise is part of the world: the flow models data + noise, and its samples are noisy.
     """
 
@@ -38,7 +38,7 @@ class FlowRecipe(Recipe):
     hidden: int = Field(128, ge=1, le=4096, description="width of a coupling's residual net")
     blocks: int = Field(2, ge=1, le=16, description="residual blocks of a coupling")
     epochs: int = Field(60, ge=1, le=100_000, description="passes over the training items")
-    batch: int = Field(128, ge=1, description="items a step, over all workers together")
+    batch: int = Field(128, ge=1, description="items per step, over all workers together")
     lr: float = Field(2e-3, gt=0, lt=1, description="peak of a one-cycle schedule (AdamW)")
     holdout: float = Field(0.15, gt=0, lt=1, description="fraction of items kept for the reported likelihood")
     seed: int = Field(0, ge=0, le=MAX_SEED, description="initialisation, split, order and dequantisation noise")

@@ -1,11 +1,9 @@
-"""Worlds in a store: made from a recipe by its kind, kept, found again. The first complete writer wins."""
+"""Worlds in a store: made from a recipe by its kind, kept, and loaded again. The first complete writer wins."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-
-from safetensors import SafetensorError
 
 from raysweep.errors import OracleError
 from raysweep.experiment import World
@@ -15,7 +13,7 @@ from raysweep.store import Store
 __all__ = ["adopt", "load_recipe", "load_world", "prepare"]
 
 _RECIPE = "recipe.json"
-_MAX_BYTES = 1 << 32  # of weights
+_MAX_BYTES = 1 << 32  # largest file of weights
 
 
 def adopt(store: Store, recipe: Recipe, data: bytes) -> World:
@@ -27,7 +25,7 @@ def adopt(store: Store, recipe: Recipe, data: bytes) -> World:
 
 
 def prepare(store: Store, recipe: Recipe, train: Train) -> tuple[World, bool]:
-    """The recipe's world out of the store, made first if it is not there; and whether it was made now."""
+    """The recipe's world from the store, made first if it is not there; and whether it was made now."""
     if is_made(store, recipe):
         return load_world(store, folder_of(recipe)), False
     return adopt(store, recipe, recipe.make(train)), True
@@ -37,7 +35,7 @@ def load_recipe(store: Store, folder: str = "") -> Recipe:
     """The recipe of a world's folder of `recipe.json` and `weights.safetensors`.
 
     Raises:
-        OracleError: it is not a world, or of a kind that is not known here.
+        OracleError: the folder holds no world, or one of an unknown kind.
     """
     prefix = f"{folder}/" if folder else ""
     for name in (_RECIPE, WEIGHTS):
@@ -50,8 +48,10 @@ def load_world(store: Store, folder: str = "") -> World:
     """The world of such a folder.
 
     Raises:
-        OracleError: it is not a world, or its files do not belong together.
+        OracleError: the folder holds no world, or its files do not belong together.
     """
+    from safetensors import SafetensorError  # planning does without
+
     recipe = load_recipe(store, folder)
     data = store.read(f"{folder}/{WEIGHTS}".lstrip("/"), _MAX_BYTES)
     try:

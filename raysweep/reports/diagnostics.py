@@ -1,4 +1,4 @@
-"""The diagnostics of a fit as a figure: data, law and band; residuals; what was held out, and how it was foretold."""
+"""The diagnostics of a fit as a figure: data, law and band; residuals; points held out and their predictions."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def diagnostics_figure(fit: Fit, points: Points, labels: Mapping[str, str] = NO_LABELS) -> Figure:
-    """A row a group, of the first few that could be fitted: the law through its data, and the residuals.
+    """One row per group, for the first few that could be fitted: the law through its data, and the residuals.
 
-    Hollow points were held out, and the dashed law did not see them. A law of two scales is drawn as curves over the
+    Hollow points were held out: the dashed law was fitted without them. A law of two scales is drawn as curves over the
     one with more values, at levels of the other, which is the colour.
 
     Args:
-        fit: Of y on one or two scales.
-        points: What it was fitted to.
-        labels: What columns are called.
+        fit: A fit of y on one or two scales.
+        points: The points it was fitted to.
+        labels: Labels of columns.
     """
     groups = [group for group in fit if group.error is None][:_MOST]
     with plt.rc_context(STYLE):
@@ -92,7 +92,7 @@ def _surface(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels:
     nearest = np.abs(np.log(values[other]) - wanted[:, None]).argmin(axis=1)
     grid = np.geomspace(*group.window[along], 200)
     for i, level in enumerate(values[other][np.unique(nearest)]):
-        # A curve ends where its level's data do, or nearly: beyond, it would say more than was measured.
+        # A curve ends about where its level's data do: beyond, it would show more than was measured.
         near = np.abs(np.log(x[other] / level)) <= 0.35
         ends = x[along, near].min() / 1.3, x[along, near].max() * 1.3
         part = grid[(grid >= ends[0]) & (grid <= ends[1])]
@@ -115,7 +115,7 @@ def _surface(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels:
 
 
 def _residuals(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels: Mapping[str, str]) -> None:
-    """How far measurements lie off the law, in per cent; for what was held out also off the law that did not see it."""
+    """Residuals from the law, in per cent; for points held out, also from the law fitted without them."""
     law = group.predict(x)
     at, name = (x[0], group.x[0]) if len(x) == 1 else (law, f"{group.y} by the law")
     off = 100 * np.log(y / law)
@@ -124,8 +124,8 @@ def _residuals(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, label
     axis.plot(at[out], off[out], "o", ms=4, mfc="none", mec=COLOURS[0], mew=0.8, alpha=0.8)
     if out.any():
         second = 100 * np.log(y[out] / _second(group, x[:, out]))
-        told = "held out, off the law without them"
-        axis.plot(at[out], second, "x", ms=4, color=COLOURS[1], mew=0.9, alpha=0.8, label=told)
+        label = "held out, off the law without them"
+        axis.plot(at[out], second, "x", ms=4, color=COLOURS[1], mew=0.9, alpha=0.8, label=label)
     _logs(axis, axis_name(name, labels), f"100 log({axis_name(group.y, labels)} / law)", yscale="linear")
     high = 1.35 * max(np.abs(axis.get_ylim()))
     axis.set_ylim(-high, high)

@@ -37,8 +37,8 @@ def law_figure(
     """Measured points, the fitted law and its interval band, one panel per value of the last by-column.
 
     Args:
-        fit: Of y on one scale; of many groups the first are drawn.
-        points: What it was fitted to.
+        fit: A fit of y on one scale; of many groups only the first are drawn.
+        points: The points it was fitted to.
         companions: Columns drawn beside it, in the same panels.
         expected: Column drawn as a dashed line (the theory of y).
         labels: What columns are called.
@@ -91,8 +91,8 @@ def _law_series(
         mean = rows.group_by(x).agg(pl.col(total).mean()).sort(x)
         axis.plot(mean[x], mean[total], marker, ms=4.5, mfc="none", mec=colour, mew=0.9, ls="-", lw=0.5, color=colour)
     if expected is not None:
-        told = rows.group_by(x).agg(pl.col(expected).median()).sort(x)
-        axis.plot(told[x], told[expected].cast(pl.Float64), "--", color=colour, lw=1.1)
+        theory = rows.group_by(x).agg(pl.col(expected).median()).sort(x)
+        axis.plot(theory[x], theory[expected].cast(pl.Float64), "--", color=colour, lw=1.1)
     if group.error is not None or not group.params:
         return
     grid = np.geomspace(*group.window[0], 100)
@@ -105,20 +105,20 @@ def _law_series(
 
 
 def theory_figure(points: Points, expected: str, labels: Mapping[str, str] = NO_LABELS) -> Figure:
-    """What was measured, as medians with the quartiles of replicates, and the theory as lines.
+    """Measurements as medians with the quartiles of replicates, and the theory as lines.
 
-    Colours are the by-column of most values; a panel for each combination of the others, of the first few.
+    Colours are the by-column with most values; each combination of the others has a panel, for the first few.
 
     Args:
-        points: Of y on one scale, with the column `expected`.
-        expected: What the theory says of y; null where it says nothing.
+        points: Points of y on one scale, with the column `expected`.
+        expected: Column of the theory's value of y; null where there is none.
         labels: What columns are called.
     """
     (x,), y, frame = points.x, points.y, points.frame
     colour_by = max(points.by, key=lambda name: frame[name].n_unique(), default=None)
     panel_by = [name for name in points.by if name != colour_by]
-    found = frame.group_by(panel_by or pl.lit(0)).agg(told=pl.col(expected).is_not_null().any())
-    every = found.sort("told", *panel_by, descending=[True, *(False for _ in panel_by)]).select(panel_by).to_dicts()
+    found = frame.group_by(panel_by or pl.lit(0)).agg(_theory=pl.col(expected).is_not_null().any())
+    every = found.sort("_theory", *panel_by, descending=[True, *(False for _ in panel_by)]).select(panel_by).to_dicts()
     panels = every[:_MOST_PANELS] if panel_by else [{}]  # those with a theory first
     values = frame[colour_by].unique().sort().to_list() if colour_by else [None]
     many = plt.get_cmap("viridis")(np.linspace(0.0, 0.9, len(values)))
@@ -139,11 +139,11 @@ def theory_figure(points: Points, expected: str, labels: Mapping[str, str] = NO_
                 colour = COLOURS[i] if len(values) <= len(COLOURS) else many[i]
                 at = own.group_by(x).agg(
                     low=pl.col(y).quantile(0.25), middle=pl.col(y).median(), high=pl.col(y).quantile(0.75),
-                    told=pl.col(expected).median(),
+                    _theory=pl.col(expected).median(),
                 ).sort(x)  # fmt: skip
                 axis.plot(at[x], at["middle"], "o", ms=3.2, color=colour, mew=0, label=_value(colour_by, value))
                 axis.fill_between(at[x], at["low"], at["high"], color=colour, alpha=0.2, lw=0)
-                axis.plot(at[x], at["told"].cast(pl.Float64), "-", color=colour, lw=1.1)
+                axis.plot(at[x], at["_theory"].cast(pl.Float64), "-", color=colour, lw=1.1)
             axis.set(xscale="log", yscale="log", title=", ".join(f"{k} = {v}" for k, v in panel.items()))
         for row in axes:
             row[0].set_ylabel(axis_name(y, labels))
@@ -158,7 +158,7 @@ def theory_figure(points: Points, expected: str, labels: Mapping[str, str] = NO_
 
 
 def _legend(figure: Figure, axis: Axes, handles: Sequence[Any], labels: Sequence[str], title: str | None) -> None:
-    """In the plot, or beside it where it would cover the plot."""
+    """A legend in the plot, or beside it where it would cover the plot."""
     if len(labels) <= _BESIDE:
         axis.legend(handles, labels, loc="best", title=title, fontsize=7.5, title_fontsize=8)
         return
@@ -234,10 +234,10 @@ def metric_figure(
     audits: Sequence[Mapping[str, Any]] = (),
     labels: Mapping[str, str] = NO_LABELS,
 ) -> Figure:
-    """A metric against x: mean and range for each group; on the left the world's reliability, if that is shown.
+    """A metric against x: mean and range for each group; on the left the world's reliability, if it is shown.
 
     Args:
-        audits: Of the world, whose reliability is drawn.
+        audits: Audits of the world whose reliability is drawn.
         labels: What columns are called.
     """
     panels = 1 + shown.reliability
@@ -263,7 +263,7 @@ def metric_figure(
 
 
 def _reliability(axis: Axes, audits: Sequence[Mapping[str, Any]]) -> None:
-    """The oracle's posterior against how often its classes occur."""
+    """The oracle's posterior against the frequency of its classes."""
     axis.plot([0, 1], [0, 1], color="#888888", lw=1, ls=":")
     for i, audit in enumerate(audits):
         stated, seen, count = (np.array(c) for c in zip(*audit["reliability"], strict=True))

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page that says what was found, how sure it is, and how to regenerate it."""
+"""The report: one self-contained HTML page with the findings, their uncertainty, and how to regenerate it."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ __all__ = ["PAGE", "Report", "make_report"]
 
 PAGE = "report.html"
 _DPI = 130
-_ROWS = 200  # of a table of groups, and of their notes
+_ROWS = 200  # rows of a table of groups, and notes
 _NAMED = 6  # groups that a note names
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written.
+    """A report that was written.
 
     Attributes:
         page: Path or URI of the page.
-        findings: What was left out, a sentence for each fitted group, and the sanity checks.
-        notes: How many of the first are about what was left out.
+        findings: Sentences: what was left out, one per fitted group, and the sanity checks.
+        notes: How many findings at the start are about what was left out.
     """
 
     page: str
@@ -67,7 +67,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure as it is written: its file's name, what it shows, and the PNG."""
+    """A figure as it is written: its file's name, caption and PNG."""
 
     name: str
     caption: str
@@ -79,9 +79,9 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
 
     Args:
         store: A sweep's folder.
-        experiment: Whose theory to draw, shown as it says; by default the built-in one that the store names, shown as
-            the store says. A store's own word for a user's module is not enough to import it.
-        rows: `current` for those of the sweep as it is now, `all` for those of every version and grid too.
+        experiment: Experiment whose theory and display are used; by default the built-in one that the store names, with
+            the store's display. A user's module is never imported just because a store names it.
+        rows: `current` for the rows of the sweep as it is now, `all` for those of every version and grid.
 
     Raises:
         LedgerError: the store has no sweep or no finished cell.
@@ -98,7 +98,7 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
         sentences.append(str(error))
     if experiment is None and _has_theory(store):
         sentences.append(
-            f"theory: not drawn: it is that of {file.experiment}, and reading a store imports no code. `raysweep run` "
+            f"theory: not drawn: it belongs to {file.experiment}, and reading a store imports no code. `raysweep run` "
             "on the sweep's file draws it"
         )
     lazy, columns = scan(table)
@@ -138,7 +138,7 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
 
 
 def _file_name(words: str) -> str:
-    """The words of a store as a figure's name."""
+    """A store's words as a figure's name."""
     return re.sub(r"[^\w.-]", "-", words)[:100]
 
 
@@ -181,7 +181,7 @@ def _theory(
             continue
         try:
             found = points(table, FitRequest((x,), y, by=spec.by, at=spec.at), [theory_name(y), REASON])
-        except FitError:  # said of the law already
+        except FitError:  # already stated for the law
             continue
         held = agreements(found)
         sentences += theory_sentences(found, held)

@@ -1,4 +1,4 @@
-"""What figures share: colours, sizes, names of axes."""
+"""The common style of figures: colours, sizes, names of axes."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ STYLE: Any = {
     "legend.fontsize": 8.5,
 }
 PANEL = (4.6, 3.6)  # inches
-NO_LABELS: Mapping[str, str] = MappingProxyType({})  # of columns that are called by their names
+NO_LABELS: Mapping[str, str] = MappingProxyType({})  # columns keep their names
 _LONGEST = 120  # characters of a title or label
-_POINTS = 4000  # more are a stain
+_POINTS = 4000  # more would be a blot
 
 
 def axis_name(name: str, labels: Mapping[str, str]) -> str:
-    """What an axis of the figure is called: its label, if it has one."""
+    """The name of an axis in figures: its label, if it has one."""
     return labels.get(name, name.replace("_", " "))
 
 
 def tame(figure: Figure) -> Figure:
-    """The figure with the words of a store taken as words: no formulas (`$`), no control characters, no essays."""
+    """The figure with a store's words as plain text: no formulas (`$`), no control characters, no overlong labels."""
     for text in figure.findobj(Text):
         words = plain(text.get_text()).replace("\n", " ")
         text.set_text(words if len(words) <= _LONGEST else f"{words[:_LONGEST]}...")

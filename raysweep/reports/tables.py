@@ -1,4 +1,4 @@
-"""What a report says in words: the findings of each fitted group, and whether what must hold of every row does."""
+"""A report in words: the findings of each fitted group, and whether the bounds that every row must keep hold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from raysweep.laws.source import numbers
 
 __all__ = ["MOST", "Sanity", "clusters", "findings", "formula", "paragraphs", "sanity", "title"]
 
-MOST = 20  # groups that are told of; more are counted
+MOST = 20  # groups that are described; more are counted
 
 
 def findings(fit: Fit) -> list[str]:
@@ -39,28 +39,28 @@ def findings(fit: Fit) -> list[str]:
 
 
 def clusters(group: GroupFit) -> str:
-    """How many independent clusters were fitted, and of what: `80 runs`, `5 clusters by seed`."""
+    """The number of independent clusters, and what they are: `80 runs`, `5 clusters by seed`."""
     return f"{group.n_clusters:,} " + ("runs" if group.cluster == "run" else f"clusters by {group.cluster}")
 
 
 def paragraphs(fit: Fit) -> list[list[str]]:
-    """Lines for a terminal, a paragraph a group of the first `MOST`, then what is true of all of them.
+    """Lines for a terminal: one paragraph per group for the first `MOST`, then what holds for all of them.
 
     A paragraph has the law with its numbers, beside them those of the fit without the largest scales; what it was
-    fitted to; how the largest scales were foretold; and its notes.
+    fitted to; how well the largest scales were predicted; and its notes.
     """
     shown = fit.groups[:MOST]
     common: dict[str, str] = {}
     if len(fit) > 1:
         first, *others = (group.details for group in shown)
         common = {code: text for code, text in first.items() if all(other.get(code) == text for other in others)}
-    told = [
+    lines = [
         [*_paragraph(group), *(f"  {code}: {text}" for code, text in group.details.items() if code not in common)]
         for group in shown
     ]
     if common:
-        told.append([f"All {len(fit):,} groups:", *(f"  {code}: {text}" for code, text in common.items())])
-    return told + ([_more(fit)] if _more(fit) else [])
+        lines.append([f"All {len(fit):,} groups:", *(f"  {code}: {text}" for code, text in common.items())])
+    return lines + ([_more(fit)] if _more(fit) else [])
 
 
 def title(group: GroupFit) -> str:
@@ -70,7 +70,7 @@ def title(group: GroupFit) -> str:
 
 
 def formula(group: GroupFit) -> str:
-    """The law in the names of the columns; of several scales it keeps their letters and says which column is which."""
+    """The law in the names of the columns; with several scales it keeps the letters and says which column is which."""
     text = re.sub(r"\by\b", lambda _: group.y, group.law.formula)
     if len(group.x) == 1:
         return re.sub(rf"\b{group.law.axes[0]}\b", lambda _: group.x[0], text)
@@ -105,7 +105,7 @@ def _paragraph(group: GroupFit) -> list[str]:
     if held is not None:
         inside = "" if held.coverage is None else f", {held.coverage:.0%} of them in their {group.level:.0%} interval"
         lines.append(
-            f"  held out: {held.n_points:,} rows beyond {' x '.join(group.x)} = {held.cut:.4g} were foretold with an "
+            f"  held out: {held.n_points:,} rows beyond {' x '.join(group.x)} = {held.cut:.4g} were predicted with an "
             f"rms log error of {held.rmse_log:.4f}{inside}"
         )
     if len(group.rivals) > 1:
@@ -152,8 +152,8 @@ class Sanity:
     Attributes:
         bound: What was checked.
         rows: Rows looked at.
-        beyond: Those of them that lie on its wrong side by more than its standard errors.
-        worst: The farthest of all on the wrong side, in standard errors: negative there, infinite without an error.
+        beyond: Rows on the wrong side by more than the allowed number of standard errors.
+        worst: The worst row, in standard errors: negative on the wrong side, infinite without an error.
     """
 
     bound: Bound
@@ -176,7 +176,7 @@ class Sanity:
 
 
 def sanity(frame: pl.DataFrame, bounds: Sequence[Bound]) -> list[Sanity]:
-    """The bounds over all finished rows of a ledger; those of columns that it lacks are left out."""
+    """The bounds over all finished rows of a ledger; bounds on columns that it lacks are left out."""
     found = []
     for bound in bounds:
         if not {*bound.columns, "status"} <= {*frame.columns}:
@@ -187,7 +187,7 @@ def sanity(frame: pl.DataFrame, bounds: Sequence[Bound]) -> list[Sanity]:
         off = (numbers(ok, bound.metric) - bound.limit) * (1 if bound.side == "low" else -1)
         error = numbers(ok, bound.se) if bound.se else np.zeros(off.size)
         with np.errstate(divide="ignore", invalid="ignore"):
-            # What lies on the bound lies 0 errors off it: the scores of two equal predictions have no spread.
+            # A value on the bound is 0 standard errors from it: the scores of two equal predictions have no spread.
             score = np.where(off == 0, 0.0, off / error)
         found.append(Sanity(bound, off.size, int((score < -bound.sigmas).sum()), float(score.min())))
     return found

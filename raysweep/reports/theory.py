@@ -1,4 +1,4 @@
-"""Theory beside measurement: what an experiment expects of its metrics, and how far what was measured lies from it."""
+"""Theory beside measurement: what an experiment expects of its metrics, and how far measurements deviate."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from raysweep.laws.source import numbers
 __all__ = ["REASON", "Agreement", "agreements", "sentences", "theory_name", "with_theory"]
 
 REASON = "theory_reason"
-_LISTED = 6  # groups that sentences tell of one by one
-_FEWEST = 5  # clusters that an interval takes
+_LISTED = 6  # groups that get a sentence each
+_FEWEST = 5  # clusters that an interval needs
 _DRAWS = 1000
 _HELD = 2**22  # weights at a time
 
 
 def theory_name(metric: str) -> str:
-    """The column of what is expected of a metric."""
+    """The column of the expected value of a metric."""
     return f"{metric}_theory"
 
 
@@ -45,7 +45,7 @@ def with_theory(table: pa.Table, experiment: Experiment | None, metrics: Collect
     if not wanted:
         return table
     axes = [axis.name for axis in experiment.axes if axis.role != "seed" and axis.name in table.column_names]
-    settings = table.select(axes).group_by(axes).aggregate([])  # without seeds: few beside the rows
+    settings = table.select(axes).group_by(axes).aggregate([])  # without seeds: few compared with the rows
     possible = _possible(settings, experiment)
     try:
         asked = settings.filter(possible)
@@ -67,7 +67,7 @@ def with_theory(table: pa.Table, experiment: Experiment | None, metrics: Collect
 
 
 def _possible(settings: pa.Table, experiment: Experiment) -> pa.BooleanArray:
-    """Which rows hold what their axes allow: a store may come from anybody, and sizes cost memory."""
+    """A mask of the rows with values that their axes allow: a store may come from anybody, and sizes cost memory."""
     good = np.ones(len(settings), dtype=bool)
     for axis in experiment.axes:
         if axis.name in settings.column_names:
@@ -85,7 +85,7 @@ def _allowed(axis: Axis, value: Value | None) -> bool:
 
 
 def _checked(found: object, rows: int, metrics: set[str]) -> pl.DataFrame:
-    """What a theory returned, as columns of a ledger: floats, null where there is no finite number, and reasons."""
+    """A theory's results as columns of a ledger: floats, null where there is no finite number, and reasons."""
     if not isinstance(found, pa.Table) or len(found) != rows or "reason" not in found.column_names:
         raise ValueError("it must return a table of as many rows with a column `reason`")
     names = [name for name in found.column_names if name in metrics or name == "reason"]
@@ -109,19 +109,19 @@ def _checked(found: object, rows: int, metrics: set[str]) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the rows of one group lie from what was expected.
+    """How far the rows of one group deviate from the theory.
 
     Attributes:
-        group: Values of the columns that tell groups apart.
+        group: Values of the columns that identify the group.
         window: Smallest and largest x of rows with a theory; None if there are none.
-        rows: How many have one.
-        clusters: How many independent clusters they come from.
-        cluster: What tells those apart: `run`, or the column.
+        rows: Number of rows with a theory.
+        clusters: Number of independent clusters among them.
+        cluster: What identifies clusters: `run`, or a column.
         ratio: Median of measured / expected over those rows.
         interval: 95 % bootstrap interval of it over clusters; None with fewer than five of them.
-        mean: Mean of measured / expected: what a theory of an expectation says is 1.
+        mean: Mean of measured / expected, which is 1 for a theory of expectations.
         farthest: The x whose median ratio is farthest from 1, and that ratio.
-        without: How many rows have no theory, or no ratio to it.
+        without: Number of rows without a theory, or without a ratio to it.
         reasons: Why.
     """
 
@@ -147,10 +147,10 @@ def _agreement(points: Points, part: Part) -> Agreement:
     group, (x,) = part.group, points.x
     rows = points.of(group)
     expected = theory_name(points.y)
-    told = rows.filter(pl.col(expected).is_not_null())
+    known = rows.filter(pl.col(expected).is_not_null())
     reasons = set(rows.filter(pl.col(expected).is_null())[REASON].drop_nulls())
-    usable = told.filter((pl.col(expected) > 0) & (pl.col(points.y) > 0))
-    if usable.height < told.height:
+    usable = known.filter((pl.col(expected) > 0) & (pl.col(points.y) > 0))
+    if usable.height < known.height:
         reasons.add("a ratio takes numbers above 0")
     without = rows.height - usable.height
     if usable.is_empty():
@@ -176,7 +176,7 @@ def _agreement(points: Points, part: Part) -> Agreement:
 
 
 def _interval(logs: Array, cluster: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[float, float] | None:
-    """Of exp(median), by a bootstrap over clusters."""
+    """The interval of exp(median), by a bootstrap over clusters."""
     count = int(cluster.max()) + 1
     if count < _FEWEST:
         return None
@@ -193,19 +193,19 @@ def _interval(logs: Array, cluster: np.ndarray[Any, np.dtype[np.int64]]) -> tupl
 
 
 def sentences(points: Points, found: Sequence[Agreement]) -> list[str]:
-    """How theory and measurement compare, in words: of few groups each, of many the range."""
-    told = [one for one in found if one.window is not None]
+    """How theory and measurement compare, in words: each of few groups, or the range over many."""
+    compared = [one for one in found if one.window is not None]
     said = []
-    if len(told) > _LISTED:
-        low, high = min(told, key=lambda one: one.ratio), max(told, key=lambda one: one.ratio)
-        worst = max(told, key=lambda one: abs(np.log(one.farthest[1])))
+    if len(compared) > _LISTED:
+        low, high = min(compared, key=lambda one: one.ratio), max(compared, key=lambda one: one.ratio)
+        worst = max(compared, key=lambda one: abs(np.log(one.farthest[1])))
         said.append(
             f"theory of {points.y} in {points.x[0]}: medians of measured / expected lie between {low.ratio:.3g} "
-            f"({_name(low.group)}) and {high.ratio:.3g} ({_name(high.group)}) in {len(told)} groups; farthest "
+            f"({_name(low.group)}) and {high.ratio:.3g} ({_name(high.group)}) in {len(compared)} groups; farthest "
             f"{worst.farthest[1]:.3g} at {points.x[0]} = {worst.farthest[0]:.6g} ({_name(worst.group)})"
         )
     else:
-        said += [_sentence(points, one) for one in told]
+        said += [_sentence(points, one) for one in compared]
     lacking: dict[tuple[str, ...], int] = {}
     for one in found:
         if one.without:

@@ -1,8 +1,8 @@
 """Whole files on a disk: a file appears under its name complete or not at all, as far as the file system allows.
 
-Shared and foreign file systems lack some of what a local one has: exFAT, SMB and object stores that are mounted make no
-hard links; some refuse to sync a folder, or even a file; over SFTP a rename refuses a name that is taken. None of that
-is a reason to stop. Each lack has a second-best way here and is noted by name, so that the user hears what it costs.
+Shared and foreign file systems lack some features of a local one: exFAT, SMB and mounted object stores have no hard
+links; some refuse to sync a folder, or even a file; over SFTP a rename refuses an existing name. None of that is a
+reason to stop. Each lack has a fallback here and is recorded by name, so that the user is informed of its cost.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pyarrow as pa
 __all__ = ["TEMPORARY", "WEAKNESSES", "Content", "create", "replace", "temporary_name"]
 
 TEMPORARY = ".tmp-"
-WEAKNESSES = {  # what a file system lacks, and what it costs
+WEAKNESSES = {  # features that a file system may lack, and the cost
     "links": "it makes no hard links: should a driver die in the instant in which it makes a file, the next one waits "
     "10 s for it",
     "sync": "it does not sync files: a power cut may take back what was written in the last seconds",
@@ -30,8 +30,8 @@ WEAKNESSES = {  # what a file system lacks, and what it costs
 }
 _DEAD = 10.0  # seconds after which a reserved name's owner is taken for dead; it needs milliseconds
 _PAUSE = 0.02  # seconds between looks at a name that another writer reserved
-# How file systems say that they cannot do something at all. EACCES and EPERM are among them: whoever may not write here
-# has failed before, when the temporary file was made.
+# Error codes of file systems for unsupported operations. EACCES and EPERM are among them: without permission to write,
+# creating the temporary file would have failed before.
 _CANNOT = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY}
 _NO_LINK = _CANNOT | {errno.EMLINK, errno.EXDEV}
 _NO_SYNC = _CANNOT | {errno.EBADF, errno.EISDIR}
@@ -40,7 +40,7 @@ Content: TypeAlias = "bytes | pa.Buffer | Callable[[BinaryIO], None]"
 
 
 def temporary_name(name: str) -> str:
-    """A name beside another's that no listing of a store shows."""
+    """A name beside another one, hidden from listings of a store."""
     return f"{TEMPORARY}{secrets.token_hex(6)}-{name}"[:200]
 
 
@@ -49,8 +49,8 @@ def replace(path: Path, data: Content, weak: set[str]) -> None:
 
     Args:
         path: In a folder that exists.
-        data: Its content, or what writes it to a stream.
-        weak: Names of `WEAKNESSES` that were met are added.
+        data: Its content, or a function that writes it to a stream.
+        weak: Receives the names of `WEAKNESSES` that were met.
 
     Raises:
         OSError: it cannot be written; the old file, if there was one, is still there.
@@ -65,9 +65,9 @@ def replace(path: Path, data: Content, weak: set[str]) -> None:
 
 
 def create(path: Path, data: Content, weak: set[str]) -> bool:
-    """Write a file unless its name is taken; whether this call wrote it. Of several writers one wins.
+    """Write a file unless its name is taken; returns whether this call wrote it. One of several writers wins.
 
-    Args and errors as of `replace`.
+    Args and errors as for `replace`.
     """
     temporary = _written(path, data, weak)
     try:
@@ -79,7 +79,7 @@ def create(path: Path, data: Content, weak: set[str]) -> bool:
 
 
 def _written(path: Path, data: Content, weak: set[str]) -> Path:
-    """A temporary file beside a path, with all of the content."""
+    """A temporary file next to a path, with all of the content."""
     temporary = path.with_name(temporary_name(path.name))
     try:
         with open(temporary, "xb") as stream:
@@ -98,7 +98,7 @@ def _written(path: Path, data: Content, weak: set[str]) -> Path:
 
 
 def _link(temporary: Path, path: Path, weak: set[str]) -> bool:
-    """Give a file its name unless that is taken; whether it was not."""
+    """Give a file its name unless that is taken; returns whether it was free."""
     try:
         os.link(temporary, path)  # unlike a rename, fails where the name is taken
         return True
@@ -108,7 +108,7 @@ def _link(temporary: Path, path: Path, weak: set[str]) -> bool:
         if error.errno not in _NO_LINK:
             raise
     weak.add("links")
-    # The name itself, created exclusively, would be seen empty before it is full. So a second name is reserved.
+    # The name itself, created exclusively, would be visible while still empty. So a second name is reserved.
     reserved = path.with_name(f"{TEMPORARY}reserved-{path.name}"[:200])
     since = time.monotonic()
     while True:
@@ -130,7 +130,7 @@ def _link(temporary: Path, path: Path, weak: set[str]) -> bool:
 
 
 def _rename(temporary: Path, path: Path, weak: set[str]) -> None:
-    """Give a file its name, in place of the one that has it."""
+    """Give a file its name, replacing the file that has it."""
     try:
         os.replace(temporary, path)
         return
@@ -138,7 +138,7 @@ def _rename(temporary: Path, path: Path, weak: set[str]) -> None:
         if error.errno not in _NO_RENAME or not path.is_file():
             raise
         refused = error
-    # Some refuse a name that is taken, or one that somebody reads: put the old file aside, and back if that fails, too.
+    # Some refuse a taken name, or a file being read: move the old file aside, and back if that fails, too.
     old = path.with_name(temporary_name(path.name))
     try:
         os.rename(path, old)
@@ -154,13 +154,13 @@ def _rename(temporary: Path, path: Path, weak: set[str]) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Delete a file of our own; one that cannot be is hidden by its name, and swept later."""
+    """Delete a file of our own; if that fails, its name hides it, and it is swept later."""
     with contextlib.suppress(OSError):
         path.unlink()
 
 
 def _sync_folder(folder: Path, weak: set[str]) -> None:
-    """Force a folder's names to the disk."""
+    """Sync a folder's names to the disk."""
     try:
         opened = os.open(folder, os.O_RDONLY)
         try:

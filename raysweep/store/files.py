@@ -1,8 +1,8 @@
 """A store: one sweep's folder, on a local path or any URI that pyarrow or fsspec can open.
 
 Everything is written whole: a temporary file (locally a synced one, `disk.py`) takes the final name, on an object store
-one completed upload appears at it. A reader therefore sees a file entire or not at all. What fails for a passing reason
-is tried again for a minute (`patience.py`) before it is an error.
+one completed upload appears at it. A reader therefore sees a file entire or not at all. A transient failure
+is retried for a minute (`patience.py`) before it is an error.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from raysweep.errors import LedgerError, RaysweepError
 from raysweep.store import disk
 from raysweep.store.disk import TEMPORARY, WEAKNESSES, Content, temporary_name
 from raysweep.store.guard import base_name, below, check_uri, read_stream, regular
-from raysweep.store.patience import full, passing, patiently
+from raysweep.store.patience import full, patiently, transient
 
 __all__ = ["STALE", "TEMPORARY", "Store", "UnreachableError"]
 
 STALE = 3600.0  # seconds after which a temporary file's writer is taken for dead
 _WHOLE = re.compile(r"s3|gcs|abfs|py::fsspec\+(s3a?|gc?s|abfss?|az|memory)")  # a file appears when its upload completes
-_TRIES = 3  # of a request, by Amazon's own client
+_TRIES = 3  # tries of a request by Amazon's own client
 T = TypeVar("T")
 _MOST = 1 << 40  # bytes of any file
 _PIECE = 1 << 24  # bytes
@@ -41,7 +41,7 @@ _MOST_TEXT = 1 << 26  # bytes of a text or JSON file
 
 
 class UnreachableError(LedgerError):
-    """A store does not answer, or has no room, for a reason that may pass; it was tried for `patience.PATIENCE`."""
+    """A store does not answer, or has no room, for a transient reason; it was retried for `patience.PATIENCE`."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Store:
 
     @property
     def absolute(self) -> str:
-        """The URI with no dependence on the working directory."""
+        """The URI, independent of the working directory."""
         return self.uri if "://" in self.uri else self.path()
 
     @cached_property
@@ -76,7 +76,7 @@ class Store:
                 raise LedgerError(f"store {self.uri}: must be a folder, but is a file")
             return pafs.LocalFileSystem(), str(folder)
         try:
-            # Of a bucket without a region S3 is asked where it is: a request, which may fail for a while.
+            # For a bucket without a region, S3 is asked for it: a request, which may fail transiently.
             opened, path = patiently(lambda: pafs.FileSystem.from_uri(self.uri))
             return _one_request(opened), path
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as unknown:
@@ -90,7 +90,7 @@ class Store:
                 ) from unknown
             return pafs.PyFileSystem(pafs.FSSpecHandler(opened)), path
         except (OSError, ValueError, pa.ArrowException) as error:
-            kind = UnreachableError if passing(error) else LedgerError
+            kind = UnreachableError if transient(error) else LedgerError
             raise kind(f"store: cannot be opened, got {self.uri!r}: {error}") from error
 
     @cached_property
@@ -98,8 +98,8 @@ class Store:
         return set()
 
     def weaknesses(self) -> builtins.list[str]:
-        """What the file system was found to lack while this object wrote to it, and what that costs: a phrase each."""
-        return [told for name, told in WEAKNESSES.items() if name in self._weak]
+        """Features that the file system lacked when this object wrote to it, with their cost, in a phrase each."""
+        return [cost for name, cost in WEAKNESSES.items() if name in self._weak]
 
     @property
     def fs(self) -> pafs.FileSystem:
@@ -121,7 +121,7 @@ class Store:
         """An action on the file system, tried again as `patience.patiently` does.
 
         Raises:
-            UnreachableError: it still fails for a reason that may pass.
+            UnreachableError: it still fails for a transient reason.
             LedgerError: it fails for any other reason.
         """
         try:
@@ -130,15 +130,15 @@ class Store:
             raise
         except Exception as error:  # file systems raise what they like
             lasting = LedgerError(f"store {self.uri}: {what}: {error}")
-            if not passing(error):
+            if not transient(error):
                 raise lasting from error
             remedy = "make room there" if full(error) else "see that it is up and in reach"
             raise UnreachableError(
-                f"{lasting}. Tried again and again; {remedy}, then run the same command: what was finished is kept"
+                f"{lasting}. Retried to no avail; {remedy}, then run the same command: what was finished is kept"
             ) from error
 
     def exists(self, name: str = "") -> bool:
-        """Whether there is such a file or folder.
+        """Whether a file or folder exists.
 
         Raises:
             LedgerError: the store cannot be reached, or lies below a file.
@@ -170,12 +170,12 @@ class Store:
         """The whole of a file.
 
         Args:
-            name: Within the store.
-            most: Bytes; of a longer file no more are read.
+            name: Path within the store.
+            most: Largest size in bytes; no more is read.
 
         Raises:
             UnreachableError: the store does not answer.
-            LedgerError: it is not there, cannot be read, is no regular file, or is longer than `most`.
+            LedgerError: it does not exist, cannot be read, is not a regular file, or is longer than `most`.
         """
         path = self.path(name)
 
@@ -188,7 +188,7 @@ class Store:
         return self._do(f"{name} cannot be read", get)
 
     def open(self, name: str) -> Any:
-        """A file that can be read anywhere in it, as a context; raises LedgerError as `read`."""
+        """A file with random access, as a context; raises LedgerError as `read`."""
         path = self.path(name)
 
         def opened() -> Any:
@@ -216,9 +216,9 @@ class Store:
         """Create or replace a file, all or nothing.
 
         Args:
-            name: Within the store.
-            data: Its content, or what writes it to a stream, from the start if it is asked again.
-            patience: Seconds for which a passing failure is tried again; None is `patience.PATIENCE`.
+            name: Path within the store.
+            data: Its content, or a function that writes it to a stream, from the start if called again.
+            patience: Seconds for which a transient failure is retried; None is `patience.PATIENCE`.
 
         Raises:
             UnreachableError: the store does not answer, or its disk is full.
@@ -229,7 +229,7 @@ class Store:
         def put() -> None:
             try:
                 self._put(path, data)
-            except OSError as error:  # folders (and a bucket, where the URI allows it) are made when they are missed
+            except OSError as error:  # folders (and a bucket, where the URI allows it) are created when found missing
                 if not isinstance(error, FileNotFoundError) and "NO_SUCH_BUCKET" not in str(error):
                     raise
                 self.fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
@@ -244,7 +244,7 @@ class Store:
         if not callable(data):
             self._upload(path, pa.BufferReader(data))
             return
-        with tempfile.TemporaryFile() as spool:  # to the end, before anything of it can be seen
+        with tempfile.TemporaryFile() as spool:  # complete, before any of it is visible
             data(spool)
             spool.seek(0)
             self._upload(path, spool)
@@ -265,7 +265,7 @@ class Store:
             raise
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file unless it exists; whether this call wrote it. Of two writers, one wins (locally for sure)."""
+        """Write a file unless it exists; returns whether this call did. One of two writers wins (locally for sure)."""
         if self.exists(name):
             return False
         if not self.is_local:
@@ -283,7 +283,7 @@ class Store:
         self.write(name, json.dumps(data, indent=1, sort_keys=True).encode())
 
     def delete(self, name: str) -> None:
-        """Remove a file if it is there."""
+        """Remove a file if it exists."""
 
         def remove() -> None:
             try:
@@ -297,9 +297,9 @@ class Store:
         self._do(f"{name} cannot be deleted", remove)
 
     def sweep(self) -> int:
-        """Delete the temporary files of writers that died an hour ago or more; how many there were.
+        """Delete the temporary files of writers that died at least an hour ago; returns their number.
 
-        Only local folders have any. Their age is read off the store's own clock.
+        Only local folders have any. Their age is by the store's own clock.
         """
         root = Path(self.path())
         if not self.is_local or not root.is_dir():
@@ -318,9 +318,9 @@ class Store:
 
 
 def _one_request(opened: pafs.FileSystem) -> pafs.FileSystem:
-    """The same S3 with a small file written in one request (and so whole) instead of a multipart upload's three.
+    """The same S3, but a small file is written in one request (and so whole) instead of a multipart upload's three.
 
-    Its own retries, with timeouts of seconds each, are cut short: `patience` goes on from there.
+    Its own retries, with timeouts of seconds each, are cut short: `patience` takes over.
     """
     if opened.type_name != "s3":
         return opened

@@ -1,4 +1,4 @@
-"""What a store may be called, which of its paths may be touched, and how much of a file is read."""
+"""Guards: which names a store may have, which of its paths may be accessed, and how much of a file is read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_uri(uri: str) -> None:
 
 
 def below(root: str, name: str, local: bool) -> str:
-    """The path of a file of a store, inside of it for sure: links in a store may come from anybody.
+    """The path of a file of a store, checked to lie inside it: links in a store may come from anybody.
 
     Raises:
         LedgerError: the name climbs out by `..`, or a link leads out.
@@ -50,14 +50,14 @@ def below(root: str, name: str, local: bool) -> str:
 
 
 def regular(path: str) -> None:
-    """Refuse what is no regular file at a local path: a pipe keeps its reader waiting, a device never ends.
+    """Refuse a local path that is not a regular file: a pipe blocks its reader, a device never ends.
 
     Raises:
-        LedgerError: it is none.
-        OSError: it cannot be looked at.
+        LedgerError: it is not one.
+        OSError: it cannot be inspected.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise LedgerError(f"{path} cannot be read: it is no regular file")
+        raise LedgerError(f"{path} cannot be read: it is not a regular file")
 
 
 def read_stream(stream: Any, most: int, name: str) -> bytes:
@@ -76,7 +76,7 @@ def read_stream(stream: Any, most: int, name: str) -> bytes:
 
 
 def base_name(info: Any) -> str:
-    """A listed file's name; one that is not UTF-8 is told of, not read."""
+    """A listed file's name; one that is not UTF-8 is reported, not read."""
     try:
         return str(info.base_name)
     except UnicodeDecodeError:

@@ -1,25 +1,25 @@
-"""Claims: leases by which drivers on one store spare each other double work.
+"""Claims: leases by which drivers on one store avoid duplicate work.
 
-Drivers know of each other by the files in `claims/` alone. A driver has one heartbeat file, `<owner>.heartbeat`, which
+Drivers know of each other only by the files in `claims/`. A driver has one heartbeat file, `<owner>.heartbeat`, which
 it writes again every quarter of a lease; and a claim file, `<pack>.<random>.<count>~<owner>.json`, for each time that
 it took packs. A claim file is written once and never changed: it names the runs of every pack that it claims.
 
-To take packs, a driver writes its claim file, and only then lists the folder. It leaves alone every pack of which a
-driver that is alive claimed a run first. "First" is `(made, owner) < (now, self.owner)`: `made` is the time of the
+To take packs, a driver writes its claim file, and only then lists the folder. It leaves every pack of which a live
+driver claimed a run first. "First" is `(made, owner) < (now, self.owner)`: `made` is the time of the
 other file and `now` that of its own, both put on them by the store, so that no clock of a host matters; and where times
-are equal, names are in the same order for everybody. Of two drivers that claim at the same time, at least one lists
+are equal, names have the same order for every driver. Of two drivers that claim at the same time, at least one lists
 after both have written; whoever sees both files compares the same two pairs, so they cannot both come out first; and
-one that listed before the other wrote has the earlier time. The file of a driver that got nothing goes at once.
+one that listed before the other wrote has the earlier time. A driver that got nothing deletes its file at once.
 
 Times are trusted only as far as they make sense. A claim without a time, or with one well after `now`, counts as first:
 the clock jumped back, or the store keeps no times, and its owner may have begun. An owner is alive while its heartbeat
 is recent by the store's clock, or was seen to move on. Where its time is missing or lies ahead, the first sight counts
 as a beat. But a heartbeat that stays the same for a whole lease of this driver's own monotonic clock is that of a dead
-driver, whatever its time says: nobody waits for longer. The files of dead drivers are deleted by whoever notices.
+driver, whatever its time says: nobody waits longer than that. The files of dead drivers are deleted by whoever notices.
 
-What goes wrong costs compute, never a row: a driver taken for dead by mistake goes on, some packs are done twice, and
-the ledger keeps one row a cell. So it is, too, where two claims fall into one tick of a coarse clock (2 s on FAT, 1 s
-on S3): the lesser name then goes first although the other may have begun.
+What goes wrong costs compute, never a row: a driver mistaken for dead continues, some packs are done twice, and
+the ledger keeps one row per cell. The same happens where two claims fall into one tick of a coarse clock (2 s on FAT, 1
+s on S3): the smaller name then comes first although the other may have begun.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from raysweep.store import Store, UnreachableError
 
 __all__ = ["LEASE", "Claims", "Pulse", "drivers", "hold", "who"]
 
-LEASE = 60.0  # seconds a silent driver keeps its packs
+LEASE = 60.0  # seconds for which a silent driver keeps its packs
 _AHEAD = 15.0  # seconds that a time may lie after `now`: a listing takes its time
-_NAMED = 3  # drivers that a line about waiting names
+_NAMED = 3  # drivers that a message about waiting names
 _FOLDER = "claims"
 _CLAIM = re.compile(r"[\w.-]+~[\w.-]+\.json")  # a store may hold other files there: they are never deleted
 
 
 @dataclass
 class Pulse:
-    """What this process has seen of other drivers' heartbeats."""
+    """This process's observations of other drivers' heartbeats."""
 
     store: Store
     _seen: dict[str, tuple[object, float, bool]] = field(default_factory=dict)  # mark, since when, did it move on
@@ -61,7 +61,7 @@ class Pulse:
         """Whether a driver is at work.
 
         Args:
-            owner: Of a heartbeat file that is there.
+            owner: Owner of an existing heartbeat file.
             at: The time of that file in seconds; 0 where the store keeps none.
             now: The time by the same clock; 0 where it is not known.
         """
@@ -97,8 +97,8 @@ class Claims:
     however many packs it is for: on an object store each takes tens of milliseconds.
 
     Attributes:
-        rivals: Other drivers that were met.
-        holders: Which driver holds each of the packs that were asked for last and are another's.
+        rivals: Other drivers that were found.
+        holders: The driver of each pack that was last asked for and is held by another.
     """
 
     store: Store
@@ -117,8 +117,8 @@ class Claims:
     def beat(self, patience: float | None = None) -> None:
         """Renew this driver's lease."""
         self._beats += 1
-        told = json.dumps({"owner": self.owner, "dashboard": self.dashboard, "beat": self._beats}).encode()
-        self.store.write(f"{_FOLDER}/{self.owner}.heartbeat", told, patience)
+        content = json.dumps({"owner": self.owner, "dashboard": self.dashboard, "beat": self._beats}).encode()
+        self.store.write(f"{_FOLDER}/{self.owner}.heartbeat", content, patience)
         self._beaten = time.monotonic()
 
     def take(self, name: str, keys: set[str]) -> bool:
@@ -126,7 +126,7 @@ class Claims:
         return name in self.take_all({name: keys})
 
     def take_all(self, wanted: Mapping[str, set[str]]) -> set[str]:
-        """Claim several packs at once, by name; returns the names of those no live driver holds any key of."""
+        """Claim several packs at once, by name; returns the names of the packs of which no live driver holds a key."""
         packs = {name: sorted(keys) for name, keys in wanted.items()}
         if time.monotonic() - self._beaten > LEASE / 4:  # `hold` is not at work, or its thread hangs
             self.beat()
@@ -135,7 +135,7 @@ class Claims:
         files = dict(self.store.list(_FOLDER))
         now = files.get(mine, 0.0)  # by the store's clock
         beats = {file.removesuffix(".heartbeat"): at for file, at in files.items() if file.endswith(".heartbeat")}
-        if self.owner not in beats:  # somebody took this driver for dead
+        if self.owner not in beats:  # another driver mistook this one for dead
             self.beat()
         others = {owner: at for owner, at in beats.items() if owner != self.owner}
         dead = {owner for owner, at in others.items() if _died_here(owner) or not self._pulse.alive(owner, at, now)}
@@ -165,13 +165,13 @@ class Claims:
         return taken
 
     def release(self, name: str) -> None:
-        """Give back what was claimed under a name. A file goes with the last of its packs."""
+        """Release what was claimed under a name. A file is deleted with the last of its packs."""
         file = self._held.pop(name, None)
         if file is not None and file not in self._held.values():
             self.store.delete(f"{_FOLDER}/{file}")
 
     def waiting(self, names: Iterable[str]) -> str:
-        """For whom one waits that wants these packs, as a line: `waiting for host-a (process 123), which holds ...`."""
+        """The drivers that hold these packs, as a message: `waiting for host-a (process 123), which holds ...`."""
         counts = Counter(self.holders[name] for name in names if name in self.holders).most_common()
         said = [f"{who(owner)}, which holds {n:,} pack{'s' * (n != 1)}" for owner, n in counts[:_NAMED]]
         if len(counts) > _NAMED:
@@ -179,7 +179,7 @@ class Claims:
         return f"waiting for {', and '.join(said) or 'another driver'}"
 
     def _drop(self, file: str) -> None:
-        """Delete what a dead driver left; not what is a link out of the store, which nobody's driver made."""
+        """Delete the files of a dead driver, but no links out of the store, which no driver makes."""
         try:
             self.store.delete(f"{_FOLDER}/{file}")
         except UnreachableError:
@@ -188,7 +188,7 @@ class Claims:
             pass
 
     def _keys(self, file: str) -> frozenset[str]:
-        """What another driver's file claims; a file never changes."""
+        """The claims in another driver's file; a file never changes."""
         if file not in self._others:
             try:
                 packs = self.store.read_json(f"{_FOLDER}/{file}")["packs"]
@@ -199,7 +199,7 @@ class Claims:
 
 
 def _parsed(owner: str) -> tuple[str, str]:
-    """A driver's host and process; nothing for what its name does not say."""
+    """A driver's host and process; empty where its name lacks them."""
     host, process, _ = owner.rsplit("-", 2) if owner.count("-") > 1 else (owner, "", "")
     return plain(host), plain(process)
 
@@ -211,7 +211,7 @@ def who(owner: str) -> str:
 
 
 def _died_here(owner: str) -> bool:
-    """Whether a driver was a process of this host that is no more: nobody need wait for its lease to end."""
+    """Whether a driver was a process of this host that no longer exists: nobody need wait for its lease to end."""
     host, pid = _parsed(owner)
     if host != socket.gethostname() or not pid.isdigit():
         return False
@@ -225,11 +225,11 @@ def _died_here(owner: str) -> bool:
 
 
 def drivers(store: Store, now: float | None = None, pulse: Pulse | None = None) -> list[dict[str, Any]]:
-    """Drivers with a heartbeat: who, whether their lease is alive, the packs they claimed, their workers' dashboard.
+    """Drivers with a heartbeat: name, whether their lease is alive, the packs they claimed, their workers' dashboard.
 
     Args:
         now: The store's time in seconds; by default this host's.
-        pulse: Of earlier looks: a heartbeat whose time tells no age is alive for a lease after it was first seen.
+        pulse: Earlier observations: a heartbeat whose time gives no age is alive for one lease after it was first seen.
     """
     now, pulse = time.time() if now is None else now, pulse or Pulse(store)
     files = store.list(_FOLDER)
@@ -266,7 +266,7 @@ def drivers(store: Store, now: float | None = None, pulse: Pulse | None = None) 
 
 @contextlib.contextmanager
 def hold(store: Store, dashboard: str = "") -> Iterator[Claims]:
-    """Claims with a heartbeat, all released at the end. The heartbeat tells where the workers' dashboard is."""
+    """Claims with a heartbeat, all released at the end. The heartbeat records where the workers' dashboard is."""
     claims = Claims(store, dashboard=dashboard)
     stop = threading.Event()
 

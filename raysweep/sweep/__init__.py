@@ -1,4 +1,4 @@
-"""A sweep: its file, what it resolves to, what a store remembers of it, and its rows as they are now."""
+"""A sweep: its file, the resolved sweep, what a store records about it, and its current rows."""
 
 from raysweep.sweep.resolve import Sweep, from_mapping, load_sweep
 

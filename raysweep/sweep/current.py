@@ -1,4 +1,4 @@
-"""The rows of a sweep as it is now: its axes, its version. A store may hold others, which are counted apart."""
+"""The rows of a sweep as it is now: its axes, its version. Other rows are counted separately."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from raysweep.sweep.stored import stored_declaration, stored_runs
 
 __all__ = ["ROWS", "Current", "adopt_renamed", "cells", "current", "ledger_of", "left_out", "split"]
 
-_MOST_AXES = 8  # of which both spellings are tried
+_MOST_AXES = 8  # axes of which both spellings are tried
 ROWS = ("current", "all")
 
 
 @dataclass(frozen=True)
 class Current:
-    """What a store's sweep is now.
+    """A store's sweep as it is now.
 
     Attributes:
-        runs: Every run of its grid; None where the store does not say.
-        experiment, version: Whose rows count.
-        ledger: Of the store.
+        runs: Every run of its grid; None where the store does not record it.
+        experiment, version: Those whose rows count.
+        ledger: The store's ledger.
     """
 
     runs: Runs | None
@@ -51,7 +51,7 @@ class Current:
 
 
 def current(store: Store) -> Current:
-    """What the sweep last run into a store is now.
+    """The sweep last run into a store, as it is now.
 
     Raises:
         LedgerError: it is not a store, or its files are damaged.
@@ -60,10 +60,10 @@ def current(store: Store) -> Current:
     declaration = stored_declaration(store)
     if declaration is None or runs is None:
         return Current(runs, "", 0, Ledger(store))
-    told = dict(line.split("=", 1) for line in str(declaration.identity).splitlines() if "=" in line)
-    version = told.get("version", "0")
+    identity = dict(line.split("=", 1) for line in str(declaration.identity).splitlines() if "=" in line)
+    version = identity.get("version", "0")
     ledger = ledger_of(store, runs, declaration.axes, declaration.identity)
-    return Current(runs, told.get("experiment", ""), int(version) if version.isdigit() else 0, ledger)
+    return Current(runs, identity.get("experiment", ""), int(version) if version.isdigit() else 0, ledger)
 
 
 def ledger_of(store: Store, runs: Runs, axes: dict[str, Axis], identity: str) -> Ledger:
@@ -112,11 +112,11 @@ def _float(value: Any) -> Any:
 
 
 def cells(store: Store, rows: str = "current") -> tuple[pa.Table, list[str]]:
-    """A store's rows, and what was left out of them, a sentence each.
+    """A store's rows, and what was left out of them, in one sentence each.
 
     Args:
         store: A sweep's folder.
-        rows: `current` for those of the sweep as it is now; `all` for those of every version and grid too.
+        rows: `current` for the rows of the sweep as it is now; `all` for those of every version and grid.
 
     Raises:
         LedgerError: it is not a store, or holds no rows.
@@ -170,8 +170,8 @@ def _left_out(now: Current, table: pa.Table) -> list[str]:
 
 
 def adopt_renamed(store: Store, sweep: Sweep, old: str) -> int:
-    """Take over the rows of a function that was renamed or moved, under the keys of today, but for runs that have rows
-    under the new name already; how many there were.
+    """Take over the rows of a function that was renamed or moved, under today's keys, except for runs that already have
+    rows under the new name; returns their number.
 
     Raises:
         SweepError: the store has no rows of `old` that the sweep asks for.
@@ -190,7 +190,7 @@ def adopt_renamed(store: Store, sweep: Sweep, old: str) -> int:
         )
     have = set(table.filter(pc.not_equal(table.column("status"), "failed")).column("run").to_pylist())
     mine = pa.array([renamed[run] not in have for run in theirs.column("run").to_pylist()])
-    theirs = theirs.filter(mine)  # what the function measured under its new name stands
+    theirs = theirs.filter(mine)  # rows measured under the new name remain
     if not len(theirs):
         return 0
     theirs = Respelled(renamed, {}).apply(theirs.drop_columns([COLUMNS]))
@@ -207,7 +207,7 @@ def _sentence(count: int, why: str) -> str:
 
 
 def split(now: Current, scan: Scan) -> tuple[Scan, list[str]]:
-    """A scan without the rows of other grids and versions, and how many of those there are."""
+    """A scan without the rows of other grids and versions, and the number of those."""
     if now.runs is None or not len(scan.table):
         return scan, []
     mine = now.mine(scan.table.column("cell"))

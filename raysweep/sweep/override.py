@@ -14,7 +14,7 @@ from raysweep.yamlfile import parse_yaml, read_number
 
 __all__ = ["read_overrides"]
 
-_MOST = 100_000  # values of a range that is written out
+_MOST = 100_000  # values of a range that is listed in full
 _END = r"[-+]?[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?"
 _DOTS = re.compile(rf"({_END})?\s*\.\.\s*({_END})?(?:\s*\.\.\s*({_END}))?")
 _LIKE_A_RANGE = re.compile(
@@ -26,18 +26,18 @@ _ELSEWHERE = {"linspace": "linear", "logspace": "geom", "geomspace": "geom", "ar
 
 
 def read_overrides(texts: Sequence[str], grid: Mapping[str, Any]) -> dict[str, Any]:
-    """What `--set` puts into a grid: entries by axis.
+    """The entries that `--set` puts into a grid, by axis.
 
     An entry is a value, values between commas, or what YAML says (`[1, 2]`, `{geom: [64, 4096, 7]}`). Ranges are
     understood as in a shell (`0..3` is 0, 1, 2, 3, and `0..10..2` has a step) and as calls (`range(5)`,
     `geom(64, 8192, 8)`, `geom=64,8192,8`).
 
     Args:
-        texts: `axis=values` each.
-        grid: The grid that is overridden: where it gives an axis words, `0-3` is a word, too.
+        texts: Assignments `axis=values`.
+        grid: The grid that is overridden: where an axis has words in it, `0-3` is a word, too.
 
     Raises:
-        SweepError: no assignment, two of one axis, no valid YAML, or what looks like a range and is none.
+        SweepError: no assignment, two for one axis, invalid YAML, or text that looks like a range and is not.
     """
     found: dict[str, Any] = {}
     said: dict[str, str] = {}
@@ -100,7 +100,7 @@ def _entry(values: str, text: str, start: int, words: bool) -> Any:
 
 
 def _split(values: str) -> list[str] | None:
-    """The parts between commas that are in no brackets and no quotes; None where one of those is left open."""
+    """The parts between commas that are outside brackets and quotes; None where one of those is left open."""
     parts, depth, quote, last = [""], 0, "", ","
     for char in values:
         if quote:
@@ -127,14 +127,14 @@ def _yaml(part: str, text: str, start: int) -> Any:
 
 
 def _ranged(part: str, text: str, words: bool) -> range | list[float] | None:
-    """The values of `0..3`, `0..10..2` or `0..1..0.1`, ends included; None where a part is no such range.
+    """The values of `0..3`, `0..10..2` or `0..1..0.1`, ends included; None where a part is not such a range.
 
     Raises:
-        SweepError: it looks like a range to a person, and `words` are not what the axis has.
+        SweepError: it looks like a range to a person, and the axis does not take `words`.
     """
     dots = _DOTS.fullmatch(part)
     if not dots or not all(dots.groups()[:2]):
-        # Two dots alone are a folder; a number or a word in quotes is what it is.
+        # `..` alone is a folder; a number or a word in quotes is taken literally.
         if not words and ((dots and any(dots.groups())) or (_LIKE_A_RANGE.fullmatch(part) and not _is_number(part))):
             raise SweepError(
                 f"--set {text}: a range must be start..end or start..end..step, ends included, e.g. 0..3 or 0..10..2, "
@@ -175,7 +175,7 @@ def _end(end: str, text: str) -> Decimal:
 
 
 def _called(part: str, text: str) -> dict[str, Any] | None:
-    """The mapping that `geom(64, 8192, 8)`, `geom=64,8192,8` or `geom: [64, 8192, 8]` stands for; None where none."""
+    """The mapping that `geom(64, 8192, 8)`, `geom=64,8192,8` or `geom: [64, 8192, 8]` stands for, or None."""
     match = _CALL.fullmatch(part)
     if not match:
         return None
@@ -208,6 +208,6 @@ def _check_thousands(values: str, text: str) -> None:
     if re.fullmatch("[-+]?[1-9][0-9]{0,2}(?:,[0-9]{3})+", plain) and re.search(",0", plain):
         number = plain.replace(",", "")
         raise SweepError(
-            f"--set {text}: a comma must part values, but {plain} looks like one number. Write {number} or "
+            f"--set {text}: a comma must separate values, but {plain} looks like one number. Write {number} or "
             f"{plain.replace(',', '_')}, or each value without leading zeros"
         )

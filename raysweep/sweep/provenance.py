@@ -1,8 +1,8 @@
-"""What a store remembers of the code that filled it: hashes, what they were made of, axes and their defaults.
+"""What a store records about the code that filled it: hashes, what they were made of, axes and their defaults.
 
-A change of code without a new version is said once, with what changed; rows of both codes are kept, and fits keep them
-apart until the user accepts them as equal. A change that would silently give a cell another meaning (a default, a new
-axis of a plain function) is a question, and nothing is run until it is answered.
+A change of code without a new version is reported once, with what changed; rows of both codes are kept, and fits keep
+them apart until the user accepts them as equal. A change that would silently give a cell another meaning (a default, a
+new axis of a plain function) is a question, and nothing is run until it is answered.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _entry(known: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def ask(store: Store, sweep: Sweep) -> None:
-    """Refuse a sweep whose cells would be taken for others that the store holds.
+    """Refuse a sweep whose cells would be mistaken for others that the store holds.
 
     Raises:
         SweepError: an axis or an argument has another default than the store's rows were made with, or an axis is new
@@ -70,7 +70,7 @@ def ask(store: Store, sweep: Sweep) -> None:
             what = "axis" if axis in sweep.axes else "argument"
             raise SweepError(
                 f"{sweep.path}: {what} {axis}: its default was {_shown(before)} when the store {store.uri} was "
-                f"written, but is now {_shown(defaults[axis])}: cells that do not name it would be taken for done. "
+                f"written, but is now {_shown(defaults[axis])}: cells that do not name it would count as done. "
                 f"Give version {version + 1} and all cells are new; or put the old default back and name {axis} in the "
                 "grid"
             )
@@ -86,13 +86,13 @@ def ask(store: Store, sweep: Sweep) -> None:
         example = ", ".join(f"{axis}: ..." for axis in new)
         raise SweepError(
             f"{sweep.path}: axis {', '.join(new)} is new to the store {store.uri}, whose finished cells do not have it."
-            f"{misspelt} Say what they had by a default, `defaults: {{{example}}}`, and they are kept; or give "
+            f"{misspelt} State what value they had by a default, `defaults: {{{example}}}`, and they are kept; or give "
             f"`version: {version + 1}` and all cells are new"
         )
 
 
 def remember(store: Store, sweep: Sweep, accept: bool = False, renamed: str = "") -> list[str]:
-    """Note the sweep's code in its store; what the user should know of it, a sentence each.
+    """Record the sweep's code in its store; returns what the user should know about it, in one sentence each.
 
     Args:
         accept: The code as it was gives the same results as the code as it is now.
@@ -115,9 +115,9 @@ def remember(store: Store, sweep: Sweep, accept: bool = False, renamed: str = ""
             )
     if not entry["codes"] and _written_before(store, sweep):
         said += _of_old_store(store, sweep, entry, accept)
-    if sweep.file.experiment in BUILT_IN:  # whose version says when its results change
+    if sweep.file.experiment in BUILT_IN:  # its version says when its results change
         entry["accepted"] = joined(entry["accepted"], {*entry["codes"], code.sha, "none"})
-    elif accept:  # the code that was last seen, or rows that say nothing of theirs; not every code there ever was
+    elif accept:  # the code last seen, or rows without a code; not every code there ever was
         before = (entry["last"] if code.sha != entry["last"] else entry["before"]) or "none"
         entry["accepted"] = joined(entry["accepted"], {before, code.sha})
         said.append(f"rows of the code as it was ({before[:8]}) and as it is now ({code.sha[:8]}) count as one")
@@ -139,12 +139,12 @@ def remember(store: Store, sweep: Sweep, accept: bool = False, renamed: str = ""
 
 
 def _written_before(store: Store, sweep: Sweep) -> bool:
-    """Whether the store was filled by a raysweep that did not note the code of each row."""
+    """Whether the store was filled by a raysweep that did not record the code of each row."""
     return not store.exists(_FILE) and bool(store.list("ledger"))
 
 
 def _of_old_store(store: Store, sweep: Sweep, entry: dict[str, Any], accept: bool) -> list[str]:
-    """Old rows say nothing of their code; the store noted a hash of the function's module as text."""
+    """Old rows do not record their code; the store has a hash of the text of the function's module."""
     environment = store.read_json("env.json") if store.exists("env.json") else {}
     source = environment.get("source") if isinstance(environment, dict) else None
     before = source.get(_key(sweep.experiment.name, sweep.experiment.version)) if isinstance(source, dict) else None
@@ -170,7 +170,7 @@ def _text_sha(sweep: Sweep) -> str:
 
 
 def joined(groups: Sequence[Collection[str]], more: Collection[str]) -> list[list[str]]:
-    """Groups of equal codes with one more; groups that share a code are one."""
+    """Groups of equal codes with one added; groups that share a code are merged."""
     whole, apart = {sha for sha in more if sha}, []
     for group in map(set, groups):
         if group & whole:

@@ -45,9 +45,9 @@ class Sweep:
     """A sweep file resolved: one experiment, its axes, and the terms of its grid.
 
     Attributes:
-        folders: Where a user's module may lie.
+        folders: Folders in which a user's module is looked for.
         given: The user's function itself, where it was given in Python.
-        notes: What the user should know of how the file was read.
+        notes: What the user should know about how the file was read.
     """
 
     file: SweepFile
@@ -61,7 +61,7 @@ class Sweep:
 
     @cached_property
     def code(self) -> Code:
-        """What its rows are made by. A built-in experiment's code is its version's."""
+        """The code that makes its rows. A built-in experiment's code is identified by its version."""
         if self.file.experiment in BUILT_IN:
             return Code(sha=f"raysweep-{__version__}")
         code = self.experiment.code if isinstance(self.experiment, FunctionExperiment) else self.experiment
@@ -75,7 +75,7 @@ class Sweep:
 
     @cached_property
     def identity(self) -> str:
-        """What enters every run key besides the axes: experiment, version, world recipe (with its data's hash)."""
+        """The contents of every run key besides the axes: experiment, version, world recipe (with its data's hash)."""
         world = recipe_hash(self.file.world) if self.file.world else ""
         return f"experiment={self.experiment.name}\nversion={self.experiment.version}\nworld={world}"
 
@@ -97,8 +97,8 @@ class Sweep:
 
     @property
     def declaration(self) -> dict[str, Any]:
-        """What counting and showing this sweep's cells takes besides its file, as plain data: nobody need import the
-        experiment.
+        """What is needed besides the file to count and show this sweep's cells, as plain data, so that nobody need
+        import the experiment.
         """
         axes = [described(axis) for axis in self.axes.values()]
         return {"identity": self.identity, "axes": axes, "display": display_of(self.experiment).to_json()}
@@ -129,7 +129,7 @@ def load_sweep(
     if not isinstance(raw, Mapping) or not isinstance(raw.get("grid", {}), Mapping):
         raise SweepError(f"{path}: a sweep must be a mapping with a `grid` mapping, but got {raw!r}"[:300])
     if "grid" not in raw:
-        return from_mapping(raw, str(path))  # which says what is missing
+        return from_mapping(raw, str(path))  # it reports what is missing
     grid = dict(raw["grid"])
     if preset is not None:
         named = raw.get("presets") or {}
@@ -137,7 +137,7 @@ def load_sweep(
             raise SweepError(
                 f"{path}: presets: must be a mapping from names to parts of a grid, but got {named!r}"[:300]
             )
-        presets = {"full": {}, **named}  # full: the grid as written, unless the file says more
+        presets = {"full": {}, **named}  # `full` is the grid as written, unless the file defines it
         if preset not in presets:
             raise SweepError(f"{path}: presets has no {preset!r}. {nearest(preset, map(str, presets))}")
         grid |= presets[preset]
@@ -165,7 +165,7 @@ def load_sweep(
 
 
 def _axes_of_file(file: SweepFile, *grids: Mapping[str, Any]) -> dict[str, Axis]:
-    """The axes of a plain function as the file's own grids have them, where they can be told."""
+    """The axes of a plain function by the file's own grids, where these determine them."""
     found: dict[str, Axis] = {}
     for grid in grids:
         with contextlib.suppress(SweepError):
@@ -188,9 +188,10 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
     """A sweep from what its file holds (or from a dict, in Python).
 
     Args:
-        raw: As in a file. In Python `experiment` may be the function or class itself, also one of `__main__`.
-        path: Named in errors.
-        folders: Where a user's module may lie.
+        raw: The mapping, as in a file. In Python `experiment` may be the function or class itself, also one of
+            `__main__`.
+        path: The file's name for errors.
+        folders: Folders in which a user's module is looked for.
         given: The user's function, where `experiment` is its name.
 
     Raises:
@@ -250,7 +251,7 @@ def _reference(code: Any) -> str:
 
 
 def _plain_grid(entry: Any) -> Any:
-    """A grid with the scalars and arrays of numpy as plain values."""
+    """A grid with NumPy's scalars and arrays as plain values."""
     if isinstance(entry, Mapping):
         return {key: _plain_grid(value) for key, value in entry.items()}
     if isinstance(entry, list | tuple | range):
@@ -261,7 +262,7 @@ def _plain_grid(entry: Any) -> Any:
 
 
 def _of_function(spec: FitSpec, notes: list[str]) -> FitSpec:
-    """A fit to a metric whose name every ledger has already, under the name that it is kept by."""
+    """A fit to a metric whose name is a column of every ledger, under the name that it is stored by."""
     if spec.y not in RESERVED or spec.y == "seconds":
         return spec
     kept = f"metric_{spec.y}"
@@ -272,7 +273,7 @@ def _of_function(spec: FitSpec, notes: list[str]) -> FitSpec:
 
 
 def _near_equal(grid: Any, name: str = "grid") -> list[str]:
-    """Numbers of one list that are one value to 12 digits, though they are not equal."""
+    """Notes on numbers of one list that are the same value to 12 digits, though not equal."""
     found: list[str] = []
     if isinstance(grid, Mapping):
         for key, entry in grid.items():

@@ -22,7 +22,7 @@ class _Strict(BaseModel):
 
 
 class FitSpec(_Strict):
-    """One law to fit and draw in the report, as the file says it: `request` checks it."""
+    """One law to fit and draw in the report, as written in the file; `request` checks it."""
 
     law: str = Field("power", description="a key of LAWS, or auto")
     x: str | tuple[str, ...] = Field(description="one column for each scale of the law")
@@ -41,7 +41,7 @@ class FitSpec(_Strict):
 
     @property
     def request(self) -> FitRequest:
-        """The fit that is asked for.
+        """The requested fit.
 
         Raises:
             RequestError: No table could answer it.
@@ -51,12 +51,12 @@ class FitSpec(_Strict):
 
 
 class Resources(_Strict):
-    """What one pack may use."""
+    """The resources of one pack."""
 
-    cpus: float = Field(1.0, gt=0, description="CPU cores a pack")
-    gpus: float = Field(0.0, ge=0, description="GPUs a pack")
+    cpus: float = Field(1.0, gt=0, description="CPU cores per pack")
+    gpus: float = Field(0.0, ge=0, description="GPUs per pack")
     memory_gib: float | None = Field(None, gt=0, description="device memory a pack may fill; measured by default")
-    lanes: int | None = Field(None, ge=1, description="at most this many runs a pack")
+    lanes: int | None = Field(None, ge=1, description="at most this many runs per pack")
     attempts: int = Field(3, ge=1, le=100, description="tries of a pack whose worker dies")
     checkpoint_seconds: float = Field(
         60.0, ge=0, description="least time between saves of a pack's training state; 0 for none"
@@ -76,7 +76,7 @@ class Resources(_Strict):
 
 
 class Budget(_Strict):
-    """What the sweep may cost; a dearer plan is refused before anything is spent."""
+    """The sweep's budget; a more expensive plan is refused before anything is spent."""
 
     flops: float | None = Field(None, gt=0, description="training and evaluation together")
     cells: int | None = Field(None, gt=0)
@@ -89,14 +89,14 @@ class SweepFile(_Strict):
     experiment: str = ""
     grid: Mapping[str, Any]
     world: Annotated[SerializeAsAny[Recipe], BeforeValidator(recipe_of)] | None = None
-    version: int = Field(1, ge=1, le=2**31 - 1, description="of a plain function: bump it and all cells are new")
-    observed: tuple[str, ...] = Field((), description="of a plain function: axes it reports along the way")
+    version: int = Field(1, ge=1, le=2**31 - 1, description="for a plain function: raise it and all cells are new")
+    observed: tuple[str, ...] = Field((), description="for a plain function: axes it reports along the way")
     defaults: Mapping[str, Any] = Field(
-        default_factory=dict, description="of a plain function: axes a cell need not name"
+        default_factory=dict, description="for a plain function: axes a cell need not name"
     )
     command: str | tuple[str, ...] | None = Field(None, description="a script in place of `experiment`")
-    result: str = Field("", description="of a script: the file it writes its result to, in the run's folder")
-    workdir: Literal["own", "shared"] = Field("own", description="of a plain function on Ray: its working folder")
+    result: str = Field("", description="for a script: the file it writes its result to, in the run's folder")
+    workdir: Literal["own", "shared"] = Field("own", description="for a plain function on Ray: its working folder")
     fit: tuple[FitSpec, ...] = ()
     presets: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict, description="named overrides of the grid")
     resources: Resources = Resources()
@@ -105,7 +105,7 @@ class SweepFile(_Strict):
 
 def explain(error: ValidationError, raw: Any, path: str) -> str:
     """The first validation error in one line: file, key, rule, value, nearest valid keys."""
-    # An unknown key is often the misspelt form of one that is missing: it says more.
+    # An unknown key is often the misspelt form of a missing one, and the more useful error.
     first: ErrorDetails = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     place = list(first["loc"])
     key = ".".join(map(str, place))

@@ -1,4 +1,4 @@
-"""What a store says of the sweep last run into it: its file, its axes, its runs. No experiment is imported."""
+"""What a store says about the sweep last run into it: its file, its axes, its runs. No experiment is imported."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def stored_sweep(store: Store) -> tuple[SweepFile, str]:
         raise LedgerError(f"store {store.uri}: env.json must name its sweep by 16 hex digits, but has {digest!r}")
     name = f"sweeps/{digest}.yaml"
     try:
-        # As resolved it may be longer than its file.
+        # The resolved sweep may be longer than its file.
         raw = parse_yaml(store.read(name, 4 * MAX_BYTES).decode(), name)
     except (SweepError, UnicodeDecodeError) as error:
         raise LedgerError(f"store {store.uri}: {name} must be a sweep file: {' '.join(str(error).split())}") from error
     if isinstance(raw, dict) and isinstance(raw.get("world"), dict) and str(raw["world"].get("kind")) not in kinds():
-        raw = {**raw, "world": None}  # of a user's own kind: who reads a store imports no code, and needs no world
+        raw = {**raw, "world": None}  # a user's own kind: reading a store imports no code, and needs no world
     try:
         return SweepFile.model_validate(raw), name
     except ValidationError as error:
@@ -52,12 +52,12 @@ def stored_sweep(store: Store) -> tuple[SweepFile, str]:
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a store says of the sweep last run into it, besides its file.
+    """What a store says about the sweep last run into it, besides its file.
 
     Attributes:
         axes: By name, with their kinds and defaults.
-        identity: What enters every run key besides them.
-        display: What its experiment is shown by; None where an older raysweep wrote it.
+        identity: The contents of every run key besides them.
+        display: How its experiment is shown; None where an older raysweep wrote it.
     """
 
     axes: dict[str, Axis]
@@ -87,8 +87,8 @@ def stored_declaration(store: Store) -> Declaration | None:
 
 
 def stored_display(store: Store) -> Display:
-    """What the experiment last run into a store is shown by: as the store has it, else as the built-in experiment of
-    that name does; plain columns of others.
+    """How the experiment last run into a store is shown: as the store records it, else as the built-in experiment of
+    that name declares; otherwise by plain columns.
 
     Raises:
         LedgerError: it is not a store, or its files are damaged.
@@ -101,7 +101,7 @@ def stored_display(store: Store) -> Display:
 
 
 def stored_runs(store: Store) -> Runs | None:
-    """Every run of the sweep last run into a store; None where the store does not tell its axes.
+    """Every run of the sweep last run into a store; None where the store does not record its axes.
 
     No experiment is imported: what a store names is not executed by those who read it.
 

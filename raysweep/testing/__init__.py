@@ -1,13 +1,13 @@
-"""The contract of an experiment, as a test: what planning, packing, the ledger and fits take for granted.
+"""The contract of an experiment, as a test of what planning, packing, the ledger and fits take for granted.
 
-Call it in a test of your own, with a small sweep (seconds of work) that varies what matters: several lanes, sizes that
-cost differently, two times if time is an axis, and a run that diverges or fails if there is such a run:
+Call it in a test of your own, with a small sweep (seconds of work) that varies what matters: several lanes, sizes with
+different costs, two times if time is an axis, and a run that diverges or fails if there is such a run:
 
     def test_my_experiment() -> None:
         sweep = from_mapping({"name": "t", "experiment": "my_module:MyExperiment", "grid": {...}})
         check_experiment(sweep.experiment, sweep)
 
-Everything runs in this process, as under the inline executor, but for one fresh process that plans the sweep.
+Everything runs in this process, as under the inline executor, except for one fresh process that plans the sweep.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ __all__ = ["check_experiment"]
 
 
 def check_experiment(experiment: Experiment, sweep: Sweep, tolerance: float = 1e-9) -> None:
-    """Check an experiment against all that raysweep takes for granted of one.
+    """Check an experiment against everything that raysweep takes for granted.
 
-    * cost: what a plan says a mixed pack takes is what its runs cost one by one, and no less than its rows report.
-    * imports: planning imports neither torch nor Ray nor Polars (of an experiment that the sweep names; what was given
-      as a Python object is not imported again).
+    * cost: a plan's cost of a mixed pack is the sum of the costs of its runs, and no less than its rows report.
+    * imports: planning imports neither torch nor Ray nor Polars (for an experiment that the sweep names; a Python
+      object is not imported again).
     * rows: every cell asked for comes back exactly once, with a number or null for each declared metric.
-    * isolation: a run that raises or diverges leaves the others of its pack as they are.
+    * isolation: a run that raises or diverges does not affect the others of its pack.
     * packing: a run gives the same rows alone, in a pack and in a halved pack.
-    * resume: so it does from a saved state, where the experiment keeps one.
-    * kind: the ledger says what kind an axis is in each cell, and no fit pools values of an axis that nobody named.
-    * theory: where there is one, every row gets a value or a reason, in whatever order rows come.
+    * resume: a run resumed from a saved state gives the same rows, where the experiment saves one.
+    * kind: the ledger records the kind of an axis in each cell, and no fit pools values of an axis that is not named.
+    * theory: if there is one, every row gets a value or a reason, whatever the order of the rows.
 
     Args:
-        experiment: It.
-        sweep: A small sweep of it, e.g. by `raysweep.sweep.from_mapping`.
-        tolerance: How far two readings of a metric may lie apart, relative to the larger of them and of the metric's
-            median. 1e-9 suits float64; single precision takes about 1e-4.
+        experiment: The experiment to check.
+        sweep: A small sweep of it, e.g. from `raysweep.sweep.from_mapping`.
+        tolerance: Largest difference between two readings of a metric, relative to the larger of them and of the
+            metric's median. 1e-9 suits float64; single precision needs about 1e-4.
 
     Raises:
-        ContractError: the rules that are broken, with the values and what to do about it.
+        ContractError: the rules that are broken, with the values and what to do about each.
     """
     if (sweep.experiment.name, sweep.experiment.version) != (experiment.name, experiment.version):
         raise ContractError(
@@ -83,7 +83,7 @@ def check_experiment(experiment: Experiment, sweep: Sweep, tolerance: float = 1e
 
 
 def _said(check: Callable[[Trial], Iterable[str]], trial: Trial) -> Iterator[str]:
-    """What a check finds; an exception of the experiment's is a finding, too."""
+    """The findings of a check; an exception that the experiment raises is a finding, too."""
     try:
         yield from check(trial)
     except Exception:

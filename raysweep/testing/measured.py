@@ -1,4 +1,4 @@
-"""What comes back of a pack, and of parts of it."""
+"""Checks of the rows that a pack, and parts of it, return."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["isolation", "packing", "resume", "rows"]
 
 
 def rows(trial: Trial) -> Iterator[str]:
-    """Every cell once, typed and whole."""
+    """Check that every cell comes back once, typed and complete."""
     for pack, read in zip(trial.packs, trial.whole, strict=True):
         cells = pack.runs.cells
         if len(read.rows) > len(read.place):
@@ -66,19 +66,19 @@ def _typed(trial: Trial, read: Reading) -> Iterator[str]:
 
 
 def isolation(trial: Trial) -> Iterator[str]:
-    """How runs end by themselves against how they end in their pack."""
+    """Compare how runs end alone with how they end in their pack."""
     for which, whole, part in trial.parts:
         yield from _ended_apart(trial, whole, part, which)
 
 
 def packing(trial: Trial) -> Iterator[str]:
-    """What runs measure by themselves against what they do in their pack."""
+    """Compare what runs measure alone with what they measure in their pack."""
     for which, whole, part in trial.parts:
         yield from _apart(trial, whole, part, which)
 
 
 def resume(trial: Trial) -> Iterator[str]:
-    """From the first saved state and from one half-way, the whole pack and its last run; what was not read then."""
+    """Resume the whole pack, and its last run, from the first saved state and one halfway; check the cells left."""
     for pack, read, keep in zip(trial.packs, trial.whole, trial.keeps, strict=True):
         place = {pack.runs.key(i): i for i in range(len(pack))}
         for state, stage, done in keep.states[:: max(1, len(keep.states) // 2)]:
@@ -96,20 +96,20 @@ def resume(trial: Trial) -> Iterator[str]:
 
 
 def _ended_apart(trial: Trial, whole: Reading, part: Reading, which: str) -> Iterator[str]:
-    """The first of some runs that ends otherwise than in its pack."""
+    """Report the first run that ends differently than in its pack."""
     for cell, ended in zip(part.rows["cell"].to_pylist(), part.rows["status"].to_pylist(), strict=True):
         before = whole.rows["status"][whole.place[cell]].as_py()
         if ended != before:
             why = whole.raised if before == "failed" else part.raised
             yield (
-                f"a run must end as it does without others, but {which} is {ended} and in its pack {before}"
+                f"a run must end as it does alone, but {which} is {ended} and in its pack {before}"
                 f"{f' ({why})' if why else ''}. Catch what one run raises, and give its rows a status and an error"
             )
             return
 
 
 def _apart(trial: Trial, whole: Reading, part: Reading, which: str) -> Iterator[str]:
-    """The first number that differs from what the whole pack gave."""
+    """Report the first number that differs from the whole pack's."""
     before = whole.rows.take(pa.array([whole.place[cell] for cell in part.rows["cell"].to_pylist()]))
     both = pc.and_(pc.equal(before["status"], "ok"), pc.equal(part.rows["status"], "ok"))
     before, after = before.filter(both), part.rows.filter(both)
@@ -122,8 +122,8 @@ def _apart(trial: Trial, whole: Reading, part: Reading, which: str) -> Iterator[
         if apart.any():
             i = int(np.argmax(apart))
             yield (
-                f"{which} must give the rows of its whole pack to {trial.tolerance:g}, but {name} is {other[i]:.12g} "
-                f"instead of {one[i]:.12g}. Let a run depend on its own axes alone: draw random numbers by its "
-                "seed, not by its place in the pack, and save all that training changes"
+                f"{which} must give the rows of its whole pack within {trial.tolerance:g}, but {name} is "
+                f"{other[i]:.12g} instead of {one[i]:.12g}. Let a run depend on its own axes alone: draw random "
+                "numbers by its seed, not by its place in the pack, and save all that training changes"
             )
             return

@@ -1,4 +1,4 @@
-"""What a plan says, and what planning takes."""
+"""Checks of what a plan states, and of what planning imports."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Watch:
     def find_spec(self, name, path=None, target=None):
         if name in asked["heavy"]:
             files = [f.filename for f in traceback.extract_stack()[:-1] if "importlib" not in f.filename]
-            found[name] = files[-1]  # of several that look for it, the last imports it
+            found[name] = files[-1]  # the last of several that look for it is the one that imports it
 sys.meta_path.insert(0, Watch())
 import tempfile
 from pathlib import Path
@@ -52,7 +52,7 @@ def cost_of(trial: Trial, runs: Runs, i: int) -> Cost:
 
 
 def cost(trial: Trial) -> Iterator[str]:
-    """The plan against its runs, one by one; then against two runs that differ in one lane."""
+    """Compare a plan with the costs of its runs, one by one; then a plan of two runs that differ in one lane axis."""
     runs = trial.sweep.runs
     yield from _priced(trial, runs, "the sweep's runs")
     for pack in trial.packs:
@@ -91,7 +91,7 @@ def _priced(trial: Trial, runs: Runs, which: str) -> Iterator[str]:
 
 
 def _reported(trial: Trial, runs: Runs, read: Reading) -> Iterator[str]:
-    """What rows say they took, where they say it, against what was planned for them."""
+    """Compare the costs that rows report, where they do, with the planned costs."""
     for name in ("flops", "flops_eval"):
         if name not in read.given:
             continue
@@ -104,13 +104,13 @@ def _reported(trial: Trial, runs: Runs, read: Reading) -> Iterator[str]:
                 continue
             yield (
                 f"cost() must state the {name} that a run's rows report, but run {shown(runs, i)} reports "
-                f"{found:.6g} and cost() states {planned:.6g}. Work out both in one function"
+                f"{found:.6g} and cost() states {planned:.6g}. Compute both in one function"
             )
             break
 
 
 def imports(trial: Trial) -> Iterator[str]:
-    """A fresh process plans the sweep, and says which heavy packages that took."""
+    """Plan the sweep in a fresh process, and report the heavy packages that it imports."""
     if trial.sweep.given is not None:
         return
     file = trial.sweep.file.model_dump(mode="json", exclude_unset=True)
@@ -134,7 +134,7 @@ def imports(trial: Trial) -> Iterator[str]:
 
 
 def _other(axis: Axis, value: Value | None) -> Value | None:
-    """Another value that a lane may take; None where there is no telling."""
+    """Another value that a lane axis may take; None where none is known."""
     if axis.type is Json or value is None:
         return None
     tried: list[Any] = [v for v in axis.choices if v != value]

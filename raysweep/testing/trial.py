@@ -24,17 +24,17 @@ from raysweep.sweep import Sweep
 __all__ = ["NO_ROW", "Memory", "Reading", "Trial", "numbers", "ok_rows", "shown"]
 
 NO_ROW = "the experiment yielded no row for this cell"
-_ALONE = 6  # runs of a pack that are run alone, too
+_ALONE = 6  # runs per pack that are also run alone
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What an experiment made of a pack.
+    """The rows that an experiment returned for a pack.
 
     Attributes:
         rows: Ledger rows; a cell that it yielded twice is here twice.
         given: Type of each column that it yielded.
-        raised: What ended it, or "".
+        raised: The exception that ended it, or "".
     """
 
     rows: pa.Table
@@ -70,7 +70,7 @@ class Memory:
 
 @dataclass
 class Trial:
-    """One experiment under test, and what its runs gave."""
+    """One experiment under test, and the results of its runs."""
 
     experiment: Experiment
     sweep: Sweep
@@ -106,7 +106,7 @@ class Trial:
         return [self.read(pack.runs, keep) for pack, keep in zip(self.packs, self.keeps, strict=True)]
 
     def read(self, runs: Runs, keep: Memory | None = None) -> Reading:
-        """Run a pack. Cells without a row have failed, as an executor would say."""
+        """Run a pack. Cells without a row count as failed, as under an executor."""
         keep = keep or Memory()
         schema, by = row_schema(self.experiment), Stamp("contract", 1, "cpu", experiment=self.experiment.name)
         tables: list[pa.Table] = []
@@ -133,7 +133,7 @@ class Trial:
 
     @cached_property
     def parts(self) -> list[tuple[str, Reading, Reading]]:
-        """Runs alone and halves of packs: what was run, what its pack gave, and what it gave by itself."""
+        """Runs alone and halves of packs: a description, the result in the pack, and the result alone."""
         found = []
         for pack, read in zip(self.packs, self.whole, strict=True):
             chosen = np.unique(np.linspace(0, len(pack) - 1, min(len(pack), _ALONE)).astype(int)).tolist()
@@ -155,7 +155,7 @@ def numbers(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
 
 
 def shown(runs: Runs, i: int) -> str:
-    """A run by what tells it from the others."""
+    """A run, described by its values of the axes that vary."""
     return str({name: value for name, value in runs.row(i).items() if len(runs.values[name]) > 1})
 
 

@@ -1,4 +1,4 @@
-"""What a ledger and a fit make of the axes, and what a theory says of them."""
+"""Checks of how the ledger and fits treat the axes, and of an experiment's theory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["kind", "theory"]
 
 
 def kind(trial: Trial) -> Iterator[str]:
-    """What the ledger says of axes, and what a fit makes of that."""
+    """Check the kinds of axes that the ledger records, and how a fit treats them."""
     ledger, part = Ledger(trial.store), sequence()
     for read in trial.whole:
         ledger.append(read.rows, next(part))
@@ -46,8 +46,8 @@ def kind(trial: Trial) -> Iterator[str]:
 
 
 def _pooled(trial: Trial, table: pa.Table, cells: Mapping[str, Mapping[str, Value]]) -> Iterator[str]:
-    """A fit in which no axis is named: each group it makes may hold one value of every axis but seeds, and of what
-    is observed in its runs.
+    """Fit without naming any axis: each group may hold only one value of every axis, except seeds and axes that are
+    observed in its runs.
     """
     ok = ok_rows(table)
     ok = ok.append_column("contract_x", pa.array(np.ones(len(ok))))
@@ -62,14 +62,14 @@ def _pooled(trial: Trial, table: pa.Table, cells: Mapping[str, Mapping[str, Valu
             pooled = {value for value, run in owners if axis.kind_for(cells[run]) != "observed"}
             if len(pooled) > 1:
                 yield (
-                    f"a fit that does not name {name} must take each of its values by itself where it is no "
+                    f"a fit that does not name {name} must keep its values apart where it is no "
                     f"observed axis, but pools {sorted(map(str, pooled))}. Give the axis its kind in every cell"
                 )
                 return
 
 
 def theory(trial: Trial) -> Iterator[str]:
-    """The theory of all cells, of them shuffled and twice, and of none."""
+    """Ask the theory for all cells, for the same cells shuffled and repeated, and for none."""
     if not isinstance(trial.experiment, TheoryExperiment):
         return
     names = [axis.name for axis in trial.experiment.axes if axis.role != "seed"]
@@ -80,18 +80,18 @@ def theory(trial: Trial) -> Iterator[str]:
     yield from _answered(whole, len(cells), metrics)
     mixed = trial.experiment.theory(cells.take(pa.array(order)), metrics)
     for said in _answered(mixed, len(order), metrics):
-        yield f"of shuffled and repeated cells: {said}"
+        yield f"for shuffled and repeated cells: {said}"
     if len(mixed) == len(order) and len(whole) == len(cells):
         for name in set(metrics) & set(whole.schema.names) & set(mixed.schema.names):
             one, other = numbers(whole, name)[order], numbers(mixed, name)
             if not np.allclose(one, other, rtol=1e-9, atol=0, equal_nan=True):
                 yield (f"a cell's theory must not depend on the other cells, but {name} changes when they are shuffled")
     for said in _answered(trial.experiment.theory(cells.slice(0, 0), metrics), 0, metrics):
-        yield f"of no cells: {said}"
+        yield f"for no cells: {said}"
 
 
 def _answered(found: Any, rows: int, metrics: Sequence[str]) -> Iterator[str]:
-    """What is wrong with the answers of a theory."""
+    """The errors in a theory's answers."""
     if not isinstance(found, pa.Table) or len(found) != rows or "reason" not in found.schema.names:
         size = f"{len(found)} rows of {found.schema.names}" if isinstance(found, pa.Table) else repr(type(found))
         yield f"theory() must return a table of {rows} rows with a column `reason`, but returns {size}"

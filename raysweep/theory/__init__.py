@@ -1,1 +1,1 @@
-"""Closed forms and quadrature truths, one module per source; numpy and scipy only."""
+"""True values from closed forms and quadrature, one module per source; numpy and scipy only."""

@@ -4,9 +4,9 @@ An instance has precision tau; a trial misses the prediction by more than a tole
 
     s(tau, b) = Phi(sqrt(tau) (D - b)) - Phi(sqrt(tau) (-D - b)),   D = delta / sigma,   b = B / sigma ~ N(0, r),
 
-and L(k) = E_tau E_b (1 - s)^k (arXiv 2601.03764; science: the exact form behind its small-delta one). Only beta (the
+and L(k) = E_tau E_b (1 - s)^k (arXiv 2601.03764; this is the exact form behind its small-delta one). Only beta (the
 tail of tau), D and r = L_gen / sigma^2 matter. Plain Monte Carlo sees nothing beyond k ~ n^(1/beta); here (tau, b) is
-integrated on a mesh, and the mesh becomes a measure over the rate lambda = -log(1 - s) on few nodes, so that
+integrated on a mesh, and the mesh becomes a measure over the rate lambda = -log(1 - s) on a few nodes, so that
 L(k) = sum_j w_j exp(-k lambda_j) costs next to nothing at any k.
 """
 
@@ -26,20 +26,20 @@ __all__ = ["PRIORS", "Rates", "failure_sampled", "log_precision_density", "rates
 Array: TypeAlias = npt.NDArray[np.float64]
 
 PRIORS = ("gamma", "bounded")
-# Of log tau, up to a few k and beyond: (1 - s)^k oscillates from |Im log tau| = pi / (4 log k) on, which is as far as
-# the trapezoid rule reaches.
+# Steps in log tau, for small k and for larger ones: (1 - s)^k oscillates beyond |Im log tau| = pi / (4 log k), which
+# limits the accuracy of the trapezoid rule.
 _STEPS = (0.2, 0.05)
 _FEW = 10.0
-_SMALLEST = -700.0  # log tau that doubles hold
+_SMALLEST = -700.0  # least log tau in double precision
 _UNDERFLOW = 1e-290
-_NEGLIGIBLE = 37.0  # -log of a share that no result shows
-_PANEL = 16  # Gauss-Legendre nodes a panel of length 1, in units of what the integrand varies on
-_SPACING = 0.04  # of log lambda
-_POINTS = 8  # of the interpolation in log lambda
+_NEGLIGIBLE = 37.0  # -log of a share too small to affect a double
+_PANEL = 16  # Gauss-Legendre nodes per panel of length 1, in units of the integrand's scale
+_SPACING = 0.04  # step in log lambda
+_POINTS = 8  # points of the interpolation in log lambda
 _LEAST_K_LAMBDA = 1e-12
-_LIGHT = 1e-15  # of the smallest failure: points below add 1e-10 of it at most
+_LIGHT = 1e-15  # share of the smallest failure: points below it add at most 1e-10 of that failure
 _MOST_LAMBDA = 50.0  # exp(-50) at k = 1
-_FEWEST, _DENSITY = 64, 10.5  # Chebyshev nodes in log k: at least, and a unit of it
+_FEWEST, _DENSITY = 64, 10.5  # Chebyshev nodes in log k: the least number, and the number per unit
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ def _nodes(least: float, count: int) -> Array:
 
 @lru_cache(maxsize=4)
 def _budgets(asked: bytes, least: float, count: int) -> tuple[Array, Array, Array | None]:
-    """exp(-k lambda), [k, nodes], the k of its rows, and what reads the k asked for off those; None for themselves.
+    """exp(-k lambda), [k, nodes], the k of its rows, and the interpolation to the k asked for; None if not needed.
 
-    Runs of a sweep ask for the same k on the same nodes, so this is worked out once.
+    Runs of a sweep ask for the same k on the same nodes, so this is computed once.
     """
     k = np.frombuffer(asked)
     low, high = np.log(k.min()), np.log(k.max())
-    order = max(_FEWEST, int(np.ceil(_DENSITY * (high - low))))  # a curve bends anew every so many log k
+    order = max(_FEWEST, int(np.ceil(_DENSITY * (high - low))))  # the nodes needed grow with the range of log k
     at, read = k, None
     if order < len(k):
         x = np.cos(np.pi * (np.arange(order) + 0.5) / order)
@@ -106,7 +106,7 @@ def _budgets(asked: bytes, least: float, count: int) -> tuple[Array, Array, Arra
 
 
 def success(tau: Array, b: Array, tolerance: float) -> Array:
-    """s(tau, b), broadcast: one trial hits. Without cancellation at small sqrt(tau) D."""
+    """s(tau, b), broadcast: the chance that one trial hits. Without cancellation at small sqrt(tau) D."""
     root = np.sqrt(tau)
     v, a = root * b, root * tolerance
     exact = scipy.special.ndtr(a - v) - scipy.special.ndtr(-a - v)
@@ -128,13 +128,13 @@ def log_precision_density(u: Array, beta: float, prior: str) -> Array:
 
 
 def rates(beta: float, tolerance: float, risk: float, prior: str = "gamma", most: float = 1e8) -> Rates:
-    """The rates of a predictor with this excess risk.
+    """The distribution of rates for a predictor with this excess risk.
 
     Args:
         beta: Tail exponent of the difficulty, > 0.
         tolerance: D = delta / sigma, > 0.
         risk: r = L_gen / sigma^2, >= 0; 0 is a perfect predictor.
-        prior: Of the precision; see `log_precision_density`.
+        prior: Prior of the precision; see `log_precision_density`.
         most: The largest k that will be asked for.
 
     Returns:
@@ -169,16 +169,16 @@ def _mesh(
     """Rates and weights of points (tau, b), and the mass that never hits.
 
     Args:
-        tau, mass: Precisions and what they weigh, [precisions].
+        tau, mass: Precisions and their weights, [precisions].
         tolerance, risk, most: As `rates`.
-        deviations: How many standard deviations of b count.
+        deviations: Standard deviations of b that are covered.
     """
     if risk == 0:
         return _rate(tau, np.zeros(1), tolerance), mass, 0.0
-    spread = np.sqrt(tau * risk)  # of sqrt(tau) b
+    spread = np.sqrt(tau * risk)  # standard deviation of sqrt(tau) b
     edge = np.sqrt(tau) * tolerance
     reach = np.sqrt(2 * np.log(most / _LEAST_K_LAMBDA))
-    # Where b does not spread over more than 1 in those units, (1 - s)^k is smooth in b's own.
+    # Where b spreads over at most 1 in those units, (1 - s)^k is smooth in units of b's own spread.
     low = np.where(spread > 1, np.maximum(edge - reach, 0.0), 0.0)
     high = np.minimum(np.where(spread > 1, edge + reach, np.inf), deviations * spread)
     low = np.minimum(low, high)
@@ -246,8 +246,8 @@ def failure_sampled(
 
     Failures at large k have two causes, each rare: a small tau, and a large b at a tau that is not small. Both are
     drawn from mixtures that visit them: tau from Gamma(1/4, 1) and Gamma(2, 1/2), b from N(0, r) and N(0, 9 r), half
-    of the instances each. (Sampling small tau alone misses the second: at beta = 2.5, D = 1, r = 0.3, k = 10^4 all but
-    0.6 % of the failures, with a standard error of 1.5 % of what it finds.)
+    of the instances each. (Sampling small tau alone misses the second: at beta = 2.5, D = 1, r = 0.3, k = 10^4 it finds
+    only 0.6 % of the failures, and gives a standard error of 1.5 % of that.)
 
     Args:
         k: Budgets, [budgets].

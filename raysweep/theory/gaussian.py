@@ -1,10 +1,9 @@
-"""Two Gaussians of unit variance: every quantity of the oracle sweeps by a closed form or by quadrature.
+"""Two Gaussians of unit variance: every quantity of the oracle sweeps, by a closed form or by quadrature.
 
-Class 1 has prior p and lies at +d/2, class 0 has prior 1 - p and lies at -d/2, on one line; whatever bijection
-pushes them elsewhere changes nothing here, and a latent temperature t is the distance d / t. All entropies and
-divergences are in nats.
+Class 1 has prior p and mean +d/2, class 0 has prior 1 - p and mean -d/2, on one line. A bijection applied to them
+changes nothing here, and a latent temperature t is the distance d / t. All entropies and divergences are in nats.
 
-Sources: the vectors of science/oracle.md section 7.2; definitions of arXiv 2602.00315, equations 1 to 4 (posterior,
+Sources: definitions of arXiv 2602.00315, equations 1 to 4 (posterior,
 aleatoric, epistemic) and 8 (prior shift); for invariance under bijections Theisen et al. 2021, arXiv 2106.03357.
 """
 
@@ -25,7 +24,7 @@ _TAIL = 12.0  # standard deviations beyond the means: what is left out is below 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is true of two Gaussians, and of their smoothed posterior r^T = softmax(log(w f) / T).
+    """The true values of two Gaussians, and of their smoothed posterior r^T = softmax(log(w f) / T).
 
     Attributes:
         aleatoric: A = E[H(r(x))], nats: the cross-entropy no classifier beats.
@@ -44,12 +43,12 @@ class Truth:
 
 @dataclass(frozen=True)
 class PriorShift:
-    """What training at one prior and testing at another costs the best classifier there is.
+    """The cost of training at one prior and testing at another, for the best possible classifier.
 
     Attributes:
         epistemic: E_test KL(posterior at the test prior || posterior at the training prior), nats.
-        accuracy: Of the training prior's Bayes classifier, on test items.
-        joint_kl: KL(training || test) over pairs (x, y), nats: that of the priors, at every distance.
+        accuracy: Accuracy of the training prior's Bayes classifier on test items.
+        joint_kl: KL(training || test) over pairs (x, y), nats; equal to that of the priors, at every distance.
         marginal_kl: KL(training || test) over x alone, nats; never above `joint_kl`.
     """
 

@@ -1,12 +1,12 @@
 """Latent instance difficulty: closed forms of training and of attempts (arXiv 2601.03764).
 
 Every instance has a precision tau with P(tau <= t) ~ t^(beta / 2) near 0 (a small one is hard); its targets scatter
-with variance sigma^2 / tau. A ridge regression is trained on one noisy target an input; an attempt succeeds when a
+with variance sigma^2 / tau. A ridge regression is trained on one noisy target per input; an attempt succeeds when a
 fresh target lies within delta of the prediction. Notation: D = delta / sigma, r = L_gen / sigma^2, c = sqrt(2 / pi) D.
 
 The paper's theorem makes the exponent in k the smaller of beta and gamma ~ 1 / L_gen. That holds where tau is bounded
 (`bounded_exponent`); the Gamma prior's upper tail makes the second mechanism slower than every power
-(`gamma_exponent`), so that its exponent is one of a finite window of k.
+(`gamma_exponent`), so that its exponent depends on the window of k.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def generalisation(n: npt.ArrayLike, dim: int, noise: float) -> Array:
 
 
 def power_tail(n: npt.ArrayLike, dim: int, alpha: float) -> Array:
-    """What n < dim inputs cannot tell of a target with equal power a direction: sum_{j > n} j^-(1 + alpha).
+    """What n < dim inputs cannot resolve of a target with equal power per direction: sum_{j > n} j^-(1 + alpha).
 
     The excess risk at n < dim is this up to a factor of 1.5 to 3.5 that n hardly changes (the paper's N^-alpha).
     """
@@ -82,7 +82,7 @@ def excess_risk(n: float, dim: int, alpha: float, noise: float, ridge: float = 0
     Args:
         n: Training inputs, > 0.
         dim: d.
-        alpha: Of the spectrum.
+        alpha: Exponent of the spectrum.
         noise: Variance of a target about its mean, finite.
         ridge: lambda of |theta|^2 beside the mean square; without one the expectation at n = d is infinite.
     """
@@ -143,7 +143,7 @@ def bounded_exponent(risk: npt.ArrayLike, beta: float) -> Array:
 def gamma_exponent(k: npt.ArrayLike, risk: npt.ArrayLike, tolerance: float) -> Array:
     """Local exponent of the second mechanism under the Gamma prior: 1 / sqrt(r ln(c k)); it falls to 0 as k grows.
 
-    It rules beyond the `crossover`.
+    It dominates beyond the `crossover`.
     """
     u = np.log(np.sqrt(2 / np.pi) * tolerance * np.asarray(k, dtype=np.float64))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -151,9 +151,9 @@ def gamma_exponent(k: npt.ArrayLike, risk: npt.ArrayLike, tolerance: float) -> A
 
 
 def crossover(risk: npt.ArrayLike, beta: float, tolerance: float) -> Array:
-    """k beyond which predictor error, not difficulty, rules failures under the Gamma prior: exp(4 / (beta^2 r)) / c.
+    """k beyond which predictor error, not difficulty, dominates failures under the Gamma prior: exp(4/(beta^2 r)) / c.
 
-    The order is right, the factor is not: the slope has fallen to beta / 2 at 6 to 16 times this k.
+    Only the order of magnitude is right: the slope has fallen to beta / 2 at 6 to 16 times this k.
     """
     with np.errstate(over="ignore", divide="ignore"):
         grown = np.exp(4 / (beta**2 * np.asarray(risk, dtype=np.float64)))

@@ -1,4 +1,4 @@
-"""Training batches for every lane out of one resident pool, each a function of (seeds, step) alone."""
+"""Training batches for every lane from one resident pool, each a function of (seeds, step) alone."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["Batches", "nested_rows"]
 
 @dataclass(frozen=True)
 class Batches:
-    """One data tensor for all lanes; what tells lanes apart is a few numbers each.
+    """One data tensor for all lanes; lanes differ in a few numbers each.
 
     Attributes:
         x: [pools * items, d] inputs of all pools (one pool per temperature).
         targets: [kinds * pools * items, outputs] probabilities of classes, or real numbers, by kind of target.
         rows: [seeds, longest] positions in a pool: each data seed's permutation, cut to the largest N.
-        batch: Items a step.
+        batch: Items per step.
         seed_row: [lanes] row of `rows` of each lane.
         pool_offset: [lanes] first row of `x` of each lane's pool.
         target_offset: [lanes] first row of `targets` of each lane's kind and pool.
@@ -36,9 +36,9 @@ class Batches:
         smoothing: [lanes] label smoothing: targets become (1 - s) target + s / classes.
         sharpness: [lanes] targets become target^sharpness, normalised.
         input_noise: [lanes] standard deviation of Gaussian noise, new at every step.
-        real: Targets are real numbers: there is no class to be noisy, smoothed or sharpened.
+        real: Whether targets are real numbers: there is no class to be noisy, smoothed or sharpened.
 
-    The four before the last are None where no lane asks for them.
+    `label_noise`, `smoothing`, `sharpness` and `input_noise` are None where no lane asks for them.
 
     Raises:
         PackError: targets are real, and a lane asks for noise, smoothing or sharpness of labels.
@@ -82,8 +82,8 @@ class Batches:
             items: The pool.
             rows: [lanes, longest] positions in the pool that each lane may train on: the first n of its row.
             n, order_seed, data_seed: [lanes], on the device of the result.
-            dtype: Of inputs and targets.
-            classes: How many there are, where items have classes.
+            dtype: Type of inputs and targets.
+            classes: Number of classes, where items have classes.
 
         Raises:
             PackError: items have classes outside of 0 to classes - 1.
@@ -169,5 +169,5 @@ def _pick(table: Tensor, index: Tensor) -> Tensor:
 
 
 def nested_rows(data_seeds: Sequence[int], pool: int, longest: int) -> Tensor:
-    """[seeds, longest] what `Batches.rows` holds."""
+    """[seeds, longest] the positions that `Batches.rows` holds."""
     return torch.stack([permutation(seed, pool)[:longest] for seed in data_seeds])

@@ -1,4 +1,4 @@
-"""Running a step many times: as it is on CPUs, as one captured CUDA graph on GPUs."""
+"""Run a step many times: eagerly on CPUs, as one captured CUDA graph on GPUs."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import torch
 
 __all__ = ["Repeated"]
 
-_WARM_UP = 3  # steps before capture: libraries choose algorithms and take workspaces in them
+_WARM_UP = 3  # steps before capture, in which libraries choose algorithms and allocate workspaces
 
 
 @cache
 def _side_stream(device: int) -> torch.cuda.Stream:
-    """One for all captures: cuBLAS keeps a workspace of 32 MiB for every stream it ever ran on."""
+    """One stream for all captures: cuBLAS keeps a workspace of 32 MiB for every stream it ever ran on."""
     return torch.cuda.Stream(device)
 
 
 class Repeated:
     """A function without arguments that updates tensors in place, called many times.
 
-    On a CUDA device the first calls are eager, on a stream of their own, and count as calls; then one call is captured
+    On a CUDA device the first calls are eager, on a separate stream, and count as calls; then one call is captured
     and replayed, so that a step costs one launch and its kernels follow each other without gaps.
 
     Args:
-        step: What to call; it must neither wait for the device nor allocate what outlives it.
+        step: The function; it must neither wait for the device nor allocate memory that outlives the call.
         device: A torch device name.
     """
 
@@ -41,7 +41,7 @@ class Repeated:
             torch.ones(1, device=device, requires_grad=True).mul(2).backward()
 
     def __call__(self, times: int) -> None:
-        """Call it so many times."""
+        """Call the function this many times."""
         if self._eager:
             for _ in range(times):
                 self._step()
@@ -73,7 +73,7 @@ class Repeated:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Python's collector at rest: were it to destroy an earlier pack's graph now, CUDA would void this capture."""
+    """Pause Python's garbage collector: if it destroyed an earlier pack's graph now, CUDA would void this capture."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()

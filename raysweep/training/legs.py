@@ -1,4 +1,4 @@
-"""The legs of a schedule: what must be trained so that the state at several times can be read. Needs no torch."""
+"""The legs of a schedule: the stretches to train so that the state at several times can be read. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Leg(NamedTuple):
     """A stretch of training.
 
     Attributes:
-        stop: The step it ends at.
+        stop: The step at which it ends.
         snapshot: Whether the state at its end is wanted.
-        decay: It is a branch: the learning rate falls linearly to 0 over it, and the state before it comes back.
+        decay: Whether it is a branch: the learning rate falls linearly to 0, and the state before it is restored.
     """
 
     stop: int
@@ -32,7 +32,7 @@ def legs(kind: str, times: Sequence[int], decay: float) -> list[Leg]:
     Args:
         kind: `constant`, `wsd` or `cosine`.
         times: Increasing training times.
-        decay: Share of the time that decays.
+        decay: Share of the steps in which the rate decays.
     """
     if kind != "wsd":
         return [Leg(time, True) for time in times]

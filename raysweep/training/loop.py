@@ -1,4 +1,4 @@
-"""The one training loop: a stack of models, of which one is the plain case."""
+"""The one training loop: it trains a stack of models; a single model is a stack of one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Snapshot", "forward", "train"]
 
-_LOOK = 64  # steps between looks at whether the state is to be saved; the host's clock, no wait for the device
+_LOOK = 64  # steps between checks whether a save is due; by the host's clock, without waiting for the device
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Snapshot:
     Attributes:
         step: Steps taken, the branch's included.
         lanes: [m] the lanes still in the stack, as positions in the stack that training began with.
-        parameters: {name: [m, ...]}, frozen ones included; the live tensors, to be read before the loop goes on.
+        parameters: {name: [m, ...]}, frozen ones included; the live tensors, to be read before the loop continues.
         diverged_at: [all lanes] updates done when a lane's loss was not finite or above its bound, or -1; live, too.
-            Such a lane is frozen since then.
+            Such a lane is frozen from then on.
     """
 
     step: int
@@ -46,7 +46,7 @@ class Snapshot:
     diverged_at: Tensor
 
     def filled(self, otherwise: Parameters) -> Parameters:
-        """{name: [all lanes, ...]} copies of the parameters: what a later stage of the run begins with.
+        """{name: [all lanes, ...]} copies of the parameters, with which a later stage of the run begins.
 
         Args:
             otherwise: {name: [all lanes, ...]} the names that are wanted, and the values of lanes that left the stack.
@@ -62,11 +62,11 @@ def forward(model: Model, parameters: Parameters, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Given:
-    """What training reads and never changes.
+    """The part of the state that training reads and never changes.
 
     Attributes:
-        frozen: {name: [lanes, ...]} parameters without an update.
-        limits: [lanes] losses above them mean divergence; a number where all lanes share it.
+        frozen: {name: [lanes, ...]} parameters that are not updated.
+        limits: [lanes] losses above which a lane has diverged; a number where all lanes share it.
         compute: Type of the activations.
     """
 
@@ -92,7 +92,7 @@ class _Given:
 
 
 class _Stack:
-    """What one step reads and writes; all of it stays where it is, so that a captured step can be replayed."""
+    """The state that one step reads and writes, at fixed addresses, so that a captured step can be replayed."""
 
     def __init__(self, given: _Given, parameters: Parameters) -> None:
         batches = given.batches
@@ -174,14 +174,14 @@ def train(
         parameters: Stacked initial parameters; updated in place.
         legs: What to train, in order.
         compute: Type of the activations; the parameters' by default.
-        keep: Where the state is saved now and then, branches aside, and what an earlier try saved there.
-        loss: What is minimised.
-        frozen: {name: [lanes, ...]} what the model reads and nothing updates: random features, initial values, a
-            richness. No gradient by them is computed.
-        stage: Which of the run's trainings this is, where there are several.
+        keep: Where the state is saved from time to time, except in branches, and what an earlier attempt saved there.
+        loss: The loss to minimise.
+        frozen: {name: [lanes, ...]} parameters that the model reads and nothing updates: random features, initial
+            values, a richness. Their gradient is not computed.
+        stage: Which of the run's trainings this is, if there are several.
 
     Raises:
-        PackError: the loss does not take such targets, or a parameter is frozen and trained at once.
+        PackError: the loss does not take such targets, or a parameter is both frozen and trained.
     """
     _check(batches, loss, parameters, frozen or {})
     first = next(iter(parameters.values()))
@@ -228,14 +228,14 @@ def _check(batches: Batches, loss: Loss, parameters: Parameters, frozen: Paramet
     if kind not in loss.targets:
         raise PackError(
             f"loss: {loss.name} needs targets that are {' or '.join(loss.targets)}, but got (targets={kind}). "
-            "Choose another loss, or say of the batches what their targets are"
+            "Choose another loss, or declare the kind of the batches' targets"
         )
     if both := sorted(parameters.keys() & frozen.keys()):
         raise PackError(f"frozen: a parameter must be either trained or frozen, but got {both} as both")
 
 
 def _keep(stack: _Stack, diverged_at: Tensor, keep: Keep, stage: Stage, step: int) -> None:
-    """Save the state if it is time to."""
+    """Save the state if it is due."""
     tensors = stack.tensors()
     if keep.due(sum(t.numel() * t.element_size() for t in (*tensors.values(), *stage.carried.values()))):
         diverged_at[stack.lanes] = stack.diverged_at
@@ -243,9 +243,9 @@ def _keep(stack: _Stack, diverged_at: Tensor, keep: Keep, stage: Stage, step: in
 
 
 def _resumed(stack: _Stack, diverged_at: Tensor, old: Saved, first: Leg) -> tuple[_Stack, Tensor, int]:
-    """The stack as an earlier try left it, where diverged lanes left it, and the steps it has done; else as it is.
+    """The stack as an earlier attempt left it, the steps at which lanes diverged, and the steps done; else a fresh one.
 
-    A state that is past what the first leg must read is of no use.
+    A state beyond the first leg's snapshot is of no use.
     """
     found = saved.read(old, stack.tensors(), len(diverged_at))
     if found is None:

@@ -13,19 +13,19 @@ from raysweep.kernels import fused
 
 __all__ = ["CROSS_ENTROPY", "LOGISTIC", "SQUARE", "Loss"]
 
-_APART = 1e6  # outputs that lie so far from their targets, in units of those, come from a training that diverged
+_APART = 1e6  # outputs this far from their targets, in units of the targets, mean that training diverged
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A mean over items of what outputs cost beside their targets.
+    """A loss: a mean over items of a function of outputs and targets.
 
     Attributes:
-        name: In messages.
-        unit: Of its values.
+        name: Name in messages.
+        unit: Unit of its values.
         bound: A lane whose loss is above it, or not finite, has diverged.
-        relative: The bound is in units of the loss of predicting 0 on the lane's data, which depends on the lane's
-            data alone (where that loss is 0, in units of 1).
+        relative: Whether the bound is in units of the loss of predicting 0 on the lane's data, which depends only on
+            those data (where that loss is 0, in units of 1).
         targets: What targets may be: `probabilities`, `real`, or either.
         value_and_gradient: (outputs, targets), both [lanes, batch, outputs] -> the loss [lanes], in float32 at least,
             and d loss / d outputs [lanes, batch, outputs] in the outputs' type and layout.
@@ -50,7 +50,7 @@ class Loss:
 
     @property
     def rule(self) -> str:
-        """What counts as divergence, in words."""
+        """The rule for divergence, in words."""
         bound = f"{self.bound:.0e}".replace("e+0", "e").replace("e+", "e")
         return f"not finite or above {bound} " + ("times that of predicting 0" if self.relative else self.unit)
 
@@ -101,8 +101,8 @@ SQUARE = Loss("square", "", _APART**2, True, ("probabilities", "real"), _square)
 """sum_k (f_k - t_k)^2 / 2, so that its gradient is (f - t) / batch.
 
 Targets have any unit, hence the relative bound; outputs a million times as large as the targets give 1e12 times the
-loss of predicting 0. The loss at initialisation is no scale: that of a net with outputs divided by a small richness is
-as large as one likes, and falls."""
+loss of predicting 0. The loss at initialisation is no suitable scale: dividing the outputs by a small richness makes it
+arbitrarily large, and it then falls."""
 
 LOGISTIC = Loss("logistic", "nats", _APART, False, ("real",), _logistic)
 """sum_k log(1 + exp(-t_k f_k)) with every target +1 or -1. Gradient -t / (1 + exp(t f)) / batch."""

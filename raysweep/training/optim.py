@@ -26,12 +26,12 @@ class Optimiser:
     Attributes:
         kind: `sgd`, `nesterov` or `adamw`.
         lr: [lanes].
-        momentum: [lanes]; of SGD.
-        beta1, beta2, eps: [lanes]; of AdamW.
+        momentum: [lanes]; for SGD.
+        beta1, beta2, eps: [lanes]; for AdamW.
         weight_decay: [lanes], or None where no lane decays.
         clip: [lanes] largest norm of a lane's whole gradient, inf for none; None where no lane clips.
         rates: {name: factor on the learning rate, a number or [lanes]}, 1 where a name is missing; above 0, as weight
-            decay follows the unscaled rate. A part that is not to move is frozen instead (`loop.train`).
+            decay follows the unscaled rate. Parameters that must not move are frozen instead (`loop.train`).
 
     Raises:
         PackError: a factor is not above 0.
@@ -82,7 +82,7 @@ class Optimiser:
             for g in gradients.values():
                 g.mul_(_over(scale, g))
         decay = self.weight_decay
-        # To look costs nothing on a CPU, and it spares passes over the parameters.
+        # Checking costs nothing on a CPU, and it saves passes over the parameters.
         frozen = dead if dead.is_cuda or bool(dead.any()) else None
         for name, p in parameters.items():
             factor = self.rates.get(name, 1.0)

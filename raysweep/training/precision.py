@@ -11,12 +11,12 @@ __all__ = ["compute_dtype", "parameter_dtype", "products"]
 
 
 def parameter_dtype(precision: str) -> torch.dtype:
-    """Of parameters, gradients and optimiser state: float64, else float32."""
+    """Type of parameters, gradients and optimiser state: float64 or float32."""
     return torch.float64 if precision == "float64" else torch.float32
 
 
 def compute_dtype(precision: str) -> torch.dtype:
-    """Of activations: bfloat16 under bf16 (with float32 parameters, losses and norm statistics)."""
+    """Type of activations: bfloat16 under bf16 (with float32 parameters, losses and norm statistics)."""
     return torch.bfloat16 if precision == "bf16" else parameter_dtype(precision)
 
 

@@ -1,4 +1,4 @@
-"""How a convolutional network's lanes run fastest on a device: measured once per shape and kept in the user's cache."""
+"""The fastest way to run a convolutional network's lanes on a device: measured once per shape, kept in the cache."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fastest_conv"]
 
-_LANES = 8  # of a trial
-_STEPS = 3  # timed, after one that compiles and picks algorithms
+_LANES = 8  # lanes in a trial
+_STEPS = 3  # timed steps, after one that compiles and picks algorithms
 
 
 def fastest_conv(
@@ -31,8 +31,8 @@ def fastest_conv(
 ) -> Conv:
     """The way of `models.ops.CONVS` with the shortest forward and backward pass.
 
-    On CPUs one convolution a lane: a lane fills the cores. On GPUs a short trial of each way that runs, once per
-    shape, precision and device.
+    On CPUs it is one convolution per lane, as a lane fills the cores. On GPUs each way that runs is tried briefly, once
+    per shape, precision and device.
     """
     if architecture.kind in ("mlp", "vit") or device == "cpu":
         return "loop"
@@ -53,7 +53,7 @@ def fastest_conv(
 def _seconds(
     architecture: Architecture, how: Conv, lanes: int, batch: int, dtype: torch.dtype, device: str, tf32: bool
 ) -> float:
-    """Of a forward and backward pass; inf where this way does not run."""
+    """Seconds of a forward and backward pass; inf where this way does not run."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     x = torch.randn(lanes, batch, architecture.inputs, device=device).to(dtype)
     too_long = architecture.layout.activations * batch >= 2**31  # the kernels count a lane's elements in 32 bits

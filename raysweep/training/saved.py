@@ -22,10 +22,10 @@ _LANES, _DIVERGED, _CARRIED = "lanes", "diverged_at", "carried/"
 
 @dataclass(frozen=True)
 class Stage:
-    """One of the trainings of a run, and what it begins with.
+    """One of the trainings of a run, and the tensors it begins with.
 
-    A run that trains once needs none. One that trains several times numbers them, and asks before the first whether an
-    earlier try has come farther:
+    A run that trains once needs none. A run that trains several times numbers its trainings, and asks before the first
+    whether an earlier attempt has come further:
 
         stage = Stage(0, {"mask": mask}).resumed(context.keep, latest=first_asked)
         for number in range(stage.number, last + 1):
@@ -34,11 +34,11 @@ class Stage:
 
     Attributes:
         number: 0, 1, ... in the order in which they happen.
-        carried: {name: [lanes, ...]} what the stage begins with, apart from what axes and seeds say: final parameters
-            of an earlier one, the items chosen so far, which lanes failed. All stages of a run have the same names,
-            types and shapes, which is all that is checked of a file. Copied, so that training in place leaves it as it
-            was.
-        saved: The state within this stage that an earlier try left.
+        carried: {name: [lanes, ...]} tensors that the stage begins with, besides what axes and seeds determine: final
+            parameters of an earlier stage, the items chosen so far, which lanes failed. All stages of a run have the
+            same names, types and shapes; a file is checked for nothing else. The tensors are copied, so that training
+            in place does not change them.
+        saved: The state within this stage that an earlier attempt left.
     """
 
     number: int = 0
@@ -49,12 +49,12 @@ class Stage:
         object.__setattr__(self, "carried", {name: t.detach().clone() for name, t in self.carried.items()})
 
     def resumed(self, keep: Keep | None, latest: int = 0) -> Stage:
-        """The stage that a saved state belongs to; this one where there is none that fits.
+        """The stage that a saved state belongs to; this stage if no saved state fits.
 
-        The stages before it need not be trained again: what they gave is carried.
+        The stages before it need not be trained again: their results are carried.
 
         Args:
-            latest: The first stage of which something is still to be read; a state of a later one is of no use.
+            latest: The first stage with cells still to be read; a state of a later stage is of no use.
         """
         old = keep.saved if keep is not None else None
         if old is None or not self.number <= old.stage <= latest:
@@ -66,7 +66,7 @@ class Stage:
 
 
 def _carried(saved: Saved, expected: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """What was carried into the stage of a file, or None where it does not fit."""
+    """The tensors carried into the stage of a file, or None where they do not fit."""
     try:
         found = load(saved.data)
     except (SafetensorError, ValueError, RuntimeError):
@@ -84,21 +84,21 @@ def _carried(saved: Saved, expected: Mapping[str, Tensor]) -> dict[str, Tensor] 
 
 
 def _wanted(saved: Saved, members: int) -> Tensor:
-    """[lanes] rows of a file's lanes, of runs of so many lanes each."""
+    """[lanes] rows of a file's lanes, for runs of `members` lanes each."""
     return (torch.tensor(saved.runs)[:, None] * members + torch.arange(members)).flatten()
 
 
 def write(
     tensors: Mapping[str, Tensor], lanes: Tensor, diverged_at: Tensor, stage: Stage, about: dict[str, str]
 ) -> bytes:
-    """A file of a stack.
+    """The content of a file for a stack.
 
     Args:
         tensors: All that training changes: [lanes of the stack, ...], or numbers that the lanes share.
         lanes: [lanes of the stack] positions among all lanes.
-        diverged_at: [all lanes] where lanes diverged, or -1.
-        stage: What the run carries goes into the file.
-        about: What the header is to say.
+        diverged_at: [all lanes] steps at which lanes diverged, or -1.
+        stage: The run's stage, whose carried tensors go into the file.
+        about: The header's metadata.
     """
     named = {**tensors, _LANES: lanes, _DIVERGED: diverged_at}
     named |= {_CARRIED + name: t for name, t in stage.carried.items()}
@@ -112,11 +112,11 @@ def read(saved: Saved, expected: Mapping[str, Tensor], lanes: int) -> tuple[dict
     Args:
         saved: The file and which of its runs are wanted.
         expected: Tensors of the new stack with all its lanes, by name: shapes and types the file must have.
-        lanes: Of the new stack; the same number for every run.
+        lanes: Number of lanes of the new stack; the same for every run.
 
     Returns:
-        Tensors [m, ...] of the lanes that still train, their positions in the new stack [m], and where all lanes
-        diverged, or -1, [lanes].
+        Tensors [m, ...] of the lanes that still train, their positions in the new stack [m], and the steps at which
+        lanes diverged, or -1, [lanes].
     """
     try:
         found = load(saved.data)

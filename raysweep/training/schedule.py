@@ -20,7 +20,7 @@ class Schedule:
         warmup: [lanes] steps of linear warm-up.
         horizon: [lanes] training time under cosine; not read otherwise.
         decay: [2] first and last step of the branch being run, under wsd; written by the loop.
-        flat: The factor is 1 throughout.
+        flat: Whether the factor is 1 throughout.
     """
 
     kind: str
@@ -31,7 +31,7 @@ class Schedule:
 
     @staticmethod
     def make(kind: str, warmup: Tensor, horizon: Tensor) -> Schedule:
-        """With no branch being run."""
+        """A schedule outside any branch."""
         decay = torch.empty(2, dtype=torch.float64, device=warmup.device)
         flat = kind == "constant" and not bool(warmup.any())
         schedule = Schedule(kind, warmup.double(), horizon.double(), decay, flat)
@@ -43,7 +43,7 @@ class Schedule:
         return replace(self, warmup=self.warmup[lanes], horizon=self.horizon[lanes])
 
     def trunk(self) -> None:
-        """No decay from here."""
+        """End the branch: no decay from here."""
         self.branch(2**52, 2**52 + 1)
 
     def branch(self, start: int, stop: int) -> None:

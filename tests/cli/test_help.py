@@ -87,14 +87,14 @@ def test_on_a_terminal_lines_are_folded_and_lose_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [f"word{i}" for i in range(60)]
-    monkeypatch.setattr(show, "width", lambda: 80)
+    monkeypatch.setattr(show, "terminal_width", lambda: 80)
     show.say("  " + " ".join(words))
     show.print_table(["what", "value", "remedy"], [["a", "1", " ".join(words)], ["bb", "22", "none"]])
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     for word in words:
         assert out.split().count(word) == 2
-    monkeypatch.setattr(show, "width", lambda: None)
+    monkeypatch.setattr(show, "terminal_width", lambda: None)
     show.say(" ".join(words))
     assert capsys.readouterr().out == " ".join(words) + "\n"
 
@@ -106,7 +106,7 @@ def test_a_plan_fits_the_terminal(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(show, "width", lambda: columns)
+    monkeypatch.setattr(show, "terminal_width", lambda: columns)
     sweep = {**CLASSIFIER_SWEEP, "grid": {**CLASSIFIER_SWEEP["grid"], "depth": [1, 2], "activation": ["relu", "tanh"]}}
     Path("wide.yaml").write_text(yaml.safe_dump(sweep))
     code, out, err = cli("plan", "wide.yaml", "--price", "aws:p5", "--machines", "2")

@@ -95,7 +95,7 @@ def test_a_figure_is_drawn(cli: Cli, table: str) -> None:
         (["fit", "--x", "params", "--y", "loss", "--where", "params < 0"], "No rows are left"),
         (["fit", "--x", "params", "--y", "loss", "--level", "95"], "level=95"),
         (["allocate", *SCALES, "--budget", "-1"], "--budget is FLOPs, positive"),
-        (["allocate", *SCALES, "--budget", "1e21", "--law", "power"], "Those are chinchilla, kaplan, time"),
+        (["allocate", *SCALES, "--budget", "1e21", "--law", "power"], "Such laws are chinchilla, kaplan, time"),
         (["allocate", *SCALES, "--budget", "1e21", "--cost-per", "0"], "--cost-per"),
         (["allocate", *SCALES, "--budget", "1e21", "--cost-per", "6", "--flops", "flops"], "give one of them"),
         (["allocate", *SCALES, "--budget", "1e21", "--flops", "flop"], "Did you mean 'flops'?"),

@@ -44,15 +44,15 @@ def test_a_sweep_at_work_in_a_few_lines() -> None:
         "  900 ok, 3 diverged, 12 failed of 2,240; 1,337 pending",
         "  12 cells/s over the last 9:58; about 1:47 left; last rows 4 s ago; 1:06:40 of pack time; 44 parts",
         "  world ab12: ready, audit passed",
-        "  driver node7 (process 42): 3 packs, heard of 3 s ago, dashboard http://10.0.0.2:8265",
+        "  driver node7 (process 42): 3 packs, last heard from 3 s ago, dashboard http://10.0.0.2:8265",
     ]
 
 
 def test_no_rate_and_no_end_are_claimed_when_nobody_works() -> None:
     silent = {**FOUND["drivers"][0], "alive": False, "heartbeat_age": 190.0}
     text = "\n".join(lines({**FOUND, "drivers": [silent]}))
-    assert "driver node7 (process 42): SILENT for 3:10; its 3 packs are free for others" in text
-    assert "no driver at work; `raysweep run` goes on from here" in text
+    assert "driver node7 (process 42): SILENT for 3:10; its 3 packs are free for other drivers" in text
+    assert "no driver at work; `raysweep run` continues from here" in text
     assert "left" not in text
     assert "cells/s" not in text
     assert "8265" not in text
@@ -135,7 +135,7 @@ def test_watching_waits_for_a_store_that_is_about_to_be_made(arguments: list[str
     assert run(sweep, store, make_executor("inline")).counts.ok == 18
     said, _ = watch.communicate(timeout=60)
     assert watch.returncode == 0
-    waiting = f"waiting for {store.uri} to be made"
+    waiting = f"waiting for {store.uri} to be created"
     if arguments:
         assert json.loads(first[0]) == {"store": store.uri, "waiting": waiting}
         assert json.loads(said.splitlines()[-1])["pending"] == 0
@@ -147,6 +147,6 @@ def test_watching_waits_for_a_store_that_is_about_to_be_made(arguments: list[str
 
 def test_a_silent_driver_of_unknown_age_is_marked() -> None:
     silent = {**FOUND["drivers"][0], "alive": False, "heartbeat_age": None}
-    assert "  driver node7 (process 42): SILENT; its 3 packs are free for others" in lines(
+    assert "  driver node7 (process 42): SILENT; its 3 packs are free for other drivers" in lines(
         {**FOUND, "drivers": [silent]}
     )

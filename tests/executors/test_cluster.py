@@ -35,7 +35,7 @@ def test_a_node_says_why_it_cannot_work(tmp_path: Path) -> None:
     store.write("store.json", b"mine")
     job = Job("{}", "sweep", (), store, "", "mine", 1.0, 0.0)
     assert cluster._look(job, __version__) == ""
-    assert "must be the driver's, 9.9, but is" in cluster._look(job, "9.9")
+    assert "must be the driver's version, 9.9, but is" in cluster._look(job, "9.9")
     (tmp_path / "store.json").write_text("another")
     assert "sees another. Give --store a folder that all hosts share" in cluster._look(job, __version__)
     (tmp_path / "store.json").unlink()

@@ -88,7 +88,7 @@ def test_in_a_folder_only_the_drivers_token_will_do_and_in_an_object_store_any(a
 
 
 def test_inline_refuses_what_it_cannot_give(tmp_path: Path, make_sweep: Callable[..., Sweep]) -> None:
-    with pytest.raises(SweepError, match="address is of a Ray cluster, but the executor is inline"):
+    with pytest.raises(SweepError, match="address names a Ray cluster, but the executor is inline"):
         make_executor("inline", "auto")
     if not torch.cuda.is_available():
         sweep = make_sweep(FUNCTION_SWEEP, resources={"gpus": 1})

@@ -231,7 +231,7 @@ def test_a_theory_works_out_what_is_asked_for_and_no_more_than_a_reader_waits_fo
     told = EXPERIMENT.theory(cells, ["failure"])
     assert told["l_gen"].null_count == 0
     assert told["failure"].null_count == 2
-    said = "failures take a mesh each: of 3, 2 are worked out"
+    said = "only 2 of 3 failure curves are computed"
     assert [r for r in told["reason"].to_pylist() if r] == [said] * 2
     monkeypatch.setattr(lid, "_MOST_RISKS", 1)
     told = EXPERIMENT.theory(cells, ["l_gen"])

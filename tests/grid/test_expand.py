@@ -296,7 +296,7 @@ def test_many_rules_are_refused_before_they_take_long(monkeypatch):
         ({"width": "wide"}, ["grid.width", "an integer", "'wide'"]),
         ({"exclude": 3}, ["grid.exclude", "a mapping or a list", "3"]),
         ({"exclude": [3]}, ["grid.exclude[0]", "{axis: values}", "3"]),
-        ({"exclude": [{}]}, ["grid.exclude[0]", "an axis at least"]),
+        ({"exclude": [{}]}, ["grid.exclude[0]", "at least one axis"]),
         ({"exclude": {"wdth": 64}}, ["grid.exclude[0].wdth", "Did you mean 'width'?"]),
         ({"exclude": {"width": []}}, ["grid.exclude[0].width", "at least one value"]),
         ({"exclude": {"width": 64}}, ["grid.exclude: must leave a cell"]),

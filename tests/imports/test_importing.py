@@ -280,7 +280,7 @@ def test_a_run_of_the_stores_own_is_left_as_it_is(
         (["--axes", "size,width"], "no trial has 'width'"),
         (["--axes", "size", "--metric", "los"], "Did you mean 'loss'"),
         (["--axes", "size", "--observed", "epoch"], "must have the observed axis epoch"),
-        ([], "name the parameters by --axes"),
+        ([], "which columns are parameters; name them by --axes"),
         (["--axes", "size", "--study", "s"], "--study names a study of an Optuna storage"),
     ],
 )

@@ -155,7 +155,7 @@ def test_wandb_folders_and_binary_logs(tmp_path: Path) -> None:
     study = read_study("wandb", [str(tmp_path)])
     assert [t.id for t in study.trials] == ["3swc0l0"]
     assert study.trials[0].params == {"lr": 0.1, "model/width": 64}
-    assert "1 run with a binary log alone" in study.notes[0]
+    assert "1 run with a binary log only" in study.notes[0]
     for path in (offline / "run-abc.wandb", offline):
         with pytest.raises(RaysweepError, match="binary log"):
             read_study("wandb", [str(path)])

@@ -127,7 +127,7 @@ def test_draws_without_an_optimum_are_counted():
 
 
 def test_what_cannot_be_allocated_is_refused():
-    with pytest.raises(FitError, match=r"is of x\. Fit a joint law"):
+    with pytest.raises(FitError, match=r"is over x\. Fit a joint law"):
         allocate(law("power"), [1.0, 0.5], 1e21)
     with pytest.raises(FitError, match="Budgets are positive"):
         allocate(CHINCHILLA, HOFFMANN, [1e21, 0.0])
@@ -155,9 +155,9 @@ def test_a_cost_model_is_read_off_measured_flops():
 
 def test_flops_that_cannot_tell_the_scales_apart_are_refused():
     n = np.array([1e4, 1e5, 1e6])
-    with pytest.raises(FitError, match="vary apart from each other"):
+    with pytest.raises(FitError, match="vary independently"):
         fit_cost(n, 20 * n, 120 * n**2)
-    with pytest.raises(FitError, match="vary apart from each other"):
+    with pytest.raises(FitError, match="vary independently"):
         fit_cost(n, np.full(3, 1e6), 6e6 * n)
     with pytest.raises(FitError, match="positive and finite"):
         fit_cost(n, n[::-1], [1.0, 2.0, 0.0])

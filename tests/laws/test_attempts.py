@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import betaln, gammaln
 
 from raysweep.errors import FitError
-from raysweep.laws.attempts import attempts, foretold, inverse_failure, unbiased_failure
+from raysweep.laws.attempts import attempts, inverse_failure, predict, unbiased_failure
 from raysweep.laws.tail import Tail
 
 
@@ -122,7 +122,7 @@ def test_intervals_hold_where_few_problems_are_solved() -> None:
     assert np.mean(held) >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / worlds)
 
 
-def test_larger_budgets_are_foretold_and_said_to_be() -> None:
+def test_larger_budgets_are_predicted_and_said_to_be() -> None:
     rng = np.random.default_rng(5)
     n, problems = 2000, 400
     c = rng.binomial(n, rng.beta(0.5, 30, size=problems))
@@ -131,7 +131,7 @@ def test_larger_budgets_are_foretold_and_said_to_be() -> None:
     truth = Tail(np.array([0.5]), np.array([30.0]), np.array([True])).failure([20_000])[0]
     assert found.failure_interval[2, 0] < truth[0] < found.failure_interval[2, 1]
     assert set(found.notes) >= {"extrapolated"}
-    later = foretold(c, np.full(problems, n), 100)
+    later = predict(c, np.full(problems, n), 100)
     np.testing.assert_array_equal(later.failure, unbiased_failure(c, np.full(problems, n), later.k).mean(axis=0))
     assert (later.predicted != later.failure).all()
     assert later.k.min() > 100
@@ -174,4 +174,4 @@ def test_what_is_no_count_is_refused(c: list[float], n: list[int], more: dict, m
     with pytest.raises(FitError, match=message):
         attempts(c, n, **more)
     with pytest.raises(FitError, match="holdout=5, fewest trials=5"):
-        foretold([1, 2], [5, 5], 5)
+        predict([1, 2], [5, 5], 5)

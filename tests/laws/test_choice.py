@@ -1,4 +1,4 @@
-"""The law that foretells the largest scales is chosen, and rivals are judged by known tests."""
+"""The law that predicts the largest scales is chosen, and rivals are judged by known tests."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def noisy(form, values, x=X, sigma=0.01, seed=0):
     ("truth", "values"),
     [("shifted", [0.1, 30, 0.5, 300]), ("broken", [0, 3, 0.05, 0.6, 300, 0.1]), ("m4", [0.05, 2.3, 80, 0.8, 1.5])],
 )
-def test_the_chosen_law_foretells_scales_nobody_showed_it(truth, values):
+def test_the_chosen_law_predicts_scales_nobody_showed_it(truth, values):
     y = noisy(truth, values)
     choice = choose(x=X, y=y)
     far = np.geomspace(1e6, 1e7, 5)

@@ -187,7 +187,7 @@ def test_sizes_and_data_on_one_line_are_refused_for_a_joint_law():
     x = np.stack([n, 20 * n * np.exp(0.02 * np.random.default_rng(0).standard_normal(n.size))])
     y = world(0, 0.01, (1.7, 400, 410, 0.34, 0.28), "chinchilla", x)
     (found,) = fit_groups(law("chinchilla"), [Data(x, y)], ["N", "D"], "loss", QUICK)
-    assert "cannot be told apart" in found.error
+    assert "cannot be distinguished" in found.error
 
 
 def test_too_few_draws_for_the_level_are_refused():

@@ -65,7 +65,7 @@ def test_one_arms_crossed_seeds_are_its_own_matter():
     ]
     one, other = fit(seeded(records), x="n_train", y="loss", bootstrap=50)
     assert (one.cluster, other.cluster, "crossed_seeds" in one.notes) == ("seed", "run", False)
-    assert other.details["crossed_seeds"].startswith("seed, init_seed vary apart")
+    assert other.details["crossed_seeds"].startswith("seed, init_seed vary independently")
 
 
 def test_a_seed_that_one_arm_does_not_name_leaves_the_other_its_seeds():

@@ -72,7 +72,7 @@ def test_numbers_of_any_size_and_mixed_columns_are_read(tmp_path):
     [
         ('{"n": 1}\n{"n": 2', "line 2 cannot be read as JSON"),
         ("n,loss\n1,2\n", "line 1 cannot be read as JSON"),
-        ("[1, 2]", "line 1 must hold a JSON object, a row, or a list of such, but holds int"),
+        ("[1, 2]", "line 1 must hold a JSON object \\(one row\\), or a list of such, but holds int"),
         ('{"n": 1}\n"x"', "line 2 must hold a JSON object"),
         ("[" * 100_000, "line 1 cannot be read as JSON"),
         ("", "no column 'n'"),
@@ -159,7 +159,7 @@ def test_a_name_with_brackets_is_a_file_before_it_is_a_pattern(tmp_path):
     ("data", "message"),
     [
         ("b-*.csv", r"No file matches the pattern"),
-        ([], "must name a file at least"),
+        ([], "must name at least one file"),
         (["a-10.csv", "absent.csv"], "no table at 'absent.csv'"),
         ([7], "holds paths, but got int"),
         ("trial_*/*", "trial_0/result.txt'"),

@@ -112,7 +112,7 @@ def test_a_row_that_could_never_be_read_back_has_failed_and_its_neighbours_have_
     assert found.column("text").to_pylist() == ["short", None, "also short"]
     first, reason, last = found.column("error").to_pylist()
     assert first is last is None
-    assert reason.startswith("a row may hold 8,192 bytes of words, but this one has 9,")
+    assert reason.startswith("a row may hold 8,192 bytes of text, but this one has 9,")
     assert "write long texts to a file and return its path" in reason
 
 

@@ -290,7 +290,7 @@ def test_the_theory_of_a_users_module_is_not_imported_by_a_report(
     assert drawn.startswith("theory of loss: measured / expected 1 [1, 1], the median of 6 rows")
     monkeypatch.delitem(sys.modules, "own_theory")
     (said,) = [one for one in make_report(store).findings if one.startswith("theory")]
-    assert said.startswith("theory: not drawn: it is that of own_theory:Own, and reading a store imports no code.")
+    assert said.startswith("theory: not drawn: it belongs to own_theory:Own, and reading a store imports no code.")
     assert "own_theory" not in sys.modules
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from raysweep.errors import LedgerError
 from raysweep.store import patience as module
-from raysweep.store.patience import full, passing, patiently
+from raysweep.store.patience import full, patiently, transient
 
 
 class Failing:
@@ -58,7 +58,7 @@ LASTING = [
 @pytest.mark.parametrize("error", PASSING, ids=str)
 def test_what_passes_is_tried_again(error: Exception) -> None:
     action = Failing(error, error, error)
-    assert passing(error)
+    assert transient(error)
     assert patiently(action) == "answer"
     assert action.calls == 4
 
