@@ -33,6 +33,16 @@ SWEEPS: dict[str, dict[str, Any]] = {
             "precision": "float64",
         },
     },
+    "features": {
+        "grid": {
+            "concat": [
+                {"method": "exact", "width": [0, 8], "alpha": [1.5, 2], "gamma": [0, 1], "batch": [0, 4]},
+                {"method": "steps", "inputs": 16, "eta": [0.1, 0.2], "gamma": [0, 0.5], "batch": [0, 4]},
+                {"method": "steps", "inputs": 16, "n_train": 8, "seed": {"range": 2}},
+            ],
+            "t": [1, 3],
+        }
+    },
     "lid": {
         "grid": {
             "dim": 12,

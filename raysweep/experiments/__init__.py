@@ -20,7 +20,11 @@ from raysweep.experiments.returned import renamed
 
 __all__ = ["BUILT_IN", "Own", "built_in", "imported", "load_experiment"]
 
-BUILT_IN = {"classifier": "raysweep.experiments.classifier", "lid": "raysweep.experiments.lid"}
+BUILT_IN = {
+    "classifier": "raysweep.experiments.classifier",
+    "features": "raysweep.experiments.features",
+    "lid": "raysweep.experiments.lid",
+}
 
 
 def built_in(name: str) -> Experiment | None:

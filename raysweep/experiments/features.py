@@ -1,0 +1,263 @@
+"""A solvable two-layer model that learns features (arXiv 2409.17858): its gradient flow exactly, or step by step.
+
+`method: exact` integrates the reduction of `theory.features`, for all lanes of a pack at once; `method: steps` is
+gradient descent of the model itself (`features_steps`), with full batches, minibatches or a fixed data set. Both read
+the loss off at any times t = step size x steps.
+
+The model has N features of M inputs, f = w' B A0 psi / N. In the basis of the eigenvectors of its initial kernel that
+is N independent features of variance x_i, of which the target has the mass m_i; the rest of the target is noise to
+it. So neither method ever holds an N x M matrix beyond the first eigendecomposition, and nothing is approximated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from raysweep.display import Companion, Display
+from raysweep.errors import SweepError
+from raysweep.experiment import Context, Cost, Metric, WorldShape
+from raysweep.grid.axes import Axis
+from raysweep.grid.runs import Observed, Runs
+from raysweep.grid.values import Value
+from raysweep.theory.features import Modes, flow, modes_of_width, power_law_modes
+from raysweep.theory.kernel_limit import lazy_curve, reused_data_curve
+
+__all__ = ["EXPERIMENT", "Features"]
+
+Array: TypeAlias = npt.NDArray[np.float64]
+
+AXES = (
+    Axis("method", str, "shape", "exact", choices=("exact", "steps"), help="the reduced flow, or gradient descent"),
+    Axis("alpha", float, "lane", 1.5, low=1.01, high=10.0, help="capacity: kernel eigenvalues fall as k^-alpha"),
+    Axis("beta", float, "lane", 0.5, low=0.05, high=10.0, help="source: the target's tail falls as k^-(alpha beta)"),
+    Axis("gamma", float, "lane", 0.0, low=0.0, high=1e4, help="richness; 0 is the lazy limit"),
+    Axis("width", int, "shape", 0, low=0, high=4096, unit="units", help="N; 0: no bottleneck"),
+    Axis("inputs", int, "shape", 0, low=0, high=65536, unit="modes", help="M; 0: 8 N, at most 16,384; without a width "
+         "all modes (exact) or 800 (steps)"),
+    Axis("eta", float, "lane", 0.05, low=1e-9, high=1e3, help="step size; exact: only beside a batch"),
+    Axis("batch", int, "shape", 0, low=0, high=2**20, unit="items", help="fresh items a step; 0: the population"),
+    Axis("n_train", int, "shape", 0, low=0, high=2**20, unit="items", help="P, a data set used whole; 0: fresh data"),
+    Axis("seed", int, "lane", 0, low=0, high=2**62, role="seed", help="of the initial features and the data"),
+    Axis("t", float, "observed", 100.0, low=1e-6, high=1e12, role="time", help="time: step size x steps"),
+)  # fmt: skip
+METRICS = (
+    Metric("loss", "", "population loss over that of the zero function", "low"),
+    Metric("unreachable", "", "the part of the loss that a model of this width never loses", "low"),
+    Metric("reducible", "", "loss - unreachable", "low"),
+    Metric("rho", "", "|w|^2 / N: how far the model has moved"),
+    Metric("sharpness", "", "step size x largest eigenvalue of the kernel, 1 + gamma rho included; stable below 2"),
+)
+DISPLAY = Display(
+    labels={
+        "t": "time t (step size x steps)",
+        "loss": "loss",
+        "width": "width N",
+        "n_train": "training items P",
+        "reducible": "loss above the plateau",
+        "unreachable": "plateau of the loss",
+        "gamma": "richness",
+    },
+    x="t",
+    y="loss",
+    companions=(Companion("loss", "unreachable", "floor", "Dotted: what a model of this width never loses."),),
+)
+_MODEL = ("method", "alpha", "beta", "gamma", "width", "inputs", "eta", "batch", "n_train")  # all but seed and time
+_IDENTITY = 800  # modes of `steps` without a width: N = M and A0 the identity
+_MOST_INPUTS = 16_384
+_DRAWS = 4  # random models that a theory of a finite width is the mean of
+_FLOW_STEPS = 6_000  # of the integrator, roughly
+_OTHERS = 2**62  # the first seed of a theory's draws: no run's but the last
+_LANES = 64  # of `exact` at a time
+
+
+@dataclass(frozen=True)
+class Features:
+    """The `features` experiment."""
+
+    name: str = "features"
+    version: int = 1
+    axes: Sequence[Axis] = AXES
+    metrics: Sequence[Metric] = METRICS
+    display: Display = DISPLAY
+    needs_world: bool = False
+
+    def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
+        """The eigendecomposition, and the integrator or the steps."""
+        width, inputs = size(run)
+        drawn = 2.0 * width**2 * inputs + 9.0 * width**3 if run["width"] else 0.0
+        if run["method"] == "exact":
+            return Cost(parameters=width, flops=drawn + 60.0 * _FLOW_STEPS * width, bytes=8.0 * width * (inputs + 40))
+        steps = float(max(observed.values("t"))) / float(run["eta"])
+        batch, items = int(run["batch"]), int(run["n_train"])
+        each = 6.0 * width**2 + 8.0 * batch * width + (2.0 * width**2 if items else 0.0)
+        held = 8.0 * (2 * width**2 + (width**2 if items else 0) + 3 * batch * (width + 1))
+        return Cost(width**2 + width, drawn + steps * each, 4.0 * width * len(observed.values("t")), held)
+
+    def check(self, runs: Runs, world: WorldShape | None, gpus: float) -> None:
+        """Refuse what the model has no meaning for, and step sizes at which gradient descent leaves the flow."""
+        seen = set()
+        for i in range(len(runs)):
+            row = runs.row(i)
+            last = max(runs.observed[int(runs.observed_code[i])].values("t"))
+            key = tuple(
+                row[n] for n in ("method", "alpha", "beta", "gamma", "width", "inputs", "eta", "batch", "n_train")
+            )
+            if (*key, last) not in seen:
+                seen.add((*key, last))
+                _check(row, runs.observed[int(runs.observed_code[i])].values("t"))
+
+    def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
+        """One batch per lane (exact), or per time and step size (steps)."""
+        if pack.value("method") == "steps":
+            from raysweep.experiments.features_steps import descend
+
+            yield from descend(self, pack, context)
+            return
+        times = np.array(pack.observed[0].values("t"), dtype=float)
+        for start in range(0, len(pack), _LANES):
+            lanes = list(range(start, min(start + _LANES, len(pack))))
+            rows = [pack.row(lane) for lane in lanes]
+            modes = all_modes(rows)
+            noise = [float(r["eta"]) / int(r["batch"]) if r["batch"] else 0.0 for r in rows]
+            found = flow(modes, [float(r["gamma"]) for r in rows], times, noise)
+            for i, lane in enumerate(lanes):
+                yield self.rows(rows[i], modes[i], lane, times, found.loss[i], found.rho[i], pack.observed[0])
+
+    def rows(
+        self, run: Mapping[str, Value], modes: Modes, lane: int, times: Array, loss: Array, rho: Array, asked: Observed
+    ) -> pa.RecordBatch:
+        """Rows of one lane at some times. Where the loss is not finite, the noise or the step size was too large."""
+        good = np.isfinite(loss) & np.isfinite(rho)
+        cost = self.cost(run, asked, None)
+        share = times / float(max(asked.values("t"))) if run["method"] == "steps" else np.ones(len(times))
+        values = {
+            "loss": loss,
+            "unreachable": np.full(len(times), modes.unreachable),
+            "reducible": np.maximum(loss - modes.unreachable, 0.0),
+            "rho": rho,
+            "sharpness": float(run["eta"]) * modes.x.max() * (1 + float(run["gamma"]) * rho),
+        }
+        reason = f"the loss is not finite: the noise of {run['batch']} items a step, or the step size {run['eta']:g}"
+        return pa.RecordBatch.from_pydict(
+            {
+                "lane": pa.repeat(pa.scalar(lane, pa.int32()), len(times)),
+                "t": pa.array(times),
+                "status": pa.array(np.where(good, "ok", "diverged")),
+                "error": pa.array(np.full(len(times), reason, dtype=object), pa.string(), mask=good),
+                "flops": pa.array(cost.flops * share),
+                "flops_eval": pa.repeat(cost.flops_eval, len(times)),
+                **{name: pa.array(v, mask=~good) for name, v in values.items()},
+            }
+        )
+
+    def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
+        """The expected loss: of a lazy width by random-matrix theory, else of the reduced flow of other draws.
+
+        The exact method without a width is that theory itself and has none beside it.
+        """
+        loss = np.full(len(cells), np.nan)
+        reason = np.full(len(cells), None, dtype=object)
+        numbered = cells.select(list(_MODEL)).append_column("row", pa.array(np.arange(len(cells))))
+        for one in numbered.group_by(list(_MODEL)).aggregate([("row", "list")]).to_pylist():
+            rows = np.array(one.pop("row_list"))
+            times, where = np.unique(cells["t"].to_numpy()[rows], return_inverse=True)
+            found = _expected(one, times)
+            if isinstance(found, str):
+                reason[rows] = found
+            else:
+                loss[rows] = found[where]
+                bad = rows[~np.isfinite(loss[rows])]
+                loss[bad], reason[bad] = np.nan, "the noise of minibatches grows without bound"
+        return pa.table({"loss": pa.array(loss, mask=np.isnan(loss)), "reason": pa.array(reason, pa.string())})
+
+
+def size(run: Mapping[str, Value]) -> tuple[int, int]:
+    """(modes of the model, inputs) of a run."""
+    width, inputs = int(run["width"]), int(run["inputs"])
+    if width:
+        return width, inputs or min(8 * width, _MOST_INPUTS)
+    if run["method"] == "steps":
+        return inputs or _IDENTITY, inputs or _IDENTITY
+    return (inputs, inputs) if inputs else (len(power_law_modes(1.5, 0.5).x),) * 2
+
+
+def all_modes(rows: Sequence[Mapping[str, Any]]) -> list[Modes]:
+    """The modes of every lane; a seed has the same initial features for every beta, gamma and step size."""
+    own = ("alpha", "width", "inputs", "method", "seed")
+    betas: dict[tuple[Any, ...], dict[float, Modes]] = {}
+    for row in rows:
+        betas.setdefault(tuple(row[n] for n in own), {})[row["beta"]] = None  # type: ignore[assignment]
+    for key, wanted in betas.items():
+        row = dict(zip(own, key, strict=True))
+        betas[key] = dict(zip(wanted, _modes(row, list(wanted)), strict=True))
+    return [betas[tuple(row[n] for n in own)][row["beta"]] for row in rows]
+
+
+def _modes(row: Mapping[str, Any], betas: Sequence[float]) -> list[Modes]:
+    """The modes of a row's model for several targets."""
+    width, inputs = size(row)
+    if row["width"]:
+        rng = np.random.Generator(np.random.Philox(key=[row["seed"], 0]))
+        return modes_of_width(row["alpha"], betas, width, inputs, rng)
+    if row["method"] == "exact" and not row["inputs"]:
+        return [power_law_modes(row["alpha"], beta) for beta in betas]
+    return [power_law_modes(row["alpha"], beta, inputs, inputs) for beta in betas]
+
+
+def _check(row: Mapping[str, Any], times: Sequence[Any]) -> None:
+    if row["n_train"] and row["batch"]:
+        raise SweepError(
+            f"n_train and batch: a data set is used whole or fresh items are drawn, but got n_train={row['n_train']} "
+            f"and batch={row['batch']}. Set one of them to 0"
+        )
+    if row["n_train"] and row["method"] == "exact":
+        raise SweepError(
+            f"n_train: a data set takes method: steps, but got n_train={row['n_train']} with method: exact"
+        )
+    width, inputs = size(row)
+    if width > inputs:
+        raise SweepError(f"inputs: a model of width {width} must have as many inputs, but got inputs={inputs}")
+    if row["method"] == "exact":
+        return
+    eta, last = float(row["eta"]), float(max(times))
+    if min(times) < eta:
+        raise SweepError(f"t: must be a step at least, but t = {min(times):g} is less than eta = {eta:g}")
+    modes = power_law_modes(row["alpha"], row["beta"])
+    found = flow([modes], row["gamma"], [last], eta / row["batch"] if row["batch"] else 0.0)
+    growth = 1 + float(row["gamma"]) * float(found.rho[0, 0])
+    if not eta * growth < 2:
+        raise SweepError(
+            f"eta: the step size must keep eta (1 + gamma rho) below 2 up to t = {last:g}, but eta = {eta:g} at "
+            f"gamma = {row['gamma']:g} gives {eta * growth:.3g}: gradient descent would leave the flow for the edge of "
+            f"stability. Take eta <= {1 / growth:.2g}"
+        )
+
+
+def _expected(one: Mapping[str, Any], times: Array) -> Array | str:
+    """The expected loss at some times, or why there is none."""
+    lazy = one["gamma"] == 0
+    noise = one["eta"] / one["batch"] if one["batch"] else 0.0
+
+    def drawn(i: int) -> Modes:
+        return _modes({**one, "seed": _OTHERS + i}, [one["beta"]])[0]
+
+    if one["n_train"]:
+        if not lazy or one["width"]:
+            return "a data set that is used again has a theory without a width and at gamma = 0 only"
+        return reused_data_curve(drawn(0), times, one["n_train"])
+    if one["method"] == "exact" and not one["width"]:
+        return "the exact flow without a width is the theory itself"
+    if one["width"] and lazy and not noise:
+        _, inputs = size(one)
+        return lazy_curve(power_law_modes(one["alpha"], one["beta"], inputs, inputs), times, one["width"])
+    found = flow([drawn(i) for i in range(_DRAWS if one["width"] else 1)], one["gamma"], times, noise)
+    return np.asarray(found.loss.mean(0))
+
+
+EXPERIMENT = Features()

@@ -1,0 +1,227 @@
+"""A solvable two-layer model that learns features: its gradient flow, its exponents, its compute-optimal laws.
+
+The model (Bordelon, Atanasov and Pehlevan, arXiv 2409.17858) has features psi with eigenvalues lambda_k ~ k^-alpha and
+a target whose mass beyond k falls as k^(-alpha beta); gamma is the richness. Its gradient flow from w = 0 reduces
+exactly, for any width, to one residual r_i per eigenvalue x_i of the initial kernel and one scalar rho = |w|^2 / N:
+
+    dr_i/dt = -s x_i r_i - (gamma G / s) (1 - r_i),  G = sum_i m_i r_i (1 - r_i),  drho/dt = 2 G,  s = 1 + gamma rho
+    L(t) = L_inf + sum_i m_i r_i^2
+
+because |B|^2 grows along w alone. At infinite width x_i = lambda_k and m_i is the target's mass in mode k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.interpolate import CubicSpline
+
+__all__ = ["Flow", "Modes", "compute_optimal", "flow", "modes_of_width", "phase", "power_law_modes", "time_exponent"]
+
+Array = npt.NDArray[np.float64]
+_SINGLE = 40  # modes that are not merged with others
+_PER_DECADE = 24  # bins of merged modes
+_FIRST = 1e-4  # the time from which the flow is integrated; before it, r = 1 - x t
+_STEP = 0.01  # of log time; the loss is extrapolated from this step and its half
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Eigenvalues of an initial kernel, and what the target has of each; modes that are close are merged.
+
+    Attributes:
+        x: [modes] eigenvalues, positive.
+        mass: [modes] of the target, summed over the merged modes.
+        count: [modes] how many are merged.
+        unreachable: The target's mass that no mode reaches: the loss at infinite time.
+    """
+
+    x: Array
+    mass: Array
+    count: Array
+    unreachable: float = 0.0
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A loss curve.
+
+    Attributes:
+        loss: [lanes, times].
+        rho: [lanes, times] |w|^2 / N.
+    """
+
+    loss: Array
+    rho: Array
+
+
+def power_law_modes(alpha: float, beta: float, last: float = 1e14, single: int = _SINGLE) -> Modes:
+    """The modes of infinite width: lambda_k = k^-alpha and a target whose mass beyond k is (k + 1)^(-alpha beta).
+
+    The first `single` modes stand alone. Later ones are merged into bins of equal width in log k, whose mass is exact
+    and whose eigenvalue is the mean over that mass.
+
+    Args:
+        alpha: Capacity, above 1.
+        beta: Source, positive; below 1 the task is hard.
+        last: The last k.
+        single: Modes that are not merged; all of them where it is not below `last`.
+    """
+    k = np.arange(1, min(single, last) + 1)
+    tail = np.concatenate([k, [k[-1] + 1]]).astype(float) ** (-alpha * beta)
+    x, mass, count = k.astype(float) ** -alpha, -np.diff(tail), np.ones(len(k))
+    if last > single:
+        number = max(1, round(_PER_DECADE * np.log10(last / single)))
+        edge = np.geomspace(single + 1, last, number + 1)
+        low, high = edge[:-1], edge[1:]
+        own = low ** (-alpha * beta) - high ** (-alpha * beta)
+        mean = beta / (1 + beta) * (low ** (-alpha * (1 + beta)) - high ** (-alpha * (1 + beta))) / own
+        x, mass, count = np.append(x, mean), np.append(mass, own), np.append(count, high - low)
+    return Modes(x, mass / mass.sum(), count)
+
+
+def modes_of_width(
+    alpha: float, betas: Sequence[float], width: int, inputs: int, rng: np.random.Generator
+) -> list[Modes]:
+    """The modes of one random model of a width, for each of several targets.
+
+    Its kernel has the spectrum of A0 Lambda A0' / N for Gaussian A0 [N, M].
+
+    Args:
+        width: N.
+        inputs: M, several times N; targets are cut there, and their mass normalised.
+        rng: Draws A0.
+    """
+    k = np.arange(1, inputs + 1, dtype=float)
+    y = rng.standard_normal((width, inputs)) * (k ** (-alpha / 2) / np.sqrt(width))
+    x, vectors = np.linalg.eigh(y @ y.T)
+    x = np.maximum(x[::-1], np.finfo(float).tiny)
+    basis = (vectors[:, ::-1].T @ y) / np.sqrt(x)[:, None]  # e_i = Y' u_i / sqrt(x_i)
+    found = []
+    for beta in betas:
+        mass = k ** (-alpha * beta) - (k + 1) ** (-alpha * beta)
+        own = (basis @ np.sqrt(mass / mass.sum())) ** 2  # of Lambda^(1/2) w*
+        found.append(Modes(x, own, np.ones(width), max(0.0, 1.0 - float(own.sum()))))
+    return found
+
+
+def flow(modes: Sequence[Modes], gamma: npt.ArrayLike, times: npt.ArrayLike, noise: npt.ArrayLike = 0.0) -> Flow:
+    """Loss curves of several models at once, by an exponential midpoint rule in log time, extrapolated.
+
+    Args:
+        modes: One entry per lane.
+        gamma: Richness, a number or [lanes]; 0 is the lazy limit.
+        times: [times] positive.
+        noise: eta / B of minibatch SGD, a number or [lanes]: adds the noise of each mode in its Volterra form,
+            dn_i/dt = -2 s x_i n_i + (eta / B) s^2 x_i^2 L. It is inf where the noise grows without bound.
+
+    Returns:
+        The loss relative to the target's mass, and rho.
+    """
+    at = np.asarray(times, dtype=float)
+    lanes, most = len(modes), max(len(m.x) for m in modes)
+    x, mass, count = (np.zeros((lanes, most)) for _ in range(3))
+    for i, one in enumerate(modes):
+        x[i, : len(one.x)], mass[i, : len(one.x)], count[i, : len(one.x)] = one.x, one.mass, one.count
+    floor = np.array([m.unreachable for m in modes])
+    g = np.broadcast_to(np.asarray(gamma, dtype=float), (lanes,))
+    c = np.broadcast_to(np.asarray(noise, dtype=float), (lanes,))
+    steps = max(8, int(np.ceil(np.log(max(at.max(), 2 * _FIRST) / _FIRST) / _STEP)))
+    coarse = _integrate(x, mass, count, floor, g, c, np.geomspace(_FIRST, max(at.max(), 2 * _FIRST), steps + 1))
+    grid = np.geomspace(_FIRST, max(at.max(), 2 * _FIRST), 2 * steps + 1)
+    fine = _integrate(x, mass, count, floor, g, c, grid)
+    wanted = np.log(np.maximum(at, _FIRST))
+    out = []
+    for half, whole in zip(fine, coarse, strict=True):
+        with np.errstate(invalid="ignore", over="ignore"):
+            best = np.log(half[:, ::2]) + (np.log(half[:, ::2]) - np.log(whole)) / 3  # errors of order step^2 cancel
+        value = np.full((lanes, len(at)), np.inf)
+        for i in range(lanes):
+            good = np.isfinite(best[i]).cumprod().astype(bool)
+            if good.sum() > 3:
+                inside = wanted <= np.log(grid[::2][good][-1]) + 1e-12
+                value[i, inside] = np.exp(CubicSpline(np.log(grid[::2][good]), best[i, good])(wanted[inside]))
+        out.append(value)
+    early = at < _FIRST
+    out[0][:, early] = (floor + mass.sum(1))[:, None] - 2 * (mass * x).sum(1)[:, None] * at[early]
+    out[1][:, early] = (mass * x).sum(1)[:, None] * at[early] ** 2
+    return Flow(*out)
+
+
+def _integrate(
+    x: Array, mass: Array, count: Array, floor: Array, gamma: Array, noise: Array, grid: Array
+) -> tuple[Array, Array]:
+    """Loss and rho [lanes, grid] from x, mass, count [lanes, modes]."""
+    r = np.exp(-x * grid[0])
+    rho = (mass * x).sum(1) * grid[0] ** 2
+    extra = np.zeros_like(x) if noise.any() else None
+    losses, rhos = np.empty((len(x), len(grid))), np.empty((len(x), len(grid)))
+    for j, t in enumerate(grid):
+        if j:
+            dt = t - grid[j - 1]
+            middle, between = _advance(x, mass, r, rho, r, rho, gamma, dt / 2)
+            if extra is not None:
+                s = 1 + gamma * between
+                own = floor + (mass * middle**2).sum(1)
+                decay, mean = _decay(2 * x * (s * dt)[:, None])
+                fed = count * x**2 * mean * (noise * s**2 * dt)[:, None]
+                guess = extra * decay + fed * (own + extra.sum(1))[:, None]
+                # Noise feeds noise: its mean over the step takes the place of its start.
+                extra = extra * decay + fed * (own + (extra.sum(1) + guess.sum(1)) / 2)[:, None]
+            r, rho = _advance(x, mass, r, rho, middle, between, gamma, dt)
+        losses[:, j] = floor + (mass * r**2).sum(1) + (0.0 if extra is None else extra.sum(1))
+        rhos[:, j] = rho
+    return losses, rhos
+
+
+def _advance(
+    x: Array, mass: Array, r: Array, rho: Array, at: Array, at_rho: Array, gamma: Array, dt: float
+) -> tuple[Array, Array]:
+    """r and rho after dt with the scalars s and gamma G / s frozen at another state; exact for frozen scalars."""
+    growth = (mass * at * (1 - at)).sum(1)
+    s = 1 + gamma * at_rho
+    c = gamma * growth / s
+    decay, mean = _decay(x * (s * dt)[:, None] - (c * dt)[:, None])
+    decay *= r
+    if gamma.any():
+        mean *= (c * dt)[:, None]
+        decay -= mean
+    return decay, rho + 2 * growth * dt
+
+
+def _decay(rate: Array) -> tuple[Array, Array]:
+    """exp(-rate), and its mean over the step, (1 - exp(-rate)) / rate."""
+    decay = np.exp(-rate)
+    small = np.abs(rate) < 1e-5
+    mean = (1 - decay) / np.where(small, 1.0, rate)
+    np.copyto(mean, 1 - rate / 2, where=small)
+    return decay, mean
+
+
+def time_exponent(beta: float, rich: bool) -> float:
+    """chi of L ~ t^-chi at infinite width: beta, or beta max(1, 2 / (1 + beta)) with feature learning."""
+    return beta * max(1.0, 2 / (1 + beta)) if rich else beta
+
+
+def phase(alpha: float, beta: float) -> str:
+    """`hard` (beta < 1), `easy`, or `super-easy` (beta > 2 - 1 / alpha, where the noise of SGD overtakes)."""
+    return "hard" if beta < 1 else "easy" if beta < 2 - 1 / alpha else "super-easy"
+
+
+def compute_optimal(alpha: float, beta: float, rich: bool) -> tuple[float, float]:
+    """(x, y) of the compute-optimal laws L* ~ C^-x and N* ~ C^y, with C = N t and alpha > 1.
+
+    Hard: the time term against N^(-alpha beta). Easy: t^-beta against the transient N^-1 t^-(1 - 1/alpha). Super-easy:
+    that transient against the noise of SGD, t^-(2 - 1/alpha) / B.
+    """
+    name = phase(alpha, beta)
+    if name == "hard":
+        if rich:
+            return 2 * alpha * beta / (alpha * (1 + beta) + 2), 2 / (alpha * (1 + beta) + 2)
+        return alpha * beta / (alpha + 1), 1 / (1 + alpha)
+    if name == "easy":
+        return alpha * beta / (alpha * beta + 1), (alpha * beta - alpha + 1) / (alpha * beta + 1)
+    return 1 - 1 / (2 * alpha), 0.5

@@ -1,0 +1,63 @@
+"""Deterministic equivalents of the lazy model against random matrices, and against each other in their limits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from raysweep.theory.features import flow, modes_of_width, power_law_modes
+from raysweep.theory.kernel_limit import (
+    data_plateau,
+    ensemble_plateau,
+    lazy_curve,
+    reused_data_curve,
+    width_plateau,
+)
+
+TIMES = [1, 10, 100, 1e3, 1e4]
+
+
+def test_finite_width_against_random_models() -> None:
+    modes = power_law_modes(1.5, 0.5, 4096, 4096)
+    theory = lazy_curve(modes, TIMES, 256)
+    np.testing.assert_allclose(theory, [0.514, 0.194, 0.0758, 0.0426, 0.0388], rtol=2e-3)
+    drawn = [modes_of_width(1.5, [0.5], 256, 4096, np.random.default_rng(seed))[0] for seed in range(6)]
+    losses = flow(drawn, 0, TIMES).loss
+    error = losses.std(0, ddof=1) / np.sqrt(6)
+    assert (np.abs(losses.mean(0) - theory) < 4 * error + 0.02 * theory).all()
+
+
+def test_reused_data_against_an_independent_computation() -> None:
+    modes = power_law_modes(1.5, 0.5, 2000, 2000)
+    found = reused_data_curve(modes, TIMES, 128)
+    np.testing.assert_allclose(found, [0.516, 0.199, 0.0828, 0.0539, 0.0521], rtol=2e-3)
+    np.testing.assert_allclose(
+        reused_data_curve(modes, TIMES[:3], 1e9), lazy_curve(modes, TIMES[:3], np.inf), rtol=1e-4
+    )
+
+
+def test_curves_end_on_their_plateaus() -> None:
+    modes = power_law_modes(1.5, 0.5, 2000, 2000)
+    assert lazy_curve(modes, [1e7], 200)[0] == pytest.approx(width_plateau(modes, 200), rel=1e-3)
+    assert reused_data_curve(modes, [1e6], 200)[0] == pytest.approx(data_plateau(modes, 200), rel=1e-3)
+    assert ensemble_plateau(modes, 200) < width_plateau(modes, 200)
+    assert width_plateau(modes, 2000) == data_plateau(modes, 2000) == 0
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1.5, 0.5), (2.0, 0.5), (1.5, 1.5), (2.0, 2.5)])
+def test_exponents_of_plateaus(alpha: float, beta: float) -> None:
+    modes = power_law_modes(alpha, beta, last=1e10)
+
+    def slope(plateau: object) -> float:
+        low, high = (plateau(modes, size) for size in (1e4, 1e5))  # type: ignore[operator]
+        return float(np.log10(low / high))
+
+    assert slope(width_plateau) == pytest.approx(alpha * min(1, beta), rel=0.02)
+    assert slope(data_plateau) == pytest.approx(alpha * min(2, beta), rel=0.02)
+    assert slope(ensemble_plateau) == pytest.approx(alpha * min(2, beta), rel=0.02)
+
+
+def test_infinite_width_is_the_plain_sum() -> None:
+    modes = power_law_modes(2, 1.25)
+    np.testing.assert_allclose(lazy_curve(modes, TIMES, np.inf), flow([modes], 0, TIMES).loss[0], rtol=1e-5)
+    np.testing.assert_allclose(lazy_curve(modes, TIMES[:3], 1e11), lazy_curve(modes, TIMES[:3], np.inf), rtol=1e-3)
