@@ -91,11 +91,11 @@ def steps(device: str) -> list[dict[str, Any]]:
             found = float(one.loss[-1])
             assert abs(found / expected - 1) < 1e-8, (found, expected)
             row = {"modes": modes, "lanes": lanes, "plain": median(alone), "packed": median(packed)}
-            row["bytes_per_second"] = row["packed"] * 3 * 8 * modes**2  # B is read twice and written once
+            row["bytes_per_second"] = row["packed"] * 4 * 8 * modes**2  # B is read three times and written once
             row["ratio"] = row["packed"] / row["plain"]
             rows.append(row)
             print(
-                f"{modes} modes, {lanes} lanes: {row['plain']:,.0f} plain, {row['packed']:,.0f} packed lanes x steps/s, "
+                f"{modes} modes, {lanes} lanes: {row['plain']:,.0f} plain, {row['packed']:,.0f} packed per second, "
                 f"{row['ratio']:.1f} x; {row['bytes_per_second'] / 1e9:,.0f} GB/s", flush=True,
             )  # fmt: skip
     return rows
