@@ -36,8 +36,8 @@ SWEEPS: dict[str, dict[str, Any]] = {
     "features": {
         "grid": {
             "concat": [
-                {"method": "exact", "width": [0, 8], "alpha": [1.5, 2], "gamma": [0, 1], "batch": [0, 4]},
-                {"method": "steps", "inputs": 16, "eta": [0.1, 0.2], "gamma": [0, 0.5], "batch": [0, 4]},
+                {"method": "exact", "width": [0, 4], "inputs": 16, "gamma": [0, 1]},
+                {"method": "steps", "inputs": 16, "eta": [0.1, 0.2], "gamma": 0.5, "batch": 4},
                 {"method": "steps", "inputs": 16, "n_train": 8, "seed": {"range": 2}},
             ],
             "t": [1, 3],

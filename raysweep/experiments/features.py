@@ -228,9 +228,11 @@ def _check(row: Mapping[str, Any], times: Sequence[Any]) -> None:
     eta, last = float(row["eta"]), float(max(times))
     if min(times) < eta:
         raise SweepError(f"t: must be a step at least, but t = {min(times):g} is less than eta = {eta:g}")
-    modes = power_law_modes(row["alpha"], row["beta"])
-    found = flow([modes], row["gamma"], [last], eta / row["batch"] if row["batch"] else 0.0)
-    growth = 1 + float(row["gamma"]) * float(found.rho[0, 0])
+    growth = 1.0
+    if row["gamma"]:
+        modes = power_law_modes(row["alpha"], row["beta"])
+        found = flow([modes], row["gamma"], [last], eta / row["batch"] if row["batch"] else 0.0)
+        growth += float(row["gamma"]) * float(found.rho[0, 0])
     if not eta * growth < 2:
         raise SweepError(
             f"eta: the step size must keep eta (1 + gamma rho) below 2 up to t = {last:g}, but eta = {eta:g} at "
