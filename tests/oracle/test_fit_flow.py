@@ -202,7 +202,7 @@ def test_training_that_goes_on_from_a_checkpoint_goes_on_with_its_curve(tmp_path
     after = store.read_json(name)
     assert [(p["epoch"], p["start"]) for p in after] == [(1, 0), (2, 0), (3, 2), (4, 2)]
     assert after[:2] == before[:2]
-    train_flow(recipe, None, Curve(store, "oracle/w"))  # anew: nothing of the old curve stays
+    train_flow(recipe, None, Curve(store, "oracle/w"))  # again: nothing of the old curve stays
     assert [(p["epoch"], p["start"]) for p in store.read_json(name)] == [(1, 0), (2, 0), (3, 0), (4, 0)]
 
 
