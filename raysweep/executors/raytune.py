@@ -141,7 +141,9 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
         self.feed.count(counts)
         for reason in result.get("reasons", ()):
             self.feed.failed(reason)
-        self.hosts.saw(str(result.get("node", "")), counts.ok + counts.skipped, len(result.get("reasons", ())))
+        # Whether the process or the host is to blame, a host on which nothing else happens is no good.
+        failed = len(result.get("reasons", ())) + int(result.get("doubtful", 0))
+        self.hosts.saw(str(result.get("node", "")), counts.ok + counts.skipped, failed)
         self.on_counts(counts)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

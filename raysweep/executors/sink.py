@@ -63,7 +63,7 @@ class Sink:
         self._logs: list[RunLog] = []
         self._lock = threading.RLock()
         self._started = self._flushed = time.monotonic()
-        self.doubtful = ""  # the reason of a failure that does not count yet
+        self.doubtful: set[str] = set()  # runs whose failure does not count yet
 
     def take(self, batch: pa.RecordBatch) -> None:
         """Add an experiment's batch."""
@@ -83,7 +83,7 @@ class Sink:
                 )
             )
             if pc.any(failed).as_py():
-                self.doubtful = str(pc.filter(rows.column("error"), failed)[0].as_py())
+                self.doubtful.update(rows.column("run").filter(failed).to_pylist())
                 rows = rows.filter(pc.invert(failed))
                 if not len(rows):
                     return

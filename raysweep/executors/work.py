@@ -64,7 +64,15 @@ class Enough(Exception):
 
 
 class Doubtful(Exception):
-    """Runs failed in a process that had run others before: they are tried once more in a fresh one."""
+    """Runs failed in a process that had run others before: they are tried once more in a fresh one.
+
+    Args:
+        runs: How many did.
+    """
+
+    def __init__(self, runs: int) -> None:
+        super().__init__(f"{runs} runs failed in a used process")
+        self.runs = runs
 
 
 @dataclass(frozen=True)
@@ -258,7 +266,7 @@ def _part(
             sink.flush()
             keep.forget()
     if sink.doubtful:
-        raise Doubtful(sink.doubtful)
+        raise Doubtful(len(sink.doubtful))
     if left:
         raise Enough
 
