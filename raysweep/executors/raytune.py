@@ -48,7 +48,7 @@ from raysweep.executors.trial import PackTrial, Unfit  # noqa: E402
 from raysweep.executors.witness import witness  # noqa: E402
 from raysweep.executors.work import Job  # noqa: E402
 from raysweep.ledger.rows import STATUSES, Counts  # noqa: E402
-from raysweep.oracle.recipe import TrainFunction  # noqa: E402
+from raysweep.oracle.recipe import Point, TrainFunction  # noqa: E402
 from raysweep.store import Store, UnreachableError  # noqa: E402
 
 __all__ = ["RayExecutor"]
@@ -267,12 +267,7 @@ class RayExecutor:
             raise PackError(f"a worker failed: {tail(str(error))}") from error
 
     def train(
-        self,
-        function: TrainFunction,
-        store: Store,
-        folder: str,
-        workers: int,
-        on_progress: Callable[[Mapping[str, float]], None],
+        self, function: TrainFunction, store: Store, folder: str, workers: int, on_progress: Point
     ) -> Mapping[str, bytes]:
         """Train with Ray Train."""
         from raysweep.executors.raytrain import train
