@@ -277,11 +277,7 @@ def _slim(runs: Runs) -> Runs:
         return replace(runs, values=values, codes=codes)
     used, observed_code = _used(runs.observed_code, len(runs.observed))
     return replace(
-        runs,
-        values=values,
-        codes=codes,
-        observed=tuple(runs.observed[i] for i in used),
-        observed_code=observed_code,
+        runs, values=values, codes=codes, observed=tuple(runs.observed[i] for i in used), observed_code=observed_code
     )
 
 

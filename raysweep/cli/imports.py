@@ -60,8 +60,7 @@ def import_(
         list[str] | None, typer.Option("--set", metavar="AXIS=VALUE", help="A value of all trials; may be repeated.")
     ] = None,
     ignore: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PARAM", help="A parameter that makes no difference; may be repeated."),
+        list[str] | None, typer.Option(metavar="PARAM", help="A parameter that makes no difference; may be repeated.")
     ] = None,
     study: Annotated[
         str | None, typer.Option(metavar="NAME", help="The study, for an Optuna storage with several.")

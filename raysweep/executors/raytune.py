@@ -56,12 +56,9 @@ __all__ = ["RayExecutor"]
 _STARTING = 200  # actors that start at a time
 _STOPPING = 5.0  # seconds that actors have to stop before the store is looked at again
 _LOOK_SECONDS = 5.0  # between checks for packs that are silent
-_CRASHED = (
-    "worker process has died",
-    "Traceback",
-    "RayTaskError",
-)  # one of these is in a trial's error when its pack is to blame
-# Otherwise a node has died, was preempted or does not answer: Ray then says so, or gives no reason at all.
+# One of these is in a trial's error when its pack is to blame. Otherwise a node has died, was preempted or does not
+# answer: Ray then says so, or gives no reason at all.
+_CRASHED = ("worker process has died", "Traceback", "RayTaskError")
 
 
 class _Unsaved:
@@ -290,12 +287,7 @@ class RayExecutor:
             tuner = tune.Tuner(
                 tune.with_resources(tune.with_parameters(PackTrial, job=job), _resources(job)),
                 tune_config=tune.TuneConfig(
-                    search_alg=search,
-                    scheduler=order,
-                    num_samples=-1,
-                    reuse_actors=True,
-                    metric="ok",
-                    mode="max",
+                    search_alg=search, scheduler=order, num_samples=-1, reuse_actors=True, metric="ok", mode="max"
                 ),
                 run_config=tune.RunConfig(
                     name="packs", storage_path=scratch, verbose=0, callbacks=[PackWatch(feed, on_counts, hosts, job)]

@@ -58,12 +58,7 @@ def law_figure(
     panels = sorted({group.group[names[-1]] for group in drawn}, key=str)[:MOST_PANELS] if len(names) > 1 else [None]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            1,
-            len(panels),
-            figsize=(PANEL[0] * len(panels), PANEL[1]),
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
+            1, len(panels), figsize=(PANEL[0] * len(panels), PANEL[1]), sharey=True, squeeze=False, layout="constrained"
         )
         for axis, panel in zip(axes[0], panels, strict=True):
             groups = [g for g in drawn if panel is None or g.group[names[-1]] == panel]

@@ -101,13 +101,7 @@ def learning_figure(curves: Curves, labels: Mapping[str, str] = NO_LABELS) -> Fi
                 curve = part.filter(pl.col(colour_by) == value).group_by(time).agg(
                     mean=pl.col(y).mean(), low=pl.col(y).min(), high=pl.col(y).max()
                 ).sort(time)  # fmt: skip
-                axis.plot(
-                    curve[time],
-                    curve["mean"],
-                    color=shade,
-                    lw=1.4,
-                    label=value_label(colour_by, value),
-                )
+                axis.plot(curve[time], curve["mean"], color=shade, lw=1.4, label=value_label(colour_by, value))
                 axis.fill_between(curve[time], curve["low"], curve["high"], color=shade, alpha=0.15, lw=0)
             axis.set(**scales, title=group_name(panel, " = "))
             for side, scale in zip((axis.xaxis, axis.yaxis), scales.values(), strict=True):

@@ -14,15 +14,8 @@ from raysweep.errors import plain
 
 __all__ = ["COLOURS", "MARKERS", "NO_LABELS", "PANEL", "STYLE", "axis_name", "sample", "tame"]
 
-COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#000000",
-)  # Okabe & Ito, colour-blind safe
+# Okabe & Ito, colour-blind safe.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vPX"
 STYLE: Any = {
     "font.size": 9.5,

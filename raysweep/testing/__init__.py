@@ -80,18 +80,8 @@ def check_experiment(experiment: Experiment, sweep: Sweep, tolerance: float = 1e
             raise ContractError(
                 f"check_experiment: it must be possible to plan the sweep, but that raised\n{raised}"
             ) from error
-        checks = {
-            "display": display,
-            "cost": cost,
-            "imports": imports,
-            "rows": rows,
-            "isolation": isolation,
-            "packing": packing,
-            "resume": resume,
-            "kind": kind,
-            "theory": theory,
-        }
-        broken = {rule: _folded(_said(check, trial)) for rule, check in checks.items()}
+        checks = (display, cost, imports, rows, isolation, packing, resume, kind, theory)
+        broken = {check.__name__: _folded(_said(check, trial)) for check in checks}
     lines = [f"- {rule}: {said}" for rule, found in broken.items() for said in found]
     if lines:
         rules = ", ".join(rule for rule, found in broken.items() if found)
