@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from raysweep.laws.column import Column
 from raysweep.laws.notes import group_name
 from raysweep.laws.points import points
 from raysweep.laws.request import FitRequest
-from raysweep.reports.style import MOST_PANELS, NO_LABELS, PANEL, STYLE, axis_name, value_label
+from raysweep.reports.style import MOST_PANELS, NO_LABELS, PANEL, STYLE, axis_name, panelled, value_label
 
 __all__ = ["Curves", "learning_curves", "learning_figure"]
 
@@ -81,21 +80,13 @@ def learning_figure(curves: Curves, labels: Mapping[str, str] = NO_LABELS) -> Fi
     """
     frame, y, time, colour_by, panel_by = curves.frame, curves.y, curves.time, curves.x, list(curves.apart)
     every = frame.select(panel_by).unique().sort(panel_by).to_dicts() if panel_by else [{}]
-    panels = every[:MOST_PANELS]
     values = frame[colour_by].unique().sort().to_list()
     shades = plt.get_cmap("viridis")(np.linspace(0.05, 0.9, len(values)))
     scales = {f"{axis}scale": _scale(frame[name]) for axis, name in (("x", time), ("y", y))}
-    columns = 3 if len(panels) in (3, 6) else min(len(panels), 2)
-    lines = -(-len(panels) // columns)
+    columns = 3 if len(every) == 3 or len(every) >= MOST_PANELS else min(len(every), 2)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            lines, columns, figsize=(PANEL[0] * columns, PANEL[1] * 0.85 * lines),
-            sharex=True, sharey=True, squeeze=False, layout="constrained",
-        )  # fmt: skip
-        for axis, panel in itertools.zip_longest(axes.flat, panels):
-            if panel is None:
-                axis.set_visible(False)
-                continue
+        figure, panels = panelled(every, columns, axis_name(time, labels), axis_name(y, labels), PANEL[1] * 0.85)
+        for axis, panel in panels:
             part = frame.filter(pl.all_horizontal(pl.lit(True), *(pl.col(k).eq_missing(v) for k, v in panel.items())))
             for value, shade in zip(values, shades, strict=True):
                 curve = part.filter(pl.col(colour_by) == value).group_by(time).agg(
@@ -108,13 +99,7 @@ def learning_figure(curves: Curves, labels: Mapping[str, str] = NO_LABELS) -> Fi
                 if scale == "log":
                     side.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
                     side.set_minor_formatter(NullFormatter())
-        for axis in axes[-1]:
-            axis.set_xlabel(axis_name(time, labels))
-        for row in axes:
-            row[0].set_ylabel(axis_name(y, labels))
-        axes.flat[0].legend(title=axis_name(colour_by, labels), ncols=2, fontsize=7.5, title_fontsize=8)
-        if len(every) > len(panels):
-            figure.suptitle(f"{len(panels)} of {len(every):,} panels", fontsize=9)
+        panels[0][0].legend(title=axis_name(colour_by, labels), ncols=2, fontsize=7.5, title_fontsize=8)
     return figure
 
 
