@@ -95,7 +95,6 @@ def used_settings(store: Store, folder: str, recipe: Recipe) -> list[Setting]:
 
     Args:
         store: A store, or a world's own folder.
-        folder: The world's folder within it.
     """
     from raysweep.oracle.audits import settings, stored_audits
     from raysweep.oracle.recipe import folder_of

@@ -43,7 +43,6 @@ class Executor(Protocol):
         """Train on this executor; returns the files that the function returned, or reported last.
 
         Args:
-            function: The training function.
             store, folder: Where its curve and its checkpoints are written.
             workers: Data-parallel workers, at most.
             on_progress: Called now and then with the newest point of the curve.

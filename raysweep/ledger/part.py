@@ -59,7 +59,6 @@ def read_part(store: Store, path: str, columns: Sequence[str] | None = None) -> 
     """A part's table, or the reason why it is not one.
 
     Args:
-        store, path: Location of the part.
         columns: Read only these.
 
     Raises:

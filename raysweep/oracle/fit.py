@@ -51,7 +51,6 @@ def train_flow(
     Every rank sees its share of each global batch; order and noise depend on (seed, epoch) alone.
 
     Args:
-        recipe: What to train.
         dist: Data-parallel hooks; None trains on one device.
         on_progress: Called by rank 0 once per epoch with epoch, epochs, nll (nats per item, training) and start (epochs
             done by the checkpoint from which training continued).

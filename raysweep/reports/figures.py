@@ -48,10 +48,8 @@ def law_figure(
 
     Args:
         fit: A fit of y on one scale; of many groups only the first are drawn.
-        points: The points it was fitted to.
         companions: Columns drawn beside it, in the same panels.
         expected: Column drawn as a dashed line (the theory of y).
-        labels: What columns are called.
     """
     hollow = [companion.column for companion in companions if companion.drawn == "means"]
     names, (x,), drawn = points.by, fit.x, fit.groups[:_MOST]
@@ -117,7 +115,6 @@ def theory_figure(points: Points, expected: str, labels: Mapping[str, str] = NO_
     Args:
         points: Points of y on one scale, with the column `expected`.
         expected: Column of the theory's value of y; null where there is none.
-        labels: What columns are called.
     """
     (x,), y, frame = points.x, points.y, points.frame
     colour_by = max(points.by, key=lambda name: frame[name].n_unique(), default=None)
@@ -174,7 +171,6 @@ def metric_figure(
     Args:
         by: Columns that tell groups apart; of many groups only the first are drawn.
         audits: Audits of the world whose reliability is drawn.
-        labels: What columns are called.
     """
     panels = 1 + shown.reliability
     with plt.rc_context(STYLE):

@@ -80,7 +80,6 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
     """Fit the sweep's laws, draw its figures, and write `report.html` and `figures/*.png` into the store.
 
     Args:
-        store: A sweep's folder.
         experiment: Experiment whose theory and display are used; by default the built-in one that the store names, with
             the store's display. A user's module is never imported just because a store names it.
         rows: `current` for the rows of the sweep as it is now, `all` for those of every version and grid.

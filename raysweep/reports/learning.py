@@ -48,13 +48,7 @@ class Curves:
 
 
 def learning_curves(table: pa.Table, columns: Mapping[str, Column], request: FitRequest) -> Curves | None:
-    """The learning curves behind a fit, from the rows that it takes; None where no time varies or time is a scale.
-
-    Args:
-        table: A ledger's rows.
-        columns: What it says about its columns.
-        request: The fit.
-    """
+    """The learning curves behind a fit, from the rows that it takes; None where no time varies or time is a scale."""
     x, *scales = request.x
     times = [name for name in table.column_names if name in columns and columns[name].axis_role == "time"]
     if not times or {*times} & {*request.x}:
@@ -74,9 +68,6 @@ def learning_curves(table: pa.Table, columns: Mapping[str, Column], request: Fit
 def learning_figure(curves: Curves, labels: Mapping[str, str] = NO_LABELS) -> Figure:
     """Learning curves, of which the first panels are drawn. An axis with a value that is not positive, such as round 0,
     is linear.
-
-    Args:
-        labels: What columns are called.
     """
     frame, y, time, colour_by, panel_by = curves.frame, curves.y, curves.time, curves.x, list(curves.apart)
     every = frame.select(panel_by).unique().sort(panel_by).to_dicts() if panel_by else [{}]

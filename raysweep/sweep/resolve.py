@@ -114,7 +114,6 @@ def load_sweep(
     """A sweep from its file.
 
     Args:
-        path: The YAML file.
         overrides: `axis=values` of `--set`, e.g. `width=64,128`, `seed=0..4` or `items=geom(64, 4096, 7)`.
         preset: A key of the file's `presets`, applied before the overrides.
         known: Axes that a plain function may be given by an override, besides those of the file.

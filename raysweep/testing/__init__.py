@@ -57,7 +57,6 @@ def check_experiment(experiment: Experiment, sweep: Sweep, tolerance: float = 1e
     A fault that breaks several parts is reported once per condition, with their number.
 
     Args:
-        experiment: The experiment to check.
         sweep: A small sweep of it, e.g. from `raysweep.sweep.from_mapping`.
         tolerance: Largest difference between two readings of a metric, relative to the larger of them and of the
             metric's median. 1e-9 suits float64; single precision needs about 1e-4.
