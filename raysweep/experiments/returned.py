@@ -136,7 +136,7 @@ def snapped(values: Iterable[Value]) -> dict[float, Value]:
     for value in values:
         if isinstance(value, bool | str) or not isinstance(value, int | float):
             continue
-        for short in {_float32(value), _float16(value), _bfloat16(value)}:
+        for short in _rounded(value):
             key = canonical(short)
             assert isinstance(key, float)
             if found.setdefault(key, value) != value:
@@ -144,21 +144,13 @@ def snapped(values: Iterable[Value]) -> dict[float, Value]:
     return {key: value for key, value in found.items() if key not in twice}
 
 
-def _float32(value: float) -> float:
+def _rounded(value: float) -> set[float]:
+    """The number in 32 bits, in 16, and in the upper 16 of 32 (bfloat16), ties to even."""
     with np.errstate(over="ignore"):
-        return float(np.float32(value))
-
-
-def _float16(value: float) -> float:
-    with np.errstate(over="ignore"):
-        return float(np.float16(value))
-
-
-def _bfloat16(value: float) -> float:
-    """Rounded to the upper 16 bits of 32, ties to even."""
-    with np.errstate(over="ignore"):
-        bits = int(np.float32(value).view(np.uint32))
-    return float(np.uint32(((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000) & 0xFFFFFFFF).view(np.float32))
+        single, half = np.float32(value), np.float16(value)
+    bits = int(single.view(np.uint32))
+    upper = np.uint32((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).view(np.float32)
+    return {float(single), float(half), float(upper)}
 
 
 def matched(axis: Axis, given: Any, asked: frozenset[Value], near: Mapping[float, Value]) -> Value:
