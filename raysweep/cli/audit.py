@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from raysweep.cli.asking import Json
 from raysweep.cli.show import print_json, print_table
 from raysweep.errors import OracleError, nearest
 
@@ -30,7 +31,7 @@ def audit(
         ),
     ] = None,
     items: Annotated[int, typer.Option(min=100, help="Generated pairs.")] = 8192,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Check that a world's posterior is exact. Audit inverse, log-determinant, self-calibration; exit 1 on failure."""
     from raysweep.oracle.audits import place, settings, summary
