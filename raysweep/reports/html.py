@@ -7,7 +7,7 @@ import html
 import io
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -208,9 +208,7 @@ def _theory_table(found: Points, held: Sequence[Agreement]) -> str:
             cells += [f"{one.ratio:.3g}{span}", f"{one.mean:.3g}"]
             cells += [f"{one.farthest[1]:.3g} at {x} = {one.farthest[0]:g}"]
         rows.append([*cells, f"{one.without:,} rows: {'; '.join(one.reasons)}" if one.without else ""])
-    if len(held) > _ROWS:
-        rows.append([f"... and {len(held) - _ROWS:,} more groups"] + [""] * (len(head) - 1))
-    return _table(head, rows)
+    return _table(head, rows, len(held))
 
 
 def _extra_drawings(
@@ -261,9 +259,7 @@ def _fit_table(law: Fit) -> str:
         cells += ["-", "-"] if held is None else [f"{held.rmse_log:.3f}", _percent(held.coverage)]
         cells += [group.error or group.status, ", ".join(group.notes)]
         rows.append(cells)
-    if len(law) > _ROWS:
-        rows.append([f"... and {len(law) - _ROWS:,} more groups"] + [""] * (len(head) - 1))
-    return _table(head, rows) + _explained(law)
+    return _table(head, rows, len(law)) + _explained(law)
 
 
 def _explained(law: Fit) -> str:
@@ -291,7 +287,11 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], groups: int = 0) -> str:
+    """A table; its last row counts the groups of which it has no row."""
+    if groups > len(rows):
+        rows = [*rows, [f"... and {groups - len(rows):,} more groups"] + [""] * (len(head) - 1)]
+
     def line(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
 
