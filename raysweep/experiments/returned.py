@@ -6,7 +6,7 @@ import json
 import math
 import numbers
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from raysweep.grid.axes import Axis
 from raysweep.grid.values import Value, canonical
 from raysweep.ledger.rows import RESERVED
 
-__all__ = ["Column", "flattened", "matched", "renamed", "same_value", "snapped"]
+__all__ = ["Column", "flattened", "matched", "not_finite", "renamed", "same_value", "snapped"]
 
 _MOST_ITEMS = 64  # longest list whose items become separate columns
 _MOST_COLUMNS = 500  # per row; a part of the ledger holds 2,000
@@ -50,6 +50,17 @@ def flattened(row: Mapping[Any, Any]) -> dict[str, Column]:
     names = list(found)
     rest = {name: found.pop(name) for name in names[_MOST_COLUMNS:]}
     return {**found, _MORE: json.dumps(rest)}
+
+
+def not_finite(row: Mapping[str, Any], watched: Collection[str], apart: Collection[str]) -> dict[str, str]:
+    """The status and error of a row that diverged: all of its numbers, or one that is `watched`, are not finite; empty
+    for any other row. Numbers of the columns `apart` do not count.
+    """
+    figures = {name: value for name, value in row.items() if isinstance(value, float) and name not in apart}
+    bad = [name for name, value in figures.items() if not math.isfinite(value)]
+    if bad and (len(bad) == len(figures) or not {*bad}.isdisjoint(watched)):
+        return {"status": "diverged", "error": f"not finite: {', '.join(bad)}"}
+    return {}
 
 
 def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
