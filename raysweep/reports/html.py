@@ -256,7 +256,8 @@ def _fit_table(law: Fit) -> str:
         held = group.holdout
         cells += [", ".join(f"{low:g} to {high:g}" for low, high in group.window), clusters(group)]
         cells += [f"{group.rmse_log:.3f}" if group.rmse_log is not None else "-"]
-        cells += ["-", "-"] if held is None else [f"{held.rmse_log:.3f}", _percent(held.coverage)]
+        covered = "-" if held is None or held.coverage is None else f"{held.coverage:.0%}"
+        cells += ["-" if held is None else f"{held.rmse_log:.3f}", covered]
         cells += [group.error or group.status, ", ".join(group.notes)]
         rows.append(cells)
     return _table(head, rows, len(law)) + _explained(law)
@@ -281,10 +282,6 @@ def _explained(law: Fit) -> str:
 def _value(name: str, value: Any) -> str:
     """A group's value in a table; `-` where the column does not apply."""
     return "-" if value is None and name not in PROVENANCE else str(value)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.0%}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], groups: int = 0) -> str:
