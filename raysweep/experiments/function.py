@@ -156,7 +156,8 @@ class _Training:
         """Call the function and take its rows, one per step."""
         returned = _mapping(self.experiment.call(config))
         if isinstance(returned, Mapping):
-            if not (run.reported and self._lacks_cell(returned)):
+            lacks_cell = not self.observed.names or any(n not in returned for n in self.observed.names)
+            if not (run.reported and lacks_cell):
                 self.accept(returned)
                 self.once = not run.reported
             elif _STOPPED in returned:
@@ -181,9 +182,6 @@ class _Training:
                     returned.close()
 
     once = False  # whether one dict was returned, which is no early stop of a loop
-
-    def _lacks_cell(self, row: Mapping[str, Any]) -> bool:
-        return not self.observed.names or any(n not in row for n in self.observed.names)
 
     def accept(self, row: Any) -> None:
         """Take one row, or raise an error that says what is wrong with it."""
