@@ -33,10 +33,7 @@ class Sink:
     """The rows of one pack. A separate thread flushes them, however long the experiment takes to produce its next row.
 
     Args:
-        ledger: Where rows are written.
-        runs: The pack's runs.
         schema: `row_schema(experiment)`.
-        by: What rows are stamped with.
         outbox: Where a user's function puts rows.
         health: Health of this process, where it can be replaced by a fresh one.
         on_failure: Called with the reason of each failure that counts.

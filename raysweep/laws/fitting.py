@@ -35,9 +35,6 @@ def fit_groups(
 
     Args:
         law: What to fit; None to choose a one-axis law for each group by hold-out.
-        groups: Points.
-        x, y: What scales and measurement are called.
-        options: How.
     """
     options = options or Options()
     begun = [_begin(law, data, options) for data in groups]

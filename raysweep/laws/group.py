@@ -67,7 +67,6 @@ class GroupFit:
     """A law fitted to the points of one group, or the reason why it could not be.
 
     Attributes:
-        law: The law.
         x: Names of the scales' columns, in the order of the law's axes.
         y: Name of the measurement's column.
         group: The by-columns' values that single this group out.

@@ -114,7 +114,6 @@ def load_sweep(
     """A sweep from its file.
 
     Args:
-        path: The YAML file.
         overrides: `axis=values` of `--set`, e.g. `width=64,128`, `seed=0..4` or `items=geom(64, 4096, 7)`.
         preset: A key of the file's `presets`, applied before the overrides.
         known: Axes that a plain function may be given by an override, besides those of the file.
@@ -149,7 +148,7 @@ def load_sweep(
         for name in sorted(set(grid) & set(of_file)):
             was, now = of_file[name].type, sweep.axes[name].type
             given = grid[name] is not None and grid[name] != grid_of_preset.get(name)  # null is of any type
-            if given and not _alike(was, now):
+            if given and was is not now and not {was, now} <= {int, float}:
                 raise SweepError(
                     f"--set {name}: must be {TYPES[was]}, as in {path}, but got {grid[name]!r}. To change what the "
                     "axis is, write it into the file's grid"
@@ -171,10 +170,6 @@ def _axes_of_file(file: SweepFile, *grids: Mapping[str, Any]) -> dict[str, Axis]
         with contextlib.suppress(SweepError):
             found |= {axis.name: axis for axis in infer_axes(_plain_grid(grid), file.observed, "", file.defaults)}
     return found
-
-
-def _alike(one: type, other: type) -> bool:
-    return one is other or {one, other} <= {int, float}
 
 
 def _in_signature(experiment: FunctionExperiment, name: str) -> bool:
