@@ -232,7 +232,9 @@ def within(x: Any, low: Any, high: Any) -> Any:
 
 
 def _shown(bound: float | str) -> str:
-    return bound if isinstance(bound, str) else f"{bound:g}"
+    if isinstance(bound, str):
+        return f"({bound})" if " if " in bound else bound
+    return f"{bound:g}"
 
 
 def _column(columns: Columns, name: str) -> npt.NDArray[Any]:

@@ -208,7 +208,7 @@ def test_the_window_stands_in_every_rendering_of_a_fit():
     assert line in findings(found)[-1]
     assert line in "\n".join(paragraphs(found)[2])
     assert one.details["window"] == (
-        "Fitted where 100 / gamma <= t <= 1e-4 * width ** 2 if width else inf, here from 10: "
+        "Fitted where 100 / gamma <= t <= (1e-4 * width ** 2 if width else inf), here from 10: "
         f"{one.n_points} of 75 rows."
     )
     assert one.to_json()["bounds"] == {
