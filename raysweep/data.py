@@ -1,21 +1,33 @@
-"""Real data, as arrays with a content hash. The built-in default is scikit-learn's digits."""
+"""Real data, as arrays with a content hash. The built-in default is scikit-learn's digits.
+
+Other images are read from files of the folder that the environment variable RAYSWEEP_DATA names: NAME.npz with
+x_train, y_train, x_test and y_test (uint8, [n, height, width] or [n, height, width, 3]), or with images as JPEG
+(header, payload, lengths, labels; the last 10,000 are for testing).
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import math
+import os
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from raysweep.errors import SweepError, nearest
 
-__all__ = ["DATASETS", "Dataset", "load"]
+__all__ = ["DATASETS", "Dataset", "Images", "images", "load"]
+
+Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 DATASETS = ("digits",)
+_DIGITS_TRAIN, _JPEG_TEST = 1400, 10_000
 
 
 @dataclass(frozen=True)
@@ -29,11 +41,35 @@ class Dataset:
         sha256: Hash of x and y, part of the key of everything trained on them.
     """
 
-    x: npt.NDArray[np.uint8]
+    x: Bytes
     y: npt.NDArray[np.int64]
     classes: int
     levels: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images, those for training first.
+
+    Attributes:
+        x: [n, channels * height * width] grey levels, channel by channel.
+        y: [n] class of each image, 0 to `classes` - 1.
+        train: How many are for training; the others are for testing.
+    """
+
+    x: Bytes
+    y: npt.NDArray[np.int64]
+    classes: int
+    train: int
+
+    def standardised(self) -> npt.NDArray[np.float32]:
+        """[n, ...] each channel with mean 0 and variance 1 over the training images."""
+        side = math.isqrt(self.x.shape[1])
+        channels = 1 if side * side == self.x.shape[1] else 3
+        x = self.x.reshape(len(self.x), channels, -1).astype(np.float32)
+        mean, sd = (f(x[: self.train], axis=(0, 2), keepdims=True) for f in (np.mean, np.std))
+        return np.asarray((x - mean) / sd).reshape(len(x), -1)
 
 
 @cache
@@ -49,6 +85,47 @@ def load(name: str) -> Dataset:
     x, y = np.ascontiguousarray(table[:, :-1]), table[:, -1].astype(np.int64)
     sha = hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()
     return Dataset(x=x, y=y, classes=10, levels=17, sha256=sha)
+
+
+@cache
+def images(name: str) -> Images:
+    """Images by name: `digits`, or a file of the folder RAYSWEEP_DATA.
+
+    Raises:
+        SweepError: there is no such file, or it is of another kind.
+    """
+    if name == "digits":
+        found = load(name)
+        return Images(found.x, found.y, found.classes, _DIGITS_TRAIN)
+    folder = os.environ.get("RAYSWEEP_DATA", "")
+    file = Path(folder) / f"{name}.npz"
+    if not name.isidentifier() or not folder or not file.is_file():
+        raise SweepError(
+            f"data: must be digits or NAME for a file NAME.npz in the folder RAYSWEEP_DATA, but got (data={name!r}, "
+            f"RAYSWEEP_DATA={folder!r}). Set the variable to the folder that holds the file"
+        )
+    with np.load(file) as arrays:
+        if {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
+            x, y = (np.concatenate([arrays[f"{k}_train"], arrays[f"{k}_test"]]) for k in "xy")
+            train = len(arrays["x_train"])
+        elif {"header", "payload", "lengths", "labels"} <= set(arrays):
+            x, y = _decoded(arrays["header"], arrays["payload"], arrays["lengths"]), arrays["labels"]
+            train = len(y) - _JPEG_TEST
+        else:
+            raise SweepError(f"data: {file} must hold x_train, y_train, x_test and y_test, but holds {sorted(arrays)}")
+    flat = np.moveaxis(x, 3, 1) if x.ndim == 4 else x
+    labels = y.astype(np.int64).ravel()
+    return Images(np.ascontiguousarray(flat).reshape(len(x), -1), labels, int(labels.max()) + 1, train)
+
+
+def _decoded(header: Bytes, payload: Bytes, lengths: npt.NDArray[np.integer[Any]]) -> Bytes:
+    """JPEG images that share a header, [n, height, width, 3]."""
+    from PIL import Image
+
+    ends = np.cumsum(lengths.astype(np.int64)).tolist()
+    first, rest = header.tobytes(), payload.tobytes()
+    parts = zip([0, *ends[:-1]], ends, strict=True)
+    return np.stack([np.asarray(Image.open(io.BytesIO(first + rest[a:b]))) for a, b in parts])
 
 
 def _digits() -> Path:
