@@ -11,6 +11,7 @@ import hashlib
 import io
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from raysweep.errors import SweepError, nearest
 
-__all__ = ["DATASETS", "Dataset", "Images", "images", "load"]
+__all__ = ["DATASETS", "Dataset", "ImageShape", "Images", "image_shape", "images", "load"]
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
@@ -72,6 +73,15 @@ class Images:
         return np.asarray((x - mean) / sd).reshape(len(x), -1)
 
 
+@dataclass(frozen=True)
+class ImageShape:
+    """Numbers per image, classes, and images for training."""
+
+    inputs: int
+    classes: int
+    train: int
+
+
 @cache
 def load(name: str) -> Dataset:
     """A data set by name.
@@ -97,6 +107,38 @@ def images(name: str) -> Images:
     if name == "digits":
         found = load(name)
         return Images(found.x, found.y, found.classes, _DIGITS_TRAIN)
+    with np.load(_file(name)) as arrays:
+        if _of_jpeg(arrays):
+            x, y = _decoded(arrays["header"], arrays["payload"], arrays["lengths"]), arrays["labels"]
+            train = len(y) - _JPEG_TEST
+        else:
+            x, y = (np.concatenate([arrays[f"{k}_train"], arrays[f"{k}_test"]]) for k in "xy")
+            train = len(arrays["y_train"])
+    flat = np.moveaxis(x, 3, 1) if x.ndim == 4 else x
+    labels = y.astype(np.int64).ravel()
+    return Images(np.ascontiguousarray(flat).reshape(len(x), -1), labels, int(labels.max()) + 1, train)
+
+
+@cache
+def image_shape(name: str) -> ImageShape:
+    """What a plan must know about `images(name)`, without decoding all of them.
+
+    Raises:
+        SweepError: there is no such file, or it is of another kind.
+    """
+    if name == "digits":
+        found = images(name)
+        return ImageShape(found.x.shape[1], found.classes, found.train)
+    with np.load(_file(name)) as arrays:
+        if _of_jpeg(arrays):
+            one = _decoded(arrays["header"], arrays["payload"], arrays["lengths"][:1])
+            return ImageShape(one.size, int(arrays["labels"].max()) + 1, len(arrays["labels"]) - _JPEG_TEST)
+        size = math.prod(arrays["x_test"].shape[1:])
+        return ImageShape(size, int(max(arrays[f"y_{k}"].max() for k in ("train", "test"))) + 1, len(arrays["y_train"]))
+
+
+def _file(name: str) -> Path:
+    """The file of a name in the folder RAYSWEEP_DATA."""
     folder = os.environ.get("RAYSWEEP_DATA", "")
     file = Path(folder) / f"{name}.npz"
     if not name.isidentifier() or not folder or not file.is_file():
@@ -104,18 +146,16 @@ def images(name: str) -> Images:
             f"data: must be digits or NAME for a file NAME.npz in the folder RAYSWEEP_DATA, but got (data={name!r}, "
             f"RAYSWEEP_DATA={folder!r}). Set the variable to the folder that holds the file"
         )
-    with np.load(file) as arrays:
-        if {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
-            x, y = (np.concatenate([arrays[f"{k}_train"], arrays[f"{k}_test"]]) for k in "xy")
-            train = len(arrays["x_train"])
-        elif {"header", "payload", "lengths", "labels"} <= set(arrays):
-            x, y = _decoded(arrays["header"], arrays["payload"], arrays["lengths"]), arrays["labels"]
-            train = len(y) - _JPEG_TEST
-        else:
-            raise SweepError(f"data: {file} must hold x_train, y_train, x_test and y_test, but holds {sorted(arrays)}")
-    flat = np.moveaxis(x, 3, 1) if x.ndim == 4 else x
-    labels = y.astype(np.int64).ravel()
-    return Images(np.ascontiguousarray(flat).reshape(len(x), -1), labels, int(labels.max()) + 1, train)
+    return file
+
+
+def _of_jpeg(arrays: Mapping[str, Any]) -> bool:
+    """Whether a file holds images as JPEG; else it holds arrays."""
+    if {"header", "payload", "lengths", "labels"} <= set(arrays):
+        return True
+    if not {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
+        raise SweepError(f"data: images must be x_train, y_train, x_test and y_test, but the file has {sorted(arrays)}")
+    return False
 
 
 def _decoded(header: Bytes, payload: Bytes, lengths: npt.NDArray[np.integer[Any]]) -> Bytes:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raysweep.data import images
+from raysweep.data import image_shape
 from raysweep.display import Display
 from raysweep.errors import SweepError
 from raysweep.experiment import Context, Cost, Metric, WorldShape
@@ -151,8 +151,8 @@ def architecture_of(run: Mapping[str, Any]) -> Architecture:
     """
     inputs, outputs = 2, 1
     if run["task"] == "images":
-        found = images(str(run["data"]))
-        inputs, outputs = found.x.shape[1], found.classes
+        found = image_shape(str(run["data"]))
+        inputs, outputs = found.inputs, found.classes
     width, depth = int(run["width"]), int(run["depth"])
     return Architecture(str(run["model"]), inputs, outputs, width, depth, str(run["activation"]), base_width=1)
 
@@ -171,11 +171,10 @@ def _check(row: Mapping[str, Any], first: float, gpus: float) -> None:
     if problem := architecture_of(row).problem():
         raise SweepError(f"grid.{problem}")
     if row["task"] == "images":
-        found = images(row["data"])
-        if row["n_train"] > found.train:
+        if row["n_train"] > (most := image_shape(row["data"]).train):
             raise SweepError(
                 f"grid.n_train: must be at most the training images of {row['data']}, but got "
-                f"(n_train={row['n_train']}, images={found.train})"
+                f"(n_train={row['n_train']}, images={most})"
             )
     else:
         _check_circle(row)

@@ -18,6 +18,7 @@ from raysweep.experiment import Context
 from raysweep.experiments.richness import architecture_of, steps_of
 from raysweep.grid.runs import Runs
 from raysweep.models.mean_field import MeanField
+from raysweep.models.ntk import ntk
 from raysweep.models.outputs import RICHNESS, centred, initial_values, scaled
 from raysweep.streams import TEST_ANGLES, uniform
 from raysweep.theory.circle import amplitudes
@@ -235,7 +236,6 @@ def _named(first: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
 
 def lazy(experiment: Richness, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
     """A batch of rows per lane: sum a2 exp(-2 lambda t) over the modes of its kernel, one seed's kernel at a time."""
-    from raysweep.models.ntk import ntk
     device, precision = context.device, pack.value("precision")
     dtype, task = parameter_dtype(precision), task_of(pack)
     network = MeanField(architecture_of(pack.row(0)))

@@ -1,7 +1,7 @@
 """Networks in mean-field scaling, in which richness and width are independent: initial values and learning rates.
 
 Source: arXiv 2409.17858, section 6, and Yang & Hu 2021 (arXiv 2011.14522). It is mu-P from a base width of 1 with
-weights of unit variance and without biases: h = (1/N) w . phi(... W x / sqrt(d)), and f = (h - h0) / gamma. Trained by
+Gaussian weights of unit variance and without biases: h = (1/N) w . phi(... W x / sqrt(d)), and f = (h - h0) / gamma. Trained by
 SGD at the rate eta gamma^2 times `rates`, f moves by eta K (y - f) in a step, with a kernel K at the start that depends
 on neither the width nor gamma. Activations are divided by the root of their second moment, by way of the weights they
 feed: their variance is 1 in every layer, and so are the rates' units.
@@ -18,13 +18,11 @@ import torch
 from torch import Tensor
 
 from raysweep.models.architecture import Architecture
-from raysweep.models.initial import initial_parameters
 from raysweep.models.layout import Parameter
 from raysweep.models.ops import activate
+from raysweep.streams import INIT, normal
 
 __all__ = ["MeanField"]
-
-_UNIFORM = math.sqrt(3.0)  # half-width of a uniform distribution of unit variance
 
 
 @dataclass(frozen=True)
@@ -47,21 +45,24 @@ class MeanField:
         """Parameters that train."""
         return sum(p.size for p in self.architecture.layout.parameters if not _is_bias(p))
 
-    def start(
-        self, seed: Tensor, dtype: torch.dtype, device: str
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def start(self, seed: Tensor, dtype: torch.dtype, device: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """({name: [lanes, ...]} parameters that train, {name: [lanes, ...]} biases, which stay 0).
 
         Args:
             seed: [lanes] int64.
         """
-        drawn = initial_parameters(self.architecture, seed, dtype, device)
+        seeds, bounds = seed.to(device), self.architecture.bounds()
         trained, fixed = {}, {}
-        for p in self.architecture.layout.parameters:
+        for index, p in enumerate(self.architecture.layout.parameters):
+            shape = (len(seeds), *p.shape)
             if _is_bias(p):
-                fixed[p.name] = torch.zeros_like(drawn[p.name])
+                fixed[p.name] = torch.zeros(shape, dtype=dtype, device=device)
+            elif p.start != "uniform":
+                trained[p.name] = torch.full(shape, float(p.start == "ones"), dtype=dtype, device=device)
             else:
-                trained[p.name] = drawn[p.name] * (_UNIFORM * self._gain(p) if p.start == "uniform" else 1.0)
+                item, spread = torch.arange(p.size, device=device), bounds[p.name] * self._gain(p)
+                each = [normal(one, INIT, index, item).mul_(spread).to(dtype) for one in seeds]
+                trained[p.name] = torch.stack(each).view(shape)
         return trained, fixed
 
     def rates(self, adaptive: bool) -> dict[str, float]:
