@@ -89,24 +89,25 @@ class Richness:
     def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
         """Steps with the second forward pass that centres outputs, and evaluations; or the kernel and its modes."""
         layout = architecture_of(run).layout
+        size = sum(p.size for p in layout.parameters if not p.is_bias)
         wide = 8 if run["precision"] == "float64" else 4
         outputs, tests = architecture_of(run).outputs, int(run["test_items"])
         if run["method"] == "ntk":
             points = int(run["points"])
             made = points * outputs * (layout.forward_flops + layout.backward_flops)
-            flops = made + 2.0 * (points * outputs) * points * layout.size + 9.0 * points**3
-            held = wide * (3.0 * layout.size + 3.0 * points * layout.activations) + 16.0 * points**2
-            return Cost(layout.size, flops, 0.0, held)
+            flops = made + 2.0 * (points * outputs) * points * size + 9.0 * points**3
+            held = wide * (3.0 * size + 3.0 * points * layout.activations) + 16.0 * points**2
+            return Cost(size, flops, 0.0, held)
         stops = sorted({steps_of(run, t) for t in observed.values("t")})
         batch = int(run["batch"])
         each = batch * (2.0 * layout.forward_flops + layout.backward_flops)
         tensors = 5.0 if run["optimiser"] == "adam" else 4.0
         items = max(3 * batch, 2 * min(tests, _MOST))
         return Cost(
-            parameters=layout.size,
+            parameters=size,
             flops=stops[-1] * each,
             flops_eval=len(stops) * 2.0 * tests * layout.forward_flops,
-            bytes=wide * (tensors * layout.size + float(items) * layout.activations),
+            bytes=wide * (tensors * size + float(items) * layout.activations),
         )
 
     def check(self, runs: Runs, world: WorldShape | None, gpus: float) -> None:

@@ -40,11 +40,6 @@ class MeanField:
         """The architecture, whose model has the right output scale."""
         return replace(self.own, base_width=1)
 
-    @property
-    def size(self) -> int:
-        """Parameters that train."""
-        return sum(p.size for p in self.architecture.layout.parameters if not _is_bias(p))
-
     def start(self, seed: Tensor, dtype: torch.dtype, device: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """({name: [lanes, ...]} parameters that train, {name: [lanes, ...]} biases, which stay 0).
 
@@ -55,7 +50,7 @@ class MeanField:
         trained, fixed = {}, {}
         for index, p in enumerate(self.architecture.layout.parameters):
             shape = (len(seeds), *p.shape)
-            if _is_bias(p):
+            if p.is_bias:
                 fixed[p.name] = torch.zeros(shape, dtype=dtype, device=device)
             elif p.start != "uniform":
                 trained[p.name] = torch.full(shape, float(p.start == "ones"), dtype=dtype, device=device)
@@ -70,7 +65,7 @@ class MeanField:
         factors = self.architecture.rates(adaptive)
         found = {}
         for p in self.architecture.layout.parameters:
-            if not _is_bias(p):
+            if not p.is_bias:
                 gain = self._gain(p) if p.start == "uniform" else 1.0
                 first = p.fan_in if p.first else 1.0
                 found[p.name] = factors[p.name] * (gain / math.sqrt(first) if adaptive else gain**2 / first)
@@ -79,11 +74,6 @@ class MeanField:
     def _gain(self, p: Parameter) -> float:
         """What makes up for the second moment of the activation that a weight is fed by."""
         return 1.0 if p.first else _second_moment(self.own.activation) ** -0.5
-
-
-def _is_bias(p: Parameter) -> bool:
-    """Whether it is the bias of a layer; those of norms train."""
-    return p.start == "uniform" and p.name.endswith(".bias")
 
 
 @cache
