@@ -25,7 +25,7 @@ class CNN:
     Attributes:
         image: (channels, height, width) of an item.
         depth: Convolutions; the width doubles from one to the next.
-        activation: `relu`, `gelu` or `tanh`.
+        activation: One of `ACTIVATIONS`.
         output_scale: Multiplies the output weights (mu-P), by way of their input.
         conv: How lanes are convolved.
     """

@@ -22,9 +22,11 @@ CONVS: tuple[Conv, ...] = ("grouped", "loop", "fused")
 
 
 def activate(x: Tensor, kind: str) -> Tensor:
-    """ReLU, GELU or tanh, element by element."""
+    """ReLU, its square, GELU or tanh, element by element."""
     if kind == "relu":
         return x.relu()
+    if kind == "relu2":
+        return x.relu().square()
     return F.gelu(x) if kind == "gelu" else x.tanh()
 
 
