@@ -22,7 +22,7 @@ from raysweep.models.layout import Parameter
 from raysweep.models.ops import activate
 from raysweep.streams import INIT, normal
 
-__all__ = ["MeanField"]
+__all__ = ["MeanField", "second_moment"]
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class MeanField:
 
     def _gain(self, p: Parameter) -> float:
         """What makes up for the second moment of the activation that a weight is fed by."""
-        return 1.0 if p.first else _second_moment(self.own.activation) ** -0.5
+        return 1.0 if p.first else second_moment(self.own.activation) ** -0.5
 
 
 @cache
-def _second_moment(activation: str) -> float:
+def second_moment(activation: str) -> float:
     """E f(z)^2 of a standard normal z."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(200)
     values = activate(torch.from_numpy(nodes), activation).square().numpy()
