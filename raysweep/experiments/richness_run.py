@@ -83,7 +83,7 @@ def _circle(pack: Runs) -> Task:
         return math.sqrt(2) * np.stack([np.cos(angle), np.sin(angle)], 1)  # of unit mean square
 
     # One angle in each of `count` equal arcs: equal spacing would fold the harmonics onto one another.
-    drawn = uniform(torch.zeros(1, dtype=torch.int64), TEST_ANGLES, torch.arange(count))[0].numpy()
+    drawn = uniform(torch.zeros((), dtype=torch.int64), TEST_ANGLES, torch.arange(count)).numpy()
     test = 2 * ((np.arange(count) + drawn) / count * (_ANGLES // 2)).astype(np.int64) + 1
     held = min(harmonics, (points - 1) // 2)
     own = [amplitudes(pack.value("activation"), float(beta), harmonics) for beta in betas]
@@ -131,7 +131,7 @@ def trained(experiment: Richness, pack: Runs, context: Context) -> Iterator[pa.R
     dtype, task, adaptive = parameter_dtype(precision), task_of(pack), pack.value("optimiser") == "adam"
     network = MeanField(architecture_of(row))
     layout = network.architecture.layout
-    batch, tests = int(pack.value("batch")), int(pack.value("test_items"))
+    batch, tests = int(pack.value("batch")), len(task.test_x)
 
     def lanes(values: Any, kind: torch.dtype = dtype) -> Tensor:
         return torch.as_tensor(np.asarray(values)).to(device=device, dtype=kind)

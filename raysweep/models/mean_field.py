@@ -1,10 +1,10 @@
 """Networks in mean-field scaling, in which richness and width are independent: initial values and learning rates.
 
 Source: arXiv 2409.17858, section 6, and Yang & Hu 2021 (arXiv 2011.14522). It is mu-P from a base width of 1 with
-Gaussian weights of unit variance and without biases: h = (1/N) w . phi(... W x / sqrt(d)), and f = (h - h0) / gamma. Trained by
-SGD at the rate eta gamma^2 times `rates`, f moves by eta K (y - f) in a step, with a kernel K at the start that depends
-on neither the width nor gamma. Activations are divided by the root of their second moment, by way of the weights they
-feed: their variance is 1 in every layer, and so are the rates' units.
+Gaussian weights of unit variance and without biases: h = (1/N) w . phi(... W x / sqrt(d)), and f = (h - h0) / gamma.
+Trained by SGD at the rate eta gamma^2 times `rates`, f moves by eta K (y - f) in a step, with a kernel K at the start
+that depends on neither the width nor gamma. Activations are divided by the root of their second moment, by way of the
+weights they feed: their second moment is 1 in every layer.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Power-law targets on the circle, and the neural tangent kernel of infinitely wide networks there.
 
 Source: arXiv 2409.17858, section 6; the kernels' recursion is Jacot et al. 2018 (arXiv 1806.07572), with the arc-cosine
-kernels of Cho and Saul 2009. Networks have no biases, Gaussian weights of unit variance in mean-field scaling, activations of
-unit second moment and inputs of unit mean square, so that the kernel at equal angles is 1 + s (1 + s (...)), H + 1 terms,
-with s = 1 for ReLU and 4/3 for its square.
+kernels of Cho and Saul 2009. Networks have no biases, Gaussian weights of unit variance in mean-field scaling,
+activations of unit second moment and inputs of unit mean square, so that the kernel at equal angles is
+1 + s (1 + s (...)), H + 1 terms, with s = 1 for ReLU and 4/3 for its square.
 
 An activation ReLU(h)^p has kernel eigenvalues that fall as k^(-2 p), and the target sum_k k^-q cos(k theta) a tail that
 falls as k^-(2 q - 1): hence alpha = 2 p, and beta = (2 q - 1) / (2 p).

@@ -131,6 +131,9 @@ def test_the_target_of_the_circle_has_unit_share_on_its_test_items() -> None:
     task = task_of(sweep.runs)
     power = (np.arange(1, 4097.0) ** -1.5).sum() / 2, (np.arange(1, 4097.0) ** -3.0).sum() / 2
     np.testing.assert_allclose((task.test_y[..., 0] ** 2).mean(1), power, rtol=0.05)
+    gaps = np.diff(np.unwrap(np.arctan2(task.test_x[:, 1], task.test_x[:, 0])))
+    assert gaps.min() > 0  # one in each arc, but not at equal distances
+    assert gaps.std() > 0.3 * gaps.mean()
     assert task.y.shape == (2 * len(task.x), 1)
     np.testing.assert_allclose(task.x[0], [np.sqrt(2), 0], atol=1e-12)
 
