@@ -33,7 +33,7 @@ AXES = (
     Axis("task", str, "shape", "circle", choices=("circle", "images"), help="harmonics on the circle; classes"),
     Axis("method", str, "shape", "train", choices=("train", "ntk"), help="training, or the limit of no richness"),
     Axis("beta", float, "lane", 0.5, low=0.05, high=10.0, help="circle: source exponent of the target"),
-    Axis("harmonics", int, "shape", 16384, low=1, high=2**16, unit="modes", help="circle: of the target"),
+    Axis("harmonics", int, "shape", 1000, low=1, high=2**16, unit="modes", help="circle: of the target"),
     Axis("data", str, "shape", "digits", help="images: digits, or NAME of NAME.npz in the folder RAYSWEEP_DATA"),
     Axis("n_train", int, "lane", 0, low=0, high=2**31 - 1, unit="items", help="images: to train on; 0: all"),
     # The network.
@@ -51,7 +51,7 @@ AXES = (
     Axis("seed", int, "lane", 0, low=0, high=2**62, role="seed", help="of initial values and batches"),
     # Evaluation.
     Axis("points", int, "shape", 1024, low=4, high=2**16, unit="items", help="ntk: items that its modes are taken on"),
-    Axis("test_items", int, "shape", 2048, low=16, high=2**18, unit="items", help="for the loss; at most the test images"),
+    Axis("test_items", int, "shape", 2048, low=16, high=2**18, unit="items", help="for the loss; images: at most all"),
     Axis("t", float, "observed", 100.0, low=1e-6, high=1e9, role="time", help="time: eta x steps, to a whole step"),
 )  # fmt: skip
 METRICS = (
@@ -194,6 +194,11 @@ def _check_circle(row: Mapping[str, Any]) -> None:
             "grid.task: the circle needs an mlp of 2 hidden layers or more with relu or relu2, but got "
             f"(model={row['model']}, depth={row['depth']}, activation={row['activation']}). The kernel of others has "
             "no power law, or misses every other harmonic"
+        )
+    if 2 * row["harmonics"] >= row["test_items"]:
+        raise SweepError(
+            "grid.test_items: must be more than twice the harmonics, for the loss to be exact, but got "
+            f"(test_items={row['test_items']}, harmonics={row['harmonics']})"
         )
     top = float(kernel_spectrum(row["activation"], row["depth"])[0])
     if row["method"] == "train" and row["optimiser"] == "sgd" and not row["eta"] * top < _STABLE:
