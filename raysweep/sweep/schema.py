@@ -105,7 +105,9 @@ class SweepFile(_Strict):
     result: str = Field("", description="for a script: the file it writes its result to, in the run's folder")
     workdir: Literal["own", "shared"] = Field("own", description="for a plain function on Ray: its working folder")
     fit: tuple[FitSpec, ...] = ()
-    presets: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict, description="named overrides of the grid, and of resources")
+    presets: Mapping[str, Mapping[str, Any]] = Field(
+        default_factory=dict, description="named overrides of the grid, and of resources"
+    )
     resources: Resources = Resources()
     budget: Budget = Budget()
 
