@@ -99,12 +99,12 @@ def exponents(spectrum: Spectrum, window: tuple[int, int]) -> tuple[float, float
         FitError: The kernel has fewer modes than the window, or the target has no power beyond it.
     """
     low, high = window
-    k = np.unique(np.round(np.geomspace(low, high, _POINTS)).astype(int))
     if not 1 <= low < high <= len(spectrum.values) or spectrum.values[high - 1] <= 0:
         raise FitError(
             f"window: `1 <= low < high` must hold, and the kernel must have that many positive eigenvalues, but got "
             f"(low={low}, high={high}, positive={(spectrum.values > 0).sum()}). Take a smaller window"
         )
+    k = np.unique(np.round(np.geomspace(low, high, _POINTS)).astype(int))
     value, beyond = spectrum.values[k - 1], spectrum.beyond[k - 1]
     if beyond[-1] <= 1e-12:
         raise FitError(f"window: the target must have power beyond mode {high}, but it has none. Take a smaller window")
