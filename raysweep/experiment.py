@@ -63,8 +63,8 @@ class Cost:
 
     Attributes:
         parameters: Trainable scalars (N in scaling laws; all of them, embeddings and biases included).
-        flops: Training, forward and backward, to the longest requested time. The `flops` of that time's row are equal
-            to it, if it is the only one; a run that may stop earlier reports none, as no plan knows its work.
+        flops: Training, forward and backward, to the longest requested time. Where that is the only one, its row
+            reports the same `flops`. A run that may stop earlier reports null instead: no plan knows its work.
         flops_eval: Snapshot evaluation.
         bytes: Device memory of one lane: parameters, gradients, optimiser state, activations.
     """

@@ -188,7 +188,7 @@ WRONG: Any = [
     ),
     (
         Display(figures=(Figure("x" * 101, "gain"), Figure("x" * 102, "loss"))),
-        "figures[1].name: figures must have distinct names of files",
+        "figures[1].name: figures must have distinct names of files, but 'xxx",
     ),
     *(
         (

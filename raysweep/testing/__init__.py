@@ -50,8 +50,8 @@ def check_experiment(experiment: Experiment, sweep: Sweep, tolerance: float = 1e
     * cost: a plan's cost of a mixed pack is the sum of the costs of its runs, in whatever order they are priced. A run
       of one cell costs what its row reports as `flops` and `flops_eval`, and every run that ends ok is also asked for
       one cell only. A run of several cells costs no less than its last row reports, and no more than its rows report
-      together: a training for each cell. Rows that report no `flops` are not compared: so does an experiment whose run
-      may stop before its longest time, since cost() is the work to that time.
+      together: a training for each cell. Rows that report no `flops` are not compared. A run that may stop before its
+      longest time must report none: cost() states the work to that time, whether or not it is reached.
     * imports: planning imports neither torch nor Ray nor Polars (for an experiment that the sweep names; a Python
       object is not imported again).
     * rows: every cell asked for comes back exactly once, with a number or null for each declared metric, and nothing
