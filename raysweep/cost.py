@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TypeAlias
 
 import numpy as np
@@ -52,7 +53,7 @@ class _Noted(Mapping[str, Value]):
 
 
 def stated_cost(experiment: Experiment, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
-    """The cost of a run, as its experiment states it.
+    """The cost of a run, as its experiment states it, in floats.
 
     Raises:
         PackError: it is not a Cost of finite numbers, each 0 or more.
@@ -62,17 +63,19 @@ def stated_cost(experiment: Experiment, run: Mapping[str, Value], observed: Obse
         raise PackError(
             f"experiment {experiment.name}: cost() must return a Cost, but returns {found!r} for {dict(run)}"
         )
+    numbers = {}
     for name in ("parameters", "flops", "flops_eval", "bytes"):
+        value = getattr(found, name)
         try:
-            value = float(getattr(found, name))
-        except (TypeError, ValueError):
-            value = math.nan
-        if not 0 <= value < math.inf:
+            numbers[name] = float(value) if not isinstance(value, bool) and isinstance(value, Real) else math.nan
+        except OverflowError:  # a whole number beyond every float
+            numbers[name] = math.inf
+        if not 0 <= numbers[name] < math.inf:
             raise PackError(
                 f"experiment {experiment.name}: cost() must state finite numbers, 0 or more, but states "
-                f"{name}={getattr(found, name)!r} for the run {dict(run)}. Correct cost() for such runs"
+                f"{name}={repr(value)[:200]} for the run {dict(run)}. Correct cost() for such runs"
             )
-    return found
+    return Cost(**numbers)
 
 
 def run_costs(

@@ -163,13 +163,16 @@ class Sanity:
         bound: What was checked.
         rows: Rows looked at.
         beyond: Rows on the wrong side by more than the allowed number of standard errors.
-        worst: The worst row, in standard errors: negative on the wrong side, infinite without an error.
+        worst: The measured value of the worst row.
+        errors: Its distance from the limit in standard errors, negative on the wrong side; None where the bound, or
+            that row, has no standard error.
     """
 
     bound: Bound
     rows: int
     beyond: int
     worst: float
+    errors: float | None
 
     @property
     def passed(self) -> bool:
@@ -179,25 +182,33 @@ class Sanity:
     def sentence(self) -> str:
         bound = self.bound
         held = f"in all {self.rows:,} rows" if self.passed else f"NOT in {self.beyond:,} of {self.rows:,} rows"
-        return plain(
-            f"Sanity: {bound.claim}: true within {bound.sigmas:g} s.e. {held} ({bound.metric} at worst "
-            f"{self.worst:+.1f} s.e. from {bound.limit:g})"
-        )
+        within = f" within {bound.sigmas:g} s.e." if bound.se else ""
+        if self.errors is None:
+            worst = f"{self.worst:.4g}; at {'least' if bound.side == 'low' else 'most'} {bound.limit:g} is required"
+        else:
+            worst = f"{self.errors:+.1f} s.e. from {bound.limit:g}"
+        return plain(f"Sanity: {bound.claim}: true{within} {held} ({bound.metric} at worst {worst})")
 
 
 def sanity(frame: pl.DataFrame, bounds: Sequence[Bound]) -> list[Sanity]:
-    """The bounds over all finished rows of a ledger; bounds on columns that it lacks are left out."""
+    """The bounds over all finished rows of a ledger that have numbers; bounds on columns that it lacks are left out."""
     found = []
     for bound in bounds:
         if not {*bound.columns, "status"} <= {*frame.columns}:
             continue
-        ok = frame.filter(pl.col("status") == "ok", *(pl.col(name).is_not_null() for name in bound.columns))
-        if ok.is_empty() or not all(ok[name].dtype.is_numeric() for name in bound.columns):
+        ok = frame.filter(pl.col("status") == "ok")
+        if not all(ok[name].dtype.is_numeric() for name in bound.columns):
             continue
-        off = (numbers(ok, bound.metric) - bound.limit) * (1 if bound.side == "low" else -1)
-        error = numbers(ok, bound.se) if bound.se else np.zeros(off.size)
+        ok = ok.filter(*(pl.col(name).is_not_null() & pl.col(name).is_not_nan() for name in bound.columns))
+        if ok.is_empty():
+            continue
+        values = numbers(ok, bound.metric)
+        off = (values - bound.limit) * (1 if bound.side == "low" else -1)
+        error = np.maximum(numbers(ok, bound.se), 0) if bound.se else np.zeros(off.size)  # none is below 0
         with np.errstate(divide="ignore", invalid="ignore"):
             # A value on the bound is 0 standard errors from it: the scores of two equal predictions have no spread.
             score = np.where(off == 0, 0.0, off / error)
-        found.append(Sanity(bound, off.size, int((score < -bound.sigmas).sum()), float(score.min())))
+        at = int(np.lexsort((off, score))[0])  # by distance where no error tells rows apart
+        errors = float(score[at]) if bound.se and np.isfinite(score[at]) else None
+        found.append(Sanity(bound, off.size, int((score < -bound.sigmas).sum()), float(values[at]), errors))
     return found
