@@ -24,8 +24,10 @@ __all__ = ["Flow", "Modes", "compute_optimal", "flow", "modes_of_width", "phase"
 Array = npt.NDArray[np.float64]
 _SINGLE = 40  # modes that are not merged with others
 _PER_DECADE = 24  # bins of merged modes
-_FIRST = 1e-4  # the time from which the flow is integrated; before it, r = 1 - x t
+_FIRST = 1e-4  # the time from which a flow is integrated; before it, modes decay by themselves
 _STEP = 0.01  # of log time; the loss is extrapolated from this step and its half
+_CLOSE = 0.05  # of log x: closer modes are merged
+_SLOW = 1e-3  # of x times the clock at the last time: modes below it are merged
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,11 @@ def modes_of_width(
 
 
 def flow(modes: Sequence[Modes], gamma: npt.ArrayLike, times: npt.ArrayLike, noise: npt.ArrayLike = 0.0) -> Flow:
-    """Loss curves of several models at once, by an exponential midpoint rule in log time, extrapolated.
+    """Loss curves of several models at once: in closed form where nothing couples the modes, else integrated.
+
+    The integrator is an exponential midpoint rule in log time, extrapolated from two steps. It merges modes whose
+    eigenvalues are within 5 % of each other, or that are hardly learned by the last time; the relative error of the
+    loss stays below 1e-4.
 
     Args:
         modes: One entry per lane.
@@ -122,39 +128,77 @@ def flow(modes: Sequence[Modes], gamma: npt.ArrayLike, times: npt.ArrayLike, noi
         The loss relative to the target's mass, and rho.
     """
     at = np.asarray(times, dtype=float)
-    lanes, most = len(modes), max(len(m.x) for m in modes)
-    x, mass, count = (np.zeros((lanes, most)) for _ in range(3))
-    for i, one in enumerate(modes):
-        x[i, : len(one.x)], mass[i, : len(one.x)], count[i, : len(one.x)] = one.x, one.mass, one.count
+    g, c = (np.broadcast_to(np.asarray(v, dtype=float), (len(modes),)) for v in (gamma, noise))
+    loss, rho = np.empty((len(modes), len(at))), np.empty((len(modes), len(at)))
+    coupled = np.flatnonzero((g > 0) | (c > 0))
+    for i in np.flatnonzero((g == 0) & (c == 0)):
+        loss[i], rho[i] = _lazy(modes[i], at)
+    if len(coupled):
+        loss[coupled], rho[coupled] = _coupled([modes[i] for i in coupled], g[coupled], c[coupled], at)
+    return Flow(loss, rho)
+
+
+def _lazy(modes: Modes, times: Array) -> tuple[Array, Array]:
+    """Loss and rho [times] without richness and noise: r = exp(-x t)."""
+    learned = -np.expm1(-modes.x * times[:, None])
+    return modes.unreachable + (1 - learned) ** 2 @ modes.mass, learned**2 @ (modes.mass / modes.x)
+
+
+def _coupled(modes: Sequence[Modes], gamma: Array, noise: Array, times: Array) -> tuple[Array, Array]:
+    """Loss and rho [lanes, times] by the integrator."""
+    last = max(float(times.max()), 2 * _FIRST)
+    merged = [_merged(one, last * (1 + g * float(_lazy(one, np.array([last]))[1][0])), _CLOSE)
+              for one, g in zip(modes, gamma, strict=True)]  # fmt: skip
+    x, mass, square = (np.zeros((len(modes), max(len(one[0]) for one in merged))) for _ in range(3))
+    for i, one in enumerate(merged):
+        for held, values in zip((x, mass, square), one, strict=True):
+            held[i, : len(values)] = values
     floor = np.array([m.unreachable for m in modes])
-    g = np.broadcast_to(np.asarray(gamma, dtype=float), (lanes,))
-    c = np.broadcast_to(np.asarray(noise, dtype=float), (lanes,))
-    steps = max(8, int(np.ceil(np.log(max(at.max(), 2 * _FIRST) / _FIRST) / _STEP)))
-    coarse = _integrate(x, mass, count, floor, g, c, np.geomspace(_FIRST, max(at.max(), 2 * _FIRST), steps + 1))
-    grid = np.geomspace(_FIRST, max(at.max(), 2 * _FIRST), 2 * steps + 1)
-    fine = _integrate(x, mass, count, floor, g, c, grid)
-    wanted = np.log(np.maximum(at, _FIRST))
+    steps = max(8, int(np.ceil(np.log(last / _FIRST) / _STEP)))
+    grid = np.geomspace(_FIRST, last, 2 * steps + 1)
+    coarse = _integrate(x, mass, square, floor, gamma, noise, grid[::2])
+    fine = _integrate(x, mass, square, floor, gamma, noise, grid)
+    wanted = np.log(np.maximum(times, _FIRST))
     out = []
     for half, whole in zip(fine, coarse, strict=True):
         with np.errstate(invalid="ignore", over="ignore"):
             best = np.log(half[:, ::2]) + (np.log(half[:, ::2]) - np.log(whole)) / 3  # errors of order step^2 cancel
-        value = np.full((lanes, len(at)), np.inf)
-        for i in range(lanes):
+        value = np.full((len(modes), len(times)), np.inf)
+        for i in range(len(modes)):
             good = np.isfinite(best[i]).cumprod().astype(bool)
             if good.sum() > 3:
                 inside = wanted <= np.log(grid[::2][good][-1]) + 1e-12
                 value[i, inside] = np.exp(CubicSpline(np.log(grid[::2][good]), best[i, good])(wanted[inside]))
         out.append(value)
-    early = at < _FIRST
-    out[0][:, early] = (floor + mass.sum(1))[:, None] - 2 * (mass * x).sum(1)[:, None] * at[early]
-    out[1][:, early] = (mass * x).sum(1)[:, None] * at[early] ** 2
-    return Flow(*out)
+    early = times < _FIRST
+    for i, one in enumerate(modes):
+        out[0][i, early], out[1][i, early] = _lazy(one, times[early])
+    return out[0], out[1]
+
+
+def _merged(modes: Modes, reach: float, close: float) -> tuple[Array, Array, Array]:
+    """Mean eigenvalue, mass and summed squares of eigenvalues, of merged modes; the largest stand alone.
+
+    Args:
+        reach: An upper bound of the clock, the integral of s, at the last time. Modes that it hardly reaches are one.
+        close: Width of a bin in log x.
+    """
+    order = np.argsort(-modes.x, kind="stable")
+    x, mass, count = modes.x[order], modes.mass[order], modes.count[order]
+    edge = x[min(_SINGLE, len(x)) - 1]
+    bins = np.where(np.arange(len(x)) < _SINGLE, np.arange(len(x)), _SINGLE + np.floor(np.log(edge / x) / close))
+    bins[x * reach < _SLOW] = np.inf
+    start = np.flatnonzero(np.diff(bins, prepend=-1.0) != 0)
+    own, squares, number = (np.add.reduceat(v, start) for v in (mass, count * x**2, count))
+    weight = np.where(np.repeat(own, np.diff(start, append=len(x))) > 0, mass, count)
+    mean = np.add.reduceat(weight * x, start) / np.where(own > 0, own, number)
+    return mean, own, squares
 
 
 def _integrate(
-    x: Array, mass: Array, count: Array, floor: Array, gamma: Array, noise: Array, grid: Array
+    x: Array, mass: Array, square: Array, floor: Array, gamma: Array, noise: Array, grid: Array
 ) -> tuple[Array, Array]:
-    """Loss and rho [lanes, grid] from x, mass, count [lanes, modes]."""
+    """Loss and rho [lanes, grid] from eigenvalues, masses and sums of squared eigenvalues [lanes, modes]."""
     r = np.exp(-x * grid[0])
     rho = (mass * x).sum(1) * grid[0] ** 2
     extra = np.zeros_like(x) if noise.any() else None
@@ -167,7 +211,7 @@ def _integrate(
                 s = 1 + gamma * between
                 own = floor + (mass * middle**2).sum(1)
                 decay, mean = _decay(2 * x * (s * dt)[:, None])
-                fed = count * x**2 * mean * (noise * s**2 * dt)[:, None]
+                fed = square * mean * (noise * s**2 * dt)[:, None]
                 guess = extra * decay + fed * (own + extra.sum(1))[:, None]
                 # Noise feeds noise: its mean over the step takes the place of its start.
                 extra = extra * decay + fed * (own + (extra.sum(1) + guess.sum(1)) / 2)[:, None]
