@@ -11,24 +11,13 @@ from dataclasses import dataclass
 from raysweep.errors import FitError
 from raysweep.laws import forms
 from raysweep.laws.definition import Law
+from raysweep.laws.refusal import RequestError
+from raysweep.laws.window import Window
 
 __all__ = ["AUTO", "FitRequest", "Options", "RequestError"]
 
 AUTO = "auto"
 _MOST_HELD_OUT = 0.9
-
-
-class RequestError(FitError):
-    """A fit that no table could answer.
-
-    Attributes:
-        key: What is at fault: an argument of `fit`, a key of a sweep file's fit, an option of `raysweep fit`.
-        rule: What must hold, what was given, and what to do.
-    """
-
-    def __init__(self, key: str, rule: str) -> None:
-        super().__init__(f"{key}: {rule}")
-        self.key, self.rule = key, rule
 
 
 @dataclass(frozen=True)
