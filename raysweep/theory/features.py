@@ -26,7 +26,7 @@ _SINGLE = 40  # modes that are not merged with others
 _PER_DECADE = 24  # bins of merged modes
 _FIRST = 1e-4  # the time from which a flow is integrated; before it, modes decay by themselves
 _STEP = 0.01  # of log time; the loss is extrapolated from this step and its half
-_CLOSE = 0.05  # of log x: closer modes are merged
+_CLOSE = 0.2  # of log x: closer modes are merged
 _SLOW = 1e-3  # of x times the clock at the last time: modes below it are merged
 
 
@@ -113,9 +113,8 @@ def modes_of_width(
 def flow(modes: Sequence[Modes], gamma: npt.ArrayLike, times: npt.ArrayLike, noise: npt.ArrayLike = 0.0) -> Flow:
     """Loss curves of several models at once: in closed form where nothing couples the modes, else integrated.
 
-    The integrator is an exponential midpoint rule in log time, extrapolated from two steps. It merges modes whose
-    eigenvalues are within 5 % of each other, or that are hardly learned by the last time; the relative error of the
-    loss stays below 1e-4.
+    The integrator is an exponential midpoint rule in log time, extrapolated from two steps; without noise it merges
+    modes that are close or hardly learned by the last time. The relative error of the loss stays below 1e-4.
 
     Args:
         modes: One entry per lane.
@@ -147,10 +146,10 @@ def _lazy(modes: Modes, times: Array) -> tuple[Array, Array]:
 def _coupled(modes: Sequence[Modes], gamma: Array, noise: Array, times: Array) -> tuple[Array, Array]:
     """Loss and rho [lanes, times] by the integrator."""
     last = max(float(times.max()), 2 * _FIRST)
-    merged = [_merged(one, last * (1 + g * float(_lazy(one, np.array([last]))[1][0])), _CLOSE)
-              for one, g in zip(modes, gamma, strict=True)]  # fmt: skip
-    x, mass, square = (np.zeros((len(modes), max(len(one[0]) for one in merged))) for _ in range(3))
-    for i, one in enumerate(merged):
+    used = [(one.x, one.mass, one.count * one.x**2) if c else (*_merged(one, _reach(one, g, last)), np.zeros(1))
+            for one, g, c in zip(modes, gamma, noise, strict=True)]  # fmt: skip
+    x, mass, square = (np.zeros((len(modes), max(len(one[0]) for one in used))) for _ in range(3))
+    for i, one in enumerate(used):
         for held, values in zip((x, mass, square), one, strict=True):
             held[i, : len(values)] = values
     floor = np.array([m.unreachable for m in modes])
@@ -176,23 +175,41 @@ def _coupled(modes: Sequence[Modes], gamma: Array, noise: Array, times: Array) -
     return out[0], out[1]
 
 
-def _merged(modes: Modes, reach: float, close: float) -> tuple[Array, Array, Array]:
-    """Mean eigenvalue, mass and summed squares of eigenvalues, of merged modes; the largest stand alone.
+def _reach(modes: Modes, gamma: float, last: float) -> float:
+    """More than the clock, the integral of s, at a time: rho grows most without richness."""
+    return last * (1 + gamma * float(_lazy(modes, np.array([last]))[1][0]))
+
+
+def _merged(modes: Modes, reach: float) -> tuple[Array, Array]:
+    """Eigenvalues and masses of fewer modes. The largest stand alone; close ones become two, Gauss's nodes of their
+    mass, which keep it and the first three moments of its eigenvalues.
 
     Args:
-        reach: An upper bound of the clock, the integral of s, at the last time. Modes that it hardly reaches are one.
-        close: Width of a bin in log x.
+        reach: An upper bound of the clock, the integral of s, at the last time. Modes that it hardly reaches are close.
     """
     order = np.argsort(-modes.x, kind="stable")
-    x, mass, count = modes.x[order], modes.mass[order], modes.count[order]
-    edge = x[min(_SINGLE, len(x)) - 1]
-    bins = np.where(np.arange(len(x)) < _SINGLE, np.arange(len(x)), _SINGLE + np.floor(np.log(edge / x) / close))
-    bins[x * reach < _SLOW] = np.inf
-    start = np.flatnonzero(np.diff(bins, prepend=-1.0) != 0)
-    own, squares, number = (np.add.reduceat(v, start) for v in (mass, count * x**2, count))
-    weight = np.where(np.repeat(own, np.diff(start, append=len(x))) > 0, mass, count)
-    mean = np.add.reduceat(weight * x, start) / np.where(own > 0, own, number)
-    return mean, own, squares
+    x, mass = modes.x[order], modes.mass[order]
+    rest, weight = x[_SINGLE:], mass[_SINGLE:] + np.finfo(float).tiny
+    if not len(rest):
+        return x, mass
+    bins = np.floor(np.log(x[_SINGLE - 1] / rest) / _CLOSE)
+    bins[rest * reach < _SLOW] = np.inf
+    group = np.cumsum(np.append(False, bins[1:] != bins[:-1]))
+
+    def mean(values: Array) -> Array:
+        return np.bincount(group, weight * values) / own
+
+    own = np.bincount(group, weight)
+    middle = mean(rest)
+    off = rest - middle[group]
+    sd = np.sqrt(mean(off**2))
+    spread = np.where(sd > 1e-9 * middle, sd, np.inf)
+    half = mean(off**3) / spread**3 / 2  # of the skewness
+    root = np.hypot(1, half)
+    far = np.where(half > 0, half + root, 1 / (root - half))
+    upper = (1 - half / root) / 2
+    nodes = np.concatenate([middle + sd * far, np.maximum(middle - sd / far, 0.0)])
+    return np.append(x[:_SINGLE], nodes), np.concatenate([mass[:_SINGLE], own * upper, own * (1 - upper)])
 
 
 def _integrate(
