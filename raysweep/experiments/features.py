@@ -120,9 +120,12 @@ class Features:
             yield from descend(self, pack, context)
             return
         times = np.array(pack.observed[0].values("t"), dtype=float)
+        every = [pack.row(lane) for lane in range(len(pack))]
+        # Lanes of the same initial features side by side: their eigendecomposition is made once.
+        order = sorted(range(len(pack)), key=lambda lane: (every[lane]["alpha"], every[lane]["seed"]))
         for start in range(0, len(pack), _LANES):
-            lanes = list(range(start, min(start + _LANES, len(pack))))
-            rows = [pack.row(lane) for lane in lanes]
+            lanes = order[start : start + _LANES]
+            rows = [every[lane] for lane in lanes]
             modes = all_modes(rows)
             noise = [float(r["eta"]) / int(r["batch"]) if r["batch"] else 0.0 for r in rows]
             found = flow(modes, [float(r["gamma"]) for r in rows], times, noise)
