@@ -7,7 +7,7 @@ and evaluated in every row moves the window with them; a filter by hand has one 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeAlias
 
@@ -62,7 +62,8 @@ class Window:
             ):
                 raise RequestError("window", f"{name} must be a number or a formula in quotes, but got {bound!r}.")
         for name in ends:
-            self._formula(name)
+            if not self.needs(name):
+                self._values(name, math.inf, {})
         if self.x is not None:
             self.checked(self.x)
         low, high = self.low, self.high
@@ -112,6 +113,18 @@ class Window:
                 )
         return self
 
+    def require(self, names: Iterable[str]) -> None:
+        """Refuse a window that depends on columns other than `names`.
+
+        Raises:
+            RequestError: It does; the bound is named.
+        """
+        have = set(names)
+        for end in ("low", "high"):
+            for name in self.needs(end):
+                if name not in have:
+                    raise RequestError("window", f"{end}: there is no column {name!r}. {nearest(name, have)}")
+
     def text(self, x: str) -> str:
         """`10 * gamma ** -2 <= t <= 1000`."""
         before = "" if self.low is None else f"{_shown(self.low)} <= "
@@ -127,7 +140,7 @@ class Window:
         Raises:
             FitError: As `bounds`.
         """
-        return np.asarray(within(_column(columns, x, "x").astype(np.float64), *self.checked(x).bounds(columns)))
+        return np.asarray(within(_column(columns, x).astype(np.float64), *self.checked(x).bounds(columns)))
 
     def bounds(self, columns: Columns) -> tuple[Array, Array]:
         """The lower and the upper bound in each row, [rows] or a scalar array for a constant; NaN where unknown.
@@ -154,8 +167,8 @@ class Window:
         names, known = self.needs(end), {}
         if not names:
             return np.asarray(self._value(end, formula, {}))
-        rows = list(zip(*(_plain(_column(columns, name, end)) for name in names), strict=True))
-        for row in set(rows):  # few: one for each setting
+        rows = list(zip(*(_plain(_column(columns, name)) for name in names), strict=True))
+        for row in dict.fromkeys(rows):  # few: one for each setting
             known[row] = self._value(end, formula, dict(zip(names, row, strict=True)))
         return np.array([known[row] for row in rows], dtype=np.float64)
 
@@ -168,11 +181,11 @@ class Window:
                 return float(found)
         except (ArithmeticError, ValueError, TypeError) as error:
             if None not in row.values():
-                at = ", ".join(f"{name}={value!r}" for name, value in row.items())
-                raise FitError(
-                    f"window: {end}: `{formula.text}` must have a value in every row, but at {at or 'all rows'}: {error}. "
-                    f"Say what holds there, e.g. `... if {next(iter(row), 'width')} > 0 else inf`, or leave such rows "
-                    "out with where."
+                at = ", ".join(f"{name}={value!r}" for name, value in row.items()) or "no column"
+                raise RequestError(
+                    "window",
+                    f"{end}: `{formula.text}` must have a value in every row, but at {at}: {error}. Say what holds "
+                    "there, as in `a if gamma > 0 else inf`, or leave such rows out with where.",
                 ) from error
         return math.nan
 
@@ -184,7 +197,8 @@ class Bounds:
     Attributes:
         window: The rule.
         x: The column that it bounds.
-        low, high: The smallest lower and the largest upper bound of the group's rows; infinite for none.
+        low, high: The smallest lower and the largest upper bound of the group's rows; infinite for none, NaN where
+            no row has a known one.
         kept: Number of rows inside.
         rows: Number of rows before.
     """
@@ -199,9 +213,11 @@ class Bounds:
     @property
     def span(self) -> str:
         """`10 to 4096`, `from 10`, `up to 4096`."""
-        if not math.isfinite(self.low):
-            return f"up to {self.high:.6g}"
-        return f"{self.low:.6g} to {self.high:.6g}" if math.isfinite(self.high) else f"from {self.low:.6g}"
+        if math.isnan(self.low) or math.isnan(self.high):
+            return "unknown"
+        if self.high == math.inf:
+            return "anywhere" if self.low == -math.inf else f"from {self.low:.6g}"
+        return f"up to {self.high:.6g}" if self.low == -math.inf else f"{self.low:.6g} to {self.high:.6g}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain Python values, None for no bound; `rule` is the window as it was written."""
@@ -216,16 +232,17 @@ def within(x: Any, low: Any, high: Any) -> Any:
 
 
 def _shown(bound: float | str) -> str:
-    return bound if isinstance(bound, str) else f"{bound:g}"
+    if isinstance(bound, str):
+        return f"({bound})" if " if " in bound else bound
+    return f"{bound:g}"
 
 
-def _column(columns: Columns, name: str, place: str) -> npt.NDArray[Any]:
+def _column(columns: Columns, name: str) -> npt.NDArray[Any]:
     try:
         return np.asarray(columns[name])
     except Exception as error:  # each kind of table has its own
-        names = getattr(columns, "column_names", getattr(columns, "columns", columns))
-        have = nearest(name, map(str, names))
-        raise FitError(f"window: {place}: there is no column {name!r}. {have}") from error
+        names: Any = getattr(columns, "column_names", getattr(columns, "columns", columns))
+        raise FitError(f"window: there is no column {name!r}. {nearest(name, [str(one) for one in names])}") from error
 
 
 def _plain(column: npt.NDArray[Any]) -> list[Any]:

@@ -294,11 +294,13 @@ def _check_fits(fits: Sequence[FitSpec], axes: Mapping[str, Axis], experiment: E
     """Refuse a fit that cannot be made before anything is spent on its data."""
     metrics = {m.name for m in experiment.metrics}
     for i, spec in enumerate(fits):
+        known = {*axes, *metrics, "flops", "flops_eval", "seconds"}
         try:
             asked = spec.request
+            if asked.window is not None and metrics:
+                asked.window.require(known)
         except RequestError as error:
             raise SweepError(f"fit.{i}.{error.key}: {error.rule}") from error
-        known = {*axes, *metrics, "flops", "flops_eval", "seconds"}
         named = [*(("x", name) for name in asked.x), ("y", asked.y), *([("se", asked.se)] if asked.se else [])]
         for key, name in named:
             if metrics and name not in known:  # a plain function's metrics are known when it returns them
