@@ -20,9 +20,9 @@ PLATEAUS = (  # method, axis, column, claim, cap of beta, smallest size, formula
     ("exact", "width", "unreachable", "H3", 1.0, 64, width_plateau),
     ("steps", "n_train", "loss", "H4", 2.0, 16, data_plateau),
 )
-# Where 6 modes and more are learned, and few of those that the width has: 2 % of its plateau's time.
+# Where 5 modes and more are learned, and few of those that the width has: half a per cent of its plateau's time.
 _CLOCK = "(alpha * (1 + beta) / 2 if gamma > 0 and beta < 1 else alpha)"
-BEFORE_PLATEAU = Window(f"6 ** {_CLOCK}", f"0.02 * width ** {_CLOCK}")
+BEFORE_PLATEAU = Window(f"5 ** {_CLOCK}", f"0.005 * width ** {_CLOCK}")
 LATE = Window(1e4, 1e6)
 SAMPLED = Window(25, 300)  # of descent on minibatches; before the last of the 200 modes
 AT = (30.0, 100.0, 300.0)
@@ -63,15 +63,17 @@ def of_transient(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
                 times.append(t[keep])
                 excess.append(extra[keep])
             n, at, all_of = np.concatenate(sizes), np.concatenate(times), np.concatenate(excess)
-            design = np.stack([-np.log(n), -np.log(at), np.ones(len(n))], axis=1)
-
-            def fitted(v: Array, design: Array = design) -> Array:
-                with np.errstate(invalid="ignore"):
-                    return np.asarray(np.linalg.lstsq(design, np.log(np.maximum(v.mean(1), 1e-300)), rcond=None)[0][:2])
-
             hard = beta < 1
             known = beta - 1 / alpha if hard else 1 - 1 / alpha
             known *= 2 / (1 + beta) if hard and gamma else 1.0
+            design = np.stack([np.ones(len(n)), np.log(n / n.min()), np.log(at / at.min())], axis=1)
+            design[:, 1:] -= design[:, 1:].mean(0)
+
+            def fitted(v: Array, design: Array = design, scale: Array = n * at**known, known: float = known) -> Array:
+                """Exponents of N and t: the excess over the theory's powers is nearly constant, and may be negative."""
+                level, of_n, of_t = np.linalg.lstsq(design, v.mean(1) * scale, rcond=None)[0]
+                return np.array([1 - of_n / level, known - of_t / level])
+
             how = f"{phase(alpha, beta)} task, {'rich (gamma 1)' if gamma else 'lazy'}, alpha {alpha:g}, beta {beta:g}"
             for i, (name, theory, near) in enumerate((("N", 1.0, 0.1), ("t", known, 0.05))):
                 one = sampled(
@@ -81,7 +83,7 @@ def of_transient(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
                 rows.append(claim("H5", setting, theory, one, Rule("near theory", near), "transient"))
             name = f"{'rich' if gamma else 'lazy'}: t^-{known:.3g}"
             middle = float(np.exp(np.log(at).mean()))
-            height = float(np.exp(np.log(all_of.mean(1) * n).mean()))
+            height = float((all_of.mean(1) * n * (at / middle) ** known).mean())
             axis.plot(at, height * (at / middle) ** -known, "--", lw=1, color=colour, label=name)
         axis.set(xscale="log", yscale="log", xlabel="time t", title=f"alpha {alpha:g}, beta {beta:g}: {phase(alpha, beta)}")
         axis.legend(fontsize=7)
