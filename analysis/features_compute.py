@@ -79,7 +79,7 @@ def of_compute(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
             known = compute_optimal(alpha, beta, rich=gamma > 0)
             how = f"{'rich (gamma 1)' if gamma else 'lazy'}, alpha {alpha:g}, beta {beta:g}"
             at_size = None
-            if not gamma and not part["batch"].any():
+            if not gamma and not part["batch"].max():
                 at_size = exponents({n: lazy_curve(power_law_modes(alpha, beta), t, n) for n in curves}, t, window)[0]
             for i, (name, near) in enumerate((("L*", 0.04), ("N*", 0.08))):
                 one = measured(f"C 10^{window[0]:.1f} to 10^{window[1]:.1f}", seeds, found[i], (low[i], high[i]))

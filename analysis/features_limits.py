@@ -85,7 +85,9 @@ def of_transient(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
             middle = float(np.exp(np.log(at).mean()))
             height = float((all_of.mean(1) * n * (at / middle) ** known).mean())
             axis.plot(at, height * (at / middle) ** -known, "--", lw=1, color=colour, label=name)
-        axis.set(xscale="log", yscale="log", xlabel="time t", title=f"alpha {alpha:g}, beta {beta:g}: {phase(alpha, beta)}")
+        axis.set(
+            xscale="log", yscale="log", xlabel="time t", title=f"alpha {alpha:g}, beta {beta:g}: {phase(alpha, beta)}"
+        )
         axis.legend(fontsize=7)
     axes[0].set_ylabel("N (loss - loss without a bottleneck)")
     save(fig, figure)
@@ -136,7 +138,12 @@ def of_volterra(part: pl.DataFrame, how: str, alpha: float, rows: list[Claim]) -
     extra = np.stack([inside.filter(pl.col("batch") == b)["loss"].to_numpy() - flow for b in batches])
     for name, value, theory, window in (
         ("t", float(falls(t, extra[-1])), 2 - 1 / alpha, f"{span('t', t)}, eta / B {0.05 / batches[-1]:.3g}"),
-        ("B", float(falls(np.array(batches, dtype=float), extra[:, -1])), 1.0, f"B {batches[0]} to {batches[-1]}, t {t[-1]:g}"),
+        (
+            "B",
+            float(falls(np.array(batches, dtype=float), extra[:, -1])),
+            1.0,
+            f"B {batches[0]} to {batches[-1]}, t {t[-1]:g}",
+        ),
     ):
         setting = f"exponent in {name} of what minibatches add, by the Volterra form; {how}"
         near = Rule("near theory", 0.02 if name == "t" else 0.05)

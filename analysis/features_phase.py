@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from common import save
 from features_common import claim, falls, span, within
 from matplotlib import pyplot as plt
 
-from common import save
 from raysweep.claims import Claim, Measured, Rule
 from raysweep.laws.window import Window
 from raysweep.theory.features import time_exponent
@@ -34,10 +34,15 @@ def of_phase(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
         known = np.array([time_exponent(b, rich) for b in betas])[:, None] + 0 * found
         off = np.abs(found - known)
         name = "rich (gamma 1)" if rich else "lazy"
-        for kept, where in ((np.abs(betas - 1) >= EDGE, f"|beta - 1| >= {EDGE:g}"), (np.abs(betas - 1) < EDGE, "the rest")):
+        for kept, where in (
+            (np.abs(betas - 1) >= EDGE, f"|beta - 1| >= {EDGE:g}"),
+            (np.abs(betas - 1) < EDGE, "the rest"),
+        ):
             points = off[kept]
             one = Measured(float(points.max()), span("t", t), 0)
-            setting = f"largest deviation from the theory over {points.size} points (alpha, beta), {where}; exact, {name}"
+            setting = (
+                f"largest deviation from the theory over {points.size} points (alpha, beta), {where}; exact, {name}"
+            )
             near = 0.02 if where != "the rest" else 0.05
             rows.append(claim("H1", setting, 0.0, one, Rule("below", near), "phase"))
         for axis, values, title in zip(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from common import Array, measured, save
+from common import save
 from features_common import by_seed, claim, falls, sampled, slopes, span, within
 from matplotlib import pyplot as plt
 
@@ -18,11 +17,14 @@ from raysweep.theory.features import time_exponent
 
 # Past the crossover, which is at t = 1 for gamma = 1, by enough for the first modes to matter no more.
 UNBOUNDED = Window(1e4, 1e6)
-# Before the plateau, or the last mode: its time is that of the clock, which is t, or t^(2 / (1 + beta)) on rich hard tasks.
+# Before the plateau, or the last mode, in the clock: t, or t^(2 / (1 + beta)) on rich hard tasks.
 _PLATEAU = "{size} ** (alpha * (1 + beta) / 2 if gamma > 0 and beta < 1 else alpha)"
 BEFORE_PLATEAU = Window(30, "0.1 * " + _PLATEAU.format(size="width"))
 BEFORE_LAST = Window(20, "0.1 * " + _PLATEAU.format(size="inputs"))
 ABOVE = 5.0  # times the plateau
+EARLY = 30.0  # before it the first modes make the local exponent
+WEAK = 0.01  # gamma: rho = A t^(1 - beta) - B is 1 / gamma at t_c, so that B matters by B gamma
+HORIZON = 20.0  # past the crossover of gamma = 1
 KINDS = (  # method, whether of a width, marker, label
     ("exact", False, "o", "exact flow"),
     ("exact", True, "s", "exact flow, width 2,048"),
@@ -49,8 +51,10 @@ def of_time(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
         if beta == 1 and rich:
             low, high = (float(v) for v in (UNBOUNDED.low or 0, UNBOUNDED.high or 0))
             known += float(np.log(np.log(high) / np.log(low)) / np.log(high / low) / 2)
-            why = "at the edge the loss falls as 1 / (t sqrt(log t)), whose exponent over this window is the theory here"
-        how = f"exact, width {2048:,}" if wide else method
+            why = (
+                "at the edge the loss falls as 1 / (t sqrt(log t)), whose exponent over this window is the theory here"
+            )
+        how = "exact, width 2,048" if wide else method
         setting = f"{how}, {'rich (gamma 1)' if rich else 'lazy'}, alpha {alpha:g}, beta {beta:g}"
         rule = Rule("near theory", 0.02 if exact else 0.05)
         rows.append(claim("H1" if beta < 1 else "H2", setting, known, one, rule, "exponents", why))
@@ -111,10 +115,6 @@ def of_crossover(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
     save(fig, figure)
 
 
-EARLY = 30.0  # before it the first modes make the local exponent
-WEAK = 0.01  # gamma: rho = A t^(1 - beta) - B is 1 / gamma at t_c, so that B matters by B gamma
-
-
 def _shade(gamma: float) -> tuple[float, float, float, float]:
     return plt.get_cmap("viridis")(1 + np.log10(gamma) / 3.3)
 
@@ -143,6 +143,3 @@ def of_step_size(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
     for axis in axes:
         axis.legend(fontsize=7)
     save(fig, figure)
-
-
-HORIZON = 20.0  # past the crossover

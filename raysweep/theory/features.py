@@ -60,7 +60,7 @@ class Flow:
     rho: Array
 
 
-def power_law_modes(alpha: float, beta: float, last: float = 1e14, single: int = _SINGLE) -> Modes:
+def power_law_modes(alpha: float, beta: float, last: float | None = None, single: int = _SINGLE) -> Modes:
     """The modes of infinite width: lambda_k = k^-alpha and a target whose mass beyond k is (k + 1)^(-alpha beta).
 
     The first `single` modes stand alone. Later ones are merged into bins of equal width in log k, whose mass is exact
@@ -69,9 +69,10 @@ def power_law_modes(alpha: float, beta: float, last: float = 1e14, single: int =
     Args:
         alpha: Capacity, above 1.
         beta: Source, positive; below 1 the task is hard.
-        last: The last k.
+        last: The last k. By default 1e14, or later where the target has more than 1e-8 of its mass beyond.
         single: Modes that are not merged; all of them where it is not below `last`.
     """
+    last = max(1e14, 10 ** (8 / (alpha * beta))) if last is None else last
     k = np.arange(1, min(single, last) + 1)
     tail = np.concatenate([k, [k[-1] + 1]]).astype(float) ** (-alpha * beta)
     x, mass, count = k.astype(float) ** -alpha, -np.diff(tail), np.ones(len(k))

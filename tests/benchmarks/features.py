@@ -5,7 +5,9 @@
 
 `phase`: the wall time of the whole process, from an empty store to its report. Beside it, a sample of the same runs one
 at a time: each draws its own model and solves its equations with scipy's LSODA (lazy ones in closed form, as here); the
-time of all is extrapolated from the sample. Both must give the same losses. `steps`: rich lanes (each with its own B) of 256 and of 512 modes in float64, with the population gradient. The plain
+time of all is extrapolated from the sample. Both must give the same losses.
+
+`steps`: rich lanes (each with its own B) of 256 and of 512 modes in float64, with the population gradient. The plain
 way is the same arithmetic written for one run, in a Python loop without lanes or captured steps. Both start from the
 same state and must end at the same losses. Writes features-<device>.json beside this file, or into DIR.
 """
