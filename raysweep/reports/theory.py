@@ -51,7 +51,8 @@ def with_theory(
     if not wanted:
         return table
     axes = [axis.name for axis in experiment.axes if axis.role != "seed" and axis.name in table.column_names]
-    read = _read(table, wheres)
+    if not len(read := _read(table, wheres)):
+        return table
     settings = read.select(axes).group_by(axes).aggregate([])  # without seeds: few compared with the rows
     possible = _possible(settings, experiment)
     try:
