@@ -23,13 +23,16 @@ STATEMENTS = {
     "H7": "the compute-optimal exponent improves for hard tasks only",
 }
 
+# Mode k is learned at t = k^CLOCK, as the clock is t, or t^(2 / (1 + beta)) on rich hard tasks.
+CLOCK = "(alpha * (1 + beta) / 2 if gamma > 0 and beta < 1 else alpha)"
+
 
 def read(results: Path, name: str) -> pl.DataFrame:
-    """The finished cells of one sweep, in the order of time."""
+    """The finished cells of one sweep, in the order of time and seed."""
     file = results / f"features_{name}" / "cells.parquet"
     if not file.is_file():
         raise SystemExit(f"{file} does not exist: run `raysweep run sweeps/features_{name}.yaml` first")
-    return pl.read_parquet(file).filter(pl.col("status") == "ok").sort("t")
+    return pl.read_parquet(file).filter(pl.col("status") == "ok").sort("t", "seed")
 
 
 def falls(x: Array, y: Array) -> Any:

@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 
 from raysweep.claims import Claim, Rule
 from raysweep.reports.style import COLOURS
-from raysweep.theory.features import compute_optimal, phase, power_law_modes
+from raysweep.theory.features import compute_optimal, flow, phase, power_law_modes
 from raysweep.theory.kernel_limit import lazy_curve
 
 DECADES = 2.0  # of compute, the last whose best width lies within the grid
@@ -61,6 +61,17 @@ def mean(curves: Curves, rng: np.random.Generator | None = None) -> Curves:
     return out
 
 
+def of_theory(part: pl.DataFrame, widths: list[int], t: Array) -> Curves:
+    """The lazy curves that random-matrix theory expects of some widths; the noise is that of no bottleneck."""
+    alpha, beta, eta, batch = part.select("alpha", "beta", "eta", "batch").row(0)
+    modes = power_law_modes(alpha, beta)
+    noise = 0.0
+    if batch:
+        still, noisy = flow([modes, modes], 0.0, t, [0.0, eta / batch]).loss
+        noise = noisy - still
+    return {width: lazy_curve(modes, t, width) + noise for width in widths}
+
+
 def of_compute(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
     """One exponent of the least loss and one of its width for every task, lazy and rich."""
     fig, axes = plt.subplots(1, 3, figsize=(13.2, 4))
@@ -69,7 +80,7 @@ def of_compute(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
         for gamma in (0.0, 1.0):
             part = frame.filter((pl.col("alpha") == alpha) & (pl.col("beta") == beta) & (pl.col("gamma") == gamma))
             curves = {}
-            for (width,), one in part.group_by("width"):
+            for (width,), one in sorted(part.group_by("width")):
                 t, curves[int(width)] = by_seed(one, "t", "loss")
             found, window = exponents(mean(curves), t)
             rng = np.random.default_rng(7)
@@ -78,9 +89,7 @@ def of_compute(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
             seeds = min(loss.shape[1] for loss in curves.values())
             known = compute_optimal(alpha, beta, rich=gamma > 0)
             how = f"{'rich (gamma 1)' if gamma else 'lazy'}, alpha {alpha:g}, beta {beta:g}"
-            at_size = None
-            if not gamma and not part["batch"].max():
-                at_size = exponents({n: lazy_curve(power_law_modes(alpha, beta), t, n) for n in curves}, t, window)[0]
+            at_size = None if gamma else exponents(of_theory(part, sorted(curves), t), t, window)[0]
             for i, (name, near) in enumerate((("L*", 0.04), ("N*", 0.08))):
                 one = measured(f"C 10^{window[0]:.1f} to 10^{window[1]:.1f}", seeds, found[i], (low[i], high[i]))
                 why = "" if at_size is None else f"random-matrix theory of these widths gives {at_size[i]:.3f}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from common import Array, save
-from features_common import by_seed, claim, falls, sampled, span, within
+from features_common import CLOCK, by_seed, claim, falls, sampled, span, within
 from matplotlib import pyplot as plt
 
 from raysweep.claims import Claim, Measured, Rule
@@ -20,9 +20,8 @@ PLATEAUS = (  # method, axis, column, claim, cap of beta, smallest size, formula
     ("exact", "width", "unreachable", "H3", 1.0, 64, width_plateau),
     ("steps", "n_train", "loss", "H4", 2.0, 16, data_plateau),
 )
-# Where 5 modes and more are learned, and few of those that the width has: half a per cent of its plateau's time.
-_CLOCK = "(alpha * (1 + beta) / 2 if gamma > 0 and beta < 1 else alpha)"
-BEFORE_PLATEAU = Window(f"5 ** {_CLOCK}", f"0.005 * width ** {_CLOCK}")
+# Where 5 modes and more are learned, in less than half a per cent of the plateau's time.
+BEFORE_PLATEAU = Window(f"5 ** {CLOCK}", f"0.005 * width ** {CLOCK}")
 LATE = Window(1e4, 1e6)
 SAMPLED = Window(25, 300)  # of descent on minibatches; before the last of the 200 modes
 AT = (30.0, 100.0, 300.0)
@@ -111,7 +110,8 @@ def of_noise(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
                 i = int(np.argmin(np.abs(t - at)))
                 one = sampled(f"t {at:g}", loss[i] / known[i], lambda v: v.mean(-1))
                 setting = f"loss of descent on minibatches of {batch} over the Volterra form's; {how}"
-                rows.append(claim("H6", setting, 1.0, one, Rule("near theory", 0.1), "noise"))
+                why = "the form takes features as those of the flow" if gamma else ""
+                rows.append(claim("H6", setting, 1.0, one, Rule("near theory", 0.1), "noise", why))
             inside = SAMPLED.mask({"t": t}, "t")
             extra = (loss - flow[:, None])[inside]
             one = sampled(span("t", t[inside]), extra, lambda v, x=t[inside]: falls(x, v.mean(1)))
