@@ -130,11 +130,13 @@ def flow(modes: Sequence[Modes], gamma: npt.ArrayLike, times: npt.ArrayLike, noi
     at = np.asarray(times, dtype=float)
     g, c = (np.broadcast_to(np.asarray(v, dtype=float), (len(modes),)) for v in (gamma, noise))
     loss, rho = np.empty((len(modes), len(at))), np.empty((len(modes), len(at)))
-    coupled = np.flatnonzero((g > 0) | (c > 0))
-    for i in np.flatnonzero((g == 0) & (c == 0)):
-        loss[i], rho[i] = _lazy(modes[i], at)
-    if len(coupled):
-        loss[coupled], rho[coupled] = _coupled([modes[i] for i in coupled], g[coupled], c[coupled], at)
+    coupled = (g > 0) | (c > 0)
+    for i, one in enumerate(modes):
+        if not coupled[i]:
+            loss[i], rho[i] = _lazy(one, at)
+    if coupled.any():
+        held = [one for one, is_coupled in zip(modes, coupled, strict=True) if is_coupled]
+        loss[coupled], rho[coupled] = _coupled(held, g[coupled], c[coupled], at)
     return Flow(loss, rho)
 
 
@@ -149,9 +151,9 @@ def _coupled(modes: Sequence[Modes], gamma: Array, noise: Array, times: Array) -
     last = max(float(times.max()), 2 * _FIRST)
     used = [(one.x, one.mass, one.count * one.x**2) if c else (*_merged(one, _reach(one, g, last)), np.zeros(1))
             for one, g, c in zip(modes, gamma, noise, strict=True)]  # fmt: skip
-    x, mass, square = (np.zeros((len(modes), max(len(one[0]) for one in used))) for _ in range(3))
-    for i, one in enumerate(used):
-        for held, values in zip((x, mass, square), one, strict=True):
+    x, mass, square = (np.zeros((len(modes), max(len(columns[0]) for columns in used))) for _ in range(3))
+    for i, columns in enumerate(used):
+        for held, values in zip((x, mass, square), columns, strict=True):
             held[i, : len(values)] = values
     floor = np.array([m.unreachable for m in modes])
     steps = max(8, int(np.ceil(np.log(last / _FIRST) / _STEP)))
