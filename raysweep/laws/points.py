@@ -257,22 +257,11 @@ def _parts(
 
 
 def _with_bounds(
-    parts: Sequence[Part],
-    left: Sequence[int],
-    groups: pl.DataFrame,
-    found: Iterable[tuple[Bounds, Mapping[str, str]]],
+    parts: Sequence[Part], left: Sequence[int], groups: pl.DataFrame, found: Iterable[tuple[Bounds, Mapping[str, str]]]
 ) -> tuple[Part, ...]:
-    """The parts with how the window came out in each, and those of groups in which it left no row.
-
-    Args:
-        parts: Of the groups with a row left.
-        left: Number of rows of each group.
-        groups: By-columns of all groups, in the order of their values.
-        found: How the window came out in each group.
-    """
+    """The parts of groups with rows left, and of those that the window emptied; `found`: how it came out in each."""
     known, out = iter(parts), []
-    values = groups.to_dicts() if groups.columns else [{}]
-    for group, count, (bounds, details) in zip(values, left, found, strict=True):
+    for group, count, (bounds, details) in zip(groups.to_dicts() or [{}], left, found, strict=True):
         if count or not bounds.kept:  # else no row of the group has a cluster
             part = next(known) if count else Part(group, None, None, {})
             out.append(replace(part, details={**part.details, **details}, bounds=bounds))

@@ -135,7 +135,7 @@ class Window:
 
         Args:
             columns: The columns by name, each of as many rows.
-            x: The column that is bounded.
+            x: The column that is bounded, which holds positive numbers.
 
         Raises:
             FitError: As `bounds`.

@@ -258,7 +258,7 @@ def _fit_table(law: Fit) -> str:
             span = "" if low is None else f" [{low:.3g}, {high:.3g}]"
             cells.append("-" if value is None else f"{value:.4g}{span}")
         held = group.holdout
-        window = ", ".join(f"{low:g} to {high:g}" for low, high in group.window)
+        window = ", ".join(f"{low:g} to {high:g}" for low, high in group.window) if group.n_points else "-"
         cells += [window if group.bounds is None else f"{window} ({rule(group.bounds)})", clusters(group)]
         cells += [f"{group.rmse_log:.3f}" if group.rmse_log is not None else "-"]
         cells += ["-", "-"] if held is None else [f"{held.rmse_log:.3f}", _percent(held.coverage)]

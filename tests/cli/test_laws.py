@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -171,17 +172,25 @@ def test_options_that_are_given_apply_to_the_fits_that_a_sweep_names(cli: Cli) -
 
 
 def test_the_window_of_a_sweeps_fit_reaches_its_report(cli: Cli) -> None:
-    spec = {"x": "size", "y": "loss", "by": ["epoch"], "window": {"low": "15 * epoch", "high": "inf"}}
-    grid = {"size": [10, 30, 100, 300, 1000], "seed": {"range": 2}, "epoch": [1, 2]}
+    spec = {
+        "x": "size",
+        "y": "loss",
+        "by": ["epoch"],
+        "window": {"low": "15 * epoch", "high": "5 if epoch > 2 else inf"},
+    }
+    grid = {"size": [10, 30, 100, 300, 1000], "seed": {"range": 2}, "epoch": [1, 2, 3]}
     code, out, err = cli("run", write("toy.yaml", FUNCTION_SWEEP, grid=grid, fit=[spec]), "--executor", "inline")
     assert code == 0, err
     lines = ["size 30 to 1000 (window from 15: 8 of 10 rows)", "size 30 to 1000 (window from 30: 8 of 10 rows)"]
     assert [out.count(line) for line in lines] == [1, 1]
     page = Path("results/toy/report.html").read_text()
     assert "<td>30 to 1000 (window from 30: 8 of 10 rows)</td>" in page
-    assert "Fitted where 15 * epoch &lt;= size &lt;= inf, here from 30: 8 of 10 rows." in page
+    assert "<td>- (window 45 to 5: 0 of 10 rows)</td>" in page
+    rule = "15 * epoch <= size <= (5 if epoch > 2 else inf)"
+    assert f"Fitted where {escape(rule)}, here from 30: 8 of 10 rows." in page
     found = json.loads(cli("fit", "results/toy", "--json", "--bootstrap", "0")[1])
-    assert [one["bounds"]["rule"] for one in found] == ["15 * epoch <= size <= inf"] * 2
+    assert [one["bounds"]["rule"] for one in found] == [rule] * 3
+    assert [one.get("error", "").endswith("left 0 of 10 rows.") for one in found] == [False, False, True]
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,12 @@ def test_a_row_whose_bound_is_unknown_is_outside_and_its_group_says_so():
     assert "width is missing" in one.details["dropped_no_bound"]
 
 
+def test_equal_numbers_have_one_bound_however_they_are_written():
+    table = curves().with_columns(shift=pl.when(pl.int_range(pl.len()) % 2 == 0).then(-0.0).otherwise(0.0))
+    found = by_gamma(table, window={"low": "10 + shift"}, bootstrap=0)
+    assert [group.bounds.rows for group in found] == [75] * 3
+
+
 def test_a_window_on_what_is_fitted_is_a_caveat():
     ends = ("1e5 if loss > 0 else inf", 1e5)
     notes = [by_gamma(curves(), window=Window(high=high), bootstrap=0).groups[0].notes for high in ends]
