@@ -1,7 +1,7 @@
 """The features experiment: lanes of gradient descent side by side against one run after another, and a phase diagram.
 
     python tests/benchmarks/features.py steps [--device cuda] [--out DIR]     lanes x steps per second, both ways
-    python tests/benchmarks/features.py phase [--out DIR]                     sweeps/features_phase.yaml, end to end
+    OMP_NUM_THREADS=1 python tests/benchmarks/features.py phase [--out DIR]   sweeps/features_phase.yaml, end to end
 
 `phase`: the wall time of the whole process, from an empty store to its report. Beside it, a sample of the same runs one
 at a time: each draws its own model and solves its equations with scipy's LSODA (lazy ones in closed form, as here); the
