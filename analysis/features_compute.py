@@ -108,9 +108,9 @@ def of_compute(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
                 known[1], found[1], [[found[1] - low[1]], [high[1] - found[1]]], fmt="D" if gamma else "^", ms=4,
                 color=colour, lw=1, alpha=0.5,
             )  # fmt: skip
-    axes[0].set(xscale="log", yscale="log", xlabel="compute C = N t", ylabel="least loss")
+    axes[0].set(xscale="log", yscale="log", ylim=(3e-7, 1), xlabel="compute C = N t", ylabel="least loss")
     axes[1].set(xscale="log", yscale="log", xlabel="compute C = N t", ylabel="its width")
     axes[2].plot([0.25, 0.8], [0.25, 0.8], color="0.7", lw=0.8)
     axes[2].set(xlabel="exponent, theory", ylabel="exponent, measured", title="hollow: of the loss; full: of the width")
-    axes[0].legend(fontsize=6.5)
+    axes[0].legend(fontsize=6.5, ncol=2, loc="lower left")
     save(fig, figure)
