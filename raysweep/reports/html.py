@@ -94,7 +94,8 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
     sentences += [note] if note else []
     experiment = experiment or built_in(file.experiment)
     try:
-        table = with_theory(table, experiment, {spec.y for spec in file.fit if len(spec.scales) == 1})
+        curves = [spec for spec in file.fit if len(spec.scales) == 1]
+        table = with_theory(table, experiment, {spec.y for spec in curves}, {spec.where for spec in curves})
     except FitError as error:
         sentences.append(str(error))
     if experiment is None and _has_theory(store):
