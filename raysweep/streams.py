@@ -83,7 +83,6 @@ def indices(order_seed: Tensor, step: Tensor | int, batch: int, n: Tensor) -> Te
 
     Args:
         order_seed: [lanes].
-        step: The training step.
         n: [lanes] data-set sizes, below 2^31.
     """
     item = torch.arange(batch, device=order_seed.device)

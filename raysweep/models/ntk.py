@@ -5,7 +5,7 @@ Source: Jacot et al. 2018, arXiv 1806.07572. Two forms, both exact, chosen param
 - A matrix W that meets one vector a of an item (a dense layer) has the gradient d a', with d the gradient with respect
   to W a. Its part of the kernel is (d . d') (a . a'), which costs outputs + inputs per pair of items where the product
   of two gradients costs outputs * inputs.
-- Every other parameter (filters, gains) has its gradients written out, item by item, in blocks of items, and multiplied.
+- Every other parameter (filters, gains) has its gradients written out, item by item, in blocks, and multiplied.
 
 The gradients of all items come from one backward pass per output (`models.taps`). A parameter that a model uses outside
 `models.ops`, or more than once, is differentiated item by item instead, with the items as lanes: slower, and right for
@@ -72,8 +72,9 @@ def ntk(
         own, fixed = (
             {name: p[lane : lane + 1].detach() for name, p in some.items()} for some in (parameters, frozen or {})
         )
-        one = _Lane(model, own, fixed, rates or {}, outputs, kind)
-        size = chunk or items_per_block(one.bytes_per_item(inputs[:_PROBE]), memory, kind.itemsize)
+        probe = inputs[:_PROBE]
+        one = _Lane(model, own, fixed, rates or {}, outputs, kind, probe)
+        size = chunk or items_per_block(one.bytes_per_item(probe), memory, kind.itemsize)
         blocks = inputs.split(min(size, len(inputs)))
         starts = [sum(map(len, blocks[:i])) for i in range(len(blocks))]
         for i, first in enumerate(blocks):
@@ -134,87 +135,83 @@ class _Lane:
         rates: Mapping[str, float],
         outputs: Sequence[int] | None,
         kind: torch.dtype,
+        probe: Tensor,
     ) -> None:
         self.model, self.frozen, self.outputs, self.kind = model, frozen, outputs, kind
         self.parameters = {name: p.requires_grad_() for name, p in parameters.items()}
+        self.names = {id(p): name for name, p in self.parameters.items()}
         self.factor = {name: math.sqrt(rates.get(name, 1.0)) for name in parameters}
-        self.tapped: set[str] | None = None  # found by the first pass
+        taps, outs = self._pass(probe)
+        self.tapped = self._trusted(taps, outs, len(probe))
 
-    def bytes_per_item(self, x: Tensor) -> int:
+    def bytes_per_item(self, probe: Tensor) -> int:
         """Bytes that an item takes in two blocks and the passes that make them."""
-        items = len(x)
-        taps, outputs = self._pass(x)
-        chosen = self._chosen(outputs)
-        kept = sum(t.out.numel() for t in taps)
-        kept += sum(t.received(items).numel() if t.matrix else t.other.numel() for t in taps if t.other is not None)
-        mine = self.gradients(x)
-        numbers = mine.flat.numel() + sum(d.numel() + a.numel() for d, a in mine.dense)
-        alone = sum(p.numel() for name, p in self.parameters.items() if name not in (self.tapped or ()))
-        graph = _GRAPH * kept * x.dtype.itemsize + kept // items * len(chosen)
-        return (2 * numbers * self.kind.itemsize + graph) // items + 2 * alone * x.dtype.itemsize
+        items = len(probe)
+        taps, outputs = self._pass(probe)
+        met = [t.out for t in taps] + [other for t in taps if (other := t.received(items)) is not None]
+        alone = sum(p.numel() for name, p in self.parameters.items() if name not in self.tapped)
+        graph = _GRAPH * sum(t.numel() for t in met) // items + 2 * alone * (1 + len(self._chosen(outputs)))
+        mine = self.gradients(probe)
+        kept = 2 * mine.flat.numel() + 3 * sum(d.numel() + a.numel() for d, a in mine.dense)
+        return graph * probe.dtype.itemsize + kept * self.kind.itemsize // items
 
     def gradients(self, x: Tensor) -> _Gradients:
         """The gradients of a block of items x [items, numbers]."""
         items = len(x)
         taps, outputs = self._pass(x)
-        names = {id(p): name for name, p in self.parameters.items()}
-        if self.tapped is None:
-            self.tapped = self._trusted(taps, outputs, names, items)
-        taps = [t for t in taps if names[id(t.parameter)] in self.tapped]
+        taps = [t for t in taps if self._name(t) in self.tapped]
         alone = [name for name in self.parameters if name not in self.tapped]
         chosen = self._chosen(outputs)
-        layers = {
-            id(t.out): t for t in taps if t.matrix and t.kernel == t.stride == 1 and t.out.numel() // t.out.shape[-1] == items
-        }  # fmt: skip
-        flat_taps = [t for t in taps if id(t.out) not in layers]
-        sizes = [t.parameter.numel() for t in flat_taps] + [self.parameters[name].numel() for name in alone]
+        layers = {id(t.out): [u for u in taps if u.out is t.out] for t in taps if t.is_dense(items)}
+        written = [t for t in taps if id(t.out) not in layers]
+        sizes = [self.parameters[name].numel() for name in [*map(self._name, written), *alone]]
         flat = torch.empty(items, len(chosen), sum(sizes), dtype=self.kind, device=x.device)
         downs: dict[int, list[Tensor]] = {key: [] for key in layers}
+        others = [t.received(items) for t in written]
+        outs = [t.out for t in written] + [own[0].out for own in layers.values()]
         for c, output in enumerate(chosen):
-            found = _downs(outputs, output, [t.out for t in taps], retain=c + 1 < len(chosen))
-            parts = iter(flat[:, c].split(sizes, 1))
-            for t, down in zip(taps, found, strict=True):
-                if id(t.out) not in layers:
-                    next(parts).copy_(t.gradient(down, items)[0] * self.factor[names[id(t.parameter)]])
-                elif t.matrix:
-                    downs[id(t.out)].append(down.detach().reshape(items, -1).to(self.kind))
-        dense = []
-        for key in layers:
-            # A bias is the weight of an input that is 1.
-            columns = [
-                t.received(items)[0, :, 0] * self.factor[names[id(t.parameter)]]
-                if t.matrix
-                else x.new_full((items, 1), self.factor[names[id(t.parameter)]])
-                for t in taps
-                if id(t.out) == key
-            ]
-            dense.append((torch.cat(downs[key], 1), torch.cat(columns, 1).detach().to(self.kind)))
+            found = _downs(outputs, output, outs, retain=c + 1 < len(chosen))
+            for t, other, down, part in zip(written, others, found, flat[:, c].split(sizes, 1), strict=False):
+                part.copy_(t.gradient(down, other, items)[0] * self.factor[self._name(t)])
+            for key, down in zip(layers, found[len(written) :], strict=True):
+                downs[key].append(down.reshape(items, -1).to(self.kind))
         if alone:
-            parts = flat.split(sizes, 2)[len(flat_taps) :]
+            parts = flat.split(sizes, 2)[len(written) :]
             for name, part, own in zip(alone, parts, self._as_lanes(x, alone, chosen), strict=True):
                 part.copy_(own * self.factor[name])
+        dense = [(torch.cat(downs[key], 1), self._received(own, x)) for key, own in layers.items()]
         return _Gradients(flat.flatten(1), dense)
+
+    def _received(self, layer: Iterable[Tap], x: Tensor) -> Tensor:
+        """[items, inputs] that a dense layer multiplies, and a 1 for its bias, which is the weight of that."""
+        columns = []
+        for tap in layer:
+            other = tap.received(len(x))
+            columns.append((x.new_ones(len(x), 1) if other is None else other[0, :, 0]) * self.factor[self._name(tap)])
+        return torch.cat(columns, 1).to(self.kind)
 
     def _pass(self, x: Tensor) -> tuple[list[Tap], Tensor]:
         with recorded() as taps, torch.enable_grad():
             outputs = self.model({**self.frozen, **self.parameters}, x[None])
-        mine = {id(p) for p in self.parameters.values()}
-        return [t for t in taps if id(t.parameter) in mine], outputs
+        return [t for t in taps if id(t.parameter) in self.names], outputs
+
+    def _name(self, tap: Tap) -> str:
+        return self.names[id(tap.parameter)]
 
     def _chosen(self, outputs: Tensor) -> Sequence[int]:
         return range(outputs.shape[2]) if self.outputs is None else self.outputs
 
-    def _trusted(self, taps: Iterable[Tap], outputs: Tensor, names: dict[int, str], items: int) -> set[str]:
+    def _trusted(self, taps: Iterable[Tap], outputs: Tensor, items: int) -> set[str]:
         """Names of parameters whose one operation accounts for all of their gradient."""
         met: dict[str, list[Tap]] = {}
         for tap in taps:
-            met.setdefault(names[id(tap.parameter)], []).append(tap)
+            met.setdefault(self._name(tap), []).append(tap)
         once = {name: found[0] for name, found in met.items() if len(found) == 1}
         whole = _downs(outputs, None, [self.parameters[name] for name in once], retain=True)
         downs = _downs(outputs, None, [tap.out for tap in once.values()], retain=True)
         trusted = set()
         for (name, tap), wanted, down in zip(once.items(), whole, downs, strict=True):
-            sums = tap.gradient(down, items).sum(1)
+            sums = tap.gradient(down, tap.received(items), items).sum(1)
             if abs(sums.norm() - wanted.norm()) <= _AGREES * wanted.norm():  # the order differs, the length does not
                 trusted.add(name)
         return trusted

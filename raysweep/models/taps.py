@@ -38,27 +38,34 @@ class Tap:
     kernel: int = 1
     stride: int = 1
 
-    def received(self, items: int) -> Tensor:
-        """[lanes, items, positions, inputs] that a matrix multiplies; patches of a convolution."""
-        assert self.other is not None
-        lanes, x = len(self.other), self.other
+    def is_dense(self, items: int) -> bool:
+        """Whether a matrix meets one vector of each item."""
+        plain = self.matrix and self.kernel == self.stride == 1
+        return plain and self.out.numel() == len(self.out) * items * self.out.shape[-1]
+
+    def received(self, items: int) -> Tensor | None:
+        """What the parameter multiplies: of a matrix, [lanes, items, positions, inputs], which may be patches."""
+        x = self.other
+        if x is None or not self.matrix:
+            return x
         if self.kernel > 1 or self.stride > 1:
             images = x.flatten(0, 1).permute(0, 3, 1, 2)
             x = F.unfold(images, self.kernel, padding=self.kernel // 2, stride=self.stride).transpose(1, 2)
-        return x.reshape(lanes, items, -1, x.shape[-1])
+        return x.reshape(len(self.out), items, -1, x.shape[-1])
 
-    def gradient(self, down: Tensor, items: int) -> Tensor:
+    def gradient(self, down: Tensor, received: Tensor | None, items: int) -> Tensor:
         """[lanes, items, numbers] each item's gradient with respect to the parameter, in some fixed order.
 
         Args:
             down: The gradient with respect to `out`, and shaped so.
+            received: From the method of that name: it serves several outputs.
         """
-        lanes, size = len(down), self.parameter[0].numel()
         if self.matrix:
-            own = down.reshape(lanes, items, -1, down.shape[-1])
-            return (own.transpose(2, 3) @ self.received(items)).flatten(2)
-        each = down if self.other is None else down * self.other
-        return each.reshape(lanes, items, -1, size).sum(2)
+            assert received is not None
+            own = down.reshape(len(down), items, -1, down.shape[-1])
+            return (own.transpose(2, 3) @ received).flatten(2)
+        each = down if received is None else down * received
+        return each.reshape(len(down), items, -1, self.parameter[0].numel()).sum(2)
 
 
 _TAPS: ContextVar[list[Tap] | None] = ContextVar("taps", default=None)

@@ -109,7 +109,7 @@ def test_a_centred_and_scaled_model_has_the_kernel_of_its_own_parameters():
 
 
 def test_parameters_that_are_used_in_other_ways_are_differentiated_too():
-    """Scaled weights, a weight that is used twice, one that an operation sees and another formula too, an unused one."""
+    """Scaled weights, a weight that two operations share, one that a formula uses besides, and an unused one."""
     from raysweep.models.ops import linear
 
     def model(p, x):
