@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from raysweep.errors import SweepError, nearest
 
-__all__ = ["DATASETS", "Dataset", "ImageShape", "Images", "image_shape", "images", "load"]
+__all__ = ["DATASETS", "Dataset", "ImageShape", "Images", "image_shape", "images", "images_in", "load"]
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
@@ -108,7 +108,16 @@ def images(name: str) -> Images:
     if name == "digits":
         found = load(name)
         return Images(found.x, found.y, found.classes, _DIGITS_TRAIN)
-    with np.load(_file(name)) as arrays:
+    return images_in(_file(name))
+
+
+def images_in(file: Path) -> Images:
+    """The images of a file.
+
+    Raises:
+        SweepError: it is of another kind.
+    """
+    with np.load(file) as arrays:
         if _of_jpeg(arrays):
             x, y = _decoded(arrays["header"], arrays["payload"], arrays["lengths"]), arrays["labels"]
             train = len(y) - _JPEG_TEST
