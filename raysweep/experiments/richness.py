@@ -174,6 +174,11 @@ def _check(row: Mapping[str, Any], first: float, gpus: float) -> None:
             "grid.precision: tf32 must run on a GPU, but got (precision=tf32, resources.gpus=0). "
             "Ask for resources: {gpus: 1}, or use float32"
         )
+    if row["method"] == "ntk" and row["optimiser"] != "sgd":
+        raise SweepError(
+            "grid.optimiser: the lazy limit is one of gradient flow, but got "
+            f"(method=ntk, optimiser={row['optimiser']}). Leave the optimiser out, or train"
+        )
     if problem := architecture_of(row).problem():
         raise SweepError(f"grid.{problem}")
     if row["task"] == "images":

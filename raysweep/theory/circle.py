@@ -64,8 +64,9 @@ def modes(activation: str, depth: int, beta: float, harmonics: int) -> Modes:
     """Eigenvalues, and the target's share of each, at infinite width; harmonics beyond the first are merged in bins."""
     mass = amplitudes(activation, beta, harmonics) ** 2
     x = np.maximum(kernel_spectrum(activation, depth)[1 : harmonics + 1], np.finfo(float).tiny)
-    edges = np.unique(np.geomspace(_SINGLE, harmonics, _BINS + 1).astype(int)) if harmonics > _SINGLE else []
-    first = np.unique(np.concatenate([np.arange(min(_SINGLE, harmonics)), np.asarray(edges, dtype=int)[:-1]]))
+    single = np.arange(min(_SINGLE, harmonics))
+    bins = np.geomspace(_SINGLE, harmonics, _BINS + 1)[:-1].astype(int) if harmonics > _SINGLE else single
+    first = np.unique(np.concatenate([single, bins]))
     own = np.add.reduceat(mass, first)
     count = np.diff(np.append(first, harmonics)).astype(float)
     return Modes(np.add.reduceat(mass * x, first) / own, own / mass.sum(), count)

@@ -213,6 +213,13 @@ def test_an_exclusion_that_a_preset_makes_senseless_says_what_to_do(write):
     assert len(load_sweep(write(text), ["exclude={width: 8, seed: 0}"], "small").runs) == 1
 
 
+def test_a_preset_may_replace_the_resources(write):
+    path = write(BASE + "resources: {gpus: 1, lanes: 3}\npresets: {small: {width: 8, resources: {cpus: 2}}}\n")
+    assert load_sweep(path).file.resources.gpus == 1
+    small = load_sweep(path, preset="small").file.resources
+    assert (small.cpus, small.gpus, small.lanes) == (2, 0, None)
+
+
 PRESETS = BASE + "presets:\n  smoke: {width: 8, steps: [1, 2]}\n  tiny: {depth: 1}\n"
 
 
