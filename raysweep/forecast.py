@@ -30,6 +30,7 @@ Array = npt.NDArray[np.float64]
 MODELS = ("mlp", "cnn", "resnet")
 _DECADES = 6  # of time that curves are predicted for
 _PER_DECADE = 4
+_BLOCKS = 8  # of items, one of which is left out at a time
 _ANGLES, _HARMONICS = 2048, 8192  # of a task on the circle
 _DATA = (100, 1_000, 10_000, 100_000, 1_000_000)  # items to train on
 
@@ -54,8 +55,8 @@ def task_of(data: str, seed: int = 0) -> Task:
 
     Args:
         data: `digits`; NAME of NAME.npz in the folder RAYSWEEP_DATA; the path of an .npz of images, as `raysweep.data`
-            describes them, or of `x` [items, ...] and `y` [items] classes or [items, outputs] numbers; or `circle:BETA`,
-            a target of that beta for a ReLU network, on angles drawn by the seed.
+            describes them, or of `x` [items, ...] and `y` [items] classes or [items, outputs] numbers; or
+            `circle:BETA`, a target of that beta for a ReLU network, on angles drawn by the seed.
 
     Raises:
         SweepError: There are no such data, or they are of another kind.
@@ -230,17 +231,15 @@ def forecast(
     if seeds < 2:
         raise SweepError(f"seeds: `seeds >= 2` must hold, for the intervals, but got (seeds={seeds})")
     if not gamma >= 0 or not 0.5 <= level < 1:
-        raise SweepError(
-            f"`gamma >= 0` and `0.5 <= level < 1` must hold, but got (gamma={gamma:g}, level={level:g})"
-        )
+        raise SweepError(f"`gamma >= 0` and `0.5 <= level < 1` must hold, but got (gamma={gamma:g}, level={level:g})")
     shape = Architecture(model, task.x.shape[1], task.y.shape[1], width, depth, activation, base_width=1)
     if problem := shape.problem():
         raise SweepError(problem)
     count = min(items, len(task.x))
     window = window_of(count)
     rows = np.random.default_rng(seed).permutation(len(task.x))[:count]
-    whole, left, halves, quarters = _spectra(shape, task.x[rows], task.y[rows], seeds, device, memory)
-    fits = [[exponents(s, window) for s in some] for some in ([whole], left, halves, quarters)]
+    whole, *parts = _spectra(shape, task.x[rows], task.y[rows], seeds, device, memory)
+    fits = [[exponents(s, window) for s in some] for some in ([whole], *parts)]
     alpha, beta = (
         estimate(count, fits[0][0][j], *([one[j] for one in some] for some in fits[1:]), level=level) for j in (0, 1)
     )
@@ -270,8 +269,8 @@ def forecast(
 
 def _spectra(
     shape: Architecture, x: npt.NDArray[np.float32], y: Array, seeds: int, device: str, memory: int
-) -> tuple[Spectrum, list[Spectrum], list[Spectrum], list[Spectrum]]:
-    """Spectra of the average kernel, of averages without one network, and on halves and quarters of the items."""
+) -> tuple[Spectrum, list[Spectrum], list[Spectrum], list[Spectrum], list[Spectrum]]:
+    """Spectra of the average kernel; without a network, without a block of items; on halves, on quarters of them."""
     import torch
 
     from raysweep.models.mean_field import MeanField
@@ -295,16 +294,18 @@ def _spectra(
             own = ntk(model, start, inputs, frozen=fixed, rates=network.rates(False), memory=memory - kept)
             kernels[i] = own[0] / shape.outputs
 
-    def spectrum(kernel: Any, at: slice = slice(None)) -> Spectrum:
-        values, vectors = torch.linalg.eigh(kernel[at, at].double() / len(targets[at]))
+    every = torch.arange(count, device=device)
+
+    def spectrum(kernel: Any, at: Any = every) -> Spectrum:
+        values, vectors = torch.linalg.eigh(kernel[at][:, at].double() / len(at))
         mass = (vectors.T @ targets[at]).square().sum(1)
         return Spectrum(values.flip(0).cpu().numpy(), (mass / mass.sum()).flip(0).cpu().numpy())
 
     mean = kernels.mean(0)
-    left = [spectrum((mean * seeds - kernel) / (seeds - 1)) for kernel in kernels]
-    parts = ([slice(i * count // n, (i + 1) * count // n) for i in range(n)] for n in (2, 4))
-    halves, quarters = ([spectrum(mean, at) for at in some] for some in parts)
-    return spectrum(mean), left, halves, quarters
+    networks = [spectrum((mean * seeds - kernel) / (seeds - 1)) for kernel in kernels]
+    blocks = [spectrum(mean, every[every * _BLOCKS // count != i]) for i in range(_BLOCKS)]
+    halves, quarters = ([spectrum(mean, at) for at in every.tensor_split(n)] for n in (2, 4))
+    return spectrum(mean), networks, blocks, halves, quarters
 
 
 def kernel_bytes(items: int, seeds: int) -> int:
@@ -322,7 +323,8 @@ def _notes(alpha: Estimate, beta: Estimate) -> tuple[str, ...]:
         )
     if abs(beta.drift) > 0.1:
         notes.append(
-            f"beta still changes with the number of items, by {beta.drift:+.2g} from half of them to all. Take more items."
+            f"beta still changes with the number of items, by {beta.drift:+.2g} from half of them to all. "
+            "Take more items."
         )
     if alpha.value <= 1:
         notes.append(
