@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from raysweep.data import Images, images, images_in
 from raysweep.errors import PackError, SweepError
-from raysweep.models import Architecture
+from raysweep.models import ACTIVATIONS, Architecture
 from raysweep.theory.circle import amplitudes
 from raysweep.theory.features import Modes, compute_optimal, flow, time_exponent
 from raysweep.theory.kernel_limit import data_plateau
@@ -228,6 +228,8 @@ def forecast(
     """
     if model not in MODELS:
         raise SweepError(f"model: must be one of {', '.join(MODELS)}, but got {model!r}")
+    if activation not in ACTIVATIONS:
+        raise SweepError(f"activation: must be one of {', '.join(ACTIVATIONS)}, but got {activation!r}")
     if seeds < 2:
         raise SweepError(f"seeds: `seeds >= 2` must hold, for the intervals, but got (seeds={seeds})")
     if not gamma >= 0 or not 0.5 <= level < 1:
@@ -239,10 +241,9 @@ def forecast(
     window = window_of(count)
     rows = np.random.default_rng(seed).permutation(len(task.x))[:count]
     whole, *parts = _spectra(shape, task.x[rows], task.y[rows], seeds, device, memory)
-    fits = [[exponents(s, window) for s in some] for some in ([whole], *parts)]
-    alpha, beta = (
-        estimate(count, fits[0][0][j], *([one[j] for one in some] for some in fits[1:]), level=level) for j in (0, 1)
-    )
+    own = exponents(whole, window)
+    networks, blocks, halves, quarters = (np.array([exponents(s, window) for s in some]).T for some in parts)
+    alpha, beta = (estimate(count, own[j], networks[j], blocks[j], halves[j], quarters[j], level=level) for j in (0, 1))
     modes = continued(whole, window[1], alpha.value, beta.value)
     times = np.geomspace(1.0, 10.0**_DECADES, _DECADES * _PER_DECADE + 1)
     curves = flow([modes, modes], [0.0, gamma], times).loss

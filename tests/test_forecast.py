@@ -94,6 +94,7 @@ def test_a_circle_has_a_beta(name):
     ("options", "error", "message"),
     [
         ({"model": "vit"}, SweepError, "must be one of mlp, cnn, resnet, but got 'vit'"),
+        ({"activation": "sine"}, SweepError, "activation: must be one of relu"),
         ({"model": "cnn"}, SweepError, "cnn needs square images"),
         ({"seeds": 1}, SweepError, r"`seeds >= 2` must hold, for the intervals, but got \(seeds=1\)"),
         ({"gamma": -1.0}, SweepError, "gamma=-1"),

@@ -56,7 +56,7 @@ def difficulty(
     figure: Annotated[str | None, typer.Option(metavar="FILE", help="Draw it: .png, .pdf or .svg.")] = None,
     json: Json = False,
 ) -> None:
-    """Measure how hard a data set is for a network before it is trained, and predict its learning curves."""
+    """Measure how hard a data set is for a network, before training."""
     for name, file, endings in (("out", out, (".json",)), ("figure", figure, (".png", ".pdf", ".svg"))):
         if file is not None and (Path(file).suffix not in endings or not Path(file).parent.is_dir()):
             raise FitError(

@@ -16,7 +16,6 @@ are averaged, so that the jackknife over networks estimates it, and it is taken 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,10 +118,10 @@ def _slope(x: Array, y: Array) -> float:
 def estimate(
     items: int,
     whole: float,
-    networks: Sequence[float],
-    blocks: Sequence[float],
-    halves: Sequence[float],
-    quarters: Sequence[float],
+    networks: npt.ArrayLike,
+    blocks: npt.ArrayLike,
+    halves: npt.ArrayLike,
+    quarters: npt.ArrayLike,
     level: float = 0.95,
 ) -> Estimate:
     """An exponent, and an interval over networks, items and sizes.
@@ -138,14 +137,15 @@ def estimate(
         blocks: From the average kernel on all items but a block of several equal ones, for each block.
         halves, quarters: From the average kernel on disjoint parts of the items, over the same modes.
     """
-    mixing = (len(networks) - 1) * float(np.mean(networks) - whole)
-    seeds, sampled = ((len(some) - 1) * float(np.var(some)) for some in (networks, blocks))
+    left = [np.asarray(some, dtype=float) for some in (networks, blocks)]
+    mixing = (len(left[0]) - 1) * float(left[0].mean() - whole)
+    seeds, sampled = ((len(some) - 1) * float(some.var()) for some in left)
     total = seeds + sampled
-    freedom = total**2 / max(seeds**2 / (len(networks) - 1) + sampled**2 / (len(blocks) - 1), 1e-300)
-    drift = whole - float(np.mean(halves))
+    freedom = total**2 / max(seeds**2 / (len(left[0]) - 1) + sampled**2 / (len(left[1]) - 1), 1e-300)
+    drift = whole - float(np.mean(np.asarray(halves, dtype=float)))
     value = whole - mixing
     half = float(stdtrit(max(freedom, 1.0), (1 + level) / 2)) * total**0.5 + abs(drift)
-    sizes = ((items // 4, float(np.mean(quarters))), (items // 2, float(np.mean(halves))), (items, whole))
+    sizes = ((items // 4, float(np.mean(np.asarray(quarters)))), (items // 2, whole - drift), (items, whole))
     return Estimate(value, value - half, value + half, level, whole, mixing, seeds**0.5, sampled**0.5, drift, sizes)
 
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.special import stdtrit
+from threadpoolctl import threadpool_limits
 
 from raysweep.errors import FitError
 from raysweep.theory.features import flow, power_law_modes
 from raysweep.theory.spectrum import Spectrum, continued, estimate, exponents, verdict, window_of
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small eigenproblems wait for threads most of the time where cores are busy."""
+    with threadpool_limits(1):
+        yield
 
 
 def exact(alpha, beta, modes=2000):
