@@ -20,7 +20,7 @@ from raysweep.errors import PackError, SweepError
 from raysweep.models import ACTIVATIONS, Architecture
 from raysweep.theory.circle import amplitudes
 from raysweep.theory.features import Modes, compute_optimal, flow, time_exponent
-from raysweep.theory.kernel_limit import data_plateau
+from raysweep.theory.kernel_limit import data_plateau, reused_data_curve
 from raysweep.theory.spectrum import Estimate, Spectrum, continued, estimate, exponents, verdict, window_of
 
 __all__ = ["MODELS", "Forecast", "Task", "forecast", "kernel_bytes", "task_of"]
@@ -30,6 +30,7 @@ Array = npt.NDArray[np.float64]
 MODELS = ("mlp", "cnn", "resnet")
 _DECADES = 6  # of time that curves are predicted for
 _PER_DECADE = 4
+_POINTS = 50  # of a curve that a slope is fitted to
 _BLOCKS = 8  # of items, one of which is left out at a time
 _ANGLES, _HARMONICS = 2048, 8192  # of a task on the circle
 _DATA = (100, 1_000, 10_000, 100_000, 1_000_000)  # items to train on
@@ -121,6 +122,8 @@ class Forecast:
         gamma: Richness of the rich curve, in units of lambda_1 and of the target's power.
         times: [times] lambda_1 t.
         lazy, rich: [times] predicted loss on fresh items, relative to that of the zero function.
+        train: Items that `reused` is about; 0 for none.
+        reused: [times] the lazy loss on fresh items of training that uses `train` items again and again; or nothing.
         measured_to: lambda_1 t up to which curves rest on measured modes; beyond it they are extrapolated.
         data: (items to train on, loss at which a lazy network ends that uses them again and again).
         notes: What a reader should know, in sentences.
@@ -140,6 +143,8 @@ class Forecast:
     times: Array
     lazy: Array
     rich: Array
+    train: int
+    reused: Array | None
     measured_to: float
     data: tuple[tuple[int, float], ...]
     notes: tuple[str, ...]
@@ -153,6 +158,14 @@ class Forecast:
         """(value, low, high) of the predicted exponent of the loss in time; it rises with beta."""
         value, low, high = (time_exponent(max(b, 0.0), rich) for b in (self.beta.value, self.beta.low, self.beta.high))
         return value, low, high
+
+    def slope(self, curve: Array, low: float, high: float) -> float:
+        """The exponent of a predicted curve between two times t, by least squares in logs; NaN outside its times."""
+        t = self.times / self.first
+        if not t[0] <= low < high <= t[-1]:
+            return float("nan")
+        at = np.linspace(np.log(low), np.log(high), _POINTS)
+        return -float(np.polyfit(at, np.interp(at, np.log(t), np.log(curve)), 1)[0])
 
     def to_json(self) -> dict[str, Any]:
         """Every number, for a file."""
@@ -186,6 +199,8 @@ class Forecast:
                 "lazy": self.lazy.tolist(),
                 "rich": self.rich.tolist(),
                 "gamma": self.gamma,
+                "train": self.train,
+                "reused": None if self.reused is None else self.reused.tolist(),
                 "measured_to": self.measured_to,
             },
             "data_limit": [{"items": n, "loss": loss} for n, loss in self.data],
@@ -204,6 +219,7 @@ def forecast(
     items: int = 2048,
     seeds: int = 4,
     gamma: float = 1.0,
+    train: int = 0,
     level: float = 0.95,
     device: str = "cpu",
     memory: int = 2 * 2**30,
@@ -217,6 +233,7 @@ def forecast(
         items: Items that the kernel is measured on, drawn without replacement; all where there are fewer.
         seeds: Networks whose kernels are averaged.
         gamma: Richness of the rich curve. 1 is rich from times near 1 / lambda_1 on.
+        train: Items of a lazy training that uses them again and again, whose curve is predicted too; 0 for none.
         level: Nominal coverage of intervals.
         memory: Bytes for kernels, gradients and activations.
         seed: Draws the items.
@@ -232,8 +249,11 @@ def forecast(
         raise SweepError(f"activation: must be one of {', '.join(ACTIVATIONS)}, but got {activation!r}")
     if seeds < 2:
         raise SweepError(f"seeds: `seeds >= 2` must hold, for the intervals, but got (seeds={seeds})")
-    if not gamma >= 0 or not 0.5 <= level < 1:
-        raise SweepError(f"`gamma >= 0` and `0.5 <= level < 1` must hold, but got (gamma={gamma:g}, level={level:g})")
+    if not gamma >= 0 or not 0.5 <= level < 1 or train < 0:
+        raise SweepError(
+            "`gamma >= 0`, `0.5 <= level < 1` and `train >= 0` must hold, but got "
+            f"(gamma={gamma:g}, level={level:g}, train={train})"
+        )
     shape = Architecture(model, task.x.shape[1], task.y.shape[1], width, depth, activation, base_width=1)
     if problem := shape.problem():
         raise SweepError(problem)
@@ -262,6 +282,8 @@ def forecast(
         times=times,
         lazy=curves[0],
         rich=curves[1],
+        train=train,
+        reused=reused_data_curve(modes, times, train) if train and alpha.value > 1 else None,
         measured_to=float(whole.values[0] / whole.values[window[1] - 1] / 2),
         data=tuple((n, data_plateau(modes, n)) for n in _DATA) if alpha.value > 1 else (),
         notes=_notes(alpha, beta),

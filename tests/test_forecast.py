@@ -10,7 +10,10 @@ import torch
 
 from raysweep.errors import FitError, PackError, SweepError
 from raysweep.forecast import Task, forecast, kernel_bytes, task_of
+from raysweep.models.mean_field import MeanField
+from raysweep.models.ntk import ntk
 from raysweep.theory.features import compute_optimal
+from raysweep.theory.kernel_limit import data_plateau
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +22,7 @@ def one_thread():
 
 
 def test_the_known_difficulty_of_a_target_on_the_circle_is_found():
-    made = forecast(task_of("circle:0.5"), width=256, items=600, seeds=2)
+    made = forecast(task_of("circle:0.5"), width=256, items=600, seeds=2, train=500)
     assert made.window == (5, 30)
     assert made.beta.low < 0.5 < made.beta.high
     assert made.beta.value == pytest.approx(0.5, abs=0.15)
@@ -34,11 +37,41 @@ def test_the_known_difficulty_of_a_target_on_the_circle_is_found():
     assert (np.diff(made.rich) < 0).all()
     low, high = (made.spectrum.values[k - 1] for k in made.window)
     assert made.measured_to == pytest.approx(made.first / high / 2)
+    # Items that are used again end at a floor, and make no difference before it.
+    assert made.reused is not None
+    assert made.reused[0] == pytest.approx(made.lazy[0], rel=0.02)
+    assert made.reused[-1] == pytest.approx(data_plateau(made.modes, 500), rel=0.05)
+    # Within a decade in which the curve is nearly a power law, its slope lies between the local ones at the ends.
+    t = made.times / made.first
+    local = -np.diff(np.log(made.lazy)) / np.diff(np.log(t))
+    assert local[8:12].min() < made.slope(made.lazy, t[8], t[12]) < local[8:12].max()
+    assert np.isnan(made.slope(made.lazy, t[0] / 2, t[5]))
     record = made.to_json()
     assert record["verdict"] == made.verdict
     assert record["curves"]["t"] == pytest.approx((made.times / made.first).tolist())
     x, y = compute_optimal(made.alpha.value, made.beta.value, rich=True)
     assert record["compute_optimal"]["rich"] == {"loss": x, "width": y}
+
+
+def test_the_loss_of_lazy_training_on_other_images_is_predicted():
+    """Gradient flow of the average kernel on 400 digits, against what 400 digits predict before it."""
+    task = task_of("digits")
+    rows = np.random.default_rng(0).permutation(len(task.x))[:700]
+    x, y, count, seeds = task.x[rows], task.y[rows], 400, 2
+    made = forecast(Task("digits", x[:count], y[:count]), width=64, depth=2, items=count, seeds=seeds, train=count)
+    network = MeanField(made.architecture)
+    kernel = 0.0
+    for seed in range(seeds):
+        start, fixed = network.start(torch.tensor([seed]), torch.float32, "cpu")
+        own = ntk(network.architecture.model(), start, torch.from_numpy(x), frozen=fixed, rates=network.rates(False))
+        kernel = kernel + own[0].double().numpy() / made.architecture.outputs / seeds
+    values, vectors = np.linalg.eigh(kernel[:count, :count] / count)
+    for place in (4, 6, 8):
+        reached = (vectors * (-np.expm1(-values * made.times[place] / made.first) / values)) @ vectors.T @ y[:count]
+        outputs = kernel[count:, :count] @ reached / count
+        loss = ((outputs - y[count:]) ** 2).sum() / (y[count:] ** 2).sum()
+        assert made.reused[place] == pytest.approx(loss, rel=0.15)
+        assert made.lazy[place] < made.reused[place]
 
 
 def test_images_are_measured_with_convolutions_and_in_any_memory():

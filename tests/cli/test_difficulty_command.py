@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from unittest.mock import patch
@@ -25,14 +26,25 @@ def code_of(*arguments: str) -> int:
 
 def test_a_task_is_described_scored_kept_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The table holds two trainings: one falls as the lazy prediction does, one faster than either."""
-    t = np.geomspace(1, 1e3, 12)
+    t = np.geomspace(10, 1e3, 12)
     falls = {"lazy": 0.5, "fast": 3.0}
     rows = [
         {"kind": k, "t": x, "loss": x**-p * (1 + 0.01 * (-1) ** i)} for k, p in falls.items() for i, x in enumerate(t)
     ]
     pl.DataFrame(rows).write_csv(tmp_path / "trained.csv")
     kept, drawn = tmp_path / "task.json", tmp_path / "task.png"
-    options = ["--against", str(tmp_path / "trained.csv"), "--by", "kind", "--out", str(kept), "--figure", str(drawn)]
+    options = [
+        "--against",
+        str(tmp_path / "trained.csv"),
+        "--by",
+        "kind",
+        "--out",
+        str(kept),
+        "--figure",
+        str(drawn),
+        "--train",
+        "300",
+    ]
     assert code_of(*FAST, *options) == 0
     said = capsys.readouterr().out
     record = json.loads(kept.read_text())
@@ -42,12 +54,14 @@ def test_a_task_is_described_scored_kept_and_drawn(tmp_path: Path, capsys: pytes
     assert f"{record['time_exponent']['rich']['value']:.3g}" in said
     assert {"can": "feature learning can improve", "undecided": "undecided whether"}[record["verdict"]] in said
     assert "extrapolated" in said
+    assert "lazy, 300 items" in said
+    assert record["curves"]["reused"][-1] > record["curves"]["lazy"][-1]
     fast, lazy = record["against"]
     assert fast["group"] == {"kind": "fast"}
     assert fast["measured"] == pytest.approx(3.0, abs=0.02)
     assert fast["agrees_with"] == []
     assert "lazy" in lazy["agrees_with"]
-    assert "agrees with neither" in said
+    assert re.search(r"kind = fast +3[.\d]* \[.*\] +neither +lazy ", said)
     assert drawn.read_bytes()[:4] == b"\x89PNG"
 
 
