@@ -72,7 +72,7 @@ def of_object(code: Any, folders: Sequence[Path] = (), module: str = "") -> Code
             texts[getattr(origin, "__qualname__", "function")] = _tree_sha(text)
         else:
             texts["arguments"] = hashlib.sha256((texts.get("arguments", "") + origin).encode()).hexdigest()[:16]
-    local = [file for file in files if _is_ours(file)]
+    local = [file for file in files if not str(file.resolve()).startswith(_installed())]
     found = of_files(local, folders) if local else Code()
     if not texts:
         return found
@@ -119,11 +119,6 @@ def _has_content(cell: Any) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_ours(file: Path) -> bool:
-    """Whether a file is neither of the standard library nor of an installed package."""
-    return not str(file.resolve()).startswith(_installed())
 
 
 def of_files(files: Sequence[Path], folders: Sequence[Path] = ()) -> Code:

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,9 @@ from raysweep.experiment import Cost, Experiment, WorldShape
 from raysweep.grid.runs import Observed, Runs, number
 from raysweep.grid.values import Value
 
-__all__ = ["ASSUMED_FLOPS", "Rate", "clock", "host_memory", "measured_rate", "run_costs", "stated_cost"]
+__all__ = ["ASSUMED_FLOPS", "CostOf", "Rate", "clock", "host_memory", "measured_rate", "run_costs", "stated_cost"]
 
+CostOf: TypeAlias = Callable[[Mapping[str, Value], Observed], Cost]  # the cost of a run that observes a set
 # Per second, for packs of small models, until something was measured: per core in float32, per GPU in TF32.
 ASSUMED_FLOPS, ASSUMED_GPU_FLOPS = 4e9, 1e13
 
@@ -74,10 +76,7 @@ def stated_cost(experiment: Experiment, run: Mapping[str, Value], observed: Obse
 
 
 def run_costs(
-    runs: Runs,
-    index: npt.NDArray[np.int64],
-    lanes: Sequence[str],
-    cost: Callable[[Mapping[str, Value], Observed], Cost],
+    runs: Runs, index: npt.NDArray[np.int64], lanes: Sequence[str], cost: CostOf
 ) -> tuple[npt.NDArray[np.int64], list[Cost]]:
     """The cost of each run as an index, [n], and the distinct costs.
 

@@ -75,11 +75,12 @@ class Images:
 
 @dataclass(frozen=True)
 class ImageShape:
-    """Numbers per image, classes, and images for training."""
+    """Numbers per image, classes, and how many images are for training and for testing."""
 
     inputs: int
     classes: int
     train: int
+    test: int
 
 
 @cache
@@ -137,13 +138,15 @@ def image_shape(name: str) -> ImageShape:
     """
     if name == "digits":
         found = images(name)
-        return ImageShape(found.x.shape[1], found.classes, found.train)
+        return ImageShape(found.x.shape[1], found.classes, found.train, len(found.y) - found.train)
     with np.load(_file(name)) as arrays:
         if _of_jpeg(arrays):
             one = _decoded(arrays["header"], arrays["payload"], arrays["lengths"][:1])
-            return ImageShape(one.size, int(arrays["labels"].max()) + 1, len(arrays["labels"]) - _JPEG_TEST)
+            y = arrays["labels"]
+            return ImageShape(one.size, int(y.max()) + 1, len(y) - _JPEG_TEST, _JPEG_TEST)
+        train, test = arrays["y_train"], arrays["y_test"]
         size = math.prod(arrays["x_test"].shape[1:])
-        return ImageShape(size, int(max(arrays[f"y_{k}"].max() for k in ("train", "test"))) + 1, len(arrays["y_train"]))
+        return ImageShape(size, int(max(train.max(), test.max())) + 1, len(train), len(test))
 
 
 def _file(name: str) -> Path:

@@ -37,7 +37,6 @@ class Bound:
 
     Attributes:
         metric: Bounded column.
-        limit: Its bound.
         side: `low` where it may not lie below the limit, `high` where it may not lie above.
         se: Column of its standard error; the bound is exact without one.
         sigmas: Standard errors beyond which it is broken.
@@ -65,7 +64,6 @@ class Figure:
 
     Attributes:
         name: Name of its file.
-        y: The metric.
         title: Title of the panel.
         caption: A sentence below the figure.
         reliability: Also show how often classes occur that the world's posterior gives a probability, by its audits.

@@ -34,9 +34,7 @@ class Finding:
     """One thing the doctor checked.
 
     Attributes:
-        name: The thing checked.
         ok: Whether a sweep can run with it.
-        value: The finding.
         remedy: What to do if it is not ok.
         weak: Whether a sweep can run at a cost, which `value` states.
     """

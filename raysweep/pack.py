@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from raysweep.cost import run_costs
+from raysweep.cost import CostOf, run_costs
 from raysweep.errors import PackError
 from raysweep.experiment import Cost
 from raysweep.grid.axes import Axis, KindBy
@@ -145,9 +145,7 @@ def make_pack(runs: Runs, attempt: int = 1) -> Pack:
     return Pack(digest, _slim(runs), attempt)
 
 
-def shape_groups(
-    runs: Runs, axes: Mapping[str, Axis], cost: Callable[[Mapping[str, Value], Observed], Cost]
-) -> list[Group]:
+def shape_groups(runs: Runs, axes: Mapping[str, Axis], cost: CostOf) -> list[Group]:
     """Runs grouped by what must be equal in a pack: every shape axis and the observed set."""
     columns = [(runs.observed_code, len(runs.observed))]
     for name, code in runs.codes.items():
@@ -174,10 +172,7 @@ def shape_groups(
 
 
 def _priced(
-    runs: Runs,
-    index: npt.NDArray[np.int64],
-    lanes: Sequence[str],
-    cost: Callable[[Mapping[str, Value], Observed], Cost],
+    runs: Runs, index: npt.NDArray[np.int64], lanes: Sequence[str], cost: CostOf
 ) -> tuple[npt.NDArray[np.int64], Cost, bool]:
     """The runs of a group, the most expensive first if their work differs; the cost of one; whether work differs."""
     code, each = run_costs(runs, index, lanes, cost)
@@ -277,11 +272,7 @@ def _slim(runs: Runs) -> Runs:
         return replace(runs, values=values, codes=codes)
     used, observed_code = _used(runs.observed_code, len(runs.observed))
     return replace(
-        runs,
-        values=values,
-        codes=codes,
-        observed=tuple(runs.observed[i] for i in used),
-        observed_code=observed_code,
+        runs, values=values, codes=codes, observed=tuple(runs.observed[i] for i in used), observed_code=observed_code
     )
 
 

@@ -80,7 +80,6 @@ def run(
     """Execute every pending cell of a sweep.
 
     Args:
-        sweep: What to run.
         store: The store of its ledger; created if missing.
         executor: Where packs run.
         skip_failed: Leave failed cells as they are.

@@ -61,9 +61,8 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
     file, name = stored_sweep(store)
     now, clock = _now(store)
     seen.pulse = seen.pulse or Pulse(store)
-    at_work = drivers(
-        store, now, seen.pulse
-    )  # before the ledger: rows of a driver that has ended by now are read below
+    # Before the ledger: rows of a driver that has ended by now are read below.
+    at_work = drivers(store, now, seen.pulse)
     if seen.current is None or seen.sweep != name:
         seen.sweep, seen.current = name, current(store)
     scan, left_out = split(seen.current, seen.current.ledger.scan(_COLUMNS, known=seen.parts))

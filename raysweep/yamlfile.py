@@ -25,9 +25,7 @@ _LONGEST = 400  # characters of a number: a double written in full has up to 330
 _CONSTANTS: dict[str, Any] = dict.fromkeys(("", "~", "null", "Null", "NULL"), None)
 _CONSTANTS |= dict.fromkeys(("true", "True", "TRUE"), True) | dict.fromkeys(("false", "False", "FALSE"), False)
 _DIGITS = "[0-9](?:_?[0-9])*"
-_WHOLE = re.compile(
-    "[-+]?(?:0|[1-9](?:_?[0-9])*|0[xX](?:_?[0-9a-fA-F])+|0[oO](?:_?[0-7])+|0[bB](?:_?[01])+)",
-)
+_WHOLE = re.compile("[-+]?(?:0|[1-9](?:_?[0-9])*|0[xX](?:_?[0-9a-fA-F])+|0[oO](?:_?[0-7])+|0[bB](?:_?[01])+)")
 _REAL = re.compile(
     rf"[-+]?(?:{_DIGITS}\.(?:{_DIGITS})?|\.{_DIGITS})(?:[eE][-+]?[0-9]+)?|[-+]?{_DIGITS}[eE][-+]?[0-9]+"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"

@@ -20,7 +20,7 @@ from raysweep.store import Store
 from raysweep.sweep import Sweep, from_mapping
 
 HERE = Path(__file__).parent
-pytest_plugins = ["fault_fixtures"]
+pytest_plugins = ["fault_fixtures", "function_fixtures"]
 
 # A function sweep: 3 x 2 runs, each read at 3 epochs, no training at all.
 FUNCTION_SWEEP: dict[str, Any] = {

@@ -29,7 +29,6 @@ class Measured:
     """A measured number, and what it measures.
 
     Args:
-        value: The estimate.
         window: The range of scales that it was taken over, for example `k 100 to 1,000`.
         seeds: How many independent repeats (seeds, or splits of the data) the interval is over; 0 for a number that is
             computed and not sampled.

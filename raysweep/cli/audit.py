@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from raysweep.cli.asking import Json
 from raysweep.cli.show import print_json, print_table
 from raysweep.errors import OracleError, nearest
 
@@ -30,7 +31,7 @@ def audit(
         ),
     ] = None,
     items: Annotated[int, typer.Option(min=100, help="Generated pairs.")] = 8192,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Check that a world's posterior is exact. Audit inverse, log-determinant, self-calibration; exit 1 on failure."""
     from raysweep.oracle.audits import place, settings, summary
@@ -95,7 +96,6 @@ def used_settings(store: Store, folder: str, recipe: Recipe) -> list[Setting]:
 
     Args:
         store: A store, or a world's own folder.
-        folder: The world's folder within it.
     """
     from raysweep.oracle.audits import settings, stored_audits
     from raysweep.oracle.recipe import folder_of

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from raysweep.cli.asking import Json
 from raysweep.cli.show import print_json, say
 
 
@@ -22,7 +23,7 @@ def export(
         str | None, typer.Option(metavar="PATH_OR_URI", help="A folder, or MLflow's tracking URI.", show_default=False)
     ] = None,
     metric: Annotated[list[str] | None, typer.Option(metavar="COL", help="Only this metric; may be repeated.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Send a store's runs to TensorBoard, MLflow or W&B. Run it again to add what is new, also while the sweep runs."""
     from raysweep.export import export as send

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from raysweep.cli.asking import Json
 from raysweep.cli.show import print_json, say
 from raysweep.errors import StudyError
 
@@ -60,14 +61,13 @@ def import_(
         list[str] | None, typer.Option("--set", metavar="AXIS=VALUE", help="A value of all trials; may be repeated.")
     ] = None,
     ignore: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PARAM", help="A parameter that makes no difference; may be repeated."),
+        list[str] | None, typer.Option(metavar="PARAM", help="A parameter that makes no difference; may be repeated.")
     ] = None,
     study: Annotated[
         str | None, typer.Option(metavar="NAME", help="The study, for an Optuna storage with several.")
     ] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the sweep, without --sweep.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Turn results of other tools into rows of a store. Fit and extend them; run it again to add what is new."""
     from raysweep.executors.quiet import terminal

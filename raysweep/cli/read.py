@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
+from raysweep.cli.asking import Json
 from raysweep.cli.audit import audit
 from raysweep.cli.show import print_json, print_table, say
 from raysweep.cli.status import status
 from raysweep.errors import LedgerError, plain
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A sweep's folder or URI.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def add_to(app: typer.Typer) -> None:

@@ -27,8 +27,7 @@ _CODES = 5  # codes that are shown
 def status(
     store: Annotated[str, typer.Argument(metavar="STORE", help="A sweep's folder or URI.", show_default=False)],
     watch: Annotated[
-        bool,
-        typer.Option("--watch", help="Refresh until the sweep is done; wait for a store that does not exist yet."),
+        bool, typer.Option("--watch", help="Refresh until the sweep is done; wait for a store that does not exist yet.")
     ] = False,
     every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Time between refreshes of --watch.")] = 5.0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON; with --watch, one line per refresh.")] = False,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from raysweep.cli.asking import Json
 from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import PriceError, RaysweepError, SweepError
 
@@ -35,7 +36,6 @@ StoreOption = Annotated[
 ]
 SkipFailed = Annotated[bool, typer.Option("--skip-failed", help="Leave failed cells as they are.")]
 Retry = Annotated[str | None, typer.Option(metavar="diverged", help="Also run diverged cells again.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def add_to(app: typer.Typer) -> None:

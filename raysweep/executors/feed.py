@@ -217,7 +217,6 @@ class Feed:
         """The pack's worker died. Unfinished runs are tried again, then given up.
 
         Args:
-            pack_id: Id of the pack.
             reason: What is known of the death.
             own_fault: A crash counts towards `attempts`. The death or preemption of a node, and a store that could
                 not be written, do not: a pack may be lost to those many more times.

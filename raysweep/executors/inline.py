@@ -14,7 +14,7 @@ from raysweep.executors.interrupt import noting_interrupts
 from raysweep.executors.work import Job, OutOfMemory, execute, release_memory
 from raysweep.ledger.rows import Counts
 from raysweep.oracle.curve import Curve
-from raysweep.oracle.recipe import TrainFunction
+from raysweep.oracle.recipe import Point, TrainFunction
 from raysweep.store import Store
 
 __all__ = ["Inline"]
@@ -52,12 +52,7 @@ class Inline:
         return function(*arguments)
 
     def train(
-        self,
-        function: TrainFunction,
-        store: Store,
-        folder: str,
-        workers: int,
-        on_progress: Callable[[Mapping[str, float]], None],
+        self, function: TrainFunction, store: Store, folder: str, workers: int, on_progress: Point
     ) -> Mapping[str, bytes]:
         """Train on a single device, without checkpoints."""
         curve = Curve(store, folder)

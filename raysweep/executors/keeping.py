@@ -93,7 +93,6 @@ class Keeping:
     """The `experiment.Keep` of one pack: saves every `every` seconds, and less often where a save is slow.
 
     Args:
-        pack: The pack that trains.
         world: Hash of its world's weights, or "".
         start: The state it continues from.
         every: Least seconds between saves; 0 for none.

@@ -33,8 +33,6 @@ class RunPlace:
     """An `inside.Place`.
 
     Attributes:
-        store: The sweep's store.
-        key: The run's key.
         before: Called before a checkpoint is saved: the rows that came before it must be in the ledger.
         codes: Hashes of the code versions whose checkpoints the run may continue from; its own first.
     """
@@ -111,8 +109,6 @@ def lend(
     """A place for a run while it lasts.
 
     Args:
-        store: The sweep's store.
-        key: The run's key.
         flush: Writes all rows so far to the ledger.
         own_folder: Make the run's folder the working directory.
         seconds: Time that the run may take; None for no limit.

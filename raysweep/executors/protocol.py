@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from raysweep.executors.feed import Feed
 from raysweep.executors.work import Job
 from raysweep.ledger.rows import Counts
-from raysweep.oracle.recipe import TrainFunction
+from raysweep.oracle.recipe import Point, TrainFunction
 from raysweep.store import Store
 
 __all__ = ["Executor"]
@@ -38,17 +38,11 @@ class Executor(Protocol):
         ...
 
     def train(
-        self,
-        function: TrainFunction,
-        store: Store,
-        folder: str,
-        workers: int,
-        on_progress: Callable[[Mapping[str, float]], None],
+        self, function: TrainFunction, store: Store, folder: str, workers: int, on_progress: Point
     ) -> Mapping[str, bytes]:
         """Train on this executor; returns the files that the function returned, or reported last.
 
         Args:
-            function: The training function.
             store, folder: Where its curve and its checkpoints are written.
             workers: Data-parallel workers, at most.
             on_progress: Called now and then with the newest point of the curve.

@@ -17,7 +17,7 @@ from raysweep.errors import OracleError
 from raysweep.executors.cluster import nodes, resources
 from raysweep.experiment import Dist
 from raysweep.oracle.curve import Curve
-from raysweep.oracle.recipe import TrainFunction
+from raysweep.oracle.recipe import Point, TrainFunction
 from raysweep.store import Store
 from raysweep.store.patience import patiently
 
@@ -26,13 +26,7 @@ __all__ = ["train"]
 _FAILURES = 3  # worker groups that may die before training is given up
 
 
-def train(
-    function: TrainFunction,
-    store: Store,
-    folder: str,
-    workers: int,
-    on_progress: Callable[[Mapping[str, float]], None],
-) -> Mapping[str, bytes]:
+def train(function: TrainFunction, store: Store, folder: str, workers: int, on_progress: Point) -> Mapping[str, bytes]:
     """Train on the running Ray, on GPUs where there is one per worker; returns the files of the last checkpoint.
 
     On several nodes training survives the loss of one: it continues from the last checkpoint with the workers that are
@@ -58,7 +52,13 @@ def train(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
     )
-    result = _fit(trainer, lambda: _newest(store, folder, on_progress))
+    curve = Curve(store, folder)  # which rank 0 writes
+
+    def show() -> None:
+        if point := curve.newest:
+            on_progress(point)
+
+    result = _fit(trainer, show)
     if result.checkpoint is None:
         raise OracleError("oracle: training ended without a checkpoint")
     try:
@@ -102,12 +102,6 @@ def _fit(trainer: ray.train.torch.TorchTrainer, meanwhile: Callable[[], None]) -
         error = ended["error"]
         raise OracleError(f"oracle: training failed: {str(error).strip().splitlines()[-1]}") from error
     return ended["result"]
-
-
-def _newest(store: Store, folder: str, on_progress: Callable[[Mapping[str, float]], None]) -> None:
-    """Pass on the newest point of the curve that rank 0 writes."""
-    if point := Curve(store, folder).newest:
-        on_progress(point)
 
 
 def _worker(config: dict[str, Any]) -> None:

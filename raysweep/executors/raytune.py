@@ -48,7 +48,7 @@ from raysweep.executors.trial import PackTrial, Unfit  # noqa: E402
 from raysweep.executors.witness import witness  # noqa: E402
 from raysweep.executors.work import Job  # noqa: E402
 from raysweep.ledger.rows import STATUSES, Counts  # noqa: E402
-from raysweep.oracle.recipe import TrainFunction  # noqa: E402
+from raysweep.oracle.recipe import Point, TrainFunction  # noqa: E402
 from raysweep.store import Store, UnreachableError  # noqa: E402
 
 __all__ = ["RayExecutor"]
@@ -56,12 +56,9 @@ __all__ = ["RayExecutor"]
 _STARTING = 200  # actors that start at a time
 _STOPPING = 5.0  # seconds that actors have to stop before the store is looked at again
 _LOOK_SECONDS = 5.0  # between checks for packs that are silent
-_CRASHED = (
-    "worker process has died",
-    "Traceback",
-    "RayTaskError",
-)  # one of these is in a trial's error when its pack is to blame
-# Otherwise a node has died, was preempted or does not answer: Ray then says so, or gives no reason at all.
+# One of these is in a trial's error when its pack is to blame. Otherwise a node has died, was preempted or does not
+# answer: Ray then says so, or gives no reason at all.
+_CRASHED = ("worker process has died", "Traceback", "RayTaskError")
 
 
 class _Unsaved:
@@ -141,7 +138,9 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
         self.feed.count(counts)
         for reason in result.get("reasons", ()):
             self.feed.failed(reason)
-        self.hosts.saw(str(result.get("node", "")), counts.ok + counts.skipped, len(result.get("reasons", ())))
+        # Whether the process or the host is to blame, a host on which nothing else happens is no good.
+        failed = len(result.get("reasons", ())) + int(result.get("doubtful", 0))
+        self.hosts.saw(str(result.get("node", "")), counts.ok + counts.skipped, failed)
         self.on_counts(counts)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -267,12 +266,7 @@ class RayExecutor:
             raise PackError(f"a worker failed: {tail(str(error))}") from error
 
     def train(
-        self,
-        function: TrainFunction,
-        store: Store,
-        folder: str,
-        workers: int,
-        on_progress: Callable[[Mapping[str, float]], None],
+        self, function: TrainFunction, store: Store, folder: str, workers: int, on_progress: Point
     ) -> Mapping[str, bytes]:
         """Train with Ray Train."""
         from raysweep.executors.raytrain import train
@@ -295,12 +289,7 @@ class RayExecutor:
             tuner = tune.Tuner(
                 tune.with_resources(tune.with_parameters(PackTrial, job=job), _resources(job)),
                 tune_config=tune.TuneConfig(
-                    search_alg=search,
-                    scheduler=order,
-                    num_samples=-1,
-                    reuse_actors=True,
-                    metric="ok",
-                    mode="max",
+                    search_alg=search, scheduler=order, num_samples=-1, reuse_actors=True, metric="ok", mode="max"
                 ),
                 run_config=tune.RunConfig(
                     name="packs", storage_path=scratch, verbose=0, callbacks=[PackWatch(feed, on_counts, hosts, job)]

@@ -33,10 +33,7 @@ class Sink:
     """The rows of one pack. A separate thread flushes them, however long the experiment takes to produce its next row.
 
     Args:
-        ledger: Where rows are written.
-        runs: The pack's runs.
         schema: `row_schema(experiment)`.
-        by: What rows are stamped with.
         outbox: Where a user's function puts rows.
         health: Health of this process, where it can be replaced by a fresh one.
         on_failure: Called with the reason of each failure that counts.
@@ -63,7 +60,7 @@ class Sink:
         self._logs: list[RunLog] = []
         self._lock = threading.RLock()
         self._started = self._flushed = time.monotonic()
-        self.doubtful = ""  # the reason of a failure that does not count yet
+        self.doubtful: set[str] = set()  # runs whose failure does not count yet
 
     def take(self, batch: pa.RecordBatch) -> None:
         """Add an experiment's batch."""
@@ -83,7 +80,7 @@ class Sink:
                 )
             )
             if pc.any(failed).as_py():
-                self.doubtful = str(pc.filter(rows.column("error"), failed)[0].as_py())
+                self.doubtful.update(rows.column("run").filter(failed).to_pylist())
                 rows = rows.filter(pc.invert(failed))
                 if not len(rows):
                     return

@@ -74,8 +74,8 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
         except OutOfMemory as error:
             self.health.spoilt = True
             report |= {"out_of_memory": str(error)}
-        except Doubtful:
-            report |= {"again": "fresh"}
+        except Doubtful as error:
+            report |= {"again": "fresh", "doubtful": error.runs}
         except Enough:
             report |= {"again": "any"}
         report |= {"node": self.node, "reasons": [cause(reason)[:_REASON] for reason in self.reasons[:_REASONS]]}

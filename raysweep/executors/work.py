@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import platform
 import socket
 import time
 import traceback
@@ -64,7 +65,15 @@ class Enough(Exception):
 
 
 class Doubtful(Exception):
-    """Runs failed in a process that had run others before: they are tried once more in a fresh one."""
+    """Runs failed in a process that had run others before: they are tried once more in a fresh one.
+
+    Args:
+        runs: How many did.
+    """
+
+    def __init__(self, runs: int) -> None:
+        super().__init__(f"{runs} runs failed in a used process")
+        self.runs = runs
 
 
 @dataclass(frozen=True)
@@ -196,9 +205,9 @@ def _part(
 ) -> Generator[Counts, None, None]:
     """Execute the runs of a pack that start, or continue, together."""
     experiment, schema, world = opened(job)
-    device = _device(job)
+    device, name = _device(job)
     sha = world.sha if world else None
-    by = Stamp(pack.id, pack.attempt, _device_name(device), sha, 0.0, "grid", *job.made_by)
+    by = Stamp(pack.id, pack.attempt, name, sha, 0.0, "grid", *job.made_by)
     outbox = Outbox()
     sink = Sink(Ledger(job.store), pack.runs, schema, by, outbox, health, on_failure, sure)
     began, left = time.monotonic(), False
@@ -258,7 +267,7 @@ def _part(
             sink.flush()
             keep.forget()
     if sink.doubtful:
-        raise Doubtful(sink.doubtful)
+        raise Doubtful(len(sink.doubtful))
     if left:
         raise Enough
 
@@ -305,22 +314,14 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _device(job: Job) -> str:
-    if job.gpus <= 0:
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _device_name(device: str) -> str:
-    if device == "cuda":
+def _device(job: Job) -> tuple[str, str]:
+    """Torch's word for the device of a pack, and the device's name."""
+    if job.gpus > 0:
         import torch
 
-        return str(torch.cuda.get_device_name())
-    import platform
-
-    return platform.processor() or platform.machine()
+        if torch.cuda.is_available():
+            return "cuda", str(torch.cuda.get_device_name())
+    return "cpu", platform.processor() or platform.machine()
 
 
 def _of_gpu(error: BaseException) -> bool:

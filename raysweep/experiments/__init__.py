@@ -110,19 +110,14 @@ def load_experiment(reference: str, own: Own, folders: Sequence[Path], where: st
     of_signature = {n: v for n, v in _of_observed(way.defaults, own).items() if n in names or n in own.defaults}
     axes = infer_axes(own.grid, own.observed, where, {**of_signature, **own.defaults})
     watched = frozenset(map(renamed, own.watched))
-    return FunctionExperiment(
-        reference, way.call, axes, own.version, code=code, watched=watched, signature=_scalars(way.defaults)
-    )
+    signature = {n: v for n, v in way.defaults.items() if v is None or isinstance(v, bool | int | float | str)}
+    return FunctionExperiment(reference, way.call, axes, own.version, code=code, watched=watched, signature=signature)
 
 
 def _of_observed(defaults: Mapping[str, Any], own: Own) -> dict[str, Any]:
     """A signature's defaults that the grid's axes may take; that of an observed axis is not one of its values."""
     kept = {n: v for n, v in defaults.items() if n not in own.observed}
     return {n: v for n, v in kept.items() if v is None or isinstance(v, bool | int | float | str | list | tuple | dict)}
-
-
-def _scalars(defaults: Mapping[str, Any]) -> dict[str, Any]:
-    return {n: v for n, v in defaults.items() if v is None or isinstance(v, bool | int | float | str)}
 
 
 def _is_plain(code: type) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
-import math
 import random
 import secrets
 import sys
@@ -27,11 +26,12 @@ import pyarrow as pa
 from raysweep.code import of_object
 from raysweep.errors import tail
 from raysweep.experiment import Context, Cost, Metric, WorldShape
-from raysweep.experiments.returned import Column, flattened, matched, same_value, snapped
+from raysweep.experiments.returned import Column, flattened, matched, not_finite, same_value, snapped
 from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Observed, Runs
 from raysweep.grid.values import Value
 from raysweep.inside import Running, running
+from raysweep.ledger.rows import OTHERWISE
 
 __all__ = ["FunctionExperiment"]
 
@@ -156,7 +156,8 @@ class _Training:
         """Call the function and take its rows, one per step."""
         returned = _mapping(self.experiment.call(config))
         if isinstance(returned, Mapping):
-            if not (run.reported and self._lacks_cell(returned)):
+            lacks_cell = not self.observed.names or any(n not in returned for n in self.observed.names)
+            if not (run.reported and lacks_cell):
                 self.accept(returned)
                 self.once = not run.reported
             elif _STOPPED in returned:
@@ -181,9 +182,6 @@ class _Training:
                     returned.close()
 
     once = False  # whether one dict was returned, which is no early stop of a loop
-
-    def _lacks_cell(self, row: Mapping[str, Any]) -> bool:
-        return not self.observed.names or any(n not in row for n in self.observed.names)
 
     def accept(self, row: Any) -> None:
         """Take one row, or raise an error that says what is wrong with it."""
@@ -268,13 +266,7 @@ class _Training:
                 raise _ContradictionError(
                     f"a metric must be a number or a word in all rows, but {name} was {example!r} and is now {value!r}"
                 )
-        figures = {
-            k: v for k, v in found.items() if isinstance(v, float) and k not in ("flops", "flops_eval", _STOPPED)
-        }
-        bad = [k for k, v in figures.items() if not math.isfinite(v)]
-        if bad and (len(bad) == len(figures) or self.experiment.watched & set(bad)):
-            found |= {"status": "diverged", "error": f"not finite: {', '.join(bad)}"}
-        return found
+        return found | not_finite(found, self.experiment.watched, {*OTHERWISE, _STOPPED})
 
     def _about(self) -> dict[str, Any]:
         done = [*self.earlier, *self.measured]

@@ -22,7 +22,6 @@ def infer_axes(
     """Axes of a user's function; `seed` and `..._seed` are replicates.
 
     Args:
-        grid: The sweep's grid.
         observed: Axes whose values the function reports along the way.
         where: Place named in errors.
         defaults: Values for cells that do not name an axis. An axis without one may be absent from some branches.

@@ -52,12 +52,7 @@ METRICS = (
     Metric("condition", "", "condition number of the ridge problem"),
 )
 DISPLAY = Display(
-    labels={
-        "n_train": "training items N",
-        "l_gen": "excess risk L_gen",
-        "failure": "1 - pass@k",
-        "k": "attempts k",
-    },
+    labels={"n_train": "training items N", "l_gen": "excess risk L_gen", "failure": "1 - pass@k", "k": "attempts k"},
     x="n_train",
     y="l_gen",
 )

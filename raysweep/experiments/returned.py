@@ -6,7 +6,7 @@ import json
 import math
 import numbers
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from raysweep.grid.axes import Axis
 from raysweep.grid.values import Value, canonical
 from raysweep.ledger.rows import RESERVED
 
-__all__ = ["Column", "flattened", "matched", "renamed", "same_value", "snapped"]
+__all__ = ["Column", "flattened", "matched", "not_finite", "renamed", "same_value", "snapped"]
 
 _MOST_ITEMS = 64  # longest list whose items become separate columns
 _MOST_COLUMNS = 500  # per row; a part of the ledger holds 2,000
@@ -50,6 +50,17 @@ def flattened(row: Mapping[Any, Any]) -> dict[str, Column]:
     names = list(found)
     rest = {name: found.pop(name) for name in names[_MOST_COLUMNS:]}
     return {**found, _MORE: json.dumps(rest)}
+
+
+def not_finite(row: Mapping[str, Any], watched: Collection[str], apart: Collection[str]) -> dict[str, str]:
+    """The status and error of a row that diverged: all of its numbers, or one that is `watched`, are not finite; empty
+    for any other row. Numbers of the columns `apart` do not count.
+    """
+    figures = {name: value for name, value in row.items() if isinstance(value, float) and name not in apart}
+    bad = [name for name, value in figures.items() if not math.isfinite(value)]
+    if bad and (len(bad) == len(figures) or not {*bad}.isdisjoint(watched)):
+        return {"status": "diverged", "error": f"not finite: {', '.join(bad)}"}
+    return {}
 
 
 def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -136,7 +147,7 @@ def snapped(values: Iterable[Value]) -> dict[float, Value]:
     for value in values:
         if isinstance(value, bool | str) or not isinstance(value, int | float):
             continue
-        for short in {_float32(value), _float16(value), _bfloat16(value)}:
+        for short in _rounded(value):
             key = canonical(short)
             assert isinstance(key, float)
             if found.setdefault(key, value) != value:
@@ -144,21 +155,13 @@ def snapped(values: Iterable[Value]) -> dict[float, Value]:
     return {key: value for key, value in found.items() if key not in twice}
 
 
-def _float32(value: float) -> float:
+def _rounded(value: float) -> set[float]:
+    """The number in 32 bits, in 16, and in the upper 16 of 32 (bfloat16), ties to even."""
     with np.errstate(over="ignore"):
-        return float(np.float32(value))
-
-
-def _float16(value: float) -> float:
-    with np.errstate(over="ignore"):
-        return float(np.float16(value))
-
-
-def _bfloat16(value: float) -> float:
-    """Rounded to the upper 16 bits of 32, ties to even."""
-    with np.errstate(over="ignore"):
-        bits = int(np.float32(value).view(np.uint32))
-    return float(np.uint32(((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000) & 0xFFFFFFFF).view(np.float32))
+        single, half = np.float32(value), np.float16(value)
+    bits = int(single.view(np.uint32))
+    upper = np.uint32((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).view(np.float32)
+    return {float(single), float(half), float(upper)}
 
 
 def matched(axis: Axis, given: Any, asked: frozenset[Value], near: Mapping[float, Value]) -> Value:

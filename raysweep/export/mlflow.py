@@ -28,7 +28,8 @@ def write(records: Sequence[Record], sweep: str, dest: str | None) -> Exported:
     mlflow = package("mlflow", "mlflow")
     try:
         client = mlflow.MlflowClient(tracking_uri=dest)
-        experiment = _experiment(client, sweep)
+        found = client.get_experiment_by_name(sweep)
+        experiment = str(found.experiment_id if found else client.create_experiment(sweep))
         known = {run.data.tags[_RUN]: run for run in _runs(client, experiment) if _RUN in run.data.tags}
         new = [r for r in records if r.run not in known or known[r.run].data.tags.get(_ROWS) != r.digest]
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -36,11 +37,6 @@ def write(records: Sequence[Record], sweep: str, dest: str | None) -> Exported:
     except mlflow.exceptions.MlflowException as error:
         raise ExportError(f"export: MLflow at {dest or mlflow.get_tracking_uri()} refuses: {error}") from error
     return Exported(dest or str(mlflow.get_tracking_uri()), len(records), len(new), points)
-
-
-def _experiment(client: Any, name: str) -> str:
-    found = client.get_experiment_by_name(name)
-    return str(found.experiment_id if found else client.create_experiment(name))
 
 
 def _runs(client: Any, experiment: str) -> Iterator[Any]:

@@ -175,9 +175,8 @@ def _records(table: pa.Table, columns: _Columns, sweep: str, file: str) -> Itera
     runs = table.column("run").combine_chunks().dictionary_encode().indices.to_numpy()
     bounds = np.append(np.flatnonzero(np.diff(runs, prepend=-1)), len(runs)).tolist()
     made = _seconds(table)
-    same = (np.diff(runs, prepend=-1) == 0) & (
-        np.diff(steps, prepend=-1) == 0
-    )  # same run and step as the row before: another budget
+    # The same run and step as the row before: another budget.
+    same = (np.diff(runs, prepend=-1) == 0) & (np.diff(steps, prepend=-1) == 0)
     values = {n: table.column(n).to_numpy().astype(np.float64) for n in columns.metrics}
     budgets = [table.column(n).to_pylist() for n in columns.budgets if len(table.column(n).unique()) > 1]
     names = [n for n in columns.budgets if len(table.column(n).unique()) > 1]

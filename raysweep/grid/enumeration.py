@@ -31,7 +31,6 @@ def enumerate_runs(terms: Sequence[Term], axes: Mapping[str, Axis], identity: st
 
     Args:
         terms: The result of `expand`.
-        axes: The experiment's axes by name.
         identity: The other contents of a run's key: experiment, version, world, data; one line each.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 
 from raysweep.errors import StudyError
 
-__all__ = ["folders", "json_lines", "json_of", "lines", "plural", "read", "whole_lines"]
+__all__ = ["folders", "json_lines", "json_of", "plural", "read", "whole_lines"]
 
 MOST_BYTES = 1 << 28  # per file
 MOST_TRIALS = 200_000
@@ -47,13 +47,6 @@ def json_of(text: str, where: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise StudyError(f"{where}: must be JSON, but is not: {str(error)[:200]}") from error
-
-
-def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number, text) of the lines of a text file that are not empty; raises StudyError as `read`."""
-    for number, line in enumerate(read(path).split("\n"), 1):
-        if line.strip():
-            yield number, line
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:

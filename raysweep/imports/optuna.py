@@ -47,7 +47,6 @@ def read_optuna(path: Path, study: str | None = None) -> Study:
     """The trials of a study.
 
     Args:
-        path: The file of a storage.
         study: Its name; not needed where the storage holds one.
 
     Raises:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from raysweep.errors import StudyError, SweepError, nearest
 from raysweep.experiments.function import FunctionExperiment
-from raysweep.experiments.returned import flattened, matched, renamed, snapped
+from raysweep.experiments.returned import flattened, matched, not_finite, renamed, snapped
 from raysweep.grid.axes import Axis
 from raysweep.grid.enumeration import enumerate_runs
 from raysweep.grid.runs import KEY_LENGTH, Observed, Runs
@@ -29,7 +29,6 @@ from raysweep.sweep import Sweep
 
 __all__ = ["Metrics", "make_rows", "metrics_of", "news", "observed_of"]
 
-_COSTS = ("flops", "flops_eval")
 _FINISHED = ("ok", "diverged")
 
 
@@ -50,11 +49,7 @@ class Metrics:
         found = {n: v for n, v in flattened(row).items() if n in self.names and v is not None}
         if not found or not self.watched <= set(found):
             return {}
-        figures = {n: v for n, v in found.items() if isinstance(v, float) and n not in _COSTS}
-        bad = [n for n, v in figures.items() if not math.isfinite(v)]
-        if bad and (len(bad) == len(figures) or self.watched & set(bad)):
-            return {**found, "status": "diverged", "error": f"not finite: {', '.join(bad)}"}
-        return found
+        return found | not_finite(found, self.watched, OTHERWISE)
 
 
 def metrics_of(study: Study, trials: Sequence[Matched], sweep: Sweep, wanted: Wanted) -> Metrics:

@@ -19,30 +19,11 @@ from raysweep.imports.trial import State, Study, Trial, flat
 __all__ = ["read_tune"]
 
 _RESULT, _PARAMS, _PROGRESS, _ERROR = "result.json", "params.json", "progress.csv", "error.txt"
-_BOOKKEEPING = frozenset(
-    {
-        "timestamp",
-        "checkpoint_dir_name",
-        "done",
-        "training_iteration",
-        "trial_id",
-        "date",
-        "time_this_iter_s",
-        "time_total_s",
-        "pid",
-        "hostname",
-        "node_ip",
-        "time_since_restore",
-        "iterations_since_restore",
-        "timesteps_total",
-        "timesteps_since_restore",
-        "episodes_total",
-        "experiment_tag",
-        "experiment_id",
-        "should_checkpoint",
-        "trial_name",
-    }
-)  # what Tune adds to each result
+_BOOKKEEPING = frozenset((  # what Tune adds to each result
+    "timestamp", "checkpoint_dir_name", "done", "training_iteration", "trial_id", "date", "time_this_iter_s",
+    "time_total_s", "pid", "hostname", "node_ip", "time_since_restore", "iterations_since_restore", "timesteps_total",
+    "timesteps_since_restore", "episodes_total", "experiment_tag", "experiment_id", "should_checkpoint", "trial_name",
+))  # fmt: skip
 _ID = re.compile(r"_([0-9a-f]{5,8}_[0-9]{5})(?:_|$)")  # a trial's id in its folder's name
 _MOST_ROWS = 5_000_000
 _UNFINISHED = ("RUNNING", "PENDING", "PAUSED")

@@ -91,7 +91,6 @@ class Bootstrap:
     """Draws of a fitted law.
 
     Attributes:
-        law: The law.
         values: The estimate the draws surround, [parameters].
         draws: Parameter values of each draw, in the estimate's units, [draws, parameters].
         redrawn, discarded, runs, spent, kind, spread, labels, seed: See `Resample`.
@@ -266,7 +265,6 @@ def bootstrap(
     """Refit `law` to `draws` resamples of its runs; the order of points does not matter.
 
     Args:
-        law: What to fit.
         x: Scales, positive, [points] or [axes, points].
         y: Measurements, positive, [points].
         run: The run each point comes from, [points]; every point is a run of its own if not given.

@@ -34,7 +34,6 @@ class Choice:
     """A law chosen by hold-out, fitted to all points.
 
     Attributes:
-        law: The law.
         estimate: Its fit to all points.
         scores: The worse log RMSE of each candidate's hold-outs; inf for one that is ruled out.
     """
@@ -162,7 +161,6 @@ def evidence(law: Law, x: Array, y: Array, weights: Array | None = None, holdout
     """`law` and its rivals on the same points by least squares, best AICc first, without laws that need more scales.
 
     Args:
-        law: The fitted law.
         x: Scales, positive, [axes, points].
         y: Measurements, positive, [points].
         weights: See `estimate`.

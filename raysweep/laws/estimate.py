@@ -36,7 +36,6 @@ class Estimate:
     """A law fitted to problems that differ in their weights or in their points.
 
     Attributes:
-        law: The law.
         values: Parameter values in the caller's units, [problems, parameters].
         objective: Weighted sum of squared log residuals (or of Huber's loss), [problems].
         status: `Status` of each fit, [problems].
@@ -122,7 +121,6 @@ def estimate(
     """Minimise `sum_i w_i (log y_i - log law(x_i))^2` for every row w of `weights`.
 
     Args:
-        law: What to fit.
         x: Scales, positive, [points] or [axes, points].
         y: Measurements, positive, [points]; [problems, points] where every problem has its own.
         weights: Non-negative, [problems, points] or [points]; all 1 if not given. Only their ratios matter to the

@@ -128,7 +128,6 @@ class Comparison:
     """N* of several approaches at one budget.
 
     Attributes:
-        compute: The budget.
         n: N* of each approach, by name.
         intervals: Low and high of each.
         details: A sentence for each note code (`approaches_disagree`, `extrapolated`).

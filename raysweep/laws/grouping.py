@@ -42,11 +42,7 @@ def _differs(name: str) -> pl.Expr:
 
 
 def collapsed(
-    rows: pl.LazyFrame,
-    axes: dict[str, Column],
-    request: FitRequest,
-    run: str | None,
-    keep: Sequence[str],
+    rows: pl.LazyFrame, axes: dict[str, Column], request: FitRequest, run: str | None, keep: Sequence[str]
 ) -> tuple[pl.LazyFrame, dict[str, Column], list[Note]]:
     """Rows and axes without the varying axes that neither y nor what is carried along depends on: each point counts
     once.

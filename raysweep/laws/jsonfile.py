@@ -21,7 +21,6 @@ __all__ = ["first_line", "read_json"]
 _MOST_VALUES = 1 << 26  # rows times columns
 _MOST_COLUMNS = 2000
 _DEEPEST = 20  # objects inside objects that become columns
-_INT64 = 1 << 63
 
 
 def read_json(path: Path, most: int) -> tuple[pl.DataFrame, int]:

@@ -28,8 +28,6 @@ def settled(
     where it is observed, because it splits nothing there.
 
     Args:
-        rows: Rows of a ledger.
-        columns: What the ledger says about its columns.
         named: Axes that the fit names: these stay as they are.
     """
     schema, out = rows.collect_schema(), dict(columns)

@@ -21,7 +21,6 @@ class Note:
     """One stable code, and what it says.
 
     Attributes:
-        code: The code.
         text: A sentence that holds for all groups, or `each` with its own.
     """
 

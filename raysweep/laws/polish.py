@@ -30,7 +30,6 @@ class Problems:
     """Centred points of many fits, or of one that many problems share; parameters as the polish moves them.
 
     Attributes:
-        law: What is fitted.
         u: Centred log scales, [problems or 1, axes, points].
         t: Centred log measurements, [problems or 1, points].
         w: Weights, [problems, points].
@@ -166,7 +165,6 @@ def polish(
     """Move every problem's parameters to its nearest optimum.
 
     Args:
-        problems: What to minimise.
         q: Where to start, encoded, [problems, parameters].
         relative: A step that promises less than this share of the objective is the last.
         iterations: Steps tried at most.

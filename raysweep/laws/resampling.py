@@ -42,7 +42,6 @@ def spent_by(law: Law, x: Array, cluster: npt.NDArray[np.int64], has: Array) -> 
     """Degrees of freedom the law takes from the runs: p, but 1 where each run alone could be fitted.
 
     Args:
-        law: The law.
         x: Scales, [axes, points].
         cluster: The run of each point, from 0, [points].
         has: See `measured`.
@@ -147,7 +146,6 @@ def residuals(law: Law, u: Array, t: Array, w: Array, fitted: Array, cluster: np
     one point), and (I - H_cc)^-1 times them is what a law fitted without the run would leave (CR3, the jackknife).
 
     Args:
-        law: What was fitted.
         u: Log scales, [axes, points].
         t: Log measurements, [points].
         w: Weights, positive, [points].

@@ -24,7 +24,6 @@ class Snapshots:
     """One row per run.
 
     Attributes:
-        rows: The rows.
         said: How they were chosen.
     """
 
@@ -61,12 +60,9 @@ def snapshots(
     """One snapshot for each value of `key`, chosen on `<y>_select` so that y itself stays an unbiased reading.
 
     Args:
-        rows: Snapshots of runs.
-        columns: What a ledger says about its columns.
         times: Axes of time that are reduced, the first declared first: a later snapshot is one that is later in the
             first of them in which the two differ.
         key: Columns that tell runs apart.
-        request: Which snapshot counts.
 
     Raises:
         FitError: No snapshot was taken at the requested time, or there are several axes of time.

@@ -146,7 +146,6 @@ def selected(rows: pl.LazyFrame, where: str | None, names: Iterable[str], data: 
     Args:
         rows: Those of `data`.
         where: A Polars SQL condition; None keeps all.
-        names: The columns.
         data: What to call the table in an error.
 
     Raises:

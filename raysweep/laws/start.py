@@ -24,7 +24,6 @@ def starts(law: Law, u: Array, t: Array, w: Array) -> Array:
     """The best meshes' values, amplitudes solved, [problems, starts, parameters].
 
     Args:
-        law: What to fit.
         u: Centred log scales, [problems or 1, axes, points].
         t: Centred log measurements, [problems or 1, points].
         w: Weights, [problems, points]; 0 for padding.

@@ -48,10 +48,6 @@ def floor_power(u: Array, q: Array) -> Terms:
     return (_ONE, -q[..., 0, None] * u), ((1, 0, -u),)
 
 
-def floor_power_restore(q: Array, u0: Array) -> Restored:
-    return q, np.stack([np.zeros_like(q[..., 0]), q[..., 0] * u0[..., 0]], axis=-1)
-
-
 def shifted(u: Array, q: Array) -> Terms:
     """1, (x + s)^-a; exponents a, s."""
     x, (a, s) = np.exp(u[..., 0, :]), _columns(q)
@@ -98,6 +94,7 @@ def separable(u: Array, q: Array) -> Terms:
 
 
 def separable_restore(q: Array, u0: Array) -> Restored:
+    """Also of one axis: `floor_power`."""
     return q, np.concatenate([np.zeros_like(q[..., :1]), q * u0], axis=-1)
 
 

@@ -24,8 +24,6 @@ def units(
 
     Args:
         frame: All rows.
-        columns: What a ledger says about its columns.
-        x: The scales.
         groups: The by-columns, one row per group, in their order.
         count: How many groups there are.
     """

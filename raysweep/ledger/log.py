@@ -174,10 +174,7 @@ class Ledger:
         return name
 
     def scan(
-        self,
-        columns: Sequence[str] | None = None,
-        most: int | None = None,
-        known: dict[str, pa.Table] | None = None,
+        self, columns: Sequence[str] | None = None, most: int | None = None, known: dict[str, pa.Table] | None = None
     ) -> Scan:
         """Every cell's row. A torn or foreign file is reported, never fatal.
 
@@ -291,11 +288,7 @@ class Ledger:
         scan = self.states(known).of(parts)
         return [scan.pending(runs, skip_failed, retry_diverged) for runs in parts]
 
-    def compact(
-        self,
-        own: Own | None = None,
-        accepted: Sequence[Collection[str]] = (),
-    ) -> Scan:
+    def compact(self, own: Own | None = None, accepted: Sequence[Collection[str]] = ()) -> Scan:
         """Rewrite `cells.parquet` and `other_cells.parquet` from the parts, and return a scan of the columns that say
         which cells are done.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +60,6 @@ def read_part(store: Store, path: str, columns: Sequence[str] | None = None) -> 
     """A part's table, or the reason why it is not one.
 
     Args:
-        store, path: Location of the part.
         columns: Read only these.
 
     Raises:
@@ -71,20 +71,17 @@ def read_part(store: Store, path: str, columns: Sequence[str] | None = None) -> 
         data = store.read(path, _MAX_BYTES)
         if data[-4:] == b"PAR1" and int.from_bytes(data[-8:-4], "little") > _MAX_FOOTER:
             raise _RefusedError(f"its footer is longer than {_MAX_FOOTER:,} bytes")
-        # Limits of Thrift: a footer of few bytes may announce billions of entries.
-        file = pq.ParquetFile(
-            pa.BufferReader(data), thrift_string_size_limit=_MAX_FOOTER, thrift_container_size_limit=_MAX_FOOTER
-        )
-        schema = _checked_schema(file.metadata)
+        footer = _footer(pa.BufferReader(data))
+        schema = _checked_schema(footer)
         wanted = [n for n in schema.names if columns is None or n in columns]
-        table = _decoded(data, file.metadata, schema, wanted)
+        table = _decoded(data, footer, schema, wanted)
         _check_values(table)
     except _RefusedError as error:
         return str(error)
     except UnreachableError:
         raise
     except (pa.ArrowException, LedgerError, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
-        return f"it cannot be read as parquet: {(str(error) or type(error).__name__).splitlines()[0][:300]}"
+        return f"it cannot be read as parquet: {_first_line(error)}"
     return table
 
 
@@ -97,8 +94,7 @@ def read_table(store: Store, path: str) -> Iterator[pa.Table]:
     """
     with store.open(path) as stream:
         try:
-            limits = {"thrift_string_size_limit": _MAX_FOOTER, "thrift_container_size_limit": _MAX_FOOTER}
-            footer = pq.ParquetFile(stream, **limits).metadata
+            footer = _footer(stream)
             schema = footer.schema.to_arrow_schema()
             names = [name for name in schema.names if name != COLUMNS]
             for name in names:
@@ -115,8 +111,9 @@ def read_table(store: Store, path: str) -> Iterator[pa.Table]:
         except UnreachableError:
             raise
         except (_RefusedError, pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0][:300]
-            raise LedgerError(f"store {store.uri}: {path} cannot be read as a table of cells: {reason}") from error
+            raise LedgerError(
+                f"store {store.uri}: {path} cannot be read as a table of cells: {_first_line(error)}"
+            ) from error
 
 
 def parts_of(store: Store, path: str) -> int:
@@ -127,8 +124,7 @@ def parts_of(store: Store, path: str) -> int:
     """
     with store.open(path) as stream:
         try:
-            limits = {"thrift_string_size_limit": _MAX_FOOTER, "thrift_container_size_limit": _MAX_FOOTER}
-            said = (pq.ParquetFile(stream, **limits).schema_arrow.metadata or {}).get(MADE_OF, b"0")
+            said = (_footer(stream).schema.to_arrow_schema().metadata or {}).get(MADE_OF, b"0")
         except (pa.ArrowException, OSError, ValueError) as error:
             raise LedgerError(f"store {store.uri}: {path} cannot be read as a table of cells: {error}") from error
     return int(said) if said.isdigit() and len(said) < 10 else 0
@@ -141,6 +137,16 @@ def row_bytes(table: pa.Table) -> npt.NDArray[np.int64]:
         if pa.types.is_string(column.type):
             size += pc.fill_null(pc.binary_length(column), 0).to_numpy()
     return size
+
+
+def _footer(source: Any) -> pq.FileMetaData:
+    """The footer of a parquet file, within limits of Thrift: one of few bytes may announce billions of entries."""
+    limits = {"thrift_string_size_limit": _MAX_FOOTER, "thrift_container_size_limit": _MAX_FOOTER}
+    return pq.ParquetFile(source, **limits).metadata
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:300]
 
 
 def _checked_schema(footer: pq.FileMetaData) -> pa.Schema:

@@ -59,14 +59,8 @@ _STAMPS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("attempt", pa.int32(), "1 for the first try"),
     ("world_sha", pa.string(), "hash of the world's weights"),
 )
-_OWN = (
-    "status",
-    "error",
-    "flops",
-    "flops_eval",
-    "seconds",
-    "training_id",
-)  # stamps that an experiment may set row by row
+# Stamps that an experiment may set row by row.
+_OWN = ("status", "error", "flops", "flops_eval", "seconds", "training_id")
 _TAIL: tuple[tuple[str, pa.DataType, str], ...] = (
     ("flops", pa.float64(), "training to this snapshot: 2 per multiply-add, forward + backward"),
     ("flops_eval", pa.float64(), "evaluation to this snapshot"),

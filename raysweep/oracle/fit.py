@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from safetensors.torch import load, save
@@ -11,6 +11,7 @@ from safetensors.torch import load, save
 from raysweep import data
 from raysweep.experiment import Dist
 from raysweep.oracle.flows import ClassFlow
+from raysweep.oracle.recipe import Point
 from raysweep.oracle.shared_flow import FlowRecipe, fresh_flow
 
 __all__ = ["CHECKPOINT", "dequantise", "train_flow", "trained", "weights_of"]
@@ -26,9 +27,7 @@ def dequantise(x: torch.Tensor, levels: int, std: float, generator: torch.Genera
     return (x.float() + uniform) * (2.0 / levels) - 1.0 + std * normal
 
 
-def trained(
-    recipe: FlowRecipe, dist: Dist | None, on_progress: Callable[[Mapping[str, float]], None], device: str
-) -> dict[str, bytes]:
+def trained(recipe: FlowRecipe, dist: Dist | None, on_progress: Point, device: str) -> dict[str, bytes]:
     """Train the recipe's flow and return a checkpoint's files; executors call this."""
     flow = train_flow(recipe, dist, on_progress, device)
     return {CHECKPOINT: save(_model(flow))}
@@ -44,7 +43,7 @@ def weights_of(files: Mapping[str, bytes]) -> bytes:
 def train_flow(
     recipe: FlowRecipe,
     dist: Dist | None = None,
-    on_progress: Callable[[Mapping[str, float]], None] = lambda _: None,
+    on_progress: Point = lambda _: None,
     device: str = "cpu",
 ) -> ClassFlow:
     """Maximum likelihood by AdamW under a one-cycle schedule.
@@ -52,7 +51,6 @@ def train_flow(
     Every rank sees its share of each global batch; order and noise depend on (seed, epoch) alone.
 
     Args:
-        recipe: What to train.
         dist: Data-parallel hooks; None trains on one device.
         on_progress: Called by rank 0 once per epoch with epoch, epochs, nll (nats per item, training) and start (epochs
             done by the checkpoint from which training continued).

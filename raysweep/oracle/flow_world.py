@@ -29,7 +29,6 @@ class FlowWorld:
 
     Attributes:
         flow: The flow, in float64 on the CPU.
-        recipe: The recipe that it was made from.
         sha: Hash of its weights; every row measured on it carries this hash.
     """
 

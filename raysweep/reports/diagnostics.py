@@ -33,11 +33,6 @@ def diagnostics_figure(fit: Fit, points: Points, labels: Mapping[str, str] = NO_
 
     Hollow points were held out: the dashed law was fitted without them. A law of two scales is drawn as curves over the
     one with more values, at levels of the other, which is the colour.
-
-    Args:
-        fit: A fit of y on one or two scales.
-        points: The points it was fitted to.
-        labels: Labels of columns.
     """
     groups = [group for group in fit if group.error is None][:_MOST]
     with plt.rc_context(STYLE):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from raysweep.reports.style import (
     PANEL,
     STYLE,
     axis_name,
+    panelled,
     sample,
     value_label,
 )
@@ -48,22 +48,15 @@ def law_figure(
 
     Args:
         fit: A fit of y on one scale; of many groups only the first are drawn.
-        points: The points it was fitted to.
         companions: Columns drawn beside it, in the same panels.
         expected: Column drawn as a dashed line (the theory of y).
-        labels: What columns are called.
     """
     hollow = [companion.column for companion in companions if companion.drawn == "means"]
     names, (x,), drawn = points.by, fit.x, fit.groups[:_MOST]
     panels = sorted({group.group[names[-1]] for group in drawn}, key=str)[:MOST_PANELS] if len(names) > 1 else [None]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            1,
-            len(panels),
-            figsize=(PANEL[0] * len(panels), PANEL[1]),
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
+            1, len(panels), figsize=(PANEL[0] * len(panels), PANEL[1]), sharey=True, squeeze=False, layout="constrained"
         )
         for axis, panel in zip(axes[0], panels, strict=True):
             groups = [g for g in drawn if panel is None or g.group[names[-1]] == panel]
@@ -80,11 +73,12 @@ def law_figure(
                 xlabel=axis_name(x, labels),
                 title=f"{names[-1]} = {panel}" if panel is not None else "",
             )
-            if len(axis.get_legend_handles_labels()[1]) <= _BESIDE:
-                axis.legend(loc="best")
-            else:
+            entries = len(axis.get_legend_handles_labels()[1])  # none where no group was fitted
+            if entries > _BESIDE:
                 axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=6, labelspacing=0.2)
                 figure.set_figwidth(figure.get_figwidth() + 2.2)
+            elif entries:
+                axis.legend(loc="best")
         also = f"  (hollow: {', '.join(axis_name(name, labels) for name in hollow)})" if hollow else ""
         axes[0][0].set_ylabel(axis_name(fit.y, labels) + also)
     return figure
@@ -122,27 +116,19 @@ def theory_figure(points: Points, expected: str, labels: Mapping[str, str] = NO_
     Args:
         points: Points of y on one scale, with the column `expected`.
         expected: Column of the theory's value of y; null where there is none.
-        labels: What columns are called.
     """
     (x,), y, frame = points.x, points.y, points.frame
     colour_by = max(points.by, key=lambda name: frame[name].n_unique(), default=None)
     panel_by = [name for name in points.by if name != colour_by]
     found = frame.group_by(panel_by or pl.lit(0)).agg(_theory=pl.col(expected).is_not_null().any())
-    every = found.sort("_theory", *panel_by, descending=[True, *(False for _ in panel_by)]).select(panel_by).to_dicts()
-    panels = every[:MOST_PANELS] if panel_by else [{}]  # those with a theory first
+    found = found.sort("_theory", *panel_by, descending=[True, *(False for _ in panel_by)])  # those with a theory first
+    every = found.select(panel_by).to_dicts() if panel_by else [{}]
     values = frame[colour_by].unique().sort().to_list() if colour_by else [None]
     many = plt.get_cmap("viridis")(np.linspace(0.0, 0.9, len(values)))
-    columns = 2 if len(panels) == 4 else min(len(panels), 3)
-    lines = -(-len(panels) // columns)
+    columns = 2 if len(every) == 4 else min(len(every), 3)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            lines, columns, figsize=(PANEL[0] * columns, PANEL[1] * lines),
-            sharex=True, sharey=True, squeeze=False, layout="constrained",
-        )  # fmt: skip
-        for axis, panel in itertools.zip_longest(axes.flat, panels):
-            if panel is None:
-                axis.set_visible(False)
-                continue
+        figure, panels = panelled(every, columns, axis_name(x, labels), axis_name(y, labels))
+        for axis, panel in panels:
             part = points.of(panel)
             for i, value in enumerate(values):
                 own = part.filter(pl.col(colour_by).eq_missing(pl.lit(value))) if colour_by else part
@@ -155,15 +141,10 @@ def theory_figure(points: Points, expected: str, labels: Mapping[str, str] = NO_
                 axis.fill_between(at[x], at["low"], at["high"], color=colour, alpha=0.2, lw=0)
                 axis.plot(at[x], at["_theory"].cast(pl.Float64), "-", color=colour, lw=1.1)
             axis.set(xscale="log", yscale="log", title=group_name(panel, " = "))
-        for row in axes:
-            row[0].set_ylabel(axis_name(y, labels))
-        for axis in axes[-1]:
-            axis.set_xlabel(axis_name(x, labels))
-        handles, entries = axes.flat[0].get_legend_handles_labels()
+        first = panels[0][0]
+        handles, entries = first.get_legend_handles_labels()
         name = axis_name(colour_by, labels) if colour_by else None
-        _legend(figure, axes.flat[0], [*handles, Line2D([], [], color="#555555", lw=1.1)], [*entries, "theory"], name)
-        if panel_by and len(every) > len(panels):
-            figure.suptitle(f"{len(panels)} of {len(every):,} panels", fontsize=9)
+        _legend(figure, first, [*handles, Line2D([], [], color="#555555", lw=1.1)], [*entries, "theory"], name)
     return figure
 
 
@@ -191,7 +172,6 @@ def metric_figure(
     Args:
         by: Columns that tell groups apart; of many groups only the first are drawn.
         audits: Audits of the world whose reliability is drawn.
-        labels: What columns are called.
     """
     panels = 1 + shown.reliability
     with plt.rc_context(STYLE):

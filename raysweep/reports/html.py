@@ -7,7 +7,7 @@ import html
 import io
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ from raysweep.reports.diagnostics import diagnostics_figure
 from raysweep.reports.figures import law_figure, metric_figure, theory_figure
 from raysweep.reports.learning import learning_curves, learning_figure
 from raysweep.reports.style import tame
-from raysweep.reports.tables import Sanity, clusters, findings, formula, sanity
+from raysweep.reports.tables import Sanity, clusters, findings, formula, rule, sanity
 from raysweep.reports.theory import REASON, Agreement, agreements, theory_name, with_theory
 from raysweep.reports.theory import sentences as theory_sentences
 from raysweep.status import status
@@ -80,7 +80,6 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
     """Fit the sweep's laws, draw its figures, and write `report.html` and `figures/*.png` into the store.
 
     Args:
-        store: A sweep's folder.
         experiment: Experiment whose theory and display are used; by default the built-in one that the store names, with
             the store's display. A user's module is never imported just because a store names it.
         rows: `current` for the rows of the sweep as it is now, `all` for those of every version and grid.
@@ -209,9 +208,7 @@ def _theory_table(found: Points, held: Sequence[Agreement]) -> str:
             cells += [f"{one.ratio:.3g}{span}", f"{one.mean:.3g}"]
             cells += [f"{one.farthest[1]:.3g} at {x} = {one.farthest[0]:g}"]
         rows.append([*cells, f"{one.without:,} rows: {'; '.join(one.reasons)}" if one.without else ""])
-    if len(held) > _ROWS:
-        rows.append([f"... and {len(held) - _ROWS:,} more groups"] + [""] * (len(head) - 1))
-    return _table(head, rows)
+    return _table(head, rows, len(held))
 
 
 def _extra_drawings(
@@ -257,14 +254,14 @@ def _fit_table(law: Fit) -> str:
             span = "" if low is None else f" [{low:.3g}, {high:.3g}]"
             cells.append("-" if value is None else f"{value:.4g}{span}")
         held = group.holdout
-        cells += [", ".join(f"{low:g} to {high:g}" for low, high in group.window), clusters(group)]
+        window = ", ".join(f"{low:g} to {high:g}" for low, high in group.window) if group.n_points else "-"
+        cells += [window if group.bounds is None else f"{window} ({rule(group.bounds)})", clusters(group)]
         cells += [f"{group.rmse_log:.3f}" if group.rmse_log is not None else "-"]
-        cells += ["-", "-"] if held is None else [f"{held.rmse_log:.3f}", _percent(held.coverage)]
+        covered = "-" if held is None or held.coverage is None else f"{held.coverage:.0%}"
+        cells += ["-" if held is None else f"{held.rmse_log:.3f}", covered]
         cells += [group.error or group.status, ", ".join(group.notes)]
         rows.append(cells)
-    if len(law) > _ROWS:
-        rows.append([f"... and {len(law) - _ROWS:,} more groups"] + [""] * (len(head) - 1))
-    return _table(head, rows) + _explained(law)
+    return _table(head, rows, len(law)) + _explained(law)
 
 
 def _explained(law: Fit) -> str:
@@ -288,11 +285,11 @@ def _value(name: str, value: Any) -> str:
     return "-" if value is None and name not in PROVENANCE else str(value)
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.0%}"
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], groups: int = 0) -> str:
+    """A table; its last row counts the groups of which it has no row."""
+    if groups > len(rows):
+        rows = [*rows, [f"... and {groups - len(rows):,} more groups"] + [""] * (len(head) - 1)]
 
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     def line(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
 

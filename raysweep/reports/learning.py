@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from raysweep.laws.column import Column
 from raysweep.laws.notes import group_name
 from raysweep.laws.points import points
 from raysweep.laws.request import FitRequest
-from raysweep.reports.style import MOST_PANELS, NO_LABELS, PANEL, STYLE, axis_name, value_label
+from raysweep.reports.style import MOST_PANELS, NO_LABELS, PANEL, STYLE, axis_name, panelled, value_label
 
 __all__ = ["Curves", "learning_curves", "learning_figure"]
 
@@ -49,20 +48,15 @@ class Curves:
 
 
 def learning_curves(table: pa.Table, columns: Mapping[str, Column], request: FitRequest) -> Curves | None:
-    """The learning curves behind a fit, from the rows that it takes; None where no time varies or time is a scale.
-
-    Args:
-        table: A ledger's rows.
-        columns: What it says about its columns.
-        request: The fit.
-    """
+    """The learning curves behind a fit, from the rows that it takes; None where no time varies or time is a scale."""
     x, *scales = request.x
     times = [name for name in table.column_names if name in columns and columns[name].axis_role == "time"]
     if not times or {*times} & {*request.x}:
         return None
     by = tuple(dict.fromkeys((*request.by, *scales, *times)))
     try:
-        found = points(table, FitRequest((x,), request.y, by=by, where=request.where))
+        window = request.window if request.bounded == x else None
+        found = points(table, FitRequest((x,), request.y, by=by, where=request.where, window=window))
     except FitError:  # the fit says why
         return None
     varying = [name for name in found.by if found.frame[name].n_unique() > 1]
@@ -75,52 +69,29 @@ def learning_curves(table: pa.Table, columns: Mapping[str, Column], request: Fit
 def learning_figure(curves: Curves, labels: Mapping[str, str] = NO_LABELS) -> Figure:
     """Learning curves, of which the first panels are drawn. An axis with a value that is not positive, such as round 0,
     is linear.
-
-    Args:
-        labels: What columns are called.
     """
     frame, y, time, colour_by, panel_by = curves.frame, curves.y, curves.time, curves.x, list(curves.apart)
     every = frame.select(panel_by).unique().sort(panel_by).to_dicts() if panel_by else [{}]
-    panels = every[:MOST_PANELS]
     values = frame[colour_by].unique().sort().to_list()
     shades = plt.get_cmap("viridis")(np.linspace(0.05, 0.9, len(values)))
     scales = {f"{axis}scale": _scale(frame[name]) for axis, name in (("x", time), ("y", y))}
-    columns = 3 if len(panels) in (3, 6) else min(len(panels), 2)
-    lines = -(-len(panels) // columns)
+    columns = 3 if len(every) == 3 or len(every) >= MOST_PANELS else min(len(every), 2)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            lines, columns, figsize=(PANEL[0] * columns, PANEL[1] * 0.85 * lines),
-            sharex=True, sharey=True, squeeze=False, layout="constrained",
-        )  # fmt: skip
-        for axis, panel in itertools.zip_longest(axes.flat, panels):
-            if panel is None:
-                axis.set_visible(False)
-                continue
+        figure, panels = panelled(every, columns, axis_name(time, labels), axis_name(y, labels), PANEL[1] * 0.85)
+        for axis, panel in panels:
             part = frame.filter(pl.all_horizontal(pl.lit(True), *(pl.col(k).eq_missing(v) for k, v in panel.items())))
             for value, shade in zip(values, shades, strict=True):
                 curve = part.filter(pl.col(colour_by) == value).group_by(time).agg(
                     mean=pl.col(y).mean(), low=pl.col(y).min(), high=pl.col(y).max()
                 ).sort(time)  # fmt: skip
-                axis.plot(
-                    curve[time],
-                    curve["mean"],
-                    color=shade,
-                    lw=1.4,
-                    label=value_label(colour_by, value),
-                )
+                axis.plot(curve[time], curve["mean"], color=shade, lw=1.4, label=value_label(colour_by, value))
                 axis.fill_between(curve[time], curve["low"], curve["high"], color=shade, alpha=0.15, lw=0)
             axis.set(**scales, title=group_name(panel, " = "))
             for side, scale in zip((axis.xaxis, axis.yaxis), scales.values(), strict=True):
                 if scale == "log":
                     side.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
                     side.set_minor_formatter(NullFormatter())
-        for axis in axes[-1]:
-            axis.set_xlabel(axis_name(time, labels))
-        for row in axes:
-            row[0].set_ylabel(axis_name(y, labels))
-        axes.flat[0].legend(title=axis_name(colour_by, labels), ncols=2, fontsize=7.5, title_fontsize=8)
-        if len(every) > len(panels):
-            figure.suptitle(f"{len(panels)} of {len(every):,} panels", fontsize=9)
+        panels[0][0].legend(title=axis_name(colour_by, labels), ncols=2, fontsize=7.5, title_fontsize=8)
     return figure
 
 

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import matplotlib.pyplot as plt
 import polars as pl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from raysweep.errors import plain
 
-__all__ = ["COLOURS", "MARKERS", "NO_LABELS", "PANEL", "STYLE", "axis_name", "sample", "tame"]
+__all__ = ["COLOURS", "MARKERS", "NO_LABELS", "PANEL", "STYLE", "axis_name", "panelled", "sample", "tame"]
 
-COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#000000",
-)  # Okabe & Ito, colour-blind safe
+# Okabe & Ito, colour-blind safe.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vPX"
 STYLE: Any = {
     "font.size": 9.5,
@@ -39,6 +34,34 @@ MOST_PANELS = 6  # of a figure
 NO_LABELS: Mapping[str, str] = MappingProxyType({})  # columns keep their names
 _LONGEST = 120  # characters of a title or label
 _POINTS = 4000  # more would be a blot
+
+
+def panelled(
+    every: Sequence[Mapping[str, Any]], columns: int, x: str, y: str, height: float = PANEL[1]
+) -> tuple[Figure, list[tuple[Axes, Mapping[str, Any]]]]:
+    """A figure with a panel for each of the first groups, and each panel with its group.
+
+    Args:
+        every: All groups, at least one.
+        columns: Panels in a row.
+        x, y: Names of the axes, which all panels share.
+        height: Height of a panel in inches.
+    """
+    shown = every[:MOST_PANELS]
+    lines = -(-len(shown) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(PANEL[0] * columns, height * lines),
+        sharex=True, sharey=True, squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for axis in axes.flat[len(shown) :]:
+        axis.set_visible(False)
+    for axis in axes[-1]:
+        axis.set_xlabel(x)
+    for row in axes:
+        row[0].set_ylabel(y)
+    if len(every) > len(shown):
+        figure.suptitle(f"{len(shown)} of {len(every):,} panels", fontsize=9)
+    return figure, list(zip(axes.flat, shown, strict=False))
 
 
 def axis_name(name: str, labels: Mapping[str, str]) -> str:

@@ -31,12 +31,7 @@ ROWS = ("current", "all")
 
 @dataclass(frozen=True)
 class Current:
-    """A store's sweep as it is now.
-
-    Attributes:
-        own: Its rows.
-        ledger: The store's ledger.
-    """
+    """A store's sweep as it is now."""
 
     own: Own
     ledger: Ledger
@@ -123,7 +118,6 @@ def cells(store: Store, rows: str = "current") -> tuple[pa.Table, list[str]]:
     """A store's rows, and what was left out of them, in one sentence each.
 
     Args:
-        store: A sweep's folder.
         rows: `current` for the rows of the sweep as it is now; `all` for those of every version and grid.
 
     Raises:

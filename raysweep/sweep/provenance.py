@@ -113,7 +113,8 @@ def remember(store: Store, sweep: Sweep, accept: bool = False, renamed: str = ""
                 "again by the new code. If results are unchanged, pass --accept-code; otherwise set "
                 f"`version: {sweep.experiment.version + 1}` to rerun everything"
             )
-    if not entry["codes"] and _written_before(store, sweep):
+    # Whether the store was filled by a raysweep that did not record the code of each row.
+    if not entry["codes"] and not store.exists(_FILE) and store.list("ledger"):
         said += _of_old_store(store, sweep, entry, accept)
     if sweep.file.experiment in BUILT_IN:  # its version says when its results change
         entry["accepted"] = joined(entry["accepted"], {*entry["codes"], code.sha, "none"})
@@ -136,11 +137,6 @@ def remember(store: Store, sweep: Sweep, accept: bool = False, renamed: str = ""
     if known.get(name) != entry:
         store.write_json(_FILE, {**known, name: entry})
     return said
-
-
-def _written_before(store: Store, sweep: Sweep) -> bool:
-    """Whether the store was filled by a raysweep that did not record the code of each row."""
-    return not store.exists(_FILE) and bool(store.list("ledger"))
 
 
 def _of_old_store(store: Store, sweep: Sweep, entry: dict[str, Any], accept: bool) -> list[str]:

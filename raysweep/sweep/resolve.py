@@ -114,9 +114,8 @@ def load_sweep(
     """A sweep from its file.
 
     Args:
-        path: The YAML file.
         overrides: `axis=values` of `--set`, e.g. `width=64,128`, `seed=0..4` or `items=geom(64, 4096, 7)`.
-        preset: A key of the file's `presets`, applied before the overrides.
+        preset: A key of the file's `presets`, applied before the overrides; `resources` in it replaces the file's.
         known: Axes that a plain function may be given by an override, besides those of the file.
 
     Raises:
@@ -140,7 +139,10 @@ def load_sweep(
         presets = {"full": {}, **named}  # `full` is the grid as written, unless the file defines it
         if preset not in presets:
             raise SweepError(f"{path}: presets has no {preset!r}. {nearest(preset, map(str, presets))}")
-        grid |= presets[preset]
+        own = dict(presets[preset])
+        if "resources" in own and "resources" not in grid:  # else it is an axis
+            raw = {**raw, "resources": own.pop("resources")}
+        grid |= own
     grid_of_preset = dict(grid)
     grid |= read_overrides(overrides, grid)
     sweep = from_mapping({**raw, "grid": grid}, str(path), [path.parent.absolute(), Path.cwd()])
@@ -149,7 +151,7 @@ def load_sweep(
         for name in sorted(set(grid) & set(of_file)):
             was, now = of_file[name].type, sweep.axes[name].type
             given = grid[name] is not None and grid[name] != grid_of_preset.get(name)  # null is of any type
-            if given and not _alike(was, now):
+            if given and was is not now and not {was, now} <= {int, float}:
                 raise SweepError(
                     f"--set {name}: must be {TYPES[was]}, as in {path}, but got {grid[name]!r}. To change what the "
                     "axis is, write it into the file's grid"
@@ -171,10 +173,6 @@ def _axes_of_file(file: SweepFile, *grids: Mapping[str, Any]) -> dict[str, Axis]
         with contextlib.suppress(SweepError):
             found |= {axis.name: axis for axis in infer_axes(_plain_grid(grid), file.observed, "", file.defaults)}
     return found
-
-
-def _alike(one: type, other: type) -> bool:
-    return one is other or {one, other} <= {int, float}
 
 
 def _in_signature(experiment: FunctionExperiment, name: str) -> bool:
@@ -294,11 +292,13 @@ def _check_fits(fits: Sequence[FitSpec], axes: Mapping[str, Axis], experiment: E
     """Refuse a fit that cannot be made before anything is spent on its data."""
     metrics = {m.name for m in experiment.metrics}
     for i, spec in enumerate(fits):
+        known = {*axes, *metrics, "flops", "flops_eval", "seconds"}
         try:
             asked = spec.request
+            if asked.window is not None and metrics:
+                asked.window.require(known)
         except RequestError as error:
             raise SweepError(f"fit.{i}.{error.key}: {error.rule}") from error
-        known = {*axes, *metrics, "flops", "flops_eval", "seconds"}
         named = [*(("x", name) for name in asked.x), ("y", asked.y), *([("se", asked.se)] if asked.se else [])]
         for key, name in named:
             if metrics and name not in known:  # a plain function's metrics are known when it returns them

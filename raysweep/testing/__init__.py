@@ -57,7 +57,6 @@ def check_experiment(experiment: Experiment, sweep: Sweep, tolerance: float = 1e
     A fault that breaks several parts is reported once per condition, with their number.
 
     Args:
-        experiment: The experiment to check.
         sweep: A small sweep of it, e.g. from `raysweep.sweep.from_mapping`.
         tolerance: Largest difference between two readings of a metric, relative to the larger of them and of the
             metric's median. 1e-9 suits float64; single precision needs about 1e-4.
@@ -80,18 +79,8 @@ def check_experiment(experiment: Experiment, sweep: Sweep, tolerance: float = 1e
             raise ContractError(
                 f"check_experiment: it must be possible to plan the sweep, but that raised\n{raised}"
             ) from error
-        checks = {
-            "display": display,
-            "cost": cost,
-            "imports": imports,
-            "rows": rows,
-            "isolation": isolation,
-            "packing": packing,
-            "resume": resume,
-            "kind": kind,
-            "theory": theory,
-        }
-        broken = {rule: _folded(_said(check, trial)) for rule, check in checks.items()}
+        checks = (display, cost, imports, rows, isolation, packing, resume, kind, theory)
+        broken = {check.__name__: _folded(_said(check, trial)) for check in checks}
     lines = [f"- {rule}: {said}" for rule, found in broken.items() for said in found]
     if lines:
         rules = ", ".join(rule for rule, found in broken.items() if found)

@@ -32,6 +32,7 @@ def test_a_bad_host_is_set_aside(nodes: Nodes, make_run: Callable[..., Run], tmp
     assert said.count("is set aside") == 1
     frame = pl.read_parquet(run.folder / "store" / "cells.parquet")
     failed = frame.filter(pl.col("status") == "failed")
-    assert 5 <= len(failed) < 30  # a share of what half of the hosts would have failed
+    # What fails there in a used process is tried elsewhere, so few of its share of 30 runs are lost.
+    assert 1 <= len(failed) < 10
     assert failed["error"].str.contains("no driver here").all()
     assert len(frame) == 60

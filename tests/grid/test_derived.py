@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from grid_toy import AXES, cells_of, rows, runs_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_expand import AXES, cells_of, rows, runs_of
 
 from raysweep.errors import SweepError
 from raysweep.experiments.inferred import infer_axes
