@@ -73,10 +73,11 @@ def task_of(data: str, seed: int = 0) -> Task:
             x, y = arrays["x"], arrays["y"]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise SweepError(f"data: {data} must be an .npz of arrays, but {error}") from error
-    if len(x) != len(y) or x.ndim < 2 or y.ndim > 2 or not (np.isfinite(x).all() and np.isfinite(y).all()):
+    shaped = x.ndim >= 2 and y.ndim in (1, 2) and len(x) == len(y)
+    if not shaped or not all(v.dtype.kind in "biuf" and np.isfinite(v).all() for v in (x, y)):
         raise SweepError(
-            f"data: {data} must hold x [items, ...] and y [items] or [items, outputs], all finite, but got shapes "
-            f"{x.shape} and {y.shape}"
+            f"data: {data} must hold x [items, ...] and y [items] or [items, outputs], finite numbers, but got "
+            f"{x.dtype} {x.shape} and {y.dtype} {y.shape}"
         )
     if x.ndim == 4 and x.shape[3] in (1, 3):
         x = np.moveaxis(x, 3, 1)
@@ -84,8 +85,10 @@ def task_of(data: str, seed: int = 0) -> Task:
     x = x.astype(np.float32)
     sd = x.std(axes, keepdims=True)
     x = (x - x.mean(axes, keepdims=True)) / np.where(sd > 0, sd, 1)
-    whole = y.ndim == 1 and np.issubdtype(y.dtype, np.integer)
-    wanted = np.eye(int(y.max()) + 1)[y] if whole else y.reshape(len(y), -1)
+    if y.ndim == 1 and y.dtype.kind in "biu":
+        wanted = (y[:, None] == np.unique(y)).astype(np.float64)
+    else:
+        wanted = y.reshape(len(y), -1)
     return Task(Path(data).name, x.reshape(len(x), -1), wanted.astype(np.float64))
 
 

@@ -93,6 +93,8 @@ def test_files_of_arrays_are_tasks(tmp_path: Path):
     np.testing.assert_allclose(table.x[:, :3], (x - x.mean(0))[:, :3] / x.std(0)[:3], rtol=1e-4, atol=1e-6)
     assert (table.x[:, 3] == 0).all()
     np.testing.assert_array_equal(table.y, np.eye(3)[y])
+    np.savez(tmp_path / "named.npz", x=x, y=10 * y - 7)
+    np.testing.assert_array_equal(task_of(str(tmp_path / "named.npz")).y, table.y)
     np.savez(tmp_path / "real.npz", x=x, y=x[:, :2])
     np.testing.assert_array_equal(task_of(str(tmp_path / "real.npz")).y, x[:, :2])
     pixels = rng.integers(0, 256, (50, 4, 4, 3)).astype(np.uint8)
@@ -106,8 +108,9 @@ def test_files_of_arrays_are_tasks(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": np.ones((5, 2)), "y": np.ones(4)}, "must hold x .* got shapes"),
-        ({"x": np.full((5, 2), np.nan), "y": np.ones(5)}, "all finite"),
+        ({"x": np.ones((5, 2)), "y": np.ones(4)}, r"must hold x .* got float64 \(5, 2\) and float64 \(4,\)"),
+        ({"x": np.full((5, 2), np.nan), "y": np.ones(5)}, "finite numbers"),
+        ({"x": np.array([["a"], ["b"]]), "y": np.ones(2)}, "finite numbers, but got <U1"),
         ({"a": np.ones(3)}, "x_train, y_train, x_test and y_test, but the file has"),
     ],
 )
