@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["items_per_block", "ntk"]
 
-# Numbers per product. One float32 accumulator over a million of them loses the terms below half its last digit: on a GPU,
-# which has one per pair of items, 7e-4 of a kernel.
+# Numbers per product. One float32 accumulator over a million of them loses the terms below half its last digit: 7e-4 of
+# a kernel on a GPU, which has one accumulator per pair of items.
 _SLAB = 2**13
 _PROBE = 2  # items of the pass that finds how each parameter is used
 _AGREES = 1e-3  # of the items' gradients added up with the gradient of the sum, in float32
