@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from raysweep.data import Images, images, images_in
 from raysweep.errors import PackError, SweepError
-from raysweep.models import Architecture
+from raysweep.models import ACTIVATIONS, Architecture
 from raysweep.theory.circle import amplitudes
 from raysweep.theory.features import Modes, compute_optimal, flow, time_exponent
-from raysweep.theory.kernel_limit import data_plateau
+from raysweep.theory.kernel_limit import data_plateau, reused_data_curve
 from raysweep.theory.spectrum import Estimate, Spectrum, continued, estimate, exponents, verdict, window_of
 
 __all__ = ["MODELS", "Forecast", "Task", "forecast", "kernel_bytes", "task_of"]
@@ -30,6 +30,8 @@ Array = npt.NDArray[np.float64]
 MODELS = ("mlp", "cnn", "resnet")
 _DECADES = 6  # of time that curves are predicted for
 _PER_DECADE = 4
+_POINTS = 50  # of a curve that a slope is fitted to
+_BLOCKS = 8  # of items, one of which is left out at a time
 _ANGLES, _HARMONICS = 2048, 8192  # of a task on the circle
 _DATA = (100, 1_000, 10_000, 100_000, 1_000_000)  # items to train on
 
@@ -54,8 +56,8 @@ def task_of(data: str, seed: int = 0) -> Task:
 
     Args:
         data: `digits`; NAME of NAME.npz in the folder RAYSWEEP_DATA; the path of an .npz of images, as `raysweep.data`
-            describes them, or of `x` [items, ...] and `y` [items] classes or [items, outputs] numbers; or `circle:BETA`,
-            a target of that beta for a ReLU network, on angles drawn by the seed.
+            describes them, or of `x` [items, ...] and `y` [items] classes or [items, outputs] numbers; or
+            `circle:BETA`, a target of that beta for a ReLU network, on angles drawn by the seed.
 
     Raises:
         SweepError: There are no such data, or they are of another kind.
@@ -71,10 +73,11 @@ def task_of(data: str, seed: int = 0) -> Task:
             x, y = arrays["x"], arrays["y"]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise SweepError(f"data: {data} must be an .npz of arrays, but {error}") from error
-    if len(x) != len(y) or x.ndim < 2 or y.ndim > 2 or not (np.isfinite(x).all() and np.isfinite(y).all()):
+    shaped = x.ndim >= 2 and y.ndim in (1, 2) and len(x) == len(y)
+    if not shaped or not all(v.dtype.kind in "biuf" and np.isfinite(v).all() for v in (x, y)):
         raise SweepError(
-            f"data: {data} must hold x [items, ...] and y [items] or [items, outputs], all finite, but got shapes "
-            f"{x.shape} and {y.shape}"
+            f"data: {data} must hold x [items, ...] and y [items] or [items, outputs], finite numbers, but got "
+            f"{x.dtype} {x.shape} and {y.dtype} {y.shape}"
         )
     if x.ndim == 4 and x.shape[3] in (1, 3):
         x = np.moveaxis(x, 3, 1)
@@ -82,8 +85,10 @@ def task_of(data: str, seed: int = 0) -> Task:
     x = x.astype(np.float32)
     sd = x.std(axes, keepdims=True)
     x = (x - x.mean(axes, keepdims=True)) / np.where(sd > 0, sd, 1)
-    whole = y.ndim == 1 and np.issubdtype(y.dtype, np.integer)
-    wanted = np.eye(int(y.max()) + 1)[y] if whole else y.reshape(len(y), -1)
+    if y.ndim == 1 and y.dtype.kind in "biu":
+        wanted = (y[:, None] == np.unique(y)).astype(np.float64)
+    else:
+        wanted = y.reshape(len(y), -1)
     return Task(Path(data).name, x.reshape(len(x), -1), wanted.astype(np.float64))
 
 
@@ -120,6 +125,8 @@ class Forecast:
         gamma: Richness of the rich curve, in units of lambda_1 and of the target's power.
         times: [times] lambda_1 t.
         lazy, rich: [times] predicted loss on fresh items, relative to that of the zero function.
+        train: Items that `reused` is about; 0 for none.
+        reused: [times] the lazy loss on fresh items of training that uses `train` items again and again; or nothing.
         measured_to: lambda_1 t up to which curves rest on measured modes; beyond it they are extrapolated.
         data: (items to train on, loss at which a lazy network ends that uses them again and again).
         notes: What a reader should know, in sentences.
@@ -139,6 +146,8 @@ class Forecast:
     times: Array
     lazy: Array
     rich: Array
+    train: int
+    reused: Array | None
     measured_to: float
     data: tuple[tuple[int, float], ...]
     notes: tuple[str, ...]
@@ -152,6 +161,14 @@ class Forecast:
         """(value, low, high) of the predicted exponent of the loss in time; it rises with beta."""
         value, low, high = (time_exponent(max(b, 0.0), rich) for b in (self.beta.value, self.beta.low, self.beta.high))
         return value, low, high
+
+    def slope(self, curve: Array, low: float, high: float) -> float:
+        """The exponent of a predicted curve between two times t, by least squares in logs; NaN outside its times."""
+        t = self.times / self.first
+        if not t[0] <= low < high <= t[-1]:
+            return float("nan")
+        at = np.linspace(np.log(low), np.log(high), _POINTS)
+        return -float(np.polyfit(at, np.interp(at, np.log(t), np.log(curve)), 1)[0])
 
     def to_json(self) -> dict[str, Any]:
         """Every number, for a file."""
@@ -185,6 +202,8 @@ class Forecast:
                 "lazy": self.lazy.tolist(),
                 "rich": self.rich.tolist(),
                 "gamma": self.gamma,
+                "train": self.train,
+                "reused": None if self.reused is None else self.reused.tolist(),
                 "measured_to": self.measured_to,
             },
             "data_limit": [{"items": n, "loss": loss} for n, loss in self.data],
@@ -203,6 +222,7 @@ def forecast(
     items: int = 2048,
     seeds: int = 4,
     gamma: float = 1.0,
+    train: int = 0,
     level: float = 0.95,
     device: str = "cpu",
     memory: int = 2 * 2**30,
@@ -216,6 +236,7 @@ def forecast(
         items: Items that the kernel is measured on, drawn without replacement; all where there are fewer.
         seeds: Networks whose kernels are averaged.
         gamma: Richness of the rich curve. 1 is rich from times near 1 / lambda_1 on.
+        train: Items of a lazy training that uses them again and again, whose curve is predicted too; 0 for none.
         level: Nominal coverage of intervals.
         memory: Bytes for kernels, gradients and activations.
         seed: Draws the items.
@@ -227,11 +248,14 @@ def forecast(
     """
     if model not in MODELS:
         raise SweepError(f"model: must be one of {', '.join(MODELS)}, but got {model!r}")
+    if activation not in ACTIVATIONS:
+        raise SweepError(f"activation: must be one of {', '.join(ACTIVATIONS)}, but got {activation!r}")
     if seeds < 2:
         raise SweepError(f"seeds: `seeds >= 2` must hold, for the intervals, but got (seeds={seeds})")
-    if not gamma >= 0 or not 0.5 <= level < 1:
+    if not gamma >= 0 or not 0.5 <= level < 1 or train < 0:
         raise SweepError(
-            f"`gamma >= 0` and `0.5 <= level < 1` must hold, but got (gamma={gamma:g}, level={level:g})"
+            "`gamma >= 0`, `0.5 <= level < 1` and `train >= 0` must hold, but got "
+            f"(gamma={gamma:g}, level={level:g}, train={train})"
         )
     shape = Architecture(model, task.x.shape[1], task.y.shape[1], width, depth, activation, base_width=1)
     if problem := shape.problem():
@@ -239,11 +263,10 @@ def forecast(
     count = min(items, len(task.x))
     window = window_of(count)
     rows = np.random.default_rng(seed).permutation(len(task.x))[:count]
-    whole, left, halves, quarters = _spectra(shape, task.x[rows], task.y[rows], seeds, device, memory)
-    fits = [[exponents(s, window) for s in some] for some in ([whole], left, halves, quarters)]
-    alpha, beta = (
-        estimate(count, fits[0][0][j], *([one[j] for one in some] for some in fits[1:]), level=level) for j in (0, 1)
-    )
+    whole, *parts = _spectra(shape, task.x[rows], task.y[rows], seeds, device, memory)
+    own = exponents(whole, window)
+    networks, blocks, halves, quarters = (np.array([exponents(s, window) for s in some]).T for some in parts)
+    alpha, beta = (estimate(count, own[j], networks[j], blocks[j], halves[j], quarters[j], level=level) for j in (0, 1))
     modes = continued(whole, window[1], alpha.value, beta.value)
     times = np.geomspace(1.0, 10.0**_DECADES, _DECADES * _PER_DECADE + 1)
     curves = flow([modes, modes], [0.0, gamma], times).loss
@@ -262,6 +285,8 @@ def forecast(
         times=times,
         lazy=curves[0],
         rich=curves[1],
+        train=train,
+        reused=reused_data_curve(modes, times, train) if train and alpha.value > 1 else None,
         measured_to=float(whole.values[0] / whole.values[window[1] - 1] / 2),
         data=tuple((n, data_plateau(modes, n)) for n in _DATA) if alpha.value > 1 else (),
         notes=_notes(alpha, beta),
@@ -270,8 +295,8 @@ def forecast(
 
 def _spectra(
     shape: Architecture, x: npt.NDArray[np.float32], y: Array, seeds: int, device: str, memory: int
-) -> tuple[Spectrum, list[Spectrum], list[Spectrum], list[Spectrum]]:
-    """Spectra of the average kernel, of averages without one network, and on halves and quarters of the items."""
+) -> tuple[Spectrum, list[Spectrum], list[Spectrum], list[Spectrum], list[Spectrum]]:
+    """Spectra of the average kernel; without a network, without a block of items; on halves, on quarters of them."""
     import torch
 
     from raysweep.models.mean_field import MeanField
@@ -295,16 +320,18 @@ def _spectra(
             own = ntk(model, start, inputs, frozen=fixed, rates=network.rates(False), memory=memory - kept)
             kernels[i] = own[0] / shape.outputs
 
-    def spectrum(kernel: Any, at: slice = slice(None)) -> Spectrum:
-        values, vectors = torch.linalg.eigh(kernel[at, at].double() / len(targets[at]))
+    every = torch.arange(count, device=device)
+
+    def spectrum(kernel: Any, at: Any = every) -> Spectrum:
+        values, vectors = torch.linalg.eigh(kernel[at][:, at].double() / len(at))
         mass = (vectors.T @ targets[at]).square().sum(1)
         return Spectrum(values.flip(0).cpu().numpy(), (mass / mass.sum()).flip(0).cpu().numpy())
 
     mean = kernels.mean(0)
-    left = [spectrum((mean * seeds - kernel) / (seeds - 1)) for kernel in kernels]
-    parts = ([slice(i * count // n, (i + 1) * count // n) for i in range(n)] for n in (2, 4))
-    halves, quarters = ([spectrum(mean, at) for at in some] for some in parts)
-    return spectrum(mean), left, halves, quarters
+    networks = [spectrum((mean * seeds - kernel) / (seeds - 1)) for kernel in kernels]
+    blocks = [spectrum(mean, every[every * _BLOCKS // count != i]) for i in range(_BLOCKS)]
+    halves, quarters = ([spectrum(mean, at) for at in every.tensor_split(n)] for n in (2, 4))
+    return spectrum(mean), networks, blocks, halves, quarters
 
 
 def kernel_bytes(items: int, seeds: int) -> int:
@@ -322,7 +349,8 @@ def _notes(alpha: Estimate, beta: Estimate) -> tuple[str, ...]:
         )
     if abs(beta.drift) > 0.1:
         notes.append(
-            f"beta still changes with the number of items, by {beta.drift:+.2g} from half of them to all. Take more items."
+            f"beta still changes with the number of items, by {beta.drift:+.2g} from half of them to all. "
+            "Take more items."
         )
     if alpha.value <= 1:
         notes.append(

@@ -41,6 +41,7 @@ def difficulty(
     items: Annotated[int, typer.Option(metavar="P", help="Items that the kernel is measured on.")] = 2048,
     seeds: Annotated[int, typer.Option(help="Networks whose kernels are averaged.")] = 4,
     gamma: Annotated[float, typer.Option(help="Richness of the rich curve.")] = 1.0,
+    train: Annotated[int, typer.Option(metavar="N", help="Predict lazy training on N items, used again, too.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     memory: Annotated[float, typer.Option(metavar="GIB", help="Memory that may be used.")] = 2.0,
     level: Level = 0.95,
@@ -56,7 +57,7 @@ def difficulty(
     figure: Annotated[str | None, typer.Option(metavar="FILE", help="Draw it: .png, .pdf or .svg.")] = None,
     json: Json = False,
 ) -> None:
-    """Measure how hard a data set is for a network before it is trained, and predict its learning curves."""
+    """Measure how hard a data set is for a network, before training."""
     for name, file, endings in (("out", out, (".json",)), ("figure", figure, (".png", ".pdf", ".svg"))):
         if file is not None and (Path(file).suffix not in endings or not Path(file).parent.is_dir()):
             raise FitError(
@@ -67,7 +68,8 @@ def difficulty(
     _check_device(device)
     made = forecast(
         task_of(data, seed), model, width, depth, activation,
-        items=items, seeds=seeds, gamma=gamma, level=level, device=device, memory=int(memory * _GIB), seed=seed,
+        items=items, seeds=seeds, gamma=gamma, train=train, level=level, device=device, memory=int(memory * _GIB),
+        seed=seed,
     )  # fmt: skip
     fits = [] if against is None else _fits(against, x, y, by or [], where, level)
     record = made.to_json()
@@ -133,12 +135,14 @@ def _show(made: Forecast) -> None:
     rows = []
     for i in range(0, len(made.times), _SHOWN):
         mark = "extrapolated" if made.times[i] > made.measured_to else ""
-        rows.append([f"{made.times[i]:.0e}", f"{made.lazy[i]:.3g}", f"{made.rich[i]:.3g}", mark])
+        again = [] if made.reused is None else [f"{made.reused[i]:.3g}"]
+        rows.append([f"{made.times[i]:.0e}", f"{made.lazy[i]:.3g}", f"{made.rich[i]:.3g}", *again, mark])
     say(
         f"  predicted loss on fresh items, relative to that of the zero function, at t = step size x steps "
         f"(lambda_1 = {made.first:.3g}; rich: gamma = {made.gamma:g}):"
     )
-    print_table(["lambda_1 t", "lazy", "rich", ""], rows)
+    again = [] if made.reused is None else [f"lazy, {made.train:,} items"]
+    print_table(["lambda_1 t", "lazy", "rich", *again, ""], rows)
     if made.data:
         limits = ", ".join(f"{loss:.3g} from {n:,}" for n, loss in made.data)
         say(f"  where lazy training on so many items ends, used again and again: {limits}")
@@ -181,6 +185,11 @@ def _scored(made: Forecast, one: GroupFit) -> dict[str, Any]:
         "interval": None if ends is None else list(ends),
         "lazy": list(made.exponent(False)),
         "rich": list(made.exponent(True)),
+        "predicted_in_window": {
+            name: made.slope(curve, *one.window[0])
+            for name, curve in (("lazy", made.lazy), ("rich", made.rich), ("reused", made.reused))
+            if curve is not None
+        },
         "agrees_with": [
             kind
             for kind, rich in (("lazy", False), ("rich", True))
@@ -196,14 +205,14 @@ def _show_score(made: Forecast, fits: list[GroupFit], x: str, y: str) -> None:
     for one in fits:
         title = ", ".join(f"{name} = {value}" for name, value in one.group.items()) or "all rows"
         if one.error is not None:
-            rows.append([title, one.error, ""])
+            rows.append([title, one.error, "", ""])
             continue
         found = _scored(made, one)
         ends = found["interval"] or (float("nan"),) * 2
         agrees = " and ".join(found["agrees_with"]) or "neither"
-        rows.append([title, _interval(found["measured"], *ends), f"agrees with {agrees}"])
-    lazy, rich = (_interval(*made.exponent(kind)) for kind in (False, True))
-    print_table(["", "exponent", f"predicted: lazy {lazy}, rich {rich}"], rows)
+        slopes = ", ".join(f"{name} {value:.3g}" for name, value in found["predicted_in_window"].items())
+        rows.append([title, _interval(found["measured"], *ends), agrees, slopes])
+    print_table(["", "exponent", "agrees with", "curves in its window"], rows)
 
 
 def _draw(made: Forecast, file: str) -> None:

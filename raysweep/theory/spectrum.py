@@ -16,7 +16,6 @@ are averaged, so that the jackknife over networks estimates it, and it is taken 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,34 +118,34 @@ def _slope(x: Array, y: Array) -> float:
 def estimate(
     items: int,
     whole: float,
-    without: Sequence[float],
-    halves: Sequence[float],
-    quarters: Sequence[float],
+    networks: npt.ArrayLike,
+    blocks: npt.ArrayLike,
+    halves: npt.ArrayLike,
+    quarters: npt.ArrayLike,
     level: float = 0.95,
 ) -> Estimate:
     """An exponent, and an interval over networks, items and sizes.
 
-    Networks: the jackknife, from the averages of all kernels but one. Items: the spread over quarters, halved, as
-    variances fall as 1 / P. Both make an interval by Student's t (degrees of freedom by Welch and Satterthwaite), which
-    is widened on both sides by the drift between halves and the whole: what more items would still change.
+    Two jackknives, one that leaves out a network and one that leaves out a block of items, give standard errors, and
+    Student's t an interval (degrees of freedom by Welch and Satterthwaite). It is widened on both sides by the drift
+    between halves and the whole: what more items would still change.
 
     Args:
         items: P.
         whole: From the average kernel on all items.
-        without: [networks] from the averages that leave one out.
+        networks: From the averages of all kernels but one, for each network.
+        blocks: From the average kernel on all items but a block of several equal ones, for each block.
         halves, quarters: From the average kernel on disjoint parts of the items, over the same modes.
     """
-    left, parts = np.asarray(without), np.asarray(quarters)
-    count = len(left)
-    mixing = (count - 1) * float(left.mean() - whole)
-    seeds = (count - 1) / count * float(((left - left.mean()) ** 2).sum())
-    sampled = float(parts.var(ddof=1)) / len(parts)
+    left = [np.asarray(some, dtype=float) for some in (networks, blocks)]
+    mixing = (len(left[0]) - 1) * float(left[0].mean() - whole)
+    seeds, sampled = ((len(some) - 1) * float(some.var()) for some in left)
     total = seeds + sampled
-    freedom = total**2 / max(seeds**2 / (count - 1) + sampled**2 / (len(parts) - 1), 1e-300)
-    drift = whole - float(np.mean(halves))
+    freedom = total**2 / max(seeds**2 / (len(left[0]) - 1) + sampled**2 / (len(left[1]) - 1), 1e-300)
+    drift = whole - float(np.mean(np.asarray(halves, dtype=float)))
     value = whole - mixing
     half = float(stdtrit(max(freedom, 1.0), (1 + level) / 2)) * total**0.5 + abs(drift)
-    sizes = ((items // 4, float(parts.mean())), (items // 2, float(np.mean(halves))), (items, whole))
+    sizes = ((items // 4, float(np.mean(np.asarray(quarters)))), (items // 2, whole - drift), (items, whole))
     return Estimate(value, value - half, value + half, level, whole, mixing, seeds**0.5, sampled**0.5, drift, sizes)
 
 
