@@ -82,7 +82,7 @@ def passk(
             print()
         _show(*each)
     if len(found) > _MOST:
-        print(f"\n... and {len(found) - _MOST:,} more groups; --json has them all")
+        say("", f"... and {len(found) - _MOST:,} more groups; --json has them all")
 
 
 def _whole(text: str, option: str) -> list[int]:

@@ -32,8 +32,7 @@ def report(
     from raysweep.store import Store
 
     made = make_report(Store(store), rows=rows)
-    for sentence in made.findings:
-        print(sentence)
+    say(*made.findings)
     say(f"report: {made.page}")
 
 

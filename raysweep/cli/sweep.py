@@ -64,7 +64,8 @@ def plan(
     skip_failed: SkipFailed = False,
     retry: Retry = None,
     price: Annotated[
-        str | None, typer.Option(metavar="MACHINE", help="Also estimate the cost on aws:p5.48xlarge, gcp:a3, ...")
+        str | None,
+        typer.Option(metavar="MACHINE", help="Also estimate the cost on this machine: aws:p5.48xlarge, gcp:a3."),
     ] = None,
     machines: Annotated[int, typer.Option(help="Number of these machines.")] = 1,
     prices: Annotated[str | None, typer.Option(metavar="FILE", help="A price table of your own, YAML.")] = None,
@@ -89,7 +90,7 @@ def plan(
     if json:
         print_json(found)
         return
-    print(f"{found['sweep']} ({found['experiment']})")
+    say(f"{found['sweep']} ({found['experiment']})")
     _say_work(found, planned, target.uri, skip_failed)
     if price is not None:
         from raysweep.prices import sentences
@@ -179,7 +180,7 @@ def _print_time(found: Mapping[str, Any], function: bool, slots: int) -> None:
 
     seconds, rate = found["seconds"], found["rate"]
     if seconds is None:
-        print("  time: unknown; nothing was measured in this store yet")
+        say("  time: unknown; nothing was measured in this store yet")
     elif function:
         say(f"  time: about {clock(seconds)}, {slots} at a time ({rate['source']})")
     else:
@@ -205,7 +206,7 @@ def _print_shapes(shapes: Sequence[Mapping[str, Any]]) -> None:
     head = ["shape", "cells", "runs", "packs x lanes", "params", "FLOP", "eval FLOP", "MiB"]
     print_table(head, rows, right_from=1)
     if len(shapes) > len(rows):
-        print(f"  ... and {len(shapes) - len(rows):,} more shapes")
+        say(f"  ... and {len(shapes) - len(rows):,} more shapes")
 
 
 def _varying(shapes: Sequence[Mapping[str, Any]]) -> set[str]:
