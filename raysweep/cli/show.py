@@ -28,8 +28,9 @@ def say(*lines: str, stream: TextIO | None = None) -> None:
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], right_from: int | None = None) -> None:
-    """An aligned table. Columns from `right_from` on are flush right; the widest of the others fold on a terminal. Where
-    that is not enough, each row is a sentence with the names of its columns.
+    """An aligned table. Columns from `right_from` on are flush right; the widest of the others fold on a terminal.
+
+    Where that is not enough, each row is a sentence with the names of its columns.
     """
     widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
     start = len(head) if right_from is None else right_from

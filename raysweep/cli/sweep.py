@@ -65,7 +65,7 @@ def plan(
     retry: Retry = None,
     price: Annotated[
         str | None,
-        typer.Option(metavar="MACHINE", help="Also estimate the cost on this machine: aws:p5.48xlarge, gcp:a3."),
+        typer.Option(metavar="MACHINE", help="Also estimate the cost, on aws:p5.48xlarge or gcp:a3, say."),
     ] = None,
     machines: Annotated[int, typer.Option(help="Number of these machines.")] = 1,
     prices: Annotated[str | None, typer.Option(metavar="FILE", help="A price table of your own, YAML.")] = None,
