@@ -43,7 +43,7 @@ def test_help_fits_the_terminal_and_cuts_no_description(
         assert max(map(len, out.splitlines())) <= columns, command
         usage, described = out.split("\n\n", 1)
         assert usage.startswith("Usage: raysweep")
-        assert not re.search(r"\w\.\.\.(?!  )", described), command  # an argument that repeats has them in its name
+        assert not re.search(r"[a-z]\.\.\.", described), command  # an argument that repeats: PATH...
         if not command:
             listed = re.split(r"\n  (?=\w)", "\n" + out.split("Commands:\n")[1])[1:]
             assert [entry.split()[0] for entry in listed] == COMMANDS
@@ -116,7 +116,7 @@ def test_a_table_too_wide_for_the_terminal_becomes_sentences(
     head, row = ["shape", "cells", "", "eval FLOP"], ["width=32", "1,120", "", "1.03e+10"]
     for columns, expected in (
         (60, "  shape     cells    eval FLOP\n  --------  -----    ---------\n  width=32  1,120     1.03e+10\n"),
-        (28, "  shape width=32: cells\n    1,120, eval FLOP 1.03e+10\n"),
+        (24, "  shape width=32: cells\n    1,120, eval FLOP\n    1.03e+10\n"),
     ):
         monkeypatch.setattr(show, "terminal_width", lambda *_, columns=columns: columns)
         show.print_table(head, [row], right_from=1)
