@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, Literal
 
+from raysweep.validation import Fault, first_fault
+
 __all__ = ["Bound", "Companion", "Display", "Figure"]
 
 
@@ -126,7 +128,7 @@ class Display:
         try:
             found: Display = adapter.validate_json(json.dumps(plain), strict=True)
         except faulty as error:
-            raise ValueError(_said(error.errors(include_url=False)[0])) from error
+            raise ValueError(_said(first_fault(error.errors(include_url=False), plain))) from error
         names = [figure.name for figure in found.figures]
         if twice := sorted({name for name in names if not name.strip() or names.count(name) > 1}):
             raise ValueError(f"figures must have distinct names, but got {twice[0]!r} for {names.count(twice[0])}")
@@ -147,13 +149,12 @@ class Display:
         return self
 
 
-def _said(fault: Any) -> str:
-    """The first fault that pydantic found, as `companions[0].drawn: must be 'floor' or 'means', but is 'flor'`."""
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
-    if fault["type"] in ("missing", "missing_argument"):
+def _said(fault: Fault) -> str:
+    """As `companions[0].drawn: must be 'floor' or 'means', but is 'flor'`."""
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault.place).lstrip(".")
+    if fault.kind == "missing":
         return f"{place} is missing"
-    rule = str(fault["msg"]).replace("Input should be ", "must be ", 1)
-    return f"{f'{place}: ' if place else ''}{rule}, but is {repr(fault['input'])[:200]}"
+    return f"{f'{place}: ' if place else ''}{fault.rule}, but is {repr(fault.given)[:200]}"
 
 
 @cache

@@ -14,6 +14,7 @@ from raysweep.cost import clock
 from raysweep.errors import PriceError, SweepError, nearest
 from raysweep.pack import lanes_per_pack
 from raysweep.plan import Plan
+from raysweep.validation import first_fault
 from raysweep.yamlfile import read_yaml
 
 __all__ = ["PRICES", "Machine", "estimate", "find_machine", "read_prices", "sentences"]
@@ -62,10 +63,9 @@ def read_prices(path: Path | None = None) -> tuple[Machine, ...]:
         try:
             found.append(Machine.model_validate(row))
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, ("machines", i, *first["loc"])))
-            problem = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-            raise PriceError(f"{path}: {key}: {problem}, but got {first['input']!r}"[:300]) from error
+            fault = first_fault(error.errors(), row)
+            key = ".".join(map(str, ("machines", i, *fault.place)))
+            raise PriceError(f"{path}: {key}: {fault.broken}"[:300]) from error
     return tuple(found)
 
 
