@@ -86,9 +86,8 @@ def _place(loc: Sequence[Any], raw: Any) -> tuple[Any, ...]:
     """The parts of a location that are keys or positions in the data."""
     place, at = [], raw
     for part in loc:
-        if isinstance(at, Mapping) and part in at:
-            place, at = [*place, part], at[part]
-        elif isinstance(at, list | tuple) and isinstance(part, int) and part < len(at):
+        keys = at if isinstance(at, Mapping) else range(len(at)) if isinstance(at, list | tuple) else ()
+        if part in keys:
             place, at = [*place, part], at[part]
     return tuple(place)
 

@@ -19,8 +19,8 @@ __all__ = ["Budget", "FitSpec", "Resources", "SweepFile", "explain"]
 def _of_folder(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise ValueError(
-            "must begin with a letter or digit, followed by at most 63 letters, digits, dots, hyphens or underscores, as "
-            "it names a folder"
+            "names a folder: it must begin with a letter or digit, followed by at most 63 letters, digits, dots, hyphens "
+            "or underscores"
         )
     return name
 

@@ -141,9 +141,7 @@ def test_a_store_of_a_kind_that_is_not_known_here_can_be_read(
         register(LineRecipe)
         run(make_sweep(CLASSIFIER_SWEEP, world=WORLD), store, make_executor("inline"))
     assert status(store)["pending"] == 0
-    with pytest.raises(
-        OracleError, match=r"recipe\.json: .* kind must be the name of .*imports no code\. `raysweep run`"
-    ):
+    with pytest.raises(OracleError, match=r"recipe\.json: .* kind must be the .*imports no code\. `raysweep run`"):
         load_world(store, f"oracle/{store.folders('oracle')[0]}")
 
 
