@@ -1,21 +1,34 @@
-"""Real data, as arrays with a content hash. The built-in default is scikit-learn's digits."""
+"""Real data, as arrays with a content hash. The built-in default is scikit-learn's digits.
+
+Other images are read from files of the folder that the environment variable RAYSWEEP_DATA names: NAME.npz with
+x_train, y_train, x_test and y_test (uint8, [n, height, width] or [n, height, width, 3]), or with images as JPEG
+(header, payload, lengths, labels; the last 10,000 are for testing).
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import math
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from raysweep.errors import SweepError, nearest
 
-__all__ = ["DATASETS", "Dataset", "load"]
+__all__ = ["DATASETS", "Dataset", "ImageShape", "Images", "image_shape", "images", "load"]
+
+Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 DATASETS = ("digits",)
+_DIGITS_TRAIN, _JPEG_TEST = 1400, 10_000
 
 
 @dataclass(frozen=True)
@@ -29,11 +42,44 @@ class Dataset:
         sha256: Hash of x and y, part of the key of everything trained on them.
     """
 
-    x: npt.NDArray[np.uint8]
+    x: Bytes
     y: npt.NDArray[np.int64]
     classes: int
     levels: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images, those for training first.
+
+    Attributes:
+        x: [n, channels * height * width] grey levels, channel by channel.
+        y: [n] class of each image, 0 to `classes` - 1.
+        train: How many are for training; the others are for testing.
+    """
+
+    x: Bytes
+    y: npt.NDArray[np.int64]
+    classes: int
+    train: int
+
+    def standardised(self) -> npt.NDArray[np.float32]:
+        """[n, ...] each channel with mean 0 and variance 1 over the training images."""
+        side = math.isqrt(self.x.shape[1])
+        channels = 1 if side * side == self.x.shape[1] else 3
+        x = self.x.reshape(len(self.x), channels, -1).astype(np.float32)
+        mean, sd = (f(x[: self.train], axis=(0, 2), keepdims=True) for f in (np.mean, np.std))
+        return np.asarray((x - mean) / sd).reshape(len(x), -1)
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """Numbers per image, classes, and images for training."""
+
+    inputs: int
+    classes: int
+    train: int
 
 
 @cache
@@ -49,6 +95,77 @@ def load(name: str) -> Dataset:
     x, y = np.ascontiguousarray(table[:, :-1]), table[:, -1].astype(np.int64)
     sha = hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()
     return Dataset(x=x, y=y, classes=10, levels=17, sha256=sha)
+
+
+@cache
+def images(name: str) -> Images:
+    """Images by name: `digits`, or a file of the folder RAYSWEEP_DATA.
+
+    Raises:
+        SweepError: there is no such file, or it is of another kind.
+    """
+    if name == "digits":
+        found = load(name)
+        return Images(found.x, found.y, found.classes, _DIGITS_TRAIN)
+    with np.load(_file(name)) as arrays:
+        if _of_jpeg(arrays):
+            x, y = _decoded(arrays["header"], arrays["payload"], arrays["lengths"]), arrays["labels"]
+            train = len(y) - _JPEG_TEST
+        else:
+            x, y = (np.concatenate([arrays[f"{k}_train"], arrays[f"{k}_test"]]) for k in "xy")
+            train = len(arrays["y_train"])
+    flat = np.moveaxis(x, 3, 1) if x.ndim == 4 else x
+    labels = y.astype(np.int64).ravel()
+    return Images(np.ascontiguousarray(flat).reshape(len(x), -1), labels, int(labels.max()) + 1, train)
+
+
+@cache
+def image_shape(name: str) -> ImageShape:
+    """What a plan must know about `images(name)`, without decoding all of them.
+
+    Raises:
+        SweepError: there is no such file, or it is of another kind.
+    """
+    if name == "digits":
+        found = images(name)
+        return ImageShape(found.x.shape[1], found.classes, found.train)
+    with np.load(_file(name)) as arrays:
+        if _of_jpeg(arrays):
+            one = _decoded(arrays["header"], arrays["payload"], arrays["lengths"][:1])
+            return ImageShape(one.size, int(arrays["labels"].max()) + 1, len(arrays["labels"]) - _JPEG_TEST)
+        size = math.prod(arrays["x_test"].shape[1:])
+        return ImageShape(size, int(max(arrays[f"y_{k}"].max() for k in ("train", "test"))) + 1, len(arrays["y_train"]))
+
+
+def _file(name: str) -> Path:
+    """The file of a name in the folder RAYSWEEP_DATA."""
+    folder = os.environ.get("RAYSWEEP_DATA", "")
+    file = Path(folder) / f"{name}.npz"
+    if not name.isidentifier() or not folder or not file.is_file():
+        raise SweepError(
+            f"data: must be digits or NAME for a file NAME.npz in the folder RAYSWEEP_DATA, but got (data={name!r}, "
+            f"RAYSWEEP_DATA={folder!r}). Set the variable to the folder that holds the file"
+        )
+    return file
+
+
+def _of_jpeg(arrays: Mapping[str, Any]) -> bool:
+    """Whether a file holds images as JPEG; else it holds arrays."""
+    if {"header", "payload", "lengths", "labels"} <= set(arrays):
+        return True
+    if not {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
+        raise SweepError(f"data: images must be x_train, y_train, x_test and y_test, but the file has {sorted(arrays)}")
+    return False
+
+
+def _decoded(header: Bytes, payload: Bytes, lengths: npt.NDArray[np.integer[Any]]) -> Bytes:
+    """JPEG images that share a header, [n, height, width, 3]."""
+    from PIL import Image
+
+    ends = np.cumsum(lengths.astype(np.int64)).tolist()
+    first, rest = header.tobytes(), payload.tobytes()
+    parts = zip([0, *ends[:-1]], ends, strict=True)
+    return np.stack([np.asarray(Image.open(io.BytesIO(first + rest[a:b]))) for a, b in parts])
 
 
 def _digits() -> Path:

@@ -52,6 +52,20 @@ SWEEPS: dict[str, dict[str, Any]] = {
             "k": [1, 10],
         }
     },
+    "richness": {
+        "grid": {
+            "width": 8,
+            "precision": "float64",
+            "concat": [
+                {"beta": [0.5, 1.5], "gamma": [0.1, 1e6], "batch": 8, "eta": 0.5, "momentum": [0, 0.5]},
+                {"method": "ntk", "beta": [0.5, 1.5], "points": 16, "activation": ["relu", "relu2"]},
+                {"task": "images", "model": "cnn", "depth": 1, "n_train": [0, 8], "batch": 4, "optimiser": "adam"},
+            ],
+            "harmonics": 64,
+            "test_items": 16,
+            "t": [1, 2.2],
+        }
+    },
 }
 GRID: dict[str, Any] = {
     "concat": [{"plan": "open", "size": [4, 64], "seed": {"range": 2}}, {"plan": "fixed", "size": [4, 4096]}],

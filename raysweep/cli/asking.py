@@ -14,6 +14,7 @@ from raysweep.errors import FitError
 
 if TYPE_CHECKING:
     from raysweep.laws.request import FitRequest, Options
+    from raysweep.laws.window import Window
 
 __all__ = ["Asked", "By", "Draws", "Json", "Level", "Seed", "Where", "asking"]
 
@@ -24,6 +25,10 @@ Scale = Annotated[
 Y = Annotated[str | None, typer.Option("--y", metavar="COL", help="Column of the measurement.")]
 By = Annotated[list[str] | None, typer.Option("--by", metavar="COL", help="Fit each value of this column separately.")]
 Where = Annotated[str | None, typer.Option(metavar="EXPR", help="Rows to keep, SQL: \"labels = 'hard'\".")]
+InWindow = Annotated[
+    str | None,
+    typer.Option("--window", metavar="YAML", help='Bounds of x, formulas of other columns: "{low: 10, high: n / 2}".'),
+]
 At = Annotated[
     str, typer.Option("--at", metavar="best|last|T", help="Snapshot of a run: best on <y>_select, last, or a time.")
 ]
@@ -56,6 +61,7 @@ class Asked:
     y: Y = None
     by: By = None
     where: Where = None
+    window: InWindow = None
     at: At = "best"
     run: Run = None
     se: Se = None
@@ -79,7 +85,8 @@ class Asked:
             raise FitError(f"{command}: --x and --y must be given together, but got {given}")
         x, by = tuple(self.x), tuple(self.by or ())
         try:
-            return FitRequest(x, self.y, self.law, by, self.where, self.at, self.run, self.se, self._options())
+            options, window = self._options(), self._window(command)
+            return FitRequest(x, self.y, self.law, by, self.where, self.at, self.run, self.se, options, window)
         except RequestError as error:
             raise FitError(f"{command}: --{error.key}: {error.rule}") from error
 
@@ -102,10 +109,18 @@ class Asked:
         if self.where is not None:
             changed["where"] = self.where if request.where is None else f"({request.where}) AND ({self.where})"
         try:
+            if self.window is not None:
+                changed["window"] = self._window("fit")
             return replace(request, options=how, **changed)
         except RequestError as error:
             fit = f"{request.law} of {request.y} in {', '.join(request.x)}"
             raise FitError(f"fit: --{error.key}: {error.rule} (The sweep names the fit {fit}.)") from error
+
+    def _window(self, command: str) -> Window | None:
+        from raysweep.laws.window import Window
+        from raysweep.yamlfile import parse_yaml
+
+        return None if self.window is None else Window.of_mapping(parse_yaml(self.window, f"{command}: --window"))
 
     def _options(self) -> Options:
         from raysweep.laws.request import Options

@@ -24,6 +24,7 @@ BUILT_IN = {
     "classifier": "raysweep.experiments.classifier",
     "features": "raysweep.experiments.features",
     "lid": "raysweep.experiments.lid",
+    "richness": "raysweep.experiments.richness",
 }
 
 

@@ -88,8 +88,8 @@ def is_formula(entry: Any, names: Collection[str]) -> bool:
     )
 
 
-def parse_formula(text: str, names: Collection[str], where: str) -> Formula:
-    """A formula over axes among `names`.
+def parse_formula(text: str, names: Collection[str] | None, where: str) -> Formula:
+    """A formula over axes among `names`; None for a formula over any columns.
 
     Raises:
         SweepError: an invalid expression, too long or too deep, or one with parts that formulas may not have; the
@@ -101,7 +101,7 @@ def parse_formula(text: str, names: Collection[str], where: str) -> Formula:
     if tree is None:
         raise SweepError(f'{where}: a formula must be one expression, e.g. "width * 4", but got {text!r}')
     known, unknown = _named(tree, names)
-    if unknown:
+    if unknown and names is not None:
         name = sorted(unknown)[0]
         raise SweepError(
             f"{where}: a formula may name axes of the grid, but {text!r} names {name!r}. {nearest(name, names)}; "
@@ -130,11 +130,11 @@ def _is_of_a_number(node: ast.AST, names: Collection[str]) -> bool:
     return False
 
 
-def _named(tree: ast.expr, names: Collection[str]) -> tuple[set[str], set[str]]:
-    """The names in an expression that are axes, and those that are not; function names are neither."""
+def _named(tree: ast.expr, names: Collection[str] | None) -> tuple[set[str], set[str]]:
+    """The names in an expression that are axes (all, without `names`), and others; function names are neither."""
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     found = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called}
-    return found & set(names), found - set(names)
+    return (found, set()) if names is None else (found & set(names), found - set(names))
 
 
 def _step(node: ast.expr, depth: int) -> _Step:

@@ -9,9 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["KINDS", "activated", "bias_activation", "slope"]
+__all__ = ["KINDS", "OF_INPUT", "activated", "bias_activation", "slope"]
 
-KINDS = {"": 0, "relu": 1, "gelu": 2, "tanh": 3}
+KINDS = {"": 0, "relu": 1, "gelu": 2, "tanh": 3, "relu2": 4}
+OF_INPUT = (2, 4)  # kinds whose derivative is read off the input
 
 
 @triton.jit
@@ -31,18 +32,23 @@ def activated(v, KIND: tl.constexpr):
         v = 0.5 * v * (1 + tl.erf(v * 0.7071067811865476))
     elif KIND == 3:
         v = _tanh(v)
+    elif KIND == 4:
+        v = tl.maximum(v, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        v = v * v
     return v
 
 
 @triton.jit
 def slope(v, KIND: tl.constexpr):
-    """The activation's derivative: of GELU at its input v, of ReLU and tanh at their output v."""
+    """The activation's derivative: of GELU and squared ReLU at their input v, of ReLU and tanh at their output v."""
     if KIND == 1:
         v = tl.where(v > 0, 1.0, 0.0)
     elif KIND == 2:
         v = 0.5 * (1 + tl.erf(v * 0.7071067811865476)) + v * 0.3989422804014327 * tl.exp(-0.5 * v * v)
     elif KIND == 3:
         v = 1 - v * v
+    elif KIND == 4:
+        v = tl.where(v > 0, 2 * v, 0.0)
     return v
 
 
@@ -68,7 +74,7 @@ def _backward(
         i = first + tl.arange(0, N)
         place, inside = row[:, None] * n + i[None, :], (row < rows)[:, None] & (i < n)[None, :]
         g = tl.load(gradient + place, mask=inside, other=0.0).to(tl.float32)
-        if KIND == 2:
+        if KIND == 2 or KIND == 4:
             g = g * slope(tl.load(z + place, mask=inside, other=0.0).to(tl.float32) + b, KIND)
         elif KIND != 0:
             g = g * slope(tl.load(out + place, mask=inside, other=0.0).to(tl.float32), KIND)
@@ -82,7 +88,7 @@ class _BiasActivation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, bias: Tensor, kind: int) -> Tensor:
         rows, n = z.shape[0] * z.shape[1], z.shape[2]
-        out = torch.empty_like(z) if kind == 2 else z  # GELU's derivative needs its input
+        out = torch.empty_like(z) if kind in OF_INPUT else z
         tile, width = _tile(n)
         _forward[(triton.cdiv(rows, tile),)](z, bias, out, rows, n, KIND=kind, ROWS=tile, N=width)
         ctx.save_for_backward(z, bias, out)
@@ -116,7 +122,7 @@ def bias_activation(z: Tensor, bias: Tensor, kind: str) -> Tensor:
     """activation(z + bias); z [lanes, features, n] is contiguous and overwritten, bias [lanes, features].
 
     Args:
-        kind: `relu`, `gelu`, `tanh`, or `` for none.
+        kind: `relu`, `gelu`, `tanh`, `relu2`, or `` for none.
     """
     out: Tensor = _BiasActivation.apply(z, bias, KINDS[kind])
     return out

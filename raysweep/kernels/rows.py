@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from raysweep.kernels.bias_activation import KINDS, activated, slope
+from raysweep.kernels.bias_activation import KINDS, OF_INPUT, activated, slope
 
 __all__ = ["layer_norm", "row_bias_activation"]
 
@@ -91,7 +91,7 @@ def _bias_backward(
         place = (lane * m + row[:, None]) * width + k[None, :]
         inside = valid[:, None] & (k < width)[None, :]
         g = tl.load(gradient + place, mask=inside, other=0.0).to(tl.float32)
-        if KIND == 2:
+        if KIND == 2 or KIND == 4:
             g = g * slope(tl.load(z + place, mask=inside, other=0.0).to(tl.float32) + b, KIND)
         elif KIND != 0:
             g = g * slope(tl.load(out + place, mask=inside, other=0.0).to(tl.float32), KIND)
@@ -140,7 +140,7 @@ class _RowBias(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, bias: Tensor, kind: int) -> Tensor:
         lanes, m, width = z.shape
-        out = torch.empty_like(z) if kind == 2 else z  # GELU's derivative needs its input
+        out = torch.empty_like(z) if kind in OF_INPUT else z
         columns = min(256, _columns(width))
         rows = max(1, 2048 // columns)
         _bias[(lanes, triton.cdiv(m, rows), triton.cdiv(width, columns))](
@@ -179,7 +179,7 @@ def row_bias_activation(z: Tensor, bias: Tensor, kind: str) -> Tensor:
     """activation(z + bias); z [lanes, m, width] is contiguous and overwritten, bias [lanes, width] float32.
 
     Args:
-        kind: `relu`, `gelu`, `tanh`, or `` for none.
+        kind: `relu`, `gelu`, `tanh`, `relu2`, or `` for none.
     """
     out: Tensor = _RowBias.apply(z, bias, KINDS[kind])
     return out

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from raysweep.laws.definition import Law
 from raysweep.laws.forms import LAWS, law
+from raysweep.laws.window import Window
 
 if TYPE_CHECKING:
     from raysweep.laws.group import GroupFit
     from raysweep.laws.result import Fit
     from raysweep.laws.table import fit
 
-__all__ = ["LAWS", "Fit", "GroupFit", "Law", "fit", "law"]
+__all__ = ["LAWS", "Fit", "GroupFit", "Law", "Window", "fit", "law"]
 
 _HOMES = {"fit": "table", "Fit": "result", "GroupFit": "group"}
 

@@ -244,7 +244,10 @@ def _outcome(
 
 def _failed(group: Group, x: Sequence[str], y: str, options: Options) -> GroupFit:
     """What is known about a group apart from its fit."""
-    data = group.data
+    data, bounds, error = group.data, group.data.bounds, group.error
+    if error is not None and bounds is not None and bounds.kept < bounds.rows:
+        error += f" The window ({bounds.window.text(bounds.x)}, here {bounds.span}) left {bounds.kept:,} of "
+        error += f"{bounds.rows:,} rows."
     return GroupFit(
         law=group.law,
         x=tuple(x),
@@ -258,10 +261,11 @@ def _failed(group: Group, x: Sequence[str], y: str, options: Options) -> GroupFi
         n_clusters=int(np.unique(group.run).size),
         cluster=data.cluster,
         n_scales=distinct(data.x),
-        window=tuple((float(s.min()), float(s.max())) for s in data.x),
+        window=tuple((float(s.min()), float(s.max())) if s.size else (np.nan, np.nan) for s in data.x),
         level=options.level,
         rmse_log=None,
         details=group.details,
         huber=options.huber,
-        error=group.error,
+        error=error,
+        bounds=bounds,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from raysweep.errors import FitError, nearest
 from raysweep.laws.bootstrap import Bootstrap
 from raysweep.laws.choice import Evidence
 from raysweep.laws.definition import Array, Law
+from raysweep.laws.window import Bounds
 
 __all__ = ["Data", "GroupFit", "Holdout", "lack_of_fit"]
 
@@ -30,6 +32,7 @@ class Data:
         group: The by-columns' values that single the group out.
         details: Notes already known about these points.
         cluster: What `run` holds, for the reader.
+        bounds: The window that kept these points; None without one.
     """
 
     x: Array
@@ -39,6 +42,7 @@ class Data:
     group: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, str] = field(default_factory=dict)
     cluster: str = "run"
+    bounds: Bounds | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class GroupFit:
         status: `CONVERGED`, `BOUND_HIT`, `MAX_ITER`, or `FAILED` (then `error` says why).
         n_points, n_clusters, n_scales: Rows, clusters (whose rows may have correlated errors) and distinct scales.
         cluster: What identifies clusters: `run`, a ledger's seed, or the column that was named.
-        window: Smallest and largest value of each scale.
+        window: Smallest and largest value of each scale; NaN without a point.
         level: Nominal coverage of the intervals.
         rmse_log: Root mean squared log residual.
         details: A sentence for each note code.
@@ -85,6 +89,7 @@ class GroupFit:
         huber: Where the loss turned linear, in log units; None for least squares.
         draws: The bootstrap behind the intervals.
         error: Why there is no estimate.
+        bounds: The rule by which rows were kept, and its values here; None where none was asked for.
     """
 
     law: Law
@@ -108,6 +113,7 @@ class GroupFit:
     huber: float | None = None
     draws: Bootstrap | None = field(default=None, repr=False)
     error: str | None = None
+    bounds: Bounds | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -152,6 +158,7 @@ class GroupFit:
             keys = ("name", "value", "ci_low", "ci_high")
             return [dict(zip(keys, (n, v, *self.intervals.get(n, nothing)), strict=True)) for n, v in values.items()]
 
+        window = [[None if math.isnan(end) else end for end in ends] for ends in self.window]
         record: dict[str, Any] = {
             "group": dict(self.group),
             "law": self.law.name,
@@ -165,7 +172,7 @@ class GroupFit:
             "n_clusters": self.n_clusters,
             "cluster": self.cluster,
             "n_scales": self.n_scales,
-            "window": list(self.window[0]) if len(self.x) == 1 else [list(w) for w in self.window],
+            "window": window[0] if len(self.x) == 1 else window,
             "level": self.level,
             "bootstrap": 0 if self.draws is None else len(self.draws.draws),
             "rmse_log": self.rmse_log,
@@ -174,6 +181,8 @@ class GroupFit:
             "rivals": [rival.to_json() for rival in self.rivals],
             "details": dict(self.details),
         }
+        if self.bounds is not None:
+            record["bounds"] = self.bounds.to_json()
         return record if self.error is None else {**record, "error": self.error}
 
 

@@ -44,6 +44,8 @@ def opened(data: Source, request: FitRequest, keep: Sequence[str]) -> Table:
     rows = rows.with_columns(pl.col(coded).cast(pl.String))
     for name in (*request.x, request.y, *request.by, *keep, *(n for n in (request.run, request.se) if n)):
         require(schema, name)
+    if request.window is not None:
+        request.window.require(schema.names())
     measured = (*request.x, request.y, *([request.se] if request.se else []))
     rows = selected(rows, request.where, measured, data)
     if not columns:

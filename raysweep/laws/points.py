@@ -12,14 +12,15 @@ a table of any length is counted, filtered and reduced a block at a time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
 
 from raysweep.errors import FitError
 from raysweep.laws.averages import averaged
+from raysweep.laws.bounded import BOUNDS, bounded, inside, of_groups
 from raysweep.laws.column import Column
 from raysweep.laws.grouping import Grouping, accounted, collapsed, grouped, varying
 from raysweep.laws.kept import Kept, finite, keep_measured
@@ -30,6 +31,7 @@ from raysweep.laws.request import FitRequest
 from raysweep.laws.snapshot import Snapshots, snapshots
 from raysweep.laws.source import Source, gather
 from raysweep.laws.units import units
+from raysweep.laws.window import Bounds
 
 __all__ = ["Part", "Points", "points"]
 
@@ -47,12 +49,14 @@ class Part:
         run: The column that identifies its independent clusters of rows; None if each row is one.
         se: The column of y's standard error from finite evaluation; None if it is unknown.
         details: What was dropped, reduced or split, in one sentence per stable note code.
+        bounds: How the window of the fit came out; None without one.
     """
 
     group: Mapping[str, Any]
     run: str | None
     se: str | None
     details: Mapping[str, str]
+    bounds: Bounds | None = None
 
     @property
     def cluster(self) -> str:
@@ -69,7 +73,8 @@ class Points:
         x: Columns of the scales, in the order of the law's axes.
         y: Column of the measurement.
         by: Columns whose every combination of values is fitted separately.
-        parts: What is known about each group, in the order of the by-columns' values.
+        parts: What is known about each group, in the order of the by-columns' values; also of groups of which a window
+            left no row.
     """
 
     frame: pl.DataFrame
@@ -93,12 +98,14 @@ class _Reduced:
         se: The column of y's standard error; None if there is none.
         chosen: How the snapshots of runs were chosen.
         notes: What was averaged or counts once.
+        windowed: The groups before the window was applied, see `bounded.inside`; None without a window.
     """
 
     grouping: Grouping
     se: str | None
     chosen: Snapshots
     notes: Sequence[Note] = ()
+    windowed: pl.DataFrame | None = None
 
 
 def points(data: Source, request: FitRequest, keep: Sequence[str] = ()) -> Points:
@@ -115,26 +122,31 @@ def points(data: Source, request: FitRequest, keep: Sequence[str] = ()) -> Point
     """
     table = opened(data, request, keep)
     kept = keep_measured(table.rows, table.columns, request.y, table.measured)
+    if request.window is not None:
+        kept, keep = replace(kept, rows=bounded(kept.rows, request.window)), (*keep, *BOUNDS)
     rows = _carried(kept, table, request, keep)
     if table.columns and kept.count:
         reduced = _of_ledger(rows, table, request, keep)
     else:
         reduced = _of_plain(rows, kept.count, table, request)
-    grouping = reduced.grouping
-    if grouping.frame.is_empty():
+    grouping, windowed = reduced.grouping, reduced.windowed
+    if (grouping.frame if windowed is None else windowed.filter(pl.col("_rows") > 0)).is_empty():
         raise FitError(f"No rows are left to fit. {' '.join(kept.lost.values())} Check where= and the table.")
     groups = grouping.frame.select(grouping.by).unique().sort(grouping.by) if grouping.by else pl.DataFrame()
     clusters, how = _clusters(grouping.frame, groups, table, request)
     frame, ownerless = _owned(grouping.frame, groups, clusters)
-    if frame.is_empty():
+    if frame.is_empty() and not grouping.frame.is_empty():
         raise FitError(f"No rows are left to fit: none has a {table.run}. Check where= and the table.")
     errors, unknown = _errors(frame, groups, reduced.se, named=request.se is not None)
     dropped = kept.notes(groups, grouping.regrouped)
+    every = groups if windowed is None else windowed.select(grouping.by)
     if kept.lost or reduced.chosen.lost:
-        dropped += _gone(kept.rows_before, groups, grouping.regrouped)
+        dropped += _gone(kept.rows_before, every, grouping.regrouped)
     dropped += reduced.chosen.notes(groups, grouping.regrouped)
     notes = [*dropped, *reduced.notes, *grouping.notes, *how, *ownerless, *unknown]
     parts = _parts(frame, groups, clusters, errors, notes)
+    if windowed is not None:
+        parts = _with_bounds(parts, counts(frame, every), every, of_groups(windowed, request))
     return Points(frame, request.x, request.y, grouping.by, parts)
 
 
@@ -153,10 +165,13 @@ def _of_plain(rows: pl.LazyFrame, count: int, table: Table, request: FitRequest)
     """A plain table's rows as they are; averages, where they are too many."""
     if request.moment is not None and not table.columns:
         raise _timeless()
+    windowed = None
+    if request.window is not None:
+        rows, windowed = inside(rows, request.by, request.bounded)
     if count <= _HELD:
-        return _Reduced(Grouping(gather(rows), request.by, ()), table.se, Snapshots(rows, ()))
+        return _Reduced(Grouping(gather(rows), request.by, ()), table.se, Snapshots(rows, ()), (), windowed)
     frame, se, notes = averaged(rows, request.x, request.y, request.by, table.run, table.se)
-    return _Reduced(Grouping(frame, request.by, ()), se, Snapshots(rows, ()), notes)
+    return _Reduced(Grouping(frame, request.by, ()), se, Snapshots(rows, ()), notes, windowed)
 
 
 def _of_ledger(rows: pl.LazyFrame, table: Table, request: FitRequest, keep: Sequence[str]) -> _Reduced:
@@ -180,7 +195,11 @@ def _of_ledger(rows: pl.LazyFrame, table: Table, request: FitRequest, keep: Sequ
     if times:
         chosen = snapshots(rows, table.columns, times, _run_key(axes, table), request)
     rows, axes, notes = collapsed(chosen.rows, axes, request, table.run, keep)
-    return _Reduced(grouped(gather(rows), axes, request.x, request.by), table.se, chosen, notes)
+    grouping, windowed = grouped(gather(rows), axes, request.x, request.by), None
+    if request.window is not None:
+        left, windowed = inside(grouping.frame.lazy(), grouping.by, request.bounded)
+        grouping = replace(grouping, frame=gather(left))
+    return _Reduced(grouping, table.se, chosen, notes, windowed)
 
 
 def _clock(axes: Mapping[str, Column], counted: Collection[str], named: Collection[str]) -> set[str]:
@@ -235,6 +254,18 @@ def _parts(
     there = [n > 0 for n in counts(frame, groups)]
     parts = [Part(*one) for one in zip(values, clusters, errors, details, strict=True)]
     return tuple(part for part, some in zip(parts, there, strict=True) if some)
+
+
+def _with_bounds(
+    parts: Sequence[Part], left: Sequence[int], groups: pl.DataFrame, found: Iterable[tuple[Bounds, Mapping[str, str]]]
+) -> tuple[Part, ...]:
+    """The parts of groups with rows left, and of those that the window emptied; `found`: how it came out in each."""
+    known, out = iter(parts), []
+    for group, count, (bounds, details) in zip(groups.to_dicts() or [{}], left, found, strict=True):
+        if count or not bounds.kept:  # else no row of the group has a cluster
+            part = next(known) if count else Part(group, None, None, {})
+            out.append(replace(part, details={**part.details, **details}, bounds=bounds))
+    return tuple(out)
 
 
 def _count(groups: pl.DataFrame) -> int:

@@ -11,24 +11,13 @@ from dataclasses import dataclass
 from raysweep.errors import FitError
 from raysweep.laws import forms
 from raysweep.laws.definition import Law
+from raysweep.laws.refusal import RequestError
+from raysweep.laws.window import Window
 
 __all__ = ["AUTO", "FitRequest", "Options", "RequestError"]
 
 AUTO = "auto"
 _MOST_HELD_OUT = 0.9
-
-
-class RequestError(FitError):
-    """A fit that no table could answer.
-
-    Attributes:
-        key: What is at fault: an argument of `fit`, a key of a sweep file's fit, an option of `raysweep fit`.
-        rule: What must hold, what was given, and what to do.
-    """
-
-    def __init__(self, key: str, rule: str) -> None:
-        super().__init__(f"{key}: {rule}")
-        self.key, self.rule = key, rule
 
 
 @dataclass(frozen=True)
@@ -90,10 +79,11 @@ class FitRequest:
         run: Column that identifies independent clusters of rows; None for what a ledger says.
         se: Column of y's standard error; None for what a ledger says.
         options: How to fit.
+        window: Bounds on a scale that the rows must keep, once they are grouped.
 
     Raises:
-        RequestError: There is no such law, it has another number of scales, a column is named twice, or `at` is no
-            moment.
+        RequestError: There is no such law, it has another number of scales, a column is named twice, `at` is no moment,
+            or the window bounds no scale.
     """
 
     x: tuple[str, ...]
@@ -105,6 +95,7 @@ class FitRequest:
     run: str | None = None
     se: str | None = None
     options: Options = Options()
+    window: Window | None = None
 
     def __post_init__(self) -> None:
         _check_scales(self)
@@ -117,6 +108,8 @@ class FitRequest:
                 )
         if self.at not in ("best", "last") and not _is_number(self.at):
             raise RequestError("at", f"must be 'best', 'last' or a time, but got {self.at!r}.")
+        if self.window is not None:
+            _check_window(self.window, self.x)
 
     @property
     def form(self) -> Law | None:
@@ -127,6 +120,11 @@ class FitRequest:
     def moment(self) -> float | None:
         """The time at which a run's snapshot counts; None for its best or last one."""
         return None if self.at in ("best", "last") else float(self.at)
+
+    @property
+    def bounded(self) -> str:
+        """The scale that the window bounds."""
+        return self.x[0] if self.window is None or self.window.x is None else self.window.x
 
 
 def _check_scales(request: FitRequest) -> None:
@@ -142,6 +140,13 @@ def _check_scales(request: FitRequest) -> None:
             f"({', '.join(axes)}), but got {len(request.x)}: {', '.join(request.x)}. Name one column for each, in this "
             "order.",
         )
+
+
+def _check_window(window: Window, scales: tuple[str, ...]) -> None:
+    named = window.x if len(scales) > 1 or window.x is not None else scales[0]
+    if named is None or named not in scales:
+        raise RequestError("window", f"x must be the scale that is bounded ({' or '.join(scales)}), but got {named!r}.")
+    window.checked(named)
 
 
 def _is_number(text: str | float) -> bool:

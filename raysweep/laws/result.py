@@ -164,8 +164,9 @@ class Fit:
         """One row per group and parameter; a group that could not be fitted has one row, with no name, and its reason.
 
         Columns: the by-columns, `law`, `name`, `value`, `ci_low`, `ci_high`, `status`, `n_points`,
-        `n_clusters`, `x_min` and `x_max` (for several scales `<column>_min` and `<column>_max`), `notes`. Derived
-        quantities follow the parameters.
+        `n_clusters`, `x_min` and `x_max` (for several scales `<column>_min` and `<column>_max`), `notes`; with a
+        window also `window_low` and `window_high` (infinite for no bound) and `window_rows`, the rows before it.
+        Derived quantities follow the parameters.
         """
         ends = [("x_min", "x_max")] if len(self.x) == 1 else [(f"{name}_min", f"{name}_max") for name in self.x]
         rows: list[dict[str, Any]] = []
@@ -173,7 +174,10 @@ class Fit:
             shared: dict[str, Any] = {"status": group.status, "n_points": group.n_points}
             shared["n_clusters"] = group.n_clusters
             for names, window in zip(ends, group.window, strict=True):
-                shared |= dict(zip(names, window, strict=True))
+                shared |= dict(zip(names, (None if np.isnan(end) else end for end in window), strict=True))
+            if group.bounds is not None:
+                kept = group.bounds
+                shared |= {"window_low": kept.low, "window_high": kept.high, "window_rows": kept.rows}
             shared["notes"] = ", ".join(group.notes) if group.error is None else group.error
             for name, value in {**group.params, **group.derived}.items() or [(None, None)]:
                 low, high = group.intervals.get(name, (None, None)) if name else (None, None)

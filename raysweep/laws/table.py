@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from raysweep.laws.points import Points, points
 from raysweep.laws.request import FitRequest, Options
 from raysweep.laws.result import Fit, stretches
 from raysweep.laws.source import Source, numbers
+from raysweep.laws.window import Window
 
 __all__ = ["fit", "fit_points"]
 
@@ -27,6 +28,7 @@ def fit(
     y: str,
     by: str | Sequence[str] = (),
     where: str | None = None,
+    window: Window | Mapping[str, Any] | None = None,
     at: str | float = "best",
     run: str | None = None,
     se: str | None = None,
@@ -48,6 +50,8 @@ def fit(
         y: Column of the measurement, positive.
         by: Columns whose every combination of values is fitted separately, as if the others did not exist.
         where: A Polars SQL condition on the rows, applied before anything else, e.g. `"width >= 64"`.
+        window: Bounds on a scale, each a number or a formula of the other columns of a row, e.g.
+            `{"low": 10, "high": "0.1 * width ** alpha"}`. Applied last: it decides neither on groups nor on snapshots.
         at: Which snapshot of a ledger's run counts: `best` on `<y>_select`, `last`, or the one at this time. With
             several axes of time (rounds, and steps within a round) the first declared counts most: `last` is the last
             step of the last round, and a time is refused. An axis of time in x (law `time`) or in `by` is not reduced.
@@ -76,6 +80,7 @@ def fit(
         run=run,
         se=se,
         options=Options(level=level, draws=bootstrap, seed=seed, huber=huber, holdout=holdout),
+        window=window if window is None or isinstance(window, Window) else Window.of_mapping(window),
     )
     return fit_points(points(data, request), request)
 
@@ -116,10 +121,18 @@ def _groups(taken: Points) -> list[Data]:
             se=None if part.se is None else errors[part.se][rows],
             group=part.group,
             details=part.details,
-            cluster=part.run or "run",
+            cluster=part.cluster,
+            bounds=part.bounds,
         )
-        for (_, rows), part in zip(stretches(owner), taken.parts, strict=True)
+        for rows, part in zip(_stretches(owner, taken), taken.parts, strict=True)
     ]
+
+
+def _stretches(owner: np.ndarray[Any, Any], taken: Points) -> Iterator[slice]:
+    """The rows of each part, of which a window may have left none."""
+    known = stretches(owner)
+    for part in taken.parts:
+        yield slice(0, 0) if part.bounds is not None and not part.bounds.kept else next(known)[1]
 
 
 def _clusters(frame: pl.DataFrame, taken: Points) -> dict[str, np.ndarray[Any, Any]]:

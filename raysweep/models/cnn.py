@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from raysweep.models.ops import Conv, activate, conv2d, linear
+from raysweep.models.ops import Conv, activate, add, conv2d, linear
 
 __all__ = ["CNN", "as_images"]
 
@@ -25,7 +25,7 @@ class CNN:
     Attributes:
         image: (channels, height, width) of an item.
         depth: Convolutions; the width doubles from one to the next.
-        activation: `relu`, `gelu` or `tanh`.
+        activation: One of `ACTIVATIONS`.
         output_scale: Multiplies the output weights (mu-P), by way of their input.
         conv: How lanes are convolved.
     """
@@ -40,8 +40,7 @@ class CNN:
         """Outputs [lanes, n, outputs] of x [lanes, n, inputs]; p: {name: [lanes, ...]}."""
         h = as_images(x, self.image)
         for i in range(self.depth):
-            bias = p[f"convs.{i}.bias"].to(h.dtype)
-            h = conv2d(h, p[f"convs.{i}.weight"], 1, self.conv) + bias[:, None, None, None]
+            h = add(conv2d(h, p[f"convs.{i}.weight"], 1, self.conv), p[f"convs.{i}.bias"])
             h = activate(h, self.activation)
             if h.shape[2] > 1:
                 even = h[:, :, : h.shape[2] // 2 * 2, : h.shape[3] // 2 * 2]

@@ -55,6 +55,11 @@ class Parameter:
     def size(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def is_bias(self) -> bool:
+        """Whether it is a layer's bias; norms have biases too, which start at 0."""
+        return self.start == "uniform" and self.name.endswith(".bias")
+
 
 @dataclass(frozen=True)
 class Layout:

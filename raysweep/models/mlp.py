@@ -18,7 +18,7 @@ class MLP:
 
     Attributes:
         depth: Hidden layers.
-        activation: `relu`, `gelu` or `tanh`.
+        activation: One of `ACTIVATIONS`.
         output_scale: Multiplies the output weights (mu-P), by way of their input.
     """
 

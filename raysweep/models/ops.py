@@ -13,18 +13,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raysweep.kernels import fused
+from raysweep.models.taps import Tap, record, recording
 
-__all__ = ["CONVS", "Conv", "activate", "conv2d", "group_norm", "layer_norm", "linear", "linear_across"]
+__all__ = ["CONVS", "Conv", "activate", "add", "conv2d", "group_norm", "layer_norm", "linear", "linear_across"]
 
 Conv = Literal["grouped", "loop", "fused"]
 CONVS: tuple[Conv, ...] = ("grouped", "loop", "fused")
 
 
 def activate(x: Tensor, kind: str) -> Tensor:
-    """ReLU, GELU or tanh, element by element."""
+    """ReLU, its square, GELU or tanh, element by element."""
     if kind == "relu":
         return x.relu()
+    if kind == "relu2":
+        return x.relu().square()
     return F.gelu(x) if kind == "gelu" else x.tanh()
+
+
+def add(x: Tensor, parameter: Tensor) -> Tensor:
+    """x [lanes, n, ..., *shape] and a parameter [lanes, *shape], which all items share."""
+    lanes, *shape = parameter.shape
+    out = x + parameter.to(x.dtype).view(lanes, *[1] * (x.dim() - 1 - len(shape)), *shape)
+    record(Tap(parameter, out))
+    return out
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "") -> Tensor:
@@ -38,11 +49,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "") -> Ten
         [lanes, m, outputs].
     """
     w = weight.to(x.dtype).transpose(1, 2)
-    if fused(x):
+    if fused(x) and not recording():
         from raysweep.kernels.rows import row_bias_activation
 
         return row_bias_activation(torch.bmm(x, w), bias, activation)
     out = torch.baddbmm(bias.to(x.dtype)[:, None], x, w)
+    record(Tap(weight, out, x, matrix=True))
+    record(Tap(bias, out))
     return activate(out, activation) if activation else out
 
 
@@ -51,6 +64,8 @@ def linear_across(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "")
 
     Items along the last axis keep products of few features vectorised: on CPUs about twice as fast.
     """
+    if recording():
+        return linear(x.transpose(1, 2), weight, bias, activation).transpose(1, 2)
     w = weight.to(x.dtype)
     if fused(x):
         from raysweep.kernels.bias_activation import bias_activation
@@ -72,8 +87,13 @@ def conv2d(x: Tensor, weight: Tensor, stride: int, how: Conv) -> Tensor:
     Returns:
         [lanes, n, H', W', outputs].
     """
-    lanes, kernel, _, _, outputs = weight.shape
-    w = weight.to(x.dtype)
+    out = _conv2d(x, weight.to(x.dtype), stride, how)
+    record(Tap(weight, out, x, matrix=True, kernel=weight.shape[1], stride=stride))
+    return out
+
+
+def _conv2d(x: Tensor, w: Tensor, stride: int, how: Conv) -> Tensor:
+    lanes, kernel, _, _, outputs = w.shape
     if how == "loop" or lanes == 1:
         each = [
             F.conv2d(item.permute(0, 3, 1, 2), kernels.permute(3, 2, 0, 1), stride=stride, padding=kernel // 2)
@@ -93,14 +113,20 @@ def group_norm(x: Tensor, gain: Tensor, bias: Tensor, groups: int, eps: float = 
     wide = wide if x.dtype == torch.float64 else wide.float()
     var, mean = torch.var_mean(wide, dim=(2, 3, 5), correction=0, keepdim=True)
     normal: Tensor = ((wide - mean) * torch.rsqrt(var + eps)).flatten(-2)
-    return (normal * gain[:, None, None, None] + bias[:, None, None, None]).to(x.dtype)
+    out = normal * gain[:, None, None, None] + bias[:, None, None, None]
+    record(Tap(gain, out, normal))
+    record(Tap(bias, out))
+    return out.to(x.dtype)
 
 
 def layer_norm(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     """LayerNorm over the last axis of x [lanes, m, width]; gain, bias [lanes, width]."""
-    if fused(x):
+    if fused(x) and not recording():
         from raysweep.kernels import rows
 
         return rows.layer_norm(x, gain, bias)
     normal = F.layer_norm(x if x.dtype == torch.float64 else x.float(), x.shape[-1:])
-    return (normal * gain[:, None] + bias[:, None]).to(x.dtype)
+    out = normal * gain[:, None] + bias[:, None]
+    record(Tap(gain, out, normal))
+    record(Tap(bias, out))
+    return out.to(x.dtype)

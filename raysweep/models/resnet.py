@@ -10,6 +10,7 @@ from torch import Tensor
 from raysweep.models.cnn import as_images
 from raysweep.models.layout import STAGES, groups_of
 from raysweep.models.ops import Conv, conv2d, group_norm, linear
+from raysweep.models.taps import recording
 
 __all__ = ["ResNet"]
 
@@ -59,7 +60,7 @@ class ResNet:
         """relu(norm(conv(x)) + residual)."""
         weight, gain, bias = p[f"{conv}.weight"], p[f"{norm}.gain"], p[f"{norm}.bias"]
         groups = groups_of(gain.shape[1])
-        if self.conv == "fused":
+        if self.conv == "fused" and not recording():
             from raysweep.kernels.conv_norm import conv_norm  # Triton, where there is a GPU
 
             return conv_norm(

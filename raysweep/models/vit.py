@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from raysweep.models.ops import layer_norm, linear
+from raysweep.models.ops import add, layer_norm, linear
 
 __all__ = ["ViT"]
 
@@ -42,7 +42,7 @@ class ViT:
         across = side // self.patch
         patches = x.view(lanes, n, channels, across, self.patch, across, self.patch).permute(0, 1, 3, 5, 2, 4, 6)
         h = linear(patches.reshape(lanes, n * across**2, -1), p["embed.weight"], p["embed.bias"])
-        h = (h.unflatten(1, (n, -1)) + p["position"][:, None].to(h.dtype)).flatten(1, 2)
+        h = add(h.unflatten(1, (n, -1)), p["position"]).flatten(1, 2)
         for i in range(self.depth):
             name = f"blocks.{i}"
             h = h + self._attention(p, name, _norm(p, f"{name}.norm1", h), n)

@@ -73,11 +73,12 @@ def law_figure(
                 xlabel=axis_name(x, labels),
                 title=f"{names[-1]} = {panel}" if panel is not None else "",
             )
-            if len(axis.get_legend_handles_labels()[1]) <= _BESIDE:
-                axis.legend(loc="best")
-            else:
+            entries = len(axis.get_legend_handles_labels()[1])  # none where no group was fitted
+            if entries > _BESIDE:
                 axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=6, labelspacing=0.2)
                 figure.set_figwidth(figure.get_figwidth() + 2.2)
+            elif entries:
+                axis.legend(loc="best")
         also = f"  (hollow: {', '.join(axis_name(name, labels) for name in hollow)})" if hollow else ""
         axes[0][0].set_ylabel(axis_name(fit.y, labels) + also)
     return figure

@@ -35,7 +35,7 @@ from raysweep.reports.diagnostics import diagnostics_figure
 from raysweep.reports.figures import law_figure, metric_figure, theory_figure
 from raysweep.reports.learning import learning_curves, learning_figure
 from raysweep.reports.style import tame
-from raysweep.reports.tables import Sanity, clusters, findings, formula, sanity
+from raysweep.reports.tables import Sanity, clusters, findings, formula, rule, sanity
 from raysweep.reports.theory import REASON, Agreement, agreements, theory_name, with_theory
 from raysweep.reports.theory import sentences as theory_sentences
 from raysweep.status import status
@@ -254,7 +254,8 @@ def _fit_table(law: Fit) -> str:
             span = "" if low is None else f" [{low:.3g}, {high:.3g}]"
             cells.append("-" if value is None else f"{value:.4g}{span}")
         held = group.holdout
-        cells += [", ".join(f"{low:g} to {high:g}" for low, high in group.window), clusters(group)]
+        window = ", ".join(f"{low:g} to {high:g}" for low, high in group.window) if group.n_points else "-"
+        cells += [window if group.bounds is None else f"{window} ({rule(group.bounds)})", clusters(group)]
         cells += [f"{group.rmse_log:.3f}" if group.rmse_log is not None else "-"]
         covered = "-" if held is None or held.coverage is None else f"{held.coverage:.0%}"
         cells += ["-" if held is None else f"{held.rmse_log:.3f}", covered]

@@ -55,7 +55,8 @@ def learning_curves(table: pa.Table, columns: Mapping[str, Column], request: Fit
         return None
     by = tuple(dict.fromkeys((*request.by, *scales, *times)))
     try:
-        found = points(table, FitRequest((x,), request.y, by=by, where=request.where))
+        window = request.window if request.bounded == x else None
+        found = points(table, FitRequest((x,), request.y, by=by, where=request.where, window=window))
     except FitError:  # the fit says why
         return None
     varying = [name for name in found.by if found.frame[name].n_unique() > 1]

@@ -16,8 +16,9 @@ from raysweep.laws import Fit, GroupFit
 from raysweep.laws.choice import Evidence
 from raysweep.laws.notes import group_name
 from raysweep.laws.source import numbers
+from raysweep.laws.window import Bounds
 
-__all__ = ["MOST", "Sanity", "clusters", "findings", "formula", "paragraphs", "sanity", "title"]
+__all__ = ["MOST", "Sanity", "clusters", "findings", "formula", "paragraphs", "rule", "sanity", "title"]
 
 MOST = 20  # groups that are described; more are counted
 
@@ -43,6 +44,11 @@ def findings(fit: Fit) -> list[str]:
 def clusters(group: GroupFit) -> str:
     """The number of independent clusters, and what they are: `80 runs`, `5 clusters by seed`."""
     return f"{group.n_clusters:,} " + ("runs" if group.cluster == "run" else f"clusters by {group.cluster}")
+
+
+def rule(bounds: Bounds) -> str:
+    """`window 10 to 4096: 12 of 33 rows`."""
+    return f"window {bounds.span}: {bounds.kept:,} of {bounds.rows:,} rows"
 
 
 def paragraphs(fit: Fit, columns: int | None = None) -> list[list[str]]:
@@ -144,7 +150,8 @@ def _interval(group: GroupFit, name: str, digits: str = ".4g", before: str = "")
 
 def _window(group: GroupFit) -> str:
     ends = zip(group.x, group.window, strict=True)
-    return ", ".join(f"{name} {low:.6g} to {high:.6g}" for name, (low, high) in ends)
+    span = ", ".join(f"{name} {low:.6g} to {high:.6g}" for name, (low, high) in ends)
+    return span if group.bounds is None else f"{span} ({rule(group.bounds)})"
 
 
 def _floor(group: GroupFit) -> str:

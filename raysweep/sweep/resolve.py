@@ -115,7 +115,7 @@ def load_sweep(
 
     Args:
         overrides: `axis=values` of `--set`, e.g. `width=64,128`, `seed=0..4` or `items=geom(64, 4096, 7)`.
-        preset: A key of the file's `presets`, applied before the overrides.
+        preset: A key of the file's `presets`, applied before the overrides; `resources` in it replaces the file's.
         known: Axes that a plain function may be given by an override, besides those of the file.
 
     Raises:
@@ -139,7 +139,10 @@ def load_sweep(
         presets = {"full": {}, **named}  # `full` is the grid as written, unless the file defines it
         if preset not in presets:
             raise SweepError(f"{path}: presets has no {preset!r}. {nearest(preset, map(str, presets))}")
-        grid |= presets[preset]
+        own = dict(presets[preset])
+        if "resources" in own and "resources" not in grid:  # else it is an axis
+            raw = {**raw, "resources": own.pop("resources")}
+        grid |= own
     grid_of_preset = dict(grid)
     grid |= read_overrides(overrides, grid)
     sweep = from_mapping({**raw, "grid": grid}, str(path), [path.parent.absolute(), Path.cwd()])
@@ -289,11 +292,13 @@ def _check_fits(fits: Sequence[FitSpec], axes: Mapping[str, Axis], experiment: E
     """Refuse a fit that cannot be made before anything is spent on its data."""
     metrics = {m.name for m in experiment.metrics}
     for i, spec in enumerate(fits):
+        known = {*axes, *metrics, "flops", "flops_eval", "seconds"}
         try:
             asked = spec.request
+            if asked.window is not None and metrics:
+                asked.window.require(known)
         except RequestError as error:
             raise SweepError(f"fit.{i}.{error.key}: {error.rule}") from error
-        known = {*axes, *metrics, "flops", "flops_eval", "seconds"}
         named = [*(("x", name) for name in asked.x), ("y", asked.y), *([("se", asked.se)] if asked.se else [])]
         for key, name in named:
             if metrics and name not in known:  # a plain function's metrics are known when it returns them

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from raysweep.errors import nearest
 from raysweep.laws.request import FitRequest, Options
+from raysweep.laws.window import Window
 from raysweep.oracle.recipe import Recipe, kinds, recipe_of
 from raysweep.validation import first_fault
 
@@ -19,8 +20,8 @@ __all__ = ["Budget", "FitSpec", "Resources", "SweepFile", "explain"]
 def _of_folder(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise ValueError(
-            "names a folder: it must begin with a letter or digit, followed by at most 63 letters, digits, dots, hyphens "
-            "or underscores"
+            "names a folder: it must begin with a letter or digit, followed by at most 63 letters, digits, dots, hyphens or "
+            "underscores"
         )
     return name
 
@@ -37,6 +38,9 @@ class FitSpec(_Strict):
     y: str
     by: tuple[str, ...] = ()
     where: str | None = Field(None, description="rows to keep, a Polars SQL expression")
+    window: Mapping[str, Any] | None = Field(
+        None, description="bounds of x, low and high: numbers, or formulas of other columns"
+    )
     at: float | str = Field("best", description="the snapshot of a run that counts: best, last, or a time")
     se: str | None = Field(None, description="standard error of y; <y>_se if there is one")
     huber: float | None = Field(None, description="Huber's loss on log residuals, linear beyond this")
@@ -55,7 +59,10 @@ class FitSpec(_Strict):
             RequestError: No table could answer it.
         """
         options = Options(huber=self.huber, holdout=self.holdout)
-        return FitRequest(self.scales, self.y, self.law, self.by, self.where, self.at, se=self.se, options=options)
+        window = None if self.window is None else Window.of_mapping(self.window)
+        return FitRequest(
+            self.scales, self.y, self.law, self.by, self.where, self.at, se=self.se, options=options, window=window
+        )
 
 
 class Resources(_Strict):
@@ -106,7 +113,7 @@ class SweepFile(_Strict):
     result: str = Field("", description="for a script: the file it writes its result to, in the run's folder")
     workdir: Literal["own", "shared"] = Field("own", description="for a plain function on Ray: its working folder")
     fit: tuple[FitSpec, ...] = ()
-    presets: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict, description="named overrides of the grid")
+    presets: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict, description="named overrides of the grid, and of resources")
     resources: Resources = Resources()
     budget: Budget = Budget()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from typing import Any
 
@@ -11,7 +12,7 @@ from conftest import FUNCTION_SWEEP
 from test_cli import Cli, cli
 
 from raysweep.errors import FitError, SweepError
-from raysweep.laws import fit
+from raysweep.laws import Window, fit
 from raysweep.laws.request import FitRequest, Options, RequestError
 from raysweep.sweep import from_mapping
 from raysweep.sweep.schema import FitSpec
@@ -25,6 +26,9 @@ FAULTS: list[tuple[str, dict[str, Any]]] = [
     ("y", {"y": "size"}),
     ("by", {"by": ["epoch", "epoch"]}),
     ("at", {"at": "frist"}),
+    ("window", {"window": {"low": 100, "hihg": 10}}),
+    ("window", {"window": {"low": "epoch.real"}}),
+    ("window", {"window": {"high": "2 * size"}}),
     ("huber", {"huber": -1.0}),
     ("holdout", {"holdout": 0.95}),
 ]
@@ -43,7 +47,7 @@ def test_three_doors_one_check(cli: Cli, key: str, fault: dict[str, Any]) -> Non
         part
         for name, value in asked.items()
         for one in (value if isinstance(value, list) else [value])
-        for part in (f"--{name}", str(one))
+        for part in (f"--{name}", json.dumps(one) if isinstance(one, dict) else str(one))
     ]
     code, out, err = cli("fit", "no.csv", *options)  # before a table is looked for
     assert (code, out, err) == (2, "", f"error: fit: --{key}: {caught.value.rule}\n")
@@ -60,12 +64,13 @@ def test_every_key_of_a_sweep_files_fit_reaches_the_request() -> None:
     plain = FitSpec(x="size", y="loss")
     values: dict[str, Any] = {
         "law": "power+floor", "x": "width", "y": "error", "by": ("seed",), "where": "size > 1", "at": "last",
-        "se": "error_se", "huber": 1e-3, "holdout": 0.0,
+        "se": "error_se", "huber": 1e-3, "holdout": 0.0, "window": {"low": 10, "high": "seed + 5"},
     }  # fmt: skip
     assert set(values) == set(FitSpec.model_fields)
     for key, value in values.items():
         changed = plain.model_copy(update={key: value}).request
         place = changed.options if key in {one.name for one in fields(Options)} else changed
-        assert getattr(place, key) == ((value,) if key == "x" else value)
+        wanted = {"x": (value,), "window": Window(10, "seed + 5")}.get(key, value)
+        assert getattr(place, key) == wanted
         assert changed != plain.request
     assert plain.request == FitRequest(("size",), "loss")

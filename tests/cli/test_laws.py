@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,15 @@ def test_options_that_are_given_apply_to_the_fits_that_a_sweep_names(cli: Cli) -
     assert shown("--law", "power+floor", "--huber", "0.1")[0] == ("power+floor", {"epoch": 1}, 8, 0.1)
     assert {one["cluster"] for one in fitted("--run", "size")} == {"size"}
     assert shown("--by", "seed", "--where", "epoch = 1") == [("power", {"seed": s}, 4, 1e-3) for s in (0, 1)]
+    windowed = fitted("--window", "{low: 10 * epoch, high: 300}")
+    assert [(one["window"], one["bounds"]["low"], one["bounds"]["rows"]) for one in windowed] == [
+        ([10, 300], 10, 8),
+        ([30, 300], 20, 8),
+    ]
     for options, message in (
+        (["--window", "{low: 10 * epok}"], "window: low: there is no column 'epok'. Did you mean 'epoch'"),
+        (["--window", "{low: 10"], "fit: --window: must be valid YAML"),
+        (["--window", "{low: 20000}"], "The window (20000 <= size, here from 20000) left 0 of 8 rows."),
         (["--law", "chinchilla"], "takes 2 columns of x (N, D), but got 1: size."),
         (["--by", "size"], "fit: --by: x, y and by must be different columns"),
         (["--at", "9999"], "at: a time can be asked for where an axis of time is read along a run"),
@@ -160,6 +169,28 @@ def test_options_that_are_given_apply_to_the_fits_that_a_sweep_names(cli: Cli) -
         code, out, err = cli("fit", "results/toy", *options)
         assert (code, out) == (2, "")
         assert message in err
+
+
+def test_the_window_of_a_sweeps_fit_reaches_its_report(cli: Cli) -> None:
+    spec = {
+        "x": "size",
+        "y": "loss",
+        "by": ["epoch"],
+        "window": {"low": "15 * epoch", "high": "5 if epoch > 2 else inf"},
+    }
+    grid = {"size": [10, 30, 100, 300, 1000], "seed": {"range": 2}, "epoch": [1, 2, 3]}
+    code, out, err = cli("run", write("toy.yaml", FUNCTION_SWEEP, grid=grid, fit=[spec]), "--executor", "inline")
+    assert code == 0, err
+    lines = ["size 30 to 1000 (window from 15: 8 of 10 rows)", "size 30 to 1000 (window from 30: 8 of 10 rows)"]
+    assert [out.count(line) for line in lines] == [1, 1]
+    page = Path("results/toy/report.html").read_text()
+    assert "<td>30 to 1000 (window from 30: 8 of 10 rows)</td>" in page
+    assert "<td>- (window 45 to 5: 0 of 10 rows)</td>" in page
+    rule = "15 * epoch <= size <= (5 if epoch > 2 else inf)"
+    assert f"Fitted where {escape(rule)}, here from 30: 8 of 10 rows." in page
+    found = json.loads(cli("fit", "results/toy", "--json", "--bootstrap", "0")[1])
+    assert [one["bounds"]["rule"] for one in found] == [rule] * 3
+    assert [one.get("error", "").endswith("left 0 of 10 rows.") for one in found] == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -174,6 +205,10 @@ def test_options_that_are_given_apply_to_the_fits_that_a_sweep_names(cli: Cli) -
             "fit.0.huber: must be finite and > 0, where the loss turns linear in log units, but got huber=0",
         ),
         ({"x": "n_train", "y": "epistemic", "holdout": 1}, "fit.0.holdout"),
+        (
+            {"x": "n_train", "y": "epistemic", "window": {"high": "widht ** 2"}},
+            "fit.0.window: high: there is no column 'widht'. Did you mean 'width'",
+        ),
         ({"x": "n_train", "y": "epistemic", "se": "epistemic_so"}, "fit.0.se: must be an axis or a metric"),
         ({"x": ["n_train", "widht"], "y": "epistemic", "law": "chinchilla"}, "Did you mean 'width'"),
     ],

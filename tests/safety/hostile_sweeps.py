@@ -73,6 +73,8 @@ fits = st.fixed_dictionaries(
         "at": odd,
         "huber": number,
         "holdout": number,
+        "window": st.dictionaries(st.sampled_from(["low", "high", "x", "lo"]), number | formulas | odd, max_size=2)
+        | odd,
     },
 )
 worlds = st.fixed_dictionaries(

@@ -1,0 +1,20 @@
+"""The refusal of a fit that no table could answer."""
+
+from __future__ import annotations
+
+from raysweep.errors import FitError
+
+__all__ = ["RequestError"]
+
+
+class RequestError(FitError):
+    """A fit that no table could answer.
+
+    Attributes:
+        key: What is at fault: an argument of `fit`, a key of a sweep file's fit, an option of `raysweep fit`.
+        rule: What must hold, what was given, and what to do.
+    """
+
+    def __init__(self, key: str, rule: str) -> None:
+        super().__init__(f"{key}: {rule}")
+        self.key, self.rule = key, rule

@@ -1,0 +1,66 @@
+"""Power-law targets on the circle, and the neural tangent kernel of infinitely wide networks there.
+
+Source: arXiv 2409.17858, section 6; the kernels' recursion is Jacot et al. 2018 (arXiv 1806.07572), with the arc-cosine
+kernels of Cho and Saul 2009. Networks have no biases, Gaussian weights of unit variance in mean-field scaling, activations of
+unit second moment and inputs of unit mean square, so that the kernel at equal angles is 1 + s (1 + s (...)), H + 1 terms,
+with s = 1 for ReLU and 4/3 for its square.
+
+An activation ReLU(h)^p has kernel eigenvalues that fall as k^(-2 p), and the target sum_k k^-q cos(k theta) a tail that
+falls as k^-(2 q - 1): hence alpha = 2 p, and beta = (2 q - 1) / (2 p).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from raysweep.theory.features import Modes
+
+__all__ = ["POWERS", "amplitudes", "kernel_spectrum", "modes"]
+
+Array = npt.NDArray[np.float64]
+
+POWERS = {"relu": 1, "relu2": 2}  # p of the activations ReLU(h)^p whose kernels have a power law
+_ANGLES = 2**16
+
+
+def amplitudes(activation: str, beta: float, harmonics: int) -> Array:
+    """[harmonics] k^-q: the target's coefficients of cos(k theta), for a source exponent beta."""
+    q = (1 + 2 * POWERS[activation] * beta) / 2
+    return np.arange(1, harmonics + 1, dtype=float) ** -q
+
+
+@cache
+def kernel_spectrum(activation: str, depth: int) -> Array:
+    """Eigenvalues of the kernel for k = 0, 1, ... under the uniform measure; the smallest are rounding errors.
+
+    Args:
+        activation: A name in `POWERS`.
+        depth: Hidden layers.
+    """
+    angle = 2 * np.pi * np.arange(_ANGLES) / _ANGLES
+    covariance = np.cos(angle)
+    kernel = covariance.copy()
+    for _ in range(depth):
+        theta = np.arccos(np.clip(covariance, -1.0, 1.0))
+        derivative, covariance = _moments(activation, theta)
+        kernel = kernel * derivative + covariance
+    return np.asarray(np.fft.rfft(kernel).real / _ANGLES)
+
+
+def _moments(activation: str, theta: Array) -> tuple[Array, Array]:
+    """E[f'(u) f'(v)] and E[f(u) f(v)] of standard normal u, v at an angle theta."""
+    first = (np.sin(theta) + (np.pi - theta) * np.cos(theta)) / np.pi
+    if activation == "relu":
+        return (np.pi - theta) / np.pi, first
+    second = 3 * np.sin(theta) * np.cos(theta) + (np.pi - theta) * (1 + 2 * np.cos(theta) ** 2)
+    return 4 / 3 * first, second / (3 * np.pi)
+
+
+def modes(activation: str, depth: int, beta: float, harmonics: int) -> Modes:
+    """Eigenvalues, and the target's share of each, at infinite width."""
+    mass = amplitudes(activation, beta, harmonics) ** 2
+    x = kernel_spectrum(activation, depth)[1 : harmonics + 1]
+    return Modes(np.maximum(x, np.finfo(float).tiny), mass / mass.sum(), np.ones(harmonics))
