@@ -199,7 +199,9 @@ def draw_exponents(points: list[tuple[Curve, float]], file: Path) -> None:
 def draw_curves(every: list[Curve], file: Path) -> None:
     """Loss against time for ReLU by SGD, with the lazy limit and its theory at infinite width."""
     fig, axis = plt.subplots(figsize=(5.6, 4.2))
-    shown = [c for c in every if c.key["activation"] == "relu" and c.key["optimiser"] == "sgd" and not c.key["momentum"]]
+    shown = [
+        c for c in every if c.key["activation"] == "relu" and c.key["optimiser"] == "sgd" and not c.key["momentum"]
+    ]
     for i, beta in enumerate(sorted({float(str(c.key["beta"])) for c in shown})):
         colour = COLOURS[i % len(COLOURS)]
         for curve in (c for c in shown if c.key["beta"] == beta):
@@ -209,7 +211,9 @@ def draw_curves(every: list[Curve], file: Path) -> None:
             label = f"beta {beta:g}" if lazy else None
             style = "--" if lazy else "-" if curve.key["gamma"] == 1 else ":"
             axis.plot(curve.t, curve.mean, style, color=colour, lw=1.3, label=label)
-    axis.set(xscale="log", yscale="log", xlabel="time t", ylabel="loss", title="dashed: lazy; solid: gamma 1; grey: theory")
+    axis.set(
+        xscale="log", yscale="log", xlabel="time t", ylabel="loss", title="dashed: lazy; solid: gamma 1; grey: theory"
+    )
     axis.legend(fontsize=7)
     save(fig, file)
 
@@ -251,7 +255,9 @@ def compare(name: str, id_: str, by_gamma: dict[float, Curve], window: tuple[flo
             rows.append(Claim(id_, STATEMENTS[id_], beside, theory, "", own, rule, source=_source("images")))
             more = gained(part, inside[least])
             setting = f"stand-in, {name}, gamma {gamma:g} minus lazy"
-            rows.append(Claim(id_, STATEMENTS[id_], setting, "", "", more, Rule("above", 0.0), source=_source("images")))
+            rows.append(
+                Claim(id_, STATEMENTS[id_], setting, "", "", more, Rule("above", 0.0), source=_source("images"))
+            )
 
 
 def _claim(id_: str, setting: str, theory: float, found: Measured, rule: Rule) -> Claim:

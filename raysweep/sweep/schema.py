@@ -20,8 +20,8 @@ __all__ = ["Budget", "FitSpec", "Resources", "SweepFile", "explain"]
 def _of_folder(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise ValueError(
-            "names a folder: it must begin with a letter or digit, followed by at most 63 letters, digits, dots, hyphens or "
-            "underscores"
+            "names a folder: it must begin with a letter or digit, followed by at most 63 letters, digits, dots, "
+            "hyphens or underscores"
         )
     return name
 
@@ -113,7 +113,9 @@ class SweepFile(_Strict):
     result: str = Field("", description="for a script: the file it writes its result to, in the run's folder")
     workdir: Literal["own", "shared"] = Field("own", description="for a plain function on Ray: its working folder")
     fit: tuple[FitSpec, ...] = ()
-    presets: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict, description="named overrides of the grid, and of resources")
+    presets: Mapping[str, Mapping[str, Any]] = Field(
+        default_factory=dict, description="named overrides of the grid, and of resources"
+    )
     resources: Resources = Resources()
     budget: Budget = Budget()
 
