@@ -1,4 +1,4 @@
-"""Lines that keep to a terminal's width: folded between words, and never cut."""
+"""Lines for people: folded between words to a terminal's width and never cut; counts with their nouns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import textwrap
 from typing import TextIO
 
-__all__ = ["folded", "terminal_width"]
+__all__ = ["counted", "folded", "terminal_width"]
 
 _BROAD = 110  # columns of text, however wide the terminal
 
@@ -24,6 +24,11 @@ def terminal_width(stream: TextIO | None = None) -> int | None:
         except (OSError, ValueError):
             pass
     return shutil.get_terminal_size().columns
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 cell`, `2,240 cells`."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
 
 
 def folded(line: str, columns: int | None, break_words: bool = False) -> list[str]:

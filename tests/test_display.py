@@ -39,7 +39,7 @@ SHARED = {"k", "t", "loss", "alpha", "beta", "gamma", "seed", "total", "conditio
 
 
 def names() -> set[str]:
-    """Of the built-in experiments, their axes and their metrics."""
+    """The names of the built-in experiments, of their axes and of their metrics."""
     found = set(BUILT_IN)
     for name in BUILT_IN:
         experiment = built_in(name)

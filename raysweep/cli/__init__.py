@@ -93,5 +93,6 @@ def main() -> None:
             print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
         os._exit(2)  # Python would try once more to write what is left
     except _UsageError as error:
-        say(f"error: {error.format_message()} See `raysweep --help`.", stream=sys.stderr)
+        command = error.ctx.command_path if error.ctx else "raysweep"
+        say(f"error: {error.format_message()} See `{command} --help`.", stream=sys.stderr)
         sys.exit(2)

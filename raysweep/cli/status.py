@@ -14,7 +14,7 @@ import typer
 
 from raysweep.cli.show import print_json, terminal_width
 from raysweep.errors import plain
-from raysweep.terminal import folded
+from raysweep.terminal import counted, folded
 
 __all__ = ["lines", "status"]
 
@@ -150,7 +150,7 @@ def _codes(codes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _pace(found: Mapping[str, Any], working: bool) -> Iterator[str]:
     from raysweep.cost import clock
 
-    parts, pace = f"{found['parts']:,} parts", found["pace"]
+    parts, pace = counted(found["parts"], "part"), found["pace"]
     if pace is None:
         return
     said = []
@@ -171,11 +171,11 @@ def _driver(driver: Mapping[str, Any]) -> str:
     link = f", dashboard {driver['dashboard']}" if driver["dashboard"] else ""
     if not driver["alive"]:
         since = f" for {_age(age)}" if age is not None else ""
-        return f"{who}: SILENT{since}; its {driver['packs']:,} packs are free for other drivers"
+        return f"{who}: SILENT{since}; {counted(driver['packs'], 'pack')} free for other drivers"
     heard = (
         f"last heard from {_age(age)} ago" if age is not None else "age unknown: its file has no time or a future one"
     )
-    return f"{who}: {driver['packs']:,} packs, {heard}{link}"
+    return f"{who}: {counted(driver['packs'], 'pack')}, {heard}{link}"
 
 
 def _age(seconds: float) -> str:

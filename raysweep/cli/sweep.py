@@ -13,6 +13,7 @@ import typer
 from raysweep.cli.asking import Json
 from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import PriceError, RaysweepError, SweepError
+from raysweep.terminal import counted
 
 if TYPE_CHECKING:
     from raysweep.experiment import Experiment
@@ -103,23 +104,23 @@ def _say_work(found: Mapping[str, Any], planned: Plan, store: str, skip_failed: 
     """Print the work that is left and what it needs, or that there is none."""
     resources, slots = planned.sweep.file.resources, planned.slots
     function = planned.pace is not None
-    collapse = f"{found['cells']:,} cells -> {found['runs']:,} runs"
+    collapse = f"{counted(found['cells'], 'cell')} -> {counted(found['runs'], 'run')}"
     if not planned.missing:
-        left = ", or failed and are left as they are" if skip_failed else ""
-        say(f"  {collapse}", f"  nothing to do: all {found['cells']:,} cells are finished{left} in {store}")
+        left = ", or failed and left as it is," if skip_failed else ""
+        say(f"  {collapse}", f"  nothing to do: every cell is finished{left} in {store}")
         return
     if not function:
-        collapse += f" -> {found['packs']:,} packs"
+        collapse += f" -> {counted(found['packs'], 'pack')}"
     say(f"  {collapse}, {slots} at a time{_missing_gpus(resources.gpus)}")
     if found["done_cells"]:
         say(
             f"  {found['done_cells']:,} of {found['cells']:,} cells are finished in {store}; "
-            f"left to do: {found['pending_cells']:,} cells in {found['pending_runs']:,} runs"
+            f"left to do: {counted(found['pending_cells'], 'cell')} in {counted(found['pending_runs'], 'run')}"
         )
     again = planned.again
     if again.restarted or again.resumed:
         say(
-            f"  {again.restarted + again.resumed:,} partly finished runs: {again.resumed:,} resume from a "
+            f"  {counted(again.restarted + again.resumed, 'partly finished run')}: {again.resumed:,} resume from a "
             f"checkpoint, {again.restarted:,} are trained again from their start"
         )
     if not function:
@@ -257,7 +258,7 @@ def run(
         f"{n:,} {s}" for s in ("diverged", "failed", "skipped") if (n := getattr(counts, s))
     ]
     pending = f", {outcome.pending:,} pending" if outcome.pending else ""
-    say(f"{sweep.name}: {', '.join(done)}{pending} of {sweep.runs.cells:,} cells in {clock(outcome.seconds)}")
+    say(f"{sweep.name}: {', '.join(done)}{pending} of {counted(sweep.runs.cells, 'cell')} in {clock(outcome.seconds)}")
     for name, reason in outcome.scan.skipped:
         say(f"warning: {name} was skipped: {reason}")
     if counts.ok:
@@ -267,7 +268,7 @@ def run(
     if counts.failed:
         for failure in failures(current(target), ["failed"])[:_CAUSES]:
             say(f"failed x {failure['cells']:,}: {failure['cause']}")
-        say(f"{counts.failed:,} cells failed: see `raysweep status {target.uri}`; run again to retry them")
+        say(f"{counted(counts.failed, 'cell')} failed: see `raysweep status {target.uri}`; run again to retry them")
     if outcome.stopped:
         say(f"stopped: {outcome.stopped}. `resources: {{max_failures: N}}` allows more")
     if counts.failed or outcome.pending:

@@ -120,8 +120,8 @@ def row_schema(experiment: Experiment) -> pa.Schema:
         what = "an axis" if twice[0] in {axis.name for axis in experiment.axes} else "a metric"
         taken = {*STAMPS, COLUMNS}
         rule = (
-            f"{what} must not have the name of a column that every ledger has, but {twice[0]!r} is one. Choose another; "
-            f"taken are {', '.join(sorted(taken))}"
+            f"{what} must not have the name of a column that every ledger has, but {twice[0]!r} is one. Choose a "
+            f"name other than {', '.join(sorted(taken))}"
             if twice[0] in taken
             else f"axes and metrics must have distinct names, but {twice[0]!r} is declared twice"
         )

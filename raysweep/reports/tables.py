@@ -32,7 +32,11 @@ def findings(fit: Fit) -> list[str]:
             continue
         parts = [f"{name} = {value:.3g}{_interval(group, name, '.3g', ' ')}" for name, value in group.params.items()]
         bound = " (at a bound)" if group.status == "BOUND_HIT" else ""
-        stray = "; means stray from it beyond the runs' spread (lack_of_fit)" if "lack_of_fit" in group.notes else ""
+        stray = (
+            "; means deviate by more than the runs' spread (lack_of_fit)"
+            if "lack_of_fit" in group.notes
+            else ""
+        )
         narrow = "; scales span less than a factor of 2 (narrow_window)" if "narrow_window" in group.notes else ""
         sentences.append(
             f"{title(group)}: {formula(group)}, {', '.join(parts)}{bound}; {_window(group)}, {clusters(group)}, "
@@ -112,7 +116,8 @@ def _paragraph(group: GroupFit, columns: int | None) -> list[str]:
         )
     if len(group.rivals) > 1:
         lines.append(
-            "  beside other laws (AICc above the best, held-out log error): " + "; ".join(map(_rival, group.rivals))
+            "  compared with other laws (AICc above the best, held-out log error): "
+            + "; ".join(map(_rival, group.rivals))
         )
     return lines
 
@@ -137,7 +142,7 @@ def _numbers(group: GroupFit, columns: int | None) -> list[str]:
 
 def _rival(rival: Evidence) -> str:
     out = "" if rival.holdout is None else f" ({rival.holdout:.4f})"
-    above = f"+{rival.aicc:.1f}" if math.isfinite(rival.aicc) else "without an AICc, for which points are too few"
+    above = f"+{rival.aicc:.1f}" if math.isfinite(rival.aicc) else "no AICc (too few points)"
     return f"{rival.law} {above}{out}"
 
 

@@ -70,6 +70,4 @@ def _names(condition: str) -> Iterator[str]:
 
 def _doubt(key: str, name: str, columns: set[str], likely: Iterable[str]) -> list[str]:
     close = [] if name in columns else difflib.get_close_matches(name[:200], sorted(likely), 1, _CLOSE)
-    return [
-        f"{key}: there is no axis {name!r}; the fit fails unless it is a metric. Did you mean {c!r}?" for c in close
-    ]
+    return [f"{key}: {name!r} is no axis; the fit fails unless it is a metric. Did you mean {c!r}?" for c in close]

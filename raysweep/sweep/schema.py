@@ -41,7 +41,7 @@ class FitSpec(_Strict):
     window: Mapping[str, Any] | None = Field(
         None, description="bounds of x, low and high: numbers, or formulas of other columns"
     )
-    at: float | str = Field("best", description="the snapshot of a run that counts: best, last, or a time")
+    at: float | str = Field("best", description="the snapshot of a run that is fitted: best, last, or a time")
     se: str | None = Field(None, description="standard error of y; <y>_se if there is one")
     huber: float | None = Field(None, description="Huber's loss on log residuals, linear beyond this")
     holdout: float = Field(0.3, description="share of the largest scales a second fit is judged on")

@@ -40,8 +40,8 @@ def check_experiment(experiment: Experiment, sweep: Sweep, tolerance: float = 1e
     * display: what it says about how it is shown names columns that it has.
     * cost: a plan's cost of a mixed pack is the sum of the costs of its runs, in whatever order they are priced. A run
       of one cell costs what its row reports as `flops` and `flops_eval`. A run of several cells costs no less than its
-      last row reports, and no more than its rows report together: a training for each cell. Of an experiment whose
-      rows have no `flops`, nothing can be said but that its costs add up.
+      last row reports, and no more than its rows report together: a training for each cell. Where rows have no
+      `flops`, only this is checked: costs add up.
     * imports: planning imports neither torch nor Ray nor Polars (for an experiment that the sweep names; a Python
       object is not imported again).
     * rows: every cell asked for comes back exactly once, with a number or null for each declared metric, and nothing

@@ -376,7 +376,7 @@ def test_a_version_makes_every_cell_new(user):
             "M:train",
             "{a: 1, seconds: 2}",
             "",
-            ["an axis must not have the name", "'seconds'", "taken are attempt, cell"],
+            ["an axis must not", "'seconds'", "other than attempt, cell"],
         ),
         (TRAIN, "M:train", "{a: [1, 2], b: aa * 2 + a}", "", ["grid.b", "'aa'", "Valid names: a, b"]),
         (TRAIN, "M:train", "{a: [1, 2], t: 1, b: t * 2}", "observed: [t]", ["grid.b", "observed axes", "t"]),
