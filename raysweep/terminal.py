@@ -6,14 +6,14 @@ import os
 import shutil
 import sys
 import textwrap
-from typing import TextIO
+from typing import IO
 
 __all__ = ["counted", "folded", "terminal_width"]
 
 _BROAD = 110  # columns of text, however wide the terminal
 
 
-def terminal_width(stream: TextIO | None = None) -> int | None:
+def terminal_width(stream: IO[str] | None = None) -> int | None:
     """Columns available for a line: a terminal's width; unlimited elsewhere, where a program may read the lines."""
     stream = stream or sys.stdout
     if not stream.isatty():

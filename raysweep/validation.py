@@ -84,7 +84,8 @@ def first_fault(errors: Sequence[Mapping[str, Any]], raw: Any) -> Fault:
 
 def _place(loc: Sequence[Any], raw: Any) -> tuple[Any, ...]:
     """The parts of a location that are keys or positions in the data."""
-    place, at = [], raw
+    place: list[Any] = []
+    at = raw
     for part in loc:
         keys = at if isinstance(at, Mapping) else range(len(at)) if isinstance(at, list | tuple) else ()
         if part in keys:

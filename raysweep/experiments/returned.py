@@ -108,7 +108,7 @@ def _plain(value: Any) -> Column:
         try:
             return float(value)
         except OverflowError:  # beyond 1.8e308
-            return math.inf if value > 0 else -math.inf
+            return math.inf if value == abs(value) else -math.inf
         except (ValueError, TypeError):
             return _words(str(value))
     return _words(repr(value))
