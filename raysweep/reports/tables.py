@@ -32,11 +32,7 @@ def findings(fit: Fit) -> list[str]:
             continue
         parts = [f"{name} = {value:.3g}{_interval(group, name, '.3g', ' ')}" for name, value in group.params.items()]
         bound = " (at a bound)" if group.status == "BOUND_HIT" else ""
-        stray = (
-            "; means deviate by more than the runs' spread (lack_of_fit)"
-            if "lack_of_fit" in group.notes
-            else ""
-        )
+        stray = "; means deviate by more than the runs' spread (lack_of_fit)" if "lack_of_fit" in group.notes else ""
         narrow = "; scales span less than a factor of 2 (narrow_window)" if "narrow_window" in group.notes else ""
         sentences.append(
             f"{title(group)}: {formula(group)}, {', '.join(parts)}{bound}; {_window(group)}, {clusters(group)}, "

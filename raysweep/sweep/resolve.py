@@ -280,9 +280,7 @@ def _near_equal(grid: Any, name: str = "grid") -> list[str]:
         first: dict[Any, float] = {}
         for value in grid:
             if isinstance(value, float) and first.setdefault(canonical(value), value) != value:
-                found.append(
-                    f"{name}: {first[canonical(value)]!r} and {value!r} are one value: numbers keep 12 digits"
-                )
+                found.append(f"{name}: {first[canonical(value)]!r} and {value!r} are one value: numbers keep 12 digits")
             elif isinstance(value, Mapping):
                 found += _near_equal(value, name)
     return found

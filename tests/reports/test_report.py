@@ -206,7 +206,7 @@ def test_notes_stand_at_the_groups_they_hold_for(memory_store: Store, make_sweep
     run(sweep, memory_store, make_executor("inline"))
     made = make_report(memory_store)
     page = memory_store.read("report.html").decode()
-    assert "<code>no_holdout</code> Without" in page  # all groups
+    assert "<code>no_holdout</code> Too few" in page  # all groups
     assert "<code>few_seeds</code> arm=b; arm=c: 2 values of seed" in page
     assert "<code>narrow_window</code> arm=b: size spans a factor of 1.2 only" in page
     first, second, third = made.findings
