@@ -61,7 +61,7 @@ SWEEPS: dict[str, dict[str, Any]] = {
                 {"method": "ntk", "beta": [0.5, 1.5], "points": 16, "activation": ["relu", "relu2"]},
                 {"task": "images", "model": "cnn", "depth": 1, "n_train": [0, 8], "batch": 4, "optimiser": "adam"},
             ],
-            "harmonics": 64,
+            "harmonics": 7,
             "test_items": 16,
             "t": [1, 2.2],
         }

@@ -1,4 +1,4 @@
-"""The `raysweep` command: plan, run, status, fit, allocate, passk, report, export, import, audit, compact, doctor.
+"""The `raysweep` command: plan, run, status, fit, allocate, passk, difficulty, report, export, import, audit, compact, doctor.
 
 Each command's function does its own imports, so that help, completion and usage errors import next to nothing.
 """
@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from raysweep import __version__
-from raysweep.cli import export, imports, laws, passk, read, sweep
+from raysweep.cli import difficulty, export, imports, laws, passk, read, sweep
 from raysweep.cli.show import say
 from raysweep.errors import RaysweepError
 
@@ -44,6 +44,7 @@ _UsageError: Any = typer.BadParameter.__base__  # typer brings its own click and
 sweep.add_to(app)
 laws.add_to(app)
 passk.add_to(app)
+difficulty.add_to(app)
 read.add_to(app)
 export.add_to(app)
 imports.add_to(app)
