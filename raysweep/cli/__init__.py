@@ -1,4 +1,4 @@
-"""The `raysweep` command: plan, run, status, fit, allocate, passk, difficulty, report, export, import, audit, compact, doctor.
+"""The `raysweep` command and its groups of commands, one file each.
 
 Each command's function does its own imports, so that help, completion and usage errors import next to nothing.
 """

@@ -22,10 +22,24 @@ from raysweep.export import TRACKERS
 from raysweep.imports import TOOLS
 from raysweep.laws import fit
 from raysweep.reports.tables import paragraphs
+from raysweep.terminal import counted
 
 ROOT = Path(__file__).parent.parent.parent
 COMMANDS = [
-    *("plan", "run", "fit", "allocate", "passk", "status", "logs", "report", "audit", "compact", "doctor"),
+    *(
+        "plan",
+        "run",
+        "fit",
+        "allocate",
+        "passk",
+        "difficulty",
+        "status",
+        "logs",
+        "report",
+        "audit",
+        "compact",
+        "doctor",
+    ),
     *("export", "import"),
 ]
 
@@ -61,6 +75,16 @@ def test_the_version_is_printed(cli: Cli) -> None:  # noqa: F811
     assert project["version"] == __version__
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
     assert (project["license"], [(ROOT / name).exists() for name in project["license-files"]]) == ("Apache-2.0", [True])
+
+
+def test_a_usage_error_points_to_the_help_of_its_command(cli: Cli) -> None:  # noqa: F811
+    assert cli("plan")[2].endswith("See `raysweep plan --help`.\n")
+    assert cli("plam")[2].endswith("See `raysweep --help`.\n")
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "0 cells"), (1, "1 cell"), (2240, "2,240 cells")])
+def test_a_count_agrees_with_its_noun(number: int, words: str) -> None:
+    assert counted(number, "cell") == words
 
 
 def test_help_names_what_can_be_chosen(cli: Cli) -> None:  # noqa: F811

@@ -163,6 +163,28 @@ def test_a_name_that_is_no_plain_folder_is_refused(name):
         from_mapping({"name": name, "experiment": "classifier", "grid": {}, "world": WORLD})
 
 
+def test_a_missing_function_or_module_is_refused_by_what_a_user_may_mean(write, monkeypatch):
+    write("def train_all(config): ...\n_HIDDEN = 1\n", "module_of_two.py")
+    path = write("name: a\nexperiment: module_of_two:train\ngrid: {a: 1}\n")
+    said = refused(path, "must define 'train'", "Did you mean 'train_all'? Valid names: train_all")
+    assert said.endswith("train_all")
+    monkeypatch.chdir(path.parent)
+    said = refused(write("name: a\nexperiment: no_such_module:train\ngrid: {a: 1}\n", "t.yaml"), "looked in")
+    assert said.count(str(path.parent)) == 2  # the file's own name, and the folder once
+
+
+def test_an_unknown_law_is_refused_by_those_of_a_file_which_include_auto():
+    for fit, says in (
+        (
+            {"law": "powr", "x": "width", "y": "nll"},
+            "fit.0.law: There is no law 'powr'. Did you mean 'power'.*: auto",
+        ),
+        ({"x": "width", "y": "width"}, "fit.0.y: .*by=nothing"),
+    ):
+        with pytest.raises(SweepError, match=says):
+            from_mapping({"name": "a", "experiment": "classifier", "grid": {}, "world": WORLD, "fit": [fit]})
+
+
 @pytest.mark.parametrize("part", ["", "fit", "resources", "budget", "world"])
 def test_every_key_refuses_a_wrong_type_in_plain_words(part):
     models = {"": SweepFile, "fit": FitSpec, "resources": Resources, "budget": Budget, "world": kinds()["gaussian"]}
