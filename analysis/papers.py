@@ -22,7 +22,7 @@ the two. A verdict follows from the numbers by a rule, which the last column put
 set by hand, with its reason. "Paper" is what notes on the paper report: check the text before quoting it.
 
 * **reproduced**: the measurement agrees with the paper.
-* **differs**: it resolves another value than the paper's.
+* **differs**: the measured value is distinguishable from the paper's.
 * **not supported**: it does not show what the paper says, because it points elsewhere or is too uncertain.
 * **not run**: there is no measurement.
 

@@ -18,6 +18,7 @@ from raysweep.errors import PackError
 from raysweep.experiment import Cost, Experiment, WorldShape
 from raysweep.grid.runs import Observed, Runs, number
 from raysweep.grid.values import Value
+from raysweep.terminal import counted
 
 __all__ = ["ASSUMED_FLOPS", "CostOf", "Rate", "clock", "host_memory", "measured_rate", "run_costs", "stated_cost"]
 
@@ -121,7 +122,7 @@ def measured_rate(cells: pa.Table | None, threads: float = 1.0, gpus: float = 0.
         work = sum(pc.sum(runs.column(c)).as_py() or 0.0 for c in ("flops_max", "flops_eval_max"))
         seconds = pc.sum(runs.column("seconds_max")).as_py() or 0.0
         if work > 0 and seconds > 0:
-            return Rate(work / seconds, f"measured on {len(runs):,} runs of this store", measured=True)
+            return Rate(work / seconds, f"measured on {counted(len(runs), 'run')} of this store", measured=True)
     assumed = ASSUMED_GPU_FLOPS * gpus if gpus else ASSUMED_FLOPS * max(threads, 1.0)
     return Rate(assumed, "assumed; nothing measured in this store yet")
 

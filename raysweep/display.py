@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, Literal
 
+from raysweep.validation import Fault, first_fault
+
 __all__ = ["Bound", "Companion", "Display", "Figure", "file_name"]
 
 _OWN = re.compile(r"learning-curves|(theory|\d+)-.*")  # files of a report's own figures
@@ -137,7 +139,7 @@ class Display:
         try:
             found: Display = adapter.validate_json(json.dumps(plain), strict=True)
         except faulty as error:
-            raise ValueError(_said(error.errors(include_url=False)[0])) from error
+            raise ValueError(_said(first_fault(error.errors(include_url=False), plain))) from error
         for fault in found._faults():
             raise ValueError(fault)
         return found
@@ -193,13 +195,12 @@ def file_name(words: str) -> str:
     return re.sub(r"[^\w.-]", "-", words)[:100]
 
 
-def _said(fault: Any) -> str:
-    """The first fault that pydantic found, as `companions[0].drawn: must be 'floor' or 'means', but is 'flor'`."""
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
-    if fault["type"] in ("missing", "missing_argument"):
+def _said(fault: Fault) -> str:
+    """As `companions[0].drawn: must be 'floor' or 'means', but is 'flor'`."""
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault.place).lstrip(".")
+    if fault.kind == "missing":
         return f"{place} is missing"
-    rule = str(fault["msg"]).replace("Input should be ", "must be ", 1)
-    return f"{f'{place}: ' if place else ''}{rule}, but is {repr(fault['input'])[:200]}"
+    return f"{f'{place}: ' if place else ''}{fault.rule}, but is {repr(fault.given)[:200]}"
 
 
 @cache

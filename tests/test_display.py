@@ -40,7 +40,7 @@ SHARED = {"k", "t", "loss", "alpha", "beta", "gamma", "seed", "total", "conditio
 
 
 def names() -> set[str]:
-    """Of the built-in experiments, their axes and their metrics."""
+    """The names of the built-in experiments, of their axes and of their metrics."""
     found = set(BUILT_IN)
     for name in BUILT_IN:
         experiment = built_in(name)
@@ -154,15 +154,15 @@ WRONG: Any = [
     ({}, "must be a Display, but is {}"),
     (Display(companions=(Companion("loss", "least", "flor"),)), "companions[0].drawn: must be 'floor' or 'means', but"),  # type: ignore[arg-type]
     (Display(bounds=(Bound("gain", "no", "yes", side="up"),)), "bounds[0].side: must be 'low' or 'high', but is 'up'"),  # type: ignore[arg-type]
-    (Display(bounds=(Bound("gain", "no", "yes", limit="0"),)), "bounds[0].limit: must be a valid number, but is '0'"),  # type: ignore[arg-type]
+    (Display(bounds=(Bound("gain", "no", "yes", limit="0"),)), "bounds[0].limit: must be a number, but is '0'"),  # type: ignore[arg-type]
     (
         Display(figures=(Figure("one", "gain"), Figure("one", "loss"))),
         "figures[1].name: figures must have distinct names of files, but 'one' and 'one' are both written to one.png",
     ),
-    (Display(figures=(Figure(3, "gain"),)), "figures[0].name: must be a valid string, but is 3"),  # type: ignore[arg-type]
-    (Display(labels={"loss": 5}), "labels.loss: must be a valid string, but is 5"),  # type: ignore[dict-item]
+    (Display(figures=(Figure(3, "gain"),)), "figures[0].name: must be a word, but is 3"),  # type: ignore[arg-type]
+    (Display(labels={"loss": 5}), "labels.loss: must be a word, but is 5"),  # type: ignore[dict-item]
     (Display(labels={("loss",): "it"}), "it must be plain data, but keys must be str"),  # type: ignore[dict-item]
-    (Display(figures=("gain",)), "figures[0]: must be an object, but is 'gain'"),  # type: ignore[arg-type]
+    (Display(figures=("gain",)), "figures[0]: must be a mapping, but is 'gain'"),  # type: ignore[arg-type]
     (Display(labels={3: "it"}), "labels: must be named by columns, but one is 3"),  # type: ignore[dict-item]
     (Display(labels={None: "it"}), "labels: must be named by columns, but one is None"),  # type: ignore[dict-item]
     (Display(labels={"loss": " "}), "labels.loss: must be words, but is ' '"),

@@ -160,4 +160,4 @@ def _exact(value: float | str | None) -> str:
 
 def _cell(text: str) -> str:
     """A cell of a markdown table: one line, in which nothing ends the cell or turns on emphasis."""
-    return re.sub(r"([|*])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([|*]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(text.split()))

@@ -40,7 +40,7 @@ AXES = (
     Axis("width", int, "shape", 0, low=0, high=4096, unit="units", help="N; 0: no bottleneck"),
     Axis("inputs", int, "shape", 0, low=0, high=65536, unit="modes", help="M; 0: 8 N, at most 16,384; without a width "
          "all modes (exact) or 800 (steps)"),
-    Axis("eta", float, "lane", 0.05, low=1e-9, high=1e3, help="step size; exact: only beside a batch"),
+    Axis("eta", float, "lane", 0.05, low=1e-9, high=1e3, help="step size; for exact, only with a batch"),
     Axis("batch", int, "shape", 0, low=0, high=2**20, unit="items", help="fresh items a step; 0: the population"),
     Axis("n_train", int, "shape", 0, low=0, high=2**20, unit="items", help="P, a data set used whole; 0: fresh data"),
     Axis("seed", int, "lane", 0, low=0, high=2**62, role="seed", help="of the initial features and the data"),

@@ -101,7 +101,7 @@ def row_schema(experiment: Experiment) -> pa.Schema:
     """The ledger's columns for an experiment, each with its unit, help and meaning as field metadata.
 
     Raises:
-        SweepError: two columns share a name, e.g. an axis called `seconds`.
+        SweepError: two columns share a name: an axis called `seconds`, say, as every ledger has that column.
     """
     fields = [pa.field(n, t, metadata={"role": "stamp", "help": h}) for n, t, h in _STAMPS]
     for axis in experiment.axes:
@@ -118,7 +118,15 @@ def row_schema(experiment: Experiment) -> pa.Schema:
     fields += [pa.field(n, t, metadata={"role": "stamp", "help": h}) for n, t, h in _TAIL]
     names = [f.name for f in fields]
     if twice := sorted({n for n in names if names.count(n) > 1 or n == COLUMNS}):
-        raise SweepError(f"experiment {experiment.name}: columns must have distinct names, but got {twice} twice")
+        what = "an axis" if twice[0] in {axis.name for axis in experiment.axes} else "a metric"
+        taken = {*STAMPS, COLUMNS}
+        rule = (
+            f"{what} must not have the name of a column that every ledger has, but {twice[0]!r} is one. Choose a "
+            f"name other than {', '.join(sorted(taken))}"
+            if twice[0] in taken
+            else f"axes and metrics must have distinct names, but {twice[0]!r} is declared twice"
+        )
+        raise SweepError(f"experiment {experiment.name}: {rule}")
     return pa.schema(fields, metadata={"raysweep.schema": str(SCHEMA_VERSION), "raysweep.experiment": experiment.name})
 
 
