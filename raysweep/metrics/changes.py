@@ -14,7 +14,7 @@ from raysweep.streams import MEAN_DIMENSION, uniform
 __all__ = ["Changes", "squared_deviations", "squared_error", "variance_floor"]
 
 _BASE, _OTHER, _VARIANCE, _SECOND, _RHO, _KEPT = range(6)  # uses of the seed
-_BATCH = 100  # items whose squared deviations are averaged: only the batches' spread is kept
+_BATCH, _BATCHES = 100, 100  # most items whose squared deviations are averaged; fewest averages, as they give the error
 _ROUNDING = 8  # units in the last place
 _INPUTS_FIRST = 16  # inputs in a pass before it takes further lanes: a line of the weights in the cache
 
@@ -89,13 +89,13 @@ def squared_deviations(stack: Stack, measure: Measure, seed: int, points: int, c
         points: Rounded up to whole batches.
         chunk: Items in a forward pass, over all lanes.
     """
-    batch = min(_BATCH, points)
+    batch = min(_BATCH, max(1, points // _BATCHES))
     batches = -(-points // batch)
-    some_items = torch.arange(batch, device=stack.device)
+    first = torch.arange(min(_BATCH, points), device=stack.device)
     about = torch.cat(  # near the mean: squares about it lose no digits
         [
-            some.values(_drawn(stack, measure, seed, _BASE, some_items)).double().mean(1, keepdim=True)
-            for _, some in stack.blocks(max(1, chunk // batch))
+            some.values(_drawn(stack, measure, seed, _BASE, first)).double().mean(1, keepdim=True)
+            for _, some in stack.blocks(max(1, chunk // len(first)))
         ]
     )
     squares, sums = about.new_zeros(2, stack.lanes, batches, about.shape[2])
@@ -112,7 +112,8 @@ def squared_deviations(stack: Stack, measure: Measure, seed: int, points: int, c
                 squares[own, own_batches] += values.square_().sum(2)
     total = batches * batch
     mean = sums.sum(1, keepdim=True) / total
-    return (squares - 2 * mean * sums + batch * mean**2) * (batches / (total - 1))
+    found: Tensor = (squares - 2 * mean * sums + batch * mean**2) * (batches / (total - 1))
+    return found
 
 
 def variance_floor(values: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ Source: Hoyt & Owen 2021, arXiv 2007.01281 (the estimators); Hahn, Feinauer & Bo
 Demyanenko, Feinauer, Malatesta & Saglietti 2024, arXiv 2401.12610 (BMD of networks). Several outputs are pooled,
 sum_c A_c / sum_c Var_c (Gamboa et al. 2014, arXiv 1311.1797): that changes under no rotation of the outputs.
 
-Where Var f comes from. `sample`: from many inputs drawn for it alone. Points that serve for the changes are far too few:
-the changes of a point sum over inputs, and so average themselves, but its squared value does not. `pairs`: from the
-changes themselves, by
+Where Var f comes from. `sample`: from many inputs drawn for it alone. Points that serve for the changes are far too
+few: the changes of a point sum over inputs, and so average themselves, but its squared value does not. `pairs`: from
+the changes themselves, by
 
     Var f = sum_i integral_0^1 E[D_i f(x) D_i f(y)] d rho,   D_i f = (f(x_i = high) - f(x_i = low)) / 2,
 
@@ -50,7 +50,8 @@ class MeanDimension:
         value, error: [] pooled over outputs.
         mean, mean_error: [] the mean of the outputs' own.
         each, each_error: [outputs] each output's own; NaN for an output that is constant.
-        contributions, contributions_error: [inputs] of each input to `value`, which is their sum.
+        contributions, contributions_error: [inputs] of each input to `value`, which is their sum. Under `pairs` the
+            error is an upper bound.
         variance: [outputs] of f.
         evaluations: Values of f that were computed, per lane.
     """
@@ -100,7 +101,7 @@ def mean_dimension(
             for `pairs`.
         variance: `sample`, or `pairs`, which needs a `Binary` measure. `pairs` is better where evaluations of changed
             items are cheap and interactions of high order weak.
-        variance_points: Items for the variance under `sample`, rounded up to hundreds.
+        variance_points: Items for the variance under `sample`, rounded up to a multiple of a hundredth of it, or of 100.
         seed: The same seed gives the same inputs, for any number of lanes and any `chunk`.
         chunk: Most items in a forward pass, over all lanes, but at least two of one lane. It bounds the memory and
             changes results by rounding only. If not given, it is chosen by the device and the width of the first layer.
@@ -169,7 +170,9 @@ def exact_mean_dimension(
     taus = weights.sum(1) @ member
     squares = torch.stack([weights @ degrees(inputs, stack.device)] * 2, 1)  # two equal samples: no error
     variance = torch.stack([weights[..., 1:].sum(-1)] * 2, 1)
-    return _ratios(Changes(squares, taus, torch.zeros_like(taus), torch.cat(floors)), variance, points, alone=parameters is None)
+    return _ratios(
+        Changes(squares, taus, torch.zeros_like(taus), torch.cat(floors)), variance, points, alone=parameters is None
+    )
 
 
 def _ratios(changes: Changes, squares: Tensor, evaluations: int, alone: bool) -> MeanDimension:
@@ -191,8 +194,8 @@ def _ratios(changes: Changes, squares: Tensor, evaluations: int, alone: bool) ->
     own = torch.where((variance > changes.floor[:, None]) & ~pooled[:, None].isnan(), variance, torch.nan)
     each, value = total / own, total.sum(1) / pooled
 
-    def errors(shares: Tensor, ratios: Tensor, pool: bool) -> Tensor:
-        """Errors of `shares` times the sums of squares less `ratios` times the variances, with both [lanes, outputs or 1]."""
+    def error(shares: Tensor, ratios: Tensor, pool: bool) -> Tensor:
+        """That of `shares` times (squares of changes - `ratios` times variances), both [lanes, outputs or 1]."""
         parts = [changes.squares * shares[:, None], squares * (-shares * ratios)[:, None]]
         if pool:
             parts = [part.sum(2) for part in parts]
@@ -201,21 +204,24 @@ def _ratios(changes: Changes, squares: Tensor, evaluations: int, alone: bool) ->
         return (squared_error(parts[0]) + squared_error(parts[1])).sqrt()
 
     contributions = changes.taus / pooled[:, None]
-    of_variance = contributions * (squared_error(squares.sum(2)).sqrt() / pooled)[:, None]
     of_taus = changes.taus_error2.sqrt() / pooled[:, None]
-    found = (
-        value, errors(1 / pooled[:, None], value[:, None], True),
-        each.mean(1), errors(1 / (own * own.shape[1]), each, True),
-        each, errors(1 / own, each, False),
-        contributions, of_taus + of_variance if changes.products is not None else (of_taus**2 + of_variance**2).sqrt(),
-        variance,
-    )  # fmt: skip
-    return MeanDimension(*(tensor[0] if alone else tensor for tensor in found), evaluations)
+    of_variance = contributions * (squared_error(squares.sum(2)).sqrt() / pooled)[:, None]
+    dependent = changes.products is not None
+    found = {
+        "value": value,
+        "error": error(1 / pooled[:, None], value[:, None], pool=True),
+        "mean": each.mean(1),
+        "mean_error": error(1 / (own * own.shape[1]), each, pool=True),
+        "each": each,
+        "each_error": error(1 / own, each, pool=False),
+        "contributions": contributions,
+        "contributions_error": of_taus + of_variance if dependent else (of_taus**2 + of_variance**2).sqrt(),
+        "variance": variance,
+    }
+    return MeanDimension(**{name: t[0] if alone else t for name, t in found.items()}, evaluations=evaluations)
 
 
-def _check(
-    stack: Stack, measure: Measure, points: int, variance: str, variance_points: int, chunk: int | None
-) -> None:
+def _check(stack: Stack, measure: Measure, points: int, variance: str, variance_points: int, chunk: int | None) -> None:
     if points < 4 or points % 2:
         raise MetricError(f"points: must be even and at least 4, but got (points={points}). Take {max(4, points + 1)}")
     if variance not in ("sample", "pairs"):

@@ -84,8 +84,8 @@ class Stack:
             weight, received, step = self._first[0], self._received(x), (other - x).T.contiguous()
             start = self.model.after_first(self.parameters, received.clone())[:, None]
             for own in steps:
-                at = slice(own.start, own.stop)
-                moved = torch.addcmul(received[:, :, None], weight[:, :, at, None], step[at])
+                columns = slice(own.start, own.stop)
+                moved = torch.addcmul(received[:, :, None], weight[:, :, columns, None], step[columns])
                 changed = self.model.after_first(self.parameters, moved.flatten(2))
                 yield changed.unflatten(1, (len(own), len(x))) - start
             return
@@ -100,7 +100,8 @@ class Stack:
         """[lanes, features, items] what the first layer returns."""
         assert self._first is not None
         weight, bias = self._first
-        return torch.addmm(bias.reshape(-1, 1), weight.flatten(0, 1), x.T).unflatten(0, weight.shape[:2])
+        received: Tensor = torch.addmm(bias.reshape(-1, 1), weight.flatten(0, 1), x.T).unflatten(0, weight.shape[:2])
+        return received
 
     def _checked(self, values: Tensor, items: int) -> Tensor:
         if values.dim() != 3 or values.shape[:2] != (self.lanes, items):
@@ -176,7 +177,8 @@ def stack_of(
 def _alone(f: Callable[..., Any], shape: tuple[int, ...]) -> Model:
     if isinstance(f, nn.Sequential):
         parts = list(f)
-        flat = bool(parts) and isinstance(parts[0], nn.Flatten)
-        if len(parts) > flat and isinstance(parts[flat], nn.Linear) and (flat or len(shape) == 1):
-            return _Sequence(parts[flat], nn.Sequential(*parts[flat + 1 :]))
+        flat = isinstance(parts[0], nn.Flatten) if parts else False
+        linear = parts[flat] if len(parts) > flat else None
+        if isinstance(linear, nn.Linear) and (flat or len(shape) == 1):
+            return _Sequence(linear, nn.Sequential(*parts[flat + 1 :]))
     return _Alone(f, shape)
