@@ -101,7 +101,8 @@ def mean_dimension(
             for `pairs`.
         variance: `sample`, or `pairs`, which needs a `Binary` measure. `pairs` is better where evaluations of changed
             items are cheap and interactions of high order weak.
-        variance_points: Items for the variance under `sample`, rounded up to a multiple of a hundredth of it, or of 100.
+        variance_points: Items for the variance under `sample`, rounded up to whole batches (a hundredth of them, at
+            most 100 items).
         seed: The same seed gives the same inputs, for any number of lanes and any `chunk`.
         chunk: Most items in a forward pass, over all lanes, but at least two of one lane. It bounds the memory and
             changes results by rounding only. If not given, it is chosen by the device and the width of the first layer.

@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from raysweep.errors import MetricError
+from raysweep.kernels import fused
 from raysweep.models.first import FirstDense
+from raysweep.models.mlp import MLP
 
 if TYPE_CHECKING:
     from raysweep.models.architecture import Model
 
 __all__ = ["Stack", "stack_of"]
 
-_PASS = {"cpu": (2**20, 2**24), "cuda": (2**29, 2**28)}  # bytes of a pass: in the first layer, or in the inputs
+_PASS = {"cpu": (2**21, 2**24), "cuda": (2**29, 2**28)}  # bytes of a pass: in the first layer, or in the inputs
 _ITEM_DEPENDENT = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
@@ -85,8 +87,7 @@ class Stack:
             start = self.model.after_first(self.parameters, received.clone())[:, None]
             for own in steps:
                 columns = slice(own.start, own.stop)
-                moved = torch.addcmul(received[:, :, None], weight[:, :, columns, None], step[columns])
-                changed = self.model.after_first(self.parameters, moved.flatten(2))
+                changed = self._moved(self.model, received, weight[:, :, columns], step[columns])
                 yield changed.unflatten(1, (len(own), len(x))) - start
             return
         start = self.values(x)[:, None]
@@ -102,6 +103,19 @@ class Stack:
         weight, bias = self._first
         received: Tensor = torch.addmm(bias.reshape(-1, 1), weight.flatten(0, 1), x.T).unflatten(0, weight.shape[:2])
         return received
+
+    def _moved(self, model: FirstDense, received: Tensor, columns: Tensor, steps: Tensor) -> Tensor:
+        """[lanes, moves * items, outputs] after moves of what the first layer returns, by columns of its weights times
+        steps [moves, items]."""
+        if isinstance(model, MLP) and model.depth == 1 and fused(received):
+            from raysweep.kernels.moves import MOST_OUTPUTS, moved_outputs
+
+            second, bias = self.parameters["layers.1.weight"] * model.output_scale, self.parameters["layers.1.bias"]
+            if bias.shape[1] <= MOST_OUTPUTS and received.dtype == torch.float32:
+                return moved_outputs(received, columns, steps, second, bias, model.activation).transpose(1, 2)
+        return model.after_first(
+            self.parameters, torch.addcmul(received[:, :, None], columns[..., None], steps).flatten(2)
+        )
 
     def _checked(self, values: Tensor, items: int) -> Tensor:
         if values.dim() != 3 or values.shape[:2] != (self.lanes, items):

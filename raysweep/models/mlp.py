@@ -36,8 +36,10 @@ class MLP:
         return weight * self.output_scale if self.depth == 0 else weight, p["layers.0.bias"]
 
     def after_first(self, p: Mapping[str, Tensor], z: Tensor) -> Tensor:
-        """Outputs [lanes, n, outputs] from what the first layer returns, z [lanes, features, n]."""
-        return z.transpose(1, 2) if self.depth == 0 else self._layers(p, activate(z, self.activation), 1)
+        """Outputs [lanes, n, outputs] from what the first layer returns, z [lanes, features, n]; z is overwritten."""
+        if self.depth == 0:
+            return z.transpose(1, 2)
+        return self._layers(p, z.relu_() if self.activation == "relu" else activate(z, self.activation), 1)
 
     def _layers(self, p: Mapping[str, Tensor], h: Tensor, start: int) -> Tensor:
         for i in range(start, self.depth + 1):
