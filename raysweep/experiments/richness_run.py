@@ -219,9 +219,9 @@ def _measured(
         (forward(model, own, part).double() - wanted[:, i : i + _MOST]).square().sum((1, 2))
         for i, part in zip(range(0, len(x), _MOST), x.split(_MOST), strict=True)
     )
-    change = torch.stack(
-        [(own[name] - start[lanes]).square().flatten(1).sum(1) for name, start in _named(first)]
-    ).sum(0)
+    change = torch.stack([(own[name] - start[lanes]).square().flatten(1).sum(1) for name, start in _named(first)]).sum(
+        0
+    )
     out = torch.full((2, len(norm)), math.nan, dtype=torch.float64, device=y.device)
     out[0, lanes] = squares / wanted.square().sum((1, 2))
     out[1, lanes] = (change.sqrt() / norm[lanes]).double()
