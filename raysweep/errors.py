@@ -17,6 +17,7 @@ __all__ = [
     "ExportError",
     "FitError",
     "LedgerError",
+    "MetricError",
     "OracleError",
     "PackError",
     "PriceError",
@@ -84,6 +85,10 @@ class LedgerError(RaysweepError):
 
 class PackError(RaysweepError):
     """A pack cannot be built or executed (not one of its runs: those become rows)."""
+
+
+class MetricError(RaysweepError):
+    """A metric is not defined for what it is asked of, such as the mean dimension of a constant."""
 
 
 class FitError(RaysweepError):

@@ -35,6 +35,7 @@ SWEEPS: dict[str, dict[str, Any]] = {
             "eval_items": 64,
             "select_items": 32,
             "precision": "float64",
+            "bmd_points": 4,
         },
     },
     "features": {

@@ -19,7 +19,7 @@ import pyarrow as pa
 from raysweep.display import Display
 from raysweep.errors import PackError, SweepError
 from raysweep.experiment import Context, Cost, Metric, WorldShape
-from raysweep.experiments.classifier_axes import AXES, DISPLAY, LABELS, METRICS
+from raysweep.experiments.classifier_axes import AXES, BMD_METRICS, BMD_VARIANCE_POINTS, DISPLAY, LABELS, METRICS
 from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Observed, Runs
 from raysweep.grid.values import Value
@@ -27,11 +27,13 @@ from raysweep.models import Architecture
 from raysweep.training.legs import legs
 
 if TYPE_CHECKING:  # torch takes seconds to import, and planning needs none of it
+    from raysweep.models.layout import Layout
     from raysweep.training.loop import Snapshot
 
 __all__ = ["EXPERIMENT", "Classifier"]
 
 _SHAPE = ("model", "width", "depth", "activation", "patch", "heads", "base_width")  # what an architecture reads
+_BMD = ("bmd_points", "members")
 _BYTES = {"float64": 8, "bf16": 2}  # per activation; 4 otherwise
 _MOMENTS = {"adamw": 2}  # optimiser numbers per parameter; 1 otherwise
 
@@ -43,7 +45,7 @@ class Classifier:
     name: str = "classifier"
     version: int = 2
     axes: Sequence[Axis] = AXES
-    metrics: Sequence[Metric] = METRICS
+    metrics: Sequence[Metric] = (*METRICS, *BMD_METRICS)
     needs_world: bool = True
     display: Display = DISPLAY
 
@@ -57,19 +59,19 @@ class Classifier:
         for leg in legs(str(run["schedule"]), times, float(run["decay"])):
             trained += leg.stop - done
             done = done if leg.decay else leg.stop
-        evaluated = sum(_evaluated(run, t) for t in times)
+        flops_eval = sum(_evaluated(run, t) * layout.forward_flops + _bmd_flops(run, layout, world.dim) for t in times)
         wide = _BYTES["float64"] if run["precision"] == "float64" else 4
         narrow = _BYTES.get(str(run["precision"]), 4)
         state = 2 + _MOMENTS.get(str(run["optimiser"]), 1)
         return Cost(
             parameters=layout.size,
             flops=float(members) * trained * batch * (layout.forward_flops + layout.backward_flops),
-            flops_eval=float(members) * evaluated * layout.forward_flops,
+            flops_eval=float(members) * flops_eval,
             bytes=float(members) * (wide * state * layout.size + 3 * narrow * batch * layout.activations),
         )
 
     def check(self, runs: Runs, world: WorldShape | None, gpus: float) -> None:
-        """Check that data sets fit their pool, models the world's items, and TF32 the device."""
+        """Check that data sets fit their pool, models the world's items, and TF32 the device; and the points of BMD."""
         n, pool = (np.array([v or 0 for v in runs.values[name]])[runs.codes[name]] for name in ("n_train", "pool"))
         if (n > pool).any():
             at = int(np.argmax(n - pool))
@@ -82,6 +84,12 @@ class Classifier:
                 "grid.precision: tf32 must run on a GPU, but got (precision=tf32, resources.gpus=0). "
                 "Ask for resources: {gpus: 1}, or use float32"
             )
+        for points, members in {(runs.row(i)["bmd_points"], runs.row(i)["members"]) for i in runs.examples(_BMD)}:
+            if points and (int(points) < 4 or int(points) % 2 or members != 1):
+                raise SweepError(
+                    "grid.bmd_points: must be 0, or even, at least 4 and without an ensemble, but got "
+                    f"(bmd_points={points}, members={members}). 100 points are usual, and members: 1"
+                )
         if world is not None:
             for first in runs.examples(_SHAPE):
                 if problem := _architecture(runs.row(first), world).problem():
@@ -91,7 +99,7 @@ class Classifier:
         """Train the pack's lanes together; one batch of rows per snapshot, one row per run and budget."""
         import torch
 
-        from raysweep.experiments.held_out import HeldOut
+        from raysweep.experiments.held_out import HeldOut, boolean_mean_dimension
         from raysweep.experiments.lanes import batches_of, initial_of, optimiser_of, schedule_of
         from raysweep.training.loop import train
         from raysweep.training.precision import compute_dtype, products
@@ -133,7 +141,9 @@ class Classifier:
                     items = _items(row, stream, snapshot.step)
                     for name, values in held[stream].measure(model, snapshot, sound, items, ks).items():
                         columns[name + suffix] = values
-                spent[sound] += float(pack.value("members")) * _evaluated(row, snapshot.step) * layout.forward_flops
+                columns |= boolean_mean_dimension(model, snapshot, sound, world.dim, int(pack.value("bmd_points")))
+                evaluation = _evaluated(row, snapshot.step) * layout.forward_flops + _bmd_flops(row, layout, world.dim)
+                spent[sound] += float(pack.value("members")) * evaluation
                 trained = np.where(diverged[here] < 0, snapshot.step, diverged[here])
                 cost = {"flops": step_flops * trained, "flops_eval": spent[here]}
                 yield _rows(snapshot.step, here, diverged[here], columns, cost, observed.values("k"))
@@ -180,6 +190,15 @@ def _evaluated(run: Mapping[str, Value], step: int) -> int:
     return _items(run, "eval", step) + _items(run, "select", step)
 
 
+def _bmd_flops(run: Mapping[str, Value], layout: Layout, inputs: int) -> int:
+    """FLOPs of a snapshot's mean dimension; a perceptron's first layer is not computed again for changed inputs."""
+    points = int(run["bmd_points"])
+    if not points:
+        return 0
+    first = 2 * sum(p.macs for p in layout.parameters if p.first) if run["model"] == "mlp" else 0
+    return (points + BMD_VARIANCE_POINTS) * layout.forward_flops + points * inputs * (layout.forward_flops - first)
+
+
 def _by_run(snapshot: Snapshot, pack: Runs) -> npt.NDArray[np.int64]:
     """[runs] the step at which the first of a run's members diverged, or -1."""
     at = snapshot.diverged_at.cpu().numpy().reshape(len(pack), -1)
@@ -223,7 +242,7 @@ def _rows(
     for name, values in columns.items():
         wide = np.full((len(here), budgets), np.nan)
         wide[diverged < 0] = values if values.ndim == 2 else values[:, None]
-        table[name] = pa.array(wide.ravel(), mask=~ok)
+        table[name] = pa.array(wide.ravel(), mask=~ok | np.isnan(wide.ravel()))
     for name, values in cost.items():
         table[name] = pa.array(np.repeat(values, budgets))
     return pa.RecordBatch.from_pydict(table)

@@ -7,10 +7,11 @@ from raysweep.experiment import Metric
 from raysweep.grid.axes import Axis, KindBy
 from raysweep.models import ACTIVATIONS, KINDS
 
-__all__ = ["AXES", "DISPLAY", "LABELS", "METRICS", "PRECISIONS"]
+__all__ = ["AXES", "BMD_METRICS", "BMD_VARIANCE_POINTS", "DISPLAY", "LABELS", "METRICS", "PRECISIONS"]
 
 LABELS = ("hard", "argmax", "soft")
 PRECISIONS = ("float32", "float64", "tf32", "bf16")
+BMD_VARIANCE_POINTS = 10_000  # inputs for the variance that the Boolean mean dimension divides by
 _TIME = KindBy("schedule", {"cosine": "lane"}, "observed")  # a cosine needs its horizon from the start
 
 AXES = (
@@ -58,6 +59,8 @@ AXES = (
     Axis("select_items", int, "shape", 2048, low=16, high=2**26, unit="items", help="selection sample, disjoint"),
     Axis("eval_share", float, "shape", 0.016, low=0.0, high=1e6,
          help="evaluation items per item trained on so far, from an eighth of the sample up to all; 0: always all"),
+    Axis("bmd_points", int, "shape", 0, low=0, high=10**6, unit="points",
+         help="points of the Boolean mean dimension of the logits, an even number; 0: it is not measured"),
 )  # fmt: skip
 
 _DECOMPOSITION: tuple[tuple[str, str, str, str], ...] = (
@@ -81,6 +84,10 @@ METRICS = tuple(
     for suffix, note in (("", ""), ("_select", "; on the selection sample"))
     for name, unit, better, help_ in _DECOMPOSITION
 )
+BMD_METRICS = (
+    Metric("bmd", "", "Boolean mean dimension of the logits on inputs of -1 and +1, pooled; null if bmd_points is 0"),
+    Metric("bmd_se", "", "Monte-Carlo standard error of bmd; all runs are measured on the same inputs"),
+)
 
 _BROKEN = "A classifier beat the Bayes classifier: do not trust this world."
 DISPLAY = Display(
@@ -92,6 +99,7 @@ DISPLAY = Display(
         "aleatoric": "aleatoric floor",
         "ece": "expected calibration error",
         "k": "attempts k",
+        "bmd": "Boolean mean dimension",
     },
     x="n_train",
     y="epistemic",

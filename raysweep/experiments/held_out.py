@@ -1,4 +1,4 @@
-"""Held-out samples of a world, and the scores of a stack of classifiers on them."""
+"""Held-out samples of a world, and the scores of a stack of classifiers on them; their mean dimension."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ import torch
 from torch import Tensor
 
 from raysweep.experiment import World
+from raysweep.experiments.classifier_axes import BMD_VARIANCE_POINTS
 from raysweep.grid.runs import Runs
 from raysweep.metrics import decompose, expected_calibration_error, pass_at_k, posterior_gap
+from raysweep.metrics.mean_dimension import mean_dimension
 from raysweep.training.loop import Snapshot, forward
+from raysweep.training.precision import products
 
 if TYPE_CHECKING:
     from raysweep.models.architecture import Model
 
-__all__ = ["HeldOut"]
+__all__ = ["HeldOut", "boolean_mean_dimension"]
 
 _NUMBERS = 1 << 25  # log-probabilities in flight; runs are taken in slices to stay below
 
@@ -101,3 +104,30 @@ class HeldOut:
         values["posterior_gap"] = posterior_gap(log_q, log_r)
         values["pass_at_k"] = pass_at_k(log_q, log_r, ks)
         return values
+
+
+def boolean_mean_dimension(
+    model: Model, snapshot: Snapshot, runs: npt.NDArray[np.int64], inputs: int, points: int, seed: int = 0
+) -> dict[str, npt.NDArray[np.float64]]:
+    """{`bmd`, `bmd_se`: [runs]} of the outputs, pooled; NaN where there are no points, or a model is constant.
+
+    In float32 at least: the changes of a rounded output are mostly rounding.
+
+    Args:
+        model: One output vector per item, for lanes that are runs.
+        runs: Lanes of the pack that are all in the snapshot.
+        inputs: Numbers per item.
+        points: Points whose inputs are flipped; 0: none.
+        seed: Of the inputs, which all runs share.
+    """
+    nothing = np.full(len(runs), np.nan)
+    if not points or not len(runs):
+        return {"bmd": nothing, "bmd_se": nothing}
+    place = {lane: at for at, lane in enumerate(snapshot.lanes.tolist())}
+    slots = torch.tensor([place[run] for run in runs.tolist()], device=snapshot.lanes.device)
+    own = {name: p[slots] for name, p in snapshot.parameters.items()}
+    with products("float32"):
+        found = mean_dimension(
+            model, inputs, parameters=own, points=points, variance_points=BMD_VARIANCE_POINTS, seed=seed
+        )
+    return {"bmd": found.value.cpu().numpy(), "bmd_se": found.error.cpu().numpy()}

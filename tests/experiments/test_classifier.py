@@ -15,6 +15,9 @@ from raysweep.grid.axes import index_axes
 from raysweep.grid.enumeration import enumerate_runs
 from raysweep.grid.expand import expand
 from raysweep.ledger.rows import Stamp, row_schema, stamp
+from raysweep.metrics.mean_dimension import exact_mean_dimension
+from raysweep.models import Architecture
+from raysweep.models.initial import initial_parameters
 from raysweep.oracle.flow_world import FlowWorld
 from raysweep.oracle.gaussian import GaussianRecipe, gaussian_flow
 from raysweep.oracle.recipe import recipe_hash
@@ -79,7 +82,8 @@ def test_there_is_one_row_for_every_lane_step_and_budget(grid):
     assert {row["status"] for row in rows} == {"ok"}
     assert all(row["error"] is None for row in rows)
     assert all(np.isfinite(row[m.name]) for row in rows for m in METRICS)
-    assert set(rows[0]) == {"lane", "steps", "k", "status", "error", "flops", "flops_eval", *(m.name for m in METRICS)}
+    named = {m.name for m in EXPERIMENT.metrics}
+    assert set(rows[0]) == {"lane", "steps", "k", "status", "error", "flops", "flops_eval", *named}
 
 
 def test_rows_fit_the_ledgers_schema(grid):
@@ -251,3 +255,22 @@ def test_a_world_is_needed():
         list(EXPERIMENT.run(runs, Context()))
     with pytest.raises(PackError, match="world"):
         EXPERIMENT.cost(runs.row(0), runs.observed[0], None)
+
+
+def test_the_mean_dimension_is_measured_where_it_is_asked_for(grid):
+    assert {row["bmd"] for row in grid[1]} == {row["bmd_se"] for row in grid[1]} == {None}
+    assert (runs_of(bmd_points=0).keys == runs_of().keys).all()
+    runs = runs_of(n_train=64, lr=[0.0, 0.1, 1e30], steps=[0, 64], bmd_points=50, activation="tanh")
+    rows = with_axes(runs, rows_of(runs))
+    assert [row["bmd"] is None for row in rows] == [row["status"] == "diverged" for row in rows]
+    start = [row["bmd"] for row in rows if row["steps"] == 0]
+    still, moved = ([r["bmd"] for r in rows if r["lr"] == lr and r["steps"] == 64] for lr in (0.0, 0.1))
+    assert start == [start[0]] * 3  # same initial values, same inputs
+    assert still == start[:1] != moved
+    architecture = Architecture("mlp", 2, WORLD.classes, 8, 1, "tanh")
+    own = initial_parameters(architecture, torch.tensor([0]), torch.float32, "cpu")
+    exact = exact_mean_dimension(architecture.model(), 2, parameters=own).value.item()
+    assert abs(start[0] - exact) < 4 * rows[0]["bmd_se"]
+    for options in ({"bmd_points": 7}, {"bmd_points": 2}, {"bmd_points": 50, "members": 2}):
+        with pytest.raises(SweepError, match="bmd_points: must be 0, or even, at least 4 and without an ensemble"):
+            EXPERIMENT.check(runs_of(n_train=64, **options), WORLD, 0)

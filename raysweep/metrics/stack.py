@@ -1,0 +1,198 @@
+"""Functions side by side, one per lane: their values, and how they change when single inputs change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from raysweep.errors import MetricError
+from raysweep.kernels import fused
+from raysweep.models.first import FirstDense
+from raysweep.models.mlp import MLP
+
+if TYPE_CHECKING:
+    from raysweep.models.architecture import Model
+
+__all__ = ["Stack", "stack_of"]
+
+_PASS = {"cpu": (2**21, 2**24), "cuda": (2**29, 2**28)}  # bytes of a pass: in the first layer, or in the inputs
+_ITEM_DEPENDENT = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stacked model and its parameters.
+
+    Attributes:
+        model: (parameters, x [lanes, items, inputs]) -> [lanes, items, outputs]. If it is `FirstDense`, a change of one
+            input costs no product with the first layer's weights.
+        parameters: {name: [lanes, ...]}; empty for a plain function, which is one lane.
+        lanes: Number of functions.
+        inputs: Numbers per item.
+        dtype, device: Those of the items.
+    """
+
+    model: Model
+    parameters: Mapping[str, Tensor]
+    lanes: int
+    inputs: int
+    dtype: torch.dtype
+    device: torch.device
+
+    def take(self, lanes: slice) -> Stack:
+        """Some of the lanes."""
+        some = {name: p[lanes] for name, p in self.parameters.items()}
+        return replace(self, parameters=some, lanes=len(range(self.lanes)[lanes]))
+
+    def blocks(self, at_a_time: int) -> Iterator[tuple[slice, Stack]]:
+        """The lanes, some at a time, and where they are."""
+        for start in range(0, self.lanes, at_a_time):
+            lanes = slice(start, min(start + at_a_time, self.lanes))
+            yield lanes, self.take(lanes)
+
+    @cached_property
+    def _first(self) -> tuple[Tensor, Tensor] | None:
+        return self.model.first(self.parameters) if isinstance(self.model, FirstDense) else None
+
+    @property
+    def items_per_pass(self) -> int:
+        """Items of a forward pass, over all lanes, that fill the device and, on a CPU, stay in its caches."""
+        own, full = _PASS[self.device.type if self.device.type in _PASS else "cpu"]
+        if self._first is None:
+            return max(64, full // (self.inputs * self.dtype.itemsize))
+        return max(64, own // (self._first[0].shape[1] * self.dtype.itemsize))
+
+    def values(self, x: Tensor) -> Tensor:
+        """[lanes, items, outputs] at x [items, inputs], which all lanes share."""
+        if isinstance(self.model, FirstDense):
+            return self.model.after_first(self.parameters, self._received(x))
+        return self._checked(self.model(self.parameters, x.expand(self.lanes, *x.shape)), len(x))
+
+    def changes(self, x: Tensor, other: Tensor, at_a_time: int) -> Iterator[Tensor]:
+        """[lanes, some inputs, items, outputs] f(x with input i of `other`) - f(x), input after input.
+
+        Args:
+            x, other: [items, inputs].
+            at_a_time: Inputs in a forward pass.
+        """
+        steps = [range(self.inputs)[i : i + at_a_time] for i in range(0, self.inputs, at_a_time)]
+        if isinstance(self.model, FirstDense):
+            assert self._first is not None
+            weight, received, step = self._first[0], self._received(x), (other - x).T.contiguous()
+            start = self.model.after_first(self.parameters, received.clone())[:, None]
+            for own in steps:
+                columns = slice(own.start, own.stop)
+                changed = self._moved(self.model, received, weight[:, :, columns], step[columns])
+                yield changed.unflatten(1, (len(own), len(x))) - start
+            return
+        start = self.values(x)[:, None]
+        for own in steps:
+            rows = x.repeat(len(own), 1, 1)
+            every, at = torch.arange(len(own), device=x.device), torch.arange(own.start, own.stop, device=x.device)
+            rows[every, :, at] = other[:, own.start : own.stop].T
+            yield self.values(rows.flatten(0, 1)).unflatten(1, (len(own), len(x))) - start
+
+    def _received(self, x: Tensor) -> Tensor:
+        """[lanes, features, items] what the first layer returns."""
+        assert self._first is not None
+        weight, bias = self._first
+        received: Tensor = torch.addmm(bias.reshape(-1, 1), weight.flatten(0, 1), x.T).unflatten(0, weight.shape[:2])
+        return received
+
+    def _moved(self, model: FirstDense, received: Tensor, columns: Tensor, steps: Tensor) -> Tensor:
+        """[lanes, moves * items, outputs] after moves of what the first layer returns, by columns of its weights times
+        steps [moves, items]."""
+        if isinstance(model, MLP) and model.depth == 1 and fused(received):
+            from raysweep.kernels.moves import MOST_OUTPUTS, moved_outputs
+
+            second, bias = self.parameters["layers.1.weight"] * model.output_scale, self.parameters["layers.1.bias"]
+            if bias.shape[1] <= MOST_OUTPUTS and received.dtype == torch.float32:
+                return moved_outputs(received, columns, steps, second, bias, model.activation).transpose(1, 2)
+        return model.after_first(
+            self.parameters, torch.addcmul(received[:, :, None], columns[..., None], steps).flatten(2)
+        )
+
+    def _checked(self, values: Tensor, items: int) -> Tensor:
+        if values.dim() != 3 or values.shape[:2] != (self.lanes, items):
+            raise MetricError(
+                f"f must return one value or one vector per item, but got (items={items}, lanes={self.lanes}, "
+                f"shape={tuple(values.shape)}). Return [items] or [items, outputs]; a stacked model, "
+                "[lanes, items, outputs]"
+            )
+        return values
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """A plain function as a stack of one lane."""
+
+    f: Callable[[Tensor], Tensor]
+    shape: tuple[int, ...]
+
+    def __call__(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        values = self.f(x[0].unflatten(1, self.shape))
+        return (values[:, None] if values.dim() == 1 else values)[None]
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    """A sequence of modules that begins with a linear one, as a stack of one lane."""
+
+    linear: nn.Linear
+    rest: nn.Sequential
+
+    def __call__(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        values: Tensor = self.rest(self.linear(x[0]))
+        return values[None]
+
+    def first(self, p: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        weight, bias = self.linear.weight, self.linear.bias
+        return weight[None], (weight.new_zeros(len(weight)) if bias is None else bias)[None]
+
+    def after_first(self, p: Mapping[str, Tensor], z: Tensor) -> Tensor:
+        values: Tensor = self.rest(z[0].T)
+        return values[None]
+
+
+def stack_of(
+    f: Callable[..., Any],
+    inputs: int | Sequence[int],
+    parameters: Mapping[str, Tensor] | None,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> Stack:
+    """A function, a module or a stacked model as a `Stack`; see `mean_dimension` for the arguments.
+
+    Raises:
+        MetricError: A module would drop units, or let items depend on each other.
+    """
+    shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
+    count = int(torch.Size(shape).numel())
+    own = list((parameters or {}).values()) or (list(f.parameters()) if isinstance(f, nn.Module) else [])
+    dtype = dtype or (own[0].dtype if own else torch.get_default_dtype())
+    device = torch.device(device) if device is not None else own[0].device if own else torch.device("cpu")
+    if parameters is not None:
+        return Stack(f, parameters, len(own[0]), count, dtype, device)
+    if isinstance(f, nn.Module):
+        for part in f.modules():
+            if part.training and isinstance(part, _ITEM_DEPENDENT):
+                raise MetricError(
+                    f"f must be a function of one item, but got ({type(part).__name__} in training mode). "
+                    "Call f.eval() first"
+                )
+    return Stack(_alone(f, shape), {}, 1, count, dtype, device)
+
+
+def _alone(f: Callable[..., Any], shape: tuple[int, ...]) -> Model:
+    if isinstance(f, nn.Sequential):
+        parts = list(f)
+        flat = isinstance(parts[0], nn.Flatten) if parts else False
+        linear = parts[flat] if len(parts) > flat else None
+        if isinstance(linear, nn.Linear) and (flat or len(shape) == 1):
+            return _Sequence(linear, nn.Sequential(*parts[flat + 1 :]))
+    return _Alone(f, shape)
