@@ -1,6 +1,6 @@
-"""Mean dimensions of 64 networks from `metrics.mean_dimension` against a loop over lanes and pixels.
+"""Mean dimensions of many networks from `metrics.mean_dimension` against a loop over lanes and pixels.
 
-    python tests/benchmarks/mean_dimension.py [--device cuda] [--lanes 64] [--nets 784-128-10 ...] [--out DIR]
+    python tests/benchmarks/mean_dimension.py [--device cuda] [--lanes L] [--nets 784-128-10 ...] [--out DIR]
 
 The rival is what one writes first: one network, one pixel flipped in a forward pass, 100 items in a batch, on the same
 device, in float32. It is timed on some networks (--rivals) and scaled to all. Both ways use the same estimator and as
@@ -39,10 +39,10 @@ from raysweep.training.probe import fastest_conv  # noqa: E402
 
 INPUTS, BATCH = 784, 100
 NETS = {
-    "784-128-10": (Architecture("mlp", INPUTS, 10, 128, 1), 100, 10_000),
-    "784-512-512-10": (Architecture("mlp", INPUTS, 10, 512, 2), 100, 10_000),
-    "cnn": (Architecture("cnn", INPUTS, 10, 8, 2), 4, 1_000),
-}
+    "784-128-10": (Architecture("mlp", INPUTS, 10, 128, 1), 64, 100, 10_000),
+    "784-512-512-10": (Architecture("mlp", INPUTS, 10, 512, 2), 8, 100, 10_000),
+    "cnn": (Architecture("cnn", INPUTS, 10, 8, 2), 8, 4, 1_000),
+}  # architecture, networks, points, points for the variance
 
 
 def synchronise(device: str) -> None:
@@ -110,9 +110,11 @@ def rival(f: Callable[[Tensor], Tensor], points: int, variance_points: int, pair
     return float(squares / products_)
 
 
-def measure(name: str, lanes: int, rivals: int, device: str, repeats: int) -> list[dict[str, Any]]:
+def measure(name: str, lanes: int | None, rivals: int, device: str, repeats: int) -> list[dict[str, Any]]:
     """Both ways of one network, with both estimators."""
-    architecture, points, variance_points = NETS[name]
+    architecture, usual, points, variance_points = NETS[name]
+    lanes = lanes or usual
+    rivals = min(rivals, lanes)
     stack = initial_parameters(architecture, torch.arange(lanes), torch.float32, device)
     conv = fastest_conv(architecture, lanes, 1024, torch.float32, device, False)
     model, rows = architecture.model(conv), []
@@ -166,7 +168,7 @@ def main() -> None:
     """Measure the networks that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--lanes", type=int, default=64)
+    parser.add_argument("--lanes", type=int, help="networks side by side, in place of each case's own number")
     parser.add_argument("--rivals", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
@@ -176,7 +178,7 @@ def main() -> None:
     rows = []
     with products("float32"):
         for name in asked.nets:
-            for row in measure(name, asked.lanes, min(asked.rivals, asked.lanes), asked.device, asked.repeats):
+            for row in measure(name, asked.lanes, asked.rivals, asked.device, asked.repeats):
                 rows.append(row)
                 print({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
     about = {"date": date.today().isoformat(), "device": device_name, "python": platform.python_version()}
