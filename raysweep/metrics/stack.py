@@ -84,7 +84,7 @@ class Stack:
         if isinstance(self.model, FirstDense):
             assert self._first is not None
             weight, received, step = self._first[0], self._received(x), (other - x).T.contiguous()
-            start = self.model.after_first(self.parameters, received.clone())[:, None]
+            start = self._moved(self.model, received, weight[:, :, :1], torch.zeros_like(step[:1]))[:, None]
             for own in steps:
                 columns = slice(own.start, own.stop)
                 changed = self._moved(self.model, received, weight[:, :, columns], step[columns])
