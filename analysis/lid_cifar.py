@@ -1,7 +1,7 @@
 """Latent difficulty in human labels: CIFAR-10H, heads on frozen features (arXiv 2601.03764, section 6).
 
-    python analysis/features.py patches --data cifar10_jpeg_60k.npz
-    python analysis/features.py resnet --data cifar10_jpeg_60k.npz --device cuda
+    python analysis/cifar_features.py patches --data cifar10_jpeg_60k.npz
+    python analysis/cifar_features.py resnet --data cifar10_jpeg_60k.npz --device cuda
     python analysis/lid_cifar.py --votes cifar10h.npz [--results results/lid_cifar]
 
 A linear head (ridge 1e-9) learns one human vote per image on N of 8,000 test images; the other 2,000 test it. An
@@ -142,12 +142,12 @@ def claims(name: str, d: int, values: dict[str, Array]) -> list[Claim]:
 
 def source(name: str) -> str:
     """The commands that measure the claims of one set of features."""
-    return f"python analysis/features.py {name} --data FILE; python analysis/lid_cifar.py --votes FILE"
+    return f"python analysis/cifar_features.py {name} --data FILE; python analysis/lid_cifar.py --votes FILE"
 
 
 def not_run(name: str) -> list[Claim]:
     """H9 for features that are missing."""
-    why = f"{name} features were not made: `python analysis/features.py {name}` on a GPU"
+    why = f"{name} features were not made: `python analysis/cifar_features.py {name}` on a GPU"
     return [Claim(i, said, f"{name} features", why=why, source=source(name)) for i, said in STATEMENTS.items()]
 
 
@@ -194,7 +194,7 @@ def main() -> None:
     difficulty(counts, votes["labels"].astype(np.int64))
     files = [file for name in FEATURES if (file := given.results / f"{name}.npz").is_file()]
     if not files:
-        raise SystemExit(f"No features in {given.results}: run `python analysis/features.py patches` first")
+        raise SystemExit(f"No features in {given.results}: run `python analysis/cifar_features.py patches` first")
     said: list[Claim] = []
     rows, dims = [], {}
     for file in files:

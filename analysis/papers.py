@@ -22,7 +22,7 @@ the two. A verdict follows from the numbers by a rule, which the last column put
 set by hand, with its reason. "Paper" is what notes on the paper report: check the text before quoting it.
 
 * **reproduced**: the measurement agrees with the paper.
-* **differs**: it resolves another value than the paper's.
+* **differs**: the measured value is distinguishable from the paper's.
 * **not supported**: it does not show what the paper says, because it points elsewhere or is too uncertain.
 * **not run**: there is no measurement.
 
@@ -41,7 +41,7 @@ class Paper:
 
 PAPERS = (
     Paper("2602.00315", "Exact-posterior oracle", ("oracle",)),
-    Paper("2409.17858", "Feature learning and scaling laws", ("features",)),
+    Paper("2409.17858", "Feature learning and scaling laws", ("features", "richness")),
     Paper("2601.03764", "Latent instance difficulty", ("lid", "lid_cifar", "lid_gsm8k")),
     Paper("2401.12610", "Boolean mean dimension", ("bmd",)),
 )

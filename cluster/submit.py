@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="submit.py", usage="submit.py [--workers N] [--wait SECONDS] raysweep's arguments | encode ARGUMENTS"
     )
-    parser.add_argument("--workers", type=int, help="to wait for; default: as many as the cluster file promises")
+    parser.add_argument("--workers", type=int, help="workers to wait for; default: the number in the cluster file")
     parser.add_argument("--wait", type=float, default=600.0, help="seconds at most, then go on (%(default)g)")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args(decode(arguments))
@@ -136,7 +136,7 @@ def wait_for(workers: int, seconds: float) -> None:
                 last = joined
             time.sleep(1.0)
         cpus, gpus = (ray.cluster_resources().get(name, 0.0) for name in ("CPU", "GPU"))
-        late = f"; {workers - joined} are missing, and what joins later is used" if joined < workers else ""
+        late = f"; {workers - joined} are missing; workers that join later are used too" if joined < workers else ""
         say(f"{joined} of {workers} workers joined after {waited:.0f} s: {cpus:g} CPUs, {gpus:g} GPUs{late}")
     finally:
         ray.shutdown()

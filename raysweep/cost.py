@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TypeAlias
 
 import numpy as np
@@ -17,6 +18,7 @@ from raysweep.errors import PackError
 from raysweep.experiment import Cost, Experiment, WorldShape
 from raysweep.grid.runs import Observed, Runs, number
 from raysweep.grid.values import Value
+from raysweep.terminal import counted
 
 __all__ = ["ASSUMED_FLOPS", "CostOf", "Rate", "clock", "host_memory", "measured_rate", "run_costs", "stated_cost"]
 
@@ -52,7 +54,7 @@ class _Noted(Mapping[str, Value]):
 
 
 def stated_cost(experiment: Experiment, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
-    """The cost of a run, as its experiment states it.
+    """The cost of a run, as its experiment states it, in floats.
 
     Raises:
         PackError: it is not a Cost of finite numbers, each 0 or more.
@@ -62,17 +64,19 @@ def stated_cost(experiment: Experiment, run: Mapping[str, Value], observed: Obse
         raise PackError(
             f"experiment {experiment.name}: cost() must return a Cost, but returns {found!r} for {dict(run)}"
         )
+    numbers = {}
     for name in ("parameters", "flops", "flops_eval", "bytes"):
+        value = getattr(found, name)
         try:
-            value = float(getattr(found, name))
-        except (TypeError, ValueError):
-            value = math.nan
-        if not 0 <= value < math.inf:
+            numbers[name] = float(value) if not isinstance(value, bool) and isinstance(value, Real) else math.nan
+        except OverflowError:  # a whole number beyond every float
+            numbers[name] = math.inf
+        if not 0 <= numbers[name] < math.inf:
             raise PackError(
                 f"experiment {experiment.name}: cost() must state finite numbers, 0 or more, but states "
-                f"{name}={getattr(found, name)!r} for the run {dict(run)}. Correct cost() for such runs"
+                f"{name}={repr(value)[:200]} for the run {dict(run)}. Correct cost() for such runs"
             )
-    return found
+    return Cost(**numbers)
 
 
 def run_costs(
@@ -118,7 +122,7 @@ def measured_rate(cells: pa.Table | None, threads: float = 1.0, gpus: float = 0.
         work = sum(pc.sum(runs.column(c)).as_py() or 0.0 for c in ("flops_max", "flops_eval_max"))
         seconds = pc.sum(runs.column("seconds_max")).as_py() or 0.0
         if work > 0 and seconds > 0:
-            return Rate(work / seconds, f"measured on {len(runs):,} runs of this store", measured=True)
+            return Rate(work / seconds, f"measured on {counted(len(runs), 'run')} of this store", measured=True)
     assumed = ASSUMED_GPU_FLOPS * gpus if gpus else ASSUMED_FLOPS * max(threads, 1.0)
     return Rate(assumed, "assumed; nothing measured in this store yet")
 

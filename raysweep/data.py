@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from raysweep.errors import SweepError, nearest
 
-__all__ = ["DATASETS", "Dataset", "ImageShape", "Images", "image_shape", "images", "load"]
+__all__ = ["DATASETS", "Dataset", "ImageShape", "Images", "image_shape", "images", "images_in", "load"]
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
@@ -75,11 +75,12 @@ class Images:
 
 @dataclass(frozen=True)
 class ImageShape:
-    """Numbers per image, classes, and images for training."""
+    """Numbers per image, classes, and how many images are for training and for testing."""
 
     inputs: int
     classes: int
     train: int
+    test: int
 
 
 @cache
@@ -107,7 +108,16 @@ def images(name: str) -> Images:
     if name == "digits":
         found = load(name)
         return Images(found.x, found.y, found.classes, _DIGITS_TRAIN)
-    with np.load(_file(name)) as arrays:
+    return images_in(_file(name))
+
+
+def images_in(file: Path) -> Images:
+    """The images of a file.
+
+    Raises:
+        SweepError: it is of another kind.
+    """
+    with np.load(file) as arrays:
         if _of_jpeg(arrays):
             x, y = _decoded(arrays["header"], arrays["payload"], arrays["lengths"]), arrays["labels"]
             train = len(y) - _JPEG_TEST
@@ -128,13 +138,15 @@ def image_shape(name: str) -> ImageShape:
     """
     if name == "digits":
         found = images(name)
-        return ImageShape(found.x.shape[1], found.classes, found.train)
+        return ImageShape(found.x.shape[1], found.classes, found.train, len(found.y) - found.train)
     with np.load(_file(name)) as arrays:
         if _of_jpeg(arrays):
             one = _decoded(arrays["header"], arrays["payload"], arrays["lengths"][:1])
-            return ImageShape(one.size, int(arrays["labels"].max()) + 1, len(arrays["labels"]) - _JPEG_TEST)
+            y = arrays["labels"]
+            return ImageShape(one.size, int(y.max()) + 1, len(y) - _JPEG_TEST, _JPEG_TEST)
+        train, test = arrays["y_train"], arrays["y_test"]
         size = math.prod(arrays["x_test"].shape[1:])
-        return ImageShape(size, int(max(arrays[f"y_{k}"].max() for k in ("train", "test"))) + 1, len(arrays["y_train"]))
+        return ImageShape(size, int(max(train.max(), test.max())) + 1, len(train), len(test))
 
 
 def _file(name: str) -> Path:

@@ -38,14 +38,23 @@ __all__ = [
 ]
 
 
+_MEASURED = ("flops", "flops_eval", "seconds")  # columns of numbers in every ledger
+
+
 @dataclass(frozen=True)
 class Metric:
-    """One measured quantity: a column of the ledger."""
+    """One measured quantity: a column of the ledger.
+
+    Attributes:
+        deterministic: Whether equal runs give equal values. False for what measures the machine, such as a wall time:
+            `testing.check_experiment` then does not compare its values.
+    """
 
     name: str
     unit: str = ""
     help: str = ""
     better: Literal["low", "high", ""] = ""
+    deterministic: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,8 @@ class Cost:
 
     Attributes:
         parameters: Trainable scalars (N in scaling laws; all of them, embeddings and biases included).
-        flops: Training, forward and backward, to the longest requested time.
+        flops: Training, forward and backward, to the longest requested time. Where that is the only one, its row
+            reports the same `flops`. A run that may stop earlier reports null instead: no plan knows its work.
         flops_eval: Snapshot evaluation.
         bytes: Device memory of one lane: parameters, gradients, optimiser state, activations.
     """
@@ -245,8 +255,9 @@ class Experiment(Protocol):
       or more. It is a function of its arguments alone and reads the run's axes by name: it is called once for each
       combination of the values it reads.
     * `check` refuses runs whose axes do not make sense together, in this world or on these GPUs, by a SweepError.
-    * `run` yields record batches with `lane` (int), every observed axis and every metric, and may add `status`,
-      `error`, `flops`, `flops_eval` per row. Raising fails the pack's cells that were not yielded.
+    * `run` yields record batches with `lane` (int, the run's position in the pack), every observed axis and every
+      metric, and may add `status`, `error`, `flops`, `flops_eval` per row. Raising fails the pack's cells that were not
+      yielded. A row does not depend on which other cells are asked for: some may be finished already.
 
     `raysweep.testing.check_experiment` checks this, as far as a sweep shows it.
     """
@@ -308,14 +319,21 @@ def display_of(experiment: Experiment) -> Display:
     if not isinstance(display, Display):
         raise SweepError(f"experiment {experiment.name}: display must be a Display, but is {repr(display)[:200]}")
     try:
-        display.checked()
+        checked = display.checked()
     except ValueError as error:
         raise SweepError(f"experiment {experiment.name}: display: {error}") from error
-    known = {*columns, "flops", "flops_eval", "seconds"}
-    for name in display.columns:
+    known = {*columns, *_MEASURED}
+    for name in (*checked.labels, *checked.numbers):
         if name not in known:
             raise SweepError(
                 f"experiment {experiment.name}: display must name axes and metrics, but names {name!r}. "
                 + nearest(name, known)
             )
-    return replace(display, labels={**named, **display.labels})
+    others = {axis.name: axis.type.__name__ for axis in experiment.axes if axis.type not in (int, float)}
+    for name in checked.numbers:
+        if name in others:
+            raise SweepError(
+                f"experiment {experiment.name}: display must draw and bound columns of numbers, but {name!r} is an "
+                f"axis of {others[name]}. Name another column"
+            )
+    return replace(checked, labels={**named, **checked.labels})

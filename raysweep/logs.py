@@ -55,10 +55,11 @@ def read_log(store: Store, run: str) -> tuple[str, str]:
     """
     keys = [key for key in _runs(store) if key.startswith(run)]
     if len(keys) != 1:
-        have = ", ".join(_runs(store)[:10]) or "none"
+        known = _runs(store)[:10]
+        have = f"It has logs of {', '.join(known)}" if known else "The store has no logs"
         raise LedgerError(
             f"logs: RUN must be the beginning of one run's key, but {len(keys)} of {store.uri} begin with {run!r}. "
-            f"There are logs of {have}"
+            f"{have}"
         )
     return keys[0], store.read_text(log_name(keys[0]))
 

@@ -26,6 +26,7 @@ from raysweep.store import Store
 from raysweep.sweep import Sweep
 from raysweep.sweep.current import ledger_of, own_rows
 from raysweep.sweep.provenance import equal_codes
+from raysweep.terminal import counted
 
 __all__ = ["Again", "Plan", "make_plan", "pending", "whole"]
 
@@ -202,7 +203,9 @@ def _of_function(sweep: Sweep, store: Store, scan: Scan, runs: Runs, slots: int,
         some = some.filter(pc.equal(some.column(name), value))
     seconds = _seconds_a_run(some)
     rate = (
-        Rate(0.0, f"measured on {seconds[1]:,} runs of this store", True) if seconds else Rate(0.0, "nothing measured")
+        Rate(0.0, f"measured on {counted(seconds[1], 'run')} of this store", True)
+        if seconds
+        else Rate(0.0, "nothing measured")
     )
     begun = scan.partly_done(runs)
     kept = has_checkpoint(store, equal_codes(store, sweep.code.sha)) if begun else set()

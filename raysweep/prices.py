@@ -14,6 +14,8 @@ from raysweep.cost import clock
 from raysweep.errors import PriceError, SweepError, nearest
 from raysweep.pack import lanes_per_pack
 from raysweep.plan import Plan
+from raysweep.terminal import counted
+from raysweep.validation import first_fault
 from raysweep.yamlfile import read_yaml
 
 __all__ = ["PRICES", "Machine", "estimate", "find_machine", "read_prices", "sentences"]
@@ -62,10 +64,9 @@ def read_prices(path: Path | None = None) -> tuple[Machine, ...]:
         try:
             found.append(Machine.model_validate(row))
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, ("machines", i, *first["loc"])))
-            problem = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-            raise PriceError(f"{path}: {key}: {problem}, but got {first['input']!r}"[:300]) from error
+            fault = first_fault(error.errors(), row)
+            key = ".".join(map(str, ("machines", i, *fault.place)))
+            raise PriceError(f"{path}: {key}: {fault.broken}"[:300]) from error
     return tuple(found)
 
 
@@ -159,13 +160,13 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         f"price: about ${_money(found['on_demand_usd'])} on demand (${found['on_demand_usd_per_hour']:g}/h), {spot}",
         f"  {found['machine_hours']:,.2f} machine-hours: {clock(found['seconds'])} on {found['machines']} x "
         f"{found['machine']} ({has})",
-        f"  {found['packs_per_machine']:,} packs at a time on each: {found[limit]} {limit}, "
+        f"  {counted(found['packs_per_machine'], 'pack')} at a time on each: {found[limit]} {limit}, "
         f"{found['per_pack'][limit]:g} per pack; start-up, oracles, storage and idle time are not counted",
         f"  prices as of {found['as_of']}: {found['source']}; check them before you trust this",
     ]
     slots = found["packs_per_machine"] * found["machines"]
     if found["packs"] < slots:
-        lines.append(f"  only {found['packs']:,} packs for {slots:,} places: more machines would stay idle")
+        lines.append(f"  only {counted(found['packs'], 'pack')} for {slots:,} places: more machines would stay idle")
     if found["gpus"] and not found["per_pack"]["gpus"]:
         lines.append(f"  its {found['gpus']} GPUs stay idle: this sweep asks for none (resources.gpus)")
     if found["rate_measured"]:

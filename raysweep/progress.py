@@ -9,6 +9,7 @@ from typing import IO
 
 from raysweep.cost import clock
 from raysweep.ledger.rows import Counts
+from raysweep.terminal import folded, terminal_width
 
 __all__ = ["Progress"]
 
@@ -35,7 +36,8 @@ class Progress:
         """A line that stays."""
         with self._lock:
             self._clear()
-            print(text, file=self._stream(), flush=True)
+            stream = self._stream()
+            print("\n".join(folded(text, terminal_width(stream))), file=stream, flush=True)
             self._last = time.monotonic()
 
     def live(self, text: str, force: bool = False) -> None:
@@ -47,7 +49,8 @@ class Progress:
                 return
             self._last = now
             if tty:
-                print(f"\r\x1b[2K{text}", end="", file=stream, flush=True)
+                self._clear()
+                print(text, end="", file=stream, flush=True)
                 self._shown = text
             else:
                 print(text, file=stream, flush=True)
@@ -75,7 +78,9 @@ class Progress:
 
     def _clear(self) -> None:
         if self._shown:
-            print("\r\x1b[2K", end="", file=self._stream(), flush=True)
+            stream = self._stream()
+            above = (len(self._shown) - 1) // (terminal_width(stream) or len(self._shown))  # the terminal has folded it
+            print("\r" + "\x1b[A" * above + "\x1b[J", end="", file=stream, flush=True)
             self._shown = ""
 
     def _line(self) -> str:

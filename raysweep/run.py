@@ -42,6 +42,7 @@ from raysweep.store.leases import Claims, hold, who
 from raysweep.sweep import Sweep
 from raysweep.sweep.current import Current, adopt_renamed, ledger_of, left_out, own_rows
 from raysweep.sweep.provenance import accepted_codes, ask, equal_codes, remember
+from raysweep.terminal import counted
 
 __all__ = ["Outcome", "run"]
 
@@ -255,15 +256,15 @@ def _execute(
         return Counts(failed=len(rows))
 
     progress.say(
-        f"plan: {plan.runs.cells:,} cells -> {len(plan.runs):,} runs"
-        + ("" if function else f" -> {plan.pack_count:,} packs")
+        f"plan: {counted(plan.runs.cells, 'cell')} -> {counted(len(plan.runs), 'run')}"
+        + ("" if function else f" -> {counted(plan.pack_count, 'pack')}")
         + (f", {plan.flops:.2g} FLOP" if plan.flops else "")
     )
     progress.begin(plan.runs.cells)
     again = plan.again
     if again.restarted or again.resumed:
         progress.say(
-            f"plan: {again.restarted + again.resumed:,} partly finished runs: {again.resumed:,} resume from a "
+            f"plan: {counted(again.restarted + again.resumed, 'partly finished run')}: {again.resumed:,} resume from a "
             f"checkpoint, {again.restarted:,} are trained again from their start"
         )
     resources = plan.sweep.file.resources

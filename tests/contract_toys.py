@@ -368,6 +368,74 @@ class Misnamed(Toy):
         return found.append_column("los", found["loss"])
 
 
+class Hasty(Toy):
+    """A loss in units of the longest time asked for. It saves no states."""
+
+    def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
+        last = max(pack.observed[0].values("steps") if pack.value("plan") == "open" else pack.column("steps"))
+        for batch in super().run(pack, replace(context, keep=None)):
+            if pack.value("plan") == "open":
+                at = batch.schema.get_field_index("loss")
+                batch = batch.set_column(at, "loss", pc.multiply(batch["loss"], float(last)))
+            yield batch
+
+
+class Touchy(Toy):
+    """A value that grows with each earlier reading. It saves no states."""
+
+    def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
+        seen = 0
+        for batch in super().run(pack, replace(context, keep=None)):
+            at = batch.schema.get_field_index("value")
+            yield batch.set_column(at, "value", pc.add(batch["value"], float(seen)))
+            seen += pack.value("plan") == "open"
+
+
+class Shifted(Changed):
+    """Counts lanes from 1 downwards."""
+
+    column = "lane"
+
+    def changed(self, row: Mapping[str, Any]) -> Any:
+        return -1 - row["lane"]
+
+
+class Timed(Changed):
+    """A metric that measures the machine: here, how many rows it made before."""
+
+    column = "value"
+    made: list[float] = []  # noqa: RUF012
+
+    def changed(self, row: Mapping[str, Any]) -> Any:
+        self.made.append(1.0)
+        return None if row["value"] is None else float(len(self.made))
+
+
+class Converging(Changed):
+    """May stop after two steps, and then does not say how much it did."""
+
+    column = "flops"
+
+    def changed(self, row: Mapping[str, Any]) -> Any:
+        return None if row["steps"] > 2 else row["flops"]
+
+
+class Central(Toy):
+    """A cost that is wrong for one size in the middle, as if its two last times had been trained apart."""
+
+    def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
+        found = super().cost(run, observed, world)
+        return replace(found, flops=1.5 * found.flops) if run["size"] == 32 else found
+
+
+class Reasoning(Toy):
+    """A theory with a reason beside each of its values."""
+
+    def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
+        found = super().theory(cells, metrics)
+        return found.set_column(1, "reason", pc.coalesce(found["reason"], pa.scalar("by hand")))
+
+
 class Dazzling(Toy):
     """Shows a column that it does not have."""
 

@@ -23,7 +23,7 @@ def no_links(monkeypatch: pytest.MonkeyPatch, code: int = errno.EPERM) -> None:
 
 
 def no_sync(monkeypatch: pytest.MonkeyPatch, code: int, folders: bool) -> None:
-    """Of folders, or of files."""
+    """Make every fsync of folders, or every one of files, fail."""
     honest = os.fsync
 
     def sync(descriptor: int) -> None:

@@ -6,9 +6,11 @@ import dataclasses
 import math
 import re
 import tempfile
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -101,6 +103,13 @@ def test_a_verdict_by_hand_is_kept_with_its_reason() -> None:
         ({"rule": "near paper 0.05"}, "must be a Rule or None, but is 'near paper 0.05'. Write Rule.parse("),
         ({"measured": 1.0}, "`measured` of H1 must be a Measured or None, but is 1.0."),
         ({"why": None}, "`why` of a claim must be a text, but is None"),
+        ({"paper": 10**310}, "`paper` of H1 must be a finite number or words, but is 1000"),
+        ({"theory": Fraction(10**400, 3)}, "`theory` of H1 must be a finite number or words, but is Fraction("),
+        ({"theory": 1j}, "`theory` of H1 must be a finite number or words, but is 1j"),
+        ({"setting": "half \udc80"}, "must be valid Unicode, but 'half \\udc80' is not"),
+        ({"theory": "\ud801"}, "must be valid Unicode"),
+        ({"source": "x" * 100_001}, "must have at most 100,000 characters, but one has 100,001. It begins with 'xxx"),
+        ({"paper": "long " * 40_000, "rule": Rule("above", 1)}, "must have at most 100,000 characters"),
     ],
 )
 def test_contradictions_are_refused(changes: dict[str, Any], says: str) -> None:
@@ -123,6 +132,10 @@ def test_contradictions_are_refused(changes: dict[str, Any], says: str) -> None:
         ({"value": None}, "`measured` must be a finite number, but is None"),
         ({"seeds": 2.5}, "`seeds` must be a whole number, but is 2.5"),
         ({"window": 5}, "needs its `window`"),
+        ({"window": "\udfff"}, "must be valid Unicode"),
+        ({"window": "k" * 200_000}, "must have at most 100,000 characters"),
+        ({"high": 10**309}, "`high` must be a finite number, but is 1000"),
+        ({"seeds": 10**309}, "`seeds` must be a whole number, but is 1000"),
     ],
 )
 def test_a_measurement_without_its_window_seeds_or_interval_is_refused(changes: dict[str, Any], says: str) -> None:
@@ -134,6 +147,11 @@ def test_a_measurement_without_its_window_seeds_or_interval_is_refused(changes: 
 def test_what_is_no_rule_is_refused(text: str) -> None:
     with pytest.raises(ClaimError):
         Rule.parse(text)
+    for other in (None, 1.0, b"above 1"):
+        with pytest.raises(ClaimError, match=f"and a number, but is {other!r}"):
+            Rule.parse(other)  # type: ignore[arg-type]
+    with pytest.raises(ClaimError, match="number of a rule must be finite"):
+        Rule("above", 10**309)
     with pytest.raises(ClaimError, match="must be one of near paper, near theory, above, below, but is 'near papre'"):
         Rule("near papre", 0.05)  # type: ignore[arg-type]
 
@@ -164,6 +182,29 @@ def test_a_table_is_read_as_it_was_written(
         assert file.read_text().startswith(",".join(COLUMNS) + "\n")
         file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())  # as Excel writes it
         assert read_claims(file) == rows
+
+
+@pytest.mark.parametrize(
+    "number", [Fraction(2, 7), 2**70 + 1, 7, np.float32(0.1), np.int64(3), np.float64(1e-300), -0.0, 5e-324]
+)
+def test_every_number_is_read_as_it_was_written(tmp_path: Path, number: Any) -> None:
+    rows = [
+        claim(paper=number, theory=number, measured=Measured(number, "N", np.int32(4), number, number)),
+        claim(id="H2", rule=Rule("near paper", abs(number))),
+    ]
+    write_claims(str(tmp_path / "claims.csv"), rows)
+    back = read_claims(str(tmp_path / "claims.csv"))
+    assert back == rows
+    assert back[0].theory == float(number)
+    assert [one.verdict for one in back] == [one.verdict for one in rows]
+
+
+def test_the_longest_text_is_read_as_it_was_written(tmp_path: Path) -> None:
+    rows = [claim(why='"' * 100_000, paper="\ufeff,\r", rule=Rule("above", 1.0))]
+    write_claims(tmp_path / "claims.csv", rows)
+    assert read_claims(tmp_path / "claims.csv") == rows
+    with pytest.raises(ClaimError, match=r"must be a file that can be written, but is not: .*No such file"):
+        write_claims(tmp_path / "nowhere" / "claims.csv", rows)
 
 
 @pytest.mark.parametrize(
@@ -219,5 +260,6 @@ def test_a_page_shows_each_statement_once_and_every_number() -> None:
         "|  | N\\* over N\\*; N >= 400 |  | 1.5 | 1.07 [0.99, 1.11], 16 seeds | differs "
         "| the interval misses the paper's value; at beta 2.5 |"
     )
+    assert "| \\_a\\_, \\_\\_b\\_\\_ and L_gen;" in markdown([claim(setting="_a_, __b__ and L_gen")])
     assert summary(rows) == "1 reproduced, 1 differs"
     assert summary([*rows, rows[1], claim(measured=None, why="no data")]) == "1 reproduced, 2 differ, 1 not run"

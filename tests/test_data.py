@@ -1,6 +1,7 @@
-"""The bundled digits."""
+"""The bundled digits, and images from files."""
 
 import hashlib
+import io
 
 import numpy as np
 import pytest
@@ -32,3 +33,51 @@ def test_a_data_set_is_loaded_once():
 def test_unknown_names_are_refused_with_the_known_ones(name):
     with pytest.raises(SweepError, match=r"must be a known data set.*digits"):
         data.load(name)
+
+
+def test_images_of_a_file_are_channel_by_channel_and_sized_without_being_decoded(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAYSWEEP_DATA", str(tmp_path))
+    x = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), dtype=np.uint8)
+    y = np.arange(9) % 3
+    np.savez(tmp_path / "colours.npz", x_train=x[:6], y_train=y[:6], x_test=x[6:], y_test=y[6:])
+    found = data.images("colours")
+    assert (found.classes, found.train) == (3, 6)
+    np.testing.assert_array_equal(found.x.reshape(9, 3, 4, 4)[2, 1], x[2, :, :, 1])
+    np.testing.assert_array_equal(found.y, y)
+    assert data.image_shape("colours") == data.ImageShape(48, 3, 6, 3)
+    standard = found.standardised()[:6].reshape(6, 3, 16)
+    np.testing.assert_allclose(standard.mean((0, 2)), 0, atol=1e-6)
+    np.testing.assert_allclose(standard.std((0, 2)), 1, rtol=1e-6)
+
+
+def test_images_may_be_jpeg_that_share_a_header(tmp_path, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    monkeypatch.setenv("RAYSWEEP_DATA", str(tmp_path))
+    monkeypatch.setattr(data, "_JPEG_TEST", 1)
+    files = []
+    for grey in (40, 200):
+        stream = io.BytesIO()
+        image.new("RGB", (8, 8), (grey, grey, grey)).save(stream, "JPEG")
+        files.append(stream.getvalue())
+    common = next(i for i, (a, b) in enumerate(zip(*files, strict=False)) if a != b)
+    rest = [file[common:] for file in files]
+    np.savez(
+        tmp_path / "photographs.npz",
+        header=np.frombuffer(files[0][:common], np.uint8),
+        payload=np.frombuffer(b"".join(rest), np.uint8),
+        lengths=np.array([len(r) for r in rest], np.uint16),
+        labels=np.array([0, 1]),
+    )
+    found = data.images("photographs")
+    np.testing.assert_allclose(found.x.mean(1), [40, 200], atol=2)
+    assert data.image_shape("photographs") == data.ImageShape(192, 2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("absent", "NAME.npz in the folder"), ("other", "must be x_train"), ("../x", "NAME")]
+)
+def test_a_file_that_is_not_of_images_is_refused(tmp_path, monkeypatch, name, said):
+    monkeypatch.setenv("RAYSWEEP_DATA", str(tmp_path))
+    np.savez(tmp_path / "other.npz", z=np.zeros(3))
+    with pytest.raises(SweepError, match=said):
+        data.image_shape(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +40,7 @@ SHARED = {"k", "t", "loss", "alpha", "beta", "gamma", "seed", "total", "conditio
 
 
 def names() -> set[str]:
-    """Of the built-in experiments, their axes and their metrics."""
+    """The names of the built-in experiments, of their axes and of their metrics."""
     found = set(BUILT_IN)
     for name in BUILT_IN:
         experiment = built_in(name)
@@ -80,7 +81,11 @@ class Sack:
 
     name: str = "sack"
     version: int = 1
-    axes: Sequence[Axis] = (Axis("size", int, "lane", 1), Axis("seed", int, "lane", 0, role="seed"))
+    axes: Sequence[Axis] = (
+        Axis("size", int, "lane", 1),
+        Axis("seed", int, "lane", 0, role="seed"),
+        Axis("kind", str, "shape", "sack"),
+    )
     metrics: Sequence[Metric] = (
         Metric("loss", "kg"),
         Metric("least", "kg"),
@@ -121,7 +126,7 @@ def test_a_report_shows_it_where_the_experiment_is_not(memory_store: Store) -> N
     said = [line for line in report.findings if line.startswith("Sanity")]
     assert said == [
         "Sanity: nothing is gained: true within 4 s.e. NOT in 3 of 21 rows (gain at worst -10.0 s.e. from 0)",
-        "Sanity: something is lost: true within 4 s.e. in all 21 rows (loss at worst +inf s.e. from 0)",
+        "Sanity: something is lost: true in all 21 rows (loss at worst 0.125; at least 0 is required)",
     ]
     assert "<p class=bad>Something was gained: weigh again.</p>" in page
     assert "Nothing was lost" not in page
@@ -141,19 +146,60 @@ def test_a_column_that_is_not_there_is_refused_before_anything_runs() -> None:
         from_mapping({**SWEEP, "experiment": wrong})
 
 
+def bounded(**changes: Any) -> Display:
+    return Display(bounds=(replace(DISPLAY.bounds[0], **changes),))
+
+
 WRONG: Any = [
     ({}, "must be a Display, but is {}"),
     (Display(companions=(Companion("loss", "least", "flor"),)), "companions[0].drawn: must be 'floor' or 'means', but"),  # type: ignore[arg-type]
     (Display(bounds=(Bound("gain", "no", "yes", side="up"),)), "bounds[0].side: must be 'low' or 'high', but is 'up'"),  # type: ignore[arg-type]
-    (Display(bounds=(Bound("gain", "no", "yes", limit="0"),)), "bounds[0].limit: must be a valid number, but is '0'"),  # type: ignore[arg-type]
+    (Display(bounds=(Bound("gain", "no", "yes", limit="0"),)), "bounds[0].limit: must be a number, but is '0'"),  # type: ignore[arg-type]
     (
         Display(figures=(Figure("one", "gain"), Figure("one", "loss"))),
-        "figures must have distinct names, but got 'one'",
+        "figures[1].name: figures must have distinct names of files, but 'one' and 'one' are both written to one.png",
     ),
-    (Display(figures=(Figure(3, "gain"),)), "figures[0].name: must be a valid string, but is 3"),  # type: ignore[arg-type]
-    (Display(labels={"loss": 5}), "labels.loss: must be a valid string, but is 5"),  # type: ignore[dict-item]
+    (Display(figures=(Figure(3, "gain"),)), "figures[0].name: must be a word, but is 3"),  # type: ignore[arg-type]
+    (Display(labels={"loss": 5}), "labels.loss: must be a word, but is 5"),  # type: ignore[dict-item]
     (Display(labels={("loss",): "it"}), "it must be plain data, but keys must be str"),  # type: ignore[dict-item]
-    (Display(figures=("gain",)), "figures[0]: must be an object, but is 'gain'"),  # type: ignore[arg-type]
+    (Display(figures=("gain",)), "figures[0]: must be a mapping, but is 'gain'"),  # type: ignore[arg-type]
+    (Display(labels={3: "it"}), "labels: must be named by columns, but one is 3"),  # type: ignore[dict-item]
+    (Display(labels={None: "it"}), "labels: must be named by columns, but one is None"),  # type: ignore[dict-item]
+    (Display(labels={"loss": " "}), "labels.loss: must be words, but is ' '"),
+    (bounded(limit=math.nan), "bounds[0].limit: must be a finite number, but is nan"),
+    (bounded(limit=-math.inf), "bounds[0].limit: must be a finite number, but is -inf"),
+    (bounded(limit=10**400), "bounds[0].limit: must be a"),
+    (bounded(sigmas=-0.5), "bounds[0].sigmas: must be a finite number, 0 or more, but is -0.5"),
+    (bounded(sigmas=math.nan), "bounds[0].sigmas: must be a finite number, 0 or more, but is nan"),
+    (bounded(claim=" "), "bounds[0].claim: must be words for the report, but is ' '"),
+    (bounded(broken=""), "bounds[0].broken: must be words for the report, but is ''"),
+    (bounded(metric="kind"), "must draw and bound columns of numbers, but 'kind' is an axis of str"),
+    (bounded(se="kind"), "must draw and bound columns of numbers, but 'kind' is an axis of str"),
+    (bounded(metric=""), "must name axes and metrics, but names ''"),
+    (Display(x="kind"), "must draw and bound columns of numbers, but 'kind' is an axis of str"),
+    (Display(companions=(Companion("loss", "kind", "floor"),)), "must draw and bound columns of numbers, but 'kind'"),
+    (
+        Display(figures=(Figure("kinds", "kind"),)),
+        "must draw and bound columns of numbers, but 'kind' is an axis of str",
+    ),
+    (
+        Display(figures=(Figure("of sacks", "gain"), Figure("Of/sacks", "loss"))),
+        "figures[1].name: figures must have distinct names of files, but 'of sacks' and 'Of/sacks' are both written to",
+    ),
+    (
+        Display(figures=(Figure("x" * 101, "gain"), Figure("x" * 102, "loss"))),
+        "figures[1].name: figures must have distinct names of files, but 'xxx",
+    ),
+    *(
+        (
+            Display(figures=(Figure(name, "gain"),)),
+            f"figures[0].name: must be words that are not `learning-curves` {rest}",
+        )
+        for name in ("Learning curves", "1-power-loss-size", "12 sacks", "theory/loss-size", " ")
+        for rest in [
+            f"and do not begin with `theory-` or a number and a hyphen, as files of the report do, but is {name!r}"
+        ]
+    ),
 ]
 
 

@@ -85,7 +85,8 @@ def test_a_schema_tells_each_columns_type_unit_and_meaning():
 
 @pytest.mark.parametrize("name", sorted({*RESERVED, "flops", "seed"}))
 def test_a_metric_with_the_name_of_another_column_is_refused(name):
-    with pytest.raises(SweepError, match=f"distinct names.*{name}"):
+    rule = "distinct names" if name == "seed" else "a metric must not have the name of a column that every ledger has"
+    with pytest.raises(SweepError, match=f"toy: .*{rule}, but '{name}' is"):
         row_schema(replace(TOY, metrics=(Metric(name),)))
 
 

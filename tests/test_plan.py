@@ -1,6 +1,8 @@
 """The plan: its totals add up, done cells leave it, and a dear one is refused."""
 
 import json
+import re
+from fractions import Fraction
 
 import contract_toys
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from raysweep import plan as plan_module
 from raysweep.errors import PackError, SweepError
+from raysweep.experiment import Cost
 from raysweep.ledger.log import Ledger, sequence
 from raysweep.ledger.rows import Stamp, failure_rows, row_schema
 from raysweep.pack import make_pack
@@ -115,3 +118,25 @@ def test_a_cost_that_is_no_cost_is_refused(store):
 
     with pytest.raises(PackError, match=r"cost\(\) must return a Cost, but returns 5\.0"):
         make_plan(from_mapping({"name": "t", "experiment": Plain(), "grid": {}}), store, 1)
+
+
+@pytest.mark.parametrize("value", ["12", b"12", True, None, 10**309, 1j, [1.0], Fraction(-1, 3)])
+@pytest.mark.parametrize("name", ["parameters", "bytes"])
+def test_a_cost_that_is_no_number_is_refused_with_its_value(store, name, value):
+    class Odd(contract_toys.Toy):
+        def cost(self, run, observed, world):
+            return Cost(**{name: value})
+
+    sweep = from_mapping({"name": "t", "experiment": Odd(), "grid": {}})
+    stated = f"must state finite numbers, 0 or more, but states {name}={value!r}"[:90]
+    with pytest.raises(PackError, match=re.escape(stated)):
+        make_plan(sweep, store, 1)
+
+
+def test_a_cost_may_be_any_kind_of_number(store):
+    class Odd(contract_toys.Toy):
+        def cost(self, run, observed, world):
+            return Cost(flops=np.int32(3), flops_eval=Fraction(1, 2), bytes=np.float32(4))
+
+    (group,) = make_plan(from_mapping({"name": "t", "experiment": Odd(), "grid": {"size": [4, 8]}}), store, 1).groups
+    assert group.cost == Cost(flops=3.0, flops_eval=0.5, bytes=4.0)

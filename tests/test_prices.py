@@ -123,7 +123,7 @@ def test_what_states_no_cost_has_no_price(make_sweep: Callable[..., Sweep], tmp_
     ("text", "message"),
     [
         ("machines: 3", "machines: must be a list of machines, but got 3"),
-        ("machines: [{provider: a}]", r"machines\.0\.name: field required"),
+        ("machines: [{provider: a}]", r"machines\.0\.name: must be given"),
         ("machines: [", "must be valid YAML"),
     ],
 )

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from raysweep.cli import main, show
 from raysweep.sweep import load_sweep
@@ -30,12 +29,9 @@ def test_every_link_and_image_exists() -> None:
         assert target.startswith("http") or (ROOT / target).exists(), target
 
 
-def test_the_first_screens_sweep_is_the_demo() -> None:
-    shown = yaml.safe_load(block("yaml", "name: demo"))
-    real = yaml.safe_load((ROOT / "sweeps/demo.yaml").read_text())
-    assert len(block("yaml", "name: demo").splitlines()) <= 12
-    assert shown["grid"] == real["grid"]
-    assert shown["fit"] == real["fit"][:1]
+def test_the_sweep_of_the_demo_is_its_file() -> None:
+    lines = (ROOT / "sweeps/demo.yaml").read_text().splitlines(keepends=True)
+    assert block("yaml", "name: demo") == "".join(line for line in lines if not line.startswith("#"))
     sweep = load_sweep(ROOT / "sweeps/demo.yaml")
     assert f"sweeps {sweep.runs.cells:,} cells" in README
     assert f"= {len(sweep.runs)} runs" in (ROOT / "sweeps/demo.yaml").read_text()

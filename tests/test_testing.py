@@ -12,9 +12,13 @@ from conftest import FUNCTION_SWEEP, HERE
 from regression_toy import REGRESSION_SWEEP
 
 from raysweep.errors import ContractError
+from raysweep.experiment import Metric
 from raysweep.experiments import BUILT_IN
+from raysweep.store import Store
 from raysweep.sweep import Sweep, from_mapping
 from raysweep.testing import check_experiment
+from raysweep.testing.planned import imports
+from raysweep.testing.trial import Trial
 
 # Small sweeps that mix costs, kinds of time, endings: what could go wrong must be in them.
 SWEEPS: dict[str, dict[str, Any]] = {
@@ -62,7 +66,7 @@ SWEEPS: dict[str, dict[str, Any]] = {
                 {"method": "ntk", "beta": [0.5, 1.5], "points": 16, "activation": ["relu", "relu2"]},
                 {"task": "images", "model": "cnn", "depth": 1, "n_train": [0, 8], "batch": 4, "optimiser": "adam"},
             ],
-            "harmonics": 64,
+            "harmonics": 7,
             "test_items": 16,
             "t": [1, 2.2],
         }
@@ -94,7 +98,7 @@ OWN = {
     "a function": FUNCTION_SWEEP,
     "rounds of training without a world": {
         **REGRESSION_SWEEP,
-        "grid": {**REGRESSION_SWEEP["grid"], "width": 4, "richness": [0.5, 1.0], "length": 10, "step": [4, 10]},
+        "grid": {**REGRESSION_SWEEP["grid"], "width": 4, "richness": [0.5, 1.0], "length": 6, "step": [3, 6]},
     },
 }
 
@@ -147,6 +151,15 @@ def test_an_experiment_of_a_users_own_can_keep_it(own: str) -> None:
         ("Listed", "theory", r"must not raise, but did(.|\n)*'set' object is not subscriptable"),
         ("Paired", "theory", "must not depend on the other metrics asked for, but loss changes"),
         ("Written", "theory", "a theory's values must be numbers or null, but loss is returned as string"),
+        (
+            "Hasty",
+            "packing",
+            r"whichever of its cells are asked for, .* but loss of a pack of 8 runs asked only for \{'steps': 2\} is",
+        ),
+        ("Touchy", "packing", r"but value of a pack of 8 runs asked only for \{'steps': 6\} is"),
+        ("Shifted", "rows", "must yield `lane` from 0 to 11, as its pack has 12 runs, but yields -5"),
+        ("Timed", "packing", "but value of run .*If value measures the machine, declare it `deterministic=False`"),
+        ("Reasoning", "theory", r"null where every metric of the theory has a value, but 12 of 24 rows have both"),
         ("Misnamed", "theory", "columns must be named as metrics or `reason`, but los is none"),
     ],
 )
@@ -187,6 +200,39 @@ def test_a_cost_that_is_negative_or_not_finite_cannot_be_planned(toy: str, said:
         check_experiment(made, toy_sweep(made))
 
 
+def test_a_metric_that_is_declared_to_measure_the_machine_is_not_compared() -> None:
+    toy = contract_toys.Timed(metrics=(Metric("loss"), Metric("value", deterministic=False)))
+    check_experiment(toy, toy_sweep(toy))
+
+
+def test_a_run_that_may_stop_early_reports_no_work() -> None:
+    toy = contract_toys.Converging()
+    check_experiment(toy, from_mapping({"name": "t", "experiment": toy, "grid": {"plan": "fixed", "steps": [2, 4]}}))
+
+
+def test_a_cost_that_is_wrong_for_one_size_of_several_is_found() -> None:
+    toy = contract_toys.Central()
+    raw = {"name": "t", "experiment": toy, "grid": {"size": [8, 16, 32, 64], "steps": [2, 3]}}
+    with pytest.raises(ContractError, match=r"(?m)^- cost: .*\{'size': 32\} reports 96 and cost\(\) states 144"):
+        check_experiment(toy, from_mapping(raw))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((contract_toys.Toy, None), "the experiment must be an instance .* but is <class 'contract_toys.Toy'>"),
+        ((object(), None), "the experiment must be an instance with all parts of an Experiment, but is <object"),
+        ((contract_toys.TOY, {"grid": {}}), r"the sweep must be a Sweep, but is \{'grid': \{\}\}"),
+        ((contract_toys.TOY, from_mapping), "the sweep must be a Sweep, but is <function"),
+        ((contract_toys.TOY, toy_sweep(contract_toys.TOY), "0.1"), "the tolerance must be a finite number, .* '0.1'"),
+        ((contract_toys.TOY, toy_sweep(contract_toys.TOY), -1), "the tolerance must be a finite number, 0 or more"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_by_name(arguments: Any, said: str) -> None:
+    with pytest.raises(ContractError, match=rf"^check_experiment: {said}"):
+        check_experiment(*arguments)
+
+
 def test_a_display_that_names_no_column_is_found() -> None:
     with pytest.raises(
         ContractError, match=r"- display: .* must name axes and metrics, but names 'sise'\. Did you mean"
@@ -221,6 +267,33 @@ def test_a_module_that_imports_what_planning_does_not_need_is_found_with_the_fil
     assert str(caught.value).splitlines()[0].endswith(": imports")
     assert "imports torch" not in str(caught.value)  # it was only looked for
     sys.modules.pop("heavy_toy")
+
+
+LOUD = """
+import atexit, os, sys, threading
+if "contract_toys" not in sys.modules:  # in the fresh process only
+    print("half a line", end="", flush=True)
+    os.write(1, bytes([0xFF, 0xFE]))
+    atexit.register(lambda: os.write(1, b"at the end"))
+    threading.Thread(target=threading.Event().wait).start()
+    sys.stdout = None
+    os.close(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("", ""),
+        ("os._exit(0)", "a fresh process must be able to plan the sweep, but could not:\nit ended with exit code 0"),
+    ],
+)
+def test_a_plan_is_read_whatever_a_module_does_with_its_output(tmp_path: Path, more: str, said: str) -> None:
+    (tmp_path / "loud_toy.py").write_text(LOUD + f"    {more}\nfrom contract_toys import Toy\n")
+    sweep = from_mapping({"name": "t", "experiment": "loud_toy:Toy", "grid": {"seed": 1}}, folders=[tmp_path, HERE])
+    sys.modules.pop("loud_toy")
+    found = list(imports(Trial(sweep.experiment, sweep, Store(str(tmp_path / "store")), 0.0)))
+    assert found == ([said] if said else [])
 
 
 def test_a_sweep_that_cannot_be_planned_is_refused() -> None:

@@ -21,6 +21,7 @@ __all__ = ["VERDICTS", "Claim", "Measured", "Rule", "Verdict", "finite", "shown"
 Verdict = Literal["reproduced", "differs", "not supported", "not run"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Kind = Literal["near paper", "near theory", "above", "below"]
+LONGEST = 100_000  # characters of a text; Python's reader of CSV refuses cells of more than 131,072
 _RULE = re.compile(r"(near paper|near theory|above|below) (\S+)")
 
 
@@ -33,6 +34,8 @@ class Measured:
         seeds: How many independent repeats (seeds, or splits of the data) the interval is over; 0 for a number that is
             computed and not sampled.
         low, high: The 95 % interval over seeds. A number from fewer than two seeds has none.
+
+    Numbers are kept as floats, as a table has them.
 
     Raises:
         ClaimError: a number that is not finite, no window, an interval that does not go with the seeds, or a value
@@ -51,7 +54,7 @@ class Measured:
                 raise ClaimError(f"`{name}` must be a finite number, but is {number!r}. Leave out what has no value.")
         if not is_finite(self.seeds) or int(self.seeds) != self.seeds:
             raise ClaimError(f"`seeds` must be a whole number, but is {self.seeds!r}.")
-        if not isinstance(self.window, str) or not self.window.strip():
+        if not isinstance(self.window, str) or not written(self.window).strip():
             raise ClaimError(
                 f"A measured value needs its `window`, but {self.value} has none. Say the range of scales."
             )
@@ -75,6 +78,8 @@ class Measured:
                 f"A value must lie within its own interval, but {self.value} lies outside [{low}, {high}]. Take both "
                 "from the same sample."
             )
+        _as_floats(self, "value", "low", "high")
+        object.__setattr__(self, "seeds", int(float(self.seeds)))
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -110,6 +115,7 @@ class Rule:
             raise ClaimError(
                 f"The number of a rule must be finite, and a tolerance at least 0, but the rule is {str(self)!r}."
             )
+        _as_floats(self, "number")
 
     @staticmethod
     def parse(text: str) -> Rule:
@@ -118,7 +124,7 @@ class Rule:
         Raises:
             ClaimError: the text is not a rule.
         """
-        found = _RULE.fullmatch(text)
+        found = _RULE.fullmatch(text) if isinstance(text, str) else None
         if not found or (number := finite(found[2])) is None:
             raise ClaimError(
                 f"A rule must be `near paper`, `near theory`, `above` or `below` and a number, but is {text!r}."
@@ -179,6 +185,7 @@ class Claim:
         for name in ("id", "statement", "setting", "why", "source"):
             if not isinstance(value := getattr(self, name), str):
                 raise ClaimError(f"`{name}` of a claim must be a text, but is {value!r}.")
+            written(value)
             if name in ("id", "statement") and not value.strip():
                 raise ClaimError(f"A claim needs `{name}`, but it is empty.")
         for name, wanted in (("measured", Measured), ("rule", Rule)):
@@ -189,8 +196,9 @@ class Claim:
                 )
         for name in ("theory", "paper"):
             value = getattr(self, name)
-            if (finite(value) is not None) if isinstance(value, str) else not is_finite(value):
+            if (finite(written(value)) is not None) if isinstance(value, str) else not is_finite(value):
                 raise ClaimError(f"`{name}` of {self.id} must be a finite number or words, but is {value!r}.")
+        _as_floats(self, "theory", "paper")
         if self.judged is not None and self.judged not in VERDICTS:
             raise ClaimError(f"The verdict of {self.id} must be one of {', '.join(VERDICTS)}, but is {self.judged!r}.")
         if self.measured is None:
@@ -250,8 +258,36 @@ class Claim:
 
 
 def is_finite(value: object) -> bool:
-    """Whether a value is a finite number; a truth value is none."""
-    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    """Whether a value is a number that a finite float can stand for; a truth value is none."""
+    try:
+        return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
+
+
+def written(text: str) -> str:
+    """The same text, if a table can hold it.
+
+    Raises:
+        ClaimError: it is longer than a cell of a CSV file may be, or holds half a character.
+    """
+    if len(text) > LONGEST:
+        raise ClaimError(
+            f"A text of a claim must have at most {LONGEST:,} characters, but one has {len(text):,}. It begins with "
+            f"{text[:60]!r}."
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ClaimError(f"A text of a claim must be valid Unicode, but {text[:200]!r} is not: {error}.") from error
+    return text
+
+
+def _as_floats(made: object, *names: str) -> None:
+    """Replace the numbers among these fields by floats, so that a table gives back what was written."""
+    for name in names:
+        if is_finite(value := getattr(made, name)):
+            object.__setattr__(made, name, float(value))
 
 
 def finite(text: str) -> float | None:

@@ -21,11 +21,11 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def write_claims(file: Path, claims: Iterable[Claim]) -> None:
+def write_claims(file: str | Path, claims: Iterable[Claim]) -> None:
     """Writes a table of claims as CSV, in the order given.
 
     Raises:
-        ClaimError: two claims with one id, setting and window.
+        ClaimError: two claims with one id, setting and window, or a file that cannot be written.
     """
     rows = list(claims)
     _distinct(rows, str(file))
@@ -43,17 +43,20 @@ def write_claims(file: Path, claims: Iterable[Claim]) -> None:
             numbers |= {"seeds": str(found.seeds), "window": found.window}
         cells = texts | both | numbers | derived
         lines.append(_line([cells.get(name, "") for name in COLUMNS]))
-    file.write_bytes("".join(lines).encode())
+    try:
+        Path(file).write_bytes("".join(lines).encode())
+    except OSError as error:
+        raise ClaimError(f"{file} must be a file that can be written, but is not: {error}") from error
 
 
-def read_claims(file: Path) -> list[Claim]:
+def read_claims(file: str | Path) -> list[Claim]:
     """The claims of a CSV file in UTF-8, with or without the mark that Excel writes first, in its order.
 
     Raises:
         ClaimError: the file is not a table of claims; the message names row, column and value.
     """
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = Path(file).read_bytes().decode("utf-8-sig")
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))  # ends of lines within texts stay
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ClaimError(f"{file} must be a CSV file of claims, but cannot be read: {error}") from error
@@ -152,11 +155,9 @@ def _line(cells: Sequence[str]) -> str:
 
 def _exact(value: float | str | None) -> str:
     """A cell of a CSV file: numbers with every digit, so that reading gives the same number."""
-    if isinstance(value, float):
-        return repr(float(value))  # not numpy's spelling
     return "" if value is None else str(value)
 
 
 def _cell(text: str) -> str:
     """A cell of a markdown table: one line, in which nothing ends the cell or turns on emphasis."""
-    return re.sub(r"([|*])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([|*]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""The `raysweep` command: plan, run, status, fit, allocate, passk, report, export, import, audit, compact, doctor.
+"""The `raysweep` command and its groups of commands, one file each.
 
 Each command's function does its own imports, so that help, completion and usage errors import next to nothing.
 """
@@ -8,29 +8,43 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import sys
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from raysweep import __version__
-from raysweep.cli import export, imports, laws, passk, read, sweep
+from raysweep.cli import difficulty, export, imports, laws, passk, read, sweep
 from raysweep.cli.show import say
 from raysweep.errors import RaysweepError
 
 __all__ = ["app", "main"]
 
+
+class _Commands(TyperGroup):
+    """The commands of --help, each with its whole first sentence, which folds where the terminal is narrow."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, one.get_short_help_str(sys.maxsize)) for name, one in self.commands.items()])
+
+
 app = typer.Typer(
+    cls=_Commands,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     invoke_without_command=True,
     help="Declare a grid once; train it packed on Ray; get one ledger and scaling laws with honest intervals.",
 )
 _INTERRUPTED = 130
+_BROADEST = 80  # columns of help, however wide the terminal
 _UsageError: Any = typer.BadParameter.__base__  # typer brings its own click and does not export this
 sweep.add_to(app)
 laws.add_to(app)
 passk.add_to(app)
+difficulty.add_to(app)
 read.add_to(app)
 export.add_to(app)
 imports.add_to(app)
@@ -53,6 +67,11 @@ def _root(
         print(context.get_help())
 
 
+def _help_width() -> int:
+    """Columns of help. (The default of click is never less than 50, however narrow the terminal.)"""
+    return max(20, min(shutil.get_terminal_size().columns, _BROADEST) - 2)
+
+
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 some cells failed, 2 usage or input error, 130 interrupted."""
     try:
@@ -60,9 +79,9 @@ def main() -> None:
             from raysweep.store.patience import patience
 
             patience()
-        code = app(prog_name="raysweep", standalone_mode=False)
+        code = app(prog_name="raysweep", standalone_mode=False, terminal_width=_help_width())
         if code == _INTERRUPTED:  # what typer makes of Ctrl-C
-            print("interrupted; run the same command again to continue", file=sys.stderr)
+            say("interrupted; run the same command again to continue", stream=sys.stderr)
         sys.stdout.flush()
         sys.exit(code)
     except RaysweepError as error:
@@ -75,5 +94,6 @@ def main() -> None:
             print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
         os._exit(2)  # Python would try once more to write what is left
     except _UsageError as error:
-        say(f"error: {error.format_message()} See `raysweep --help`.", stream=sys.stderr)
+        command = error.ctx.command_path if error.ctx else "raysweep"
+        say(f"error: {error.format_message()} See `{command} --help`.", stream=sys.stderr)
         sys.exit(2)

@@ -24,7 +24,7 @@ Scale = Annotated[
 ]
 Y = Annotated[str | None, typer.Option("--y", metavar="COL", help="Column of the measurement.")]
 By = Annotated[list[str] | None, typer.Option("--by", metavar="COL", help="Fit each value of this column separately.")]
-Where = Annotated[str | None, typer.Option(metavar="EXPR", help="Rows to keep, SQL: \"labels = 'hard'\".")]
+Where = Annotated[str | None, typer.Option(metavar="EXPR", help='Rows to keep, as a SQL condition: "width >= 64".')]
 InWindow = Annotated[
     str | None,
     typer.Option("--window", metavar="YAML", help='Bounds of x, formulas of other columns: "{low: 10, high: n / 2}".'),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raysweep.cli.asking import Json
-from raysweep.cli.show import print_json, print_table
+from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import OracleError, nearest
 
 if TYPE_CHECKING:
@@ -46,20 +46,20 @@ def audit(
     for folder in folders:
         recipe = load_recipe(store, folder)
         if recipe.audited is None:
-            print(f"{folder or oracle}: a world of kind {recipe.kind} has no audit", file=sys.stderr, flush=True)
+            say(f"{folder or oracle}: a world of kind {recipe.kind} has no audit", stream=sys.stderr)
         else:
             wanted = settings(recipe, _asked(recipe, at)) if at else used_settings(store, folder, recipe)
             todo += [(folder, recipe, one) for one in wanted]
     found = []
     for i, (folder, recipe, one) in enumerate(todo, 1):
-        print(f"audit {i} of {len(todo)}: {folder or oracle}{place(one)}", file=sys.stderr, flush=True)
+        say(f"audit {i} of {len(todo)}: {folder or oracle}{place(one)}", stream=sys.stderr)
         made = recipe.audit(load_world(store, folder), one, items)
         found.append({**made.to_json(), "at": dict(one)})
     if json:
         print_json(found)
     else:
         for one in found:
-            print(f"{oracle}: weights {one['sha'][:8]}, {one['items']:,} items{place(one['at'])}: {summary(one)}")
+            say(f"{oracle}: weights {one['sha'][:8]}, {one['items']:,} items{place(one['at'])}: {summary(one)}")
             rows = [
                 [c["name"], f"{c['value']:.3g}", f"{c['limit']:.3g}", "ok" if c["passed"] else "FAILED", c["about"]]
                 for c in one["checks"]

@@ -9,6 +9,7 @@ import typer
 
 from raysweep.cli.asking import Json
 from raysweep.cli.show import print_json, say
+from raysweep.terminal import counted
 
 
 def add_to(app: typer.Typer) -> None:
@@ -33,7 +34,8 @@ def export(
     if json:
         print_json(asdict(found))
         return
-    say(f"{found.runs:,} runs; {found.written:,} with news, {found.points:,} values added: {found.dest}")
+    added = counted(found.points, "value")
+    say(f"{counted(found.runs, 'run')}; {found.written:,} with news, {added} added: {found.dest}")
     how = {
         "tensorboard": f"tensorboard --logdir {found.dest}",
         "mlflow": f"mlflow ui --backend-store-uri {found.dest}" if "http" not in found.dest else found.dest,

@@ -11,6 +11,7 @@ import typer
 from raysweep.cli.asking import Json
 from raysweep.cli.show import print_json, say
 from raysweep.errors import StudyError
+from raysweep.terminal import counted
 
 _TOOLS = "csv, tune, wandb, optuna"
 _EPILOG = (
@@ -47,7 +48,7 @@ def import_(
         typer.Option(metavar="A,B", help="Parameters, without --sweep. Default: those that all trials have."),
     ] = None,
     observed: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Columns that count time in a history, without --sweep.")
+        str | None, typer.Option(metavar="A,B", help="Columns that hold time in a history, without --sweep.")
     ] = None,
     metric: Annotated[
         list[str] | None,
@@ -55,7 +56,7 @@ def import_(
     ] = None,
     rename: Annotated[
         list[str] | None,
-        typer.Option(metavar="HERE=THERE", help="A name and what it is called there; may be repeated."),
+        typer.Option(metavar="HERE=THERE", help="A name here and the name in the results; may be repeated."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="AXIS=VALUE", help="A value of all trials; may be repeated.")
@@ -95,7 +96,7 @@ def import_(
     counts = ", ".join(f"{found.cells[s]:,} {s}" for s in ("ok", "diverged", "failed", "skipped") if s in found.cells)
     others = f"; {found.others:,} of them from other grids than the sweep's" if found.others else ""
     say(f"{found.study} ({found.tool}): {found.trials:,} trials, {counts} as rows of {found.sweep}{others}")
-    say(f"  {found.added:,} rows added to {store}, {found.pending:,} cells of the grid pending")
+    say(f"  {counted(found.added, 'row')} added to {store}, {counted(found.pending, 'cell')} of the grid pending")
     for line in found.notes:
         say(f"  {line}")
 

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from raysweep.cli.asking import Asked, Json, asking
-from raysweep.cli.show import print_json, print_table, say
+from raysweep.cli.show import print_json, print_table, say, terminal_width
 from raysweep.errors import FitError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def fit(
         return
     from raysweep.reports.tables import paragraphs
 
-    for i, paragraph in enumerate(p for law, _ in fitted for p in paragraphs(law)):
+    for i, paragraph in enumerate(p for law, _ in fitted for p in paragraphs(law, terminal_width())):
         say(*([""] * bool(i)), *paragraph)
 
 
@@ -125,7 +125,7 @@ def allocate(
     for group, one in made[:MOST]:
         _show_allocation(group, one)
     if len(made) > MOST:
-        print(f"... and {len(made) - MOST:,} more groups; --json has them all")
+        say(f"... and {len(made) - MOST:,} more groups; --json has them all")
 
 
 def _named(data: Sequence[str], asked: Asked) -> list[FitRequest]:
@@ -241,7 +241,7 @@ def _records(group: GroupFit, made: Allocation | str) -> list[dict[str, Any]]:
 def _show_allocation(group: GroupFit, made: Allocation | str) -> None:
     from raysweep.reports.tables import formula, title
 
-    print(f"{title(group)}: {formula(group)}")
+    say(f"{title(group)}: {formula(group)}")
     if isinstance(made, str):
         say(f"  no allocation: {made}")
         return

@@ -11,6 +11,7 @@ import typer
 from raysweep.cli.asking import By, Draws, Json, Level, Seed, Where
 from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import FitError
+from raysweep.terminal import counted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -82,7 +83,7 @@ def passk(
             print()
         _show(*each)
     if len(found) > _MOST:
-        print(f"\n... and {len(found) - _MOST:,} more groups; --json has them all")
+        say("", f"... and {len(found) - _MOST:,} more groups; --json has them all")
 
 
 def _whole(text: str, option: str) -> list[int]:
@@ -181,7 +182,7 @@ def _show(group: dict[str, Any], found: Attempts | str, later: Prediction | None
         return
     low, high = found.trials
     tries = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    say(f"{title}: {found.problems:,} problems, {tries} trials each, {found.unsolved:,} never solved")
+    say(f"{title}: {counted(found.problems, 'problem')}, {tries} trials each, {found.unsolved:,} never solved")
     rows = []
     for j, budget in enumerate(found.k):
         ends = found.failure_interval[j]
@@ -195,7 +196,7 @@ def _show(group: dict[str, Any], found: Attempts | str, later: Prediction | None
         f"[{found.tail_interval[0]:.3g}, {found.tail_interval[1]:.3g}]",
     )
     if later is not None and not all(map(math.isfinite, later.predicted.tolist())):
-        say(f"  nothing can be predicted from {later.trials:,} trials per problem: none of those succeeded")
+        say(f"  nothing can be predicted from {counted(later.trials, 'trial')} per problem: none of those succeeded")
     elif later is not None:
         say(
             f"  predicted from {later.trials:,} trials per problem up to k = {later.k[-1]:,.0f}: rms log error of "

@@ -11,6 +11,7 @@ from raysweep.cli.audit import audit
 from raysweep.cli.show import print_json, print_table, say
 from raysweep.cli.status import status
 from raysweep.errors import LedgerError, plain
+from raysweep.terminal import counted
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A sweep's folder or URI.", show_default=False)]
 
@@ -32,8 +33,7 @@ def report(
     from raysweep.store import Store
 
     made = make_report(Store(store), rows=rows)
-    for sentence in made.findings:
-        print(sentence)
+    say(*made.findings)
     say(f"report: {made.page}")
 
 
@@ -77,7 +77,7 @@ def compact(store: StoreArgument) -> None:
     scan = Ledger(target).compact() if now is None else now.ledger.compact(now.own, accepted_codes(target))
     if not scan.parts:
         raise LedgerError(f"compact: {store} must hold a ledger with parts, but holds none")
-    say(f"{len(scan.table):,} cells from {scan.parts:,} parts -> {store.rstrip('/')}/cells.parquet")
+    say(f"{counted(len(scan.table), 'cell')} from {counted(scan.parts, 'part')} -> {store.rstrip('/')}/cells.parquet")
     for name, reason in scan.skipped:
         say(f"warning: {name} was skipped: {reason}")
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from raysweep.terminal import folded, terminal_width
+
 __all__ = ["print_json", "print_table", "say", "terminal_width"]
 
-_BROAD = 110  # columns of text, however wide the terminal
 _NARROW = 16  # columns that a folded column of a table keeps
 
 
@@ -20,34 +20,32 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=1, default=str))
 
 
-def terminal_width(stream: TextIO | None = None) -> int | None:
-    """Columns available for a line: a terminal's width; unlimited elsewhere, where a program may read the lines."""
-    return shutil.get_terminal_size().columns if (stream or sys.stdout).isatty() else None
-
-
 def say(*lines: str, stream: TextIO | None = None) -> None:
     """Print lines, on standard output by default; on a terminal long ones are folded, with what follows indented."""
     columns = terminal_width(stream)
-    most = sys.maxsize if columns is None else min(columns, _BROAD)
-    fold = textwrap.TextWrapper(most, break_long_words=False, break_on_hyphens=False)  # a path stays whole
     for line in lines:
-        fold.subsequent_indent = " " * (len(line) - len(line.lstrip()) + 2)
-        print(fold.fill(line) if len(line) > most else line, file=stream)
+        print("\n".join(folded(line, columns)), file=stream)
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], right_from: int | None = None) -> None:
-    """An aligned table. Columns from `right_from` on are flush right; the widest of the others folds on a terminal."""
+    """An aligned table. Columns from `right_from` on are flush right; the widest of the others fold on a terminal.
+
+    Where that is not enough, each row is a sentence with the names of its columns.
+    """
     widths = [max(len(r[i]) for r in (head, *rows)) for i in range(len(head))]
     start = len(head) if right_from is None else right_from
-    excess = 2 * len(widths) + sum(widths) - (terminal_width() or sys.maxsize)
-    if excess > 0 and start:
-        widest = max(range(start), key=widths.__getitem__)
-        widths[widest] = max(min(_NARROW, widths[widest]), widths[widest] - excess)
+    columns = terminal_width() or sys.maxsize
+    while (excess := 2 * len(widths) + sum(widths) - columns) > 0:
+        widest = max(range(start), key=widths.__getitem__, default=None)
+        if widest is None or widths[widest] <= _NARROW:
+            say(*(_sentence(head, row) for row in rows))
+            return
+        widths[widest] = max(_NARROW, widths[widest] - excess)
 
     def print_row(cells: Sequence[str]) -> None:
-        folded = [textwrap.wrap(c, w) if len(c) > w else [c] for c, w in zip(cells, widths, strict=True)]
-        for k in range(max(map(len, folded))):
-            parts = zip((cell[k] if k < len(cell) else "" for cell in folded), widths, strict=True)
+        pieces = [textwrap.wrap(c, w) if len(c) > w else [c] for c, w in zip(cells, widths, strict=True)]
+        for k in range(max(map(len, pieces))):
+            parts = zip((cell[k] if k < len(cell) else "" for cell in pieces), widths, strict=True)
             line = "  ".join(part.rjust(w) if i >= start else part.ljust(w) for i, (part, w) in enumerate(parts))
             print(f"  {line}")
 
@@ -55,3 +53,8 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], right_from: 
     print("  " + "  ".join("-" * w for w in widths))
     for row in rows:
         print_row(row)
+
+
+def _sentence(head: Sequence[str], row: Sequence[str]) -> str:
+    first, *others = (f"{name} {cell}".strip() for name, cell in zip(head, row, strict=True) if cell)
+    return f"  {first}: {', '.join(others)}"

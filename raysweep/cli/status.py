@@ -14,6 +14,7 @@ import typer
 
 from raysweep.cli.show import print_json, terminal_width
 from raysweep.errors import plain
+from raysweep.terminal import counted, folded
 
 __all__ = ["lines", "status"]
 
@@ -72,7 +73,7 @@ def _wait(store: str, json: bool, again: bool) -> None:
     if json:
         print(json_module.dumps({"store": store, "waiting": line}), flush=True)
     elif sys.stdout.isatty() or not again:
-        _show([plain(line)])
+        _show(folded(plain(line), terminal_width()))
 
 
 def _show(page: Sequence[str]) -> None:
@@ -85,10 +86,10 @@ def _show(page: Sequence[str]) -> None:
 
 
 def lines(found: Mapping[str, Any], width: int | None = None) -> list[str]:
-    """The output of `status` for people; each line at most `width` columns, without control sequences."""
+    """The output of `status` for people, folded to lines of at most `width` columns, without control sequences."""
     page = [f"{found['sweep']}  {found['store']}", *(f"  {line}" for line in _body(found))]
     page = [_CONTROL.sub("?", _COLOUR.sub("", line).expandtabs(4)) for line in page]
-    return page if width is None else [line if len(line) <= width else f"{line[: width - 3]}..." for line in page]
+    return [part for line in page for part in folded(line, width, break_words=True)]
 
 
 def _body(found: Mapping[str, Any]) -> Iterator[str]:
@@ -149,7 +150,7 @@ def _codes(codes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _pace(found: Mapping[str, Any], working: bool) -> Iterator[str]:
     from raysweep.cost import clock
 
-    parts, pace = f"{found['parts']:,} parts", found["pace"]
+    parts, pace = counted(found["parts"], "part"), found["pace"]
     if pace is None:
         return
     said = []
@@ -170,11 +171,11 @@ def _driver(driver: Mapping[str, Any]) -> str:
     link = f", dashboard {driver['dashboard']}" if driver["dashboard"] else ""
     if not driver["alive"]:
         since = f" for {_age(age)}" if age is not None else ""
-        return f"{who}: SILENT{since}; its {driver['packs']:,} packs are free for other drivers"
+        return f"{who}: SILENT{since}; {counted(driver['packs'], 'pack')} free for other drivers"
     heard = (
         f"last heard from {_age(age)} ago" if age is not None else "age unknown: its file has no time or a future one"
     )
-    return f"{who}: {driver['packs']:,} packs, {heard}{link}"
+    return f"{who}: {counted(driver['packs'], 'pack')}, {heard}{link}"
 
 
 def _age(seconds: float) -> str:

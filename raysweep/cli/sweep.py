@@ -13,6 +13,7 @@ import typer
 from raysweep.cli.asking import Json
 from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import PriceError, RaysweepError, SweepError
+from raysweep.terminal import counted
 
 if TYPE_CHECKING:
     from raysweep.experiment import Experiment
@@ -64,7 +65,8 @@ def plan(
     skip_failed: SkipFailed = False,
     retry: Retry = None,
     price: Annotated[
-        str | None, typer.Option(metavar="MACHINE", help="Also estimate the cost on aws:p5.48xlarge, gcp:a3, ...")
+        str | None,
+        typer.Option(metavar="MACHINE", help="Also estimate the cost, on aws:p5.48xlarge or gcp:a3, say."),
     ] = None,
     machines: Annotated[int, typer.Option(help="Number of these machines.")] = 1,
     prices: Annotated[str | None, typer.Option(metavar="FILE", help="A price table of your own, YAML.")] = None,
@@ -89,7 +91,7 @@ def plan(
     if json:
         print_json(found)
         return
-    print(f"{found['sweep']} ({found['experiment']})")
+    say(f"{found['sweep']} ({found['experiment']})")
     _say_work(found, planned, target.uri, skip_failed)
     if price is not None:
         from raysweep.prices import sentences
@@ -102,23 +104,23 @@ def _say_work(found: Mapping[str, Any], planned: Plan, store: str, skip_failed: 
     """Print the work that is left and what it needs, or that there is none."""
     resources, slots = planned.sweep.file.resources, planned.slots
     function = planned.pace is not None
-    collapse = f"{found['cells']:,} cells -> {found['runs']:,} runs"
+    collapse = f"{counted(found['cells'], 'cell')} -> {counted(found['runs'], 'run')}"
     if not planned.missing:
-        left = ", or failed and are left as they are" if skip_failed else ""
-        say(f"  {collapse}", f"  nothing to do: all {found['cells']:,} cells are finished{left} in {store}")
+        left = ", or failed and left as it is," if skip_failed else ""
+        say(f"  {collapse}", f"  nothing to do: every cell is finished{left} in {store}")
         return
     if not function:
-        collapse += f" -> {found['packs']:,} packs"
+        collapse += f" -> {counted(found['packs'], 'pack')}"
     say(f"  {collapse}, {slots} at a time{_missing_gpus(resources.gpus)}")
     if found["done_cells"]:
         say(
             f"  {found['done_cells']:,} of {found['cells']:,} cells are finished in {store}; "
-            f"left to do: {found['pending_cells']:,} cells in {found['pending_runs']:,} runs"
+            f"left to do: {counted(found['pending_cells'], 'cell')} in {counted(found['pending_runs'], 'run')}"
         )
     again = planned.again
     if again.restarted or again.resumed:
         say(
-            f"  {again.restarted + again.resumed:,} partly finished runs: {again.resumed:,} resume from a "
+            f"  {counted(again.restarted + again.resumed, 'partly finished run')}: {again.resumed:,} resume from a "
             f"checkpoint, {again.restarted:,} are trained again from their start"
         )
     if not function:
@@ -179,7 +181,7 @@ def _print_time(found: Mapping[str, Any], function: bool, slots: int) -> None:
 
     seconds, rate = found["seconds"], found["rate"]
     if seconds is None:
-        print("  time: unknown; nothing was measured in this store yet")
+        say("  time: unknown; nothing was measured in this store yet")
     elif function:
         say(f"  time: about {clock(seconds)}, {slots} at a time ({rate['source']})")
     else:
@@ -205,7 +207,7 @@ def _print_shapes(shapes: Sequence[Mapping[str, Any]]) -> None:
     head = ["shape", "cells", "runs", "packs x lanes", "params", "FLOP", "eval FLOP", "MiB"]
     print_table(head, rows, right_from=1)
     if len(shapes) > len(rows):
-        print(f"  ... and {len(shapes) - len(rows):,} more shapes")
+        say(f"  ... and {len(shapes) - len(rows):,} more shapes")
 
 
 def _varying(shapes: Sequence[Mapping[str, Any]]) -> set[str]:
@@ -256,7 +258,7 @@ def run(
         f"{n:,} {s}" for s in ("diverged", "failed", "skipped") if (n := getattr(counts, s))
     ]
     pending = f", {outcome.pending:,} pending" if outcome.pending else ""
-    say(f"{sweep.name}: {', '.join(done)}{pending} of {sweep.runs.cells:,} cells in {clock(outcome.seconds)}")
+    say(f"{sweep.name}: {', '.join(done)}{pending} of {counted(sweep.runs.cells, 'cell')} in {clock(outcome.seconds)}")
     for name, reason in outcome.scan.skipped:
         say(f"warning: {name} was skipped: {reason}")
     if counts.ok:
@@ -266,7 +268,7 @@ def run(
     if counts.failed:
         for failure in failures(current(target), ["failed"])[:_CAUSES]:
             say(f"failed x {failure['cells']:,}: {failure['cause']}")
-        say(f"{counts.failed:,} cells failed: see `raysweep status {target.uri}`; run again to retry them")
+        say(f"{counted(counts.failed, 'cell')} failed: see `raysweep status {target.uri}`; run again to retry them")
     if outcome.stopped:
         say(f"stopped: {outcome.stopped}. `resources: {{max_failures: N}}` allows more")
     if counts.failed or outcome.pending:

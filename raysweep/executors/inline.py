@@ -17,7 +17,20 @@ from raysweep.oracle.curve import Curve
 from raysweep.oracle.recipe import Point, TrainFunction
 from raysweep.store import Store
 
-__all__ = ["Inline"]
+__all__ = ["Inline", "threads"]
+
+
+@contextlib.contextmanager
+def threads(cpus: float) -> Iterator[None]:
+    """Torch keeps to the threads that a pack may use, as it would in a worker."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, int(cpus)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Inline:
@@ -28,7 +41,7 @@ class Inline:
 
     @contextlib.contextmanager
     def session(self, job: Job, log: Path) -> Iterator[None]:
-        """Nothing to start; torch keeps to the threads a pack may use, as it would in a worker.
+        """Nothing to start.
 
         Raises:
             PackError: packs need a GPU, and there is none.
@@ -40,12 +53,8 @@ class Inline:
                 f"resources.gpus: a pack needs {job.gpus:g} GPUs, but torch sees none here. Ask for none, or run on a "
                 "machine with one"
             )
-        before = torch.get_num_threads()
-        torch.set_num_threads(max(1, int(job.cpus)))
-        try:
+        with threads(job.cpus):
             yield
-        finally:
-            torch.set_num_threads(before)
 
     def call(self, job: Job, function: Callable[..., Any], *arguments: Any, gpus: float = 0.0) -> Any:
         """Call the function here."""

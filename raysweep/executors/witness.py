@@ -20,8 +20,8 @@ def witness(log: Path) -> Iterator[None]:
     A shell waits for this process's last word. If the pipe closes without one, it prints the error.
     """
     message = (
-        "error: the driver died without a word: it was killed, or Ray's own processes were, and Ray then ends it. "
-        f"What was finished is in the store; run the same command again to go on. Ray's log: {log}"
+        "error: the driver died without a message: it was killed, or Ray's own processes were and took it with them. "
+        f"Finished cells are in the store; run the same command again to continue. Ray's log: {log}"
     )
     try:
         waits = subprocess.Popen(

@@ -139,7 +139,7 @@ def imported(reference: str, folders: Sequence[Path], where: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
-        looked = ", ".join(map(str, folders))
+        looked = ", ".join(dict.fromkeys(map(str, folders)))
         detail = "" if isinstance(error, ModuleNotFoundError) and error.name == module_name else f" ({error!r})"
         raise SweepError(
             f"{where}: experiment's module must be importable, but got {module_name!r}{detail}; looked in {looked}"
@@ -147,9 +147,8 @@ def imported(reference: str, folders: Sequence[Path], where: str) -> Any:
     found: Any = module
     for name in attribute.split("."):
         if not hasattr(found, name):
-            raise SweepError(
-                f"{where}: {module_name} must define {attribute!r}, but does not. {nearest(attribute, vars(module))}"
-            )
+            public = [known for known in vars(found) if not known.startswith("_")] if hasattr(found, "__dict__") else []
+            raise SweepError(f"{where}: {module_name} must define {attribute!r}, but does not. {nearest(name, public)}")
         found = getattr(found, name)
     return found
 

@@ -40,7 +40,7 @@ AXES = (
     Axis("width", int, "shape", 0, low=0, high=4096, unit="units", help="N; 0: no bottleneck"),
     Axis("inputs", int, "shape", 0, low=0, high=65536, unit="modes", help="M; 0: 8 N, at most 16,384; without a width "
          "all modes (exact) or 800 (steps)"),
-    Axis("eta", float, "lane", 0.05, low=1e-9, high=1e3, help="step size; exact: only beside a batch"),
+    Axis("eta", float, "lane", 0.05, low=1e-9, high=1e3, help="step size; for exact, only with a batch"),
     Axis("batch", int, "shape", 0, low=0, high=2**20, unit="items", help="fresh items a step; 0: the population"),
     Axis("n_train", int, "shape", 0, low=0, high=2**20, unit="items", help="P, a data set used whole; 0: fresh data"),
     Axis("seed", int, "lane", 0, low=0, high=2**62, role="seed", help="of the initial features and the data"),
@@ -71,6 +71,7 @@ _MODEL = ("method", "alpha", "beta", "gamma", "width", "inputs", "eta", "batch",
 _IDENTITY = 800  # modes of `steps` without a width: N = M and A0 the identity
 _MOST_INPUTS = 16_384
 _DRAWS = 4  # random models that a theory of a finite width is the mean of
+_WIDEST = 1024  # width of such models
 _FLOW_STEPS = 6_000  # of the integrator, roughly
 _OTHERS = 2**62  # the first seed of a theory's draws: no run's but the last
 _LANES = 64  # of `exact` at a time
@@ -120,9 +121,12 @@ class Features:
             yield from descend(self, pack, context)
             return
         times = np.array(pack.observed[0].values("t"), dtype=float)
+        every = [pack.row(lane) for lane in range(len(pack))]
+        # Lanes of the same initial features side by side: their eigendecomposition is made once.
+        order = sorted(range(len(pack)), key=lambda lane: (every[lane]["alpha"], every[lane]["seed"]))
         for start in range(0, len(pack), _LANES):
-            lanes = list(range(start, min(start + _LANES, len(pack))))
-            rows = [pack.row(lane) for lane in lanes]
+            lanes = order[start : start + _LANES]
+            rows = [every[lane] for lane in lanes]
             modes = all_modes(rows)
             noise = [float(r["eta"]) / int(r["batch"]) if r["batch"] else 0.0 for r in rows]
             found = flow(modes, [float(r["gamma"]) for r in rows], times, noise)
@@ -163,11 +167,12 @@ class Features:
         """
         loss = np.full(len(cells), np.nan)
         reason = np.full(len(cells), None, dtype=object)
+        draws = _Draws(sorted(set(cells["beta"].to_pylist())))
         numbered = cells.select(list(_MODEL)).append_column("row", pa.array(np.arange(len(cells))))
         for one in numbered.group_by(list(_MODEL)).aggregate([("row", "list")]).to_pylist():
             rows = np.array(one.pop("row_list"))
             times, where = np.unique(cells["t"].to_numpy()[rows], return_inverse=True)
-            found = _expected(one, times)
+            found = _expected(one, times, draws)
             if isinstance(found, str):
                 reason[rows] = found
             else:
@@ -241,25 +246,37 @@ def _check(row: Mapping[str, Any], times: Sequence[Any]) -> None:
         )
 
 
-def _expected(one: Mapping[str, Any], times: Array) -> Array | str:
+class _Draws:
+    """Models that a theory is the mean of, each drawn once for all of some betas."""
+
+    def __init__(self, betas: Sequence[float]) -> None:
+        self._betas = betas
+        self._drawn: dict[tuple[Any, ...], list[list[Modes]]] = {}
+
+    def __call__(self, one: Mapping[str, Any]) -> list[Modes]:
+        """Those of a setting."""
+        key = tuple(one[name] for name in ("method", "alpha", "width", "inputs"))
+        if key not in self._drawn:
+            count = _DRAWS if one["width"] else 1
+            self._drawn[key] = [_modes({**one, "seed": _OTHERS + i}, self._betas) for i in range(count)]
+        return [drawn[self._betas.index(one["beta"])] for drawn in self._drawn[key]]
+
+
+def _expected(one: Mapping[str, Any], times: Array, draws: _Draws) -> Array | str:
     """The expected loss at some times, or why there is none."""
     lazy = one["gamma"] == 0
     noise = one["eta"] / one["batch"] if one["batch"] else 0.0
-
-    def drawn(i: int) -> Modes:
-        return _modes({**one, "seed": _OTHERS + i}, [one["beta"]])[0]
-
     if one["n_train"]:
         if not lazy or one["width"]:
             return "a data set that is used again has a theory without a width and at gamma = 0 only"
-        return reused_data_curve(drawn(0), times, one["n_train"])
+        return reused_data_curve(draws(one)[0], times, one["n_train"])
     if one["method"] == "exact" and not one["width"]:
         return "the exact flow without a width is the theory itself"
     if one["width"] and lazy and not noise:
-        _, inputs = size(one)
-        return lazy_curve(power_law_modes(one["alpha"], one["beta"], inputs, inputs), times, one["width"])
-    found = flow([drawn(i) for i in range(_DRAWS if one["width"] else 1)], one["gamma"], times, noise)
-    return np.asarray(found.loss.mean(0))
+        return lazy_curve(power_law_modes(one["alpha"], one["beta"], size(one)[1]), times, one["width"])
+    if one["width"] > _WIDEST:
+        return f"the theory of a rich or noisy width, the mean of random models, ends at {_WIDEST:,} units"
+    return np.asarray(flow(draws(one), one["gamma"], times, noise).loss.mean(0))
 
 
 EXPERIMENT = Features()

@@ -42,7 +42,7 @@ class Descent:
         eta: Step size.
         seed: [lanes] of the items.
         batch: Fresh items a step, or 0.
-        items: Of the data set, or 0.
+        items: Number of items in the data set, or 0.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ AXES = (
     Axis("prior", str, "lane", "gamma", choices=PRIORS, help="of the precision: gamma(beta/2, 1), or U^(2/beta) <= 1"),
     Axis("sigma_eta", float, "lane", 1e-3, low=1e-12, high=1e12, help="scale of the target noise"),
     Axis("seed", int, "lane", 0, low=0, high=2**62, role="seed", help="of the data and the true parameters"),
-    Axis("ridge", float, "observed", 1e-9, low=0.0, high=1e12, help="lambda of |theta|^2 beside the mean square"),
+    Axis("ridge", float, "observed", 1e-9, low=0.0, high=1e12, help="lambda, the weight of |theta|^2"),
     Axis(
         "tolerance", float, "observed", 1.0, low=1e-9, high=1e3, help="D = delta / sigma_eta: a smaller error is a hit"
     ),

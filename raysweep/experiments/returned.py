@@ -107,7 +107,9 @@ def _plain(value: Any) -> Column:
     if isinstance(value, bool | numbers.Real) or (hasattr(value, "__float__") and not isinstance(value, complex)):
         try:
             return float(value)
-        except (OverflowError, ValueError, TypeError):
+        except OverflowError:  # beyond 1.8e308
+            return math.inf if value == abs(value) else -math.inf
+        except (ValueError, TypeError):
             return _words(str(value))
     return _words(repr(value))
 

@@ -26,7 +26,6 @@ from raysweep.grid.runs import Observed, Runs
 from raysweep.grid.values import Value
 from raysweep.models import ACTIVATIONS, Architecture
 from raysweep.theory.circle import POWERS, kernel_spectrum, modes
-from raysweep.theory.features import flow
 
 __all__ = ["EXPERIMENT", "Richness", "architecture_of", "steps_of"]
 
@@ -34,7 +33,7 @@ AXES = (
     Axis("task", str, "shape", "circle", choices=("circle", "images"), help="harmonics on the circle; classes"),
     Axis("method", str, "shape", "train", choices=("train", "ntk"), help="training, or the limit of no richness"),
     Axis("beta", float, "lane", 0.5, low=0.05, high=10.0, help="circle: source exponent of the target"),
-    Axis("harmonics", int, "shape", 16384, low=1, high=2**17, unit="modes", help="circle: of the target"),
+    Axis("harmonics", int, "shape", 1000, low=1, high=2**16, unit="modes", help="circle: of the target"),
     Axis("data", str, "shape", "digits", help="images: digits, or NAME of NAME.npz in the folder RAYSWEEP_DATA"),
     Axis("n_train", int, "lane", 0, low=0, high=2**31 - 1, unit="items", help="images: to train on; 0: all"),
     # The network.
@@ -52,7 +51,7 @@ AXES = (
     Axis("seed", int, "lane", 0, low=0, high=2**62, role="seed", help="of initial values and batches"),
     # Evaluation.
     Axis("points", int, "shape", 1024, low=4, high=2**16, unit="items", help="ntk: items that its modes are taken on"),
-    Axis("test_items", int, "shape", 2048, low=16, high=2**18, unit="items", help="that the loss is measured on"),
+    Axis("test_items", int, "shape", 2048, low=16, high=2**18, unit="items", help="for the loss; images: at most all"),
     Axis("t", float, "observed", 100.0, low=1e-6, high=1e9, role="time", help="time: eta x steps, to a whole step"),
 )  # fmt: skip
 METRICS = (
@@ -91,7 +90,7 @@ class Richness:
         layout = architecture_of(run).layout
         size = sum(p.size for p in layout.parameters if not p.is_bias)
         wide = 8 if run["precision"] == "float64" else 4
-        outputs, tests = architecture_of(run).outputs, int(run["test_items"])
+        outputs, tests = architecture_of(run).outputs, _tests(run)
         if run["method"] == "ntk":
             points = int(run["points"])
             made = points * outputs * (layout.forward_flops + layout.backward_flops)
@@ -140,7 +139,7 @@ class Richness:
                 continue
             times, where = np.unique(cells["t"].to_numpy()[rows], return_inverse=True)
             own = modes(one["activation"], one["depth"], one["beta"], one["harmonics"])
-            loss[rows] = flow([own], 0.0, times).loss[0][where]
+            loss[rows] = (np.exp(-2 * np.outer(times, own.x)) @ own.mass)[where]
         return pa.table({"loss": pa.array(loss, mask=np.isnan(loss)), "reason": pa.array(reason, pa.string())})
 
 
@@ -158,6 +157,12 @@ def architecture_of(run: Mapping[str, Any]) -> Architecture:
     return Architecture(str(run["model"]), inputs, outputs, width, depth, str(run["activation"]), base_width=1)
 
 
+def _tests(run: Mapping[str, Any]) -> int:
+    """Items that the loss is measured on."""
+    asked = int(run["test_items"])
+    return min(asked, image_shape(str(run["data"])).test) if run["task"] == "images" else asked
+
+
 def steps_of(run: Mapping[str, Any], t: Any) -> int:
     """Steps up to a time."""
     return max(1, round(float(t) / float(run["eta"])))
@@ -168,6 +173,11 @@ def _check(row: Mapping[str, Any], first: float, gpus: float) -> None:
         raise SweepError(
             "grid.precision: tf32 must run on a GPU, but got (precision=tf32, resources.gpus=0). "
             "Ask for resources: {gpus: 1}, or use float32"
+        )
+    if row["method"] == "ntk" and row["optimiser"] != "sgd":
+        raise SweepError(
+            "grid.optimiser: the lazy limit is one of gradient flow, but got "
+            f"(method=ntk, optimiser={row['optimiser']}). Leave the optimiser out, or train"
         )
     if problem := architecture_of(row).problem():
         raise SweepError(f"grid.{problem}")
@@ -186,15 +196,20 @@ def _check(row: Mapping[str, Any], first: float, gpus: float) -> None:
 def _check_circle(row: Mapping[str, Any]) -> None:
     if row["model"] != "mlp" or row["activation"] not in POWERS or row["depth"] < 2:
         raise SweepError(
-            "grid.task: the circle needs an mlp of 2 hidden layers or more with relu or relu2 (the kernel of others has "
-            f"no power law, or misses every other harmonic), but got (model={row['model']}, depth={row['depth']}, "
-            f"activation={row['activation']})"
+            "grid.task: the circle needs an mlp of 2 hidden layers or more with relu or relu2, but got "
+            f"(model={row['model']}, depth={row['depth']}, activation={row['activation']}). The kernel of others has "
+            "no power law, or misses every other harmonic"
+        )
+    if 2 * row["harmonics"] >= row["test_items"]:
+        raise SweepError(
+            "grid.test_items: must be more than twice the harmonics, for the loss to be exact, but got "
+            f"(test_items={row['test_items']}, harmonics={row['harmonics']})"
         )
     top = float(kernel_spectrum(row["activation"], row["depth"])[0])
     if row["method"] == "train" and row["optimiser"] == "sgd" and not row["eta"] * top < _STABLE:
         raise SweepError(
-            f"grid.eta: eta times the kernel's largest eigenvalue must be below 2, but got eta = {row['eta']:g} and "
-            f"{top:.3g}: gradient descent would diverge. Take eta <= {1 / top / 4:.1g}, as the kernel grows with richness"
+            f"grid.eta: eta times the kernel's largest eigenvalue must be below 2, but got (eta={row['eta']:g}, "
+            f"eigenvalue={top:.3g}). Take eta <= {1 / top / 4:.1g}, as the kernel grows when features are learned"
         )
 
 

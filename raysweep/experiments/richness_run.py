@@ -20,7 +20,6 @@ from raysweep.grid.runs import Runs
 from raysweep.models.mean_field import MeanField
 from raysweep.models.ntk import ntk
 from raysweep.models.outputs import RICHNESS, centred, initial_values, scaled
-from raysweep.streams import TEST_ANGLES, uniform
 from raysweep.theory.circle import amplitudes
 from raysweep.training.batches import Batches, nested_rows
 from raysweep.training.legs import Leg
@@ -39,7 +38,8 @@ __all__ = ["Task", "lazy", "task_of", "trained"]
 
 Array = npt.NDArray[np.float64]
 
-_ANGLES = 2**19  # of the circle: even ones to train on, odd ones to test on
+_ANGLES = 2**18  # of the circle, to train on
+_OFFSET = 1 / 3  # of test angles, in units of their distance: none of them is trained on
 _MOST = 1024  # items in a forward pass of an evaluation
 _ADAM = (0.9, 0.999, 1e-12)  # beta1, beta2, eps: gradients are small in mean-field scaling
 
@@ -82,29 +82,26 @@ def _circle(pack: Runs) -> Task:
         angle = 2 * np.pi * place
         return math.sqrt(2) * np.stack([np.cos(angle), np.sin(angle)], 1)  # of unit mean square
 
-    # One angle in each of `count` equal arcs: equal spacing would fold the harmonics onto one another.
-    drawn = uniform(torch.zeros(1, dtype=torch.int64), TEST_ANGLES, torch.arange(count))[0].numpy()
-    test = 2 * ((np.arange(count) + drawn) / count * (_ANGLES // 2)).astype(np.int64) + 1
     held = min(harmonics, (points - 1) // 2)
     own = [amplitudes(pack.value("activation"), float(beta), harmonics) for beta in betas]
-    whole = np.stack([_sum(a, _ANGLES) for a in own])
     power = np.array([(a**2).sum() for a in own])
     return Task(
-        x=inputs(np.arange(0, _ANGLES, 2) / _ANGLES),
-        y=whole[:, ::2].reshape(-1, 1),
+        x=inputs(np.arange(_ANGLES) / _ANGLES),
+        y=np.stack([_sum(a, _ANGLES) for a in own]).reshape(-1, 1),
         target=np.array([betas.index(beta) for beta in pack.column("beta")]),
-        test_x=inputs(test / _ANGLES),
-        test_y=whole[:, test, None],
+        test_x=inputs((np.arange(count) + _OFFSET) / count),
+        test_y=np.stack([_sum(a, count, _OFFSET) for a in own])[..., None],
         points=inputs(np.arange(points) / points),
         point_y=np.stack([_sum(a[:held], points) for a in own])[..., None],
         beyond=np.array([(a[held:] ** 2).sum() for a in own]) / power,
     )
 
 
-def _sum(amplitude: Array, angles: int) -> Array:
-    """sum_k amplitude_k cos(k theta) at equal angles."""
+def _sum(amplitude: Array, angles: int, offset: float = 0.0) -> Array:
+    """sum_k amplitude_k cos(k theta) at theta = 2 pi (i + offset) / angles; k is below angles / 2."""
     spectrum = np.zeros(angles // 2 + 1, dtype=complex)
-    spectrum[1 : len(amplitude) + 1] = amplitude / 2 * angles
+    k = np.arange(1, len(amplitude) + 1)
+    spectrum[k] = amplitude / 2 * angles * np.exp(2j * np.pi * k * offset / angles)
     return np.fft.irfft(spectrum, angles)
 
 
@@ -131,7 +128,7 @@ def trained(experiment: Richness, pack: Runs, context: Context) -> Iterator[pa.R
     dtype, task, adaptive = parameter_dtype(precision), task_of(pack), pack.value("optimiser") == "adam"
     network = MeanField(architecture_of(row))
     layout = network.architecture.layout
-    batch, tests = int(pack.value("batch")), int(pack.value("test_items"))
+    batch, tests = int(pack.value("batch")), len(task.test_x)
 
     def lanes(values: Any, kind: torch.dtype = dtype) -> Tensor:
         return torch.as_tensor(np.asarray(values)).to(device=device, dtype=kind)

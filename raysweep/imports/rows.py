@@ -82,8 +82,8 @@ def metrics_of(study: Study, trials: Sequence[Matched], sweep: Sweep, wanted: Wa
     for name in sorted(watched - names):
         if measured:
             raise StudyError(
-                f"{study.name}: must have the metric {name}, which {sweep.path} fits, but has none of that name; say "
-                f"what it is called there by --rename {name}=COLUMN. {nearest(name, known)}"
+                f"{study.name}: must have the metric {name}, which {sweep.path} fits, but has none of that name. Give "
+                f"its name there by --rename {name}=COLUMN. {nearest(name, known)}"
             )
     if measured and not names:
         raise StudyError(f"{study.name}: must have a metric, a column of numbers that is no parameter, but has none")

@@ -39,8 +39,8 @@ def of_sweep(study: Study, wanted: Wanted, sweep: Sweep, notes: list[str]) -> li
         absent = axis.default is not None or axis.follows is not None or None in sweep.runs.values.get(name, ())
         if name not in seeds and not absent:
             raise StudyError(
-                f"{study.name}: must have the parameter {name}, an axis of {sweep.path}, but no trial has; say what it "
-                f"is called there by --rename {name}=NAME, or what all trials had by --set {name}=VALUE"
+                f"{study.name}: must have the parameter {name}, an axis of {sweep.path}, but no trial has it. Give its "
+                f"name there by --rename {name}=NAME, or the value that all trials had by --set {name}=VALUE"
             )
     _check_ignored(study, axes, wanted, sweep.path)
     groups, said = distinct(trials)
@@ -84,7 +84,7 @@ def _check_observed(study: Study, observed: Sequence[str], wanted: Wanted) -> No
         if name not in names:
             raise StudyError(
                 f"{study.name}: must have the observed axis {name} in its results, but has only "
-                f"{', '.join(sorted(names)[:20])}; say what it is called there by --rename {name}=COLUMN"
+                f"{', '.join(sorted(names)[:20])}. Give its name there by --rename {name}=COLUMN"
             )
 
 

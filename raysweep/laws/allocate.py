@@ -81,7 +81,7 @@ def fit_cost(x: npt.ArrayLike, t: npt.ArrayLike, flops: npt.ArrayLike) -> Cost:
     if rank < 3:
         raise FitError(
             f"A cost model needs scales that vary independently, but {u.size} runs at "
-            f"{np.unique(u).size} and {np.unique(v).size} values do not tell them apart. Add runs off the diagonal, "
+            f"{np.unique(u).size} and {np.unique(v).size} values cannot separate them. Add runs off the diagonal, "
             "or state the cost: Cost(c=6)."
         )
     residual = y - design @ values
@@ -90,7 +90,7 @@ def fit_cost(x: npt.ArrayLike, t: npt.ArrayLike, flops: npt.ArrayLike) -> Cost:
     details = {}
     if misfit > _POOR:
         details["cost_model_poor"] = (
-            f"The cost model strays from the measured FLOPs by up to {misfit:.0%}: budgets and optima are off by as "
+            f"The cost model deviates from the measured FLOPs by up to {misfit:.0%}: budgets and optima are off by as "
             "much. Fit it to runs near the budget in question, or state the cost."
         )
     c, p, q = float(np.exp(values[0])), float(values[1]), float(values[2])

@@ -229,7 +229,7 @@ def _notes(c: Array, n: Array, beyond: npt.NDArray[np.bool_], solved: Tail | Non
         notes["no_tail"] = "no trial at all succeeded, or every one did: there is no tail to fit."
     elif not solved.settled[0] or solved.a[0] > _VAGUE:
         notes["no_tail"] = (
-            "successes are too few to tell problems apart in difficulty: for equally hard ones failures fall "
+            "too few trials succeeded to see that problems differ in difficulty: for equally hard ones failures fall "
             "exponentially in k, and the exponent for large k is unknown."
         )
     return notes

@@ -70,7 +70,7 @@ def of_groups(groups: pl.DataFrame, request: FitRequest) -> Iterator[tuple[Bound
             )
         if y in window.names:
             details["window_on_y"] = (
-                f"The window depends on {y}, which is fitted: its noise then decides which rows count, which biases "
+                f"The window depends on {y}, which is fitted: its noise then decides which rows are used, which biases "
                 "the law. Prefer bounds that depend on other columns."
             )
         yield bounds, details

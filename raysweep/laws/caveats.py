@@ -33,7 +33,7 @@ def of_search(status: Status) -> dict[str, str]:
         )
         return {"parameter_at_bound": text}
     if status is Status.MAX_ITER:
-        text = "The search stopped before its last digit: parameters trade against each other here."
+        text = "The search did not fully converge: the parameters are nearly interchangeable here."
         return {"not_settled": text}
     return {}
 
@@ -44,8 +44,8 @@ def of_residuals(group: Group, residual: Array) -> dict[str, str]:
     p_value = lack_of_fit(data.x, residual, len(group.law.parameters), group.run)
     if p_value is not None and p_value < _SUSPICIOUS:
         out["lack_of_fit"] = (
-            f"Means at each scale stray from the law by more than the spread of runs explains (F test, p = "
-            f"{p_value:.1g}): the interval is of the best law of this form, not of one the data follow. "
+            f"Means at each scale deviate from the law by more than the spread of runs explains (F test, p = "
+            f"{p_value:.1g}): the interval describes the best fit of this form, which the data do not follow. "
             "Try another form or window."
         )
     scales = distinct(data.x)
@@ -80,7 +80,7 @@ def of_holdout(law: Law, holdout: Holdout | None, options: Options) -> dict[str,
             return {}
         share = f"{options.holdout:.0%}"
         return {
-            "no_holdout": f"Without the top {share} of scales too few are left for {law.name!r}: nothing was held out."
+            "no_holdout": f"Too few scales remain without the top {share} to fit {law.name!r}, so nothing was held out."
         }
     if holdout.n_points < _JUDGED or holdout.coverage is None or holdout.coverage >= options.level - _MISSED:
         return {}
@@ -98,8 +98,8 @@ def of_rivals(law: Law, rivals: Sequence[Evidence]) -> dict[str, str]:
     for rival in rivals:
         if rival.law == law.floorless and rival.p_value is not None and rival.p_value > _UNCERTAIN:
             out["floor_not_needed"] = (
-                f"A floor of E = 0 fits as well (likelihood ratio, p = {rival.p_value:.2g}): these data do not tell a "
-                "floor from none."
+                f"A floor of E = 0 fits as well (likelihood ratio, p = {rival.p_value:.2g}): these data cannot "
+                "distinguish a floor from no floor."
             )
         if compared(rival.law).floorless == law.name and (rival.p_value or 1.0) < _SUSPICIOUS:
             out["floor_needed"] = (

@@ -105,7 +105,7 @@ def choose(
         name = next((n for n in _FALLBACK if count >= LAWS[n].fewest_scales), "")
         if not name:
             raise FitError(
-                f"A law needs at least {simplest.fewest_scales} distinct scales, but there are {count}. Add scales."
+                f"A law needs at least {simplest.fewest_scales} distinct scales, but got {count}. Add scales."
             )
         return Choice(LAWS[name], _fit(LAWS[name], scales, y, w[None], huber), scores)
     best = min(scores.values())

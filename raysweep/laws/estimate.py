@@ -104,7 +104,7 @@ def check(law: Law, x: Array, y: Array) -> None:
     if scales < law.fewest_scales:
         raise FitError(
             f"The law {law.name!r} ({law.formula}) needs at least {law.fewest_scales} distinct scales, "
-            f"but there are {scales}. Add scales."
+            f"but got {scales}. Add scales."
         )
 
 

@@ -215,7 +215,7 @@ def _line(valleys: tuple[Valley, ...], precision: Array, details: dict[str, str]
         if p_value < _SUSPICIOUS:
             effective = float(spare)  # all that is known of the scatter
             details["lack_of_fit"] = (
-                f"The optima stray from N* = G C^a by {scale:.1f} times as much as the noise within budgets explains "
-                f"(F test, p = {p_value:.1g}); intervals were widened by as much. Look at the valleys."
+                f"The optima deviate from N* = G C^a by {scale:.1f} times what the noise within budgets explains "
+                f"(F test, p = {p_value:.1g}); intervals were widened by this factor. Look at the valleys."
             )
     return Draws(values, drawn @ solve.T, effective, scale)

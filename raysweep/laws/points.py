@@ -216,8 +216,8 @@ def _clock(axes: Mapping[str, Column], counted: Collection[str], named: Collecti
 
 def _timeless() -> FitError:
     return FitError(
-        "at: a time can be asked for where an axis of time is read along a run, but the table has none besides the "
-        "columns that are named. Choose rows with where, or leave out at."
+        "at: a time needs an axis of time that is read along a run and that is neither x nor in by, but the table has "
+        "no such axis. Choose rows with where, or leave out at."
     )
 
 
@@ -306,7 +306,7 @@ def _gone(rows: pl.LazyFrame, groups: pl.DataFrame, regrouped: Regrouped) -> lis
         return []
     names = "; ".join(map(group_name, gone.head(_SHOWN).to_dicts()))
     more = f"; and {gone.height - _SHOWN:,} more" if gone.height > _SHOWN else ""
-    return [Note("dropped_groups", f"Groups without a row that counts: {names}{more}.")]
+    return [Note("dropped_groups", f"Groups without a usable row: {names}{more}.")]
 
 
 def _errors(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from raysweep.errors import FitError
+from raysweep.errors import FitError, nearest
 from raysweep.laws import forms
 from raysweep.laws.definition import Law
 from raysweep.laws.refusal import RequestError
@@ -104,7 +104,7 @@ class FitRequest:
                 raise RequestError(
                     key,
                     f"x, y and by must be different columns, but got x={', '.join(self.x)}, y={self.y}, "
-                    f"by={', '.join(self.by)}.",
+                    f"by={', '.join(self.by) or 'nothing'}.",
                 )
         if self.at not in ("best", "last") and not _is_number(self.at):
             raise RequestError("at", f"must be 'best', 'last' or a time, but got {self.at!r}.")
@@ -131,7 +131,8 @@ def _check_scales(request: FitRequest) -> None:
     try:
         form = request.form
     except FitError as error:
-        raise RequestError("law", str(error)) from error
+        names = nearest(request.law, [*forms.LAWS, AUTO])
+        raise RequestError("law", f"There is no law {request.law!r}. {names}") from error
     axes, about = (("x",), "of one scale") if form is None else (form.axes, form.formula)
     if len(request.x) != len(axes):
         raise RequestError(

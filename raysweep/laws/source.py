@@ -96,7 +96,7 @@ def _refuse_lost(rows: pl.LazyFrame, said: Mapping[str, Column], names: Collecti
         if cells < count:
             raise FitError(
                 f"The table must have the observed axis {', '.join(lost)}, which its column `columns` names, but has "
-                f"lost it: {count:,} rows are of {cells:,} cells now. Keep that column, or keep one row per run."
+                f"lost it: its {count:,} rows now belong to {cells:,} cells. Keep that column, or keep one row per run."
             )
 
 

@@ -11,6 +11,7 @@ import polars as pl
 from raysweep.errors import FitError
 from raysweep.laws.fitting import fit_groups
 from raysweep.laws.group import Data
+from raysweep.laws.notes import group_name
 from raysweep.laws.points import Points, points
 from raysweep.laws.request import FitRequest, Options
 from raysweep.laws.result import Fit, stretches
@@ -99,9 +100,8 @@ def fit_points(taken: Points, request: FitRequest) -> Fit:
     if all(g.error is not None for g in groups):
         if len(groups) == 1:
             raise FitError(str(groups[0].error))
-        raise FitError(
-            f"None of {len(groups)} groups can be fitted. The first, {dict(groups[0].group)}: {groups[0].error}"
-        )
+        first = f"The first ({group_name(groups[0].group)}): {groups[0].error}"
+        raise FitError(f"None of the {len(groups):,} groups could be fitted. {first}")
     return Fit(taken.x, taken.y, tuple(groups))
 
 

@@ -296,8 +296,8 @@ class Ledger:
             own: The rows of the sweep as it is now; by default all are.
             accepted: Groups of hashes of code that give equal results, for whoever fits the table.
 
-        Rows are sorted by cell within each row group; a large file has several. Of a large ledger
-        only the keys are held in memory: parts beyond about a hundred megabytes are read a second time to be written.
+        Rows are sorted by cell within each row group; a large file has several. Only the keys of a large
+        ledger are held in memory: parts beyond about a hundred megabytes are read a second time to be written.
         However long the texts are, only a few parts and one row group of them are in memory.
         """
         pa.default_memory_pool().release_unused()  # left by an earlier scan

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -100,7 +101,7 @@ def row_schema(experiment: Experiment) -> pa.Schema:
     """The ledger's columns for an experiment, each with its unit, help and meaning as field metadata.
 
     Raises:
-        SweepError: two columns share a name, e.g. an axis called `seconds`.
+        SweepError: two columns share a name: an axis called `seconds`, say, as every ledger has that column.
     """
     fields = [pa.field(n, t, metadata={"role": "stamp", "help": h}) for n, t, h in _STAMPS]
     for axis in experiment.axes:
@@ -117,7 +118,15 @@ def row_schema(experiment: Experiment) -> pa.Schema:
     fields += [pa.field(n, t, metadata={"role": "stamp", "help": h}) for n, t, h in _TAIL]
     names = [f.name for f in fields]
     if twice := sorted({n for n in names if names.count(n) > 1 or n == COLUMNS}):
-        raise SweepError(f"experiment {experiment.name}: columns must have distinct names, but got {twice} twice")
+        what = "an axis" if twice[0] in {axis.name for axis in experiment.axes} else "a metric"
+        taken = {*STAMPS, COLUMNS}
+        rule = (
+            f"{what} must not have the name of a column that every ledger has, but {twice[0]!r} is one. Choose a "
+            f"name other than {', '.join(sorted(taken))}"
+            if twice[0] in taken
+            else f"axes and metrics must have distinct names, but {twice[0]!r} is declared twice"
+        )
+        raise SweepError(f"experiment {experiment.name}: {rule}")
     return pa.schema(fields, metadata={"raysweep.schema": str(SCHEMA_VERSION), "raysweep.experiment": experiment.name})
 
 
@@ -177,9 +186,12 @@ def stamp(batch: pa.RecordBatch, runs: Runs, schema: pa.Schema, by: Stamp) -> pa
         runs: The pack's runs; lane i is run i.
         schema: `row_schema(experiment)`.
         by: Values to stamp.
+
+    Raises:
+        SweepError: `lane` is missing or does not name a run of the pack, or an observed axis is missing.
     """
     given = set(batch.schema.names)
-    lanes = batch.column("lane").to_numpy(zero_copy_only=False).astype(np.int64)
+    lanes = _lanes(batch, len(runs))
     suffix = _suffixes(batch, lanes, runs)
     asked = np.array([s is not None for s in suffix], dtype=bool)
     if not asked.all():
@@ -221,6 +233,28 @@ def stamp(batch: pa.RecordBatch, runs: Runs, schema: pa.Schema, by: Stamp) -> pa
             found = pc.coalesce(found, pc.cast(made[column.name], column.type))
         columns.append(found)
     return pa.table(columns, schema=schema)
+
+
+def _lanes(batch: pa.RecordBatch, runs: int) -> npt.NDArray[np.int64]:
+    """[rows] the run of each row. A negative number would count from the end, and give the row to another run."""
+    at = batch.schema.get_field_index("lane")
+    column = batch.column(at) if at >= 0 else None
+    if column is not None and not len(column):
+        return np.empty(0, dtype=np.int64)  # a list without values has no type
+    if column is None or not pa.types.is_integer(column.type) or column.null_count:
+        said = "yields none" if column is None else f"yields {column.type}{' with nulls' * bool(column.null_count)}"
+        raise SweepError(
+            f"an experiment must yield `lane`, a column of whole numbers without nulls, but {said}. Yield the position "
+            "of each row's run in the pack"
+        )
+    lanes: npt.NDArray[np.int64] = column.to_numpy(zero_copy_only=False).astype(np.int64)
+    beyond = lanes[(lanes < 0) | (lanes >= runs)]
+    if len(beyond):
+        raise SweepError(
+            f"an experiment must yield `lane` from 0 to {runs - 1}, as its pack has {runs} runs, but yields "
+            f"{beyond[0]}. Yield the position of each row's run in the pack"
+        )
+    return lanes
 
 
 def _suffixes(batch: pa.RecordBatch, lanes: np.ndarray[Any, Any], runs: Runs) -> np.ndarray[Any, Any]:

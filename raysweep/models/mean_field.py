@@ -1,10 +1,10 @@
 """Networks in mean-field scaling, in which richness and width are independent: initial values and learning rates.
 
 Source: arXiv 2409.17858, section 6, and Yang & Hu 2021 (arXiv 2011.14522). It is mu-P from a base width of 1 with
-Gaussian weights of unit variance and without biases: h = (1/N) w . phi(... W x / sqrt(d)), and f = (h - h0) / gamma. Trained by
-SGD at the rate eta gamma^2 times `rates`, f moves by eta K (y - f) in a step, with a kernel K at the start that depends
-on neither the width nor gamma. Activations are divided by the root of their second moment, by way of the weights they
-feed: their variance is 1 in every layer, and so are the rates' units.
+Gaussian weights of unit variance and without biases: h = (1/N) w . phi(... W x / sqrt(d)), and f = (h - h0) / gamma.
+Trained by SGD at the rate eta gamma^2 times `rates`, f moves by eta K (y - f) in a step, with a kernel K at the start
+that depends on neither the width nor gamma. Activations are divided by the root of their second moment, by way of the
+weights they feed: their second moment is 1 in every layer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from raysweep.models.layout import Parameter
 from raysweep.models.ops import activate
 from raysweep.streams import INIT, normal
 
-__all__ = ["MeanField"]
+__all__ = ["MeanField", "second_moment"]
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class MeanField:
 
     def _gain(self, p: Parameter) -> float:
         """What makes up for the second moment of the activation that a weight is fed by."""
-        return 1.0 if p.first else _second_moment(self.own.activation) ** -0.5
+        return 1.0 if p.first else second_moment(self.own.activation) ** -0.5
 
 
 @cache
-def _second_moment(activation: str) -> float:
+def second_moment(activation: str) -> float:
     """E f(z)^2 of a standard normal z."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(200)
     values = activate(torch.from_numpy(nodes), activation).square().numpy()

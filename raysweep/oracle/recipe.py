@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from raysweep.errors import OracleError
+from raysweep.errors import OracleError, nearest
 from raysweep.experiment import Dist, World
 from raysweep.store import Store
+from raysweep.validation import first_fault
 
 if TYPE_CHECKING:
     from raysweep.oracle.audits import Audit
@@ -156,11 +157,12 @@ def recipe_of(raw: Any) -> Recipe:
     """
     if isinstance(raw, Recipe):
         return raw
-    known = ", ".join(map(repr, sorted(_KINDS)))
     if not isinstance(raw, Mapping) or not isinstance(raw.get("kind"), str):
-        raise ValueError(f"must be a mapping with a `kind`, one of {known}")
+        raise ValueError(f"must be a mapping with a `kind`, one of {', '.join(map(repr, sorted(_KINDS)))}")
     if raw["kind"] not in _KINDS:
-        raise ValueError(f"kind must be one of {known}")
+        raise ValueError(
+            f"kind must be the name of a kind of world, but got {raw['kind']!r}. {nearest(raw['kind'], _KINDS)}"
+        )
     return _KINDS[raw["kind"]].model_validate(raw)
 
 
@@ -175,11 +177,14 @@ def parse_recipe(text: bytes | str, where: str) -> Recipe:
         raw = json.loads(text)
         return recipe_of(raw)
     except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        if isinstance(error, ValidationError):
+            fault = first_fault(error.errors(), raw)
+            reason = f"{'.'.join(map(str, fault.place))}: {fault.broken}"
+        else:
+            reason = " ".join(str(error).split())
+        given = "" if "but got" in reason else f", but got {str(raw)[:300]}"
         own = isinstance(raw, Mapping) and isinstance(raw.get("kind"), str) and raw["kind"] not in _KINDS
-        raise OracleError(
-            f"{where}: must hold a recipe: {reason}, but got {str(raw)[:300]}" + (_NOT_IMPORTED if own else "")
-        ) from error
+        raise OracleError(f"{where}: must hold a recipe: {reason}{given}" + (_NOT_IMPORTED if own else "")) from error
 
 
 def recipe_hash(recipe: Recipe) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from raysweep import __version__
-from raysweep.display import Display
+from raysweep.display import Display, file_name
 from raysweep.errors import FitError, plain
 from raysweep.experiment import Experiment, display_of
 from raysweep.experiments import built_in
@@ -95,7 +94,8 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
     sentences += [note] if note else []
     experiment = experiment or built_in(file.experiment)
     try:
-        table = with_theory(table, experiment, {spec.y for spec in file.fit if len(spec.scales) == 1})
+        curves = [spec for spec in file.fit if len(spec.scales) == 1]
+        table = with_theory(table, experiment, {spec.y for spec in curves}, {spec.where for spec in curves})
     except FitError as error:
         sentences.append(str(error))
     if experiment is None and _has_theory(store):
@@ -124,7 +124,7 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
     sentences += [one.sentence for one in checked]
 
     for i, (spec, law, found) in enumerate(fitted):
-        name = _file_name(f"{i + 1}-{spec.law}-{spec.y}-{'-'.join(spec.scales)}")
+        name = file_name(f"{i + 1}-{spec.law}-{spec.y}-{'-'.join(spec.scales)}")
         if len(law.x) == 1:
             drawings.append(_law(name, law, found, display))
         drawings.append(_draw(f"{name}-diagnostics", _DIAGNOSTICS, diagnostics_figure(law, found, display.labels)))
@@ -137,11 +137,6 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
     page = _page(file.name, state, sentences, sections, drawings, audits, checked)
     store.write(PAGE, page.encode())
     return Report(page=f"{store.uri.rstrip('/')}/{PAGE}", findings=tuple(sentences), notes=len(notes))
-
-
-def _file_name(words: str) -> str:
-    """A store's words as a figure's name."""
-    return re.sub(r"[^\w.-]", "-", words)[:100]
 
 
 def _has_theory(store: Store) -> bool:
@@ -190,7 +185,7 @@ def _theory(
         sections.append((f"Theory of {y} in {x}", _theory_table(found, held)))
         caption = f"Markers: the median of {y}, shades: quartiles of replicates. Lines: the theory."
         drawings.append(
-            _draw(_file_name(f"theory-{y}-{x}"), caption, theory_figure(found, theory_name(y), display.labels))
+            _draw(file_name(f"theory-{y}-{x}"), caption, theory_figure(found, theory_name(y), display.labels))
         )
 
 
@@ -229,7 +224,7 @@ def _extra_drawings(
     for shown in display.figures:
         if shown.y in rows.frame.columns and rows.frame[shown.y].dtype.is_numeric():
             figure = metric_figure(rows.frame, shown, spec.scales[0], rows.by, audits, display.labels)
-            found.append(_draw(_file_name(shown.name), shown.caption, figure))
+            found.append(_draw(shown.file, shown.caption, figure))
     return found
 
 

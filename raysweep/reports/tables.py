@@ -32,7 +32,7 @@ def findings(fit: Fit) -> list[str]:
             continue
         parts = [f"{name} = {value:.3g}{_interval(group, name, '.3g', ' ')}" for name, value in group.params.items()]
         bound = " (at a bound)" if group.status == "BOUND_HIT" else ""
-        stray = "; means stray from it beyond the runs' spread (lack_of_fit)" if "lack_of_fit" in group.notes else ""
+        stray = "; means deviate by more than the runs' spread (lack_of_fit)" if "lack_of_fit" in group.notes else ""
         narrow = "; scales span less than a factor of 2 (narrow_window)" if "narrow_window" in group.notes else ""
         sentences.append(
             f"{title(group)}: {formula(group)}, {', '.join(parts)}{bound}; {_window(group)}, {clusters(group)}, "
@@ -51,11 +51,14 @@ def rule(bounds: Bounds) -> str:
     return f"window {bounds.span}: {bounds.kept:,} of {bounds.rows:,} rows"
 
 
-def paragraphs(fit: Fit) -> list[list[str]]:
+def paragraphs(fit: Fit, columns: int | None = None) -> list[list[str]]:
     """Lines for a terminal: one paragraph per group for the first `MOST`, then what holds for all of them.
 
     A paragraph has the law with its numbers, beside them those of the fit without the largest scales; what it was
     fitted to; how well the largest scales were predicted; and its notes.
+
+    Args:
+        columns: Width of the terminal. The numbers are sentences where it is too narrow for their table.
     """
     shown = fit.groups[:MOST]
     common: dict[str, str] = {}
@@ -63,7 +66,10 @@ def paragraphs(fit: Fit) -> list[list[str]]:
         first, *others = (group.details for group in shown)
         common = {code: text for code, text in first.items() if all(other.get(code) == text for other in others)}
     lines = [
-        [*_paragraph(group), *(f"  {code}: {text}" for code, text in group.details.items() if code not in common)]
+        [
+            *_paragraph(group, columns),
+            *(f"  {code}: {text}" for code, text in group.details.items() if code not in common),
+        ]
         for group in shown
     ]
     if common:
@@ -86,24 +92,12 @@ def formula(group: GroupFit) -> str:
     return f"{text} where {' and '.join(meant)}"
 
 
-def _paragraph(group: GroupFit) -> list[str]:
+def _paragraph(group: GroupFit, columns: int | None) -> list[str]:
     head = f"{title(group)}: {formula(group)}"
     if group.error is not None:
         return [head, f"  not fitted: {group.error}"]
     held = group.holdout
-    rows = [["", f"{group.level:.0%} interval" if group.intervals else "", ""]]
-    if held is not None:
-        rows[0][2] = f"without the top {held.share:.0%} of scales"
-    numbers = {**group.params, **group.derived}
-    longest = max(map(len, numbers))
-    rows[0][0] = f"{'':{longest}}   all scales"
-    for name, value in numbers.items():
-        second = held.params.get(name) if held is not None else None
-        ends = _interval(group, name)
-        rows.append([f"{name:{longest}} = {value:.4g}", ends, "" if second is None else f"{second:.4g}"])
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = [head]
-    lines += ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [head, *_numbers(group, columns)]
     scales = f"{group.n_scales:,} " + (f"points of {' and '.join(group.x)}" if len(group.x) > 1 else "scales")
     huber = "" if group.huber is None else f" under Huber's loss of {group.huber:g}"
     lines.append(
@@ -118,14 +112,33 @@ def _paragraph(group: GroupFit) -> list[str]:
         )
     if len(group.rivals) > 1:
         lines.append(
-            "  beside other laws (AICc above the best, held-out log error): " + "; ".join(map(_rival, group.rivals))
+            "  compared with other laws (AICc above the best, held-out log error): "
+            + "; ".join(map(_rival, group.rivals))
         )
     return lines
 
 
+def _numbers(group: GroupFit, columns: int | None) -> list[str]:
+    """The parameters of a fit and of its second fit: as a table, or a sentence each where that is too wide."""
+    held = group.holdout
+    numbers = {**group.params, **group.derived}
+    longest = max(map(len, numbers))
+    without = "" if held is None else f"without the top {held.share:.0%} of scales"
+    rows = [[f"{'':{longest}}   all scales", f"{group.level:.0%} interval" if group.intervals else "", without]]
+    for name, value in numbers.items():
+        second = held.params.get(name) if held is not None else None
+        both = _interval(group, name), "" if second is None else f"{second:.4g}"
+        rows.append([f"{name:{longest}} = {value:.4g}", *both])
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    table = ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if columns is None or max(map(len, table)) <= columns:
+        return table
+    return [f"  {value}{ends and f' {ends}'}{second and f'; {without}: {second}'}" for value, ends, second in rows[1:]]
+
+
 def _rival(rival: Evidence) -> str:
     out = "" if rival.holdout is None else f" ({rival.holdout:.4f})"
-    above = f"+{rival.aicc:.1f}" if math.isfinite(rival.aicc) else "without an AICc, for which points are too few"
+    above = f"+{rival.aicc:.1f}" if math.isfinite(rival.aicc) else "no AICc (too few points)"
     return f"{rival.law} {above}{out}"
 
 
@@ -163,13 +176,16 @@ class Sanity:
         bound: What was checked.
         rows: Rows looked at.
         beyond: Rows on the wrong side by more than the allowed number of standard errors.
-        worst: The worst row, in standard errors: negative on the wrong side, infinite without an error.
+        worst: The measured value of the worst row.
+        errors: Its distance from the limit in standard errors, negative on the wrong side; None where the bound, or
+            that row, has no standard error.
     """
 
     bound: Bound
     rows: int
     beyond: int
     worst: float
+    errors: float | None
 
     @property
     def passed(self) -> bool:
@@ -179,25 +195,33 @@ class Sanity:
     def sentence(self) -> str:
         bound = self.bound
         held = f"in all {self.rows:,} rows" if self.passed else f"NOT in {self.beyond:,} of {self.rows:,} rows"
-        return plain(
-            f"Sanity: {bound.claim}: true within {bound.sigmas:g} s.e. {held} ({bound.metric} at worst "
-            f"{self.worst:+.1f} s.e. from {bound.limit:g})"
-        )
+        within = f" within {bound.sigmas:g} s.e." if bound.se else ""
+        if self.errors is None:
+            worst = f"{self.worst:.4g}; at {'least' if bound.side == 'low' else 'most'} {bound.limit:g} is required"
+        else:
+            worst = f"{self.errors:+.1f} s.e. from {bound.limit:g}"
+        return plain(f"Sanity: {bound.claim}: true{within} {held} ({bound.metric} at worst {worst})")
 
 
 def sanity(frame: pl.DataFrame, bounds: Sequence[Bound]) -> list[Sanity]:
-    """The bounds over all finished rows of a ledger; bounds on columns that it lacks are left out."""
+    """The bounds over all finished rows of a ledger that have numbers; bounds on columns that it lacks are left out."""
     found = []
     for bound in bounds:
         if not {*bound.columns, "status"} <= {*frame.columns}:
             continue
-        ok = frame.filter(pl.col("status") == "ok", *(pl.col(name).is_not_null() for name in bound.columns))
-        if ok.is_empty() or not all(ok[name].dtype.is_numeric() for name in bound.columns):
+        ok = frame.filter(pl.col("status") == "ok")
+        if not all(ok[name].dtype.is_numeric() for name in bound.columns):
             continue
-        off = (numbers(ok, bound.metric) - bound.limit) * (1 if bound.side == "low" else -1)
-        error = numbers(ok, bound.se) if bound.se else np.zeros(off.size)
+        ok = ok.filter(*(pl.col(name).is_not_null() & pl.col(name).is_not_nan() for name in bound.columns))
+        if ok.is_empty():
+            continue
+        values = numbers(ok, bound.metric)
+        off = (values - bound.limit) * (1 if bound.side == "low" else -1)
+        error = np.maximum(numbers(ok, bound.se), 0) if bound.se else np.zeros(off.size)  # none is below 0
         with np.errstate(divide="ignore", invalid="ignore"):
             # A value on the bound is 0 standard errors from it: the scores of two equal predictions have no spread.
             score = np.where(off == 0, 0.0, off / error)
-        found.append(Sanity(bound, off.size, int((score < -bound.sigmas).sum()), float(score.min())))
+        at = int(np.lexsort((off, score))[0])  # by distance where no error tells rows apart
+        errors = float(score[at]) if bound.se and np.isfinite(score[at]) else None
+        found.append(Sanity(bound, off.size, int((score < -bound.sigmas).sum()), float(values[at]), errors))
     return found

@@ -17,7 +17,7 @@ from raysweep.grid.values import Value
 from raysweep.laws.definition import Array
 from raysweep.laws.notes import group_name
 from raysweep.laws.points import Part, Points
-from raysweep.laws.source import numbers
+from raysweep.laws.source import condition, numbers
 
 __all__ = ["REASON", "Agreement", "agreements", "sentences", "theory_name", "with_theory"]
 
@@ -33,9 +33,14 @@ def theory_name(metric: str) -> str:
     return f"{metric}_theory"
 
 
-def with_theory(table: pa.Table, experiment: Experiment | None, metrics: Collection[str]) -> pa.Table:
+def with_theory(
+    table: pa.Table, experiment: Experiment | None, metrics: Collection[str], wheres: Collection[str | None] = (None,)
+) -> pa.Table:
     """A ledger's table with a column `<metric>_theory` for each of these metrics that the experiment has a theory of,
     and `theory_reason`, which says why a row has none. A table of an experiment without a theory comes back as it is.
+
+    Args:
+        wheres: Conditions of fits; a setting that none of them keeps a row of is not computed. None keeps all.
 
     Raises:
         FitError: the experiment's theory raised, or returned no such columns.
@@ -46,7 +51,9 @@ def with_theory(table: pa.Table, experiment: Experiment | None, metrics: Collect
     if not wanted:
         return table
     axes = [axis.name for axis in experiment.axes if axis.role != "seed" and axis.name in table.column_names]
-    settings = table.select(axes).group_by(axes).aggregate([])  # without seeds: few compared with the rows
+    if not len(read := _read(table, wheres)):
+        return table
+    settings = read.select(axes).group_by(axes).aggregate([])  # without seeds: few compared with the rows
     possible = _possible(settings, experiment)
     try:
         asked = settings.filter(possible)
@@ -65,6 +72,18 @@ def with_theory(table: pa.Table, experiment: Experiment | None, metrics: Collect
     for name in expected.columns:
         table = table.append_column(name, joined[name].to_arrow())
     return table
+
+
+def _read(table: pa.Table, wheres: Collection[str | None]) -> pa.Table:
+    """The rows that any of the conditions keeps; an invalid one, which its fit reports, keeps all."""
+    if None in wheres:
+        return table
+    rows = pl.DataFrame(pl.from_arrow(table))
+    try:
+        kept = pl.any_horizontal(condition(where, rows.schema) for where in wheres if where is not None)
+        return table.filter(rows.select(kept.fill_null(False)).to_series().to_arrow())
+    except (FitError, pl.exceptions.PolarsError):
+        return table
 
 
 def _possible(settings: pa.Table, experiment: Experiment) -> pa.BooleanArray:

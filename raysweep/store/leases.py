@@ -7,7 +7,7 @@ it took packs. A claim file is written once and never changed: it names the runs
 To take packs, a driver writes its claim file, and only then lists the folder. It leaves every pack of which a live
 driver claimed a run first. "First" is `(made, owner) < (now, self.owner)`: `made` is the time of the
 other file and `now` that of its own, both put on them by the store, so that no clock of a host matters; and where times
-are equal, names have the same order for every driver. Of two drivers that claim at the same time, at least one lists
+are equal, names have the same order for every driver. If two drivers claim at the same time, at least one lists
 after both have written; whoever sees both files compares the same two pairs, so they cannot both come out first; and
 one that listed before the other wrote has the earlier time. A driver that got nothing deletes its file at once.
 

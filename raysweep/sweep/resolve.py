@@ -30,9 +30,9 @@ from raysweep.grid.expand import expand
 from raysweep.grid.runs import Runs
 from raysweep.grid.terms import Term
 from raysweep.grid.values import canonical, unwrapped
-from raysweep.laws.request import RequestError
 from raysweep.ledger.rows import RESERVED, row_schema
 from raysweep.oracle.recipe import kinds, recipe_hash
+from raysweep.sweep.fits import check_fits
 from raysweep.sweep.override import read_overrides
 from raysweep.sweep.schema import FitSpec, SweepFile, explain
 from raysweep.yamlfile import dump_yaml, read_yaml
@@ -233,7 +233,7 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
         row_schema(experiment)  # refuses an axis called `seconds` before anything is spent
         display_of(experiment)
         terms = expand(file.grid, axes)
-        _check_fits(file.fit, axes, experiment)
+        notes += check_fits(file.fit, axes, experiment)
     except SweepError as error:
         raise SweepError(f"{path}: {error}") from error
     if file.world is None and experiment.needs_world:
@@ -280,31 +280,7 @@ def _near_equal(grid: Any, name: str = "grid") -> list[str]:
         first: dict[Any, float] = {}
         for value in grid:
             if isinstance(value, float) and first.setdefault(canonical(value), value) != value:
-                found.append(
-                    f"{name}: {first[canonical(value)]!r} and {value!r} are one value: numbers count to 12 digits"
-                )
+                found.append(f"{name}: {first[canonical(value)]!r} and {value!r} are one value: numbers keep 12 digits")
             elif isinstance(value, Mapping):
                 found += _near_equal(value, name)
     return found
-
-
-def _check_fits(fits: Sequence[FitSpec], axes: Mapping[str, Axis], experiment: Experiment) -> None:
-    """Refuse a fit that cannot be made before anything is spent on its data."""
-    metrics = {m.name for m in experiment.metrics}
-    for i, spec in enumerate(fits):
-        known = {*axes, *metrics, "flops", "flops_eval", "seconds"}
-        try:
-            asked = spec.request
-            if asked.window is not None and metrics:
-                asked.window.require(known)
-        except RequestError as error:
-            raise SweepError(f"fit.{i}.{error.key}: {error.rule}") from error
-        named = [*(("x", name) for name in asked.x), ("y", asked.y), *([("se", asked.se)] if asked.se else [])]
-        for key, name in named:
-            if metrics and name not in known:  # a plain function's metrics are known when it returns them
-                raise SweepError(
-                    f"fit.{i}.{key}: must be an axis or a metric, but got {name!r}. {nearest(name, known)}"
-                )
-        for name in asked.by:
-            if name not in axes:
-                raise SweepError(f"fit.{i}.by: must name axes, but got {name!r}. {nearest(name, axes)}")

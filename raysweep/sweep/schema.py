@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
 
 from raysweep.errors import nearest
 from raysweep.laws.request import FitRequest, Options
 from raysweep.laws.window import Window
 from raysweep.oracle.recipe import Recipe, kinds, recipe_of
+from raysweep.validation import first_fault
 
 __all__ = ["Budget", "FitSpec", "Resources", "SweepFile", "explain"]
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"  # anchored: pydantic searches, and a name becomes a folder
+
+def _of_folder(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ValueError(
+            "names a folder: it must begin with a letter or digit, followed by at most 63 letters, digits, dots, "
+            "hyphens or underscores"
+        )
+    return name
 
 
 class _Strict(BaseModel):
@@ -33,7 +41,7 @@ class FitSpec(_Strict):
     window: Mapping[str, Any] | None = Field(
         None, description="bounds of x, low and high: numbers, or formulas of other columns"
     )
-    at: float | str = Field("best", description="the snapshot of a run that counts: best, last, or a time")
+    at: float | str = Field("best", description="the snapshot of a run that is fitted: best, last, or a time")
     se: str | None = Field(None, description="standard error of y; <y>_se if there is one")
     huber: float | None = Field(None, description="Huber's loss on log residuals, linear beyond this")
     holdout: float = Field(0.3, description="share of the largest scales a second fit is judged on")
@@ -92,7 +100,7 @@ class Budget(_Strict):
 class SweepFile(_Strict):
     """The YAML file as written."""
 
-    name: str = Field(pattern=_NAME, description="names the default store, results/<name>")
+    name: Annotated[str, AfterValidator(_of_folder)] = Field(description="names the default store, results/<name>")
     experiment: str = ""
     grid: Mapping[str, Any]
     world: Annotated[SerializeAsAny[Recipe], BeforeValidator(recipe_of)] | None = None
@@ -105,24 +113,21 @@ class SweepFile(_Strict):
     result: str = Field("", description="for a script: the file it writes its result to, in the run's folder")
     workdir: Literal["own", "shared"] = Field("own", description="for a plain function on Ray: its working folder")
     fit: tuple[FitSpec, ...] = ()
-    presets: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict, description="named overrides of the grid, and of resources")
+    presets: Mapping[str, Mapping[str, Any]] = Field(
+        default_factory=dict, description="named overrides of the grid, and of resources"
+    )
     resources: Resources = Resources()
     budget: Budget = Budget()
 
 
 def explain(error: ValidationError, raw: Any, path: str) -> str:
     """The first validation error in one line: file, key, rule, value, nearest valid keys."""
-    # An unknown key is often the misspelt form of a missing one, and the more useful error.
-    first: ErrorDetails = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    place = list(first["loc"])
-    key = ".".join(map(str, place))
-    if first["type"] == "extra_forbidden":
-        return f"{path}: {key}: unknown key. {nearest(str(place[-1]), _keys_at(place[:-1], raw))}"
-    if first["type"] == "missing":
-        return f"{path}: {key}: must be given"
-    given = first["input"]
-    rule = first["msg"].removeprefix("Value error, ")
-    return f"{path}: {key}: {rule[0].lower()}{rule[1:]}, but got {given!r}"
+    fault = first_fault(error.errors(), raw)
+    key = ".".join(map(str, fault.place))
+    hint = ""
+    if fault.kind == "unknown":
+        hint = f". {nearest(str(fault.place[-1]), _keys_at(fault.place[:-1], raw))}"
+    return f"{path}: {key}: {fault.broken}{hint}"
 
 
 def _keys_at(place: Sequence[Any], raw: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,15 @@ from raysweep.testing.trial import (
 
 __all__ = ["isolation", "packing", "resume", "rows"]
 
+_PACKED = (
+    "a run must give the same rows in every pack",
+    "Let a run depend on its own axes alone: draw random numbers by its seed, not by its place in the pack, and save "
+    "all that training changes",
+)
+_ASKED = (
+    "a run must give the same rows whichever of its cells are asked for",
+    "Let nothing that is measured change the training, and no schedule depend on the longest time asked for",
+)
 _PAIRS = 3  # pairs of neighbouring saved states that a pack is resumed from
 
 
@@ -125,9 +134,15 @@ def isolation(trial: Trial) -> Iterator[str]:
 
 
 def packing(trial: Trial) -> Iterator[str]:
-    """Compare what runs measure alone with what they measure in their pack."""
+    """Compare what runs measure alone, and where one of their cells is asked for, with what they measure in their whole
+    pack. The FLOPs to a cell may depend on the others: branches and evaluations add up.
+    """
     for which, whole, part in trial.parts:
         yield from _apart(trial, whole, part, which)
+    for cell, whole, asked, part in trial.few:
+        which = f"a pack of {len(asked)} runs asked only for {cell}"
+        yield from _ended_apart(trial, whole, part, which)
+        yield from _apart(trial, whole, part, which, _ASKED, stamps=())
 
 
 def resume(trial: Trial) -> Iterator[str]:
@@ -174,12 +189,20 @@ def _ended_apart(trial: Trial, whole: Reading, part: Reading, which: str) -> Ite
             return
 
 
-def _apart(trial: Trial, whole: Reading, part: Reading, which: str) -> Iterator[str]:
+def _apart(
+    trial: Trial,
+    whole: Reading,
+    part: Reading,
+    which: str,
+    rule: tuple[str, str] = _PACKED,
+    stamps: Sequence[str] = ("flops", "flops_eval"),
+) -> Iterator[str]:
     """Report the first number that differs from the whole pack's."""
     before = whole.rows.take(pa.array([whole.place[cell] for cell in part.rows["cell"].to_pylist()]))
     both = pc.and_(pc.equal(before["status"], "ok"), pc.equal(part.rows["status"], "ok"))
     before, after = before.filter(both), part.rows.filter(both)
-    for name in ("flops", "flops_eval", *(metric.name for metric in trial.experiment.metrics)):
+    must, remedy = rule
+    for name in (*stamps, *(metric.name for metric in trial.experiment.metrics if metric.deterministic)):
         one, other = numbers(before, name), numbers(after, name)
         usual = np.abs(numbers(ok_rows(whole.rows), name))
         floor = float(np.median(usual[np.isfinite(usual)])) if np.isfinite(usual).any() else 0.0
@@ -187,10 +210,9 @@ def _apart(trial: Trial, whole: Reading, part: Reading, which: str) -> Iterator[
         apart = (np.abs(one - other) > trial.tolerance * scale) | (np.isnan(one) != np.isnan(other))
         if apart.any():
             i = int(np.argmax(apart))
+            exempt = "" if name in stamps else f". If {name} measures the machine, declare it `deterministic=False`"
             yield (
-                f"a run must give the same rows in every pack, within {trial.tolerance:g}, but {name} of {which} is "
-                f"{other[i]:.12g} instead of {one[i]:.12g}, as in its whole pack. Let a run depend on its own axes "
-                "alone: draw random numbers by its seed, not by its place in the pack, and save all that training "
-                "changes"
+                f"{must}, within {trial.tolerance:g}, but {name} of {which} is {other[i]:.12g} instead of "
+                f"{one[i]:.12g}, as in its whole pack. {remedy}{exempt}"
             )
             return

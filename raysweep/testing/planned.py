@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,10 @@ __all__ = ["cost", "imports"]
 
 
 _HEAVY = ("torch", "ray", "polars")
+# The result goes to a file: the modules that are imported may print, close or redirect whatever they like, and what
+# they leave for the end of the process (threads, exit handlers) is no part of planning.
 _PLAN = """
-import json, sys, traceback
+import json, os, sys, traceback
 asked = json.load(sys.stdin)
 sys.path[:] = asked["path"]
 found = {}
@@ -42,14 +45,15 @@ from raysweep.sweep import from_mapping
 sweep = from_mapping(asked["sweep"], "sweep", [Path(folder) for folder in asked["folders"]])
 with tempfile.TemporaryDirectory() as folder:
     make_plan(sweep, Store(folder), 1)
-print("\\n" + json.dumps({name: by for name, by in found.items() if name in sys.modules}))
+Path(asked["result"]).write_text(json.dumps({name: by for name, by in found.items() if name in sys.modules}))
+os._exit(0)
 """
 
 
 def cost(trial: Trial) -> Iterator[str]:
     """Compare a plan with the costs of its runs, one by one and in reverse order; then a plan of two runs that differ
-    in one lane axis; then the costs with what rows report. Without a column `flops` in the rows, nothing is known of
-    the work itself: then only the sums are checked.
+    in one lane axis; then the costs with what rows report, where all cells are asked for and where one is. Without a
+    column `flops` in the rows, nothing is known of the work itself: then only the sums are checked.
     """
     runs = trial.sweep.runs
     yield from _priced(trial, runs, "the sweep's runs")
@@ -67,14 +71,24 @@ def cost(trial: Trial) -> Iterator[str]:
                 continue
             both = _doubled(pack.runs, name, other)
             try:
-                trial.experiment.check(both, trial.world_shape, trial.sweep.file.resources.gpus)
-            except SweepError:
-                continue  # such a run makes no sense
-            yield from _priced(trial, both, f"two runs with {name}={first[name]} and {name}={other}")
+                wrong = list(_priced(trial, both, f"two runs with {name}={first[name]} and {name}={other}"))
+            except Exception:
+                if _makes_sense(trial, both):
+                    raise
+            else:
+                yield from wrong if wrong and _makes_sense(trial, both) else ()
     for pack, read in zip(trial.packs, trial.whole, strict=True) if trial.is_declared else ():
         yield from _reported(trial, pack.runs, read)
-        for single, last in trial.last_cells(pack, read):
-            yield from _reported(trial, single, last)
+    for _, _, asked, read in trial.few:
+        yield from _reported(trial, asked, read)
+
+
+def _makes_sense(trial: Trial, runs: Runs) -> bool:
+    try:
+        trial.experiment.check(runs, trial.world_shape, trial.sweep.file.resources.gpus)
+    except SweepError:
+        return False
+    return True
 
 
 def _priced(trial: Trial, runs: Runs, which: str) -> Iterator[str]:
@@ -119,7 +133,8 @@ def _reported(trial: Trial, runs: Runs, read: Reading) -> Iterator[str]:
             reports = f"{least:.6g}" if cells == 1 else f"{least:.6g} at most and {most:.6g} over its {cells} cells"
             yield (
                 f"cost() must state the {name} that a run's rows report, but run {shown(runs, i)} reports "
-                f"{reports} and cost() states {planned:.6g}. Compute both in one function"
+                f"{reports} and cost() states {planned:.6g}. Compute both in one function; where a run may stop before "
+                f"its longest time, no plan knows its work: yield null as its {name}"
             )
             break
 
@@ -135,13 +150,22 @@ def imports(trial: Trial) -> Iterator[str]:
         "path": [str(Path(entry).absolute()) for entry in sys.path],
         "heavy": _HEAVY,
     }
-    done = subprocess.run(
-        [sys.executable, "-c", _PLAN], input=json.dumps(asked), capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        yield f"a fresh process must be able to plan the sweep, but could not:\n{tail(done.stderr, 6)}"
+    with tempfile.TemporaryDirectory(prefix="raysweep-") as folder:
+        result = Path(folder) / "imports.json"
+        asked["result"] = str(result)
+        done = subprocess.run(
+            [sys.executable, "-c", _PLAN],
+            input=json.dumps(asked).encode(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+        found = json.loads(result.read_text()) if result.exists() else None
+    if found is None:
+        said = tail(done.stderr.decode(errors="replace"), 6) or f"it ended with exit code {done.returncode}"
+        yield f"a fresh process must be able to plan the sweep, but could not:\n{said}"
         return
-    for name, by in json.loads(done.stdout.splitlines()[-1]).items():  # the experiment's module may print, too
+    for name, by in found.items():
         yield (
             f"planning must import none of {', '.join(_HEAVY)}, but imports {name} (by {by}). Import it inside run(), "
             "where it is used"

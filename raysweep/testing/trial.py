@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysweep.cost import stated_cost
+from raysweep.executors.inline import Inline
 from raysweep.experiment import Context, Cost, Experiment, Saved, World, WorldShape
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.grid.runs import KEY_LENGTH, Observed, Runs
@@ -104,7 +105,6 @@ class Trial:
         recipe = self.sweep.file.world
         if recipe is None:
             return None
-        from raysweep.executors.inline import Inline
         from raysweep.oracle.world import prepare
 
         folder = folder_of(recipe)
@@ -148,10 +148,10 @@ class Trial:
         try:
             for batch in self.experiment.run(lent, context):
                 take(batch)
+            for batch in context.outbox.drain():
+                take(batch)
         except Exception as error:
             raised = f"{type(error).__name__}: {error}"
-        for batch in context.outbox.drain():
-            take(batch)
         missing = subtract(runs, [cell for table in tables for cell in table["cell"].to_pylist()])
         if missing.cells:
             tables.append(failure_rows(missing, schema, by, "failed", raised or NO_ROW))
@@ -192,24 +192,24 @@ class Trial:
         found = forked(lambda: [{n: float(v) for n, v in asdict(self._cost(runs, i)).items()} for i in last_first])
         return [Cost(**one) for one in reversed(found or [])]
 
-    def last_cells(self, pack: Pack, read: Reading) -> Iterator[tuple[Runs, Reading]]:
-        """The first and the last run that ends ok, each asked only for its most expensive cell, and the result."""
-        name = next((name for name in ("flops", "flops_eval") if name in read.given), "")
-        if not name:
-            return
-        ok = ok_rows(read.rows)
-        at = {key: i for i, key in enumerate(ok["run"].to_pylist())}
-        ends = [i for i in range(len(pack)) if pack.runs.key(i) in at]
-        for i in sorted({*ends[:1], *ends[-1:]}):
-            own = ok.filter(pc.equal(ok["run"], pack.runs.key(i)))
-            cell = own["cell"][int(np.argmax(np.nan_to_num(numbers(own, name))))].as_py()
-            alone = pack.runs.take(np.array([i]))
-            observed = alone.observed[int(alone.observed_code[0])]
-            if observed.count > 1:
-                few = replace(
-                    alone, observed=(observed.only([cell[KEY_LENGTH:]]),), observed_code=np.zeros(1, dtype=np.int64)
-                )
-                yield few, self.read(few)
+    @cached_property
+    def few(self) -> list[tuple[Mapping[str, Value], Reading, Runs, Reading]]:
+        """Each pack whose runs have several cells, asked only for the most expensive one of each run, and then only for
+        the cheapest one: its observed values, the whole pack's result, the runs as asked, and their result.
+        """
+        found: list[tuple[Mapping[str, Value], Reading, Runs, Reading]] = []
+        for pack, read in zip(self.packs, self.whole, strict=True) if self.is_declared else ():
+            (observed,), ok = pack.runs.observed, ok_rows(read.rows)
+            if observed.count < 2 or not len(ok):
+                continue
+            name = next((name for name in ("flops", "flops_eval") if name in read.given), None)
+            work = np.nan_to_num(numbers(ok, name)) if name else np.arange(len(ok))
+            for row in (len(ok) - 1 - int(np.argmax(work[::-1])), int(np.argmin(work))):
+                suffix = ok["cell"][row].as_py()[KEY_LENGTH:]
+                asked = replace(pack.runs, observed=(observed.only([suffix]),))
+                cell = dict(zip(observed.names, observed.cells[suffix], strict=True))
+                found.append((cell, read, asked, self.read(asked)))
+        return found
 
     @property
     def is_declared(self) -> bool:

@@ -103,6 +103,12 @@ def theory(trial: Trial) -> Iterator[str]:
             f"a theory's columns must be named as metrics or `reason`, but {', '.join(more)} is none. A name that no "
             "metric has is never used"
         )
+    valued, reasoned = _filled(whole, metrics)
+    if (both := valued & reasoned).any():
+        yield (
+            f"a row's reason must be null where every metric of the theory has a value, but {both.sum()} of "
+            f"{len(cells)} rows have both, e.g. row {int(np.argmax(both))}. Give a reason only where a value is null"
+        )
     random = np.random.default_rng(0)
     order = random.permutation(np.tile(np.arange(len(cells)), 2))
     asked = {"they are shuffled and repeated": order, "half of them are asked for": order[: len(order) // 4]}
@@ -152,11 +158,17 @@ def _answered(found: Any, rows: int, metrics: Sequence[str]) -> Iterator[str]:
         yield f"a theory's reasons must be text or null, but are returned as {types['reason']}"
     if wrong:
         return
-    values = [np.isfinite(numbers(found, name)) for name in metrics if name in found.schema.names]
-    reasoned = np.array([bool(reason) for reason in found["reason"].to_pylist()], dtype=bool)
-    silent = ~(np.all(values, axis=0) if values else np.zeros(rows, dtype=bool)) & ~reasoned
+    valued, reasoned = _filled(found, metrics)
+    silent = ~valued & ~reasoned
     if silent.any():
         yield (
             f"every row must have a value or a reason, but {silent.sum()} of {rows} have neither, e.g. row "
             f"{int(np.argmax(silent))}. Say in `reason` why there is no value"
         )
+
+
+def _filled(found: pa.Table, metrics: Sequence[str]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """[rows] whether every metric that a theory has is a number, and whether there is a reason."""
+    values = [np.isfinite(numbers(found, name)) for name in metrics if name in found.schema.names]
+    valued = np.all(values, axis=0) if values else np.zeros(len(found), dtype=bool)
+    return valued, np.array([bool(reason) for reason in found["reason"].to_pylist()], dtype=bool)

@@ -1,9 +1,9 @@
 """Power-law targets on the circle, and the neural tangent kernel of infinitely wide networks there.
 
 Source: arXiv 2409.17858, section 6; the kernels' recursion is Jacot et al. 2018 (arXiv 1806.07572), with the arc-cosine
-kernels of Cho and Saul 2009. Networks have no biases, Gaussian weights of unit variance in mean-field scaling, activations of
-unit second moment and inputs of unit mean square, so that the kernel at equal angles is 1 + s (1 + s (...)), H + 1 terms,
-with s = 1 for ReLU and 4/3 for its square.
+kernels of Cho and Saul 2009. Networks have no biases, Gaussian weights of unit variance in mean-field scaling,
+activations of unit second moment and inputs of unit mean square, so that the kernel at equal angles is
+1 + s (1 + s (...)), H + 1 terms, with s = 1 for ReLU and 4/3 for its square.
 
 An activation ReLU(h)^p has kernel eigenvalues that fall as k^(-2 p), and the target sum_k k^-q cos(k theta) a tail that
 falls as k^-(2 q - 1): hence alpha = 2 p, and beta = (2 q - 1) / (2 p).
@@ -23,7 +23,8 @@ __all__ = ["POWERS", "amplitudes", "kernel_spectrum", "modes"]
 Array = npt.NDArray[np.float64]
 
 POWERS = {"relu": 1, "relu2": 2}  # p of the activations ReLU(h)^p whose kernels have a power law
-_ANGLES = 2**16
+_ANGLES = 2**18
+_SINGLE, _BINS = 64, 160  # harmonics that are not merged, and bins of the others
 
 
 def amplitudes(activation: str, beta: float, harmonics: int) -> Array:
@@ -60,7 +61,12 @@ def _moments(activation: str, theta: Array) -> tuple[Array, Array]:
 
 
 def modes(activation: str, depth: int, beta: float, harmonics: int) -> Modes:
-    """Eigenvalues, and the target's share of each, at infinite width."""
+    """Eigenvalues, and the target's share of each, at infinite width; harmonics beyond the first are merged in bins."""
     mass = amplitudes(activation, beta, harmonics) ** 2
-    x = kernel_spectrum(activation, depth)[1 : harmonics + 1]
-    return Modes(np.maximum(x, np.finfo(float).tiny), mass / mass.sum(), np.ones(harmonics))
+    x = np.maximum(kernel_spectrum(activation, depth)[1 : harmonics + 1], np.finfo(float).tiny)
+    single = np.arange(min(_SINGLE, harmonics))
+    bins = np.geomspace(_SINGLE, harmonics, _BINS + 1)[:-1].astype(int) if harmonics > _SINGLE else single
+    first = np.unique(np.concatenate([single, bins]))
+    own = np.add.reduceat(mass, first)
+    count = np.diff(np.append(first, harmonics)).astype(float)
+    return Modes(np.add.reduceat(mass * x, first) / own, own / mass.sum(), count)

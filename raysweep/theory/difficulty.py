@@ -12,7 +12,6 @@ L(k) = sum_j w_j exp(-k lambda_j) costs next to nothing at any k.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TypeAlias
@@ -21,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy  # its parts are imported when they are first used
 
-__all__ = ["PRIORS", "Rates", "failure_sampled", "log_precision_density", "rates", "success"]
+__all__ = ["PRIORS", "Rates", "log_precision_density", "rates", "success"]
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -237,37 +236,3 @@ def _gathered(rate: Array, weight: Array, never: float, most: float) -> Rates:
     for j in range(_POINTS):
         gathered += np.bincount(corner + j, below[j], count) / np.prod(j - offsets[offsets != j])
     return Rates(float(first), np.append(never, gathered))
-
-
-def failure_sampled(
-    k: Sequence[float], beta: float, tolerance: float, risk: float, count: int, rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """The same chance for the Gamma prior by importance sampling, independent of the mesh; and its standard error.
-
-    Failures at large k have two causes, each rare: a small tau, and a large b at a tau that is not small. Both are
-    drawn from mixtures that visit them: tau from Gamma(1/4, 1) and Gamma(2, 1/2), b from N(0, r) and N(0, 9 r), half
-    of the instances each. (Sampling small tau alone misses the second: at beta = 2.5, D = 1, r = 0.3, k = 10^4 it finds
-    only 0.6 % of the failures, and gives a standard error of 1.5 % of that.)
-
-    Args:
-        k: Budgets, [budgets].
-        beta, tolerance, risk: As `rates`.
-        count: Instances drawn.
-        rng: Their source.
-    """
-    small, wide = rng.random((2, count)) < 0.5
-    tau = np.where(small, rng.gamma(0.25, size=count), rng.gamma(2.0, 2.0, size=count))
-    z = rng.standard_normal(count) * np.where(wide, 3.0, 1.0)
-    drawn = (_gamma_density(tau, 0.25, 1.0) + _gamma_density(tau, 2.0, 2.0)) / 2
-    ratio = _gamma_density(tau, beta / 2, 1.0) / drawn
-    ratio *= 2 / (1 + np.exp(z**2 / 2 * (1 - 1 / 9)) / 3)  # N(0, 1) over the mixture
-    hit = success(tau, np.abs(z) * np.sqrt(risk), tolerance)
-    with np.errstate(divide="ignore"):
-        each = ratio * np.exp(np.multiply.outer(np.asarray(k, dtype=np.float64), np.log1p(-hit)))
-    return each.mean(axis=1), each.std(axis=1) / np.sqrt(count)
-
-
-def _gamma_density(tau: Array, shape: float, scale: float) -> Array:
-    return np.asarray(
-        np.exp((shape - 1) * np.log(tau) - tau / scale - scipy.special.gammaln(shape) - shape * np.log(scale))
-    )

@@ -26,7 +26,6 @@ __all__ = [
     "generalisation",
     "noise_variance",
     "perfect_failure",
-    "power_tail",
     "saturation",
 ]
 
@@ -53,16 +52,6 @@ def generalisation(n: npt.ArrayLike, dim: int, noise: float) -> Array:
     """
     n = np.asarray(n, dtype=np.float64)
     return np.where(n > dim + 1, noise * dim / np.where(n > dim + 1, n - dim - 1, 1.0), np.nan)
-
-
-def power_tail(n: npt.ArrayLike, dim: int, alpha: float) -> Array:
-    """What n < dim inputs cannot resolve of a target with equal power per direction: sum_{j > n} j^-(1 + alpha).
-
-    The excess risk at n < dim is this up to a factor of 1.5 to 3.5 that n hardly changes (the paper's N^-alpha).
-    """
-    spectrum = np.arange(1, dim + 1, dtype=np.float64) ** -(1 + alpha)
-    left = np.append(spectrum.sum() - np.cumsum(np.append(0.0, spectrum[:-1])), 0.0)
-    return np.asarray(left[np.minimum(np.asarray(n, dtype=int), dim)])
 
 
 def excess_risk(n: float, dim: int, alpha: float, noise: float, ridge: float = 0.0) -> float:

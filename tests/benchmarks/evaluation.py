@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def seconds(overrides: list[str]) -> tuple[float, float]:
-    """Of a whole pack without its start-up: (training and all, evaluation)."""
+    """Seconds of a whole pack without its start-up: (training and all, evaluation)."""
     sweep = load_sweep(ROOT / "sweeps/demo.yaml", ["width=64", *overrides])
     assert sweep.file.world is not None
     world = load_world(Store(str(ROOT / "results/demo")), folder_of(sweep.file.world))

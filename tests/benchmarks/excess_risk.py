@@ -44,7 +44,8 @@ def design(alpha: float, sigma: float, sets: int) -> list[dict[str, Any]]:
     noise, rows = theory.noise_variance(BETA, sigma), []
     for n, risks_of_n in found.items():
         risks = np.array(risks_of_n)
-        apart = 2 * float(theory.power_tail(n, D, alpha)) if n < D else float(theory.generalisation(n, D, noise))
+        tail = float((np.arange(n + 1, D + 1.0) ** -(1 + alpha)).sum())  # of the spectrum
+        apart = 2 * tail if n < D else float(theory.generalisation(n, D, noise))
         for j, ridge in enumerate(RIDGES):
             mean, error = risks[:, j].mean(), risks[:, j].std(ddof=1) / np.sqrt(sets)
             expected = theory.excess_risk(n, D, alpha, noise, ridge)

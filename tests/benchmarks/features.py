@@ -1,7 +1,11 @@
 """The features experiment: lanes of gradient descent side by side against one run after another, and a phase diagram.
 
     python tests/benchmarks/features.py steps [--device cuda] [--out DIR]     lanes x steps per second, both ways
-    python tests/benchmarks/features.py phase [--out DIR]                     sweeps/features_phase.yaml, end to end
+    OMP_NUM_THREADS=1 python tests/benchmarks/features.py phase [--out DIR]   sweeps/features_phase.yaml, end to end
+
+`phase`: the wall time of the whole process, from an empty store to its report. Beside it, a sample of the same runs one
+at a time: each draws its own model and solves its equations with scipy's LSODA (lazy ones in closed form, as here); the
+time of all is extrapolated from the sample. Both must give the same losses.
 
 `steps`: rich lanes (each with its own B) of 256 and of 512 modes in float64, with the population gradient. The plain
 way is the same arithmetic written for one run, in a Python loop without lanes or captured steps. Both start from the
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -24,17 +29,22 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
 import torch
+from scipy.integrate import solve_ivp
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from raysweep.experiments.features_steps import Descent  # noqa: E402
-from raysweep.theory.features import power_law_modes  # noqa: E402
+from raysweep.theory.features import modes_of_width, power_law_modes  # noqa: E402
 
+Array = npt.NDArray[np.float64]
 ETA, ALPHA, BETA = 0.02, 2.0, 0.5
 REPEATS = 5
+MIDDLE = 5  # place of the sample's alpha and beta among theirs
 
 
 def plain(modes: int, gamma: float, steps: int, device: str) -> float:
@@ -114,8 +124,64 @@ def phase() -> dict[str, Any]:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         seconds = time.perf_counter() - started
         assert done.returncode == 0, done.stderr
-    print(f"sweeps/features_phase.yaml: {seconds:.0f} s\n{done.stdout.splitlines()[0]}")
-    return {"sweep": "features_phase", "seconds": seconds, "said": done.stdout.splitlines()[0]}
+        rows = pq.read_table(f"{folder}/cells.parquet").to_pylist()
+    said = next(line for line in done.stdout.splitlines() if " ok of " in line)
+    print(f"{said}; {seconds:.0f} s in all", flush=True)
+    points = {(row["alpha"], row["beta"], row["gamma"]) for row in rows}
+    runs = {run_of(row) for row in rows}
+    alpha, beta = (sorted({point[i] for point in points})[MIDDLE] for i in (0, 1))
+    taken = {}
+    for run in sorted(run for run in runs if run[:2] == (alpha, beta)):
+        expected = {row["t"]: row["loss"] for row in rows if run_of(row) == run}
+        started = time.perf_counter()
+        found = by_itself(*run, np.array(sorted(expected)))
+        taken[run] = time.perf_counter() - started
+        np.testing.assert_allclose(found, [expected[t] for t in sorted(expected)], rtol=1e-3)
+        print(f"one at a time: width {run[3]}, gamma {run[2]:g}: {taken[run]:.1f} s", flush=True)
+    alone = len(runs) * sum(taken.values()) / len(taken)
+    print(f"{len(runs):,} runs one at a time: {alone:,.0f} s, {alone / seconds:.0f} x as long")
+    return {
+        "sweep": "features_phase", "said": said, "seconds": seconds, "points": len(points), "runs": len(runs),
+        "cells": len(rows), "one_at_a_time_seconds": alone, "ratio": alone / seconds,
+        "sample": [{"width": run[3], "gamma": run[2], "seconds": s} for run, s in taken.items()],
+    }  # fmt: skip
+
+
+def run_of(row: dict[str, Any]) -> tuple[float, float, float, int]:
+    """What a run is of, in the order of by_itself's arguments."""
+    return row["alpha"], row["beta"], row["gamma"], row["width"]
+
+
+def by_itself(alpha: float, beta: float, gamma: float, width: int, times: Array) -> Array:
+    """The losses of one run, without anything shared."""
+    if width:
+        rng = np.random.Generator(np.random.Philox(key=[0, 0]))  # the draws of seed 0
+        (modes,) = modes_of_width(alpha, [beta], width, 8 * width, rng)
+    else:
+        modes = power_law_modes(alpha, beta)
+    x, mass = modes.x, modes.mass
+    if gamma == 0:
+        return np.asarray(modes.unreachable + (mass * np.exp(-2 * x * times[:, None])).sum(1))
+
+    def slope(log_t: float, state: Array) -> Array:
+        r, rho = state[:-1], state[-1]
+        growth, s = (mass * r * (1 - r)).sum(), 1 + gamma * rho
+        moved = -s * x * r - gamma * growth / s * (1 - r)
+        return np.asarray(np.exp(log_t) * np.append(moved, 2 * growth))
+
+    first = 1e-4
+    start = np.append(np.exp(-x * first), (mass * x).sum() * first**2)
+    solved = solve_ivp(
+        slope, np.log([first, times[-1]]), start, "LSODA", np.log(times), rtol=1e-7, atol=1e-12,
+    )  # fmt: skip
+    return np.asarray(modes.unreachable + (mass[:, None] * solved.y[:-1] ** 2).sum(0))
+
+
+def processor() -> str:
+    """The name that the kernel gives the processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> None:
@@ -128,9 +194,11 @@ def main() -> None:
     name = torch.cuda.get_device_name() if asked.device == "cuda" else "cpu"
     file = asked.out / f"features-{name.lower().replace(' ', '-')}.json"
     kept = json.loads(file.read_text()) if file.is_file() else {}
+    load = round(os.getloadavg()[0], 2)
     made = steps(asked.device) if asked.part == "steps" else phase()
     about = {"date": date.today().isoformat(), "device": name, "python": platform.python_version()}
-    kept[asked.part] = {**about, "torch": torch.__version__, "result": made}
+    host = {"cores": os.cpu_count(), "processor": processor(), "load_before": load, "torch": torch.__version__}
+    kept[asked.part] = {**about, **host, "numpy": np.__version__, "result": made}
     file.write_text(json.dumps(kept, indent=1) + "\n")
 
 

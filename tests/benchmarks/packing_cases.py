@@ -14,11 +14,11 @@ class Case:
     """A shape, and how large the grids around it are.
 
     Attributes:
-        steps: Of every run of the grid.
-        runs: Of the end-to-end grid.
-        lanes: Of the packs at steady state.
-        separation: Of the world's classes: images need more to be learned at all.
-        scan_steps: Of a run while the rivals' concurrency is chosen.
+        steps: Steps of every run of the grid.
+        runs: Number of runs in the end-to-end grid.
+        lanes: Lanes of the packs at steady state.
+        separation: Separation of the world's classes: images need more to be learned at all.
+        scan_steps: Steps of a run while the rivals' concurrency is chosen.
     """
 
     name: str

@@ -15,7 +15,7 @@ from packing_cases import Case, architecture, recipe, sweep_of, task_of
 
 
 def resources(bench: Bench, lanes: int | None) -> dict[str, Any]:
-    """Of a pack."""
+    """The resources of one pack."""
     found: dict[str, Any] = {"cpus": 1.0}
     if bench.cuda:
         found |= {"gpus": 1.0, "memory_gib": bench.args.memory_gib}

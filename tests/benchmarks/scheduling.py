@@ -71,7 +71,7 @@ class Clock:
         self.marks.append(self._now())
 
     def told(self) -> dict[str, Any]:
-        """Of the first and last tenth of the packs (the first without the start), CPU milliseconds each."""
+        """CPU milliseconds per pack, in the first and last tenth of the packs (the first without the start)."""
         done = len(self.marks) - 1
         tenth = max(1, done // 10)
 

@@ -29,7 +29,7 @@ def no_training(flow: object) -> object:
 
 @pytest.fixture
 def store(tmp_path: Path, make_sweep: Callable[..., Sweep]) -> Store:
-    """Of a sweep at two temperatures, with its world and that of an earlier sweep."""
+    """The store of a sweep at two temperatures, with its world and that of an earlier sweep."""
     made = Store(str(tmp_path / "store"))
     sweep = make_sweep(CLASSIFIER_SWEEP, {"temperature": [2.5, 1.75]})
     open_store(made, sweep, Progress(io.StringIO))

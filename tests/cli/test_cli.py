@@ -99,7 +99,7 @@ def test_a_sweep_from_run_to_report(cli: Cli, tmp_path: Path) -> None:
     assert found["drivers"] == []
 
     code, out, _ = cli("plan", file)
-    assert "nothing to do: all 64 cells are finished in results/tiny" in out
+    assert "nothing to do: every cell is finished in results/tiny" in out
     assert "time:" not in out
     code, out, _ = cli("plan", file, "--set", "seed=0..2")
     assert "64 of 96 cells are finished in results/tiny; left to do: 32 cells in 8 runs" in out

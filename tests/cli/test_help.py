@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 import yaml
 from conftest import CLASSIFIER_SWEEP
@@ -17,15 +20,31 @@ from raysweep.cli import show
 from raysweep.executors import EXECUTORS
 from raysweep.export import TRACKERS
 from raysweep.imports import TOOLS
+from raysweep.laws import fit
+from raysweep.reports.tables import paragraphs
+from raysweep.terminal import counted
 
 ROOT = Path(__file__).parent.parent.parent
 COMMANDS = [
-    *("plan", "run", "fit", "allocate", "passk", "status", "logs", "report", "audit", "compact", "doctor"),
+    *(
+        "plan",
+        "run",
+        "fit",
+        "allocate",
+        "passk",
+        "difficulty",
+        "status",
+        "logs",
+        "report",
+        "audit",
+        "compact",
+        "doctor",
+    ),
     *("export", "import"),
 ]
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [40, 60, 120])
 def test_help_fits_the_terminal_and_cuts_no_description(
     columns: int,
     cli: Cli,  # noqa: F811
@@ -36,11 +55,13 @@ def test_help_fits_the_terminal_and_cuts_no_description(
         code, out, _ = cli(*command, "--help")
         assert code == 0
         assert max(map(len, out.splitlines())) <= columns, command
-        assert "Usage: raysweep" in out
+        usage, described = out.split("\n\n", 1)
+        assert usage.startswith("Usage: raysweep")
+        assert not re.search(r"[a-z]\.\.\.", described), command  # an argument that repeats: PATH...
         if not command:
-            listed = out.split("Commands:\n")[1].splitlines()
-            assert [line.split()[0] for line in listed if line.strip()] == COMMANDS  # one line each
-            assert all(line.endswith(".") and not line.endswith("...") for line in listed if line.strip())
+            listed = re.split(r"\n  (?=\w)", "\n" + out.split("Commands:\n")[1])[1:]
+            assert [entry.split()[0] for entry in listed] == COMMANDS
+            assert all(entry.rstrip().endswith(".") for entry in listed)
 
 
 def test_the_command_alone_prints_its_help(cli: Cli) -> None:  # noqa: F811
@@ -54,6 +75,16 @@ def test_the_version_is_printed(cli: Cli) -> None:  # noqa: F811
     assert project["version"] == __version__
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
     assert (project["license"], [(ROOT / name).exists() for name in project["license-files"]]) == ("Apache-2.0", [True])
+
+
+def test_a_usage_error_points_to_the_help_of_its_command(cli: Cli) -> None:  # noqa: F811
+    assert cli("plan")[2].endswith("See `raysweep plan --help`.\n")
+    assert cli("plam")[2].endswith("See `raysweep --help`.\n")
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "0 cells"), (1, "1 cell"), (2240, "2,240 cells")])
+def test_a_count_agrees_with_its_noun(number: int, words: str) -> None:
+    assert counted(number, "cell") == words
 
 
 def test_help_names_what_can_be_chosen(cli: Cli) -> None:  # noqa: F811
@@ -103,7 +134,29 @@ def test_on_a_terminal_lines_are_folded_and_lose_nothing(
     assert (out, err.split(), max(map(len, err.splitlines())) <= 40) == ("", words, True)
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+def test_a_table_too_wide_for_the_terminal_becomes_sentences(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, row = ["shape", "cells", "", "eval FLOP"], ["width=32", "1,120", "", "1.03e+10"]
+    for columns, expected in (
+        (60, "  shape     cells    eval FLOP\n  --------  -----    ---------\n  width=32  1,120     1.03e+10\n"),
+        (24, "  shape width=32: cells\n    1,120, eval FLOP\n    1.03e+10\n"),
+    ):
+        monkeypatch.setattr(show, "terminal_width", lambda *_, columns=columns: columns)
+        show.print_table(head, [row], right_from=1)
+        assert capsys.readouterr().out == expected
+
+
+def test_the_numbers_of_a_fit_fit_the_terminal() -> None:
+    n = np.geomspace(10, 1e4, 8)
+    fitted = fit(pl.DataFrame({"n": n, "loss": 3 * n**-0.5}), x="n", y="loss", bootstrap=0)
+    ((_, table, *_),) = paragraphs(fitted)
+    ((_, sentence, *_),) = paragraphs(fitted, 40)
+    assert table.split("  ")[-1] == "without the top 30% of scales"
+    assert sentence == "  A     = 3; without the top 30% of scales: 3"
+
+
+@pytest.mark.parametrize("columns", [60, 120])
 def test_a_plan_fits_the_terminal(
     columns: int,
     cli: Cli,  # noqa: F811

@@ -164,7 +164,7 @@ def test_options_that_are_given_apply_to_the_fits_that_a_sweep_names(cli: Cli) -
         (["--window", "{low: 20000}"], "The window (20000 <= size, here from 20000) left 0 of 8 rows."),
         (["--law", "chinchilla"], "takes 2 columns of x (N, D), but got 1: size."),
         (["--by", "size"], "fit: --by: x, y and by must be different columns"),
-        (["--at", "9999"], "at: a time can be asked for where an axis of time is read along a run"),
+        (["--at", "9999"], "at: a time needs an axis of time that is read along a run"),
     ):
         code, out, err = cli("fit", "results/toy", *options)
         assert (code, out) == (2, "")

@@ -17,7 +17,7 @@ HEAVY = {
     *("nflows", "safetensors", "triton", "mlflow", "wandb", "tensorboard", "fsspec", "asyncio"),
 }
 LIGHT = HEAVY | {"numpy", "pyarrow", "yaml"}
-OWN = ("raysweep.cli", "raysweep.errors", "raysweep.inside")
+OWN = ("raysweep.cli", "raysweep.errors", "raysweep.inside", "raysweep.terminal")
 COMPLETION = {"_RAYSWEEP_COMPLETE": "complete_bash", "COMP_WORDS": "raysweep plan --pre", "COMP_CWORD": "2"}
 
 SCRIPT = """

@@ -54,6 +54,11 @@ def test_a_dict_is_one_row_and_every_run_is_trained_once():
     assert {r["status"] for r in rows} == {"ok"}
 
 
+def test_a_number_beyond_the_largest_is_infinite_and_the_run_diverged():
+    (row,) = measure(lambda config: {"loss": -(10**400)}, {"a": 1})
+    assert (row["status"], row["loss"]) == ("diverged", -math.inf)
+
+
 def test_a_generator_is_given_the_observed_values_and_yields_a_row_for_each():
     def train(config):
         assert config["t"] == (1, 2, 4)

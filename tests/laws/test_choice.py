@@ -37,7 +37,7 @@ def test_a_break_at_the_end_of_the_window_is_no_candidate():
 def test_few_scales_fall_back_to_simple_laws():
     assert choose(x=X[:4], y=X[:4] ** -0.5).law.name == "power+floor"
     assert choose(x=X[:3], y=X[:3] ** -0.5).law.name == "power"
-    with pytest.raises(FitError, match="at least 3 distinct scales, but there are 2"):
+    with pytest.raises(FitError, match="at least 3 distinct scales, but got 2"):
         choose(x=X[:2], y=X[:2])
 
 

@@ -131,9 +131,9 @@ def test_an_observed_axis_that_a_table_has_lost_is_named_where_its_rows_need_it(
     arrow = store(keyed()).drop_columns(["step", "k"])  # which keeps its metadata
     by_cell = frame.select(names).drop("run")
     for data in (frame.select(names), arrow, tmp_path / "some.csv", tmp_path / "some.parquet", by_cell):
-        with pytest.raises(FitError, match=r"observed axis step, k, which.*but has lost it: 60 rows are of 20 cells"):
+        with pytest.raises(FitError, match=r"observed axis step, k, which.* lost it: its 60 rows now belong to 20"):
             fit(data)
-    with pytest.raises(FitError, match=r"observed axis step, which.*60 rows are of 20 cells"):
+    with pytest.raises(FitError, match=r"observed axis step, which.*its 60 rows now belong to 20 cells"):
         fit(frame.drop("step"))
     assert [group.n_points for group in fit(frame.drop("k"), bootstrap=0)] == [10, 10]  # it has one value
     one = frame.filter(pl.col("step") == 100)

@@ -130,7 +130,7 @@ def test_values_without_a_logarithm_are_refused_and_counted(name, bad):
 @pytest.mark.parametrize(("form", "need"), [(POWER, 3), (FLOOR, 4)], ids=["power", "power+floor"])
 def test_too_few_distinct_scales_are_refused_however_many_points(form, need):
     x = np.repeat(2.0 ** np.arange(1, need), 9)
-    with pytest.raises(FitError, match=rf"at least {need} distinct scales, but there are {need - 1}\. Add scales"):
+    with pytest.raises(FitError, match=rf"at least {need} distinct scales, but got {need - 1}\. Add scales"):
         estimate(form, x, x**-0.5)
 
 

@@ -96,7 +96,7 @@ def test_what_was_dropped_is_counted_in_each_group():
     assert soft.details["dropped_failed"] == "5 of 15 rows with status failed were dropped."
     assert not {"dropped_failed", "dropped_skipped"} & set(hard.notes)
     assert not {"dropped_null", "dropped_skipped"} & set(soft.notes)
-    gone = "Groups without a row that counts: labels=none."
+    gone = "Groups without a usable row: labels=none."
     assert (hard.details["dropped_groups"], soft.details["dropped_groups"]) == (gone, gone)
 
 

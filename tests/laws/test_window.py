@@ -199,7 +199,7 @@ def test_a_group_that_the_window_empties_says_what_it_left():
     frame = found.to_frame()
     assert frame.filter(gamma=0.1).select("x_min", "window_low", "window_rows").rows() == [(None, 4e6, 75)]
     assert findings(found)[0].endswith("left 0 of 75 rows.")
-    with pytest.raises(FitError, match=r"None of 3 groups can be fitted.* left 0 of 75 rows"):
+    with pytest.raises(FitError, match=r"None of the 3 groups could be fitted\. The first \(.*=.*\): .* 0 of 75 rows"):
         by_gamma(curves(), window={"low": 1e7})
     with pytest.raises(FitError, match=r"The window .* left 0 of 225 rows"):
         fit(curves(), x="t", y="loss", window={"low": 1e7})

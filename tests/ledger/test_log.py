@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import FUNCTION_SWEEP
 
-from raysweep.errors import LedgerError
+from raysweep.errors import LedgerError, SweepError
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.grid.axes import Axis
 from raysweep.ledger.log import CELLS, Ledger, sequence
@@ -45,6 +45,33 @@ def rows(sweep: Sweep, runs: list[int], epochs: list[int], loss: float = 1.0, **
             table.schema.get_field_index(name), field, pa.repeat(pa.scalar(value, field.type), len(table))
         )
     return table
+
+
+@pytest.mark.parametrize(
+    ("lanes", "said"),
+    [
+        ([0, -1], r"must yield `lane` from 0 to 2, as its pack has 3 runs, but yields -1\."),
+        ([3, 0], r"must yield `lane` from 0 to 2, as its pack has 3 runs, but yields 3\."),
+        (pa.array([0, 2**64 - 1], pa.uint64()), "must yield `lane` from 0 to 2"),
+        ([0, None], "`lane`, a column of whole numbers without nulls, but yields int64 with nulls"),
+        ([None, None], "`lane`, a column of whole numbers without nulls, but yields null with nulls"),
+        ([0.0, 1.0], "`lane`, a column of whole numbers without nulls, but yields double"),
+        (["0", "1"], "`lane`, a column of whole numbers without nulls, but yields string"),
+        ([True, False], "`lane`, a column of whole numbers without nulls, but yields bool"),
+    ],
+)
+def test_a_row_of_no_run_of_the_pack_is_refused(sweep: Sweep, lanes: object, said: str) -> None:
+    runs = sweep.runs.take(np.arange(3))
+    batch = pa.RecordBatch.from_pydict({"lane": lanes, "epoch": [1, 2], "loss": [1.0, 1.0]})
+    with pytest.raises(SweepError, match=f"^an experiment must yield {said.removeprefix('must yield ')}"):
+        stamp(batch, runs, row_schema(sweep.experiment), Stamp("pack", 1, "cpu"))
+    with pytest.raises(SweepError, match="`lane`, a column of whole numbers without nulls, but yields none"):
+        stamp(batch.drop_columns(["lane"]), runs, row_schema(sweep.experiment), Stamp("pack", 1, "cpu"))
+
+
+def test_a_batch_without_rows_adds_none(sweep: Sweep) -> None:
+    batch = pa.RecordBatch.from_pydict({"lane": [], "epoch": [], "loss": []})
+    assert len(stamp(batch, sweep.runs, row_schema(sweep.experiment), Stamp("pack", 1, "cpu"))) == 0
 
 
 def test_scan_returns_what_was_appended(any_store: Store, sweep: Sweep) -> None:

@@ -57,7 +57,7 @@ def test_monotone_in_k_and_within_0_1(sharp):
 
 @pytest.mark.parametrize("r", [1e-15, 1e-9, 0.3, 0.5, 0.7, 1 - 1e-12])
 def test_no_cancellation_at_small_and_large_posteriors(r):
-    """Of a posterior r at the prediction, against exact rational arithmetic."""
+    """For a posterior r at the prediction, against exact rational arithmetic."""
     from fractions import Fraction
 
     log_r = torch.tensor([[r, 1 - r]], dtype=torch.float64).log()

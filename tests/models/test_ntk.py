@@ -138,3 +138,15 @@ def test_blocks_fit_the_memory_that_is_allowed():
         ntk(architecture.model(), stack_of(architecture), items_of(architecture), memory=100)
     small = ntk(architecture.model(), stack_of(architecture), items_of(architecture), memory=20_000)
     torch.testing.assert_close(small, ntk(architecture.model(), stack_of(architecture), items_of(architecture)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: f"{a.kind}-{a.depth}")
+def test_a_gpu_has_the_same_kernel(architecture):
+    stack, x = stack_of(architecture), items_of(architecture)
+    wanted = ntk(architecture.model(), stack, x)
+    there = {name: p.cuda() for name, p in stack.items()}
+    close(ntk(architecture.model(), there, x.cuda()).cpu(), wanted, 1e-12)
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        single = {name: p.float() for name, p in there.items()}
+        close(ntk(architecture.model(), single, x.float().cuda()).cpu(), wanted, 1e-5)

@@ -120,12 +120,12 @@ def test_its_hash_has_its_fields_its_version_and_what_else_it_is_made_of(monkeyp
 def test_its_parameters_are_checked_under_their_own_names(make_sweep: Callable[..., Sweep]) -> None:
     with pytest.raises(SweepError, match=r"world\.gaps: unknown key\. Did you mean 'gap'\?"):
         make_sweep(CLASSIFIER_SWEEP, world={"kind": "line", "gaps": 1})
-    with pytest.raises(SweepError, match=r"world\.steps: .* integer.* but got 'many'"):
+    with pytest.raises(SweepError, match=r"world\.steps: must be a whole number, but got 'many'"):
         make_sweep(CLASSIFIER_SWEEP, world={"kind": "line", "steps": "many"})
 
 
 def test_an_unknown_kind_is_refused_by_those_that_are_known(make_sweep: Callable[..., Sweep]) -> None:
-    told = r"kind must be one of 'flow', 'gaussian', but got \{'kind': 'line', 'gap': 2\.0\}"
+    told = r"kind must be the name of a kind of world, but got 'line'\. .*Valid names: flow, gaussian"
     with pytest.raises(SweepError, match=f"sweep.yaml: world: {told}"):
         make_sweep(CLASSIFIER_SWEEP, world=WORLD)
     with pytest.raises(OracleError, match=f"here: must hold a recipe: {told}"):
@@ -141,7 +141,7 @@ def test_a_store_of_a_kind_that_is_not_known_here_can_be_read(
         register(LineRecipe)
         run(make_sweep(CLASSIFIER_SWEEP, world=WORLD), store, make_executor("inline"))
     assert status(store)["pending"] == 0
-    with pytest.raises(OracleError, match=r"recipe\.json: .* kind must be one of .*imports no code\. `raysweep run`"):
+    with pytest.raises(OracleError, match=r"recipe\.json: .* kind must be the .*imports no code\. `raysweep run`"):
         load_world(store, f"oracle/{store.folders('oracle')[0]}")
 
 

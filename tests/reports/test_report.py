@@ -54,8 +54,8 @@ def test_findings_say_law_interval_window_runs_and_whether_there_is_a_floor() ->
 def test_a_law_with_too_many_parameters_for_its_points_is_said_to_be_so() -> None:
     n = np.geomspace(10, 1000, 5)
     (lines,) = paragraphs(fit(pl.DataFrame({"n": n, "loss": 3 * n**-0.5}), x="n", y="loss", bootstrap=0))
-    (line,) = [line for line in lines if "beside other laws" in line]
-    assert "power+floor without an AICc, for which points are too few" in line
+    (line,) = [line for line in lines if "compared with other laws" in line]
+    assert "power+floor no AICc (too few points)" in line
     assert "inf" not in line
 
 
@@ -206,7 +206,7 @@ def test_notes_stand_at_the_groups_they_hold_for(memory_store: Store, make_sweep
     run(sweep, memory_store, make_executor("inline"))
     made = make_report(memory_store)
     page = memory_store.read("report.html").decode()
-    assert "<code>no_holdout</code> Without" in page  # all groups
+    assert "<code>no_holdout</code> Too few" in page  # all groups
     assert "<code>few_seeds</code> arm=b; arm=c: 2 values of seed" in page
     assert "<code>narrow_window</code> arm=b: size spans a factor of 1.2 only" in page
     first, second, third = made.findings

@@ -116,6 +116,24 @@ def test_what_nobody_looks_at_is_not_worked_out() -> None:
     assert with_theory(table, Watched(), ["unknown"]) is table
 
 
+def test_settings_that_no_fit_reads_are_not_worked_out() -> None:
+    seen = []
+
+    class Watched(Halves):
+        def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
+            seen.append({tuple(row.values()) for row in cells.select(["n", "width"]).to_pylist()})
+            return super().theory(cells, metrics)
+
+    table = ledger()
+    found = with_theory(table, Watched(), ["loss"], {"width = 1 AND n > 10", "n = 10 AND loss > 1e9"})
+    assert seen == [{(100, 1), (1000, 1)}]
+    for row in found.to_pylist():
+        assert row["loss_theory"] == (1 / row["n"] if (row["n"], row["width"]) in seen[0] else None)
+    assert with_theory(table, Watched(), ["loss"], {"width = 3"}) is table
+    assert len(with_theory(table, Halves(), ["loss"], {"no condition", "width = 1"})["loss_theory"].drop_null()) == 24
+    assert len(with_theory(table, Halves(), ["loss"], {None, "n = 10"})["loss_theory"].drop_null()) == 24
+
+
 def test_experiments_without_a_theory_leave_the_table_alone() -> None:
     table = ledger()
     assert with_theory(table, None, ["loss"]) is table

@@ -41,7 +41,7 @@ class Target:
     Attributes:
         cases: What is fed: a strategy, or a function of a random number generator.
         run: Takes a case; a RaysweepError is an answer, anything else a crash.
-        share: Of all cases, relative to other targets.
+        share: Share of all cases, relative to other targets.
     """
 
     name: str

@@ -263,6 +263,6 @@ def test_a_frame_of_a_store_says_as_much_as_its_file(work: Any, tmp_path: Path) 
     frame = pl.read_parquet(path)
     for data in (frame, frame.lazy(), frame.drop("cell"), frame.to_pandas()):
         assert fit(data, x="n", y="loss", bootstrap=40).to_json() == wanted.to_json()
-    with pytest.raises(FitError, match=r"observed axis t, which its column `columns` names.*28 rows are of 14 cells"):
+    with pytest.raises(FitError, match=r"observed axis t, which its column `columns` names.*28 rows now belong"):
         fit(frame.drop("t"), x="n", y="loss")
     assert len(fit(frame.filter(pl.col("t") == 1).drop("t"), x="n", y="loss", bootstrap=0)) == 2

@@ -1,14 +1,18 @@
 """The sweep file: what it accepts, and that every refusal names the file, the key, the rule and the value."""
 
 import json
+import re
 import sys
 import textwrap
 
 import pytest
+from pydantic import ValidationError
 
 from raysweep.errors import SweepError
+from raysweep.oracle.recipe import kinds
 from raysweep.store import Store
 from raysweep.sweep import from_mapping, load_sweep
+from raysweep.sweep.schema import Budget, FitSpec, Resources, SweepFile, explain
 from raysweep.sweep.stored import stored_runs
 from raysweep.yamlfile import parse_yaml
 
@@ -68,13 +72,18 @@ def test_words_that_start_like_exponents_are_words(text):
         ("fit: [{law: power, x: a, yy: b}]", ["fit.0."]),
         ("fit: [{law: power, x: a, y: b, bye: [c]}]", ["fit.0.bye: unknown key", "Did you mean 'by'?"]),
         ("fit: [{law: power, x: a}]", ["fit.0.y: must be given"]),
-        ("resources: {lanes: 0}", ["resources.lanes", "greater than or equal to 1", "but got 0"]),
+        ("resources: {lanes: 0}", ["resources.lanes", "must be at least 1, but got 0"]),
         ("resources: {cpus: many}", ["resources.cpus", "number", "'many'"]),
-        ("resources: 3", ["resources", "but got 3"]),
-        ("version: 0", ["version", "greater than or equal to 1", "0"]),
+        ("resources: 3", ["resources: must be a mapping, but got 3"]),
+        ("version: 0", ["version: must be at least 1, but got 0"]),
         ("version: 2", ["`version` are for plain functions", "version=2"]),
         ("observed: [steps]", ["`observed`", "steps"]),
-        ("presets: {smoke: 3}", ["presets.smoke", "3"]),
+        ("presets: {smoke: 3}", ["presets.smoke: must be a mapping, but got 3"]),
+        ("observed: steps", ["observed: must be a list, but got 'steps'"]),
+        ("fit: power", ["fit: must be a list, but got 'power'"]),
+        ("fit: [{law: power, x: 3, y: b}]", ["fit.0.x: must be a word or a list, but got 3"]),
+        ("fit: [{law: power, x: [a, 3], y: b}]", ["fit.0.x.1: must be a word, but got 3. In quotes it is one: '3'"]),
+        ("budget: {3: 1}", ["budget: keys must be words, but got 3"]),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_the_nearest_valid(write, extra, words):
@@ -86,9 +95,9 @@ def test_a_wrong_key_or_value_is_named_with_the_nearest_valid(write, extra, word
     ("world", "words"),
     [
         ("{kind: gaussian, dims: 2}", ["world.dims: unknown key", "Did you mean 'dim'?"]),
-        ("{kind: gaussian, dim: 1}", ["world.dim", "greater than or equal to 2", "1"]),
+        ("{kind: gaussian, dim: 1}", ["world.dim", "must be at least 2, but got 1"]),
         ("{kind: flow, hiden: 2}", ["world.hiden: unknown key", "Did you mean 'hidden'?"]),
-        ("{kind: gausian}", ["world", "'gaussian'", "gausian"]),
+        ("{kind: gausian}", ["world: kind must be", "'gausian'. Did you mean 'gaussian'?"]),
         ("{dim: 2}", ["world", "kind", "{'dim': 2}"]),
         ("3", ["world", "3"]),
         ("missing.yaml", ["missing.yaml: cannot be read"]),
@@ -131,7 +140,7 @@ def test_a_training_set_larger_than_its_pool_is_refused(write):
         ("name: a\nexperiment: classifier\n", ["grid: must be given"]),
         ("experiment: classifier\ngrid: {}\n", ["name: must be given"]),
         ("name: a\nexperiment: clasifier\ngrid: {}\n", ["'clasifier'", "Did you mean 'classifier'?"]),
-        ("name: a\nexperiment: classifier\ngrid: {1: 2}\n", ["grid", "1"]),
+        ("name: a\nexperiment: classifier\ngrid: {1: 2}\n", ["grid: keys must be words, but got 1"]),
     ],
 )
 def test_what_is_no_sweep_is_refused_in_one_line(write, text, words):
@@ -152,6 +161,50 @@ def test_a_nested_yaml_bomb_and_a_huge_file_are_refused(write, tmp_path):
 def test_a_name_that_is_no_plain_folder_is_refused(name):
     with pytest.raises(SweepError, match="name: "):
         from_mapping({"name": name, "experiment": "classifier", "grid": {}, "world": WORLD})
+
+
+def test_a_missing_function_or_module_is_refused_by_what_a_user_may_mean(write, monkeypatch):
+    write("def train_all(config): ...\n_HIDDEN = 1\n", "module_of_two.py")
+    path = write("name: a\nexperiment: module_of_two:train\ngrid: {a: 1}\n")
+    said = refused(path, "must define 'train'", "Did you mean 'train_all'? Valid names: train_all")
+    assert said.endswith("train_all")
+    monkeypatch.chdir(path.parent)
+    said = refused(write("name: a\nexperiment: no_such_module:train\ngrid: {a: 1}\n", "t.yaml"), "looked in")
+    assert said.count(str(path.parent)) == 2  # the file's own name, and the folder once
+
+
+def test_an_unknown_law_is_refused_by_those_of_a_file_which_include_auto():
+    for fit, says in (
+        (
+            {"law": "powr", "x": "width", "y": "nll"},
+            "fit.0.law: There is no law 'powr'. Did you mean 'power'.*: auto",
+        ),
+        ({"x": "width", "y": "width"}, "fit.0.y: .*by=nothing"),
+    ):
+        with pytest.raises(SweepError, match=says):
+            from_mapping({"name": "a", "experiment": "classifier", "grid": {}, "world": WORLD, "fit": [fit]})
+
+
+@pytest.mark.parametrize("part", ["", "fit", "resources", "budget", "world"])
+def test_every_key_refuses_a_wrong_type_in_plain_words(part):
+    models = {"": SweepFile, "fit": FitSpec, "resources": Resources, "budget": Budget, "world": kinds()["gaussian"]}
+    good = {"": {}, "fit": {"x": "width", "y": "loss"}, "world": {"kind": "gaussian"}}.get(part, {})
+    base = {"name": "t", "experiment": "classifier", "grid": {"width": [1]}, "world": WORLD}
+    for key in models[part].model_fields:
+        said = []
+        for wrong in (3, "word", [[3]], {"a": {}}, {3: 1}, None, float("nan")):
+            value = {**good, key: wrong}
+            raw = {**base, **(value if not part else {part: [value] if part == "fit" else value})}
+            try:
+                SweepFile.model_validate(raw)
+            except ValidationError as error:
+                said.append(explain(error, raw, "sweep"))
+        assert said, key
+        for one in said:
+            assert not re.search("[Ii]nput|instance|tuple|dict|string|integer|pydantic|key]|should|valid [^nk]", one), (
+                one
+            )
+            assert key in one
 
 
 # --- overrides and presets --------------------------------------------------------------------------------
@@ -211,6 +264,13 @@ def test_an_exclusion_that_a_preset_makes_senseless_says_what_to_do(write):
     refused(write(text), "grid.exclude[0].width", "width = 16", "preset replaces width", preset="small")
     assert len(load_sweep(write(text), preset="none").runs) == 2
     assert len(load_sweep(write(text), ["exclude={width: 8, seed: 0}"], "small").runs) == 1
+
+
+def test_a_preset_may_replace_the_resources(write):
+    path = write(BASE + "resources: {gpus: 1, lanes: 3}\npresets: {small: {width: 8, resources: {cpus: 2}}}\n")
+    assert load_sweep(path).file.resources.gpus == 1
+    small = load_sweep(path, preset="small").file.resources
+    assert (small.cpus, small.gpus, small.lanes) == (2, 0, None)
 
 
 PRESETS = BASE + "presets:\n  smoke: {width: 8, steps: [1, 2]}\n  tiny: {depth: 1}\n"
@@ -340,7 +400,13 @@ def test_a_version_makes_every_cell_new(user):
         ("train = 3\n", "M:train", "{a: 1}", "", ["`def train(config)`", "int"]),
         (TRAIN, "M:train", "{a: [1, x]}", "", ["axis a", "one type", "[1, 'x']"]),
         (TRAIN, "M:train", "{a: 1}", "observed: [b]", ["observed must name axes", "'b'"]),
-        (TRAIN, "M:train", "{a: 1, seconds: 2}", "", ["distinct names", "seconds"]),
+        (
+            TRAIN,
+            "M:train",
+            "{a: 1, seconds: 2}",
+            "",
+            ["an axis must not", "'seconds'", "other than attempt, cell"],
+        ),
         (TRAIN, "M:train", "{a: [1, 2], b: aa * 2 + a}", "", ["grid.b", "'aa'", "Valid names: a, b"]),
         (TRAIN, "M:train", "{a: [1, 2], t: 1, b: t * 2}", "observed: [t]", ["grid.b", "observed axes", "t"]),
         (TRAIN, "M:train", "{a: [1, 2], exclude: {a: 3}}", "", ["grid.exclude[0].a", "a = 3", "1, 2"]),

@@ -31,7 +31,18 @@ def test_without_richness_every_mode_decays_by_itself() -> None:
     modes = [power_law_modes(1.5, 0.5), power_law_modes(2, 1.25)]
     times = np.geomspace(1e-6, 1e6, 25)
     expected = [(m.mass * np.exp(-2 * m.x * times[:, None])).sum(1) for m in modes]
-    np.testing.assert_allclose(flow(modes, 0.0, times).loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(flow(modes, 0.0, times).loss, expected, rtol=1e-12)
+    lazy, hardly = flow(modes, 0.0, times), flow(modes, 1e-9, times)  # in closed form, and integrated
+    np.testing.assert_allclose(hardly.loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(hardly.rho, lazy.rho, rtol=1e-4)
+
+
+def test_merging_close_modes_changes_nothing() -> None:
+    modes = modes_of_width(2, [0.5, 1.25], 256, 1024, np.random.default_rng(1))
+    times = np.geomspace(1e-2, 1e6, 17)
+    merged, apart = flow(modes, 1.0, times), flow(modes, 1.0, times, 1e-30)  # modes with noise are not merged
+    np.testing.assert_allclose(merged.loss, apart.loss, rtol=3e-5)
+    np.testing.assert_allclose(merged.rho, apart.rho, rtol=3e-5)
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(1.5, 0.25), (1.5, 0.5), (2, 0.75), (1.5, 1.25), (1.5, 1.5)])

@@ -1,6 +1,6 @@
 """Features of CIFAR-10's test images, to train heads on: from random patches, and from a residual network.
 
-    python analysis/features.py patches|resnet --data cifar10_jpeg_60k.npz [--device cuda] [--out results/lid_cifar]
+    python analysis/cifar_features.py patches|resnet --data cifar10_jpeg_60k.npz [--device cuda] [--out DIR]
 
 patches: 400 random 6 x 6 patches of training images as filters, rectified, mean over quarters of the image. resnet:
 the input of a ResNet's head, after the platform's own training loop has fitted it to the 50,000 training images and

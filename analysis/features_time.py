@@ -1,0 +1,153 @@
+"""Exponents of loss in time (H1, H2): of the exact flow, of random models of a width, of gradient descent; figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from common import save
+from features_common import CLOCK, by_seed, claim, falls, sampled, slopes, span, within
+from matplotlib import pyplot as plt
+
+from raysweep.claims import Claim, Measured, Rule
+from raysweep.laws.window import Window
+from raysweep.reports.style import COLOURS
+from raysweep.theory.features import power_law_modes, time_exponent
+from raysweep.theory.kernel_limit import lazy_curve, width_plateau
+
+# Past the crossover, which is at t = 1 for gamma = 1, by enough for the first modes to matter no more.
+UNBOUNDED = Window(1e4, 1e6)
+# From ten modes that are learned to one in twenty of those that the model has; on easy tasks, also while the transient
+# of the width, relative to the loss t^(beta - 1 + 1/alpha) / N, is below a twentieth.
+_SHARE = "(0.05 * {size}) ** " + CLOCK
+BEFORE_PLATEAU = Window(
+    f"10 ** {CLOCK}",
+    f"(0.05 * width) ** (1 / (beta - 1 + 1 / alpha)) if beta > 1 else {_SHARE.format(size='width')}",
+)
+BEFORE_LAST = Window(f"10 ** {CLOCK}", _SHARE.format(size="inputs"))
+ABOVE = 5.0  # times the plateau
+EARLY = 30.0  # before it the first modes make the local exponent
+WEAK = 0.01  # gamma: rho = A t^(1 - beta) - B is 1 / gamma at t_c, so that B matters by B gamma
+HORIZON = 20.0  # past the crossover of gamma = 1
+KINDS = (  # method, whether of a width, marker, label
+    ("exact", False, "o", "exact flow"),
+    ("exact", True, "s", "exact flow, width 2,048"),
+    ("steps", False, "^", "gradient descent"),
+)
+
+
+def of_time(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
+    """One exponent for every setting with gamma 0 or 1."""
+    points = []
+    cut = frame.filter(pl.col("gamma").is_in([0.0, 1.0]))
+    for (method, width, alpha, beta, gamma), part in sorted(
+        cut.group_by("method", "width", "alpha", "beta", "gamma"), key=lambda group: group[0]
+    ):
+        rich, wide = gamma > 0, width > 0
+        known, why = time_exponent(beta, rich), ""
+        if wide:
+            one, why = of_width(part)
+        else:
+            inside = within(part, UNBOUNDED if method == "exact" else BEFORE_LAST)
+            t = inside["t"].to_numpy()
+            one = Measured(float(falls(t, inside["loss"].to_numpy())), span("t", t), 0)
+            if beta == 1 and rich:
+                known += float(np.log(np.log(t[-1]) / np.log(t[0])) / np.log(t[-1] / t[0]) / 2)
+                why = "at the edge the loss falls as 1 / (t sqrt(log t)); the theory is its exponent over this window"
+        how = f"{method}, width {width:,}" if wide else method
+        setting = f"{how}, {'rich (gamma 1)' if rich else 'lazy'}, alpha {alpha:g}, beta {beta:g}"
+        rule = Rule("near theory", 0.02 if method == "exact" and not wide else 0.05)
+        rows.append(claim("H1" if beta < 1 else "H2", setting, known, one, rule, "exponents", why))
+        points.append((method, wide, beta, rich, one))
+    fig, axis = plt.subplots(figsize=(5.6, 4))
+    grid = np.linspace(0.2, 1.55, 100)
+    for colour, rich in zip(COLOURS, (False, True), strict=False):
+        name = "rich, gamma = 1" if rich else "lazy"
+        axis.plot(grid, [time_exponent(b, rich) for b in grid], "--", color=colour, lw=1, label=f"theory, {name}")
+        for method, wide, marker, label in KINDS:
+            mine = [p for p in points if p[0] == method and p[1] == wide and p[3] == rich]
+            values = np.array([(p[2], p[4].value, *p[4].ends) for p in mine]).T
+            error = np.abs(values[2:] - values[1])
+            axis.errorbar(
+                values[0], values[1], error, fmt=marker, ms=5, mfc="none", color=colour, lw=1, label=f"{label}, {name}"
+            )
+    axis.set(xlabel="source beta", ylabel="exponent of loss in time")
+    axis.legend(fontsize=6.5)
+    save(fig, figure)
+
+
+def of_width(part: pl.DataFrame) -> tuple[Measured, str]:
+    """The exponent above the plateau of random models of a width, from the mean over seeds; what to know about it."""
+    inside = within(part, BEFORE_PLATEAU)
+    t, loss = by_seed(inside, "t", "loss")
+    floor = by_seed(inside, "t", "unreachable")[1]
+    above = loss.mean(1) > ABOVE * floor.mean(1)
+    t, reducible = t[above], (loss - floor)[above]
+    one = sampled(span("t", t), reducible, lambda v: falls(t, v.mean(1)))
+    alpha, beta, gamma, width = part.select("alpha", "beta", "gamma", "width").row(0)
+    if gamma:
+        return one, ""
+    modes = power_law_modes(alpha, beta)
+    expected = float(falls(t, lazy_curve(modes, t, width) - width_plateau(modes, width)))
+    return one, f"random-matrix theory of this width gives {expected:.3f}"
+
+
+def of_crossover(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
+    """When gamma rho = 1, against gamma; and the local exponent between its lazy and its rich value, in t / t_c."""
+    betas = sorted(frame["beta"].unique().to_list())
+    fig, axes = plt.subplots(1, len(betas) + 1, figsize=(13.2, 3.6))
+    for axis, colour, beta in zip(axes[1:], COLOURS, betas, strict=False):
+        lazy, rich = time_exponent(beta, rich=False), time_exponent(beta, rich=True)
+        gammas, crossed = [], []
+        for (gamma,), part in sorted(frame.filter(pl.col("beta") == beta).group_by("gamma")):
+            t, rho, loss = (part[name].to_numpy() for name in ("t", "rho", "loss"))
+            gammas.append(float(gamma))
+            crossed.append(float(np.exp(np.interp(0.0, np.log(gamma * rho), np.log(t)))))
+            middle, local = slopes(t, loss)
+            keep = middle > EARLY
+            axis.plot(middle[keep] / crossed[-1], (local[keep] - lazy) / (rich - lazy), lw=1.1, color=_shade(gamma))
+        axis.set(xscale="log", ylim=(-0.3, 1.4), xlabel="t / t_c", title=f"beta = {beta:g}")
+        axis.axhline(0, color="0.7", lw=0.8)
+        axis.axhline(1, color="0.7", lw=0.8)
+        g, c = np.array(gammas), np.array(crossed)
+        late = g <= WEAK * 1.001
+        found = Measured(float(falls(g[late], c[late])), span("gamma", g[late]), 0)
+        setting = f"exponent of 1/gamma in the crossover time, where gamma rho = 1; alpha 1.5, beta {beta:g}"
+        rows.append(claim("H1", setting, 1 / (1 - beta), found, Rule("near theory", 0.1), "crossover"))
+        axes[0].plot(g, c, "o", ms=4, mfc="none", color=colour, label=f"beta = {beta:g}")
+        axes[0].plot(g, c[0] * (g / g[0]) ** (-1 / (1 - beta)), "--", lw=1, color=colour)
+    axes[0].set(xscale="log", yscale="log", xlabel="richness gamma", ylabel="crossover time t_c")
+    axes[0].legend(fontsize=7)
+    axes[1].set_ylabel("local exponent: 0 lazy, 1 rich")
+    save(fig, figure)
+
+
+def _shade(gamma: float) -> tuple[float, float, float, float]:
+    return plt.get_cmap("viridis")(1 + np.log10(gamma) / 3.3)
+
+
+def of_step_size(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
+    """The rich exponent in time at a small step size, and in steps at the largest stable one."""
+    fig, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
+    frame = frame.with_columns((pl.col("t") / pl.col("eta")).alias("n"))
+    small = frame["eta"].min()
+    for colour, beta in zip(COLOURS, sorted(frame["beta"].unique().to_list()), strict=False):
+        mine = frame.filter(pl.col("beta") == beta)
+        for axis, x, part, rich, name in (
+            (axes[0], "t", mine.filter(pl.col("eta") == small), True, f"time, at step size {small:g}"),
+            (axes[1], "n", mine.filter(pl.col("eta") != small), False, "steps, each horizon at 0.9 of its stable size"),
+        ):
+            at, loss = part[x].to_numpy(), part["loss"].to_numpy()
+            keep = part["t"].to_numpy() >= HORIZON
+            one = Measured(float(falls(at[keep], loss[keep])), span(x, at[keep]), 0)
+            known = time_exponent(beta, rich)
+            setting = f"exponent in {name}; steps, gamma 1, alpha 2, beta {beta:g}"
+            rows.append(claim("H1", setting, known, one, Rule("near theory", 0.05), "step_size"))
+            axis.plot(at, loss, "o", ms=4, mfc="none", color=colour, label=f"beta = {beta:g}: {one.value:.2f}")
+            axis.plot(at, loss[-1] * (at / at[-1]) ** -known, "--", lw=1, color=colour)
+    axes[0].set(xscale="log", yscale="log", xlabel="time t, small steps", ylabel="loss", title="2 beta / (1 + beta)")
+    axes[1].set(xscale="log", xlabel="steps n, largest stable", title="beta")
+    for axis in axes:
+        axis.legend(fontsize=7)
+    save(fig, figure)

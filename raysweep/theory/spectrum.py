@@ -1,0 +1,174 @@
+"""Difficulty of a task from the spectrum of a kernel: alpha, beta, and the learning curves that they predict.
+
+Source: arXiv 2409.17858 and 2402.01092. With lambda_k the eigenvalues of a network's kernel at its start, largest
+first, and C(k) the share of the target's power beyond mode k - 1,
+
+    lambda_k ~ k^-alpha,   C(k) ~ lambda_k^beta.
+
+beta is fitted to log C against log lambda, so that it does not depend on how modes are counted. Below 1 the task is
+hard, and feature learning raises the exponent of the loss in time from beta to 2 beta / (1 + beta).
+
+On a sample of P items only modes k far below P resemble those of the whole population: exponents are fitted to
+k = 5 to P / 20, and beyond that the modes are continued by their power laws (`continued`). A network of finite width
+mixes modes, which lowers beta where it is above 1. The error falls as 1 / S with the number S of networks whose kernels
+are averaged, so that the jackknife over networks estimates it, and it is taken off (`estimate`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtrit
+
+from raysweep.errors import FitError
+from raysweep.theory.features import Modes
+
+__all__ = ["Estimate", "Spectrum", "continued", "estimate", "exponents", "verdict", "window_of"]
+
+Array = npt.NDArray[np.float64]
+
+_FIRST, _SHARE = 5, 20  # the window of modes: from this one to this part of the items
+_FEWEST = 200  # items: a window of 5 to 10
+_POINTS = 40  # of a fit, at equal steps of log k: the many modes of large k do not outweigh the others
+_PER_DECADE, _LAST = 24, 1e-16  # bins of the continuation, and its smallest eigenvalue relative to the largest
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The modes of a kernel on a sample.
+
+    Attributes:
+        values: [modes] eigenvalues, largest first.
+        mass: [modes] share of the target's power in each.
+    """
+
+    values: Array
+    mass: Array
+
+    @property
+    def beyond(self) -> Array:
+        """[modes] C(k): the share of the power in mode k and all smaller ones."""
+        return np.asarray(1.0 - np.concatenate([[0.0], np.cumsum(self.mass)[:-1]]))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An exponent with its uncertainty.
+
+    Attributes:
+        value: The estimate, corrected for the mixing of modes.
+        low, high: Ends of the interval.
+        level: Its nominal coverage, before it is widened by `drift`.
+        raw: The estimate from the average kernel, uncorrected.
+        mixing: What was taken off it: the bias that the jackknife over networks finds.
+        seed_error, item_error: Standard errors from networks and from items.
+        drift: The estimate from all items less the mean of those from halves.
+        sizes: (items, mean estimate) of quarters, halves and all items.
+    """
+
+    value: float
+    low: float
+    high: float
+    level: float
+    raw: float
+    mixing: float
+    seed_error: float
+    item_error: float
+    drift: float
+    sizes: tuple[tuple[int, float], ...]
+
+
+def window_of(items: int) -> tuple[int, int]:
+    """The modes that exponents are fitted to.
+
+    Raises:
+        FitError: There are too few items.
+    """
+    if items < _FEWEST:
+        raise FitError(f"items: `items >= {_FEWEST}` must hold for a window of modes, but got (items={items})")
+    return _FIRST, items // _SHARE
+
+
+def exponents(spectrum: Spectrum, window: tuple[int, int]) -> tuple[float, float]:
+    """(alpha, beta), by least squares in logs over the modes of a window, its ends included.
+
+    Raises:
+        FitError: The kernel has fewer modes than the window, or the target has no power beyond it.
+    """
+    low, high = window
+    if not 1 <= low < high <= len(spectrum.values) or spectrum.values[high - 1] <= 0:
+        raise FitError(
+            f"window: `1 <= low < high` must hold, and the kernel must have that many positive eigenvalues, but got "
+            f"(low={low}, high={high}, positive={(spectrum.values > 0).sum()}). Take a smaller window"
+        )
+    k = np.unique(np.round(np.geomspace(low, high, _POINTS)).astype(int))
+    value, beyond = spectrum.values[k - 1], spectrum.beyond[k - 1]
+    if beyond[-1] <= 1e-12:
+        raise FitError(f"window: the target must have power beyond mode {high}, but it has none. Take a smaller window")
+    return -_slope(np.log(k), np.log(value)), _slope(np.log(value), np.log(beyond))
+
+
+def _slope(x: Array, y: Array) -> float:
+    x = x - x.mean()
+    return float(x @ y / (x @ x))
+
+
+def estimate(
+    items: int,
+    whole: float,
+    networks: npt.ArrayLike,
+    blocks: npt.ArrayLike,
+    halves: npt.ArrayLike,
+    quarters: npt.ArrayLike,
+    level: float = 0.95,
+) -> Estimate:
+    """An exponent, and an interval over networks, items and sizes.
+
+    Two jackknives, one that leaves out a network and one that leaves out a block of items, give standard errors, and
+    Student's t an interval (degrees of freedom by Welch and Satterthwaite). It is widened on both sides by the drift
+    between halves and the whole: what more items would still change.
+
+    Args:
+        items: P.
+        whole: From the average kernel on all items.
+        networks: From the averages of all kernels but one, for each network.
+        blocks: From the average kernel on all items but a block of several equal ones, for each block.
+        halves, quarters: From the average kernel on disjoint parts of the items, over the same modes.
+    """
+    left = [np.asarray(some, dtype=float) for some in (networks, blocks)]
+    mixing = (len(left[0]) - 1) * float(left[0].mean() - whole)
+    seeds, sampled = ((len(some) - 1) * float(some.var()) for some in left)
+    total = seeds + sampled
+    freedom = total**2 / max(seeds**2 / (len(left[0]) - 1) + sampled**2 / (len(left[1]) - 1), 1e-300)
+    drift = whole - float(np.mean(np.asarray(halves, dtype=float)))
+    value = whole - mixing
+    half = float(stdtrit(max(freedom, 1.0), (1 + level) / 2)) * total**0.5 + abs(drift)
+    sizes = ((items // 4, float(np.mean(np.asarray(quarters)))), (items // 2, whole - drift), (items, whole))
+    return Estimate(value, value - half, value + half, level, whole, mixing, seeds**0.5, sampled**0.5, drift, sizes)
+
+
+def continued(spectrum: Spectrum, high: int, alpha: float, beta: float) -> Modes:
+    """The modes of the population: those up to k = `high` as measured, the others by their power laws.
+
+    Eigenvalues are relative to the largest, and so are the times of a flow on them: lambda_1 t.
+
+    Raises:
+        FitError: An exponent is not positive.
+    """
+    if alpha <= 0 or beta <= 0:
+        raise FitError(f"exponents must be positive to predict with, but got (alpha={alpha:.3g}, beta={beta:.3g})")
+    x, mass = spectrum.values[:high] / spectrum.values[0], spectrum.mass[:high]
+    edge = x[-1] * np.geomspace(1.0, _LAST / x[-1], max(2, round(_PER_DECADE * np.log10(x[-1] / _LAST))))
+    share = (edge / x[-1]) ** beta * (1.0 - mass.sum())
+    own = share[:-1] - share[1:]
+    mean = beta / (1 + beta) * (share[:-1] * edge[:-1] - share[1:] * edge[1:]) / own
+    place = high * (x[-1] / edge) ** (1 / alpha)
+    mass = np.append(mass, own)
+    return Modes(np.append(x, mean), mass / mass.sum(), np.append(np.ones(high), np.diff(place)))
+
+
+def verdict(beta: Estimate) -> str:
+    """Whether feature learning can raise the exponent of the loss in time: `can`, `cannot`, or `undecided`."""
+    return "can" if beta.high < 1 else "cannot" if beta.low > 1 else "undecided"

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from raysweep.cli import main
+
+FAST = ["circle:0.5", "--width", "256", "--depth", "2", "--items", "240", "--seeds", "2"]
+
+
+def code_of(*arguments: str) -> int:
+    """The exit code of `raysweep difficulty ...`."""
+    torch.set_num_threads(1)
+    with patch.object(sys, "argv", ["raysweep", "difficulty", *arguments]), pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
+
+
+def test_a_task_is_described_scored_kept_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table holds two trainings: one falls as the lazy prediction does, one faster than either."""
+    t = np.geomspace(10, 1e3, 12)
+    falls = {"lazy": 0.5, "fast": 3.0}
+    rows = [
+        {"kind": k, "t": x, "loss": x**-p * (1 + 0.01 * (-1) ** i)} for k, p in falls.items() for i, x in enumerate(t)
+    ]
+    pl.DataFrame(rows).write_csv(tmp_path / "trained.csv")
+    kept, drawn = tmp_path / "task.json", tmp_path / "task.png"
+    options = [
+        "--against",
+        str(tmp_path / "trained.csv"),
+        "--by",
+        "kind",
+        "--out",
+        str(kept),
+        "--figure",
+        str(drawn),
+        "--train",
+        "300",
+    ]
+    assert code_of(*FAST, *options) == 0
+    said = capsys.readouterr().out
+    record = json.loads(kept.read_text())
+    beta = record["beta"]
+    assert f"beta           {beta['value']:.3g} [{beta['low']:.3g}, {beta['high']:.3g}]" in said
+    assert "circle:0.5: mlp of width 256 and depth 2, 2 initialisations, kernel on 240 items" in said
+    assert f"{record['time_exponent']['rich']['value']:.3g}" in said
+    assert {"can": "feature learning can improve", "undecided": "undecided whether"}[record["verdict"]] in said
+    assert "extrapolated" in said
+    assert "lazy, 300 items" in said
+    assert record["curves"]["reused"][-1] > record["curves"]["lazy"][-1]
+    fast, lazy = record["against"]
+    assert fast["group"] == {"kind": "fast"}
+    assert fast["measured"] == pytest.approx(3.0, abs=0.02)
+    assert fast["agrees_with"] == []
+    assert "lazy" in lazy["agrees_with"]
+    assert re.search(r"kind = fast +3[.\d]* \[.*\] +neither +lazy ", said)
+    assert drawn.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_json_is_all_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of(*FAST, "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["beta"]["low"] < 0.5 < record["beta"]["high"]
+    assert len(record["curves"]["lazy"]) == len(record["curves"]["lambda_1_t"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no_such_images"], "data: must be digits or NAME"),
+        (["gone.npz"], "gone.npz must be an .npz of arrays, but"),
+        ([*FAST, "--out", "task.txt"], "--out must be a .json in a folder that exists, but got 'task.txt'"),
+        ([*FAST, "--figure", "task.gif"], "--figure must be a .png or .pdf or .svg"),
+        ([*FAST, "--device", "tpu"], "--device must be one that is here, but got 'tpu'"),
+        ([*FAST, "--seeds", "1"], "`seeds >= 2` must hold"),
+        ([*FAST, "--memory", "0.000001"], "memory: half of it must hold the kernels"),
+        ([*FAST, "--width", "0"], "greater than or equal to 1"),
+    ],
+)
+def test_what_makes_no_sense_is_one_error(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert code_of(*arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert message in said.err
+    assert said.err.count("error:") == 1

@@ -1,0 +1,174 @@
+"""The richness experiment: networks start at 0, follow their kernel when lazy, and do not depend on width."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from raysweep.errors import SweepError
+from raysweep.executors import make_executor
+from raysweep.experiments.richness import EXPERIMENT, architecture_of
+from raysweep.experiments.richness_run import task_of
+from raysweep.models import ACTIVATIONS, Architecture
+from raysweep.models.mean_field import MeanField, second_moment
+from raysweep.models.outputs import RICHNESS, centred, initial_values, scaled
+from raysweep.run import run
+from raysweep.store import Store
+from raysweep.sweep import from_mapping
+from raysweep.sweep.current import cells
+from raysweep.theory.circle import POWERS, amplitudes, kernel_spectrum, modes
+from raysweep.theory.features import flow
+from raysweep.training.loop import forward
+
+SMALL = {"width": 16, "depth": 2, "harmonics": 32, "test_items": 512, "precision": "float64"}
+
+
+def rows(grid: dict[str, Any], path: Any) -> pa.Table:
+    sweep = from_mapping({"name": "r", "experiment": "richness", "grid": grid})
+    store = Store(str(path))
+    assert run(sweep, store, make_executor("inline"), stream=io.StringIO).counts.ok == sweep.runs.cells
+    return cells(store)[0].sort_by([(n, "ascending") for n in ("method", "width", "beta", "t")])
+
+
+def losses(table: pa.Table, **where: Any) -> Any:
+    for name, value in where.items():
+        table = table.filter(pa.compute.equal(table[name], value))
+    return table["loss"].to_numpy()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_layer_starts_with_unit_second_moment(activation: str) -> None:
+    """And the output is of order N^-1/2, as it must be for the kernel to move."""
+    width, lanes = 128, 64
+    network = MeanField(Architecture("mlp", 4, 1, width, 2, activation))
+    trained, fixed = network.start(torch.arange(lanes), torch.float64, "cpu")
+    assert all(not b.any() for b in fixed.values())
+    x = torch.tensor([[1.0, -1.0, 1.0, 1.0]], dtype=torch.float64)
+    h = forward(network.architecture.model(), {**trained, **fixed}, x)
+    assert h.square().mean() * width == pytest.approx(1.0, abs=0.6)
+    read = torch.eye(width, dtype=torch.float64).expand(lanes, -1, -1) * width  # the last layer's activations
+    seen = {
+        **trained,
+        **fixed,
+        "layers.2.weight": read,
+        "layers.2.bias": torch.zeros(lanes, width, dtype=torch.float64),
+    }
+    last = forward(network.architecture.model(), seen, x)
+    assert last.square().mean() / second_moment(activation) == pytest.approx(1.0, abs=0.2)
+
+
+@pytest.mark.parametrize("gamma", [1e-3, 10.0])
+def test_a_network_starts_as_the_zero_function(gamma: float) -> None:
+    network = MeanField(Architecture("cnn", 64, 3, 4, 1))
+    start, fixed = network.start(torch.arange(2), torch.float64, "cpu")
+    scale = torch.full((2,), gamma, dtype=torch.float64)
+    model = scaled(centred(network.architecture.model()))
+    x = torch.ones(5, 64, dtype=torch.float64)
+    assert not forward(model, {**start, **fixed, **initial_values(start), RICHNESS: scale}, x).any()
+
+
+def test_training_with_little_richness_follows_the_kernel_of_the_same_network(tmp_path: Any) -> None:
+    """Full batches in effect: 512 fresh angles a step, of a target with few harmonics, and small steps."""
+    both = {"beta": [0.5, 1.5], "gamma": 1e-3, "eta": 0.02, "batch": 512, "points": 128, "t": [0.5, 2, 6]}
+    table = rows({**SMALL, **both, "method": ["train", "ntk"]}, tmp_path)
+    for beta in (0.5, 1.5):
+        lazy, trained = (losses(table, method=m, beta=beta) for m in ("ntk", "train"))
+        np.testing.assert_allclose(trained, lazy, rtol=0.06, atol=2e-3)
+        assert lazy[-1] < 0.6 * lazy[0]
+
+
+def test_early_dynamics_do_not_depend_on_width(tmp_path: Any) -> None:
+    """Each width has its own kernel, so a mean over seeds is compared; rates that grew with N would double the time."""
+    grid = {**SMALL, "width": [64, 256], "beta": 1.0, "gamma": 1.0, "eta": 0.1, "batch": 128, "seed": {"range": 6}}
+    table = rows({**grid, "t": [0.3, 1]}, tmp_path)
+    narrow, wide = (losses(table, width=w).reshape(2, -1).mean(1) for w in (64, 256))
+    np.testing.assert_allclose(narrow, wide, rtol=0.12)
+    assert (1 - wide).min() > 0.2
+
+
+def test_a_wide_network_has_the_kernel_of_infinite_width() -> None:
+    cell = pa.table({a.name: [a.default] for a in EXPERIMENT.axes if a.role != "seed"})
+    lazy = cell.set_column(cell.column_names.index("method"), "method", pa.array(["ntk"]))
+    at_t = EXPERIMENT.theory(lazy, {"loss"})["loss"].to_pylist()
+    mass, x = amplitudes("relu", 0.5, 1000) ** 2, kernel_spectrum("relu", 3)[1:1001]
+    assert at_t == pytest.approx([float((mass * np.exp(-2 * x * 100)).sum() / mass.sum())], rel=1e-3)
+    assert EXPERIMENT.theory(cell, {"loss"})["reason"].to_pylist() != [None]
+
+
+@pytest.mark.parametrize("activation", list(POWERS))
+def test_the_spectrum_on_the_circle_is_that_of_a_sampled_network(activation: str) -> None:
+    """One hidden layer of Gaussian weights, its kernel by Monte Carlo over neurons."""
+    rng = np.random.default_rng(0)
+    angle = 2 * np.pi * np.arange(64) / 64
+    x = np.sqrt(2) * np.stack([np.cos(angle), np.sin(angle)])
+    w, a = rng.standard_normal((50_000, 2)) / np.sqrt(2), rng.standard_normal(50_000)
+    h = np.maximum(w @ x, 0)
+    power = POWERS[activation]
+    scale = {1: 2.0, 2: 2 / 3}[power]
+    value, slope = h**power, power * h ** (power - 1) * (w @ x > 0)
+    kernel = scale * (value[:, 0] @ value + (a**2 * slope[:, 0]) @ slope * (x[:, 0] @ x) / 2) / 50_000
+    found = np.fft.rfft(kernel).real / 64
+    np.testing.assert_allclose(found[:3], kernel_spectrum(activation, 1)[:3], rtol=0.05)
+
+
+@pytest.mark.parametrize("activation", list(POWERS))
+def test_eigenvalues_and_targets_fall_by_their_exponents(activation: str) -> None:
+    spectrum = kernel_spectrum(activation, 3)
+    alpha = -np.log(spectrum[512] / spectrum[128]) / np.log(4)
+    assert alpha == pytest.approx(2 * POWERS[activation], abs=0.02)
+    tail = (amplitudes(activation, 0.75, 2**16) ** 2)[::-1].cumsum()[::-1]
+    assert -np.log(tail[399] / tail[99]) / np.log(4) == pytest.approx(alpha * 0.75, rel=0.02)
+
+
+def test_the_lazy_limit_falls_by_the_source_exponent() -> None:
+    t = np.geomspace(30, 300, 9)
+    for beta in (0.5, 0.75):
+        loss = flow([modes("relu", 3, beta, 2**15)], 0.0, t).loss[0]
+        assert -np.polyfit(np.log(t), np.log(loss), 1)[0] == pytest.approx(beta, abs=0.05)
+
+
+def test_the_target_of_the_circle_is_its_sum_of_harmonics() -> None:
+    sweep = from_mapping({"name": "r", "experiment": "richness", "grid": {**SMALL, "beta": [0.25, 1.0], "t": 1}})
+    task, k = task_of(sweep.runs), np.arange(1, 33.0)
+    np.testing.assert_allclose((task.test_y[..., 0] ** 2).mean(1), [(k**-q).sum() / 2 for q in (1.5, 3)], rtol=1e-12)
+    for x, y in ((task.x[1000:1003], task.y[1000:1003]), (task.test_x[7:9], task.test_y[0, 7:9])):
+        angle = np.arctan2(x[:, 1], x[:, 0])
+        np.testing.assert_allclose(y[:, 0], np.cos(np.outer(angle, k)) @ k**-0.75, rtol=1e-9)
+    np.testing.assert_allclose((task.x**2).sum(1), 2)
+    assert task.y.shape == (2 * len(task.x), 1)
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"activation": "tanh"}, "the circle needs an mlp of 2 hidden layers or more with relu or relu2"),
+        ({"harmonics": 1024}, r"test_items=2048, harmonics=1024"),
+        ({"eta": 2.0}, r"grid\.eta: eta times the kernel's largest eigenvalue must be below 2"),
+        ({"eta": 0.1, "t": 0.01}, r"grid\.t: must be a step at least"),
+        ({"task": "images", "n_train": 5000}, r"n_train=5000, images=1400"),
+        ({"method": "ntk", "optimiser": "adam"}, "the lazy limit is one of gradient flow"),
+        ({"precision": "tf32"}, "tf32 must run on a GPU"),
+        ({"task": "images", "data": "../etc"}, "must be digits or NAME"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(grid: dict[str, Any], message: str) -> None:
+    sweep = from_mapping({"name": "r", "experiment": "richness", "grid": grid})
+    with pytest.raises(SweepError, match=message):
+        EXPERIMENT.check(sweep.runs, None, 0)
+
+
+def test_a_kernel_costs_no_steps_and_adam_holds_one_more_moment() -> None:
+    sweep = from_mapping(
+        {"name": "r", "experiment": "richness", "grid": {**SMALL, "optimiser": ["sgd", "adam"], "t": [1, 2]}}
+    )
+    costs = [EXPERIMENT.cost(sweep.runs.row(i), sweep.runs.observed[0], None) for i in range(2)]
+    layout = architecture_of(sweep.runs.row(0)).layout
+    weights = 2 * 16 + 16 * 16 + 16
+    assert costs[0].parameters == weights
+    assert costs[0].flops == 40 * 512 * (2 * layout.forward_flops + layout.backward_flops)
+    assert costs[1].bytes - costs[0].bytes == 8 * weights

@@ -1,0 +1,79 @@
+"""The columns that a sweep file's fits name: refused or doubted before anything is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import CLASSIFIER_SWEEP
+
+from raysweep.errors import SweepError
+from raysweep.sweep import from_mapping
+
+
+def train(config: dict[str, Any]) -> dict[str, float]:
+    return {"loss": 1.0, "val_size": 2.0}
+
+
+FUNCTION: dict[str, Any] = {
+    "name": "t",
+    "experiment": train,
+    "grid": {"size": [8, 64], "tokens": "20 * size", "seed": [0, 1], "epoch": [1, 2]},
+    "observed": ["epoch"],
+}
+FIT: dict[str, Any] = {"x": "size", "y": "loss"}
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "meant"),
+    [
+        ({"x": "sise"}, "x", "size"),
+        ({"x": "token"}, "x", "tokens"),  # a derived axis
+        ({"x": "epochs", "by": ["size"]}, "x", "epoch"),  # an observed one
+        ({"x": ["size", "tokns"], "law": "chinchilla"}, "x", "tokens"),
+        ({"y": "tokenz"}, "y", "tokens"),
+        ({"se": "epcoh"}, "se", "epoch"),
+        ({"where": "sede >= 1 AND loss < 2"}, "where", "seed"),
+        ({"where": '"tokenn" > abs(loss)'}, "where", "tokens"),
+        ({"window": {"low": 1, "high": "2 * tokems"}}, "window", "tokens"),
+    ],
+)
+def test_a_column_close_to_an_axis_of_a_function_is_doubted(change: dict[str, Any], place: str, meant: str) -> None:
+    (note,) = from_mapping({**FUNCTION, "fit": [FIT, {**FIT, **change}]}).notes
+    assert note.startswith(f"fit.1.{place}: ")
+    assert note.endswith(f"Did you mean {meant!r}?")
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        FIT,
+        {**FIT, "y": "val_size"},
+        {"x": "tokens", "y": "accuracy", "se": "accuracy_se", "by": ["epoch"]},
+        {**FIT, "where": "loss < 2 AND status = 'sise' AND NOT seed IN (1, 2)"},
+        {**FIT, "x": "flops", "window": {"high": "2 * epoch"}},
+    ],
+)
+def test_what_may_be_a_metric_of_a_function_is_not_doubted(fit: dict[str, Any]) -> None:
+    assert from_mapping({**FUNCTION, "fit": [fit]}).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "meant"),
+    [
+        ({"x": "widht"}, "x", "width"),
+        ({"y": "epistemc"}, "y", "epistemic"),
+        ({"se": "epistemic_s"}, "se", "epistemic_se"),
+        ({"by": ["sede"]}, "by", "seed"),
+        ({"window": {"low": "2 * widht"}, "x": "n_train"}, "window", "width"),
+    ],
+)
+def test_a_column_that_an_experiment_does_not_have_is_refused(change: dict[str, Any], place: str, meant: str) -> None:
+    with pytest.raises(SweepError, match=rf"fit\.0\.{place}: .*Did you mean .{meant}."):
+        from_mapping({**CLASSIFIER_SWEEP, "fit": [{"x": "width", "y": "nll", **change}]})
+
+
+def test_a_condition_of_an_experiments_fit_is_doubted_by_its_metrics_too() -> None:
+    fit = {"x": "width", "y": "nll", "where": "epistemc < 1"}
+    (note,) = from_mapping({**CLASSIFIER_SWEEP, "fit": [fit]}).notes
+    assert "Did you mean 'epistemic'?" in note

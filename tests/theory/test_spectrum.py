@@ -1,0 +1,147 @@
+"""Exponents of a task from a kernel's spectrum, against tasks whose exponents are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import stdtrit
+from threadpoolctl import threadpool_limits
+
+from raysweep.errors import FitError
+from raysweep.theory.features import flow, power_law_modes
+from raysweep.theory.spectrum import Spectrum, continued, estimate, exponents, verdict, window_of
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small eigenproblems wait for threads most of the time where cores are busy."""
+    with threadpool_limits(1):
+        yield
+
+
+def exact(alpha, beta, modes=2000):
+    """lambda_k = k^-alpha, and a target whose power beyond mode k - 1 is k^(-alpha beta)."""
+    k = np.arange(1, modes + 1.0)
+    return Spectrum(k**-alpha, k ** (-alpha * beta) - (k + 1) ** (-alpha * beta))
+
+
+def measured(kernel, y):
+    values, vectors = np.linalg.eigh(kernel / len(y))
+    mass = (vectors.T @ y) ** 2
+    return Spectrum(values[::-1], mass[::-1] / mass.sum())
+
+
+def sampled(alpha, beta, items, width, networks, rng):
+    """An estimate of beta from random-feature networks of a width, and that of infinite width on the same items."""
+    inputs = 3 * items
+    k = np.arange(1, inputs + 1.0)
+    features = rng.standard_normal((items, inputs)) * k ** (-alpha / 2)
+    tail = k ** (-alpha * beta) - (k + 1) ** (-alpha * beta)
+    y = features @ (np.sqrt(tail * k**alpha) * rng.choice([-1.0, 1.0], inputs))
+    kernels = []
+    for _ in range(networks):
+        hidden = features @ rng.standard_normal((inputs, width)) / width**0.5
+        kernels.append(hidden @ hidden.T)
+    mean, window = np.mean(kernels, axis=0), window_of(items)
+
+    def beta_of(kernel, at=slice(None)):
+        return exponents(measured(kernel[at][:, at], y[at]), window)[1]
+
+    half, quarter = items // 2, items // 4
+    found = estimate(
+        items,
+        beta_of(mean),
+        [beta_of((mean * networks - one) / (networks - 1)) for one in kernels],
+        [beta_of(mean, np.arange(items) % 6 != i) for i in range(6)],
+        [beta_of(mean, slice(i * half, (i + 1) * half)) for i in range(2)],
+        [beta_of(mean, slice(i * quarter, (i + 1) * quarter)) for i in range(4)],
+    )
+    return found, beta_of(features @ features.T)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1.2, 0.1), (1.5, 0.5), (2.0, 1.0), (1.5, 2.5)])
+def test_exponents_of_an_exact_power_law_are_exact(alpha, beta):
+    np.testing.assert_allclose(exponents(exact(alpha, beta), (5, 100)), (alpha, beta), rtol=1e-6)
+
+
+def test_beta_does_not_depend_on_how_modes_are_counted():
+    """Two modes for each eigenvalue, as on a circle."""
+    one = exact(1.5, 0.5)
+    twice = Spectrum(np.repeat(one.values, 2), np.repeat(one.mass / 2, 2))
+    assert exponents(twice, (10, 200))[1] == pytest.approx(0.5, abs=0.01)
+
+
+def test_intervals_cover_the_truth_of_random_networks():
+    rng = np.random.default_rng(0)
+    found = [sampled(1.5, 0.5, 240, 480, 2, rng)[0] for _ in range(8)]
+    assert sum(one.low <= 0.5 <= one.high for one in found) >= 7
+    assert abs(np.mean([one.value for one in found]) - 0.5) < 0.08
+    assert all(one.high - one.low < 1.2 for one in found)
+
+
+def test_the_mixing_of_modes_by_a_finite_width_is_taken_off():
+    rng = np.random.default_rng(0)
+    found = [sampled(1.5, 1.5, 240, 200, 4, rng) for _ in range(8)]
+    raw, left = (np.mean([getattr(one, name) - wide for one, wide in found]) for name in ("raw", "value"))
+    assert raw < -0.1
+    assert abs(left) < 0.6 * abs(raw)
+
+
+def test_an_estimate_by_hand():
+    parts = [[0.4, 0.5, 0.3], [0.5, 0.52], [0.55, 0.45], [0.4, 0.6, 0.4, 0.6]]
+    one = estimate(800, 0.5, *parts, level=0.95)
+    assert one.mixing == pytest.approx(2 * (0.4 - 0.5))
+    assert one.value == pytest.approx(0.7)
+    assert one.seed_error**2 == pytest.approx(2 / 3 * 0.02)
+    assert one.item_error**2 == pytest.approx(0.5 * 2 * 0.01**2)
+    assert one.drift == pytest.approx(0.0)
+    seeds, items = 0.04 / 3, 0.0001
+    freedom = (seeds + items) ** 2 / (seeds**2 / 2 + items**2)
+    assert (one.high - one.value) / (seeds + items) ** 0.5 == pytest.approx(stdtrit(freedom, 0.975))
+    assert 2 < freedom < 3
+    assert 3.182 < stdtrit(freedom, 0.975) < 4.303  # Student's t of 3 and of 2 degrees
+    assert one.sizes == ((200, 0.5), (400, 0.5), (800, 0.5))
+    moved = estimate(800, 0.5, *parts[:2], [0.3, 0.3], parts[3], level=0.95)
+    assert moved.high - one.high == pytest.approx(0.2)
+
+
+def test_modes_continue_as_the_power_law():
+    alpha, beta, times = 1.5, 0.5, np.geomspace(1, 1e5, 11)
+    modes = continued(exact(alpha, beta), 50, alpha, beta)
+    assert modes.mass.sum() == pytest.approx(1.0)
+    assert modes.count[:50].sum() == 50
+    whole = power_law_modes(alpha, beta)
+    for gamma in (0.0, 1.0):
+        found, wanted = (flow([m], gamma, times).loss[0] for m in (modes, whole))
+        np.testing.assert_allclose(found, wanted, rtol=0.03)
+
+
+def test_verdicts_are_those_of_the_interval():
+    near = [
+        estimate(400, beta, [beta, beta], [beta - 0.02, beta + 0.02], *[[beta] * 2] * 2) for beta in (0.5, 1.0, 1.6)
+    ]
+    assert [verdict(one) for one in near] == ["can", "undecided", "cannot"]
+
+
+@pytest.mark.parametrize(
+    ("window", "message"),
+    [
+        ((0, 10), "`1 <= low < high` must hold"),
+        ((5, 5), "low=5, high=5"),
+        ((5, 5000), "positive=2000"),
+    ],
+)
+def test_windows_that_make_no_sense_are_refused(window, message):
+    with pytest.raises(FitError, match=message):
+        exponents(exact(1.5, 0.5), window)
+
+
+def test_too_few_items_and_targets_without_a_tail_are_refused():
+    assert window_of(2000) == (5, 100)
+    with pytest.raises(FitError, match=r"items >= 200.*items=199"):
+        window_of(199)
+    simple = Spectrum(np.arange(1, 101.0) ** -1.5, np.eye(100)[2])
+    with pytest.raises(FitError, match="must have power beyond mode 20, but it has none"):
+        exponents(simple, (5, 20))
+    with pytest.raises(FitError, match="must be positive to predict with"):
+        continued(exact(1.5, 0.5), 50, 1.5, -0.1)
