@@ -28,7 +28,8 @@ def test_every_row_is_complete_and_typed(any_store: Store, make_sweep: Callable[
     frame = pl.read_parquet(any_store.read(CELLS))
     assert frame["cell"].n_unique() == 32
     assert frame["run"].n_unique() == 8
-    never_null = [n for n in frame.columns if n not in ("parent", "error", "git_commit", "git_dirty", "training_id")]
+    may_be_null = {"parent", "error", "git_commit", "git_dirty", "training_id", "bmd", "bmd_se"}
+    never_null = [n for n in frame.columns if n not in may_be_null]
     assert frame.select(pl.col(never_null).null_count()).sum_horizontal().item() == 0
     assert frame["parent"].is_null().all()
     assert set(frame["role"]) == {"grid"}

@@ -12,7 +12,7 @@ from raysweep.kernels.bias_activation import KINDS, activated
 __all__ = ["MOST_OUTPUTS", "moved_outputs"]
 
 MOST_OUTPUTS = 128  # outputs of a program's tile
-_ITEMS, _FEATURES, _COLUMNS = 64, 64, 8  # a program's items, units at a time, and moves
+_ITEMS, _FEATURES, _COLUMNS = 64, 32, 8  # a program's items, units at a time, and moves
 
 
 @triton.jit

@@ -65,7 +65,7 @@ class Changes:
                     at = slice(done, done := done + first.shape[1])
                     if second:
                         products[own, here] += (first * second[0]).mul_(same_way[at]).sum(1)
-                        each = first.square_().add_(second[0].square_()).div_(2)
+                        each = first.square_().add_(second[0].square_())
                     else:
                         each = first.square_()
                     squares[own, here] += each.sum(1)
@@ -73,10 +73,11 @@ class Changes:
                     taus[own, at] += of_input.sum(2)
                     spread[own, at] += (of_input[..., ::2] - of_input[..., 1::2]).square_().sum(2)
         factor = 0.25 if isinstance(measure, Binary) else 0.5
+        share = factor / len(bases)
         return Changes(
-            squares * factor,
-            taus * (factor / points),
-            spread * (factor / points) ** 2,
+            squares * share,
+            taus * (share / points),
+            spread * (share / points) ** 2,
             variance_floor(probe),
             products * factor if paired else None,
         )

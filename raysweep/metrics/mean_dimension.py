@@ -157,9 +157,10 @@ def exact_mean_dimension(
             f"inputs: `1 <= inputs <= {_MOST_EXACT}` must hold, but got (inputs={inputs}). Use mean_dimension instead"
         )
     stack, points = stack_of(f, inputs, parameters, dtype, device), 2**inputs
-    size, spectra, floors = min(chunk or stack.items_per_pass, points), [], []
+    most = chunk or stack.items_per_pass
+    size, spectra, floors = min(most, points), [], []
     with torch.no_grad():
-        for _, some in stack.blocks(max(1, 2**20 // points)):
+        for _, some in stack.blocks(max(1, most // size)):
             parts = [
                 some.values(cube(inputs, start, min(start + size, points), stack.device).to(stack.dtype))
                 for start in range(0, points, size)

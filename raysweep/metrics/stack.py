@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Stack", "stack_of"]
 
-_PASS = {"cpu": (2**21, 2**24), "cuda": (2**29, 2**28)}  # bytes of a pass: in the first layer, or in the inputs
+_PASS = {"cpu": (2**23, 2**24), "cuda": (2**29, 2**28)}  # bytes of a pass: in the first layer, or in the inputs
 _ITEM_DEPENDENT = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
@@ -61,7 +61,7 @@ class Stack:
 
     @property
     def items_per_pass(self) -> int:
-        """Items of a forward pass, over all lanes, that fill the device and, on a CPU, stay in its caches."""
+        """Items of a forward pass, over all lanes, that fill a GPU and, on a CPU, stay near its caches."""
         own, full = _PASS[self.device.type if self.device.type in _PASS else "cpu"]
         if self._first is None:
             return max(64, full // (self.inputs * self.dtype.itemsize))
@@ -84,7 +84,7 @@ class Stack:
         if isinstance(self.model, FirstDense):
             assert self._first is not None
             weight, received, step = self._first[0], self._received(x), (other - x).T.contiguous()
-            start = self.model.after_first(self.parameters, received.clone())[:, None]
+            start = self._moved(self.model, received, weight[:, :, :1], torch.zeros_like(step[:1]))[:, None]
             for own in steps:
                 columns = slice(own.start, own.stop)
                 changed = self._moved(self.model, received, weight[:, :, columns], step[columns])
