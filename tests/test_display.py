@@ -35,8 +35,22 @@ PACKAGE = Path(__file__).parents[1] / "raysweep"
 ROOMS = ("reports", "laws", "cli", "sweep", "executors", "export", "imports")
 FILES = ("run.py", "status.py", "plan.py", "pack.py")
 # Names of columns that are also words of the rooms' own: letters of laws, the role of an axis, a count of cells, a
-# condition on rows, and what the command `passk` says of a table of attempts.
-SHARED = {"k", "t", "loss", "alpha", "beta", "gamma", "seed", "total", "condition", "exponent", "failure", "pass_at_k"}
+# condition on rows, what the command `passk` says of a table of attempts, and the points of a fit.
+SHARED = {
+    "points",
+    "k",
+    "t",
+    "loss",
+    "alpha",
+    "beta",
+    "gamma",
+    "seed",
+    "total",
+    "condition",
+    "exponent",
+    "failure",
+    "pass_at_k",
+}
 
 
 def names() -> set[str]:

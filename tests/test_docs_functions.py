@@ -93,7 +93,7 @@ def test_the_docs_checkpoint_goes_on_after_a_kill_and_beyond_the_horizon(tmp_pat
     epochs = [int(e) for e in (tmp_path / "seen").read_text().split()]
     assert epochs[before] > 1  # not from its start
     planned = raysweep(tmp_path, "plan", "mine.yaml", "--set", "epoch=1,2,8,10")
-    assert "1 partly finished runs: 1 resume from a checkpoint, 0 are trained again" in planned.stdout
+    assert "1 partly finished run: 1 resume from a checkpoint, 0 are trained again" in planned.stdout
     done = raysweep(tmp_path, "run", "mine.yaml", "--executor", "inline", "--set", "epoch=1,2,8,10")
     assert "4 ok of 4 cells" in done.stdout, done.stderr
     assert [int(e) for e in (tmp_path / "seen").read_text().split()][-2:] == [9, 10]

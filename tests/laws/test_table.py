@@ -305,10 +305,10 @@ def test_a_group_that_cannot_be_fitted_says_why_and_spares_the_others():
     good, bad = json.loads(json.dumps(fitted.to_json(), allow_nan=False))
     assert "error" not in good
     assert bad["params"] == []
-    assert "there are 2" in bad["error"]
+    assert "but got 2" in bad["error"]
     assert fitted.to_frame().row(2, named=True)["status"] == "FAILED"
     assert fitted.predict(pl.DataFrame({"n_train": [8], "width": [128]}), interval=True).row(0)[2:] == (None,) * 3
-    with pytest.raises(FitError, match="there are 2"):
+    with pytest.raises(FitError, match="but got 2"):
         _ = fitted.group(width=128).params
 
 

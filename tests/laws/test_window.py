@@ -190,8 +190,8 @@ def test_of_several_scales_the_window_names_one():
 def test_a_group_that_the_window_empties_says_what_it_left():
     found = by_gamma(curves(), window={"low": "4e5 / gamma", "high": "inf"}, bootstrap=0)
     empty, few, fitted = found
-    assert "there are 0. Add scales. The window (4e5 / gamma <= t <= inf, here from 4e+06) left 0 of 75" in empty.error
-    assert "there are 2. Add scales. The window" in few.error
+    assert "but got 0. Add scales. The window (4e5 / gamma <= t <= inf, here from 4e+06) left 0 of 75" in empty.error
+    assert "but got 2. Add scales. The window" in few.error
     assert few.error.endswith("here from 400000) left 6 of 75 rows.")
     assert fitted.error is None
     assert (empty.n_points, empty.to_json()["window"], few.group) == (0, [None, None], {"gamma": 1.0})
