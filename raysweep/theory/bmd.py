@@ -72,7 +72,7 @@ class Activation:
         first two orders in D^-1/2.
         """
         if self.name == "relu":
-            return 0.5 - 2 / (3 * np.pi * np.sqrt(dim))
+            return float(0.5 - 2 / (3 * np.pi * np.sqrt(dim)))
         z, weight = normal_nodes(_NODES_OF_PAIRS)
         step = z[:, None] / np.sqrt(dim)
         rest = np.sqrt(np.maximum(1 - step**2, 0.0)) * z
