@@ -1,4 +1,4 @@
-"""The `raysweep` command: plan, run, status, fit, allocate, passk, report, export, import, audit, compact, doctor.
+"""`raysweep`: plan, run, status, fit, allocate, passk, peak, report, export, import, audit, compact, doctor.
 
 Each command's function does its own imports, so that help, completion and usage errors import next to nothing.
 """
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from raysweep import __version__
-from raysweep.cli import export, imports, laws, passk, read, sweep
+from raysweep.cli import export, imports, laws, passk, peak, read, sweep
 from raysweep.cli.show import say
 from raysweep.errors import RaysweepError
 
@@ -31,6 +31,7 @@ _UsageError: Any = typer.BadParameter.__base__  # typer brings its own click and
 sweep.add_to(app)
 laws.add_to(app)
 passk.add_to(app)
+peak.add_to(app)
 read.add_to(app)
 export.add_to(app)
 imports.add_to(app)

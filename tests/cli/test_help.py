@@ -20,7 +20,7 @@ from raysweep.imports import TOOLS
 
 ROOT = Path(__file__).parent.parent.parent
 COMMANDS = [
-    *("plan", "run", "fit", "allocate", "passk", "status", "logs", "report", "audit", "compact", "doctor"),
+    *("plan", "run", "fit", "allocate", "passk", "peak", "status", "logs", "report", "audit", "compact", "doctor"),
     *("export", "import"),
 ]
 
