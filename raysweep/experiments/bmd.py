@@ -26,7 +26,7 @@ from raysweep.theory.bmd import ACTIVATIONS, activation, mean_dimension
 from raysweep.theory.replica import Fitted, logistic, square
 
 if TYPE_CHECKING:
-    from raysweep.experiments.random_features import Features, Fit
+    from raysweep.experiments.random_features import Features, Fit, Measured
 
 __all__ = ["EXPERIMENT", "MeanDimension"]
 
@@ -126,6 +126,8 @@ class MeanDimension:
 
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
         """One batch per run: a row per ridge. Runs of one seed share their draws, features and eigendecomposition."""
+        import torch
+
         from raysweep.experiments.random_features import Features, drawn
 
         width, items, dim, points, base = (
@@ -135,22 +137,21 @@ class MeanDimension:
         for seed in dict.fromkeys(seeds.tolist()):
             draws = drawn(seed, width, items, dim, points, base)
             features = Features(draws, str(pack.value("activation")), context.device)
-            for lane in np.flatnonzero(seeds == seed).tolist():
-                yield self._rows(pack, lane, features)
+            lanes = np.flatnonzero(seeds == seed).tolist()
+            fits = [_fitted(pack, lane, features) for lane in lanes]
+            weights = [fit.weights[:, np.flatnonzero(fit.settled)] for _, fit in fits]
+            found = features.measured(torch.cat(weights, dim=1)).split([w.shape[1] for w in weights])
+            for lane, (labels, fit), measured in zip(lanes, fits, found, strict=True):
+                yield self._rows(pack, lane, features, labels, fit, measured)
 
-    def _rows(self, pack: Runs, lane: int, features: Features) -> pa.RecordBatch:
+    def _rows(
+        self, pack: Runs, lane: int, features: Features, labels: Array, fit: Fit, measured: Measured
+    ) -> pa.RecordBatch:
         run, asked = pack.row(lane), pack.observed[int(pack.observed_code[lane])]
-        ridges, draws = np.array(_ridges(run, asked)), features.draws
-        linear = run["teacher"] == "linear"
-        labels = draws.labels(linear, float(run["label_noise"]), float(run["target_noise"]))
-        if run["loss"] == "logistic":
-            fit = features.logistic(labels, float(ridges[0]))
-        else:
-            fit = features.least_squares(labels, ridges)
-        values = {name: np.full(len(ridges), np.nan) for name in (one.name for one in self.metrics)}
-        if (good := np.flatnonzero(fit.settled)).size:
-            for name, found in self._metrics(features, fit, good, labels, linear).items():
-                values[name][good] = found
+        ridges = _ridges(run, asked)
+        values = {metric.name: np.full(len(ridges), np.nan) for metric in self.metrics}
+        for name, found in _metrics(features, labels, fit, measured, run["teacher"] == "linear").items():
+            values[name][fit.settled] = found
         cost = self.cost(run, asked, None)
         return pa.RecordBatch.from_pydict(
             {
@@ -167,31 +168,6 @@ class MeanDimension:
                 **{name: pa.array(v, mask=~np.isfinite(v)) for name, v in values.items()},
             }
         )
-
-    def _metrics(
-        self, features: Features, fit: Fit, good: npt.NDArray[np.int64], labels: Array, linear: bool
-    ) -> dict[str, Array]:
-        """Metrics of the fits at some of the ridges, [ridges] each."""
-        draws = features.draws
-        weights, trained = fit.weights[:, good], fit.outputs.cpu().numpy()[:, good]
-        measured = features.measured(weights)
-        w = weights.cpu().numpy()
-        u = (draws.points @ draws.teacher / np.sqrt(features.dim))[:, None]
-        y = labels[:, None]
-        q_w = (w**2).mean(axis=0)
-        q_s = ((draws.rows.T @ w) ** 2).mean(axis=0) / features.width
-        return {
-            "test_error": ((measured.outputs >= 0) != (u >= 0)).mean(axis=0),
-            "mse": ((measured.outputs - (u if linear else np.where(u >= 0, 1.0, -1.0))) ** 2).mean(axis=0),
-            "train_error": np.full(len(good), np.nan) if linear else ((trained >= 0) != (y >= 0)).mean(axis=0),
-            "train_mse": ((trained - y) ** 2).mean(axis=0),
-            "bmd": measured.mean_dimension,
-            "bmd_se": measured.standard_error,
-            "bmd_formula": mean_dimension(features.constants, q_s, q_w),
-            "q_w": q_w,
-            "q_s": q_s,
-            "norm": np.sqrt(q_w * features.width),
-        }
 
     def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
         """Expectations for N, P and D that are large together; of `bmd`, with the flips of this D."""
@@ -227,6 +203,38 @@ EXPERIMENT = MeanDimension()
 def _ridges(run: Mapping[str, Value], observed: Observed) -> list[float]:
     """The ridges of a run: all that are observed, or its own."""
     return [float(run["ridge"])] if run["loss"] == "logistic" else [float(r) for r in observed.values("ridge")]
+
+
+def _fitted(pack: Runs, lane: int, features: Features) -> tuple[Array, Fit]:
+    """A run's labels [P], and its fit to them at all of its ridges."""
+    run = pack.row(lane)
+    ridges = np.array(_ridges(run, pack.observed[int(pack.observed_code[lane])]))
+    noise = float(run["label_noise"]), float(run["target_noise"])
+    labels = features.draws.labels(run["teacher"] == "linear", *noise)
+    if run["loss"] == "logistic":
+        return labels, features.logistic(labels, float(ridges[0]))
+    return labels, features.least_squares(labels, ridges)
+
+
+def _metrics(features: Features, labels: Array, fit: Fit, measured: Measured, linear: bool) -> dict[str, Array]:
+    """Metrics at the ridges whose fits are settled, [ridges] each."""
+    draws, y = features.draws, labels[:, None]
+    w, trained = (t.cpu().numpy()[:, fit.settled] for t in (fit.weights, fit.outputs))
+    u = (draws.points @ draws.teacher / np.sqrt(features.dim))[:, None]
+    q_w = (w**2).mean(axis=0)
+    q_s = ((draws.rows.T @ w) ** 2).mean(axis=0) / features.width
+    return {
+        "test_error": ((measured.outputs >= 0) != (u >= 0)).mean(axis=0),
+        "mse": ((measured.outputs - (u if linear else np.where(u >= 0, 1.0, -1.0))) ** 2).mean(axis=0),
+        "train_error": np.full(len(q_w), np.nan) if linear else ((trained >= 0) != (y >= 0)).mean(axis=0),
+        "train_mse": ((trained - y) ** 2).mean(axis=0),
+        "bmd": measured.mean_dimension,
+        "bmd_se": measured.standard_error,
+        "bmd_formula": mean_dimension(features.constants, q_s, q_w),
+        "q_w": q_w,
+        "q_s": q_s,
+        "norm": np.sqrt(q_w * features.width),
+    }
 
 
 def _check(row: Mapping[str, Any]) -> None:

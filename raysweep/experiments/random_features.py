@@ -5,7 +5,7 @@ f(x) = N^-1/2 sum_k w_k sigma(D^-1/2 F_k . x) with F fixed; w minimises sum of l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -124,6 +124,12 @@ class Measured:
     variance: Array
     influence: Array
 
+    def split(self, counts: Sequence[int]) -> list[Measured]:
+        """The same for consecutive numbers of functions."""
+        ends = np.cumsum(counts)[:-1]
+        parts = (np.split(a, ends, axis=-1) for a in (self.outputs, self.variance, self.influence))
+        return [Measured(*each) for each in zip(*parts, strict=True)]
+
     @property
     def mean_dimension(self) -> Array:
         """The BMD: total influence over variance. The two come from different inputs: the variance needs far more."""
@@ -233,4 +239,4 @@ class Features:
     def _sum(self, before: Tensor, weights: Tensor) -> Tensor:
         """f [points, functions] from pre-activations [points, N], which are overwritten."""
         features = self.sigma(before, *self._more, out=before).double()
-        return torch.stack([features @ one for one in weights.T], dim=1)
+        return torch.stack([features @ one for one in weights.T], dim=1) if weights.shape[1] else features[:, :0]
