@@ -148,8 +148,8 @@ class Measured:
 class Features:
     """The features of a seed's draws.
 
-    Fits are in float64. Values at new inputs have features in float32, whose rounding is 1e-7 of f, and sums in
-    float64; every function is computed by itself, so that it does not depend on what else is in the pack.
+    Fits are in float64. At new inputs features are in float32, whose rounding is 1e-7 of f and the same in every pack,
+    and their sums in float64.
     """
 
     def __init__(self, draws: Draws, activation: str, device: str = "cpu") -> None:
@@ -239,4 +239,4 @@ class Features:
     def _sum(self, before: Tensor, weights: Tensor) -> Tensor:
         """f [points, functions] from pre-activations [points, N], which are overwritten."""
         features = self.sigma(before, *self._more, out=before).double()
-        return torch.stack([features @ one for one in weights.T], dim=1) if weights.shape[1] else features[:, :0]
+        return features @ weights
