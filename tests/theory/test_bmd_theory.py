@@ -182,6 +182,8 @@ def test_logistic() -> None:
     assert weak.train_error[0] > 0.05 > 0.005 > weak.train_error[2]
     relu = logistic(activation("relu"), 0.35 * ITEMS, ITEMS, DIM, 1e-4)
     assert float(relu.bmd()) == pytest.approx(1.665, abs=6e-4)
+    noisy = logistic(activation("relu"), 0.4 * ITEMS, ITEMS, DIM, 1e-3, 0.1)
+    assert float(noisy.bmd()) == pytest.approx(1.702, abs=6e-4)
 
 
 def mei_montanari(p1: float, p2: float, zeta: float, chi: float) -> tuple[float, float]:
