@@ -217,6 +217,17 @@ def _ridged(name: str, one: Curves, items: float, rows: list[Claim]) -> None:
     setting = f"{name}: location of the peak of BMD, N / P"
     why = "below N = P, where the error without a ridge peaks" if at < 0.9 * items else ""
     rows.append(_claim("H4", setting, at / items, located(peak, items, window), Rule("near theory", 0.1), why))
+    _alarm(name, one, peak, items, "twin_peaks", rows)
+
+
+def _alarm(name: str, one: Curves, bmd: Peak, items: float, sweep: str, rows: list[Claim]) -> None:
+    """H11 where the error has no peak that BMD could locate."""
+    if _peak_or_none(one, "test_error") is None:
+        setting, why = f"{name}: location of the peak of BMD, N / P", "BMD peaks, but the test error does not"
+        found, source = located(bmd, items, f"N {one.window}"), _source(sweep)
+        rows.append(
+            Claim("H11", STATEMENTS["H11"], setting, "none", "", found, judged="not supported", why=why, source=source)
+        )
 
 
 def of_items(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
@@ -273,6 +284,7 @@ def of_logistic(frame: pl.DataFrame, rows: list[Claim]) -> None:
         why = "training items become separable there, and not at N = P"
         setting = f"{how}: location of the peak of BMD, N / P"
         rows.append(_claim("H1", setting, at / items, located(bmd, items, window), near, why, "logistic"))
+        _alarm(how, one, bmd, items, "logistic", rows)
         beyond = one.of["bmd"] / one.theory["bmd"][:, None]
         found = measured(window, one.seeds, *over_seeds(beyond, lambda v: np.exp(np.log(v.mean(1)).mean())))
         setting = f"{how}: BMD by flips over the replica theory with the flips of D = 100, mean over N"
@@ -316,8 +328,11 @@ def _draw(axis: plt.Axes, one: Curves, unit: float, metric: str, colour: str, la
 def _claim(
     id_: str, setting: str, theory: float, one: Measured, rule: Rule, why: str = "", sweep: str = "twin_peaks"
 ) -> Claim:
-    source = f"raysweep run sweeps/bmd_{sweep}.yaml; python analysis/bmd.py"
-    return Claim(id_, STATEMENTS[id_], setting, round(float(theory), 4), "", one, rule, why=why, source=source)
+    return Claim(id_, STATEMENTS[id_], setting, round(float(theory), 4), "", one, rule, why=why, source=_source(sweep))
+
+
+def _source(sweep: str) -> str:
+    return f"raysweep run sweeps/bmd_{sweep}.yaml; python analysis/bmd.py"
 
 
 def main() -> None:

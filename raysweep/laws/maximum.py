@@ -136,7 +136,7 @@ def find_peak(
         end, beyond = ("smallest", "below") if top == 0 else ("largest", "above")
         raise FitError(
             f"The highest mean must lie inside the range of x, but lies at the {end} of {last + 1} values, "
-            f"{curves.x[top]:g}: there is no peak to locate. Add values {beyond} it."
+            f"{curves.x[top]:g}: there is no peak to locate. Add values {beyond} it, or choose the range with where."
         )
     half = _half_width(curves, top)
     u = np.log(curves.x)
