@@ -64,9 +64,9 @@ def _record(name: str, one: Peak | str) -> dict[str, Any]:
         "height": {"value": one.height, "interval": list(one.height_interval)},
         "prominence": {"value": one.prominence, "interval": list(one.prominence_interval)},
         "window": list(one.window),
-        "points": one.points,
-        "scales": one.scales,
-        "units": one.units,
+        "n_points": one.points,
+        "n_scales": one.scales,
+        "n_units": one.units,
         "level": one.level,
         "notes": dict(one.notes),
     }
