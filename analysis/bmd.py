@@ -154,7 +154,11 @@ def _free(name: str, free: Curves, items: float, rows: list[Claim]) -> None:
         rows.append(_claim("H1", f"{name}: {what} at N = P", known, value, Rule("near theory", near)))
     last = measured(f"N = {free.x[-1]:g}", free.seeds, *over_seeds(free.of["bmd"][-1], np.mean))
     setting = f"{name}: BMD at N / P = {free.x[-1] / items:g}"
-    why = "the theory leaves out overlaps of even degrees, of order D^-1/2" if name.startswith("relu") else ""
+    why = (
+        "perhaps overlaps of even degrees, of order D^-1/2, which the theory leaves out"
+        if name.startswith("relu")
+        else ""
+    )
     rows.append(_claim("H2", setting, float(free.theory["bmd"][-1]), last, Rule("near theory", 0.02), why))
     keep = free.x >= 2 * items
 
