@@ -22,6 +22,19 @@ from raysweep.testing.trial import Trial
 
 # Small sweeps that mix costs, kinds of time, endings: what could go wrong must be in them.
 SWEEPS: dict[str, dict[str, Any]] = {
+    "bmd": {
+        "grid": {
+            "dim": 6,
+            "n_train": 12,
+            "test_items": 100,
+            "flip_items": 4,
+            "concat": [
+                {"width": [5, 12], "label_noise": [0, 0.2], "seed": {"range": 2}, "ridge": [0.0, 1e-3]},
+                {"activation": "relu", "teacher": "linear", "target_noise": 0.5, "width": 20, "ridge": 0.1},
+                {"loss": "logistic", "width": [5, 20], "ridge": [1e-5, 1e-2], "activation": "sin"},
+            ],
+        }
+    },
     "classifier": {
         "world": {"kind": "gaussian", "dim": 4, "classes": 3},
         "grid": {

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from raysweep import __version__
-from raysweep.cli import difficulty, export, imports, laws, passk, read, sweep
+from raysweep.cli import difficulty, export, imports, laws, passk, peak, read, sweep
 from raysweep.cli.show import say
 from raysweep.errors import RaysweepError
 
@@ -45,6 +45,7 @@ sweep.add_to(app)
 laws.add_to(app)
 passk.add_to(app)
 difficulty.add_to(app)
+peak.add_to(app)
 read.add_to(app)
 export.add_to(app)
 imports.add_to(app)

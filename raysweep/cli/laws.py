@@ -15,6 +15,8 @@ from raysweep.cli.asking import Asked, Json, asking
 from raysweep.cli.show import print_json, print_table, say, terminal_width
 from raysweep.errors import FitError
 
+__all__ = ["Data", "Rows", "add_to", "source"]
+
 if TYPE_CHECKING:
     from raysweep.laws import GroupFit
     from raysweep.laws.allocate import Allocation
@@ -158,7 +160,7 @@ def _store(data: Sequence[str]) -> Store | None:
     return store if store.exists("env.json") else None
 
 
-def _source(data: Sequence[str], rows: str, quiet: bool) -> Any:
+def source(data: Sequence[str], rows: str, quiet: bool) -> Any:
     """The data to fit: a store's table, or files."""
     from pyarrow.parquet import read_schema
 
@@ -189,8 +191,8 @@ def _fitted(
     from raysweep.laws.points import points
     from raysweep.laws.table import fit_points
 
-    source = _source(data, rows, quiet)
-    taken = ((points(source, request, keep), request) for request in requests)
+    table = source(data, rows, quiet)
+    taken = ((points(table, request, keep), request) for request in requests)
     return [(fit_points(kept, request), kept) for kept, request in taken]
 
 

@@ -1,7 +1,7 @@
 """Scaling laws with honest intervals.
 
-`fit` takes a table and returns a `Fit`; the files below it take and return NumPy arrays. Polars and SciPy are imported
-when `fit`, `Fit` or `GroupFit` is first asked for, so that a sweep is planned without either.
+`fit` takes a table and returns a `Fit`, `peak` the peaks of curves; the files below them take and return NumPy arrays.
+Polars and SciPy are imported when one of these or its result is first asked for, so that a sweep is planned without.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from raysweep.laws.window import Window
 
 if TYPE_CHECKING:
     from raysweep.laws.group import GroupFit
+    from raysweep.laws.peaks import GroupPeaks, peak
     from raysweep.laws.result import Fit
     from raysweep.laws.table import fit
 
-__all__ = ["LAWS", "Fit", "GroupFit", "Law", "Window", "fit", "law"]
+__all__ = ["LAWS", "Fit", "GroupFit", "GroupPeaks", "Law", "Window", "fit", "law", "peak"]
 
-_HOMES = {"fit": "table", "Fit": "result", "GroupFit": "group"}
+_HOMES = {"fit": "table", "Fit": "result", "GroupFit": "group", "peak": "peaks", "GroupPeaks": "peaks"}
 
 
 def __getattr__(name: str) -> Any:

@@ -33,6 +33,7 @@ COMMANDS = [
         "allocate",
         "passk",
         "difficulty",
+        "peak",
         "status",
         "logs",
         "report",

@@ -1,0 +1,284 @@
+"""Boolean mean dimension and double descent of random features with a teacher (arXiv 2401.12610).
+
+Under the square loss all ridges share one eigendecomposition, so that `ridge` is observed; under the logistic loss each
+is a training of its own, by Newton's method. What the function does on new inputs is measured, its Boolean mean
+dimension by flips of every bit, and beside it stands the formula of `theory.bmd` on the trained weights. The theory is
+that of `theory.replica`, for N, P and D that are large together, with the finite-D correction of the flips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from raysweep.display import Bound, Companion, Display
+from raysweep.errors import SweepError
+from raysweep.experiment import Context, Cost, Metric, WorldShape
+from raysweep.grid.axes import Axis, KindBy
+from raysweep.grid.runs import Observed, Runs
+from raysweep.grid.values import Value
+from raysweep.theory.bmd import ACTIVATIONS, activation, mean_dimension
+from raysweep.theory.replica import Fitted, logistic, square
+
+if TYPE_CHECKING:
+    from raysweep.experiments.random_features import Features, Fit, Measured
+
+__all__ = ["EXPERIMENT", "MeanDimension"]
+
+Array: TypeAlias = npt.NDArray[np.float64]
+
+AXES = (
+    Axis("loss", str, "shape", "square", choices=("square", "logistic"), help="(y - f)^2 / 2, or log(1 + exp(-y f))"),
+    Axis("activation", str, "shape", "tanh", choices=ACTIVATIONS, help="of the features"),
+    Axis("teacher", str, "shape", "sign", choices=("sign", "linear"), help="labels sign(u) or u = theta . x / sqrt(D)"),
+    Axis("width", int, "shape", 100, low=1, high=16384, unit="features", help="N"),
+    Axis("n_train", int, "shape", 300, low=2, high=16384, unit="items", help="P, nested by seed"),
+    Axis("dim", int, "shape", 100, low=2, high=4096, unit="bits", help="D"),
+    Axis("label_noise", float, "lane", 0.0, low=0.0, high=0.5, help="chance that a label of a sign teacher is flipped"),
+    Axis("target_noise", float, "lane", 0.0, low=0.0, high=1e6, help="variance added to labels of a linear teacher"),
+    Axis("test_items", int, "shape", 10_000, low=100, high=2**24, unit="items", help="new inputs for errors, variance"),
+    Axis("flip_items", int, "shape", 100, low=2, high=2**20, unit="items", help="new inputs whose bits are flipped"),
+    Axis("seed", int, "lane", 0, low=0, high=2**62, role="seed", help="of teacher, features and all inputs"),
+    Axis("ridge", float, KindBy("loss", {"logistic": "lane"}, "observed"), 1e-6, low=0.0, high=1e9,
+         help="lambda of (lambda / 2) |w|^2 beside the sum of losses"),
+)  # fmt: skip
+METRICS = (
+    Metric("test_error", "", "share of new inputs whose sign, without noise, is missed", "low"),
+    Metric("mse", "", "mean square error on new inputs, against labels without noise", "low"),
+    Metric("train_error", "", "share of training labels whose sign is missed; sign teacher", "low"),
+    Metric("train_mse", "", "mean square error on the training labels", "low"),
+    Metric("bmd", "", "Boolean mean dimension, by flips"),
+    Metric("bmd_se", "", "its standard error, from finitely many inputs"),
+    Metric("bmd_formula", "", "Boolean mean dimension by the formula for large D, on the trained weights"),
+    Metric("q_w", "", "|w|^2 / N"),
+    Metric("q_s", "", "|F' w|^2 / (N D), the squared linear part"),
+    Metric("norm", "", "|w|"),
+)
+DISPLAY = Display(
+    labels={
+        "width": "features N",
+        "n_train": "training items P",
+        "test_error": "test error",
+        "mse": "test mean square error",
+        "train_mse": "training mean square error",
+        "bmd": "Boolean mean dimension",
+        "bmd_formula": "Boolean mean dimension (formula)",
+    },
+    x="width",
+    y="test_error",
+    companions=(Companion("bmd", "bmd_formula", "means", "Hollow: the formula for large D on the trained weights."),),
+    bounds=(
+        Bound(
+            "bmd",
+            "no mean dimension is below 1",
+            "Flips or variance are sampled wrongly.",
+            limit=1.0,
+            se="bmd_se",
+            sigmas=6.0,
+        ),
+    ),
+)
+_SETTING = (
+    "loss", "activation", "teacher", "width", "n_train", "dim", "label_noise", "target_noise", "ridge"
+)  # what the theory depends on  # fmt: skip
+_LEAST_LOGISTIC = 1e-8  # ridge
+_LEAST_THEORY = 1e-4  # ridge of the logistic theory, whose iteration is slow below
+_NEWTON = 25  # steps, roughly
+_FUNCTION = 10.0  # FLOPs of an activation
+
+
+@dataclass(frozen=True)
+class MeanDimension:
+    """The `bmd` experiment."""
+
+    name: str = "bmd"
+    version: int = 1
+    axes: Sequence[Axis] = AXES
+    metrics: Sequence[Metric] = METRICS
+    display: Display = DISPLAY
+    needs_world: bool = False
+
+    def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
+        """Gram matrix, its eigendecomposition, solutions; then features of new inputs and of their flips."""
+        n, p, d = float(run["width"]), float(run["n_train"]), float(run["dim"])
+        small, functions = min(n, p), float(len(_ridges(run, observed)))
+        solved = 4 * small * (small + n) * functions
+        if run["loss"] == "logistic":
+            solved = _NEWTON * (2 * small**2 * p + 0.7 * small**3)
+        points, base = float(run["test_items"]), float(run["flip_items"])
+        return Cost(
+            parameters=n,
+            flops=p * n * (2 * d + _FUNCTION) + 2 * small * n * p + 9 * small**3 + solved,
+            flops_eval=points * n * 2 * d + (points + base * d) * n * (_FUNCTION + 2 * functions),
+            bytes=8 * (2 * n * p + 3 * small**2 + n * d + points * (d + functions)),
+        )
+
+    def check(self, runs: Runs, world: WorldShape | None, gpus: float) -> None:
+        """Refuse noise that the teacher's labels cannot have, and losses without a finite minimum."""
+        names = ("loss", "teacher", "label_noise", "target_noise", "ridge")
+        for i in runs.examples(name for name in names if name in runs.codes):
+            _check(runs.row(i))
+
+    def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
+        """One batch per run: a row per ridge. Runs of one seed share their draws, features and eigendecomposition."""
+        import torch
+
+        from raysweep.experiments.random_features import Features, drawn
+
+        width, items, dim, points, base = (
+            int(pack.value(name)) for name in ("width", "n_train", "dim", "test_items", "flip_items")
+        )
+        seeds = np.array(pack.column("seed"))
+        for seed in dict.fromkeys(seeds.tolist()):
+            draws = drawn(seed, width, items, dim, points, base)
+            features = Features(draws, str(pack.value("activation")), context.device)
+            lanes = np.flatnonzero(seeds == seed).tolist()
+            fits = [_fitted(pack, lane, features) for lane in lanes]
+            weights = [fit.weights[:, np.flatnonzero(fit.settled)] for _, fit in fits]
+            found = features.measured(torch.cat(weights, dim=1)).split([w.shape[1] for w in weights])
+            for lane, (labels, fit), measured in zip(lanes, fits, found, strict=True):
+                yield self._rows(pack, lane, features, labels, fit, measured)
+
+    def _rows(
+        self, pack: Runs, lane: int, features: Features, labels: Array, fit: Fit, measured: Measured
+    ) -> pa.RecordBatch:
+        run, asked = pack.row(lane), pack.observed[int(pack.observed_code[lane])]
+        ridges = _ridges(run, asked)
+        values = {metric.name: np.full(len(ridges), np.nan) for metric in self.metrics}
+        for name, found in _metrics(features, labels, fit, measured, run["teacher"] == "linear").items():
+            values[name][fit.settled] = found
+        cost = self.cost(run, asked, None)
+        return pa.RecordBatch.from_pydict(
+            {
+                "lane": pa.repeat(pa.scalar(lane, pa.int32()), len(ridges)),
+                "ridge": pa.array(ridges),
+                "status": pa.array(np.where(fit.settled, "ok", "diverged")),
+                "error": pa.array(
+                    np.array([_reason(str(run["loss"]), c) for c in fit.condition], dtype=object),
+                    pa.string(),
+                    mask=fit.settled,
+                ),
+                "flops": pa.repeat(cost.flops, len(ridges)),
+                "flops_eval": pa.repeat(cost.flops_eval, len(ridges)),
+                **{name: pa.array(v, mask=~np.isfinite(v)) for name, v in values.items()},
+            }
+        )
+
+    def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
+        """Expectations for N, P and D that are large together; of `bmd`, with the flips of this D."""
+        names = ("test_error", "mse", "train_error", "train_mse", "bmd", "bmd_formula", "q_w", "q_s", "norm")
+        found = {name: np.full(len(cells), np.nan) for name in names}
+        reason = np.full(len(cells), None, dtype=object)
+        numbered = cells.select(list(_SETTING)).append_column("row", pa.array(np.arange(len(cells))))
+        kinds = numbered.group_by(["loss", "activation", "teacher"]).aggregate(
+            [(n, "list") for n in numbered.column_names[3:]]
+        )
+        for kind in kinds.to_pylist():
+            rows = np.array(kind.pop("row_list"))
+            numbers = {name: np.array(kind[f"{name}_list"], dtype=float) for name in _SETTING[3:]}
+            if kind["loss"] == "logistic":
+                low = (numbers["ridge"] < _LEAST_THEORY) | (kind["teacher"] == "linear")
+                reason[rows[low]] = f"the logistic theory takes sign teachers and ridges from {_LEAST_THEORY:g}"
+                rows, numbers = rows[~low], {name: v[~low] for name, v in numbers.items()}
+            for name, values in _expected(kind, numbers).items() if len(rows) else ():
+                found[name][rows] = values
+        for name, why in (
+            ("test_error", "the equations of the theory have no settled solution here"),
+            ("train_error", "real labels have no share of missed signs"),
+        ):
+            for row in np.flatnonzero(~np.isfinite(found[name])).tolist():
+                reason[row] = reason[row] or why
+        columns = {name: pa.array(values, mask=~np.isfinite(values)) for name, values in found.items()}
+        return pa.table({**columns, "reason": pa.array(reason, pa.string())})
+
+
+EXPERIMENT = MeanDimension()
+
+
+def _ridges(run: Mapping[str, Value], observed: Observed) -> list[float]:
+    """The ridges of a run: all that are observed, or its own."""
+    return [float(run["ridge"])] if run["loss"] == "logistic" else [float(r) for r in observed.values("ridge")]
+
+
+def _fitted(pack: Runs, lane: int, features: Features) -> tuple[Array, Fit]:
+    """A run's labels [P], and its fit to them at all of its ridges."""
+    run = pack.row(lane)
+    ridges = np.array(_ridges(run, pack.observed[int(pack.observed_code[lane])]))
+    noise = float(run["label_noise"]), float(run["target_noise"])
+    labels = features.draws.labels(run["teacher"] == "linear", *noise)
+    if run["loss"] == "logistic":
+        return labels, features.logistic(labels, float(ridges[0]))
+    return labels, features.least_squares(labels, ridges)
+
+
+def _metrics(features: Features, labels: Array, fit: Fit, measured: Measured, linear: bool) -> dict[str, Array]:
+    """Metrics at the ridges whose fits are settled, [ridges] each."""
+    draws, y = features.draws, labels[:, None]
+    w, trained = (t.cpu().numpy()[:, fit.settled] for t in (fit.weights, fit.outputs))
+    u = (draws.points @ draws.teacher / np.sqrt(features.dim))[:, None]
+    q_w = (w**2).mean(axis=0)
+    q_s = ((draws.rows.T @ w) ** 2).mean(axis=0) / features.width
+    return {
+        "test_error": ((measured.outputs >= 0) != (u >= 0)).mean(axis=0),
+        "mse": ((measured.outputs - (u if linear else np.where(u >= 0, 1.0, -1.0))) ** 2).mean(axis=0),
+        "train_error": np.full(len(q_w), np.nan) if linear else ((trained >= 0) != (y >= 0)).mean(axis=0),
+        "train_mse": ((trained - y) ** 2).mean(axis=0),
+        "bmd": measured.mean_dimension,
+        "bmd_se": measured.standard_error,
+        "bmd_formula": mean_dimension(features.constants, q_s, q_w),
+        "q_w": q_w,
+        "q_s": q_s,
+        "norm": np.sqrt(q_w * features.width),
+    }
+
+
+def _check(row: Mapping[str, Any]) -> None:
+    if row["teacher"] == "linear" and row["label_noise"]:
+        raise SweepError(
+            f"label_noise: signs are flipped under teacher: sign, but got label_noise={row['label_noise']:g} with "
+            "teacher: linear. Set target_noise, the variance of real labels"
+        )
+    if row["teacher"] == "sign" and row["target_noise"]:
+        raise SweepError(
+            f"target_noise: real labels have it under teacher: linear, but got target_noise={row['target_noise']:g} "
+            "with teacher: sign. Set label_noise, the chance of a flip"
+        )
+    if row["loss"] == "logistic" and (row["teacher"] != "sign" or row["ridge"] < _LEAST_LOGISTIC):
+        raise SweepError(
+            f"loss: the logistic loss takes teacher: sign and a ridge of at least {_LEAST_LOGISTIC:g}, without which "
+            f"separable items have no minimum, but got teacher: {row['teacher']} and ridge={row['ridge']:g}"
+        )
+
+
+def _reason(loss: str, condition: float) -> str:
+    if loss == "logistic":
+        return f"Newton's method did not settle (condition number {condition:.1e}): raise ridge"
+    return f"the ridge problem is singular in double precision (condition number {condition:.1e}): raise ridge"
+
+
+def _expected(kind: Mapping[str, Any], at: Mapping[str, Array]) -> dict[str, Array]:
+    """The expected metrics of settings, [settings] each, that share loss, activation and teacher."""
+    of, linear = activation(kind["activation"]), kind["teacher"] == "linear"
+    ratios = (at["width"], at["n_train"], at["dim"], at["ridge"])
+    noise = at["target_noise"] if linear else at["label_noise"]
+    solved: Fitted = (
+        logistic(of, *ratios, noise) if kind["loss"] == "logistic" else square(of, *ratios, noise, linear=linear)
+    )
+    dims, place = np.unique(at["dim"], return_inverse=True)
+    slope = np.array([of.slope_at(int(dim)) for dim in dims])[place]
+    return {
+        "test_error": solved.test_error,
+        "mse": solved.mse,
+        "train_error": solved.train_error,
+        "train_mse": solved.train_mse,
+        "bmd": solved.bmd(slope),
+        "bmd_formula": solved.bmd(),
+        "q_w": solved.q_w,
+        "q_s": solved.q_s,
+        "norm": np.sqrt(solved.q_w * at["width"]),
+    }

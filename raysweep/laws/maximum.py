@@ -1,0 +1,326 @@
+"""The peak of a curve: where it lies and how high it is, with intervals over independent runs, and no form assumed.
+
+The curve is the mean over runs at each scale. Around its highest point a parabola in log x is fitted by least squares,
+over the widest symmetric window in which the scatter between runs does not reject it: three points for a cusp, more
+where a broad top is lost in noise. Its vertex is the location and its value there the height. Intervals allow for what
+a parabola may miss: see `_slack`.
+
+The unit of every interval is the run, or the seed that runs at several scales share: whole units are drawn with
+replacement, so that all points of one move together, and each draw looks for its own highest point. Runs at one scale
+each are drawn within their scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from raysweep.errors import FitError
+from raysweep.laws.definition import Array
+from raysweep.laws.draws import Draws
+from raysweep.laws.resampling import multiplicities
+
+__all__ = ["Peak", "Shift", "find_peak", "shift"]
+
+_FEWEST = 100  # draws
+_REJECTED = 0.2  # chance at which a parabola that holds is rejected: a window that is too wide biases the location
+_MOVED = 0.5  # standard deviations of its draws by which the vertex may differ between windows
+_CUSP = 0.1  # see `_slack`
+_EXACT = 1e-9  # residuals below this share of the curve's range are rounding
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The peak of a curve.
+
+    Attributes:
+        location: x of the peak, and its interval.
+        height: y there, and its interval.
+        prominence: Height above the higher of the curve's two ends, and its interval.
+        window: Smallest and largest x that the parabola was fitted to; `points` of the `scales` lie in it.
+        units: Independent units, which the intervals are over; of one scale, where runs share none.
+        level: Nominal coverage of intervals.
+        notes: A sentence for each code.
+        sample: (log location, height, prominence) with draws around it.
+        slack: What the parabola may miss of log location, below and above: at most 0, and at least 0.
+        labels: Sorted labels of the units; None if none were given.
+        seed: Seed of the draws.
+    """
+
+    location: float
+    location_interval: tuple[float, float]
+    height: float
+    height_interval: tuple[float, float]
+    prominence: float
+    prominence_interval: tuple[float, float]
+    window: tuple[float, float]
+    points: int
+    scales: int
+    units: int
+    level: float
+    notes: Mapping[str, str]
+    sample: Draws = field(repr=False)
+    slack: tuple[float, float] = field(repr=False)
+    labels: npt.NDArray[Any] | None = field(repr=False)
+    seed: int = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How far apart two peaks are.
+
+    Attributes:
+        ratio: Location of the first over that of the second, and its interval.
+        paired: Whether both curves are of the same units, so that what a unit does to both cancels; otherwise they are
+            taken to be independent.
+    """
+
+    ratio: float
+    interval: tuple[float, float]
+    paired: bool
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """Mean curves: the estimate and its draws.
+
+    Attributes:
+        x: Distinct scales, ascending, [scales].
+        mean: [scales].
+        drawn: [draws, scales].
+        units: Units behind each draw.
+        redrawn: How many draws lost a scale and were drawn again.
+    """
+
+    x: Array
+    mean: Array
+    drawn: Array
+    units: int
+    redrawn: int
+
+
+def find_peak(
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    run: npt.ArrayLike | None = None,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Peak:
+    """The peak of y(x).
+
+    Args:
+        x: Scales, positive, [points].
+        y: Measurements, [points].
+        run: The unit that each point comes from, [points]; every point is one if not given.
+        draws: Bootstrap draws.
+        level: Nominal coverage.
+        seed: Seed of the draws: curves of the same units share their draws, which keeps comparisons paired.
+
+    Raises:
+        FitError: x is not positive or y not finite; there are fewer than three scales; there are too few units for an
+            interval; or the highest mean lies at an end of the range of x.
+    """
+    if draws < _FEWEST or not 0 < level < 1:
+        raise FitError(
+            f"A peak's intervals take at least {_FEWEST} draws and a level in (0, 1), but got bootstrap={draws} and "
+            f"level={level:g}."
+        )
+    curves, labels = _curves(x, y, run, draws, seed)
+    top, last = int(curves.mean.argmax()), len(curves.x) - 1
+    if top in (0, last):
+        end, beyond = ("smallest", "below") if top == 0 else ("largest", "above")
+        raise FitError(
+            f"The highest mean must lie inside the range of x, but lies at the {end} of {last + 1} values, "
+            f"{curves.x[top]:g}: there is no peak to locate. Add values {beyond} it, or choose the range with where."
+        )
+    half = _half_width(curves, top)
+    u = np.log(curves.x)
+    values, drawn = (_vertices(u, c, half) for c in (curves.mean[None], curves.drawn))
+    sample = Draws(values[0], drawn, curves.units - 1, np.sqrt(curves.units / (curves.units - 1)))
+    slack = _slack(curves, top, half, values[0], drawn)
+    ends = sample.interval_of(lambda v: v, level) + slack
+    ends[0] = np.exp(np.clip(ends[0], u[0], u[last]))
+    located, around, above = ((low, high) for low, high in ends.tolist())
+    lost = float((drawn[:, 0] <= u[0]).mean()), float((drawn[:, 0] >= u[last]).mean())
+    return Peak(
+        location=float(np.exp(values[0, 0])),
+        location_interval=located,
+        height=float(values[0, 1]),
+        height_interval=around,
+        prominence=float(values[0, 2]),
+        prominence_interval=above,
+        window=(float(curves.x[top - half]), float(curves.x[top + half])),
+        points=2 * half + 1,
+        scales=last + 1,
+        units=curves.units,
+        level=level,
+        notes=_notes(above[0], lost, (1 - level) / 2, curves.redrawn),
+        sample=sample,
+        slack=(float(slack[0, 0]), float(slack[0, 1])),
+        labels=labels,
+        seed=seed,
+    )
+
+
+def shift(first: Peak, second: Peak, level: float | None = None) -> Shift:
+    """The ratio of two peaks' locations, e.g. of two measurements of the same runs.
+
+    Args:
+        level: Nominal coverage; that of the first if not given.
+    """
+    a, b = first.sample, second.sample
+    paired = (
+        first.labels is not None
+        and second.labels is not None
+        and np.array_equal(first.labels, second.labels)
+        and (first.seed, first.scales, len(a.draws)) == (second.seed, second.scales, len(b.draws))
+    )
+    count = min(len(a.draws), len(b.draws))
+    order = np.arange(count) if paired else np.random.default_rng(second.seed).permutation(len(b.draws))[:count]
+    apart = (a.draws[:count, 0] - b.draws[order, 0])[:, None]
+    weaker = a if a.freedom <= b.freedom else b
+    sample = Draws(a.values[:1] - b.values[:1], apart, weaker.freedom, weaker.scale)
+    slack = first.slack[0] - second.slack[1], first.slack[1] - second.slack[0]
+    low, high = np.exp(sample.interval_of(lambda v: v[..., 0], first.level if level is None else level) + slack)
+    return Shift(first.location / second.location, (float(low), float(high)), paired)
+
+
+def _curves(
+    x: npt.ArrayLike, y: npt.ArrayLike, run: npt.ArrayLike | None, draws: int, seed: int
+) -> tuple[_Curves, npt.NDArray[Any] | None]:
+    """The mean curve with its draws, and the labels of the units.
+
+    Raises:
+        FitError: As `find_peak`.
+    """
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if x.ndim != 1 or x.shape != y.shape or not ((x > 0) & np.isfinite(x) & np.isfinite(y)).all():
+        raise FitError(
+            "A peak takes one positive x and one finite y per point, but got arrays of shapes "
+            f"{x.shape} and {y.shape}, or values that are not. Remove those points."
+        )
+    scales, at = np.unique(x, return_inverse=True)
+    if len(scales) < 3:
+        raise FitError(f"A peak takes at least 3 values of x, but there are {len(scales)}. Add values.")
+    labels, unit = (None, np.arange(y.size)) if run is None else np.unique(np.asarray(run), return_inverse=True)
+    shape = (unit.max() + 1, len(scales))
+    total, count = np.zeros(shape), np.zeros(shape)
+    np.add.at(total, (unit, at), y)
+    np.add.at(count, (unit, at), 1.0)
+    has = (count > 0).astype(np.float64)
+    rng = np.random.default_rng(np.random.SeedSequence(seed))
+    redrawn = 0
+    if (has.sum(axis=1) > 1).any():
+        units = len(has)
+        weights = np.ones((0, units))
+        if units > 1:
+            weights, redrawn = multiplicities(has, len(scales), draws, rng)
+    else:
+        units, weights = int(has.sum(axis=0).min()), np.zeros((draws, len(has)))
+        for column in has.T:
+            mine = np.flatnonzero(column)
+            weights[:, mine] = rng.multinomial(mine.size, np.full(mine.size, 1 / mine.size), size=draws)
+    if units < 2 or len(weights) < _FEWEST:
+        raise FitError(
+            "A peak's interval needs 2 runs (seeds) that reach all scales, or 2 runs at each scale, but there "
+            f"{'is' if units == 1 else 'are'} {units} over {len(scales)} scales. Add seeds."
+        )
+    with np.errstate(invalid="ignore"):
+        drawn = (weights @ total) / (weights @ count)
+    return _Curves(scales, total.sum(axis=0) / count.sum(axis=0), drawn, units, redrawn), labels
+
+
+def _half_width(curves: _Curves, top: int) -> int:
+    """How many points on either side of the highest one belong to the window.
+
+    A window is rejected where the parabola's residuals are larger than in most draws, whose residuals are taken around
+    those of the mean curve: errors that scales share count only as far as they bend the curve. It is also rejected
+    where its vertex moves from a narrower window's by more than draws do: a lopsided curve moves the vertex long before
+    its residuals show (Lepski's rule).
+    """
+    u = np.log(curves.x)
+    range_of = np.ptp(curves.mean)
+    half, before = 1, [_located(u, curves, 1)]
+    for wider in range(2, min(top, len(u) - 1 - top) + 1):
+        window = slice(top - wider, top + wider + 1)
+        basis, _ = np.linalg.qr(_powers(u[window] - u[top]))
+        left = curves.mean[window] - basis @ (basis.T @ curves.mean[window])
+        drawn = curves.drawn[:, window] - (curves.drawn[:, window] @ basis) @ basis.T - left
+        spread = np.maximum(drawn.std(axis=0), _EXACT * range_of)
+        misfit, usual = ((left / spread) ** 2).sum(), ((drawn / spread) ** 2).sum(axis=1)
+        if misfit > np.quantile(usual, 1 - _REJECTED) + 1e-6:
+            return half
+        here = _located(u, curves, wider)
+        for there in before:
+            if abs(here[0] - there[0]) > _MOVED * (here[1] - there[1]).std() + _EXACT:
+                return half
+        half, before = wider, [*before, here]
+    return half
+
+
+def _slack(curves: _Curves, top: int, half: int, values: Array, drawn: Array) -> Array:
+    """What widens the intervals of log location, height and prominence besides their draws: low and high, [3, 2].
+
+    A parabola is not the curve: its vertex at the next wider window says how much and where to (Richardson). Between
+    two scales it differs from a cusp by up to a tenth of their distance. And the highest of several noisy means is too
+    high, by about as much again as the draws' is.
+    """
+    u = np.log(curves.x)
+    drift = np.zeros(3)
+    if half < min(top, len(u) - 1 - top):
+        drift = values - _vertices(u, curves.mean[None], half + 1)[0]
+    chosen = values - drawn.mean(axis=0)
+    chosen[0] = 0.0
+    cusp = np.array([_CUSP * (u[top + 1] - u[top - 1]) / 2, 0.0, 0.0])
+    low, high = (sum(side(one, 0.0) for one in (drift, chosen)) for side in (np.minimum, np.maximum))
+    return np.stack([low - cusp, high + cusp], axis=1)
+
+
+def _located(u: Array, curves: _Curves, half: int) -> tuple[float, Array]:
+    """The log location, and its draws [draws]."""
+    return float(_vertices(u, curves.mean[None], half)[0, 0]), _vertices(u, curves.drawn, half)[:, 0]
+
+
+def _vertices(u: Array, curves: Array, half: int) -> Array:
+    """(log location, height, prominence) of curves [draws, scales] at log scales u: [draws, 3]."""
+    top = curves.argmax(axis=1)
+    out = np.empty((len(curves), 3))
+    for i in np.unique(top).tolist():
+        mine = np.flatnonzero(top == i)
+        at, height = np.full(mine.size, u[i]), curves[mine, i]
+        window = slice(max(0, i - half), i + half + 1)
+        t = u[window] - u[i]
+        if 0 < i < len(u) - 1:
+            c, b, a = np.linalg.lstsq(_powers(t), curves[mine, window].T, rcond=None)[0]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                vertex = -b / (2 * a)
+            good = (a < 0) & (vertex >= t[0]) & (vertex <= t[-1])  # else the highest point itself
+            at = np.where(good, u[i] + vertex, at)
+            height = np.where(good, c + b * vertex / 2, height)
+        out[mine] = np.stack([at, height, height - curves[mine][:, [0, -1]].max(axis=1)], axis=1)
+    return out
+
+
+def _powers(t: Array) -> Array:
+    return np.stack([np.ones_like(t), t, t**2], axis=1)
+
+
+def _notes(prominence: float, lost: tuple[float, float], tail: float, redrawn: int) -> dict[str, str]:
+    notes = {}
+    if prominence <= 0:
+        notes["no_prominence"] = (
+            "the interval of the height above the ends of the curve holds 0: it may rise or fall throughout."
+        )
+    for share, end in zip(lost, ("smallest", "largest"), strict=True):
+        if share >= tail:
+            notes[f"edge_{end}"] = (
+                f"in {share:.0%} of draws the highest mean is at the {end} x: the interval of the location is open."
+            )
+    if redrawn:
+        notes["redrawn"] = f"{redrawn} draws lost a scale and were drawn again: not every unit reaches every scale."
+    return notes

@@ -1,0 +1,162 @@
+"""The bmd experiment: its solutions are those of the problems, its flips those of the function, and theory agrees."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from raysweep.errors import SweepError
+from raysweep.executors import make_executor
+from raysweep.experiments.bmd import EXPERIMENT
+from raysweep.experiments.random_features import Features, drawn
+from raysweep.run import run
+from raysweep.store import Store
+from raysweep.sweep import from_mapping
+from raysweep.sweep.current import cells
+from raysweep.theory.bmd import activation, mean_dimension
+
+torch.set_num_threads(1)  # small products: threads would only wait for each other
+
+FUNCTIONS = {
+    "tanh": np.tanh,
+    "relu": lambda u: np.maximum(u, 0),
+    "erf": lambda u: torch.erf(torch.as_tensor(u)).numpy(),
+    "sin": np.sin,
+}
+
+
+@pytest.mark.parametrize("width", [7, 20, 40])
+def test_all_ridges_of_least_squares_are_solved(width: int) -> None:
+    draws = drawn(1, width, 20, 9, 100, 2)
+    features, labels = Features(draws, "tanh"), draws.labels(False, 0.2, 0.0)
+    ridges = np.array([1e-3, 0.1, 10.0])
+    fit = features.least_squares(labels, ridges)
+    phi = np.tanh(draws.items @ draws.rows.T / 3) / np.sqrt(width)
+    for i, ridge in enumerate(ridges):
+        wanted = np.linalg.solve(phi.T @ phi + ridge * np.eye(width), phi.T @ labels)
+        np.testing.assert_allclose(fit.weights[:, i], wanted, rtol=1e-7, atol=1e-9)
+        np.testing.assert_allclose(fit.outputs[:, i], phi @ wanted, rtol=1e-7, atol=1e-9)
+
+
+def test_least_squares_without_a_ridge_says_where_it_is_singular() -> None:
+    draws = drawn(1, 16, 40, 6, 100, 2)
+    doubled = replace(draws, rows=np.concatenate([draws.rows[:8], draws.rows[:8]]))
+    fit = Features(doubled, "tanh").least_squares(draws.labels(False, 0, 0), np.array([0.0, 1e-3]))
+    assert fit.settled.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("width", [7, 40])
+def test_the_logistic_loss_is_at_its_minimum(width: int) -> None:
+    draws = drawn(2, width, 20, 9, 100, 2)
+    labels, ridge = draws.labels(False, 0.2, 0.0), 1e-4
+    fit = Features(draws, "sin").logistic(labels, ridge)
+    phi, w = np.sin(draws.items @ draws.rows.T / 3) / np.sqrt(width), fit.weights[:, 0].numpy()
+    np.testing.assert_allclose(fit.outputs[:, 0], phi @ w, rtol=1e-8)
+    pull = labels / (1 + np.exp(labels * (phi @ w)))
+    assert fit.settled.all()
+    np.testing.assert_allclose(phi.T @ pull, ridge * w, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_flips_of_all_inputs_give_the_mean_dimension_by_enumeration(name: str) -> None:
+    """BMD = sum_S |S| f_S^2 / sum_{S not empty} f_S^2 with the Walsh transform of f on all 2^D inputs."""
+    dim = 7
+    every = np.array(list(product([1.0, -1.0], repeat=dim)))
+    draws = replace(drawn(3, 11, 30, dim, 100, 2), points=every, base=every)
+    fit = Features(draws, name).least_squares(draws.labels(False, 0, 0), np.array([1e-4, 0.1]))
+    measured = Features(draws, name).measured(fit.weights)
+    f = FUNCTIONS[name](every @ draws.rows.T / np.sqrt(dim)) @ fit.weights.numpy() / np.sqrt(11)
+    np.testing.assert_allclose(measured.outputs, f, rtol=1e-4, atol=1e-5)
+    subsets = np.array(list(product([0, 1], repeat=dim)))
+    walsh = (np.prod(np.where(subsets[:, None] == 1, every, 1.0), axis=2) @ f / len(every)) ** 2
+    size = subsets.sum(1)
+    exact = (size[:, None] * walsh).sum(0) / walsh[size > 0].sum(0)
+    biased = (len(every) - 1) / len(every)  # the variance is that of a sample
+    np.testing.assert_allclose(measured.mean_dimension / biased, exact, rtol=1e-4)
+
+
+def test_runs_of_a_seed_share_their_draws() -> None:
+    small, large = drawn(5, 4, 10, 8, 100, 3), drawn(5, 9, 30, 8, 200, 6)
+    for name, count in (("rows", 4), ("items", 10), ("chance", 10), ("noise", 10), ("points", 100), ("base", 3)):
+        np.testing.assert_array_equal(getattr(small, name), getattr(large, name)[:count])
+    flipped = [large.labels(False, chance, 0.0) != large.labels(False, 0.0, 0.0) for chance in (0.1, 0.4)]
+    assert 0 < flipped[0].sum() < flipped[1].sum()
+    assert (flipped[1] | ~flipped[0]).all()
+    assert not np.array_equal(small.rows, drawn(6, 4, 10, 8, 100, 3).rows)
+
+
+def test_standard_errors_are_those_of_repeats() -> None:
+    draws = drawn(0, 60, 40, 30, 10, 10)
+    features = Features(draws, "tanh")
+    fit = features.least_squares(draws.labels(False, 0, 0), np.array([0.01]))
+    rng, found = np.random.default_rng(0), []
+    for _ in range(200):
+        points, base = (rng.choice([-1.0, 1.0], (count, 30)) for count in (500, 20))
+        features.draws = replace(draws, points=points, base=base)
+        measured = features.measured(fit.weights)
+        found.append((measured.mean_dimension[0], measured.standard_error[0]))
+    values, errors = np.array(found).T
+    assert errors.mean() == pytest.approx(values.std(), rel=0.2)
+
+
+def test_measurement_agrees_with_theory() -> None:
+    """The peak of both at N = P, formula and flips on the same weights, and theory: section 8 of the notes."""
+    grid = {
+        "dim": 60, "n_train": 120, "test_items": 4000, "flip_items": 40, "ridge": [1e-6, 0.05], "label_noise": 0.1,
+        "seed": {"range": 5}, "concat": [{"activation": ["tanh", "relu"], "width": [60, 120, 240]}],
+    }  # fmt: skip
+    sweep, store = from_mapping({"name": "t", "experiment": "bmd", "grid": grid}), Store("memory://bmd")
+    run(sweep, store, make_executor("inline"))
+    table = cells(store)[0]
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    settings = frame.select(axis.name for axis in EXPERIMENT.axes if axis.name != "seed")
+    theory = pl.from_arrow(EXPERIMENT.theory(settings.to_arrow(), {"bmd"}))
+    assert isinstance(theory, pl.DataFrame)
+    joined = frame.hstack(theory.select(pl.all().name.suffix("_theory")))
+    assert joined["reason_theory"].null_count() == len(joined)
+    names = ("test_error", "train_mse", "bmd", "bmd_formula", "q_w")
+    means = joined.group_by("activation", "ridge", "width").agg(
+        *(pl.col(n).median() for n in names), *(pl.col(f"{n}_theory").first() for n in names)
+    )
+    for one in means.iter_rows(named=True):
+        peak = one["width"] == 120 and one["ridge"] < 1e-3
+        assert one["test_error"] == pytest.approx(one["test_error_theory"], abs=0.035)
+        assert one["bmd"] == pytest.approx(one["bmd_theory"], rel=0.12 if peak else 0.06)
+        if not peak:
+            assert one["bmd_formula"] == pytest.approx(one["bmd_formula_theory"], rel=0.06)
+            assert one["train_mse"] == pytest.approx(one["train_mse_theory"], rel=0.2, abs=1e-6)
+    ridgeless = means.filter(pl.col("ridge") < 1e-3).sort("activation", "width")
+    for name in ("test_error", "bmd"):
+        low, top, high = ridgeless[name].to_numpy().reshape(2, 3).T
+        assert (top > low).all()
+        assert (top > high).all()
+
+
+def test_the_formula_holds_for_any_weights() -> None:
+    """Random weights, which no theory of training knows: their BMD by flips is that of eq. (R)."""
+    draws = drawn(0, 300, 10, 100, 10_000, 100)
+    w = np.random.default_rng(1).standard_normal((300, 1))
+    measured = Features(draws, "tanh").measured(torch.as_tensor(w))
+    formula = mean_dimension(activation("tanh"), ((draws.rows.T @ w) ** 2).mean() / 300, (w**2).mean())
+    assert measured.mean_dimension[0] == pytest.approx(float(formula), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"teacher": "linear", "label_noise": 0.1}, "label_noise: signs are flipped under teacher: sign, but got"),
+        ({"target_noise": 0.5}, "target_noise: real labels have it under teacher: linear, but got target_noise=0.5"),
+        ({"loss": "logistic", "ridge": 0.0}, "a ridge of at least 1e-08"),
+        ({"loss": "logistic", "teacher": "linear"}, "the logistic loss takes teacher: sign"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(grid: dict[str, object], message: str) -> None:
+    sweep = from_mapping({"name": "t", "experiment": "bmd", "grid": grid})
+    with pytest.raises(SweepError, match=message):
+        EXPERIMENT.check(sweep.runs, None, 0.0)
