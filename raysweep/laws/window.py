@@ -22,7 +22,8 @@ from raysweep.laws.refusal import RequestError
 __all__ = ["Bounds", "Columns", "Window", "within"]
 
 Bound: TypeAlias = float | str | None
-_INFINITE = "inf"  # a formula's word for no bound
+_INFINITE = "inf"  # a formula's word for infinity
+_UNBOUNDED = {"low": "0", "high": "inf"}  # what a formula says where x > 0 has no bound
 _DIGITS = 1e-9  # relative; a bound of 100 includes the 99.99999999999999 of a geometric axis
 
 
@@ -37,8 +38,9 @@ class Window:
     """The rows with low <= x <= high, both ends included (to nine digits).
 
     A bound is a number, or a formula of other columns in the language of derived axes, e.g.
-    `"0.1 * width ** alpha if width else inf"`. An infinite bound (the word `inf`, or None) is no bound. A bound is
-    unknown in a row in which a column that it needs is missing (null or NaN): such a row is outside.
+    `"0.1 * width ** alpha if width else inf"`. None is no bound; in a formula, where x is positive, a `low` of 0 is none,
+    and so is a `high` of `inf`. A `low` of `inf` leaves the row out. A bound is unknown in a row in which a column that
+    it needs is missing (null or NaN): such a row is outside.
 
     Attributes:
         low, high: Smallest and largest x.
@@ -185,7 +187,8 @@ class Window:
                 raise RequestError(
                     "window",
                     f"{end}: `{formula.text}` must have a value in every row, but at {at}: {error}. Say what holds "
-                    "there, as in `a if gamma > 0 else inf`, or leave such rows out with where.",
+                    f"there, as in `a if gamma > 0 else {_UNBOUNDED[end]}` for no bound, or leave such rows out with "
+                    "where.",
                 ) from error
         return math.nan
 

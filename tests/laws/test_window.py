@@ -94,14 +94,26 @@ def test_any_table_of_columns_has_a_mask(kind):
 def test_a_bound_without_a_value_is_an_error_that_names_the_row():
     table = curves().with_columns(gamma=pl.Series([0.0] * 75 + [1.0] * 150))
     with pytest.raises(
-        FitError, match=r"window: low: `gamma \*\* -2` .* gamma=0\.0: .*as in `a if gamma > 0 else inf`"
+        FitError, match=r"window: low: `gamma \*\* -2` .* gamma=0\.0: .*as in `a if gamma > 0 else 0` for no bound"
     ):
         by_gamma(table, window={"low": "gamma ** -2"})
+    with pytest.raises(FitError, match=r"window: high: .*as in `a if gamma > 0 else inf` for no bound"):
+        by_gamma(table, window={"high": "gamma ** -2"})
     with pytest.raises(FitError, match="'a' is a word"):
         by_gamma(table.with_columns(w=pl.lit("a")), window={"low": "2 * w"})
     with pytest.raises(FitError, match=r"it is (True|False), not a number"):
         by_gamma(table, window={"low": "gamma > 0"})
     assert len(by_gamma(table, window={"low": "gamma ** -2 if gamma else 10"}, bootstrap=0)) == 2
+
+
+def test_the_advice_for_no_bound_keeps_every_row_and_a_low_of_infinity_none():
+    columns = {"gamma": np.repeat([0.0, 1.0], 3), "t": np.array([1e-9, 1, 1e9] * 2)}
+    assert Window("2 if gamma > 0 else 0", "3e9 if gamma > 0 else inf").mask(columns, "t").tolist() == [True] * 3 + [
+        False,
+        False,
+        True,
+    ]
+    assert not Window("1 if gamma > 0 else inf").mask(columns, "t")[:3].any()
 
 
 def test_a_row_whose_bound_is_unknown_is_outside_and_its_group_says_so():
