@@ -72,7 +72,7 @@ def fit(
 ) -> None:
     """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits that the sweep names."""
     requests = [asked.request("fit")] if asked.x or asked.y is not None else _named(data, asked)
-    fitted = _fitted(data, requests, rows, json)
+    fitted = _fitted("fit", data, asked, requests, rows, json)
     if figure is not None:
         _draw(fitted, Path(figure))
     if json:
@@ -115,7 +115,8 @@ def allocate(
             f"allocate: --law must have two scales whose product costs FLOPs, but got {asked.law!r}. Such laws are "
             f"{', '.join(paid)}. For attempts against training use raysweep.laws.split, from Python"
         )
-    ((fitted, points),) = _fitted(data, [asked.request("allocate")], rows, json, keep=(flops,) if flops else ())
+    requests = [asked.request("allocate")]
+    ((fitted, points),) = _fitted("allocate", data, asked, requests, rows, json, keep=(flops,) if flops else ())
     made = [(group, _allocation(group, points, budget, cost_per or 6.0, flops)) for group in fitted]
     if all(isinstance(one, str) for _, one in made):
         raise FitError(str(made[0][1]))
@@ -185,15 +186,31 @@ def source(data: Sequence[str], rows: str, quiet: bool) -> Any:
 
 
 def _fitted(
-    data: Sequence[str], requests: Sequence[FitRequest], rows: str, quiet: bool, keep: Sequence[str] = ()
+    command: str,
+    data: Sequence[str],
+    asked: Asked,
+    requests: Sequence[FitRequest],
+    rows: str,
+    quiet: bool,
+    keep: Sequence[str] = (),
 ) -> list[tuple[Fit, Points]]:
-    """Each fit with the points that it was made from."""
+    """Each fit with the points that it was made from.
+
+    Raises:
+        FitError: The table cannot answer; an option at fault is named.
+    """
     from raysweep.laws.points import points
+    from raysweep.laws.request import RequestError
     from raysweep.laws.table import fit_points
 
     table = source(data, rows, quiet)
-    taken = ((points(table, request, keep), request) for request in requests)
-    return [(fit_points(kept, request), kept) for kept, request in taken]
+    try:
+        taken = ((points(table, request, keep), request) for request in requests)
+        return [(fit_points(kept, request), kept) for kept, request in taken]
+    except RequestError as error:
+        if error.key not in asked.given:  # the sweep's own fit is at fault
+            raise
+        raise FitError(f"{command}: --{error.key}: {error.rule}") from error
 
 
 def _draw(fitted: Sequence[tuple[Fit, Points]], path: Path) -> None:

@@ -159,7 +159,10 @@ def test_options_that_are_given_apply_to_the_fits_that_a_sweep_names(cli: Cli) -
         ([30, 300], 20, 8),
     ]
     for options, message in (
-        (["--window", "{low: 10 * epok}"], "window: low: there is no column 'epok'. Did you mean 'epoch'"),
+        (
+            ["--window", "{low: 10 * epok}"],
+            "error: fit: --window: low: there is no column 'epok'. Did you mean 'epoch'",
+        ),
         (["--window", "{low: 10"], "fit: --window: must be valid YAML"),
         (["--window", "{low: 20000}"], "The window (20000 <= size, here from 20000) left 0 of 8 rows."),
         (["--law", "chinchilla"], "takes 2 columns of x (N, D), but got 1: size."),
