@@ -38,9 +38,9 @@ class Window:
     """The rows with low <= x <= high, both ends included (to nine digits).
 
     A bound is a number, or a formula of other columns in the language of derived axes, e.g.
-    `"0.1 * width ** alpha if width else inf"`. None is no bound; in a formula, where x is positive, a `low` of 0 is none,
-    and so is a `high` of `inf`. A `low` of `inf` leaves the row out. A bound is unknown in a row in which a column that
-    it needs is missing (null or NaN): such a row is outside.
+    `"0.1 * width ** alpha if width else inf"`. None is no bound; in a formula, where x is positive, a `low` of 0 is
+    none, and so is a `high` of `inf`. A `low` of `inf` leaves the row out. A bound is unknown in a row in which a
+    column that it needs is missing (null or NaN): such a row is outside.
 
     Attributes:
         low, high: Smallest and largest x.
