@@ -157,8 +157,8 @@ def circle(frame: pl.DataFrame, rows: list[Claim], out: Path) -> None:
                 rows.append(_claim(f"{name}, beta {beta:g}", time_exponent(beta, rich), own, near, [part]))
             if not rich:
                 setting = f"{name}, beta {beta:g}; infinite width in the window"
-                theory = falls(part.t, infinite(part.key, part.t)[:, None])
-                rows.append(_claim(setting, theory, own, Rule("near theory", NEAR)))
+                wide = falls(part.t, infinite(part.key, part.t)[:, None])
+                rows.append(_claim(setting, wide, own, Rule("near theory", NEAR)))
                 continue
             other = _other(every, part, method="ntk")
             lazy = other.within(window) if other is not None and not adam else None
