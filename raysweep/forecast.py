@@ -45,7 +45,7 @@ _POINTS = 50  # of a curve that a slope is fitted to
 _BLOCKS = 8  # of items, one of which is left out at a time
 _ANGLES, _HARMONICS = 2048, 8192  # of a task on the circle
 _ROUNDING = 1e-12  # spread over size of numbers that differ by rounding alone
-_MOST = 10**9  # of a number of items, a width or a depth
+_MOST, _DEEPEST = 10**9, 10**4  # items or width, and depth: beyond them sizes are not even computed
 _MEAN = 0.99  # largest share of the targets' power that their mean may have
 _DATA = (100, 1_000, 10_000, 100_000, 1_000_000)  # items to train on
 
@@ -113,7 +113,7 @@ def _read(data: str) -> tuple[str, npt.NDArray[np.float32], Array]:
             f"{x.dtype} {x.shape} and {y.dtype} {y.shape}"
         )
     if y.ndim == 1 and y.dtype.kind in "biu":
-        wanted = _one_hot(data, *np.unique(y, return_inverse=True))
+        wanted = _one_hot(data, len(np.unique(y)), np.unique(y, return_inverse=True)[1])
     else:
         wanted = y.reshape(len(y), -1).astype(np.float64)
     if x.ndim == 4 and x.shape[3] in (1, 3):
@@ -133,16 +133,16 @@ def _of_images(data: str, found: Images) -> tuple[npt.NDArray[np.float32], Array
             f"data: {data} must hold as many images as labels, which are integers from 0 on, but got {len(x)} images "
             f"and {len(y)} labels from {y.min() if len(y) else 0} on"
         )
-    return x, _one_hot(data, np.arange(found.classes), y)
+    return x, _one_hot(data, found.classes, y)
 
 
-def _one_hot(data: str, classes: npt.NDArray[Any], label: npt.NDArray[np.integer[Any]]) -> Array:
-    if 2 * len(classes) > len(label):
+def _one_hot(data: str, classes: int, label: npt.NDArray[np.integer[Any]]) -> Array:
+    if 2 * classes > len(label):
         raise SweepError(
-            f"data: {data} must hold at least two items per class, but got {len(label):,} items of {len(classes):,} "
+            f"data: {data} must hold at least two items per class, but got {len(label):,} items of {classes:,} "
             "classes. If y is not a class but a number, store it as floating point"
         )
-    return np.asarray(label[:, None] == np.arange(len(classes)), dtype=np.float64)
+    return np.asarray(label[:, None] == np.arange(classes), dtype=np.float64)
 
 
 def _circle(data: str, seed: int) -> Task:
@@ -371,7 +371,7 @@ def _shape(task: Task, model: str, width: int, depth: int, activation: str, memo
     shape = Architecture(model, inputs, task.y.shape[1], width, depth, activation, base_width=1)
     if problem := shape.problem():
         raise SweepError(problem)
-    if max(width, depth) > _MOST or 4 * shape.layout.size > memory // 2:
+    if width > _MOST or depth > _DEEPEST or 4 * shape.layout.size > memory // 2:
         raise PackError(
             f"memory: half of it must hold the network, but got (memory={memory:,} bytes, width={width:,}, "
             f"depth={depth:,}). Allow more memory, or take a narrower network"

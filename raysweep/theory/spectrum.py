@@ -236,8 +236,8 @@ def verdict(beta: Estimate, checked: Check) -> tuple[str, str]:
     interval = f"the interval of beta, {beta.value:.3g} [{beta.low:.3g}, {beta.high:.3g}],"
     if beta.low <= max(checked.noise, 0.0):
         return "undecided", (
-            f"{interval} reaches down to {max(checked.noise, 0.0):.2g}, which a target of pure noise would give: "
-            "no power law is found"
+            f"{interval} is not wholly above {max(checked.noise, 0.0):.2g}, the slope of pure noise: no power law is "
+            "found"
         )
     if beta.low <= 1 <= beta.high:
         return "undecided", f"{interval} contains 1"
