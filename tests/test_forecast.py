@@ -76,7 +76,7 @@ def test_steep_targets_and_noise_are_never_said_to_gain_from_features():
         (np.full(300, 0.1), "targets must be finite and differ"),
         (np.arange(300) * 1e200, "too large to square"),
         (np.where(np.arange(300) == 7, np.nan, 1.0), "targets must be finite"),
-        (np.sin(np.arange(300)) + 1000, r"mean of the targets must not hold more than 99%.*99\.9999.*Centre them"),
+        (np.sin(np.arange(300)) + 100, r"mean of the targets must not hold more than 99%.*99\.99[45].*Centre them"),
     ],
 )
 def test_targets_that_no_spectrum_can_be_measured_on_are_refused(y, message):
@@ -123,7 +123,7 @@ def test_images_are_measured_with_convolutions_and_in_any_memory():
     assert wide.beta.value == pytest.approx(narrow.beta.value, rel=1e-3)
     np.testing.assert_allclose(wide.spectrum.values[:20], narrow.spectrum.values[:20], rtol=1e-4)
     with pytest.raises(PackError, match="half of it must hold the kernels"):
-        forecast(few, seeds=2, memory=2 * kernel_bytes(200, 2) - 1)
+        forecast(few, width=64, seeds=2, memory=2 * kernel_bytes(200, 2) - 1)
 
 
 def test_files_of_arrays_are_tasks(tmp_path: Path):
@@ -178,7 +178,7 @@ def test_other_files_are_refused(arrays, message, tmp_path: Path):
 def test_files_of_something_else_are_refused(content, tmp_path: Path):
     file = tmp_path / "t.npz"
     file.write_bytes(content)
-    with pytest.raises(SweepError, match="must be a file of arrays of numbers, as numpy.savez writes it"):
+    with pytest.raises(SweepError, match="must be a file of arrays of numbers, as numpy"):
         task_of(str(file))
     with file.open("wb") as out:
         np.save(out, np.ones(3))

@@ -84,7 +84,7 @@ def test_json_is_all_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None
         ([*FAST, "--memory", "nan"], "--memory must be positive and below 1,048,576 GiB, but got nan"),
         ([*FAST, "--memory", "inf"], "--memory must be positive"),
         ([*FAST, "--gamma", "inf"], "`0 <= gamma < inf`"),
-        ([*FAST, "--memory", "0.000001"], "memory: half of it must hold the kernels"),
+        ([*FAST, "--memory", "0.001"], "memory: half of it must hold the kernels"),
         ([*FAST, "--width", "0"], "greater than or equal to 1"),
     ],
 )
