@@ -8,6 +8,7 @@ learns features, and whether feature learning can help.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,21 @@ import numpy.typing as npt
 
 from raysweep.data import Images, images, images_in
 from raysweep.errors import PackError, SweepError
-from raysweep.models import ACTIVATIONS, Architecture
+from raysweep.models import ACTIVATIONS, Architecture, image_of
 from raysweep.theory.circle import amplitudes
 from raysweep.theory.features import Modes, compute_optimal, flow, time_exponent
 from raysweep.theory.kernel_limit import data_plateau, reused_data_curve
-from raysweep.theory.spectrum import Estimate, Spectrum, continued, estimate, exponents, verdict, window_of
+from raysweep.theory.spectrum import (
+    Check,
+    Estimate,
+    Spectrum,
+    check,
+    continued,
+    estimate,
+    exponents,
+    verdict,
+    window_of,
+)
 
 __all__ = ["MODELS", "Forecast", "Task", "forecast", "kernel_bytes", "task_of"]
 
@@ -33,6 +44,9 @@ _PER_DECADE = 4
 _POINTS = 50  # of a curve that a slope is fitted to
 _BLOCKS = 8  # of items, one of which is left out at a time
 _ANGLES, _HARMONICS = 2048, 8192  # of a task on the circle
+_ROUNDING = 1e-12  # spread over size of numbers that differ by rounding alone
+_MOST, _DEEPEST = 10**9, 10**4  # items or width, and depth: beyond them sizes are not even computed
+_MEAN = 0.99  # largest share of the targets' power that their mean may have
 _DATA = (100, 1_000, 10_000, 100_000, 1_000_000)  # items to train on
 
 
@@ -64,37 +78,71 @@ def task_of(data: str, seed: int = 0) -> Task:
     """
     if data.startswith("circle:"):
         return _circle(data, seed)
-    if not data.endswith(".npz"):
-        return _of_images(data, images(data))
+    if data.endswith(".npz") and not Path(data).is_file():
+        raise SweepError(f"data: must be digits, circle:BETA, NAME or an .npz that exists, but there is no file {data}")
     try:
-        with np.load(data) as arrays:
-            if not {"x", "y"} <= set(arrays):
-                return _of_images(Path(data).name, images_in(Path(data)))
-            x, y = arrays["x"], arrays["y"]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise SweepError(f"data: {data} must be an .npz of arrays, but {error}") from error
-    shaped = x.ndim >= 2 and y.ndim in (1, 2) and len(x) == len(y)
+        with np.errstate(all="ignore"):
+            name, x, y = _read(data)
+    except (OSError, EOFError, ValueError, TypeError, IndexError, zipfile.BadZipFile, zlib.error) as error:
+        raise SweepError(
+            f"data: {data} must be a file of arrays of numbers, as numpy.savez writes it, but it cannot be read as one "
+            f"({type(error).__name__}). Arrays are x [items, ...] and y [items] or [items, outputs], or x_train, "
+            "y_train, x_test and y_test"
+        ) from error
+    if not np.isfinite(x).all():
+        raise SweepError(f"data: {data} must hold finite images that vary in each channel, but they do not")
+    return Task(name, x, y)
+
+
+def _read(data: str) -> tuple[str, npt.NDArray[np.float32], Array]:
+    """(name, x, y) of a file, standardised and one-hot."""
+    if not data.endswith(".npz"):
+        return data, *_of_images(data, images(data))
+    name = Path(data).name
+    found = np.load(data)
+    if not isinstance(found, np.lib.npyio.NpzFile):
+        raise SweepError(f"data: {data} must be an .npz, several arrays with names, but it is one array without a name")
+    with found as arrays:
+        if not {"x", "y"} <= set(arrays):
+            return name, *_of_images(data, images_in(Path(data)))
+        x, y = arrays["x"], arrays["y"]
+    shaped = x.ndim >= 2 and y.ndim in (1, 2) and len(x) == len(y) and x.size and y.size
     if not shaped or not all(v.dtype.kind in "biuf" and np.isfinite(v).all() for v in (x, y)):
         raise SweepError(
             f"data: {data} must hold x [items, ...] and y [items] or [items, outputs], finite numbers, but got "
             f"{x.dtype} {x.shape} and {y.dtype} {y.shape}"
         )
+    if y.ndim == 1 and y.dtype.kind in "biu":
+        wanted = _one_hot(data, len(np.unique(y)), np.unique(y, return_inverse=True)[1])
+    else:
+        wanted = y.reshape(len(y), -1).astype(np.float64)
     if x.ndim == 4 and x.shape[3] in (1, 3):
         x = np.moveaxis(x, 3, 1)
     axes = (0,) if x.ndim == 2 else (0, *range(x.ndim - 2, x.ndim))
-    x = x.astype(np.float32)
+    x = x.astype(np.float64)
     sd = x.std(axes, keepdims=True)
-    x = (x - x.mean(axes, keepdims=True)) / np.where(sd > 0, sd, 1)
-    if y.ndim == 1 and y.dtype.kind in "biu":
-        wanted = (y[:, None] == np.unique(y)).astype(np.float64)
-    else:
-        wanted = y.reshape(len(y), -1)
-    return Task(Path(data).name, x.reshape(len(x), -1), wanted.astype(np.float64))
+    varies = sd > _ROUNDING * np.abs(x).max(axes, keepdims=True)
+    x = np.where(varies, (x - x.mean(axes, keepdims=True)) / np.where(varies, sd, 1), 0)
+    return name, x.reshape(len(x), -1).astype(np.float32), wanted
 
 
-def _of_images(name: str, found: Images) -> Task:
+def _of_images(data: str, found: Images) -> tuple[npt.NDArray[np.float32], Array]:
     x, y = found.standardised()[: found.train], found.y[: found.train]
-    return Task(name, x, np.eye(found.classes)[y])
+    if len(x) != len(y) or found.train < 1 or y.min() < 0:
+        raise SweepError(
+            f"data: {data} must hold as many images as labels, which are integers from 0 on, but got {len(x)} images "
+            f"and {len(y)} labels from {y.min() if len(y) else 0} on"
+        )
+    return x, _one_hot(data, found.classes, y)
+
+
+def _one_hot(data: str, classes: int, label: npt.NDArray[np.integer[Any]]) -> Array:
+    if 2 * classes > len(label):
+        raise SweepError(
+            f"data: {data} must hold at least two items per class, but got {len(label):,} items of {classes:,} "
+            "classes. If y is not a class but a number, store it as floating point"
+        )
+    return np.asarray(label[:, None] == np.arange(classes), dtype=np.float64)
 
 
 def _circle(data: str, seed: int) -> Task:
@@ -120,6 +168,7 @@ class Forecast:
         window: The modes that exponents are fitted to.
         first: lambda_1, the largest eigenvalue: it turns lambda_1 t into t = step size * steps.
         alpha, beta: Exponents.
+        checked: Whether there is a power law in the window.
         spectrum: Of the average kernel.
         modes: Of the population, continued beyond the window.
         gamma: Richness of the rich curve, in units of lambda_1 and of the target's power.
@@ -140,6 +189,7 @@ class Forecast:
     first: float
     alpha: Estimate
     beta: Estimate
+    checked: Check
     spectrum: Spectrum
     modes: Modes
     gamma: float
@@ -155,7 +205,12 @@ class Forecast:
     @property
     def verdict(self) -> str:
         """Whether feature learning can raise the exponent: `can`, `cannot` or `undecided`."""
-        return verdict(self.beta)
+        return verdict(self.beta, self.checked)[0]
+
+    @property
+    def reason(self) -> str:
+        """Why the verdict is what it is."""
+        return verdict(self.beta, self.checked)[1]
 
     def exponent(self, rich: bool) -> tuple[float, float, float]:
         """(value, low, high) of the predicted exponent of the loss in time; it rises with beta."""
@@ -190,7 +245,9 @@ class Forecast:
             "lambda_1": self.first,
             "alpha": asdict(self.alpha),
             "beta": asdict(self.beta),
+            "check": asdict(self.checked),
             "verdict": self.verdict,
+            "reason": self.reason,
             "time_exponent": {
                 kind: dict(zip(("value", "low", "high"), self.exponent(kind == "rich"), strict=True))
                 for kind in ("lazy", "rich")
@@ -252,24 +309,27 @@ def forecast(
         raise SweepError(f"activation: must be one of {', '.join(ACTIVATIONS)}, but got {activation!r}")
     if seeds < 2:
         raise SweepError(f"seeds: `seeds >= 2` must hold, for the intervals, but got (seeds={seeds})")
-    if not gamma >= 0 or not 0.5 <= level < 1 or train < 0:
+    if not 0 <= gamma < np.inf or not 0.5 <= level < 1 or not 0 <= train <= _MOST:
         raise SweepError(
-            "`gamma >= 0`, `0.5 <= level < 1` and `train >= 0` must hold, but got "
+            f"`0 <= gamma < inf`, `0.5 <= level < 1` and `0 <= train <= {_MOST:,}` must hold, but got "
             f"(gamma={gamma:g}, level={level:g}, train={train})"
         )
-    shape = Architecture(model, task.x.shape[1], task.y.shape[1], width, depth, activation, base_width=1)
-    if problem := shape.problem():
-        raise SweepError(problem)
+    shape = _shape(task, model, width, depth, activation, memory)
     count = min(items, len(task.x))
     window = window_of(count)
     rows = np.random.default_rng(seed).permutation(len(task.x))[:count]
+    _check_values(task.x[rows], task.y[rows])
     whole, *parts = _spectra(shape, task.x[rows], task.y[rows], seeds, device, memory)
     own = exponents(whole, window)
     networks, blocks, halves, quarters = (np.array([exponents(s, window) for s in some]).T for some in parts)
     alpha, beta = (estimate(count, own[j], networks[j], blocks[j], halves[j], quarters[j], level=level) for j in (0, 1))
-    modes = continued(whole, window[1], alpha.value, beta.value)
+    checked = check(whole, parts[0], count, window)
+    modes = continued(whole, window[1], alpha.value, max(beta.value, checked.noise))
     times = np.geomspace(1.0, 10.0**_DECADES, _DECADES * _PER_DECADE + 1)
-    curves = flow([modes, modes], [0.0, gamma], times).loss
+    with np.errstate(all="ignore"):
+        curves = flow([modes, modes], [0.0, gamma], times).loss
+    if not np.isfinite(curves).all():
+        raise SweepError(f"gamma: the rich curve must be finite, but got (gamma={gamma:g}). Take a smaller gamma")
     return Forecast(
         task=task.name,
         items=count,
@@ -279,6 +339,7 @@ def forecast(
         first=float(whole.values[0]),
         alpha=alpha,
         beta=beta,
+        checked=checked,
         spectrum=whole,
         modes=modes,
         gamma=gamma,
@@ -289,8 +350,58 @@ def forecast(
         reused=reused_data_curve(modes, times, train) if train and alpha.value > 1 else None,
         measured_to=float(whole.values[0] / whole.values[window[1] - 1] / 2),
         data=tuple((n, data_plateau(modes, n)) for n in _DATA) if alpha.value > 1 else (),
-        notes=_notes(alpha, beta),
+        notes=_notes(alpha, beta, checked),
     )
+
+
+def _shape(task: Task, model: str, width: int, depth: int, activation: str, memory: int) -> Architecture:
+    """The network.
+
+    Raises:
+        SweepError: It does not fit the data.
+        PackError: It does not fit in memory.
+    """
+    inputs = task.x.shape[1]
+    if model != "mlp" and image_of(inputs) is None:
+        raise SweepError(
+            f"model: a {model} needs square images of 1 or 3 channels, but items have {inputs} numbers. Use mlp"
+        )
+    if model == "resnet" and activation != "relu":
+        raise SweepError(f"activation: a resnet has relu, but got {activation}. Use relu, or another model")
+    shape = Architecture(model, inputs, task.y.shape[1], width, depth, activation, base_width=1)
+    if problem := shape.problem():
+        raise SweepError(problem)
+    if width > _MOST or depth > _DEEPEST or 4 * shape.layout.size > memory // 2:
+        raise PackError(
+            f"memory: half of it must hold the network, but got (memory={memory:,} bytes, width={width:,}, "
+            f"depth={depth:,}). Allow more memory, or take a narrower network"
+        )
+    return shape
+
+
+def _check_values(x: npt.NDArray[np.float32], y: Array) -> None:
+    """Refuse items that no spectrum can be measured on.
+
+    Raises:
+        SweepError: Inputs or targets are not finite or do not vary, or the mean of the targets is nearly all of them.
+    """
+    if not np.isfinite(x).all() or not np.ptp(x, axis=0).any():
+        raise SweepError("data: x must be finite and differ between items, but does not")
+    largest = np.abs(y).max()
+    if (
+        not 0 < largest < np.sqrt(np.finfo(np.float64).max) / y.size
+        or not np.ptp(y, axis=0).max() > _ROUNDING * largest
+    ):
+        raise SweepError(
+            f"data: targets must be finite and differ between items, but those of the {len(y):,} items are constant, "
+            "or too large to square"
+        )
+    share = float((y.mean(0) ** 2).sum() / (y**2).mean(0).sum())
+    if share > _MEAN:
+        raise SweepError(
+            f"data: the mean of the targets must not hold more than {_MEAN:.0%} of their power, but it holds "
+            f"{share:.4%}. Centre them: subtract the mean from y (from the columns of 0 and 1 if they are classes)"
+        )
 
 
 def _spectra(
@@ -339,14 +450,23 @@ def kernel_bytes(items: int, seeds: int) -> int:
     return items**2 * (4 * (seeds + 2) + 8 * 4)
 
 
-def _notes(alpha: Estimate, beta: Estimate) -> tuple[str, ...]:
+def _notes(alpha: Estimate, beta: Estimate, checked: Check) -> tuple[str, ...]:
     """Sentences on what weakens the estimate."""
     notes = []
-    if abs(beta.mixing) > 0.1:
+    if checked.hidden:
         notes.append(
-            f"Networks of this width mix modes: the average kernel gives beta = {beta.raw:.3g}, and {beta.mixing:+.2g} "
-            "was taken off. More seeds or a larger width make the correction smaller."
+            f"Networks of this width mix modes: up to {min(checked.leaked, 1.0):.0%} of the target's power beyond a "
+            "mode of the window has leaked there from larger modes. The interval of beta does not cover this, and "
+            "curves are not to be relied on. Take a larger width or more seeds; if that changes nothing, the target "
+            "is very easy."
         )
+    elif abs(beta.mixing) > 0.1:
+        notes.append(
+            f"Networks of this width mix modes: the average kernel gives beta = {beta.raw:.3g}, and the correction is "
+            f"{-beta.mixing:+.2g}. More seeds or a larger width make it smaller."
+        )
+    if beta.value < checked.noise:
+        notes.append("Beyond the window curves continue as those of pure noise.")
     if abs(beta.drift) > 0.1:
         notes.append(
             f"beta still changes with the number of items, by {beta.drift:+.2g} from half of them to all. "

@@ -53,6 +53,48 @@ def test_the_known_difficulty_of_a_target_on_the_circle_is_found():
     assert record["compute_optimal"]["rich"] == {"loss": x, "width": y}
 
 
+def test_steep_targets_and_noise_are_never_said_to_gain_from_features():
+    """At beta = 4 nearly all power beyond the first modes has leaked there; its slope is below 1."""
+    for seed in (0, 1):
+        steep = forecast(task_of("circle:4", seed), width=64, items=400, seed=seed)
+        assert steep.checked.hidden
+        assert steep.checked.parts[1] < 0.8
+        assert steep.verdict != "can"
+        assert any("has leaked there" in note for note in steep.notes)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 3)).astype(np.float32)
+    for y in (rng.standard_normal((300, 1)), np.eye(3)[rng.integers(0, 3, 300)]):
+        noise = forecast(Task("noise", x, y), width=64, depth=2, seeds=2)
+        assert noise.verdict == "undecided"
+        assert "slope of pure noise: no power law is found" in noise.reason
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.zeros(300), "targets must be finite and differ between items"),
+        (np.full(300, 0.1), "targets must be finite and differ"),
+        (np.arange(300) * 1e200, "too large to square"),
+        (np.where(np.arange(300) == 7, np.nan, 1.0), "targets must be finite"),
+        (np.sin(np.arange(300)) + 100, r"mean of the targets must not hold more than 99%.*99\.99[45].*Centre them"),
+    ],
+)
+def test_targets_that_no_spectrum_can_be_measured_on_are_refused(y, message):
+    x = np.random.default_rng(0).standard_normal((300, 3)).astype(np.float32)
+    with pytest.raises(SweepError, match=message):
+        forecast(Task("t", x, y[:, None]), width=8)
+    with pytest.raises(SweepError, match="x must be finite and differ between items"):
+        forecast(Task("t", np.ones_like(x), x[:, :1].astype(float)), width=8)
+
+
+def test_a_large_offset_of_the_inputs_changes_nothing(tmp_path: Path):
+    x = np.random.default_rng(0).standard_normal((50, 2))
+    for name, shift in (("near", 0.0), ("far", 1e6)):
+        np.savez(tmp_path / f"{name}.npz", x=x + shift, y=x[:, 0])
+    near, far = (task_of(str(tmp_path / f"{name}.npz")).x for name in ("near", "far"))
+    np.testing.assert_allclose(far, near, atol=1e-5)
+
+
 def test_the_loss_of_lazy_training_on_other_images_is_predicted():
     """Gradient flow of the average kernel on 400 digits, against what 400 digits predict before it."""
     task = task_of("digits")
@@ -81,7 +123,7 @@ def test_images_are_measured_with_convolutions_and_in_any_memory():
     assert wide.beta.value == pytest.approx(narrow.beta.value, rel=1e-3)
     np.testing.assert_allclose(wide.spectrum.values[:20], narrow.spectrum.values[:20], rtol=1e-4)
     with pytest.raises(PackError, match="half of it must hold the kernels"):
-        forecast(few, seeds=2, memory=2 * kernel_bytes(200, 2) - 1)
+        forecast(few, width=64, seeds=2, memory=2 * kernel_bytes(200, 2) - 1)
 
 
 def test_files_of_arrays_are_tasks(tmp_path: Path):
@@ -111,6 +153,18 @@ def test_files_of_arrays_are_tasks(tmp_path: Path):
         ({"x": np.ones((5, 2)), "y": np.ones(4)}, r"must hold x .* got float64 \(5, 2\) and float64 \(4,\)"),
         ({"x": np.full((5, 2), np.nan), "y": np.ones(5)}, "finite numbers"),
         ({"x": np.array([["a"], ["b"]]), "y": np.ones(2)}, "finite numbers, but got <U1"),
+        ({"x": np.ones((0, 2)), "y": np.ones(0)}, r"got float64 \(0, 2\)"),
+        ({"x": np.ones((5, 2)), "y": np.arange(5)}, "5 items of 5 classes. If y is not a class"),
+        ({"x": np.ones((5, 2)), "y": np.array([None] * 5)}, "cannot be read as one"),
+        (
+            dict.fromkeys(("x_train", "x_test"), np.ones((5, 2, 2))) | {"y_train": np.ones(5), "y_test": np.ones(5)},
+            "vary",
+        ),
+        (
+            dict.fromkeys(("x_train", "x_test"), np.eye(4).reshape(4, 2, 2))
+            | dict.fromkeys(("y_train", "y_test"), -np.ones(4)),
+            "labels, which are integers from 0 on, but got 4 images and 4 labels from -1 on",
+        ),
         ({"a": np.ones(3)}, "x_train, y_train, x_test and y_test, but the file has"),
     ],
 )
@@ -118,6 +172,18 @@ def test_other_files_are_refused(arrays, message, tmp_path: Path):
     np.savez(tmp_path / "t.npz", **arrays)
     with pytest.raises(SweepError, match=message):
         task_of(str(tmp_path / "t.npz"))
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04"])
+def test_files_of_something_else_are_refused(content, tmp_path: Path):
+    file = tmp_path / "t.npz"
+    file.write_bytes(content)
+    with pytest.raises(SweepError, match="must be a file of arrays of numbers, as numpy"):
+        task_of(str(file))
+    with file.open("wb") as out:
+        np.save(out, np.ones(3))
+    with pytest.raises(SweepError, match="several arrays with names, but it is one array"):
+        task_of(str(file))
 
 
 @pytest.mark.parametrize("name", ["circle:no", "circle:-1", "circle:"])
@@ -131,9 +197,14 @@ def test_a_circle_has_a_beta(name):
     [
         ({"model": "vit"}, SweepError, "must be one of mlp, cnn, resnet, but got 'vit'"),
         ({"activation": "sine"}, SweepError, "activation: must be one of relu"),
-        ({"model": "cnn"}, SweepError, "cnn needs square images"),
+        ({"model": "cnn"}, SweepError, "cnn needs square images.*items have 2 numbers. Use mlp"),
         ({"seeds": 1}, SweepError, r"`seeds >= 2` must hold, for the intervals, but got \(seeds=1\)"),
         ({"gamma": -1.0}, SweepError, "gamma=-1"),
+        ({"gamma": float("inf")}, SweepError, "gamma=inf"),
+        ({"level": float("nan")}, SweepError, "level=nan"),
+        ({"train": 10**22}, SweepError, "train=1000"),
+        ({"width": 10**6}, PackError, "half of it must hold the network"),
+        ({"depth": 10**8}, PackError, "half of it must hold the network"),
         ({"items": 100}, FitError, r"items=100"),
     ],
 )

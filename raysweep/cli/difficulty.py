@@ -11,6 +11,7 @@ import typer
 from raysweep.cli.asking import By, Json, Level, Where
 from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import FitError, PackError
+from raysweep.terminal import counted
 
 if TYPE_CHECKING:
     from raysweep.forecast import Forecast
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 4  # one time of so many in a table: a decade
 _GIB = 2**30
+_MOST_GIB = 2**20
 
 
 def add_to(app: typer.Typer) -> None:
@@ -37,7 +39,7 @@ def difficulty(
     model: Annotated[str, typer.Option(help="mlp, cnn or resnet.")] = "mlp",
     width: Annotated[int, typer.Option(min=1, help="Hidden units; channels.")] = 1024,
     depth: Annotated[int, typer.Option(min=1, help="Hidden layers; convolutions; blocks per stage.")] = 3,
-    activation: Annotated[str, typer.Option(help="relu, gelu or tanh.")] = "relu",
+    activation: Annotated[str, typer.Option(help="relu, gelu, tanh or relu2 (squared ReLU).")] = "relu",
     items: Annotated[int, typer.Option(metavar="P", help="Items that the kernel is measured on.")] = 2048,
     seeds: Annotated[int, typer.Option(help="Networks whose kernels are averaged.")] = 4,
     gamma: Annotated[float, typer.Option(help="Richness of the rich curve.")] = 1.0,
@@ -66,6 +68,8 @@ def difficulty(
     from raysweep.forecast import forecast, task_of
 
     _check_device(device)
+    if not 0 < memory < _MOST_GIB:
+        raise PackError(f"difficulty: --memory must be positive and below {_MOST_GIB:,} GiB, but got {memory:g}")
     made = forecast(
         task_of(data, seed), model, width, depth, activation,
         items=items, seeds=seeds, gamma=gamma, train=train, level=level, device=device, memory=int(memory * _GIB),
@@ -128,8 +132,8 @@ def _show(made: Forecast) -> None:
     sizes = ", ".join(f"{value:.3g} from {count:,} items" for count, value in made.beta.sizes)
     say(
         f"  fitted to modes k = {low} to {high}; beta by size: {sizes}; standard error {made.beta.seed_error:.2g} from "
-        f"initialisations, {made.beta.item_error:.2g} from items; taken off for the mixing of modes: "
-        f"{made.beta.mixing:.2g}"
+        f"initialisations, {made.beta.item_error:.2g} from items; correction for mode mixing: "
+        f"{-made.beta.mixing:+.2g}"
     )
     say(f"  {_sentence(made)}")
     rows = []
@@ -141,7 +145,7 @@ def _show(made: Forecast) -> None:
         f"  predicted loss on fresh items, relative to that of the zero function, at t = step size x steps "
         f"(lambda_1 = {made.first:.3g}; rich: gamma = {made.gamma:g}):"
     )
-    again = [] if made.reused is None else [f"lazy, {made.train:,} items"]
+    again = [] if made.reused is None else [f"lazy, {counted(made.train, 'item')}"]
     print_table(["lambda_1 t", "lazy", "rich", *again, ""], rows)
     if made.data:
         limits = ", ".join(f"{loss:.3g} from {n:,}" for n, loss in made.data)
@@ -151,16 +155,14 @@ def _show(made: Forecast) -> None:
 
 def _sentence(made: Forecast) -> str:
     """The verdict."""
-    beta = _of(made.beta)
     if made.verdict == "can":
         lazy, rich = made.exponent(False)[0], made.exponent(True)[0]
         return (
-            f"feature learning can improve the exponent, from {lazy:.3g} to {rich:.3g}: a hard task, "
-            f"beta = {beta} is below 1"
+            f"feature learning can improve the exponent, from {lazy:.3g} to {rich:.3g}: a hard task, as {made.reason}"
         )
     if made.verdict == "cannot":
-        return f"feature learning cannot improve the exponent, only the prefactor: beta = {beta} is above 1"
-    return f"undecided whether feature learning can improve the exponent: the interval of beta, {beta}, contains 1"
+        return f"feature learning cannot improve the exponent, only the prefactor: {made.reason}"
+    return f"undecided whether feature learning can improve the exponent: {made.reason}"
 
 
 def _fits(against: str, x: str, y: str, by: list[str], where: str | None, level: float) -> list[GroupFit]:

@@ -12,10 +12,15 @@ On a sample of P items only modes k far below P resemble those of the whole popu
 k = 5 to P / 20, and beyond that the modes are continued by their power laws (`continued`). A network of finite width
 mixes modes, which lowers beta where it is above 1. The error falls as 1 / S with the number S of networks whose kernels
 are averaged, so that the jackknife over networks estimates it, and it is taken off (`estimate`).
+
+Far above beta = 1 that correction fails: nearly all of C(k) has leaked from the largest modes, with a slope of its own
+near 1 - 1 / alpha that hides the target's. `check` measures this and what else speaks against a power law, and
+`verdict` heeds it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,13 +30,14 @@ from scipy.special import stdtrit
 from raysweep.errors import FitError
 from raysweep.theory.features import Modes
 
-__all__ = ["Estimate", "Spectrum", "continued", "estimate", "exponents", "verdict", "window_of"]
+__all__ = ["Check", "Estimate", "Spectrum", "check", "continued", "estimate", "exponents", "verdict", "window_of"]
 
 Array = npt.NDArray[np.float64]
 
 _FIRST, _SHARE = 5, 20  # the window of modes: from this one to this part of the items
 _FEWEST = 200  # items: a window of 5 to 10
 _POINTS = 40  # of a fit, at equal steps of log k: the many modes of large k do not outweigh the others
+_LEAK = 1 / 3  # largest share of C(k) that mixing may have put there, for a slope below 1 to be the target's
 _PER_DECADE, _LAST = 24, 1e-16  # bins of the continuation, and its smallest eigenvalue relative to the largest
 
 
@@ -62,7 +68,7 @@ class Estimate:
         low, high: Ends of the interval.
         level: Its nominal coverage, before it is widened by `drift`.
         raw: The estimate from the average kernel, uncorrected.
-        mixing: What was taken off it: the bias that the jackknife over networks finds.
+        mixing: The bias that the jackknife over networks finds: `value` is `raw` less this.
         seed_error, item_error: Standard errors from networks and from items.
         drift: The estimate from all items less the mean of those from halves.
         sizes: (items, mean estimate) of quarters, halves and all items.
@@ -78,6 +84,26 @@ class Estimate:
     item_error: float
     drift: float
     sizes: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What shows whether the target's power follows a power law in the window.
+
+    Attributes:
+        leaked: Largest share of C(k) in the window that the mixing of modes by finite networks has put there.
+        noise: The slope that a target of pure noise has on as many items.
+        parts: Slopes of the window's two halves (halves in log k), from the average kernel.
+    """
+
+    leaked: float
+    noise: float
+    parts: tuple[float, float]
+
+    @property
+    def hidden(self) -> bool:
+        """Whether so much has leaked that a slope below 1 need not be the target's."""
+        return self.leaked > _LEAK
 
 
 def window_of(items: int) -> tuple[int, int]:
@@ -101,13 +127,22 @@ def exponents(spectrum: Spectrum, window: tuple[int, int]) -> tuple[float, float
     if not 1 <= low < high <= len(spectrum.values) or spectrum.values[high - 1] <= 0:
         raise FitError(
             f"window: `1 <= low < high` must hold, and the kernel must have that many positive eigenvalues, but got "
-            f"(low={low}, high={high}, positive={(spectrum.values > 0).sum()}). Take a smaller window"
+            f"(low={low}, high={high}, positive={(spectrum.values > 0).sum()}). Take fewer items: the window ends at a "
+            f"mode of 1 / {_SHARE} of them"
         )
-    k = np.unique(np.round(np.geomspace(low, high, _POINTS)).astype(int))
+    k = _places(window)
     value, beyond = spectrum.values[k - 1], spectrum.beyond[k - 1]
     if beyond[-1] <= 1e-12:
-        raise FitError(f"window: the target must have power beyond mode {high}, but it has none. Take a smaller window")
+        raise FitError(
+            f"window: the target must have power beyond mode {high}, but it has none: the kernel's largest modes hold "
+            "all of it, and there is no power law to fit"
+        )
     return -_slope(np.log(k), np.log(value)), _slope(np.log(value), np.log(beyond))
+
+
+def _places(window: tuple[int, int]) -> npt.NDArray[np.int64]:
+    """Modes k at equal steps of log k, the window's ends included."""
+    return np.unique(np.round(np.geomspace(*window, _POINTS)).astype(np.int64))
 
 
 def _slope(x: Array, y: Array) -> float:
@@ -158,7 +193,10 @@ def continued(spectrum: Spectrum, high: int, alpha: float, beta: float) -> Modes
         FitError: An exponent is not positive.
     """
     if alpha <= 0 or beta <= 0:
-        raise FitError(f"exponents must be positive to predict with, but got (alpha={alpha:.3g}, beta={beta:.3g})")
+        raise FitError(
+            f"exponents must be positive to predict with, but got (alpha={alpha:.3g}, beta={beta:.3g}): the spectrum "
+            "is no power law. Check the data, or take more items"
+        )
     x, mass = spectrum.values[:high] / spectrum.values[0], spectrum.mass[:high]
     edge = x[-1] * np.geomspace(1.0, _LAST / x[-1], max(2, round(_PER_DECADE * np.log10(x[-1] / _LAST))))
     share = (edge / x[-1]) ** beta * (1.0 - mass.sum())
@@ -169,6 +207,50 @@ def continued(spectrum: Spectrum, high: int, alpha: float, beta: float) -> Modes
     return Modes(np.append(x, mean), mass / mass.sum(), np.append(np.ones(high), np.diff(place)))
 
 
-def verdict(beta: Estimate) -> str:
-    """Whether feature learning can raise the exponent of the loss in time: `can`, `cannot`, or `undecided`."""
-    return "can" if beta.high < 1 else "cannot" if beta.low > 1 else "undecided"
+def check(spectrum: Spectrum, networks: Sequence[Spectrum], items: int, window: tuple[int, int]) -> Check:
+    """What speaks for and against a power law of the target's power in a window.
+
+    The power that S networks leak into the modes from k on is proportional to 1 / S, so that the jackknife gives it:
+    (S - 1) (C(k) of S - 1 networks - C(k) of all). Noise has the same power in every mode: C(k) = 1 - (k - 1) / P.
+
+    Args:
+        spectrum: From the average kernel.
+        networks: From the averages of all kernels but one, for each network.
+        items: P.
+        window: As `exponents` takes it.
+    """
+    k = _places(window)
+    left = np.mean([one.beyond[k - 1] for one in networks], axis=0)
+    leaked = (len(networks) - 1) * (left / spectrum.beyond[k - 1] - 1)
+    noise = _slope(np.log(spectrum.values[k - 1]), np.log1p(-(k - 1) / items))
+    middle = round(float(np.sqrt(window[0] * window[1])))
+    parts = (exponents(spectrum, (window[0], middle))[1], exponents(spectrum, (middle, window[1]))[1])
+    return Check(max(0.0, float(leaked.max())), noise, parts)
+
+
+def verdict(beta: Estimate, checked: Check) -> tuple[str, str]:
+    """Whether feature learning can raise the exponent of the loss in time: `can`, `cannot` or `undecided`, and why.
+
+    Leaked power lowers a beta above 1 and never lifts one above it: it speaks against `can` alone.
+    """
+    interval = f"the interval of beta, {beta.value:.3g} [{beta.low:.3g}, {beta.high:.3g}],"
+    if beta.low <= max(checked.noise, 0.0):
+        return "undecided", (
+            f"{interval} is not wholly above {max(checked.noise, 0.0):.2g}, the slope of pure noise: no power law is "
+            "found"
+        )
+    if beta.low <= 1 <= beta.high:
+        return "undecided", f"{interval} contains 1"
+    hard = beta.high < 1
+    split = any((part < 1) != hard for part in checked.parts)
+    if checked.hidden and (hard or split):
+        return "undecided", (
+            f"up to {min(checked.leaked, 1.0):.0%} of the target's power beyond a mode of the window has leaked there "
+            "from larger modes, which hides how fast the target's own power falls"
+        )
+    if split:
+        return "undecided", (
+            f"beta is {checked.parts[0]:.3g} in the first half of the window and {checked.parts[1]:.3g} in the second, "
+            "on both sides of 1: no single power law is found"
+        )
+    return ("can" if hard else "cannot"), f"{interval} lies {'between 0 and' if hard else 'above'} 1"

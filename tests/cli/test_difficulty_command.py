@@ -76,12 +76,15 @@ def test_json_is_all_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None
     ("arguments", "message"),
     [
         (["no_such_images"], "data: must be digits or NAME"),
-        (["gone.npz"], "gone.npz must be an .npz of arrays, but"),
+        (["gone.npz"], "an .npz that exists, but there is no file gone.npz"),
         ([*FAST, "--out", "task.txt"], "--out must be a .json in a folder that exists, but got 'task.txt'"),
         ([*FAST, "--figure", "task.gif"], "--figure must be a .png or .pdf or .svg"),
         ([*FAST, "--device", "tpu"], "--device must be one that is here, but got 'tpu'"),
         ([*FAST, "--seeds", "1"], "`seeds >= 2` must hold"),
-        ([*FAST, "--memory", "0.000001"], "memory: half of it must hold the kernels"),
+        ([*FAST, "--memory", "nan"], "--memory must be positive and below 1,048,576 GiB, but got nan"),
+        ([*FAST, "--memory", "inf"], "--memory must be positive"),
+        ([*FAST, "--gamma", "inf"], "`0 <= gamma < inf`"),
+        ([*FAST, "--memory", "0.001"], "memory: half of it must hold the kernels"),
         ([*FAST, "--width", "0"], "greater than or equal to 1"),
     ],
 )

@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from raysweep.errors import FitError
 from raysweep.theory.features import flow, power_law_modes
-from raysweep.theory.spectrum import Spectrum, continued, estimate, exponents, verdict, window_of
+from raysweep.theory.spectrum import Check, Spectrum, check, continued, estimate, exponents, verdict, window_of
 
 
 @pytest.fixture(autouse=True)
@@ -116,11 +116,55 @@ def test_modes_continue_as_the_power_law():
         np.testing.assert_allclose(found, wanted, rtol=0.03)
 
 
-def test_verdicts_are_those_of_the_interval():
-    near = [
-        estimate(400, beta, [beta, beta], [beta - 0.02, beta + 0.02], *[[beta] * 2] * 2) for beta in (0.5, 1.0, 1.6)
-    ]
-    assert [verdict(one) for one in near] == ["can", "undecided", "cannot"]
+def near(beta):
+    """An estimate with an interval of about 0.1 on both sides."""
+    return estimate(400, beta, [beta, beta], [beta - 0.02, beta + 0.02], *[[beta] * 2] * 2)
+
+
+@pytest.mark.parametrize(
+    ("beta", "leaked", "parts", "wanted", "reason"),
+    [
+        (0.5, 0.0, (0.4, 0.6), "can", "between 0 and 1"),
+        (1.0, 0.0, (0.9, 1.1), "undecided", "contains 1"),
+        (1.6, 0.0, (1.5, 1.7), "cannot", "above 1"),
+        (0.05, 0.0, (0.05, 0.05), "undecided", "not wholly above 0.01, the slope of pure noise"),
+        (-0.5, 0.0, (-0.5, -0.5), "undecided", "no power law"),
+        (0.5, 0.4, (0.4, 0.6), "undecided", "40% of the target's power"),
+        (1.6, 0.9, (1.5, 1.7), "cannot", "above 1"),  # leaks only lower a beta above 1
+        (1.6, 0.9, (2.6, 0.6), "undecided", "has leaked there"),
+        (0.5, 0.0, (0.2, 1.2), "undecided", "0.2 in the first half of the window and 1.2 in the second"),
+        (1.6, 0.0, (2.6, 0.6), "undecided", "no single power law"),
+    ],
+)
+def test_a_verdict_needs_an_interval_on_one_side_of_1_and_a_power_law(beta, leaked, parts, wanted, reason):
+    found, why = verdict(near(beta), Check(leaked, 0.01, parts))
+    assert found == wanted
+    assert reason in why
+
+
+def test_what_networks_leak_is_measured_against_a_leak_that_is_known():
+    """C(k) = true + leak / S, for S networks in the average."""
+    k, true = np.arange(1, 401.0), exact(1.5, 2.5, 400)
+    leak = 0.01 * (k**-0.5 - (k + 1) ** -0.5)
+
+    def averaged(networks):
+        return Spectrum(true.values, true.mass + (leak - leak.sum() * (k == 1)) / networks)
+
+    whole = averaged(4)
+    found = check(whole, [averaged(3)] * 4, 2000, (5, 100))
+    share = 1 - true.beyond / whole.beyond
+    assert found.leaked == pytest.approx(share[4:100].max())
+    assert found.hidden
+    assert found.parts[0] > found.parts[1] + 0.2
+    clean = check(exact(1.5, 0.5), [exact(1.5, 0.5)] * 4, 2000, (5, 100))
+    assert clean.leaked == 0
+    assert not clean.hidden
+    assert clean.parts == pytest.approx((0.5, 0.5))
+
+
+def test_the_slope_of_noise_is_that_of_equal_power_in_every_mode():
+    flat = Spectrum(np.arange(1, 2001.0) ** -1.2, np.full(2000, 1 / 2000))
+    assert check(flat, [flat] * 2, 2000, (5, 100)).noise == pytest.approx(exponents(flat, (5, 100))[1])
 
 
 @pytest.mark.parametrize(
