@@ -14,8 +14,9 @@ demo: $(STAMP)
 figures: $(STAMP)
 	$(BIN)/python docs/figures.py $(STORE)
 
+# Three at a time on two cores: tests of faults and clusters mostly wait.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
