@@ -32,7 +32,8 @@ def predict(asked: argparse.Namespace) -> None:
     """Before training."""
     import torch
 
-    from raysweep.forecast import forecast, task_of
+    from raysweep.forecast import forecast
+    from raysweep.task import task_of
 
     rows = []
     for data, model, width, depth in CIRCLE + IMAGES:

@@ -65,7 +65,8 @@ def difficulty(
             raise FitError(
                 f"difficulty: --{name} must be a {' or '.join(endings)} in a folder that exists, but got {file!r}"
             )
-    from raysweep.forecast import forecast, task_of
+    from raysweep.forecast import forecast
+    from raysweep.task import task_of
 
     _check_device(device)
     if not 0 < memory < _MOST_GIB:

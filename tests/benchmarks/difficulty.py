@@ -22,7 +22,8 @@ import torch
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
-from raysweep.forecast import forecast, task_of  # noqa: E402
+from raysweep.forecast import forecast  # noqa: E402
+from raysweep.task import task_of  # noqa: E402
 
 BETAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 MODELS = {"mlp": (1024, 3), "cnn": (64, 3), "resnet": (16, 1)}  # width, depth
