@@ -218,7 +218,7 @@ def _unknown(one: Mapping[str, Any]) -> str:
     if one["task"] == "images":
         return "the kernel of real images has no closed form"
     if one["method"] == "train":
-        return "a network's richness has no known place in the reduced flow: analysis/richness.py fits it"
+        return "how a network's richness enters the reduced flow is not known"
     if one["activation"] not in POWERS or not math.isfinite(one["beta"]):
         return "the kernel of this activation has no power law"
     return ""

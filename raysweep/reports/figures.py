@@ -35,6 +35,7 @@ __all__ = ["law_figure", "metric_figure", "theory_figure"]
 
 _MOST = 28  # groups that are drawn
 _BESIDE = 9  # entries of a legend that fit into a plot
+_WIDE = 48  # letters of an entry that fit into a plot
 
 
 def law_figure(
@@ -54,6 +55,8 @@ def law_figure(
     hollow = [companion.column for companion in companions if companion.drawn == "means"]
     names, (x,), drawn = points.by, fit.x, fit.groups[:_MOST]
     panels = sorted({group.group[names[-1]] for group in drawn}, key=str)[:MOST_PANELS] if len(names) > 1 else [None]
+    # A column that is the same in every group would only make the legend too wide for the plot.
+    distinct = [n for n in names if len(drawn) == 1 or len({str(group.group[n]) for group in drawn}) > 1]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             1, len(panels), figsize=(PANEL[0] * len(panels), PANEL[1]), sharey=True, squeeze=False, layout="constrained"
@@ -61,7 +64,8 @@ def law_figure(
         for axis, panel in zip(axes[0], panels, strict=True):
             groups = [g for g in drawn if panel is None or g.group[names[-1]] == panel]
             for i, group in enumerate(groups):
-                name = group_name({k: v for k, v in group.group.items() if panel is None or k != names[-1]}, " = ")
+                shown = [n for n in distinct if panel is None or n != names[-1]]
+                name = group_name({n: group.group[n] for n in shown}, " = ")
                 _law_series(axis, group, points.of(group.group), i % len(COLOURS), name, hollow, expected)
             for floor in [companion.column for companion in companions if companion.drawn == "floor"]:
                 part = points.frame.filter(pl.col(names[-1]) == panel) if panel is not None else points.frame
@@ -73,10 +77,11 @@ def law_figure(
                 xlabel=axis_name(x, labels),
                 title=f"{names[-1]} = {panel}" if panel is not None else "",
             )
-            entries = len(axis.get_legend_handles_labels()[1])  # none where no group was fitted
-            if entries > _BESIDE:
+            entries = axis.get_legend_handles_labels()[1]  # none where no group was fitted
+            longest = max(map(len, entries), default=0)
+            if len(entries) > _BESIDE or longest > _WIDE:
                 axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=6, labelspacing=0.2)
-                figure.set_figwidth(figure.get_figwidth() + 2.2)
+                figure.set_figwidth(figure.get_figwidth() + max(2.2, 0.4 + 0.045 * longest))
             elif entries:
                 axis.legend(loc="best")
         also = f"  (hollow: {', '.join(axis_name(name, labels) for name in hollow)})" if hollow else ""

@@ -22,6 +22,7 @@ from raysweep.laws.source import condition, numbers
 __all__ = ["REASON", "Agreement", "agreements", "sentences", "theory_name", "with_theory"]
 
 REASON = "theory_reason"
+_UNREAD = "no fit reads this row"
 _LISTED = 6  # groups that get a sentence each
 _FEWEST = 5  # clusters that an interval needs
 _DRAWS = 1000
@@ -65,9 +66,12 @@ def with_theory(
             raise ValueError(f"the ledger has columns {', '.join(taken)} of its own")
     except (Exception, SystemExit) as error:  # a user's code
         raise FitError(f"theory of {experiment.name}: {type(error).__name__}: {error}") from error
-    keyed = pl.DataFrame(pl.from_arrow(settings)).hstack(expected)
+    keyed = pl.DataFrame(pl.from_arrow(settings)).hstack(expected).with_columns(_asked=True)
     joined = pl.DataFrame(pl.from_arrow(table.select(axes))).join(
         keyed, on=axes, how="left", nulls_equal=True, maintain_order="left"
+    )
+    joined = joined.with_columns(
+        pl.when(pl.col("_asked").is_null()).then(pl.lit(_UNREAD)).otherwise(REASON).alias(REASON)
     )
     for name in expected.columns:
         table = table.append_column(name, joined[name].to_arrow())
@@ -165,7 +169,7 @@ def agreements(points: Points) -> list[Agreement]:
 
 def _agreement(points: Points, part: Part) -> Agreement:
     group, (x,) = part.group, points.x
-    rows = points.of(group)
+    rows = points.of(group).filter(pl.col(REASON).ne_missing(_UNREAD))
     expected = theory_name(points.y)
     known = rows.filter(pl.col(expected).is_not_null())
     reasons = set(rows.filter(pl.col(expected).is_null())[REASON].drop_nulls())
