@@ -166,6 +166,23 @@ def test_an_experiment_s_own_figure_shows_its_metric_and_the_audits_reliability(
     assert len(metric_figure(rows, replace(shown, reliability=False), "n", by).axes) == 1
 
 
+def test_a_wide_legend_names_what_differs_and_leaves_the_plot_its_width() -> None:
+    columns = {"optimiser": "stochastic gradient descent", "activation": "a long name", "schedule": "cosine"}
+    arms = [
+        {**columns, "momentum": m, "penalty": p} for m in (0.0, 0.875) for p in ("a decay of weights", "none at all")
+    ]
+    frame = pl.concat([power_table().with_columns(**{k: pl.lit(v) for k, v in arm.items()}) for arm in arms])
+    asked = FitRequest(("n",), "loss", by=(*columns, "penalty", "momentum"), options=Options(draws=50))
+    found = points(frame, asked)
+    figure = law_figure(fit_points(found, asked), found)  # warns, which is an error here, where axes collapse
+    figure.canvas.draw()
+    for axis in figure.axes:
+        assert axis.get_window_extent().width > 200
+        words = [text.get_text() for text in axis.get_legend().get_texts()]
+        assert all(word.startswith("penalty = ") and "optimiser" not in word for word in words)
+        assert len(words) == 2
+
+
 def test_companions_of_a_law_are_drawn_beside_it_under_their_labels() -> None:
     frame = power_table().with_columns(floor=pl.lit(0.5), whole=pl.col("loss") + 0.5)
     companions = [Companion("loss", "floor", "floor"), Companion("loss", "whole", "means")]
