@@ -129,7 +129,7 @@ def test_settings_that_no_fit_reads_are_not_worked_out() -> None:
     assert seen == [{(100, 1), (1000, 1)}]
     for row in found.to_pylist():
         assert row["loss_theory"] == (1 / row["n"] if (row["n"], row["width"]) in seen[0] else None)
-    every = points(pl.DataFrame(pl.from_arrow(found)), FitRequest(("n",), "loss"), keep=["loss_theory", "theory_reason"])
+    every = points(pl.DataFrame(pl.from_arrow(found)), FitRequest(("n",), "loss"), keep=["loss_theory", REASON])
     assert sum(one.without for one in agreements(every)) == 0  # rows that nobody asked about lack nothing
     assert with_theory(table, Watched(), ["loss"], {"width = 3"}) is table
     assert len(with_theory(table, Halves(), ["loss"], {"no condition", "width = 1"})["loss_theory"].drop_null()) == 24
