@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysweep.errors import tail
+from raysweep.executors.internals import own_logs
 from raysweep.executors.limit import HELD, LATE
 from raysweep.executors.place import RUNNING
 
 __all__ = ["at_work", "last_words", "said"]
 
-_WAIT = 10.0  # seconds for a process on the dead worker's node to start and read a file
+_WAIT = 30.0  # seconds for a process on the dead worker's node to start and read a file: a busy node takes ten
+_PAUSE = 300.0  # seconds for which a node that did not answer is not asked again: the driver waits for each answer
 _LINES, _CHARACTERS = 20, 4000
 _NOISE = re.compile(r"^:|^Extension modules: |logging\.cc:\d+: |^PC: @|^\s+@ +0x")  # Ray's marks; bare addresses
 _WHO = re.compile(r"\bpid: (\d+)\b.*?\bip: (\S+)", re.DOTALL)
 _HOW = re.compile(r"Worker exit detail: (.*?[.!])(?:\s|$)")
 _RUN = re.compile(rf"^{re.escape(RUNNING)}([0-9a-f]+)$", re.MULTILINE)
 _FATAL = re.compile(r"^Fatal Python error: .*", re.MULTILINE)  # printed by faulthandler, which Ray turns on
-_silent: set[str] = set()  # nodes that did not answer: they are not asked again
+_silent: dict[str, float] = {}  # when a node did not answer
 
 
 def at_work(words: str) -> str:
@@ -58,30 +62,12 @@ def last_words(report: str) -> str:
 
 
 def _log_of(pid: int, host: str) -> str:
-    """The last lines a process wrote, read by a task on its node; nothing if that does not answer."""
+    """The last lines a process wrote; nothing if its node does not answer."""
     nodes = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeManagerAddress"] == host]
-    if not nodes or nodes[0] in _silent:
+    if not nodes:
         return ""
-
-    def read() -> list[str]:  # nested, so that it is shipped whole: importing raysweep there would take seconds
-        import os
-        from pathlib import Path
-
-        here = Path(os.readlink("/proc/self/fd/2")).parent  # where Ray put this task's own standard error
-        texts = []
-        for file in (f for kind in ("out", "err") for f in here.glob(f"worker-*-{pid}.{kind}")):
-            with open(file, "rb") as stream:
-                stream.seek(max(0, os.fstat(stream.fileno()).st_size - 32768))
-                texts.append(stream.read().decode(errors="replace"))
-        return texts
-
-    there: Any = NodeAffinitySchedulingStrategy(node_id=nodes[0], soft=False)
-    try:
-        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(read)
-        texts = ray.get(task.remote(), timeout=_WAIT)
-    except (ray.exceptions.RayError, OSError):
-        _silent.add(nodes[0])
-        return ""
+    here = own_logs(nodes[0])  # on the driver's own node no task is needed, which a busy machine starts late
+    texts = _reader()(here, pid) if here else _ask(nodes[0], pid)
     mark = [run for text in texts for run in _RUN.findall(text)]
     text = "\n".join(_RUN.split(text)[-1] for text in texts)  # what the last run printed and warned
     kept = [line.rstrip() for line in text.splitlines() if line.strip() and not _NOISE.search(line)]
@@ -89,3 +75,36 @@ def _log_of(pid: int, host: str) -> str:
     late = HELD.findall(text)  # above a long dump of all threads
     words = f"{late[-1]}\n{words}" if late and late[-1] not in words else words
     return f"{RUNNING}{mark[-1]}\n{words}" if mark and not at_work(words) else words
+
+
+def _ask(node: str, pid: int) -> list[str]:
+    """The ends of a process's logs, read by a task on its node."""
+    if time.monotonic() - _silent.get(node, -_PAUSE) < _PAUSE:
+        return []
+    there: Any = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    try:
+        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_reader())
+        texts: list[str] = ray.get(task.remote("", pid), timeout=_WAIT)
+    except (ray.exceptions.RayError, OSError):
+        _silent[node] = time.monotonic()
+        return []
+    _silent.pop(node, None)
+    return texts
+
+
+def _reader() -> Callable[[str, int], list[str]]:
+    def read(folder: str, pid: int) -> list[str]:  # nested, so that it is shipped whole: importing raysweep takes long
+        import contextlib
+        import os
+        from pathlib import Path
+
+        # A task finds the folder where Ray put its own standard error.
+        here = Path(folder) if folder else Path(os.readlink("/proc/self/fd/2")).parent
+        texts = []
+        for file in (f for kind in ("out", "err") for f in here.glob(f"worker-*-{pid}.{kind}")):
+            with contextlib.suppress(OSError), open(file, "rb") as stream:
+                stream.seek(max(0, os.fstat(stream.fileno()).st_size - 32768))
+                texts.append(stream.read().decode(errors="replace"))
+        return texts
+
+    return read

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
+import pytest
 import ray
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.tune.execution.tune_controller import TrialRunnerWrapper, TuneController
 from ray.tune.experiment import Trial
 
-from raysweep.executors.internals import forget, inside
+from raysweep.executors.internals import forget, inside, own_logs
 
 OTHER = (
     f"Ray {ray.__version__} is not the Tune that raysweep/executors/internals.py was written for (2.60.0): "
@@ -35,3 +37,10 @@ def test_a_trial_that_ended_is_emptied() -> None:
     assert trial.config == trial.evaluated_params == {}
     assert trial.run_metadata.metric_analysis == trial.run_metadata.metric_n_steps == {}, OTHER
     assert trial.get_json_state() == ("{}", "{}"), OTHER
+
+
+@pytest.mark.usefixtures("ray_up")
+def test_the_logs_of_the_drivers_own_node_and_of_no_other() -> None:
+    logs = Path(own_logs(ray.get_runtime_context().get_node_id()))
+    assert (logs / "raylet.out").exists(), OTHER
+    assert own_logs("ab" * 28) == ""

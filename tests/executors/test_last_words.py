@@ -63,21 +63,50 @@ def test_what_is_no_dead_process_stays_as_it_was_told(logs: dict[tuple[int, str]
     assert "its worker died" not in last_words(node)
 
 
-def test_a_node_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+def _nodes() -> list[dict[str, Any]]:
+    return [{"NodeID": "ab" * 28, "Alive": True, "NodeManagerAddress": "10.0.0.7"}]
+
+
+def test_a_node_that_does_not_answer_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    now = [1000.0]
 
     def refuse(**given: Any) -> Any:
-        asked.append("x")
+        asked.append(now[0])
         raise ray.exceptions.GetTimeoutError
 
-    monkeypatch.setattr(lastwords, "_silent", set())
-    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": "ab" * 28, "Alive": True, "NodeManagerAddress": "10.0.0.7"}])
+    monkeypatch.setattr(lastwords, "_silent", {})
+    monkeypatch.setattr(lastwords, "own_logs", lambda node: "")
+    monkeypatch.setattr(lastwords, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(ray, "nodes", _nodes)
     monkeypatch.setattr(ray, "remote", refuse)
-    for _ in range(2):
+    for now[0] in (1000.0, 1010.0, 1010.0 + lastwords._PAUSE, 1020.0 + lastwords._PAUSE):
         assert last_words(DIED).startswith("its worker died")
-    assert len(asked) == 1
+    assert asked == [1000.0, 1010.0 + lastwords._PAUSE]
     monkeypatch.setattr(ray, "nodes", list)  # a node that is gone is not asked at all
+    now[0] += 10 * lastwords._PAUSE
     assert last_words(DIED).startswith("its worker died")
+    assert len(asked) == 2
+
+
+def test_on_the_drivers_own_node_the_log_is_read_without_a_task(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(**given: Any) -> Any:
+        raise AssertionError("a task was started")
+
+    monkeypatch.setattr(ray, "nodes", _nodes)
+    monkeypatch.setattr(ray, "remote", refuse)
+    monkeypatch.setattr(lastwords, "own_logs", {"ab" * 28: str(tmp_path)}.__getitem__)
+    (tmp_path / "worker-0f-01000000-4309.out").write_text(f"{RUNNING}0a\nloading\n")
+    (tmp_path / "worker-0f-01000000-4309.err").write_text(
+        f"{RUNNING}0a\nrun 0a took longer than 6 s, the limit of a run\n"
+    )
+    (tmp_path / "worker-0f-01000000-14309.err").write_text("another process\n")
+    (tmp_path / "worker-0e-01000000-4309.err").mkdir()  # cannot be read: no reason to stop
+    words = last_words(DIED)
+    assert lastwords.at_work(words) == "0a"
+    assert lastwords.said(words) == "loading\nrun 0a took longer than 6 s, the limit of a run"
 
 
 @dataclasses.dataclass
