@@ -1,11 +1,12 @@
 """Feature learning and scaling exponents (arXiv 2409.17858): its claims on the solvable model, with the theory beside.
 
     raysweep run sweeps/features_exponents.yaml          (and the other sweeps/features_*.yaml)
-    python analysis/features_paper.py [--results results] [--out results/features]
+    python analysis/features_paper.py [--results results] [--out results/features] [--only targets]
 
 Writes the table of claims analysis/claims/features.csv (or --claims), which docs/papers.md shows, and a figure per
-question. The exact flow without a width, and gradient descent on the population, have no seeds: their exponents are
-computed, not sampled. Others have intervals from a bootstrap over seeds. Networks have a table of their own.
+question; with --only, those of one sweep, and the rest of the table stays. The exact flow of a power-law target without
+a width, and gradient descent on the population, have no seeds: their exponents are computed, not sampled. Others have
+intervals from a bootstrap over seeds. Networks have a table of their own.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from features_common import read
 from features_compute import of_compute
 from features_limits import of_noise, of_size, of_transient
 from features_phase import of_phase
-from features_time import of_crossover, of_step_size, of_time
+from features_time import of_crossover, of_step_size, of_targets, of_time
 
-from raysweep.claims import Claim, markdown, summary, write_claims
+from raysweep.claims import markdown, read_claims, summary, write_claims
 from raysweep.reports.style import STYLE
 
 DRAWN = {
     "exponents": of_time,
+    "targets": of_targets,
     "phase": of_phase,
     "crossover": of_crossover,
     "step_size": of_step_size,
@@ -41,14 +43,20 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--out", type=Path, default=Path("results/features"))
     parser.add_argument("--claims", type=Path, default=CLAIMS / "features.csv")
+    parser.add_argument("--only", choices=[*DRAWN, "plateaus"], help="one sweep")
     asked = parser.parse_args()
+    swept = [asked.only] if asked.only else [*DRAWN, "plateaus"]
     asked.out.mkdir(parents=True, exist_ok=True)
     mpl.use("Agg")
-    rows: list[Claim] = []
+    kept = read_claims(asked.claims) if asked.only else []
+    rows = [claim for claim in kept if f"features_{asked.only}.yaml" not in claim.source]
     with mpl.rc_context(STYLE):
-        for name, part in DRAWN.items():
-            part(read(asked.results, name), rows, asked.out / f"{name}.png")
-    of_size(read(asked.results, "plateaus"), rows)
+        for name in swept:
+            frame = read(asked.results, name)
+            if name in DRAWN:
+                DRAWN[name](frame, rows, asked.out / f"{name}.png")
+            else:
+                of_size(frame, rows)
     rows.sort(key=lambda claim: (int(claim.id[1:]), claim.setting))
     write_claims(asked.claims, rows)
     print(markdown(rows))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from common import save
+from common import Array, save
 from features_common import CLOCK, by_seed, claim, falls, sampled, slopes, span, within
 from matplotlib import pyplot as plt
 
@@ -27,6 +27,7 @@ BEFORE_PLATEAU = Window(
 )
 BEFORE_LAST = Window(f"10 ** {CLOCK}", _SHARE.format(size="inputs"))
 ABOVE = 5.0  # times the plateau
+EXACT = 0.02  # tolerance of an exponent that has no bottleneck
 EARLY = 30.0  # before it the first modes make the local exponent
 WEAK = 0.01  # gamma: rho = A t^(1 - beta) - B is 1 / gamma at t_c, so that B matters by B gamma
 HORIZON = 20.0  # past the crossover of gamma = 1
@@ -52,12 +53,11 @@ def of_time(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
             inside = within(part, UNBOUNDED if method == "exact" else BEFORE_LAST)
             t = inside["t"].to_numpy()
             one = Measured(float(falls(t, inside["loss"].to_numpy())), span("t", t), 0)
-            if beta == 1 and rich:
-                known += float(np.log(np.log(t[-1]) / np.log(t[0])) / np.log(t[-1] / t[0]) / 2)
-                why = "at the edge the loss falls as 1 / (t sqrt(log t)); the theory is its exponent over this window"
+            if method == "exact":
+                known, why = in_window(beta, rich, t)
         how = f"{method}, width {width:,}" if wide else method
         setting = f"{how}, {'rich (gamma 1)' if rich else 'lazy'}, alpha {alpha:g}, beta {beta:g}"
-        rule = Rule("near theory", 0.02 if method == "exact" and not wide else 0.05)
+        rule = Rule("near theory", EXACT if method == "exact" and not wide else 0.05)
         rows.append(claim("H1" if beta < 1 else "H2", setting, known, one, rule, "exponents", why))
         points.append((method, wide, beta, rich, one))
     fig, axis = plt.subplots(figsize=(5.6, 4))
@@ -91,6 +91,45 @@ def of_width(part: pl.DataFrame) -> tuple[Measured, str]:
     modes = power_law_modes(alpha, beta)
     expected = float(falls(t, lazy_curve(modes, t, width) - width_plateau(modes, width)))
     return one, f"random-matrix theory of this width gives {expected:.3f}"
+
+
+def in_window(beta: float, rich: bool, t: Array) -> tuple[float, str]:
+    """The exponent that theory gives without a bottleneck over times t, sorted; what to know about it."""
+    known = time_exponent(beta, rich)
+    if beta != 1 or not rich:
+        return known, ""
+    known += float(np.log(np.log(t[-1]) / np.log(t[0])) / np.log(t[-1] / t[0]) / 2)
+    return known, "at the edge the loss falls as 1 / (t sqrt(log t)); the theory is its exponent over this window"
+
+
+def of_targets(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
+    """The exponents of the exact flow for targets with Gaussian coefficients, with intervals over targets."""
+    fig, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
+    inside = within(frame, UNBOUNDED)
+    for axis, rich in zip(axes, (False, True), strict=True):
+        mine = inside.filter((pl.col("gamma") > 0) == rich)
+        name = "rich (gamma 1)" if rich else "lazy"
+        for i, alpha in enumerate(sorted(mine["alpha"].unique().to_list())):
+            points = []
+            for (beta,), part in sorted(mine.filter(pl.col("alpha") == alpha).group_by("beta")):
+                t, loss = by_seed(part, "t", "loss")
+                one = sampled(span("t", t), loss, lambda v, t=t: falls(t, v.mean(1)))
+                known, why = in_window(float(beta), rich, t)
+                setting = f"exact, {loss.shape[1]} random targets, {name}, alpha {alpha:g}, beta {beta:g}"
+                id_ = "H1" if beta < 1 else "H2"
+                rows.append(claim(id_, setting, known, one, Rule("near theory", EXACT), "targets", why))
+                points.append((float(beta) + 0.012 * (2 * i - 1), *(v - known for v in (one.value, *one.ends))))
+            x, middle, *ends = np.array(points).T
+            axis.errorbar(
+                x, middle, np.abs(ends - middle), fmt="os"[i], ms=4, mfc="none", lw=1, capsize=2.5,
+                color=COLOURS[i], label=f"alpha = {alpha:g}",
+            )  # fmt: skip
+        axis.axhspan(-EXACT, EXACT, color="0.92", zorder=0)
+        axis.axhline(0, color="0.6", lw=0.8)
+        axis.set(xlabel="source beta", title=name, ylim=(-0.03, 0.03))
+        axis.legend(fontsize=7)
+    axes[0].set_ylabel("exponent minus theory")
+    save(fig, figure)
 
 
 def of_crossover(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:

@@ -37,17 +37,19 @@ AXES = (
     Axis("alpha", float, "lane", 1.5, low=1.01, high=10.0, help="capacity: kernel eigenvalues fall as k^-alpha"),
     Axis("beta", float, "lane", 0.5, low=0.05, high=10.0, help="source: the target's tail falls as k^-(alpha beta)"),
     Axis("gamma", float, "lane", 0.0, low=0.0, high=1e4, help="richness; 0 is the lazy limit"),
+    Axis("target", str, "lane", "power", choices=("power", "random"), help="the power law, or Gaussian coefficients by "
+         "the seed whose mean squares are that law"),
     Axis("width", int, "shape", 0, low=0, high=4096, unit="units", help="N; 0: no bottleneck"),
     Axis("inputs", int, "shape", 0, low=0, high=65536, unit="modes", help="M; 0: 8 N, at most 16,384; without a width "
          "all modes (exact) or 800 (steps)"),
     Axis("eta", float, "lane", 0.05, low=1e-9, high=1e3, help="step size; for exact, only with a batch"),
     Axis("batch", int, "shape", 0, low=0, high=2**20, unit="items", help="fresh items a step; 0: the population"),
     Axis("n_train", int, "shape", 0, low=0, high=2**20, unit="items", help="P, a data set used whole; 0: fresh data"),
-    Axis("seed", int, "lane", 0, low=0, high=2**62, role="seed", help="of the initial features and the data"),
+    Axis("seed", int, "lane", 0, low=0, high=2**62, role="seed", help="of the initial features, the target, the data"),
     Axis("t", float, "observed", 100.0, low=1e-6, high=1e12, role="time", help="time: step size x steps"),
 )  # fmt: skip
 METRICS = (
-    Metric("loss", "", "population loss over that of the zero function", "low"),
+    Metric("loss", "", "population loss over that of the zero function (of random targets: over their mean)", "low"),
     Metric("unreachable", "", "the part of the loss that a model of this width never loses", "low"),
     Metric("reducible", "", "loss - unreachable", "low"),
     Metric("rho", "", "|w|^2 / N: how far the model has moved"),
@@ -67,7 +69,8 @@ DISPLAY = Display(
     y="loss",
     companions=(Companion("loss", "unreachable", "floor", "Dotted: what a model of this width never loses."),),
 )
-_MODEL = ("method", "alpha", "beta", "gamma", "width", "inputs", "eta", "batch", "n_train")  # all but seed and time
+# All axes but the seed and the time.
+_MODEL = ("method", "alpha", "beta", "gamma", "target", "width", "inputs", "eta", "batch", "n_train")
 _IDENTITY = 800  # modes of `steps` without a width: N = M and A0 the identity
 _MOST_INPUTS = 16_384
 _DRAWS = 4  # random models that a theory of a finite width is the mean of
@@ -106,9 +109,7 @@ class Features:
         for i in range(len(runs)):
             row = runs.row(i)
             last = max(runs.observed[int(runs.observed_code[i])].values("t"))
-            key = tuple(
-                row[n] for n in ("method", "alpha", "beta", "gamma", "width", "inputs", "eta", "batch", "n_train")
-            )
+            key = tuple(row[n] for n in _MODEL)
             if (*key, last) not in seen:
                 seen.add((*key, last))
                 _check(row, runs.observed[int(runs.observed_code[i])].values("t"))
@@ -163,13 +164,15 @@ class Features:
     def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
         """The expected loss: of a lazy width by random-matrix theory, else of the reduced flow of other draws.
 
-        The exact method without a width is that theory itself and has none beside it.
+        The exact method without a width is that theory itself and has none beside it. For a random target it is the
+        theory of the power law, which without richness is the mean over targets.
         """
         loss = np.full(len(cells), np.nan)
         reason = np.full(len(cells), None, dtype=object)
         draws = _Draws(sorted(set(cells["beta"].to_pylist())))
-        numbered = cells.select(list(_MODEL)).append_column("row", pa.array(np.arange(len(cells))))
-        for one in numbered.group_by(list(_MODEL)).aggregate([("row", "list")]).to_pylist():
+        names = [name for name in _MODEL if name in cells.column_names]  # older stores have no column `target`
+        numbered = cells.select(names).append_column("row", pa.array(np.arange(len(cells))))
+        for one in numbered.group_by(names).aggregate([("row", "list")]).to_pylist():
             rows = np.array(one.pop("row_list"))
             times, where = np.unique(cells["t"].to_numpy()[rows], return_inverse=True)
             found = _expected(one, times, draws)
@@ -194,7 +197,7 @@ def size(run: Mapping[str, Value]) -> tuple[int, int]:
 
 def all_modes(rows: Sequence[Mapping[str, Any]]) -> list[Modes]:
     """The modes of every lane; a seed has the same initial features for every beta, gamma and step size."""
-    own = ("alpha", "width", "inputs", "method", "seed")
+    own = ("alpha", "target", "width", "inputs", "method", "seed")
     betas: dict[tuple[Any, ...], dict[float, Modes]] = {}
     for row in rows:
         betas.setdefault(tuple(row[n] for n in own), {})[row["beta"]] = None  # type: ignore[assignment]
@@ -207,12 +210,18 @@ def all_modes(rows: Sequence[Mapping[str, Any]]) -> list[Modes]:
 def _modes(row: Mapping[str, Any], betas: Sequence[float]) -> list[Modes]:
     """The modes of a row's model for several targets."""
     width, inputs = size(row)
+
+    def drawn(stream: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=[row["seed"], stream]))
+
+    def target() -> np.random.Generator | None:  # from its start for each beta: targets of one seed are alike
+        return drawn(1) if row["target"] == "random" else None
+
     if row["width"]:
-        rng = np.random.Generator(np.random.Philox(key=[row["seed"], 0]))
-        return modes_of_width(row["alpha"], betas, width, inputs, rng)
+        return modes_of_width(row["alpha"], betas, width, inputs, drawn(0), target())
     if row["method"] == "exact" and not row["inputs"]:
-        return [power_law_modes(row["alpha"], beta) for beta in betas]
-    return [power_law_modes(row["alpha"], beta, inputs, inputs) for beta in betas]
+        return [power_law_modes(row["alpha"], beta, target=target()) for beta in betas]
+    return [power_law_modes(row["alpha"], beta, inputs, inputs, target()) for beta in betas]
 
 
 def _check(row: Mapping[str, Any], times: Sequence[Any]) -> None:
@@ -224,6 +233,11 @@ def _check(row: Mapping[str, Any], times: Sequence[Any]) -> None:
     if row["n_train"] and row["method"] == "exact":
         raise SweepError(
             f"n_train: a data set takes method: steps, but got n_train={row['n_train']} with method: exact"
+        )
+    if row["target"] == "random" and row["method"] == "steps":
+        raise SweepError(
+            "target: a random one takes method: exact, as the stable step size depends on it, but got target=random "
+            "with method: steps"
         )
     width, inputs = size(row)
     if width > inputs:
@@ -258,7 +272,9 @@ class _Draws:
         key = tuple(one[name] for name in ("method", "alpha", "width", "inputs"))
         if key not in self._drawn:
             count = _DRAWS if one["width"] else 1
-            self._drawn[key] = [_modes({**one, "seed": _OTHERS + i}, self._betas) for i in range(count)]
+            self._drawn[key] = [
+                _modes({**one, "seed": _OTHERS + i, "target": "power"}, self._betas) for i in range(count)
+            ]
         return [drawn[self._betas.index(one["beta"])] for drawn in self._drawn[key]]
 
 
@@ -270,7 +286,7 @@ def _expected(one: Mapping[str, Any], times: Array, draws: _Draws) -> Array | st
         if not lazy or one["width"]:
             return "a data set that is used again has a theory without a width and at gamma = 0 only"
         return reused_data_curve(draws(one)[0], times, one["n_train"])
-    if one["method"] == "exact" and not one["width"]:
+    if one["method"] == "exact" and not one["width"] and one.get("target") != "random":
         return "the exact flow without a width is the theory itself"
     if one["width"] and lazy and not noise:
         return lazy_curve(power_law_modes(one["alpha"], one["beta"], size(one)[1]), times, one["width"])

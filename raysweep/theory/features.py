@@ -23,6 +23,7 @@ __all__ = ["Flow", "Modes", "compute_optimal", "flow", "modes_of_width", "phase"
 
 Array = npt.NDArray[np.float64]
 _SINGLE = 40  # modes that are not merged with others
+_DRAWN = 4096  # the same where their masses are drawn one by one
 _PER_DECADE = 24  # bins of merged modes
 _FIRST = 1e-4  # the time from which a flow is integrated; before it, modes decay by themselves
 _STEP = 0.01  # of log time; the loss is extrapolated from this step and its half
@@ -60,19 +61,28 @@ class Flow:
     rho: Array
 
 
-def power_law_modes(alpha: float, beta: float, last: float | None = None, single: int = _SINGLE) -> Modes:
+def power_law_modes(
+    alpha: float,
+    beta: float,
+    last: float | None = None,
+    single: int | None = None,
+    target: np.random.Generator | None = None,
+) -> Modes:
     """The modes of infinite width: lambda_k = k^-alpha and a target whose mass beyond k is (k + 1)^(-alpha beta).
 
-    The first `single` modes stand alone. Later ones are merged into bins of equal width in log k, whose mass is exact
+    The first modes stand alone. Later ones are merged into bins of equal width in log k, whose mass is exact
     and whose eigenvalue is the mean over that mass.
 
     Args:
         alpha: Capacity, above 1.
         beta: Source, positive; below 1 the task is hard.
         last: The last k. By default 1e14, or later where the target has more than 1e-8 of its mass beyond.
-        single: Modes that are not merged; all of them where it is not below `last`.
+        single: Modes that are not merged: by default 40, or 4,096 of a drawn target; all of them if not below `last`.
+        target: Draws Gaussian coefficients of the target, whose mean squares are the power law: a mode's mass is then
+            its mean times chi-square / n, with as many degrees of freedom n as modes are merged. None for the mean.
     """
     last = max(1e14, 10 ** (8 / (alpha * beta))) if last is None else last
+    single = single or (_SINGLE if target is None else _DRAWN)
     k = np.arange(1, min(single, last) + 1)
     tail = np.concatenate([k, [k[-1] + 1]]).astype(float) ** (-alpha * beta)
     x, mass, count = k.astype(float) ** -alpha, -np.diff(tail), np.ones(len(k))
@@ -83,11 +93,17 @@ def power_law_modes(alpha: float, beta: float, last: float | None = None, single
         own = low ** (-alpha * beta) - high ** (-alpha * beta)
         mean = beta / (1 + beta) * (low ** (-alpha * (1 + beta)) - high ** (-alpha * (1 + beta))) / own
         x, mass, count = np.append(x, mean), np.append(mass, own), np.append(count, high - low)
-    return Modes(x, mass / mass.sum(), count)
+    drawn = 1.0 if target is None else target.gamma(count / 2, 2 / count)
+    return Modes(x, mass / mass.sum() * drawn, count)
 
 
 def modes_of_width(
-    alpha: float, betas: Sequence[float], width: int, inputs: int, rng: np.random.Generator
+    alpha: float,
+    betas: Sequence[float],
+    width: int,
+    inputs: int,
+    rng: np.random.Generator,
+    target: np.random.Generator | None = None,
 ) -> list[Modes]:
     """The modes of one random model of a width, for each of several targets.
 
@@ -97,17 +113,20 @@ def modes_of_width(
         width: N.
         inputs: M, several times N; targets are cut there, and their mass normalised.
         rng: Draws A0.
+        target: Draws the targets' coefficients, as in `power_law_modes`; the same numbers for all targets.
     """
     k = np.arange(1, inputs + 1, dtype=float)
     y = rng.standard_normal((width, inputs)) * (k ** (-alpha / 2) / np.sqrt(width))
     x, vectors = np.linalg.eigh(y @ y.T)
     x = np.maximum(x[::-1], np.finfo(float).tiny)
     basis = (vectors[:, ::-1].T @ y) / np.sqrt(x)[:, None]  # e_i = Y' u_i / sqrt(x_i)
+    drawn = np.ones(inputs) if target is None else target.gamma(0.5, 2.0, inputs)
     found = []
     for beta in betas:
         mass = k ** (-alpha * beta) - (k + 1) ** (-alpha * beta)
-        own = (basis @ np.sqrt(mass / mass.sum())) ** 2  # of Lambda^(1/2) w*
-        found.append(Modes(x, own, np.ones(width), max(0.0, 1.0 - float(own.sum()))))
+        mass = mass / mass.sum() * drawn
+        own = (basis @ np.sqrt(mass)) ** 2  # of Lambda^(1/2) w*; its signs do not matter, as those of A0 are random
+        found.append(Modes(x, own, np.ones(width), max(0.0, float(mass.sum() - own.sum()))))
     return found
 
 

@@ -109,6 +109,30 @@ def test_a_data_set_and_minibatches_have_their_theory(tmp_path: Any) -> None:
     assert 0.75 < ratio.mean() < 1.25
 
 
+def test_random_targets_are_drawn_by_the_seed_alone_and_have_the_power_law_as_their_theory(tmp_path: Any) -> None:
+    grid = {"alpha": 2, "target": "random", "gamma": [0, 1e-9], "seed": {"range": 40}, "t": [100, 3000]}
+    table = rows(grid, Store(str(tmp_path / "s"))).sort_by([(n, "ascending") for n in ("gamma", "seed", "t")])
+    loss = table["loss"].to_numpy().reshape(2, 40, 2)
+    np.testing.assert_allclose(loss[0], loss[1], rtol=1e-4)  # the same targets, integrated without richness
+    expected = EXPERIMENT.theory(table, {"loss"})["loss"].to_numpy()[:2]
+    ratio = loss[0] / expected
+    assert (np.abs(ratio.mean(0) - 1) < 4 * ratio.std(0) / np.sqrt(40)).all()
+    assert (ratio.std(0) > 0.01).all()
+    assert ratio[:, 1].std() < ratio[:, 0].std()  # later modes are more
+
+
+def test_an_axis_that_came_later_changes_neither_keys_nor_the_theory_of_older_stores() -> None:
+    grid = {"alpha": 2, "gamma": 1, "seed": 3, "t": [1, 10]}
+    for target in ({}, {"target": "power"}):
+        sweep = from_mapping({"name": "f", "experiment": "features", "grid": {**grid, **target}})
+        assert sweep.runs.key(0) == "33078e9e8bd05cc62670"
+    names = [axis.name for axis in EXPERIMENT.axes if axis.name not in ("seed", "target", "t")]
+    row = sweep.runs.row(0)
+    older = pa.Table.from_pylist([{**{n: row[n] for n in names}, "width": 8, "t": t} for t in (1.0, 10.0)])
+    newer = older.append_column("target", pa.array(["power"] * 2))
+    assert EXPERIMENT.theory(older, {"loss"}).equals(EXPERIMENT.theory(newer, {"loss"}))
+
+
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
@@ -116,6 +140,7 @@ def test_a_data_set_and_minibatches_have_their_theory(tmp_path: Any) -> None:
         ({"method": "steps", "n_train": 10, "batch": 4}, "n_train and batch"),
         ({"method": "exact", "n_train": 10}, "n_train: a data set takes method: steps"),
         ({"method": "steps", "t": 0.01}, "t: must be a step at least"),
+        ({"method": "steps", "target": "random"}, "target: a random one takes method: exact"),
         ({"width": 100, "inputs": 50}, "inputs: a model of width 100"),
     ],
 )

@@ -99,6 +99,31 @@ def test_the_mass_of_a_target_is_in_the_modes_or_out_of_reach() -> None:
     assert hard.unreachable > easy.unreachable
 
 
+def test_a_random_target_has_the_power_law_as_its_mean_and_the_spread_of_gaussian_coefficients() -> None:
+    draws = 600
+    times = np.array([30.0, 3000.0])
+    mean = power_law_modes(2, 0.5, 3000, 3000)
+    expected = flow([mean], 0.0, times).loss[0]
+    weights = mean.mass[:, None] * np.exp(-2 * mean.x[:, None] * times)
+    spread = np.sqrt(2 * (weights**2).sum(0))  # the variance of a chi-square of one degree of freedom is 2
+    for single in (40, 3000):  # in bins with as many degrees of freedom as modes, and mode by mode
+        rng = np.random.default_rng(4)
+        drawn = [power_law_modes(2, 0.5, 3000, single, rng) for _ in range(draws)]
+        loss = flow(drawn, 0.0, times).loss
+        np.testing.assert_allclose(loss.mean(0), expected, atol=0, rtol=4 * (spread / expected).max() / draws**0.5)
+        np.testing.assert_allclose(loss.std(0), spread, rtol=4 / (2 * draws) ** 0.5)
+
+
+def test_a_random_target_of_a_width_is_a_sum_of_what_its_modes_have_and_what_they_lack() -> None:
+    means = modes_of_width(1.5, [0.5], 32, 256, np.random.default_rng(7))
+    rng = np.random.default_rng(8)
+    drawn = [modes_of_width(1.5, [0.5], 32, 256, np.random.default_rng(7), rng)[0] for _ in range(100)]
+    total = np.array([one.mass.sum() + one.unreachable for one in drawn])
+    mass = power_law_modes(1.5, 0.5, 256, 256).mass
+    assert total.mean() == pytest.approx(1, abs=4 * np.sqrt(2 * (mass**2).sum() / len(drawn)))
+    assert np.mean([one.unreachable for one in drawn]) == pytest.approx(means[0].unreachable, rel=0.15)
+
+
 @pytest.mark.parametrize(
     ("alpha", "beta", "rich", "name", "expected"),
     [
