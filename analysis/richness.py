@@ -21,21 +21,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import polars as pl
-from common import CLAIMS, Array, measured, over_seeds, save
+from common import CLAIMS, save
 from matplotlib import pyplot as plt
+from richness_curves import Curve, curves, exponent, falls, gained, halves, infinite
 
 from raysweep.claims import Claim, Measured, Rule, markdown, summary, write_claims
 from raysweep.reports.style import COLOURS, STYLE
 from raysweep.store import Store
 from raysweep.sweep.current import cells
-from raysweep.theory.circle import modes
-from raysweep.theory.features import flow, time_exponent
+from raysweep.theory.circle import POWERS
+from raysweep.theory.features import time_exponent
 
 STATEMENTS = {
     "H8": "an MLP on the circle follows t^(-beta max(1, 2 / (1 + beta))) when features are learned, and t^-beta lazily",
@@ -48,94 +49,12 @@ PAPER = {("cnn", "mnist"): (0.30, 0.46), ("cnn", "cifar10_jpeg_60k"): (0.075, 0.
 RICH = (1.0, 3.0)  # richness of the claims on images
 SGD, ADAM = (30.0, 300.0), (1.0, 10.0)  # t of the circle's windows
 IMAGES = (10.0, 100.0)  # and of images
-LEAST = 4  # times in a window
 NEAR, SHARE = 0.05, 0.25  # tolerance on the circle; on images, as a share of the value
 BENT = 0.1  # largest difference between the slopes in a window's halves of a curve that has an exponent
 CROSSED = 1.0  # least gamma of a network whose window may lie past the crossover, by assumption
 COLOUR = {0.0: COLOURS[6]} | dict(zip((0.03, 0.1, 0.3, 1.0, 3.0), COLOURS, strict=False))  # of each gamma; 0: lazy
+ACTIVATION = {"relu": "ReLU", "tilted": "tilted absolute value", "relu2": "squared ReLU"}
 GROUP = ["method", "optimiser", "momentum", "activation", "depth", "harmonics", "beta", "gamma"]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One setting's losses.
-
-    Attributes:
-        key: The setting.
-        t: [times].
-        loss: [times, seeds].
-        seeds: The seeds that did not diverge.
-    """
-
-    key: dict[str, object]
-    t: Array
-    loss: Array
-    seeds: tuple[str, ...]
-
-    def within(self, window: tuple[float, float]) -> Curve | None:
-        """The part in a window, if it holds enough times."""
-        keep = (self.t >= window[0] * 0.999) & (self.t <= window[1] * 1.001)
-        return replace(self, t=self.t[keep], loss=self.loss[keep]) if keep.sum() >= LEAST else None
-
-    def of(self, seeds: tuple[str, ...]) -> Array:
-        """[times, seeds] losses of some of the seeds."""
-        return self.loss[:, [self.seeds.index(seed) for seed in seeds]]
-
-    @property
-    def mean(self) -> Array:
-        """[times] geometric mean over seeds."""
-        return np.asarray(np.exp(np.log(self.loss).mean(1)))
-
-
-def curves(frame: pl.DataFrame, by: list[str]) -> Iterator[Curve]:
-    """The curves of a sweep; seeds that diverged are left out."""
-    for values, part in sorted(frame.group_by(by), key=lambda one: [str(v) for v in one[0]]):
-        wide = part.pivot(on="seed", index="t", values="loss").sort("t")
-        whole = [seed for seed in wide.columns if seed != "t" and wide[seed].null_count() == 0]
-        if whole:
-            loss = wide.select(whole).to_numpy().astype(float)
-            yield Curve(dict(zip(by, values, strict=True)), wide["t"].to_numpy(), loss, tuple(whole))
-
-
-def falls(t: Array, loss: Array) -> float:
-    """Least-squares exponent of a geometric mean over seeds, loss [times, seeds] ~ t^-e."""
-    return -float(np.polyfit(np.log(t), np.log(loss).mean(1), 1)[0])
-
-
-def exponent(part: Curve) -> Measured:
-    """The exponent of a curve in its window."""
-    window, seeds = f"t {part.t[0]:.3g} to {part.t[-1]:.3g}", part.loss.shape[1]
-    if seeds < 2:
-        return measured(window, seeds, falls(part.t, part.loss))
-    return measured(window, seeds, *over_seeds(part.loss, lambda v: falls(part.t, v)))
-
-
-def halves(part: Curve) -> tuple[float, float]:
-    """The exponents in the two halves of a window, on a logarithmic scale; the time between them is in both."""
-    middle = len(part.t) // 2
-    return falls(part.t[: middle + 1], part.loss[: middle + 1]), falls(part.t[middle:], part.loss[middle:])
-
-
-def gained(one: Curve, other: Curve) -> Measured | None:
-    """One exponent minus another, over the seeds that both have, which start from the same weights."""
-    seeds = tuple(seed for seed in one.seeds if seed in other.seeds)
-    if not seeds:
-        return None
-    both, cut = np.concatenate([one.of(seeds), other.of(seeds)]), len(one.t)
-
-    def gain(v: Array) -> float:
-        return falls(one.t, v[:cut]) - falls(other.t, v[cut:])
-
-    window = f"t {one.t[0]:.3g} to {one.t[-1]:.3g}"
-    if len(seeds) < 2:
-        return measured(window, len(seeds), gain(both))
-    return measured(window, len(seeds), *over_seeds(both, gain))
-
-
-def infinite(key: dict[str, object], t: Array) -> Array:
-    """The lazy loss at infinite width."""
-    own = modes(str(key["activation"]), int(key["depth"]), float(key["beta"]), int(key["harmonics"]))  # type: ignore[call-overload, arg-type]
-    return np.asarray(flow([own], 0.0, t).loss[0])
 
 
 def circle(frame: pl.DataFrame, rows: list[Claim], out: Path) -> None:
@@ -172,8 +91,25 @@ def circle(frame: pl.DataFrame, rows: list[Claim], out: Path) -> None:
             if same is not None and (more := gained(part, same)) is not None:
                 setting = f"{name} minus the same without momentum, beta {beta:g}"
                 rows.append(_claim(setting, 0.0, more, Rule("near theory", NEAR), [part, same]))
+            kinked = POWERS[str(part.key["activation"])] == POWERS["relu"] and part.key["activation"] != "relu"
+            relu = _other(every, part, activation="relu", momentum=0.0) if kinked and crossed and not adam else None
+            first = relu.within(window) if relu is not None else None
+            if first is not None and (more := gained(part, first)) is not None:
+                setting = f"{name} minus the same with ReLU, beta {beta:g}"
+                rows.append(_claim(setting, 0.0, more, Rule("near theory", NEAR), [part, first]))
+    rows += missing(every)
     draw_exponents(points, out / "circle.png")
     draw_curves(every, out / "circle_curves.png")
+
+
+def missing(every: list[Curve]) -> Iterator[Claim]:
+    """A row for each activation that was not trained by SGD, or whose lazy limit was not taken."""
+    done = {(c.key["activation"], c.key["method"]) for c in every if c.key["optimiser"] == "sgd"}
+    for activation, name in ACTIVATION.items():
+        for method, how in (("ntk", "lazy"), ("train", "SGD")):
+            if (activation, method) not in done:
+                why = f"sweeps/richness_circle.yaml was not run with activation: {activation}, which takes a GPU"
+                yield Claim("H8", STATEMENTS["H8"], f"{how}, {name}", why=why, source=_source("circle"))
 
 
 def families(every: list[Curve]) -> dict[str, list[Curve]]:
@@ -186,7 +122,7 @@ def families(every: list[Curve]) -> dict[str, list[Curve]]:
 
 def _named(curve: Curve) -> str:
     key = curve.key
-    activation = {"relu": "ReLU", "relu2": "squared ReLU"}[str(key["activation"])]
+    activation = ACTIVATION[str(key["activation"])]
     if key["method"] == "ntk":
         return f"lazy, {activation}"
     how = "Adam" if key["optimiser"] == "adam" else "SGD"
@@ -196,7 +132,8 @@ def _named(curve: Curve) -> str:
 
 
 def _other(every: list[Curve], one: Curve, **changed: object) -> Curve | None:
-    """The curve of the same task and network with another method (its lazy limit has no gamma) or momentum."""
+    """The curve of the same task and network with another method (its lazy limit has no gamma), momentum or
+    activation."""
     same = ["activation", "depth", "beta", *([] if "method" in changed else ["method", "optimiser", "gamma"])]
     wanted = {name: one.key[name] for name in same} | changed
     return next((c for c in every if all(c.key[name] == value for name, value in wanted.items())), None)
@@ -207,7 +144,7 @@ def draw_exponents(points: list[tuple[Curve, Measured]], file: Path) -> None:
     panels: dict[str, dict[str, list[tuple[Curve, Measured]]]] = {}
     for part, own in points:
         adam = part.key["optimiser"] == "adam"
-        title = "Adam" if adam else {"relu": "ReLU", "relu2": "squared ReLU"}[str(part.key["activation"])]
+        title = "Adam" if adam else ACTIVATION[str(part.key["activation"])]
         name = _named(part) if adam else _named(part).replace(f", {title}", "")
         panels.setdefault(title, {}).setdefault(name, []).append((part, own))
     fig, axes = plt.subplots(1, max(1, len(panels)), figsize=(4.2 * max(1, len(panels)), 3.8), squeeze=False)
@@ -219,7 +156,7 @@ def draw_exponents(points: list[tuple[Curve, Measured]], file: Path) -> None:
             key, x = pairs[0][0].key, [float(str(part.key["beta"])) for part, _ in pairs]
             gamma = 0.0 if key["method"] == "ntk" else float(str(key["gamma"]))
             ends = [(m.value - m.ends[0], m.ends[1] - m.value) for _, m in pairs]
-            mark = "D" if key["momentum"] else "s" if key["activation"] == "relu2" else "o"
+            mark = "D" if key["momentum"] else "o" if key["activation"] == "relu" else "s"
             style = {"fmt": mark, "ms": 4.5, "mfc": "none", "color": _colour(gamma), "capsize": 2.5, "lw": 1.2}
             axis.errorbar(x, [m.value for _, m in pairs], yerr=np.transpose(ends), label=name, **style)
         axis.set(xlabel="source exponent beta", ylabel="exponent of the loss in time", title=title)

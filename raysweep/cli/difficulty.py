@@ -39,7 +39,9 @@ def difficulty(
     model: Annotated[str, typer.Option(help="mlp, cnn or resnet.")] = "mlp",
     width: Annotated[int, typer.Option(min=1, help="Hidden units; channels.")] = 1024,
     depth: Annotated[int, typer.Option(min=1, help="Hidden layers; convolutions; blocks per stage.")] = 3,
-    activation: Annotated[str, typer.Option(help="relu, gelu, tanh or relu2 (squared ReLU).")] = "relu",
+    activation: Annotated[
+        str, typer.Option(help="relu, gelu, tanh, relu2 (squared ReLU) or tilted, max(h, -h / 2).")
+    ] = "relu",
     items: Annotated[int, typer.Option(metavar="P", help="Items that the kernel is measured on.")] = 2048,
     seeds: Annotated[int, typer.Option(help="Networks whose kernels are averaged.")] = 4,
     gamma: Annotated[float, typer.Option(help="Richness of the rich curve.")] = 1.0,
@@ -76,7 +78,7 @@ def difficulty(
         items=items, seeds=seeds, gamma=gamma, train=train, level=level, device=device, memory=int(memory * _GIB),
         seed=seed,
     )  # fmt: skip
-    fits = [] if against is None else _fits(against, x, y, by or [], where, level)
+    fits = [] if against is None else _fits(against, x, y, by or [], where, level, json)
     record = made.to_json()
     if against is not None:
         record["against"] = [_scored(made, one) for one in fits]
@@ -166,14 +168,12 @@ def _sentence(made: Forecast) -> str:
     return f"undecided whether feature learning can improve the exponent: {made.reason}"
 
 
-def _fits(against: str, x: str, y: str, by: list[str], where: str | None, level: float) -> list[GroupFit]:
+def _fits(against: str, x: str, y: str, by: list[str], where: str | None, level: float, quiet: bool) -> list[GroupFit]:
     """A power law of what was trained, for each group."""
+    from raysweep.cli.laws import source
     from raysweep.laws import fit
-    from raysweep.store import Store
-    from raysweep.sweep.current import cells
 
-    source: Any = against if Path(against).is_file() else cells(Store(against))[0]
-    return list(fit(source, x=x, y=y, by=by, where=where, level=level))
+    return list(fit(source([against], "current", quiet), x=x, y=y, by=by, where=where, level=level))
 
 
 def _scored(made: Forecast, one: GroupFit) -> dict[str, Any]:

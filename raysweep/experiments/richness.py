@@ -40,7 +40,7 @@ AXES = (
     Axis("model", str, "shape", "mlp", choices=("mlp", "cnn", "resnet")),
     Axis("width", int, "shape", 256, low=1, high=65536, unit="units", help="N: hidden units; channels"),
     Axis("depth", int, "shape", 3, low=1, high=64, unit="layers", help="hidden layers; convolutions; blocks per stage"),
-    Axis("activation", str, "shape", "relu", choices=ACTIVATIONS, help="circle: relu or relu2, its square"),
+    Axis("activation", str, "shape", "relu", choices=ACTIVATIONS, help="circle: relu, relu2 or tilted"),
     Axis("gamma", float, "lane", 1.0, low=1e-6, high=1e6, help="richness: outputs are divided by it"),
     # Training.
     Axis("optimiser", str, "shape", "sgd", choices=("sgd", "adam"), help="at the rate eta gamma^2 N; eta gamma"),
@@ -196,7 +196,7 @@ def _check(row: Mapping[str, Any], first: float, gpus: float) -> None:
 def _check_circle(row: Mapping[str, Any]) -> None:
     if row["model"] != "mlp" or row["activation"] not in POWERS or row["depth"] < 2:
         raise SweepError(
-            "grid.task: the circle needs an mlp of 2 hidden layers or more with relu or relu2, but got "
+            f"grid.task: the circle needs an mlp of 2 hidden layers or more with {' or '.join(POWERS)}, but got "
             f"(model={row['model']}, depth={row['depth']}, activation={row['activation']}). The kernel of others has "
             "no power law, or misses every other harmonic"
         )

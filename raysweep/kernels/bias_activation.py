@@ -11,8 +11,8 @@ from torch import Tensor
 
 __all__ = ["KINDS", "OF_INPUT", "activated", "bias_activation", "slope"]
 
-KINDS = {"": 0, "relu": 1, "gelu": 2, "tanh": 3, "relu2": 4}
-OF_INPUT = (2, 4)  # kinds whose derivative is read off the input
+KINDS = {"": 0, "relu": 1, "gelu": 2, "tanh": 3, "relu2": 4, "tilted": 5}
+OF_INPUT = (2, 4, 5)  # kinds whose derivative is read off the input
 
 
 @triton.jit
@@ -35,12 +35,14 @@ def activated(v, KIND: tl.constexpr):
     elif KIND == 4:
         v = tl.maximum(v, 0.0, propagate_nan=tl.PropagateNan.ALL)
         v = v * v
+    elif KIND == 5:
+        v = tl.where(v > 0, v, -0.5 * v)
     return v
 
 
 @triton.jit
 def slope(v, KIND: tl.constexpr):
-    """The activation's derivative: of GELU and squared ReLU at their input v, of ReLU and tanh at their output v."""
+    """The activation's derivative: at the input v; of ReLU and tanh at the output v."""
     if KIND == 1:
         v = tl.where(v > 0, 1.0, 0.0)
     elif KIND == 2:
@@ -49,6 +51,8 @@ def slope(v, KIND: tl.constexpr):
         v = 1 - v * v
     elif KIND == 4:
         v = tl.where(v > 0, 2 * v, 0.0)
+    elif KIND == 5:
+        v = tl.where(v > 0, 1.0, -0.5)
     return v
 
 
@@ -74,7 +78,7 @@ def _backward(
         i = first + tl.arange(0, N)
         place, inside = row[:, None] * n + i[None, :], (row < rows)[:, None] & (i < n)[None, :]
         g = tl.load(gradient + place, mask=inside, other=0.0).to(tl.float32)
-        if KIND == 2 or KIND == 4:
+        if KIND == 2 or KIND == 4 or KIND == 5:
             g = g * slope(tl.load(z + place, mask=inside, other=0.0).to(tl.float32) + b, KIND)
         elif KIND != 0:
             g = g * slope(tl.load(out + place, mask=inside, other=0.0).to(tl.float32), KIND)
@@ -122,7 +126,7 @@ def bias_activation(z: Tensor, bias: Tensor, kind: str) -> Tensor:
     """activation(z + bias); z [lanes, features, n] is contiguous and overwritten, bias [lanes, features].
 
     Args:
-        kind: `relu`, `gelu`, `tanh`, `relu2`, or `` for none.
+        kind: `relu`, `gelu`, `tanh`, `relu2`, `tilted`, or `` for none.
     """
     out: Tensor = _BiasActivation.apply(z, bias, KINDS[kind])
     return out

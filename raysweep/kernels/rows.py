@@ -91,7 +91,7 @@ def _bias_backward(
         place = (lane * m + row[:, None]) * width + k[None, :]
         inside = valid[:, None] & (k < width)[None, :]
         g = tl.load(gradient + place, mask=inside, other=0.0).to(tl.float32)
-        if KIND == 2 or KIND == 4:
+        if KIND == 2 or KIND == 4 or KIND == 5:
             g = g * slope(tl.load(z + place, mask=inside, other=0.0).to(tl.float32) + b, KIND)
         elif KIND != 0:
             g = g * slope(tl.load(out + place, mask=inside, other=0.0).to(tl.float32), KIND)
@@ -179,7 +179,7 @@ def row_bias_activation(z: Tensor, bias: Tensor, kind: str) -> Tensor:
     """activation(z + bias); z [lanes, m, width] is contiguous and overwritten, bias [lanes, width] float32.
 
     Args:
-        kind: `relu`, `gelu`, `tanh`, `relu2`, or `` for none.
+        kind: `relu`, `gelu`, `tanh`, `relu2`, `tilted`, or `` for none.
     """
     out: Tensor = _RowBias.apply(z, bias, KINDS[kind])
     return out

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["ACTIVATIONS", "KINDS", "Architecture", "image_of"]
 
 KINDS = ("mlp", "cnn", "resnet", "vit")
-ACTIVATIONS = ("relu", "gelu", "tanh", "relu2")
+ACTIVATIONS = ("relu", "gelu", "tanh", "relu2", "tilted")
 
 
 def image_of(inputs: int) -> tuple[int, int, int] | None:

@@ -10,6 +10,9 @@ Source: Jacot et al. 2018, arXiv 1806.07572. Two forms, both exact, chosen param
 The gradients of all items come from one backward pass per output (`models.taps`). A parameter that a model uses outside
 `models.ops`, or more than once, is differentiated item by item instead, with the items as lanes: slower, and right for
 any model. The work is symmetric: blocks of items above the diagonal only.
+
+In float32, a ReLU whose input is 0 but for rounding may take the other slope, which moves an item's row by up to 1e-3
+of a deep convolutional network's kernel. In float64 the kernel agrees with a loop over items to 1e-12.
 """
 
 from __future__ import annotations

@@ -22,11 +22,13 @@ CONVS: tuple[Conv, ...] = ("grouped", "loop", "fused")
 
 
 def activate(x: Tensor, kind: str) -> Tensor:
-    """ReLU, its square, GELU or tanh, element by element."""
+    """ReLU, its square, the tilted absolute value max(h, -h / 2), GELU or tanh, element by element."""
     if kind == "relu":
         return x.relu()
     if kind == "relu2":
         return x.relu().square()
+    if kind == "tilted":
+        return F.leaky_relu(x, -0.5)
     return F.gelu(x) if kind == "gelu" else x.tanh()
 
 

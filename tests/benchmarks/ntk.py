@@ -6,8 +6,10 @@
 --data is an npz of images and classes: `x` and `y`, or all of CIFAR-10 as JPEG (header, payload, lengths, labels).
 Without it, the images are noise of the same shape, which costs the same. The loop is what one writes with
 `torch.autograd.grad`; it is timed on some items (--sampled) and scaled to all, without the product of the Jacobians,
-which would not fit in memory. Both are compared on the sampled items. Writes ntk-<device>.json beside this file, or
-into DIR.
+which would not fit in memory. Both run in float32 without TF32, which torch allows in convolutions by default. On the
+sampled items each is compared with the loop in float64, and so is `models.ntk` in float64: where a ReLU's input is 0
+but for rounding, float32 may take the other slope, so that two exact methods differ. Writes ntk-<device>.json beside
+this file, or into DIR.
 """
 
 from __future__ import annotations
@@ -97,7 +99,16 @@ def measure(name: str, x: Tensor, device: str, memory: int, sampled: int) -> dic
     kernel = ntk(architecture.model(), stack, x, memory=memory)
     synchronise(device)
     ours = time.perf_counter() - started
-    wanted, found = jacobian.double() @ jacobian.double().T, kernel[0, :sampled, :sampled].double()
+    peak = torch.cuda.max_memory_allocated() - before if device == "cuda" else 0
+    looped, found = jacobian.double() @ jacobian.double().T, kernel[0, :sampled, :sampled].double()
+    double, few = {name: p.double() for name, p in stack.items()}, x[:sampled].double()
+    jacobian = loop(architecture, double, few)
+    exact = jacobian @ jacobian.T
+    same = ntk(architecture.model(), double, few, memory=memory)[0]
+
+    def difference(one: Tensor, other: Tensor) -> float:
+        return float((one - other).abs().max() / exact.abs().max())
+
     row = {
         "model": name,
         "width": architecture.width,
@@ -108,11 +119,14 @@ def measure(name: str, x: Tensor, device: str, memory: int, sampled: int) -> dic
         "loop_seconds": naive,
         "ratio": naive / ours,
         "memory_gib": memory / 2**30,
-        "difference": float((found - wanted).abs().max() / wanted.abs().max()),
+        "difference": difference(found, looped),
+        "difference_in_float64": difference(same, exact),
+        "error": difference(found, exact),
+        "loop_error": difference(looped, exact),
     }
     if device == "cuda":
         kept = kernel.numel() * kernel.element_size()
-        row["peak_gib_besides_kernel"] = (torch.cuda.max_memory_allocated() - before - kept) / 2**30
+        row["peak_gib_besides_kernel"] = (peak - kept) / 2**30
     return row
 
 
@@ -133,9 +147,14 @@ def main() -> None:
     with products("float32"):
         for name in asked.models:
             rows.append(measure(name, x, asked.device, int(asked.memory_gib * 2**30), min(asked.sampled, len(x))))
-            print({k: round(v, 6) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
+            print({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
     about = {"date": date.today().isoformat(), "device": device_name, "python": platform.python_version()}
-    about |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "data": asked.data and asked.data.name}
+    about |= {
+        "precision": "float32, no TF32",
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "data": asked.data and asked.data.name,
+    }
     asked.out.mkdir(parents=True, exist_ok=True)
     file = asked.out / f"ntk-{device_name.lower().replace(' ', '-')}.json"
     file.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")

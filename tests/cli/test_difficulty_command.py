@@ -85,6 +85,8 @@ def test_json_is_all_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None
         ([*FAST, "--memory", "inf"], "--memory must be positive"),
         ([*FAST, "--gamma", "inf"], "`0 <= gamma < inf`"),
         ([*FAST, "--memory", "0.001"], "memory: half of it must hold the kernels"),
+        ([*FAST, "--against", "gone.csv"], "There is no table at 'gone.csv'"),
+        ([*FAST, "--against", "."], "'.' is a folder, not a table. Pass its files, such as './*.csv', or a store's"),
         ([*FAST, "--width", "0"], "greater than or equal to 1"),
     ],
 )

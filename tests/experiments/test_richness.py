@@ -16,6 +16,8 @@ from raysweep.experiments.richness import EXPERIMENT, architecture_of
 from raysweep.experiments.richness_run import task_of
 from raysweep.models import ACTIVATIONS, Architecture
 from raysweep.models.mean_field import MeanField, second_moment
+from raysweep.models.ntk import ntk
+from raysweep.models.ops import activate
 from raysweep.models.outputs import RICHNESS, centred, initial_values, scaled
 from raysweep.run import run
 from raysweep.store import Store
@@ -107,13 +109,50 @@ def test_the_spectrum_on_the_circle_is_that_of_a_sampled_network(activation: str
     angle = 2 * np.pi * np.arange(64) / 64
     x = np.sqrt(2) * np.stack([np.cos(angle), np.sin(angle)])
     w, a = rng.standard_normal((50_000, 2)) / np.sqrt(2), rng.standard_normal(50_000)
-    h = np.maximum(w @ x, 0)
-    power = POWERS[activation]
-    scale = {1: 2.0, 2: 2 / 3}[power]
-    value, slope = h**power, power * h ** (power - 1) * (w @ x > 0)
-    kernel = scale * (value[:, 0] @ value + (a**2 * slope[:, 0]) @ slope * (x[:, 0] @ x) / 2) / 50_000
+    h = torch.from_numpy(w @ x).requires_grad_()
+    value = activate(h, activation)
+    (slope,) = torch.autograd.grad(value.sum(), h)
+    value, slope = value.detach().numpy(), slope.numpy()
+    kernel = (
+        1
+        / second_moment(activation)
+        * (value[:, 0] @ value + (a**2 * slope[:, 0]) @ slope * (x[:, 0] @ x) / 2)
+        / 50_000
+    )
     found = np.fft.rfft(kernel).real / 64
     np.testing.assert_allclose(found[:3], kernel_spectrum(activation, 1)[:3], rtol=0.05)
+
+
+@pytest.mark.parametrize("activation", list(POWERS))
+def test_a_layer_of_the_recursion_is_an_integral_over_two_gaussians(activation: str) -> None:
+    """In polar coordinates u = r cos(phi), v = r cos(phi - theta); the activations are homogeneous of degree p."""
+    phi = 2 * np.pi * (np.arange(2**14) + 0.5) / 2**14
+    angle = 2 * np.pi * np.arange(32) / 32
+    at = torch.from_numpy(np.cos(np.append(0.0, angle)[:, None] - phi)).requires_grad_()
+    value = activate(at, activation)
+    (slope,) = torch.autograd.grad(value.sum(), at)
+    p = POWERS[activation]
+    r2p, r2q = 2.0**p * p, 2.0 ** (p - 1)  # E r^2p = 2^p p!, here for p up to 2; and the same of degree p - 1
+    covariance, derivative = (f[0] * f[1:] for f in (value.detach(), slope))
+    moment = float(r2p * covariance[0].mean())
+    kernel = (r2q * derivative.mean(1).numpy() * np.cos(angle) + r2p * covariance.mean(1).numpy()) / moment
+    spectrum = kernel_spectrum(activation, 1)
+    recursion = np.fft.irfft(spectrum, 2 * (len(spectrum) - 1)) * 2 * (len(spectrum) - 1)
+    np.testing.assert_allclose(kernel, recursion[:: len(recursion) // 32], atol=2e-3)
+    assert second_moment(activation) == pytest.approx(moment, rel=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tilted"])
+def test_a_deep_network_of_finite_width_has_the_kernel_of_the_recursion(activation: str) -> None:
+    """The mean over networks, and over pairs of points at the same angle, as the kernel of infinite width is."""
+    network = MeanField(Architecture("mlp", 2, 1, 256, 3, activation))
+    start, fixed = network.start(torch.arange(8), torch.float64, "cpu")
+    angle = 2 * np.pi * np.arange(32) / 32
+    x = torch.from_numpy(np.sqrt(2) * np.stack([np.cos(angle), np.sin(angle)], 1))
+    kernel = ntk(network.architecture.model(), start, x, frozen=fixed, rates=network.rates(False)).mean(0).numpy()
+    apart = [np.diagonal(np.roll(kernel, -i, 1)).mean() for i in range(32)]
+    found = np.fft.rfft(apart).real / 32
+    np.testing.assert_allclose(found[:6], kernel_spectrum(activation, 3)[:6], rtol=0.15)
 
 
 @pytest.mark.parametrize("activation", list(POWERS))
@@ -125,10 +164,11 @@ def test_eigenvalues_and_targets_fall_by_their_exponents(activation: str) -> Non
     assert -np.log(tail[399] / tail[99]) / np.log(4) == pytest.approx(alpha * 0.75, rel=0.02)
 
 
-def test_the_lazy_limit_falls_by_the_source_exponent() -> None:
+@pytest.mark.parametrize("activation", ["relu", "tilted"])
+def test_the_lazy_limit_falls_by_the_source_exponent(activation: str) -> None:
     t = np.geomspace(30, 300, 9)
-    for beta in (0.5, 0.75):
-        loss = flow([modes("relu", 3, beta, 2**15)], 0.0, t).loss[0]
+    for beta in (0.25, 0.5, 0.75):
+        loss = flow([modes(activation, 3, beta, 2**15)], 0.0, t).loss[0]
         assert -np.polyfit(np.log(t), np.log(loss), 1)[0] == pytest.approx(beta, abs=0.05)
 
 
@@ -146,7 +186,7 @@ def test_the_target_of_the_circle_is_its_sum_of_harmonics() -> None:
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ({"activation": "tanh"}, "the circle needs an mlp of 2 hidden layers or more with relu or relu2"),
+        ({"activation": "tanh"}, "the circle needs an mlp of 2 hidden layers or more with relu or relu2 or tilted"),
         ({"harmonics": 1024}, r"test_items=2048, harmonics=1024"),
         ({"eta": 2.0}, r"grid\.eta: eta times the kernel's largest eigenvalue must be below 2"),
         ({"eta": 0.1, "t": 0.01}, r"grid\.t: must be a step at least"),

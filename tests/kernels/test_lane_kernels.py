@@ -49,7 +49,7 @@ def test_a_drawn_batch_is_the_streams_batch(batch: int, inputs: int, step: int) 
         assert torch.equal(a.cpu(), b)
 
 
-@pytest.mark.parametrize("kind", ["", "relu", "gelu", "tanh", "relu2"])
+@pytest.mark.parametrize("kind", ["", "relu", "gelu", "tanh", "relu2", "tilted"])
 @pytest.mark.parametrize("n", [64, 1500])
 def test_bias_and_activation_and_their_gradients(kind: str, n: int) -> None:
     z, bias, gradient = normal(LANES, 4, n), normal(LANES, 4, seed=1), normal(LANES, 4, n, seed=2)
@@ -65,7 +65,7 @@ def test_bias_and_activation_and_their_gradients(kind: str, n: int) -> None:
         torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", ["", "relu", "gelu", "tanh", "relu2"])
+@pytest.mark.parametrize("kind", ["", "relu", "gelu", "tanh", "relu2", "tilted"])
 @pytest.mark.parametrize(("m", "width"), [(5, 3), (150, 64), (40, 300)])
 def test_rows_with_bias_and_activation_and_their_gradients(kind: str, m: int, width: int) -> None:
     z, bias, gradient = normal(LANES, m, width), normal(LANES, width, seed=1), normal(LANES, m, width, seed=2)

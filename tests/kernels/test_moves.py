@@ -10,7 +10,7 @@ from raysweep.kernels.moves import moved_outputs
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@pytest.mark.parametrize("kind", ["relu", "gelu", "tanh", "relu2"])
+@pytest.mark.parametrize("kind", ["relu", "gelu", "tanh", "relu2", "tilted"])
 @pytest.mark.parametrize(("features", "items", "outputs"), [(5, 3, 2), (130, 70, 17)])
 def test_moved_outputs_are_those_of_the_moved_layer(kind, features, items, outputs):
     from raysweep.models.ops import activate
