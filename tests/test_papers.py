@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from raysweep.claims import Claim, read_claims
@@ -30,6 +31,21 @@ def test_every_table_is_on_the_page(analysis: ModuleType) -> None:
     named = [table for paper in analysis.PAPERS for table in paper.tables]
     assert sorted(named) == sorted(file.stem for file in CLAIMS.iterdir())
     assert len({paper.arxiv for paper in analysis.PAPERS}) == 4
+
+
+def test_an_activation_that_was_not_run_on_the_circle_has_claims_that_say_so(analysis: ModuleType) -> None:
+    richness, made = importlib.import_module("richness"), importlib.import_module("richness_curves")
+    t = np.geomspace(30, 300, 8)
+
+    def curve(activation: str, method: str) -> object:
+        values = (method, "sgd", 0.0, activation, 3, 1000, 0.5, 1.0)
+        return made.Curve(dict(zip(richness.GROUP, values, strict=True)), t, t[:, None] ** -0.5, ("0",))
+
+    whole = [curve(activation, method) for activation in richness.ACTIVATION for method in ("train", "ntk")]
+    assert list(richness.missing(whole)) == []
+    (row,) = richness.missing([one for one in whole if one.key != curve("tilted", "train").key])
+    assert (row.setting, row.verdict) == ("SGD, tilted absolute value", "not run")
+    assert "activation: tilted" in row.why
 
 
 def test_claims_that_need_no_store_are_computed_again(analysis: ModuleType) -> None:

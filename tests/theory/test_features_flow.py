@@ -117,11 +117,11 @@ def test_a_random_target_has_the_power_law_as_its_mean_and_the_spread_of_gaussia
 def test_a_random_target_of_a_width_is_a_sum_of_what_its_modes_have_and_what_they_lack() -> None:
     means = modes_of_width(1.5, [0.5], 32, 256, np.random.default_rng(7))
     rng = np.random.default_rng(8)
-    drawn = [modes_of_width(1.5, [0.5], 32, 256, np.random.default_rng(7), rng)[0] for _ in range(100)]
+    drawn = [modes_of_width(1.5, [0.5], 32, 256, np.random.default_rng(7), rng)[0] for _ in range(50)]
     total = np.array([one.mass.sum() + one.unreachable for one in drawn])
     mass = power_law_modes(1.5, 0.5, 256, 256).mass
     assert total.mean() == pytest.approx(1, abs=4 * np.sqrt(2 * (mass**2).sum() / len(drawn)))
-    assert np.mean([one.unreachable for one in drawn]) == pytest.approx(means[0].unreachable, rel=0.15)
+    assert np.mean([one.unreachable for one in drawn]) == pytest.approx(means[0].unreachable, rel=0.2)
 
 
 @pytest.mark.parametrize(
