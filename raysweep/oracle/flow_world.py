@@ -1,4 +1,4 @@
-"""A flow with class-conditional base as a world: labelled samples with their exact posterior, and its file."""
+"""A flow as a world: labelled samples with their exact posterior, and its file."""
 
 from __future__ import annotations
 
@@ -6,21 +6,53 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from safetensors.torch import load, save
+from torch import Tensor, nn
 
 from raysweep.errors import OracleError
 from raysweep.experiment import Sample
-from raysweep.oracle.flows import ClassFlow
 from raysweep.oracle.recipe import Recipe, recipe_hash
 
-__all__ = ["FlowWorld", "packed", "unpacked"]
+__all__ = ["FlowWorld", "WorldFlow", "packed", "unpacked"]
 
 _CHUNK = 2048  # items at a time, so that their activations stay in cache
 R = TypeVar("R", bound=Recipe)
+
+
+class WorldFlow(Protocol):
+    """What a world needs of a flow, which is also an `nn.Module`. x and z are [n, dim], classes y [n]."""
+
+    log_prior: Tensor
+
+    @property
+    def classes(self) -> int: ...
+
+    @property
+    def dim(self) -> int: ...
+
+    def latent(self, x: Tensor, y: Tensor, /) -> tuple[Tensor, Tensor]:
+        """z, and log|det dz/dx| [n]."""
+        ...
+
+    def inverse(self, z: Tensor, y: Tensor, /) -> Tensor:
+        """x from z."""
+        ...
+
+    def log_posterior(self, x: Tensor, temperature: float = 1.0) -> Tensor:
+        """[n, classes] log p(label | x)."""
+        ...
+
+    def generate(self, y: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        """Items from standard normal noise [n, dim]."""
+        ...
+
+    def labels(self, y: Tensor, generator: torch.Generator) -> Tensor:
+        """[n] labels of items of classes y."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,7 +64,7 @@ class FlowWorld:
         sha: Hash of its weights; every row measured on it carries this hash.
     """
 
-    flow: ClassFlow = field(compare=False)
+    flow: WorldFlow = field(compare=False)
     recipe: Recipe
     sha: str
 
@@ -72,7 +104,8 @@ class FlowWorld:
             raise OracleError(
                 f"world {self.sha[:8]}: samples must be finite, but the flow's inverse is not; retrain it"
             )
-        return Sample(x=x_all, y=y.numpy(), log_posterior=np.concatenate(posteriors))
+        labels = self.flow.labels(y, generator)
+        return Sample(x=x_all, y=labels.numpy(), log_posterior=np.concatenate(posteriors))
 
     def log_posterior(self, x: np.ndarray, temperature: float = 1.0) -> np.ndarray:
         """[n, classes] exact log p(k | x) in float64, for x [n, dim]."""
@@ -87,13 +120,13 @@ def _sample(world: FlowWorld, n: int, stream: str, temperature: float) -> Sample
     return world._draw(n, stream, temperature)
 
 
-def packed(flow: ClassFlow) -> bytes:
+def packed(flow: nn.Module) -> bytes:
     """A flow's weights as a safetensors file."""
     data: bytes = save({name: value.detach().cpu().contiguous() for name, value in flow.state_dict().items()})
     return data
 
 
-def unpacked(recipe: R, make: Callable[[R], ClassFlow], data: bytes, sha: str) -> FlowWorld:
+def unpacked(recipe: R, make: Callable[[R], Any], data: bytes, sha: str) -> FlowWorld:
     """The world of a recipe from a file of weights, frozen in float64.
 
     Args:
@@ -103,9 +136,9 @@ def unpacked(recipe: R, make: Callable[[R], ClassFlow], data: bytes, sha: str) -
         SafetensorError, ValueError, KeyError, TypeError, RuntimeError: the file is not this recipe's.
     """
     weights = load(data)
-    classes, dim = weights["means"].shape
-    wanted = recipe.shape
-    if (dim, classes) != (wanted.dim, wanted.classes):
+    wanted, means = recipe.shape, weights.get("means")
+    if means is not None and means.shape != (wanted.classes, wanted.dim):
+        classes, dim = means.shape
         raise ValueError(f"it holds {classes} classes in {dim} dimensions, not {wanted.classes} in {wanted.dim}")
     flow = make(recipe).double()
     _check_weights(weights, flow.state_dict())
