@@ -161,3 +161,5 @@ def _check_weights(weights: Mapping[str, torch.Tensor], fresh: Mapping[str, torc
             raise ValueError(f"{name[:100]} is not what the recipe makes it")
     if "log_prior" in weights and abs(float(weights["log_prior"].double().exp().sum()) - 1) > 1e-5:
         raise ValueError("log_prior must hold the logarithms of probabilities that add up to 1")
+    if "channel" in weights and not torch.equal(weights["channel"].double(), fresh["channel"].double()):
+        raise ValueError("channel is not what the recipe makes it")

@@ -7,6 +7,7 @@ have seen, with however many workers. The world is the moving average of the wei
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from raysweep import data
 from raysweep.experiment import Dist
@@ -112,7 +113,7 @@ def trained(recipe: ImageRecipe, dist: Dist | None, on_progress: Point, device: 
     rank, world = (dist.rank, dist.world_size) if dist else (0, 1)
     train, test = (_Images.of(recipe, held, device) for held in (False, True))
     flow = recipe.fresh().to(device)
-    average = AveragedModel(flow, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=False)
+    average = copy.deepcopy(flow).requires_grad_(False)
     fused = torch.optim.AdamW(
         flow.parameters(), lr=recipe.lr, betas=_BETAS, weight_decay=recipe.weight_decay, fused=True
     )
@@ -130,7 +131,7 @@ def trained(recipe: ImageRecipe, dist: Dist | None, on_progress: Point, device: 
             for group in fused.param_groups:
                 group["lr"] = _rate(recipe, step)
             total += _descend(recipe, model, fused, x, y, world)
-            average.update_parameters(flow)
+            _follow(average, flow, recipe.ema, step)
             since += 1
             done = step + 1
             if rank == 0 and (done % show == 0 or done == recipe.steps):
@@ -143,7 +144,7 @@ def trained(recipe: ImageRecipe, dist: Dist | None, on_progress: Point, device: 
                     files = {CHECKPOINT: _checkpoint(flow, average, fused, done)}
                 if dist:
                     few = _Images(recipe, test.x[:_QUICK], test.y[:_QUICK], test.levels)
-                    score = _scored(average.module, few if not last else test)
+                    score = _scored(average, few if not last else test)
                     metrics = {"epoch": done, "test_bits": score.bits, "test_bits_se": score.error}
                     dist.report(metrics, files if rank == 0 else None)
                 begun, since = time.perf_counter(), 0
@@ -171,6 +172,13 @@ def _descend(
     torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
     optimiser.step()
     return total
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, flow: nn.Module, decay: float, step: int) -> None:
+    """One update of the average, whose window at first grows with the steps: the start is soon forgotten."""
+    own, current = list(average.parameters()), [p.detach() for p in flow.parameters()]
+    get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))(own, current, None)
 
 
 def _rate(recipe: ImageRecipe, step: int) -> float:
@@ -224,10 +232,10 @@ def weights_of(files: Mapping[str, bytes]) -> bytes:
     return data
 
 
-def _checkpoint(flow: nn.Module, average: AveragedModel, optimiser: torch.optim.Optimizer, step: int) -> bytes:
+def _checkpoint(flow: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> bytes:
     """Weights, their average, both Adam moments and the step, as safetensors: no pickle in a store."""
     tensors = {f"model/{name}": value for name, value in flow.state_dict().items()}
-    tensors |= {f"average/{name}": value for name, value in average.module.state_dict().items()}
+    tensors |= {f"average/{name}": value for name, value in average.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"adam/{index}/{name}": value for name, value in state.items()}
     kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
@@ -236,12 +244,11 @@ def _checkpoint(flow: nn.Module, average: AveragedModel, optimiser: torch.optim.
 
 
 def _restore(
-    tensors: Mapping[str, Tensor], flow: nn.Module, average: AveragedModel, optimiser: torch.optim.Optimizer
+    tensors: Mapping[str, Tensor], flow: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
 ) -> int:
     """Undo `_checkpoint`; returns the steps done."""
-    for name, module in (("model/", flow), ("average/", average.module)):
+    for name, module in (("model/", flow), ("average/", average)):
         module.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
-    average.n_averaged.fill_(int(tensors["step"]))
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("adam/"):
