@@ -85,6 +85,9 @@ class ImageRecipe(Recipe):
         return audit(world, at["temperature"], items)  # type: ignore[arg-type]
 
     def progress(self, point: Mapping[str, float]) -> str:
+        if "test_bits" in point:
+            score = f"{point['test_bits']:.3f} +- {point['test_bits_se']:.3f} bits/dim"
+            return f"{score} on {point['test_images']:,.0f} images held out"
         left = point["left"]
         time = f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
         return (

@@ -107,7 +107,8 @@ def trained(recipe: ImageRecipe, dist: Dist | None, on_progress: Point, device: 
         dist: Data-parallel hooks; None trains on one device.
         on_progress: Called by rank 0 with epoch and epochs (steps done, and to do), start (steps done by the checkpoint
             from which training continued), nll (nats per image, training), bits (per dimension, training), rate (images
-            per second, over all workers) and left (seconds).
+            per second, over all workers) and left (seconds); at the end with test_bits of the images held out, its
+            standard error test_bits_se, and test_images.
         device: Where this rank trains.
     """
     rank, world = (dist.rank, dist.world_size) if dist else (0, 1)
@@ -143,12 +144,15 @@ def trained(recipe: ImageRecipe, dist: Dist | None, on_progress: Point, device: 
                 if rank == 0 and (dist or last):
                     files = {CHECKPOINT: _checkpoint(flow, average, fused, done)}
                 if dist:
-                    few = _Images(recipe, test.x[:_QUICK], test.y[:_QUICK], test.levels)
-                    score = _scored(average, few if not last else test)
+                    score = _scored(average, _Images(recipe, test.x[:_QUICK], test.y[:_QUICK], test.levels))
                     metrics = {"epoch": done, "test_bits": score.bits, "test_bits_se": score.error}
                     dist.report(metrics, files if rank == 0 else None)
                 begun, since = time.perf_counter(), 0
                 total.zero_()
+    if rank == 0:
+        score = _scored(average, test)
+        end = {"epoch": recipe.steps, "epochs": recipe.steps, "start": start, "left": 0.0}
+        on_progress({**end, "test_bits": score.bits, "test_bits_se": score.error, "test_images": score.images})
     return files or {CHECKPOINT: _checkpoint(flow, average, fused, recipe.steps)}
 
 
