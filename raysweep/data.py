@@ -33,6 +33,7 @@ __all__ = [
     "image_shape",
     "images",
     "images_in",
+    "levels",
     "load",
 ]
 
@@ -40,6 +41,7 @@ Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 DATASETS = ("digits",)
 _DIGITS_TRAIN, _JPEG_TEST = 1400, 10_000
+_GREY = 256  # levels of a file of images
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Images:
     y: npt.NDArray[np.int64]
     classes: int
     train: int
-    levels: int = 256
+    levels: int = _GREY
 
     def standardised(self) -> npt.NDArray[np.float32]:
         """[n, ...] each channel with mean 0 and variance 1 over the training images."""
@@ -153,6 +155,11 @@ def channels_and_side(inputs: int) -> tuple[int, int]:
         if channels * side**2 == inputs:
             return channels, side
     raise SweepError(f"data: images must be square, with 1 or 3 channels, but got (numbers={inputs}). Crop them")
+
+
+def levels(name: str) -> int:
+    """Grey levels of `images(name)`."""
+    return load(name).levels if name == "digits" else _GREY
 
 
 @cache

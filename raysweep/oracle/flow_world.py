@@ -42,6 +42,10 @@ class WorldFlow(Protocol):
         """x from z."""
         ...
 
+    def log_density(self, x: Tensor, temperature: float = 1.0) -> Tensor:
+        """[n, classes] log f_k(x)."""
+        ...
+
     def log_posterior(self, x: Tensor, temperature: float = 1.0) -> Tensor:
         """[n, classes] log p(label | x)."""
         ...
