@@ -91,13 +91,14 @@ def _scored(world: FlowWorld, name: str, about: str, x: np.ndarray, y: np.ndarra
 def _surer(world: FlowWorld, items: int) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of samples of a class, and of each pair the one with the larger posterior of its class."""
     sample = world.sample(2 * items, "breaks")
-    order = np.argsort(sample.y, kind="stable")
-    y = sample.y[order]
-    first = np.flatnonzero(y[:-1] == y[1:])
-    first = first[np.insert(np.diff(first) > 1, 0, True) | (np.arange(len(first)) % 2 == 0)]
-    own = sample.log_posterior[order, y]
-    better = np.where(own[first] >= own[first + 1], first, first + 1)
-    return sample.x[order][better], y[better]
+    own = sample.log_posterior[np.arange(len(sample.y)), sample.y]
+    better = []
+    for k in range(world.classes):
+        members = np.flatnonzero(sample.y == k)
+        pairs = members[: len(members) // 2 * 2].reshape(-1, 2)
+        better.append(pairs[np.arange(len(pairs)), own[pairs].argmax(1)])
+    chosen = np.concatenate(better)
+    return sample.x[chosen], sample.y[chosen]
 
 
 def _denoised(world: FlowWorld, sample: Sample, noise: float) -> np.ndarray:
