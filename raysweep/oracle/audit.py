@@ -32,8 +32,8 @@ def audit(world: FlowWorld, temperature: float = 1.0, items: int = ITEMS) -> Aud
     if not 0 < temperature < math.inf:
         raise OracleError(f"audit: temperature must be a positive number, but got {temperature}")
     sample = world.sample(items, "audit", temperature)
-    x = torch.from_numpy(sample.x).double()
-    checks = [*_bijection(world, x, torch.from_numpy(sample.y)), *calibration(sample)]
+    x, y = torch.from_numpy(sample.x).to(world.device).double(), torch.from_numpy(sample.y).to(world.device)
+    checks = [*_bijection(world, x, y), *calibration(sample)]
     r = np.exp(sample.log_posterior)
     return Audit(
         sha=world.sha,
@@ -53,7 +53,7 @@ def _bijection(world: FlowWorld, x: torch.Tensor, y: torch.Tensor) -> list[Check
     few = x[:_JACOBIANS].clone().requires_grad_()
     z, log_det = flow.latent(few, y[:_JACOBIANS])
     # Batched backward passes; torch.func.jacrev would import torch's compiler first.
-    rows = torch.eye(world.dim, dtype=z.dtype)[:, None, :].expand(world.dim, *z.shape)
+    rows = torch.eye(world.dim, dtype=z.dtype, device=z.device)[:, None, :].expand(world.dim, *z.shape)
     parts = [
         torch.autograd.grad(z, few, part, is_grads_batched=True, retain_graph=True)[0] for part in rows.split(_ROWS)
     ]

@@ -105,10 +105,11 @@ def _denoised(world: FlowWorld, sample: Sample, noise: float) -> np.ndarray:
     """One step up the log-density of each item's own class, as denoising does (arXiv 2412.06329, section 2.5)."""
     parts = []
     for start in range(0, len(sample.x), _CHUNK):
-        x = torch.from_numpy(sample.x[start : start + _CHUNK]).double().requires_grad_()
-        y = torch.from_numpy(sample.y[start : start + _CHUNK])
+        part = slice(start, start + _CHUNK)
+        x = torch.from_numpy(sample.x[part]).to(world.device).double().requires_grad_()
+        y = torch.from_numpy(sample.y[part]).to(world.device)
         (slope,) = torch.autograd.grad(world.flow.log_density(x)[torch.arange(len(x)), y].sum(), x)
-        parts.append((x + noise**2 * slope).detach().numpy())
+        parts.append((x + noise**2 * slope).detach().cpu().numpy())
     return np.concatenate(parts)
 
 

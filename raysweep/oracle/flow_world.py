@@ -64,13 +64,15 @@ class FlowWorld:
     """A flow frozen in float64, as a world.
 
     Attributes:
-        flow: The flow, in float64 on the CPU.
+        flow: The flow, in float64.
         sha: Hash of its weights; every row measured on it carries this hash.
+        device: Where the flow is.
     """
 
     flow: WorldFlow = field(compare=False)
     recipe: Recipe
     sha: str
+    device: str = field(default="cpu", compare=False)
 
     @property
     def classes(self) -> int:
@@ -100,8 +102,8 @@ class FlowWorld:
         with torch.no_grad():
             for start in range(0, n, _CHUNK):
                 part = slice(start, start + _CHUNK)
-                x = self.flow.generate(y[part], noise[part], temperature).float()
-                xs.append(x)
+                x = self.flow.generate(y[part].to(self.device), noise[part].to(self.device), temperature)
+                xs.append(x := x.float().cpu())
                 posteriors.append(self.log_posterior(x.numpy(), temperature))
         x_all = torch.cat(xs).numpy()
         if not np.isfinite(x_all).all():
@@ -114,8 +116,8 @@ class FlowWorld:
     def log_posterior(self, x: np.ndarray, temperature: float = 1.0) -> np.ndarray:
         """[n, classes] exact log p(k | x) in float64, for x [n, dim]."""
         with torch.no_grad():
-            result: np.ndarray = self.flow.log_posterior(torch.from_numpy(x).double(), temperature).numpy()
-        return result
+            found = self.flow.log_posterior(torch.from_numpy(x).to(self.device).double(), temperature)
+        return np.asarray(found.cpu().numpy())
 
 
 @lru_cache(maxsize=32)
@@ -130,11 +132,12 @@ def packed(flow: nn.Module) -> bytes:
     return data
 
 
-def unpacked(recipe: R, make: Callable[[R], Any], data: bytes, sha: str) -> FlowWorld:
+def unpacked(recipe: R, make: Callable[[R], Any], data: bytes, sha: str, device: str = "cpu") -> FlowWorld:
     """The world of a recipe from a file of weights, frozen in float64.
 
     Args:
         make: The recipe's flow, which the weights must fit.
+        device: Where samples and posteriors are computed; they differ between devices by rounding alone.
 
     Raises:
         SafetensorError, ValueError, KeyError, TypeError, RuntimeError: the file is not this recipe's.
@@ -147,8 +150,8 @@ def unpacked(recipe: R, make: Callable[[R], Any], data: bytes, sha: str) -> Flow
     flow = make(recipe).double()
     _check_weights(weights, flow.state_dict())
     flow.load_state_dict(weights)
-    flow.requires_grad_(False).eval()
-    return FlowWorld(flow, recipe, sha)
+    flow.requires_grad_(False).eval().to(device)
+    return FlowWorld(flow, recipe, sha, device)
 
 
 def _check_weights(weights: Mapping[str, torch.Tensor], fresh: Mapping[str, torch.Tensor]) -> None:

@@ -73,11 +73,13 @@ class ImageRecipe(Recipe):
         return weights_of(train(partial(trained, self)))
 
     def load(self, data: bytes, sha: str) -> World:
+        import torch
+
         from raysweep.oracle.flow_world import unpacked
 
         if len(data) < self.least_bytes:  # a few words may ask for much
             raise ValueError(f"it has {len(data):,} bytes, but such a flow at least {self.least_bytes:,}")
-        return unpacked(self, type(self).fresh, data, sha)
+        return unpacked(self, type(self).fresh, data, sha, "cuda" if torch.cuda.is_available() else "cpu")
 
     def audit(self, world: World, at: Mapping[str, float], items: int) -> Audit:
         from raysweep.oracle.audit import audit
