@@ -23,12 +23,25 @@ import numpy.typing as npt
 
 from raysweep.errors import SweepError, nearest
 
-__all__ = ["DATASETS", "Dataset", "ImageShape", "Images", "image_shape", "images", "images_in", "load"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "ImageShape",
+    "Images",
+    "channels_and_side",
+    "fingerprint",
+    "image_shape",
+    "images",
+    "images_in",
+    "levels",
+    "load",
+]
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 DATASETS = ("digits",)
 _DIGITS_TRAIN, _JPEG_TEST = 1400, 10_000
+_GREY = 256  # levels of a file of images
 
 
 @dataclass(frozen=True)
@@ -57,12 +70,14 @@ class Images:
         x: [n, channels * height * width] grey levels, channel by channel.
         y: [n] class of each image, 0 to `classes` - 1.
         train: How many are for training; the others are for testing.
+        levels: Number of grey levels, the range of uniform dequantisation.
     """
 
     x: Bytes
     y: npt.NDArray[np.int64]
     classes: int
     train: int
+    levels: int = _GREY
 
     def standardised(self) -> npt.NDArray[np.float32]:
         """[n, ...] each channel with mean 0 and variance 1 over the training images."""
@@ -107,7 +122,7 @@ def images(name: str) -> Images:
     """
     if name == "digits":
         found = load(name)
-        return Images(found.x, found.y, found.classes, _DIGITS_TRAIN)
+        return Images(found.x, found.y, found.classes, _DIGITS_TRAIN, found.levels)
     return images_in(_file(name))
 
 
@@ -127,6 +142,37 @@ def images_in(file: Path) -> Images:
     flat = np.moveaxis(x, 3, 1) if x.ndim == 4 else x
     labels = y.astype(np.int64).ravel()
     return Images(np.ascontiguousarray(flat).reshape(len(x), -1), labels, int(labels.max()) + 1, train)
+
+
+def channels_and_side(inputs: int) -> tuple[int, int]:
+    """Channels, 1 or 3, and side of a square image of so many numbers.
+
+    Raises:
+        SweepError: no square image has so many.
+    """
+    for channels in (1, 3):
+        side = math.isqrt(inputs // channels)
+        if channels * side**2 == inputs:
+            return channels, side
+    raise SweepError(f"data: images must be square, with 1 or 3 channels, but got (numbers={inputs}). Crop them")
+
+
+def levels(name: str) -> int:
+    """Grey levels of `images(name)`."""
+    return load(name).levels if name == "digits" else _GREY
+
+
+@cache
+def fingerprint(name: str) -> str:
+    """The SHA-256 of `images(name)`: of the file, or of the digits' own arrays.
+
+    Raises:
+        SweepError: there is no such file.
+    """
+    if name == "digits":
+        return load(name).sha256
+    with open(_file(name), "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @cache

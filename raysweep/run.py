@@ -8,19 +8,16 @@ import os
 import platform
 import secrets
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import IO
 
 from raysweep import __version__
 from raysweep.capacity import Device
-from raysweep.cost import clock
 from raysweep.executors import Executor, Feed, Job
 from raysweep.executors.keeping import sweep_up
 from raysweep.executors.quiet import terminal
@@ -31,18 +28,18 @@ from raysweep.grid.runs import Runs
 from raysweep.ledger.log import CELLS, Ledger, Scan, sequence
 from raysweep.ledger.remaining import subtract
 from raysweep.ledger.rows import STATUSES, Counts, Stamp, failure_rows, row_schema
-from raysweep.oracle.audits import place, require_audit, settings, summary
-from raysweep.oracle.recipe import folder_of, is_made, recipe_hash
-from raysweep.oracle.world import prepare
+from raysweep.oracle.audits import settings
+from raysweep.oracle.recipe import recipe_hash
 from raysweep.pack import Pack
 from raysweep.plan import Plan, make_plan, whole
 from raysweep.progress import Progress
 from raysweep.store import Store, UnreachableError
-from raysweep.store.leases import Claims, hold, who
+from raysweep.store.leases import Claims, hold
 from raysweep.sweep import Sweep
 from raysweep.sweep.current import Current, adopt_renamed, ledger_of, left_out, own_rows
 from raysweep.sweep.provenance import accepted_codes, ask, equal_codes, remember
 from raysweep.terminal import counted
+from raysweep.worlds import made, ray_log
 
 __all__ = ["Outcome", "run"]
 
@@ -128,8 +125,11 @@ def run(
             if sweep.file.world is not None:  # torch takes seconds to import; Ray takes as long to start
                 threading.Thread(target=importlib.import_module, args=("raysweep.oracle.audit",), daemon=True).start()
             store.sweep()
-            with executor.session(job, _log(store)), hold(store, executor.dashboard) as claims:
-                sha = _prepare_world(sweep, store, executor, claims, progress)
+            with executor.session(job, ray_log(store)), hold(store, executor.dashboard) as claims:
+                sha = None
+                if (recipe := sweep.file.world) is not None:
+                    wanted = settings(recipe, sweep.runs.values)
+                    sha = made(recipe, wanted, store, executor, resources.oracle_workers, claims, progress).sha
                 plan = make_plan(sweep, store, executor.slots, skip_failed, retry_diverged, _Probe(executor, job))
                 look = partial(ledger.pending_each, skip_failed=skip_failed, retry_diverged=retry_diverged, known={})
                 stopped = _execute(plan, job, sha, executor, claims, look, progress)
@@ -199,39 +199,6 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _log(store: Store) -> Path:
-    """The file for Ray's output: beside a local store's ledger, else in the temporary folder."""
-    # In a folder of our own: a predictable name in a shared folder may be a link planted by others.
-    return Path(store.path("logs/ray.log") if store.is_local else f"{tempfile.mkdtemp(prefix='raysweep-')}/ray.log")
-
-
-def _prepare_world(sweep: Sweep, store: Store, executor: Executor, claims: Claims, progress: Progress) -> str | None:
-    """Train, adopt or create the sweep's world, and audit it at every setting of the grid."""
-    recipe = sweep.file.world
-    if recipe is None:
-        return None
-
-    def on_progress(point: Mapping[str, float]) -> None:
-        progress.live(f"oracle: {recipe.progress(point)}")
-
-    started = time.monotonic()
-    progress.live("oracle: starting", force=True)
-    workers = sweep.file.resources.oracle_workers
-    name = f"oracle-{recipe_hash(recipe)}"
-    while not is_made(store, recipe) and not claims.take(name, {name}):
-        progress.wait(f"oracle: waiting for {who(claims.holders[name])}, which is making it")
-        time.sleep(1.0)
-    folder = folder_of(recipe)
-    world, made = prepare(store, recipe, lambda function: executor.train(function, store, folder, workers, on_progress))
-    claims.release(name)
-    did = f"{recipe.kind} world ready" if made else f"{recipe.kind} world found"
-    progress.say(f"oracle: {did} in {clock(time.monotonic() - started)} ({folder}, weights {world.sha[:8]})")
-    progress.live("oracle: audit", force=True)
-    for found in require_audit(store, folder, recipe, world, settings(recipe, sweep.runs.values)):
-        progress.say(f"oracle: audit passed{place(found['at'])}: {summary(found)}")
-    return world.sha
 
 
 def _execute(

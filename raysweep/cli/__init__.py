@@ -13,26 +13,18 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from raysweep import __version__
-from raysweep.cli import difficulty, export, imports, laws, passk, peak, read, sweep
+from raysweep.cli import difficulty, export, imports, laws, oracle, passk, peak, read, sweep
+from raysweep.cli.commands import Commands
 from raysweep.cli.show import say
 from raysweep.errors import RaysweepError
 
 __all__ = ["app", "main"]
 
 
-class _Commands(TyperGroup):
-    """The commands of --help, each with its whole first sentence, which folds where the terminal is narrow."""
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, one.get_short_help_str(sys.maxsize)) for name, one in self.commands.items()])
-
-
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     invoke_without_command=True,
@@ -47,6 +39,7 @@ passk.add_to(app)
 difficulty.add_to(app)
 peak.add_to(app)
 read.add_to(app)
+oracle.add_to(app)
 export.add_to(app)
 imports.add_to(app)
 

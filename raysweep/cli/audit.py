@@ -14,6 +14,7 @@ from raysweep.errors import OracleError, nearest
 
 if TYPE_CHECKING:
     from raysweep.oracle.audits import Setting
+    from raysweep.oracle.breaks import Change
     from raysweep.oracle.recipe import Recipe
     from raysweep.store import Store
 
@@ -31,6 +32,10 @@ def audit(
         ),
     ] = None,
     items: Annotated[int, typer.Option(min=100, help="Generated pairs.")] = 8192,
+    breaks: Annotated[
+        bool,
+        typer.Option("--breaks", help="Instead, show which changes of samples break exactness."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Check that a world's posterior is exact. Audit inverse, log-determinant, self-calibration; exit 1 on failure."""
@@ -42,6 +47,9 @@ def audit(
     folders = [""] if store.exists("recipe.json") else [f"oracle/{f}" for f in store.folders("oracle")]
     if not folders:
         raise OracleError(f"audit: {oracle} must be a world's folder or a store with one, but holds neither")
+    if breaks:
+        _breaks(store, folders, items, json)
+        return
     todo = []
     for folder in folders:
         recipe = load_recipe(store, folder)
@@ -67,6 +75,38 @@ def audit(
             print_table(["check", "value", "limit", "", "about"], rows)
     if not all(one["passed"] for one in found):
         raise typer.Exit(1)
+
+
+def _breaks(store: Store, folders: Sequence[str], items: int, json: bool) -> None:
+    """Print what breaks exactness, for every world of flows."""
+    from raysweep import data
+    from raysweep.oracle.breaks import changes
+    from raysweep.oracle.flow_world import FlowWorld
+    from raysweep.oracle.world import load_recipe, load_world
+
+    found = []
+    for folder in folders:
+        recipe, world = load_recipe(store, folder), load_world(store, folder)
+        if not isinstance(world, FlowWorld):
+            say(f"{folder or store.uri}: a world of kind {recipe.kind} is no flow", stream=sys.stderr)
+            continue
+        say(f"{folder or store.uri}: {items:,} items per change", stream=sys.stderr)
+        known = recipe.model_dump()
+        levels = data.levels(str(known["data"])) if "data" in known else 256
+        each = list(changes(world, levels, float(known.get("noise", 0.0)), items))
+        found += [{"folder": folder, **one.to_json()} for one in each]
+        if not json:
+            rows = [
+                [one.name, f"{one.calibration.value:+.1f}", f"{one.error.value:+.1f}", _verdict(one), one.about]
+                for one in each
+            ]
+            print_table(["change", "calibration (s.e.)", "error (s.e.)", "exact", "about"], rows)
+    if json:
+        print_json(found)
+
+
+def _verdict(change: Change) -> str:
+    return "may be" if change.exact else "NO"
 
 
 def _asked(recipe: Recipe, at: Sequence[str]) -> dict[str, list[float]]:

@@ -12,6 +12,7 @@ from raysweep.errors import PackError
 from raysweep.executors.feed import Feed
 from raysweep.executors.interrupt import noting_interrupts
 from raysweep.executors.work import Job, OutOfMemory, execute, release_memory
+from raysweep.experiment import Dist
 from raysweep.ledger.rows import Counts
 from raysweep.oracle.curve import Curve
 from raysweep.oracle.recipe import Point, TrainFunction
@@ -63,14 +64,27 @@ class Inline:
     def train(
         self, function: TrainFunction, store: Store, folder: str, workers: int, on_progress: Point
     ) -> Mapping[str, bytes]:
-        """Train on a single device, without checkpoints."""
-        curve = Curve(store, folder)
+        """Train on one device, a GPU where there is one. Checkpoints are kept beside the world until it is made."""
+        import torch
+
+        curve, place = Curve(store, folder), f"{folder}/checkpoint"
+        kept: dict[str, bytes] = {}
 
         def record(point: Mapping[str, float]) -> None:
             curve(point)
             on_progress(point)
 
-        return function(None, record, "cpu")
+        def report(metrics: Mapping[str, Any], files: Mapping[str, bytes] | None) -> None:
+            for name, data in (files or {}).items():
+                store.write(f"{place}/{name}", data)
+            kept.update(files or {})
+
+        resume = {name: store.read(f"{place}/{name}") for name, _ in store.list(place)}
+        dist = Dist(0, 1, wrap=lambda module: module, report=report, resume=resume or None)
+        files = function(dist, record, "cuda" if torch.cuda.is_available() else "cpu")
+        for name, _ in store.list(place):
+            store.delete(f"{place}/{name}")
+        return kept or files
 
     def run(self, job: Job, feed: Feed, on_counts: Callable[[Counts], None]) -> None:
         """One pack after another."""

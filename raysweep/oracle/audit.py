@@ -19,6 +19,7 @@ __all__ = ["audit", "calibration"]
 
 SIGMAS = 4.0  # a sound world fails one calibration check in 16,000
 _JACOBIANS = 4
+_ROWS = 256  # of a Jacobian at a time
 _BINS = 15
 
 
@@ -31,8 +32,8 @@ def audit(world: FlowWorld, temperature: float = 1.0, items: int = ITEMS) -> Aud
     if not 0 < temperature < math.inf:
         raise OracleError(f"audit: temperature must be a positive number, but got {temperature}")
     sample = world.sample(items, "audit", temperature)
-    x = torch.from_numpy(sample.x).double()
-    checks = [*_bijection(world, x), *calibration(sample)]
+    x, y = torch.from_numpy(sample.x).to(world.device).double(), torch.from_numpy(sample.y).to(world.device)
+    checks = [*_bijection(world, x, y), *calibration(sample)]
     r = np.exp(sample.log_posterior)
     return Audit(
         sha=world.sha,
@@ -45,18 +46,20 @@ def audit(world: FlowWorld, temperature: float = 1.0, items: int = ITEMS) -> Aud
     )
 
 
-def _bijection(world: FlowWorld, x: torch.Tensor) -> list[Check]:
-    net, scale = world.flow.net, float(x.abs().max().clamp_min(1.0))
+def _bijection(world: FlowWorld, x: torch.Tensor, y: torch.Tensor) -> list[Check]:
+    flow, scale = world.flow, float(x.abs().max().clamp_min(1.0))
     with torch.no_grad():
-        z, _ = net(x)
-        back = float((net.inverse(z)[0] - x).abs().max()) / scale
+        back = float((flow.inverse(flow.latent(x, y)[0], y) - x).abs().max()) / scale
     few = x[:_JACOBIANS].clone().requires_grad_()
-    z, log_det = net(few)
-    # One batched backward pass; torch.func.jacrev would import torch's compiler first.
-    rows = torch.eye(world.dim, dtype=z.dtype)[:, None, :].expand(world.dim, *z.shape)
-    (jacobian,) = torch.autograd.grad(z, few, rows, is_grads_batched=True)
+    z, log_det = flow.latent(few, y[:_JACOBIANS])
+    # Batched backward passes; torch.func.jacrev would import torch's compiler first.
+    rows = torch.eye(world.dim, dtype=z.dtype, device=z.device)[:, None, :].expand(world.dim, *z.shape)
+    parts = [
+        torch.autograd.grad(z, few, part, is_grads_batched=True, retain_graph=True)[0] for part in rows.split(_ROWS)
+    ]
+    jacobian = torch.cat(parts).transpose(0, 1)
     # numpy: torch 2.13 on CPUs gets batches of LU wrong from 192 dimensions on after set_num_threads (oneMKL, DLASWP).
-    exact = np.linalg.slogdet(jacobian.transpose(0, 1).cpu().numpy())[1]
+    exact = np.linalg.slogdet(jacobian.cpu().numpy())[1]
     gap = float(np.abs(exact - log_det.detach().cpu().numpy()).max())
     return [
         Check("inverse", back, 1e-9, "max |T^-1(T(x)) - x| / max |x|, float64"),

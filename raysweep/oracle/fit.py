@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 
 from raysweep import data
 from raysweep.experiment import Dist
-from raysweep.oracle.flows import ClassFlow
+from raysweep.oracle.flows.shared import ClassFlow
 from raysweep.oracle.recipe import Point
 from raysweep.oracle.shared_flow import FlowRecipe, fresh_flow
 

@@ -1,4 +1,4 @@
-"""A flow with class-conditional base as a world: labelled samples with their exact posterior, and its file."""
+"""A flow as a world: labelled samples with their exact posterior, and its file."""
 
 from __future__ import annotations
 
@@ -6,21 +6,57 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from safetensors.torch import load, save
+from torch import Tensor, nn
 
 from raysweep.errors import OracleError
 from raysweep.experiment import Sample
-from raysweep.oracle.flows import ClassFlow
 from raysweep.oracle.recipe import Recipe, recipe_hash
 
-__all__ = ["FlowWorld", "packed", "unpacked"]
+__all__ = ["FlowWorld", "WorldFlow", "packed", "unpacked"]
 
 _CHUNK = 2048  # items at a time, so that their activations stay in cache
 R = TypeVar("R", bound=Recipe)
+
+
+class WorldFlow(Protocol):
+    """What a world needs of a flow, which is also an `nn.Module`. x and z are [n, dim], classes y [n]."""
+
+    log_prior: Tensor
+
+    @property
+    def classes(self) -> int: ...
+
+    @property
+    def dim(self) -> int: ...
+
+    def latent(self, x: Tensor, y: Tensor, /) -> tuple[Tensor, Tensor]:
+        """z, and log|det dz/dx| [n]."""
+        ...
+
+    def inverse(self, z: Tensor, y: Tensor, /) -> Tensor:
+        """x from z."""
+        ...
+
+    def log_density(self, x: Tensor, temperature: float = 1.0) -> Tensor:
+        """[n, classes] log f_k(x)."""
+        ...
+
+    def log_posterior(self, x: Tensor, temperature: float = 1.0) -> Tensor:
+        """[n, classes] log p(label | x)."""
+        ...
+
+    def generate(self, y: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        """Items from standard normal noise [n, dim]."""
+        ...
+
+    def labels(self, y: Tensor, generator: torch.Generator) -> Tensor:
+        """[n] labels of items of classes y."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -28,13 +64,15 @@ class FlowWorld:
     """A flow frozen in float64, as a world.
 
     Attributes:
-        flow: The flow, in float64 on the CPU.
+        flow: The flow, in float64.
         sha: Hash of its weights; every row measured on it carries this hash.
+        device: Where the flow is.
     """
 
-    flow: ClassFlow = field(compare=False)
+    flow: WorldFlow = field(compare=False)
     recipe: Recipe
     sha: str
+    device: str = field(default="cpu", compare=False)
 
     @property
     def classes(self) -> int:
@@ -64,21 +102,22 @@ class FlowWorld:
         with torch.no_grad():
             for start in range(0, n, _CHUNK):
                 part = slice(start, start + _CHUNK)
-                x = self.flow.generate(y[part], noise[part], temperature).float()
-                xs.append(x)
+                x = self.flow.generate(y[part].to(self.device), noise[part].to(self.device), temperature)
+                xs.append(x := x.float().cpu())
                 posteriors.append(self.log_posterior(x.numpy(), temperature))
         x_all = torch.cat(xs).numpy()
         if not np.isfinite(x_all).all():
             raise OracleError(
                 f"world {self.sha[:8]}: samples must be finite, but the flow's inverse is not; retrain it"
             )
-        return Sample(x=x_all, y=y.numpy(), log_posterior=np.concatenate(posteriors))
+        labels = self.flow.labels(y, generator)
+        return Sample(x=x_all, y=labels.numpy(), log_posterior=np.concatenate(posteriors))
 
     def log_posterior(self, x: np.ndarray, temperature: float = 1.0) -> np.ndarray:
         """[n, classes] exact log p(k | x) in float64, for x [n, dim]."""
         with torch.no_grad():
-            result: np.ndarray = self.flow.log_posterior(torch.from_numpy(x).double(), temperature).numpy()
-        return result
+            found = self.flow.log_posterior(torch.from_numpy(x).to(self.device).double(), temperature)
+        return np.asarray(found.cpu().numpy())
 
 
 @lru_cache(maxsize=32)
@@ -87,31 +126,32 @@ def _sample(world: FlowWorld, n: int, stream: str, temperature: float) -> Sample
     return world._draw(n, stream, temperature)
 
 
-def packed(flow: ClassFlow) -> bytes:
+def packed(flow: nn.Module) -> bytes:
     """A flow's weights as a safetensors file."""
     data: bytes = save({name: value.detach().cpu().contiguous() for name, value in flow.state_dict().items()})
     return data
 
 
-def unpacked(recipe: R, make: Callable[[R], ClassFlow], data: bytes, sha: str) -> FlowWorld:
+def unpacked(recipe: R, make: Callable[[R], Any], data: bytes, sha: str, device: str = "cpu") -> FlowWorld:
     """The world of a recipe from a file of weights, frozen in float64.
 
     Args:
         make: The recipe's flow, which the weights must fit.
+        device: Where samples and posteriors are computed; they differ between devices by rounding alone.
 
     Raises:
         SafetensorError, ValueError, KeyError, TypeError, RuntimeError: the file is not this recipe's.
     """
     weights = load(data)
-    classes, dim = weights["means"].shape
-    wanted = recipe.shape
-    if (dim, classes) != (wanted.dim, wanted.classes):
+    wanted, means = recipe.shape, weights.get("means")
+    if means is not None and means.shape != (wanted.classes, wanted.dim):
+        classes, dim = means.shape
         raise ValueError(f"it holds {classes} classes in {dim} dimensions, not {wanted.classes} in {wanted.dim}")
     flow = make(recipe).double()
     _check_weights(weights, flow.state_dict())
     flow.load_state_dict(weights)
-    flow.requires_grad_(False).eval()
-    return FlowWorld(flow, recipe, sha)
+    flow.requires_grad_(False).eval().to(device)
+    return FlowWorld(flow, recipe, sha, device)
 
 
 def _check_weights(weights: Mapping[str, torch.Tensor], fresh: Mapping[str, torch.Tensor]) -> None:
@@ -128,3 +168,5 @@ def _check_weights(weights: Mapping[str, torch.Tensor], fresh: Mapping[str, torc
             raise ValueError(f"{name[:100]} is not what the recipe makes it")
     if "log_prior" in weights and abs(float(weights["log_prior"].double().exp().sum()) - 1) > 1e-5:
         raise ValueError("log_prior must hold the logarithms of probabilities that add up to 1")
+    if "channel" in weights and not torch.equal(weights["channel"].double(), fresh["channel"].double()):
+        raise ValueError("channel is not what the recipe makes it")

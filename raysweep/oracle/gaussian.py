@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and planning needs none of i
     import torch
 
     from raysweep.oracle.audits import Audit
-    from raysweep.oracle.flows import ClassFlow
+    from raysweep.oracle.flows.shared import ClassFlow
 
 __all__ = ["GaussianRecipe", "gaussian_flow"]
 
@@ -75,7 +75,8 @@ def gaussian_flow(recipe: GaussianRecipe) -> ClassFlow:
     """The finished flow of a recipe, in float64."""
     import torch
 
-    from raysweep.oracle.flows import ClassFlow, coupling_net
+    from raysweep.oracle.flows.coupling import coupling_net
+    from raysweep.oracle.flows.shared import ClassFlow
 
     prior = torch.tensor(recipe.prior or [1 / recipe.classes] * recipe.classes, dtype=torch.float64)
     net = coupling_net(recipe.dim, recipe.layers, 16, 1, recipe.seed, bounded=True).double()

@@ -31,6 +31,7 @@ __all__ = [
     "Shape",
     "Train",
     "TrainFunction",
+    "checked_recipe",
     "folder_of",
     "is_made",
     "kinds",
@@ -166,17 +167,18 @@ def recipe_of(raw: Any) -> Recipe:
     return _KINDS[raw["kind"]].model_validate(raw)
 
 
-def parse_recipe(text: bytes | str, where: str) -> Recipe:
-    """A recipe from JSON.
+def checked_recipe(raw: Any, where: str) -> Recipe:
+    """A recipe from plain data of a file.
+
+    Args:
+        where: The file, for messages.
 
     Raises:
-        OracleError: the text holds no recipe, or one of a kind whose module was not imported.
+        OracleError: the data are no recipe, or one of a kind whose module was not imported.
     """
-    raw = None
     try:
-        raw = json.loads(text)
         return recipe_of(raw)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         if isinstance(error, ValidationError):
             fault = first_fault(error.errors(), raw)
             reason = f"{'.'.join(map(str, fault.place))}: {fault.broken}"
@@ -185,6 +187,19 @@ def parse_recipe(text: bytes | str, where: str) -> Recipe:
         given = "" if "but got" in reason else f", but got {str(raw)[:300]}"
         own = isinstance(raw, Mapping) and isinstance(raw.get("kind"), str) and raw["kind"] not in _KINDS
         raise OracleError(f"{where}: must hold a recipe: {reason}{given}" + (_NOT_IMPORTED if own else "")) from error
+
+
+def parse_recipe(text: bytes | str, where: str) -> Recipe:
+    """A recipe from JSON.
+
+    Raises:
+        OracleError: the text holds no recipe, or one of a kind whose module was not imported.
+    """
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise OracleError(f"{where}: must hold a recipe: {' '.join(str(error).split())}, but got None") from error
+    return checked_recipe(raw, where)
 
 
 def recipe_hash(recipe: Recipe) -> str:

@@ -15,7 +15,7 @@ from raysweep.oracle.recipe import MAX_SEED, Recipe, Shape, Train, register
 
 if TYPE_CHECKING:  # torch takes seconds to import, and planning needs none of it
     from raysweep.oracle.audits import Audit
-    from raysweep.oracle.flows import ClassFlow
+    from raysweep.oracle.flows.shared import ClassFlow
 
 __all__ = ["FlowRecipe", "fresh_flow"]
 
@@ -78,7 +78,8 @@ def fresh_flow(recipe: FlowRecipe) -> ClassFlow:
     """The untrained flow of a recipe."""
     import torch
 
-    from raysweep.oracle.flows import ClassFlow, coupling_net
+    from raysweep.oracle.flows.coupling import coupling_net
+    from raysweep.oracle.flows.shared import ClassFlow
 
     shape = recipe.shape
     prior = torch.full((shape.classes,), -math.log(shape.classes))

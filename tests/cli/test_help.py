@@ -42,7 +42,9 @@ COMMANDS = [
         "doctor",
     ),
     *("export", "import"),
+    "oracle",
 ]
+GROUPS = {"oracle": ["fit", "export", "import"]}
 
 
 @pytest.mark.parametrize("columns", [40, 60, 120])
@@ -52,7 +54,8 @@ def test_help_fits_the_terminal_and_cuts_no_description(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    for command in ([], *([c] for c in COMMANDS)):
+    nested = [[group, command] for group, commands in GROUPS.items() for command in commands]
+    for command in ([], *([c] for c in COMMANDS), *nested):
         code, out, _ = cli(*command, "--help")
         assert code == 0
         assert max(map(len, out.splitlines())) <= columns, command

@@ -11,7 +11,8 @@ from raysweep.errors import OracleError
 from raysweep.oracle.audit import audit
 from raysweep.oracle.audits import require_audit
 from raysweep.oracle.flow_world import FlowWorld
-from raysweep.oracle.flows import ClassFlow, coupling_net
+from raysweep.oracle.flows.coupling import coupling_net
+from raysweep.oracle.flows.shared import ClassFlow
 from raysweep.oracle.gaussian import GaussianRecipe, gaussian_flow
 from raysweep.oracle.recipe import recipe_hash
 from raysweep.oracle.shared_flow import FlowRecipe, fresh_flow

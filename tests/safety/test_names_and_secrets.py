@@ -15,10 +15,11 @@ from raysweep.errors import LedgerError, RaysweepError, plain, redact, tail
 from raysweep.executors import make_executor
 from raysweep.executors.quiet import quiet
 from raysweep.ledger.log import Ledger
-from raysweep.run import _log, run
+from raysweep.run import run
 from raysweep.store import Store
 from raysweep.store.leases import LEASE, Claims
 from raysweep.sweep import Sweep
+from raysweep.worlds import ray_log
 
 SECRET = "hUsH/h+ush0123456789"
 WITH_SECRETS = [
@@ -174,7 +175,7 @@ def test_claims_never_delete_what_is_no_claim(tmp_path: Path) -> None:
 
 
 def test_logs_are_private_and_follow_no_link(tmp_path: Path, memory_store: Store) -> None:
-    one, other = _log(memory_store), _log(memory_store)
+    one, other = ray_log(memory_store), ray_log(memory_store)
     assert one.parent != other.parent
     assert one.parent.stat().st_mode & 0o077 == 0
     victim = tmp_path / "victim"

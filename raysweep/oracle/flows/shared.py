@@ -11,42 +11,10 @@ from __future__ import annotations
 import math
 
 import torch
-from nflows.nn.nets import ResidualNet
-from nflows.transforms import AffineCouplingTransform, CompositeTransform, RandomPermutation, Transform
+from nflows.transforms import Transform
 from torch import Tensor, nn
 
-__all__ = ["ClassFlow", "coupling_net"]
-
-
-class _BoundedNet(ResidualNet):  # type: ignore[misc]
-    """Scale parameters and shifts in (-1, 1), whatever the weights: no tails that a float32 item could not hold."""
-
-    def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
-        return torch.tanh(super().forward(inputs, context))
-
-
-def coupling_net(dim: int, layers: int, hidden: int, blocks: int, seed: int, bounded: bool = False) -> Transform:
-    """Random permutations and affine couplings whose scale is bounded, so that fresh base samples invert.
-
-    Args:
-        dim: Dimensions, at least 2.
-        layers: Couplings; each transforms every other feature.
-        hidden, blocks: Width and residual blocks of a coupling's net.
-        seed: Seed of the permutations and initial weights; the global generator is not changed.
-        bounded: Whether to bound the shifts too, for weights that are drawn, not trained.
-    """
-    mask = torch.arange(dim) % 2
-    kind = _BoundedNet if bounded else ResidualNet
-
-    def net(inputs: int, outputs: int) -> ResidualNet:
-        return kind(inputs, outputs, hidden_features=hidden, num_blocks=blocks)
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        parts: list[Transform] = []
-        for _ in range(layers):
-            parts += [RandomPermutation(dim), AffineCouplingTransform(mask, net)]
-    return CompositeTransform(parts)
+__all__ = ["ClassFlow"]
 
 
 class ClassFlow(nn.Module):
@@ -81,10 +49,15 @@ class ClassFlow(nn.Module):
         """Mean negative log-likelihood of labelled items in nats: the training loss. x [n, dim], y [n]; 0 for n = 0."""
         return -self.log_density(x)[torch.arange(len(x), device=x.device), y].sum() / max(len(x), 1)
 
-    def latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """z [n, dim] and log|det dz/dx| [n]."""
+    def latent(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """z [n, dim] and log|det dz/dx| [n], the same for every class."""
         z, log_det = self.net(x)
         return z, log_det
+
+    def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """x [n, dim] from z [n, dim], the same for every class."""
+        x: Tensor = self.net.inverse(z)[0]
+        return x
 
     def log_density(self, x: Tensor, temperature: float = 1.0) -> Tensor:
         """[n, classes] log f_k(x)."""
@@ -104,6 +77,8 @@ class ClassFlow(nn.Module):
 
     def generate(self, y: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
         """[n, dim] items of classes y [n] from standard normal noise [n, dim]."""
-        z = self.means[y] + noise * self.log_scale.exp() * temperature
-        x: Tensor = self.net.inverse(z)[0]
-        return x
+        return self.inverse(self.means[y] + noise * self.log_scale.exp() * temperature)
+
+    def labels(self, y: Tensor, generator: torch.Generator) -> Tensor:
+        """[n] labels of items of classes y [n]: the classes."""
+        return y

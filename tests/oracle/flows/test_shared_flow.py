@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from raysweep.oracle.flows import ClassFlow, coupling_net
+from raysweep.oracle.flows.coupling import coupling_net
+from raysweep.oracle.flows.shared import ClassFlow
 from raysweep.oracle.gaussian import GaussianRecipe, gaussian_flow
 
 TEMPERATURES = [0.5, 1.0, 3.0]

@@ -1,0 +1,68 @@
+"""The card of a world: what it was made from, how likely it finds images held out, and what its audit says."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from raysweep.data import channels_and_side
+from raysweep.errors import SweepError
+from raysweep.experiment import World
+from raysweep.oracle.audits import place, stored_audits, summary
+from raysweep.oracle.curve import Curve
+from raysweep.oracle.recipe import Recipe, recipe_hash
+from raysweep.store import Store
+
+__all__ = ["write_card"]
+
+_SIDE = 8  # samples along a side of the grid
+
+
+def write_card(store: Store, folder: str, recipe: Recipe, world: World) -> None:
+    """Write `card.md` and, for a world of images, a grid of its samples, `samples.png`, into the world's folder."""
+    lines = [f"# World {recipe_hash(recipe)} ({recipe.kind})", ""]
+    lines += [
+        f"{world.classes} classes in {world.dim} dimensions; weights {world.sha}.",
+        "",
+        "| field | value |",
+        "|---|---|",
+    ]
+    known = {**recipe.model_dump(mode="json"), **recipe.ingredients}
+    lines += [f"| {name} | {json.dumps(value)} |" for name, value in known.items()]
+    point = Curve(store, folder).newest
+    if point and "test_bits" in point:
+        lines += ["", f"On {point['test_images']:,.0f} images held out, given their class: {_bits(point)}."]
+    lines += [f"\nAudit{place(one['at'])}: {summary(one)}." for one in stored_audits(store, folder)]
+    if grid := _grid(world):
+        store.write(f"{folder}/samples.png", grid)
+        lines += ["", "![Samples, column by column in the order of their classes](samples.png)"]
+    store.write(f"{folder}/card.md", "\n".join([*lines, ""]).encode())
+
+
+def _bits(point: Mapping[str, Any]) -> str:
+    return f"{point['test_bits']:.4f} +- {point['test_bits_se']:.4f} bits per dimension (standard error)"
+
+
+def _grid(world: World) -> bytes:
+    """A PNG file of samples, classes side by side; nothing where items are no images, or matplotlib is not there."""
+    import io
+
+    import numpy as np
+
+    try:
+        channels, side = channels_and_side(world.dim)
+        from matplotlib.image import imsave
+    except (SweepError, ModuleNotFoundError):
+        return b""
+    if side < 8:
+        return b""
+    sample = world.sample(_SIDE**2 * max(1, world.classes // 8), "grid")
+    order = np.argsort(sample.y, kind="stable")[: _SIDE**2]
+    x = ((sample.x[order] + 1) / 2).clip(0, 1).reshape(_SIDE, _SIDE, channels, side, side)
+    image = x.transpose(1, 3, 0, 4, 2).reshape(_SIDE * side, _SIDE * side, channels)
+    whole = np.repeat(np.repeat(image, math.ceil(256 / image.shape[0]), 0), math.ceil(256 / image.shape[0]), 1)
+    out = io.BytesIO()
+    imsave(out, np.broadcast_to(whole, (*whole.shape[:2], 3)), format="png")
+    return out.getvalue()

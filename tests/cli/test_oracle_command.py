@@ -1,0 +1,154 @@
+"""`raysweep oracle fit | export | import`: worlds made by themselves and moved between stores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from raysweep.cli import app
+from raysweep.errors import RaysweepError
+from raysweep.executors.inline import Inline
+from raysweep.oracle.recipe import folder_of, recipe_of
+from raysweep.oracle.world import load_world
+from raysweep.store import Store
+from raysweep.worlds import fit_world
+from raysweep.yamlfile import dump_yaml
+
+TINY = {"kind": "transformer", "patch": 4, "width": 16, "blocks": 2, "layers": 1, "batch": 64}
+RECIPE = dump_yaml({**TINY, "steps": 12})
+GAUSSIAN = "kind: gaussian\ndim: 3\n"
+
+
+FIT = ("{files}/flow.yaml", "--store", "{files}/s")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def call(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["oracle", *arguments])
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    (tmp_path / "flow.yaml").write_text(RECIPE)
+    (tmp_path / "gaussian.yaml").write_text(GAUSSIAN)
+    return tmp_path
+
+
+def test_a_world_is_trained_audited_and_described_and_found_the_next_time(files: Path) -> None:
+    arguments = ("fit", str(files / "flow.yaml"), "--store", str(files / "s"), "--executor", "inline", "--json")
+    made = call(*arguments)
+    assert made.exit_code == 0, made.output
+    found = json.loads(made.stdout)
+    recipe = recipe_of(
+        {"kind": "transformer", "patch": 4, "width": 16, "blocks": 2, "layers": 1, "steps": 12, "batch": 64}
+    )
+    assert found["folder"] == folder_of(recipe)
+    folder = files / "s" / found["folder"]
+    assert load_world(Store(str(files / "s")), found["folder"]).sha == found["sha"]
+    card = (folder / "card.md").read_text()
+    assert "| blocks | 2 |" in card
+    assert "397 images held out" in card
+    assert "Audit at temperature 1: aleatoric" in card
+    assert (folder / "samples.png").read_bytes().startswith(b"\x89PNG")
+    assert not (folder / "checkpoint").exists() or not list((folder / "checkpoint").iterdir())
+    again = call(*arguments)
+    assert json.loads(again.stdout) == found
+    other = call(*arguments[:-1], "--set", "steps=6", "--json")
+    assert json.loads(other.stdout)["folder"] != found["folder"]
+
+
+def test_a_world_goes_to_a_folder_and_into_another_store(files: Path) -> None:
+    call("fit", str(files / "gaussian.yaml"), "--store", str(files / "s"), "--executor", "inline")
+    exported = call("export", str(files / "s"), str(files / "world"))
+    assert exported.exit_code == 0, exported.output
+    assert {p.name for p in (files / "world").iterdir()} >= {
+        "recipe.json",
+        "weights.safetensors",
+        "audit.json",
+        "card.md",
+    }
+    imported = call("import", str(files / "world"), str(files / "t"))
+    assert imported.exit_code == 0, imported.output
+    place = folder_of(recipe_of({"kind": "gaussian", "dim": 3}))
+    assert load_world(Store(str(files / "t")), place).sha == load_world(Store(str(files / "s")), place).sha
+    assert call("import", str(files / "world"), str(files / "t")).exit_code == 0  # again: the same world
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("fit", "{files}/flow.yaml", "--store", "{files}/s", "--set", "steps"),
+            "--set must be FIELD=VALUE, but got 'steps'",
+        ),
+        (("fit", "{files}/flow.yaml", "--store", "{files}/s", "--set", "patch=3"), "patch=3, side=8"),
+        (("fit", "{files}/flow.yaml", "--store", "{files}/s", "--set", "layer=3"), "layer"),
+        (("export", "{files}/empty", "{files}/out"), "has 0"),
+        (("import", "{files}/empty", "{files}/out"), "has 0"),
+    ],
+)
+def test_what_cannot_be_done_is_one_error_and_leaves_nothing(
+    files: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    (files / "empty").mkdir()
+    with pytest.raises(RaysweepError, match=message):
+        CliRunner().invoke(app, ["oracle", *(a.format(files=files) for a in arguments)], catch_exceptions=False)
+    assert not (files / "out").exists()
+    assert not list(files.glob("s/oracle/*/weights.safetensors"))
+
+
+def test_two_worlds_of_one_recipe_are_not_mixed(files: Path) -> None:
+    for name, seed in (("s", "0"), ("t", "1")):
+        call(
+            "fit",
+            str(files / "flow.yaml"),
+            "--store",
+            str(files / name),
+            "--executor",
+            "inline",
+            "--set",
+            f"seed={seed}",
+        )
+    one, other = (next((files / name / "oracle").iterdir()) for name in "st")
+    (other / "weights.safetensors").replace(files / "weights")
+    (one / "weights.safetensors").replace(other / "weights.safetensors")
+    (other / "recipe.json").write_text((one / "recipe.json").read_text())
+    (files / "weights").replace(one / "weights.safetensors")
+    with pytest.raises(RaysweepError, match="must hold no other world of this recipe"):
+        CliRunner().invoke(app, ["oracle", "import", str(other), str(files / "s")], catch_exceptions=False)
+
+
+def test_inline_training_that_was_stopped_continues_from_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(
+        {"kind": "transformer", "patch": 4, "width": 16, "blocks": 2, "layers": 1, "steps": 24, "batch": 64}
+    )
+    straight = fit_world(recipe, Store(str(tmp_path / "straight")), Inline())
+    points: list[float] = []
+
+    def stop(point: Mapping[str, float]) -> str:
+        points.append(point["epoch"])
+        if point["epoch"] == 13:
+            raise KeyboardInterrupt
+        return ""
+
+    store = Store(str(tmp_path / "stopped"))
+    with monkeypatch.context() as patched:
+        patched.setattr(type(recipe), "progress", lambda self, point: stop(point))
+        with pytest.raises(KeyboardInterrupt):
+            fit_world(recipe, store, Inline())
+    monkeypatch.setattr(type(recipe), "progress", lambda self, point: points.append(point["start"]) or "")
+    resumed = fit_world(recipe, store, Inline())
+    assert points[13:] == [12] * len(points[13:])
+    assert resumed.sha == straight.sha
