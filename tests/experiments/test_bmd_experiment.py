@@ -12,6 +12,7 @@ import torch
 
 from raysweep.errors import SweepError
 from raysweep.executors import make_executor
+from raysweep.experiments import newton
 from raysweep.experiments.bmd import EXPERIMENT
 from raysweep.experiments.random_features import Features, drawn
 from raysweep.run import run
@@ -54,12 +55,33 @@ def test_least_squares_without_a_ridge_says_where_it_is_singular() -> None:
 def test_the_logistic_loss_is_at_its_minimum(width: int) -> None:
     draws = drawn(2, width, 20, 9, 100, 2)
     labels, ridge = draws.labels(False, 0.2, 0.0), 1e-4
-    fit = Features(draws, "sin").logistic(labels, ridge)
+    (fit,) = newton.logistic([Features(draws, "sin")], [labels], [ridge])
     phi, w = np.sin(draws.items @ draws.rows.T / 3) / np.sqrt(width), fit.weights[:, 0].numpy()
     np.testing.assert_allclose(fit.outputs[:, 0], phi @ w, rtol=1e-8)
     pull = labels / (1 + np.exp(labels * (phi @ w)))
     assert fit.settled.all()
     np.testing.assert_allclose(phi.T @ pull, ridge * w, atol=1e-9)
+
+
+@pytest.mark.parametrize("width", [7, 40])
+def test_logistic_lanes_side_by_side_are_those_of_each_alone(width: int) -> None:
+    """Seeds, label noises and ridges, which need different numbers of steps; repeated items, so that phi lacks rank."""
+    features, labels, ridges = [], [], []
+    for seed in range(3):
+        draws = drawn(seed, width, 20, 9, 100, 2)
+        repeated = replace(draws, items=np.concatenate([draws.items[:12], draws.items[:8]]))
+        one = Features(repeated if seed == 2 else draws, "relu")
+        for noise, ridge in ((0.0, 1e-6), (0.3, 1e-6), (0.3, 10.0)):
+            features.append(one)
+            labels.append(one.draws.labels(False, noise, 0.0))
+            ridges.append(ridge)
+    assert newton.together(width, 20, "cpu") > 9
+    fits = newton.logistic(features, labels, ridges)
+    for fit, *lane in zip(fits, features, labels, ridges, strict=True):
+        (alone,) = newton.logistic(*([one] for one in lane))
+        assert fit.settled.all()
+        np.testing.assert_allclose(fit.weights, alone.weights, rtol=1e-8, atol=1e-8 * float(alone.weights.abs().max()))
+        np.testing.assert_allclose(fit.outputs, alone.outputs, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
