@@ -3,7 +3,7 @@
 Under the square loss all ridges share one eigendecomposition, so that `ridge` is observed; under the logistic loss each
 is a training of its own, by Newton's method. What the function does on new inputs is measured, its Boolean mean
 dimension by flips of every bit, and beside it stands the formula of `theory.bmd` on the trained weights. The theory is
-that of `theory.replica`, for N, P and D that are large together, with the finite-D correction of the flips.
+that of `theory.replica`, for N, P and D that are large together, with the flips and the part of degree 2 of a finite D.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class MeanDimension:
         )
 
     def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
-        """Expectations for N, P and D that are large together; of `bmd`, with the flips of this D."""
+        """Expectations for N, P and D that are large together, with flips and the part of degree 2 at this D."""
         names = ("test_error", "mse", "train_error", "train_mse", "bmd", "bmd_formula", "q_w", "q_s", "norm")
         found = {name: np.full(len(cells), np.nan) for name in names}
         reason = np.full(len(cells), None, dtype=object)
@@ -294,9 +294,9 @@ def _expected(kind: Mapping[str, Any], at: Mapping[str, Array]) -> dict[str, Arr
     ratios = (at["width"], at["n_train"], at["dim"], at["ridge"])
     noise = at["target_noise"] if linear else at["label_noise"]
     solved: Fitted = (
-        replica.logistic(of, *ratios, noise)
+        replica.logistic(of, *ratios, noise, finite=True)
         if kind["loss"] == "logistic"
-        else replica.square(of, *ratios, noise, linear=linear)
+        else replica.square(of, *ratios, noise, linear=linear, finite=True)
     )
     dims, place = np.unique(at["dim"], return_inverse=True)
     slope = np.array([of.slope_at(int(dim)) for dim in dims])[place]
@@ -306,7 +306,7 @@ def _expected(kind: Mapping[str, Any], at: Mapping[str, Array]) -> dict[str, Arr
         "train_error": solved.train_error,
         "train_mse": solved.train_mse,
         "bmd": solved.bmd(slope),
-        "bmd_formula": solved.bmd(),
+        "bmd_formula": mean_dimension(of, solved.q_s, solved.q_w),
         "q_w": solved.q_w,
         "q_s": solved.q_s,
         "norm": np.sqrt(solved.q_w * at["width"]),

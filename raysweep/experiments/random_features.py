@@ -183,16 +183,16 @@ class Features:
     @property
     def basis(self) -> Tensor:
         """Features of the training items in min(N, P) coordinates v, [P, min(N, P)]: a minimum needs no others."""
-        if not self.dual:
-            return self.phi
-        return self.vectors * self._scale()
+        basis: Tensor = self.vectors * self._scale() if self.dual else self.phi
+        return basis
 
     def from_basis(self, v: Tensor) -> Tensor:
         """The weights [N] of coordinates v [min(N, P)], of the same norm."""
         if not self.dual:
             return v
         scale = self._scale()
-        return self.phi.T @ (self.vectors @ torch.where(scale > 0, v / scale, 0.0))
+        weights: Tensor = self.phi.T @ (self.vectors @ torch.where(scale > 0, v / scale, 0.0))
+        return weights
 
     def _scale(self) -> Tensor:
         return torch.where(self.values > self.values[-1] * _RANK, self.values, 0.0).sqrt()
