@@ -91,7 +91,7 @@ _SETTING = (
 _LEAST_LOGISTIC = 1e-8  # ridge
 _LEAST_THEORY = 1e-4  # ridge of the logistic theory, whose iteration is slow below
 _NEWTON = 25  # steps, roughly
-_MOST_SEEDS = 16  # whose inputs are held at a time
+_SEEDS = 16  # whose inputs are held, and whose logistic runs are trained, at a time
 _FUNCTION = 10.0  # FLOPs of an activation
 
 
@@ -112,7 +112,7 @@ class MeanDimension:
         small, functions = min(n, p), float(len(_ridges(run, observed)))
         solved, held = 4 * small * (small + n) * functions, 0.0
         if run["loss"] == "logistic":
-            solved, held = _NEWTON * (2 * small**2 * p + 0.7 * small**3), n * p + small**2
+            solved, held = _NEWTON * (2 * small**2 * p + 0.7 * small**3), small**2
         points, base = float(run["test_items"]), float(run["flip_items"])
         return Cost(
             parameters=n,
@@ -141,7 +141,7 @@ class MeanDimension:
         )
         seeds = np.array(pack.column("seed"))
         different, activation = list(dict.fromkeys(seeds.tolist())), str(pack.value("activation"))
-        size = _seeds_together(pack, len(different), width, items, context.device)
+        size = _SEEDS if pack.value("loss") == "logistic" else 1
         for first in range(0, len(different), size):
             lanes, features = [], []
             for seed in different[first : first + size]:
@@ -216,15 +216,6 @@ EXPERIMENT = MeanDimension()
 def _ridges(run: Mapping[str, Value], observed: Observed) -> list[float]:
     """The ridges of a run: all that are observed, or its own."""
     return [float(run["ridge"])] if run["loss"] == "logistic" else [float(r) for r in observed.values("ridge")]
-
-
-def _seeds_together(pack: Runs, seeds: int, width: int, items: int, device: str) -> int:
-    """How many of a pack's seeds are fitted at a time: several where their logistic runs fit into one stack."""
-    if pack.value("loss") != "logistic":
-        return 1
-    from raysweep.experiments.newton import together
-
-    return min(_MOST_SEEDS, max(1, together(width, items, device) * seeds // len(pack)))
 
 
 def _fitted(pack: Runs, lanes: Sequence[int], features: Sequence[Features]) -> tuple[list[Array], list[Fit]]:
