@@ -302,7 +302,7 @@ def of_dimension(frame: pl.DataFrame, rows: list[Claim]) -> None:
         values = part["bmd"].to_numpy() - limit
         found = measured(f"N = {setting['width']}", len(values), *over_seeds(values, np.mean))
         name = f"{of.name}, square loss without a ridge, N / P = 10, D = {dim}"
-        why = "within the interval or .005; the theory is D (D - 1) / 2 coefficients of degree 2, of order N / D^2"
+        why = "of order N / D^2: N features share D (D - 1) / 2 coefficients of degree 2"
         what = f"{name}: BMD minus the theory for infinitely many coefficients of degree 2"
         rows.append(_claim("H3", what, finite - limit, found, Rule("near theory", 0.005), why, "dimension"))
 

@@ -196,13 +196,22 @@ def main() -> None:
     print(f"{time.time() - started:.0f} s")
     for of in ("location", "height"):
         each = {name: one[of] for name, one in results.items() if of in one}
+        fresh = [value for name, value in each.items() if name.split(":")[0] in FRESH]
         short = [name for name, value in each.items() if value < GOAL]
         if each:
-            print(f"{of}: mean coverage {np.mean(list(each.values())):.3f}; below {GOAL} in {short}")
+            means = f"{np.mean(list(each.values())):.3f}" + (f", of fresh shapes {np.mean(fresh):.3f}" if fresh else "")
+            print(f"{of}: mean coverage {means}; below {GOAL} in {short}")
     if not args.only:
         from packing_meter import where
 
-        record = {**where("cpu"), "level": 0.95, "worlds": args.worlds, "draws": args.draws, "cases": results}
+        record = {
+            **where("cpu"),
+            "level": 0.95,
+            "worlds": args.worlds,
+            "draws": args.draws,
+            "fresh": FRESH,
+            "cases": results,
+        }
         (HERE / "peaks-coverage.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -20,6 +20,7 @@ from raysweep.store import Store
 from raysweep.sweep import from_mapping
 from raysweep.sweep.current import cells
 from raysweep.theory.bmd import activation, mean_dimension
+from raysweep.theory.replica import square
 
 torch.set_num_threads(1)  # small products: threads would only wait for each other
 
@@ -166,6 +167,29 @@ def test_the_formula_holds_for_any_weights() -> None:
     measured = Features(draws, "tanh").measured(torch.as_tensor(w))
     formula = mean_dimension(activation("tanh"), ((draws.rows.T @ w) ** 2).mean() / 300, (w**2).mean())
     assert measured.mean_dimension[0] == pytest.approx(float(formula), rel=0.05)
+
+
+def test_degree_two_of_trained_weights_is_that_of_the_theory() -> None:
+    """relu, N / P = 10: features share D (D - 1) / 2 coefficients of degree 2, and BMD by flips needs them."""
+    dim, width, found = 40, 1200, []
+    of = activation("relu")
+    for seed in range(8):
+        draws = drawn(seed, width, 120, dim, 20_000, 100)
+        features = Features(draws, "relu")
+        w = features.least_squares(draws.labels(False, 0, 0), np.array([0.01])).weights
+        pairs = (draws.rows.T * w[:, 0].numpy()) @ draws.rows
+        q_2 = (pairs[np.triu_indices(dim, 1)] ** 2).sum() * 2 / (width * dim * (dim - 1))
+        q_w, q_s = float((w**2).mean()), float(((draws.rows.T @ w.numpy()) ** 2).mean() / width)
+        flips = float(features.measured(w).mean_dimension[0])
+        found.append(
+            [q_2 / q_w, flips, *(float(mean_dimension(of, q_s, q_w, of.slope_at(dim), q)) for q in (q_2, q_w))]
+        )
+    ratio, flips, with_two, without = np.mean(found, axis=0)
+    theory = square(of, width, 120, dim, 0.01, finite=True)
+    assert ratio == pytest.approx(float(theory.q_2 / theory.q_w), rel=0.05)
+    assert ratio > 1.5
+    assert flips == pytest.approx(with_two, abs=0.012)
+    assert flips > without + 0.015
 
 
 @pytest.mark.parametrize(
