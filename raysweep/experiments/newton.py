@@ -29,9 +29,9 @@ def logistic(features: Sequence[Features], labels: Sequence[Array], ridges: Sequ
     """Weights for the logistic loss; a fit per lane.
 
     Args:
-        features: Of each lane, of one shape; lanes of one seed share theirs.
-        labels: -1 or 1, [P] of each lane.
-        ridges: Positive, of each lane.
+        features: One per lane, all of one shape; lanes of one seed share theirs.
+        labels: -1 or 1, [P] for each lane.
+        ridges: One per lane, positive.
     """
     different = {id(one): one.basis for one in features}
     basis = [different[id(one)] for one in features]

@@ -36,7 +36,8 @@ class Peak:
     Attributes:
         location: x of the peak, and its interval.
         height: y there, and its interval.
-        prominence: Height above the higher of the curve's two ends, and its interval.
+        prominence: Height above the higher of the curve's two ends, and its interval, whose lower end allows for the
+            choice of the highest among all scales.
         window: Smallest and largest x that the parabola was fitted to; `points` of the `scales` lie in it.
         units: Independent units, which the intervals are over; of one scale, where runs share none.
         level: Nominal coverage of intervals.
