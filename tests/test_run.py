@@ -146,12 +146,12 @@ for arguments in (["plan", "toy.yaml"], ["run", "toy.yaml", "--executor", "inlin
 def test_planning_any_built_in_experiment_imports_neither_torch_nor_ray(tmp_path: Path) -> None:
     script = """
 import sys
-from raysweep.experiments import BUILT_IN
+from raysweep.experiments import BUILT_IN, built_in
 from raysweep.sweep import from_mapping
 from raysweep.plan import make_plan
 from raysweep.store import Store
 for name in BUILT_IN:
-    world = {"world": {"kind": "gaussian"}} if name == "classifier" else {}
+    world = {"world": {"kind": "gaussian"}} if built_in(name).needs_world else {}
     make_plan(from_mapping({"name": "a", "experiment": name, **world, "grid": {"seed": [1, 2]}}), Store("nowhere"), 2)
     assert not {"torch", "ray", "polars", "matplotlib"} & set(sys.modules), (name, sorted(sys.modules))
 """

@@ -22,6 +22,25 @@ from raysweep.testing.trial import Trial
 
 # Small sweeps that mix costs, kinds of time, endings: what could go wrong must be in them.
 SWEEPS: dict[str, dict[str, Any]] = {
+    "active_learning": {
+        "world": {"kind": "gaussian", "dim": 4, "classes": 3},
+        "grid": {
+            "concat": [
+                {"strategy": ["random", "entropy", "margin", "bald", "core_set", "epistemic", "aleatoric"]},
+                {"strategy": "bald", "lr": [1e30, 0.01], "temperature": 2, "labels": "soft"},
+            ],
+            "labelled": [6, 18],
+            "initial": 6,
+            "query": 4,
+            "ensemble": 3,
+            "steps": 3,
+            "batch": 8,
+            "width": 4,
+            "pool": 128,
+            "eval_items": 32,
+            "precision": "float64",
+        },
+    },
     "bmd": {
         "grid": {
             "dim": 6,

@@ -79,8 +79,7 @@ def audit(
 
 def _breaks(store: Store, folders: Sequence[str], items: int, json: bool) -> None:
     """Print what breaks exactness, for every world of flows."""
-    from raysweep import data
-    from raysweep.oracle.breaks import changes
+    from raysweep.oracle.breaks import changes, grey_levels_and_noise
     from raysweep.oracle.flow_world import FlowWorld
     from raysweep.oracle.world import load_recipe, load_world
 
@@ -91,9 +90,7 @@ def _breaks(store: Store, folders: Sequence[str], items: int, json: bool) -> Non
             say(f"{folder or store.uri}: a world of kind {recipe.kind} is no flow", stream=sys.stderr)
             continue
         say(f"{folder or store.uri}: {items:,} items per change", stream=sys.stderr)
-        known = recipe.model_dump()
-        levels = data.levels(str(known["data"])) if "data" in known else 256
-        each = list(changes(world, levels, float(known.get("noise", 0.0)), items))
+        each = list(changes(world, *grey_levels_and_noise(recipe), items))
         found += [{"folder": folder, **one.to_json()} for one in each]
         if not json:
             rows = [

@@ -66,7 +66,13 @@ def fit(
     folder = folder_of(recipe)
     if json:
         print_json(
-            {"folder": folder, "kind": recipe.kind, "sha": world.sha, "dim": world.dim, "classes": world.classes}
+            {
+                "folder": folder,
+                "kind": recipe.kind,
+                "sha": world.sha,
+                "dimensions": world.dim,
+                "number_of_classes": world.classes,
+            }
         )
     else:
         say(f"{target.uri}/{folder}: {recipe.kind} world, {world.classes} classes in {world.dim} dimensions")

@@ -21,6 +21,7 @@ from raysweep.experiments.returned import renamed
 __all__ = ["BUILT_IN", "Own", "built_in", "imported", "load_experiment"]
 
 BUILT_IN = {
+    "active_learning": "raysweep.experiments.active",
     "bmd": "raysweep.experiments.bmd",
     "classifier": "raysweep.experiments.classifier",
     "features": "raysweep.experiments.features",

@@ -114,7 +114,8 @@ class Classifier:
         times = sorted({t for i in range(len(pack)) for t in _times(pack.row(i), observed)})
         own_end = np.array(pack.column("steps")) if row["schedule"] == "cosine" else None
         ks = torch.tensor(observed.values("k"), dtype=torch.float64)
-        held = {s: HeldOut.draw(pack, world, s, compute, device) for s in ("eval", "select")}
+        members = pack.value("members")
+        held = {s: HeldOut.draw(pack, world, s, compute, device, members) for s in ("eval", "select")}
         layout, batch = architecture.layout, pack.value("batch")
         step_flops = float(pack.value("members")) * batch * (layout.forward_flops + layout.backward_flops)
         spent = np.zeros(len(pack))  # evaluation FLOPs so far

@@ -51,7 +51,7 @@ class HeldOut:
     members: int
 
     @staticmethod
-    def draw(pack: Runs, world: World, stream: str, dtype: torch.dtype, device: str) -> HeldOut:
+    def draw(pack: Runs, world: World, stream: str, dtype: torch.dtype, device: str, members: int = 1) -> HeldOut:
         """The sample `stream` ("eval" or "select") of every temperature in a pack."""
         parts = []
         for temperature in pack.values["temperature"]:
@@ -60,7 +60,7 @@ class HeldOut:
             parts.append(
                 _Part(x, torch.from_numpy(sample.log_posterior).to(device), torch.from_numpy(sample.y).to(device))
             )
-        return HeldOut(tuple(parts), pack.codes["temperature"].astype(np.int64), pack.value("members"))
+        return HeldOut(tuple(parts), pack.codes["temperature"].astype(np.int64), members)
 
     @torch.no_grad()
     def measure(

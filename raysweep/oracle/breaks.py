@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from raysweep import data
 from raysweep.experiment import Sample
 from raysweep.oracle.audit import calibration
 from raysweep.oracle.audits import Check
 from raysweep.oracle.flow_world import FlowWorld
+from raysweep.oracle.recipe import Recipe
 
-__all__ = ["Change", "changes"]
+__all__ = ["Change", "changes", "grey_levels_and_noise"]
 
 _TEMPERED, _COOL = 2.0, 0.8
 _CHUNK = 256  # items whose densities are differentiated at a time
@@ -76,6 +78,13 @@ def changes(world: FlowWorld, levels: int, noise: float, items: int) -> Iterator
     }
     for name, (about, change) in kinds.items():
         yield _scored(world, name, about, change(sample.x), sample.y)
+
+
+def grey_levels_and_noise(recipe: Recipe) -> tuple[int, float]:
+    """What a recipe's world was trained on: grey levels of its images, and the standard deviation of its noise."""
+    known = recipe.model_dump()
+    levels = data.levels(str(known["data"])) if "data" in known else 256
+    return levels, float(known.get("noise", 0.0))
 
 
 def _checked(name: str, about: str, sample: Sample) -> Change:
