@@ -1,8 +1,8 @@
 """Real data, as arrays with a content hash. The built-in default is scikit-learn's digits.
 
-Other images are read from files of the folder that the environment variable RAYSWEEP_DATA names: NAME.npz with
-x_train, y_train, x_test and y_test (uint8, [n, height, width] or [n, height, width, 3]), or with images as JPEG
-(header, payload, lengths, labels; the last 10,000 are for testing).
+Other images are in the folder that the environment variable RAYSWEEP_DATA names: NAME.npz with x_train, y_train, x_test
+and y_test (uint8, [n, height, width] or [n, height, width, 3]), or with images as JPEG (header, payload, lengths,
+labels; the last 10,000 are for testing); or a folder NAME with a folder of image files per class.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from raysweep import image_folder
 from raysweep.errors import SweepError, nearest
 
 __all__ = [
@@ -71,6 +72,7 @@ class Images:
         y: [n] class of each image, 0 to `classes` - 1.
         train: How many are for training; the others are for testing.
         levels: Number of grey levels, the range of uniform dequantisation.
+        skipped: Files that could not be read.
     """
 
     x: Bytes
@@ -78,6 +80,7 @@ class Images:
     classes: int
     train: int
     levels: int = _GREY
+    skipped: tuple[Path, ...] = ()
 
     def standardised(self) -> npt.NDArray[np.float32]:
         """[n, ...] each channel with mean 0 and variance 1 over the training images."""
@@ -114,12 +117,19 @@ def load(name: str) -> Dataset:
 
 
 @cache
-def images(name: str) -> Images:
-    """Images by name: `digits`, or a file of the folder RAYSWEEP_DATA.
+def images(name: str, side: int = 0) -> Images:
+    """Images by name: `digits`, or a file or folder in the folder RAYSWEEP_DATA.
+
+    Args:
+        side: Height and width, of a folder's images alone; others have their own.
 
     Raises:
-        SweepError: there is no such file, or it is of another kind.
+        SweepError: there is no such file, it is of another kind, or has other images than of this side.
     """
+    if folder := _folder(name, side):
+        files = image_folder.listed(folder)
+        x, y, train, skipped = image_folder.decoded(files, side)
+        return Images(x, y, len(files.classes), train, skipped=skipped)
     if name == "digits":
         found = load(name)
         return Images(found.x, found.y, found.classes, _DIGITS_TRAIN, found.levels)
@@ -171,17 +181,25 @@ def fingerprint(name: str) -> str:
     """
     if name == "digits":
         return load(name).sha256
+    if _is_folder(name):
+        return image_folder.digest(image_folder.listed(_place(name)))
     with open(_file(name), "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @cache
-def image_shape(name: str) -> ImageShape:
-    """What a plan must know about `images(name)`, without decoding all of them.
+def image_shape(name: str, side: int = 0) -> ImageShape:
+    """What a plan must know about `images(name, side)`, without decoding all of them. Of a folder, unreadable files
+    are counted.
 
     Raises:
-        SweepError: there is no such file, or it is of another kind.
+        SweepError: as for `images`.
     """
+    if folder := _folder(name, side):
+        files = image_folder.listed(folder)
+        return ImageShape(
+            image_folder.channels(files) * side**2, len(files.classes), files.train, len(files.y) - files.train
+        )
     if name == "digits":
         found = images(name)
         return ImageShape(found.x.shape[1], found.classes, found.train, len(found.y) - found.train)
@@ -193,6 +211,32 @@ def image_shape(name: str) -> ImageShape:
         train, test = arrays["y_train"], arrays["y_test"]
         size = math.prod(arrays["x_test"].shape[1:])
         return ImageShape(size, int(max(train.max(), test.max())) + 1, len(train), len(test))
+
+
+def _place(name: str) -> Path:
+    return Path(os.environ.get("RAYSWEEP_DATA", "")) / name
+
+
+def _is_folder(name: str) -> bool:
+    return bool(os.environ.get("RAYSWEEP_DATA")) and name.isidentifier() and _place(name).is_dir()
+
+
+def _folder(name: str, side: int) -> Path | None:
+    """The folder of a name, if it is one.
+
+    Raises:
+        SweepError: a side is missing, or given for what has its own.
+    """
+    if not _is_folder(name):
+        if side:
+            raise SweepError(
+                f"side: is given for folders of images, which are scaled to it, but got (side={side}) for {name!r}, "
+                "whose images have their own. Leave it out"
+            )
+        return None
+    if side < 1:
+        raise SweepError(f"side: must be given for a folder of images, but got (data={name!r}, side={side}). Say 64")
+    return _place(name)
 
 
 def _file(name: str) -> Path:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from raysweep import data
 from raysweep.data import channels_and_side
 from raysweep.errors import SweepError
 from raysweep.experiment import World
@@ -34,11 +35,21 @@ def write_card(store: Store, folder: str, recipe: Recipe, world: World) -> None:
     point = Curve(store, folder).newest
     if point and "test_bits" in point:
         lines += ["", f"On {point['test_images']:,.0f} images held out, given their class: {_bits(point)}."]
+    if skipped := _skipped(recipe):
+        lines += ["", f"{len(skipped)} files could not be read and are left out: {', '.join(skipped[:20])}."]
     lines += [f"\nAudit{place(one['at'])}: {summary(one)}." for one in stored_audits(store, folder)]
     if grid := _grid(world):
         store.write(f"{folder}/samples.png", grid)
         lines += ["", "![Samples, column by column in the order of their classes](samples.png)"]
     store.write(f"{folder}/card.md", "\n".join([*lines, ""]).encode())
+
+
+def _skipped(recipe: Recipe) -> list[str]:
+    """Names of the image files that could not be read."""
+    known = recipe.model_dump()
+    if not known.get("side"):
+        return []
+    return [path.name for path in data.images(str(known["data"]), int(known["side"])).skipped]
 
 
 def _bits(point: Mapping[str, Any]) -> str:

@@ -30,7 +30,10 @@ class ImageRecipe(Recipe):
 
     audited: ClassVar[Mapping[str, float] | None] = {"temperature": 1.0}
 
-    data: str = Field("digits", description="digits, or NAME of NAME.npz in the folder RAYSWEEP_DATA")
+    data: str = Field("digits", description="digits, or NAME of NAME.npz or of a folder, in the folder RAYSWEEP_DATA")
+    side: int = Field(
+        0, ge=0, le=4096, description="of a folder's images, which are scaled to it; others have their own"
+    )
     noise: float = Field(0.0, ge=0, le=100, description="std of Gaussian noise added to images scaled to [-1, 1]")
     confusion: float = Field(0.0, ge=0, lt=1, description="chance that a label is one of the other classes")
     flips: bool = Field(False, description="half of the images are mirrored")
@@ -55,7 +58,7 @@ class ImageRecipe(Recipe):
 
     @property
     def shape(self) -> Shape:
-        found = datasets.image_shape(self.data)
+        found = datasets.image_shape(self.data, self.side)
         if self.batch > found.train:
             raise SweepError(
                 f"world.batch: must be at most the training images of {self.data}, but got (batch={self.batch}, "

@@ -61,7 +61,7 @@ class _Images:
 
     @staticmethod
     def of(recipe: ImageRecipe, test: bool, device: str) -> _Images:
-        found = data.images(recipe.data)
+        found = data.images(recipe.data, recipe.side)
         part = slice(found.train, None) if test else slice(found.train)
         x, y = torch.from_numpy(found.x[part]).to(device), torch.from_numpy(found.y[part]).to(device)
         return _Images(recipe, x, y, found.levels)

@@ -19,6 +19,7 @@ from raysweep.experiment import Dist
 from raysweep.oracle import likelihood
 from raysweep.oracle.audit import audit
 from raysweep.oracle.flow_world import FlowWorld
+from raysweep.oracle.flows.conditional import ConditionalFlow
 from raysweep.oracle.likelihood import CHECKPOINT, bits_per_dim, trained, weights_of
 from raysweep.oracle.recipe import recipe_hash, recipe_of
 from raysweep.oracle.transformer_world import TransformerRecipe
@@ -124,7 +125,14 @@ class Ranks:
         return found
 
 
-def test_ranks_train_the_flow_of_one_device() -> None:
+def test_ranks_train_the_flow_of_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, fresh = threading.Lock(), TransformerRecipe.fresh
+
+    def one_at_a_time(recipe: TransformerRecipe) -> ConditionalFlow:  # the seeds of threads are torch's global one
+        with lock:
+            return fresh(recipe)
+
+    monkeypatch.setattr(TransformerRecipe, "fresh", one_at_a_time)
     recipe = TINY.model_copy(update={"steps": 6, "batch": 65, "flips": True, "noise": 0.1})  # shares of 33 and 32
     ranks = Ranks(2).train(recipe)
     alone = weights(trained(recipe, None, nothing, "cpu"))

@@ -1,0 +1,144 @@
+"""Images in folders, a folder per class, of any size and format that Pillow reads.
+
+Either FOLDER/train/CLASS/... and FOLDER/test/CLASS/... (or `val`), or FOLDER/CLASS/..., of which a sixth, by a hash of
+the file's name, is for testing. Each image is scaled so that its shorter side fits, and its middle is cut out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from raysweep.errors import SweepError
+
+__all__ = ["Files", "channels", "decoded", "digest", "listed"]
+
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+
+_ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"))
+_TEST_SHARE = 6  # one in so many, where nobody says which are for testing
+_TESTS = ("test", "val", "valid", "validation")
+_GREY = ("1", "L", "LA", "I", "I;16", "F")  # Pillow's modes
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, MemoryError)  # what Pillow raises for what it cannot read
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a folder, those for training first, each in the order of their names.
+
+    Attributes:
+        paths: Where they are.
+        y: [n] the class of each.
+        train: How many are for training.
+        classes: Names of the classes.
+    """
+
+    paths: tuple[Path, ...]
+    y: npt.NDArray[np.int64]
+    train: int
+    classes: tuple[str, ...]
+
+
+def listed(folder: Path) -> Files:
+    """The files of a folder; nothing is opened.
+
+    Raises:
+        SweepError: it has no classes, or a class of the one part that the other lacks.
+    """
+    parts = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
+    test = next((parts[name] for name in _TESTS if name in parts), None)
+    if "train" in parts and test is not None:
+        names = _classes(parts["train"])
+        if extra := sorted({*_classes(test)} - {*names}):
+            raise SweepError(f"data: classes for testing must be among those for training, but {test} also has {extra}")
+        train, held = (list(_files(where, names)) for where in (parts["train"], test))
+    else:
+        names, train, held = _classes(folder), [], []
+        for path, label in _files(folder, names):
+            (held if _is_held(path, folder) else train).append((path, label))
+    if len(names) < 2 or not train or not held:
+        raise SweepError(
+            f"data: a folder of images must hold a folder with files per class, for two classes or more, but {folder} "
+            f"has (classes={len(names)}, training={len(train)}, testing={len(held)}). Put images into "
+            f"{folder}/CLASS/, or into {folder}/train/CLASS/ and {folder}/test/CLASS/"
+        )
+    both = [*train, *held]
+    return Files(tuple(p for p, _ in both), np.array([y for _, y in both], dtype=np.int64), len(train), tuple(names))
+
+
+def digest(files: Files) -> str:
+    """The SHA-256 of all files: names, classes, contents."""
+    whole = hashlib.sha256(f"{files.train} {files.classes}".encode())
+    for path, label in zip(files.paths, files.y.tolist(), strict=True):
+        whole.update(f"\n{label} {path.name} ".encode())
+        with open(path, "rb") as stream:
+            whole.update(hashlib.file_digest(stream, "sha256").digest())
+    return whole.hexdigest()
+
+
+def channels(files: Files) -> int:
+    """1 where the first file that can be read is grey, else 3; all others are made so.
+
+    Raises:
+        SweepError: none can be read.
+    """
+    from PIL import Image
+
+    for path in files.paths:
+        with contextlib.suppress(*_UNREADABLE), Image.open(path) as opened:
+            return 1 if opened.mode in _GREY else 3
+    raise SweepError(f"data: images must be readable, but none of {len(files.paths)} is; the first is {files.paths[0]}")
+
+
+def decoded(files: Files, side: int) -> tuple[Bytes, npt.NDArray[np.int64], int, tuple[Path, ...]]:
+    """x [n, channels * side^2] channel by channel, y [n], how many are for training, and the files that are unreadable,
+    which are left out.
+
+    Raises:
+        SweepError: none can be read.
+    """
+    mode = "L" if channels(files) == 1 else "RGB"
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda path: _decoded(path, mode, side), files.paths))
+    good = [i for i, one in enumerate(found) if one is not None]
+    skipped = tuple(path for path, one in zip(files.paths, found, strict=True) if one is None)
+    x = np.stack([one for one in found if one is not None])  # [n, side, side], or with channels last
+    by_channel = np.moveaxis(x, 3, 1) if x.ndim == 4 else x
+    flat = np.ascontiguousarray(by_channel).reshape(len(x), -1)
+    return flat, files.y[good], sum(i < files.train for i in good), skipped
+
+
+def _classes(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _files(folder: Path, classes: Sequence[str]) -> Iterator[tuple[Path, int]]:
+    for label, name in enumerate(classes):
+        for path in sorted((folder / name).rglob("*")) if (folder / name).is_dir() else ():
+            if path.suffix.lower() in _ENDINGS and path.is_file():
+                yield path, label
+
+
+def _is_held(path: Path, folder: Path) -> bool:
+    name = path.relative_to(folder).as_posix()
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) % _TEST_SHARE == 0
+
+
+def _decoded(path: Path, mode: str, side: int) -> Bytes | None:
+    """[side, side], or [side, side, 3] under RGB; None for a file that is no image."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as opened:
+            turned = ImageOps.exif_transpose(opened).convert(mode)
+            return np.asarray(ImageOps.fit(turned, (side, side), Image.Resampling.LANCZOS), dtype=np.uint8)
+    except _UNREADABLE:
+        return None
