@@ -23,6 +23,7 @@ __all__ = ["BUILT_IN", "Own", "built_in", "imported", "load_experiment"]
 BUILT_IN = {
     "bmd": "raysweep.experiments.bmd",
     "classifier": "raysweep.experiments.classifier",
+    "double_descent": "raysweep.experiments.double_descent",
     "features": "raysweep.experiments.features",
     "lid": "raysweep.experiments.lid",
     "richness": "raysweep.experiments.richness",
