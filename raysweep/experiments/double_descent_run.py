@@ -14,9 +14,10 @@ from torch import Tensor
 
 from raysweep.experiment import Context
 from raysweep.experiments.double_descent import METRICS, Work, architecture_of, measures_of, steps_of
-from raysweep.experiments.double_descent_scores import Scores, fgsm, mean_dimensions
+from raysweep.experiments.double_descent_scores import Scores, mean_dimensions
 from raysweep.experiments.double_descent_task import Task, task_of
 from raysweep.grid.runs import Runs
+from raysweep.metrics.attacks import fgsm
 from raysweep.models.initial import he_parameters
 from raysweep.streams import member_seed
 from raysweep.training.batches import Batches
@@ -144,7 +145,7 @@ def _against(loss: Loss) -> Inputs:
     """Inputs moved by each lane's eps against the model as it is."""
 
     def moved(model: Model, own: Parameters, x: Tensor, targets: Tensor) -> Tensor:
-        return fgsm(model, own, x, targets, loss, own[ATTACK][:, None, None])
+        return fgsm(model, own, x, targets, own[ATTACK], loss=loss)
 
     return moved
 

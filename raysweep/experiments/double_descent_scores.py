@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from raysweep.experiments.double_descent import VARIANCE_POINTS
+from raysweep.metrics.attacks import fgsm, flipped, pgd
 from raysweep.metrics.mean_dimension import mean_dimension
 from raysweep.metrics.measures import Gaussian, Marginals, Measure, Uniform
-from raysweep.streams import INPUT_NOISE, uniform
 from raysweep.training.batches import Batches
 from raysweep.training.loss import Loss
 from raysweep.training.optim import Parameters
@@ -23,34 +23,12 @@ from raysweep.training.precision import products
 if TYPE_CHECKING:
     from raysweep.models.architecture import Model
 
-__all__ = ["LOW_HIGH", "Scores", "fgsm", "mean_dimensions", "pgd"]
+__all__ = ["Scores", "mean_dimensions"]
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Part: TypeAlias = tuple[Tensor, Tensor]  # x [lanes, some items, inputs], targets [lanes, some items, classes]
 
-LOW_HIGH = (-1.0, 1.0)  # range of inputs
 _MOST = 1024  # items in a forward pass
-
-
-def fgsm(model: Model, own: Parameters, x: Tensor, targets: Tensor, loss: Loss, eps: Tensor) -> Tensor:
-    """x [lanes, n, inputs] moved by eps [lanes, 1, 1] along the sign of the loss's gradient, within the range."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        outputs = model(own, x)
-        with torch.no_grad():
-            _, downstream = loss.value_and_gradient(outputs, targets)
-        (gradient,) = torch.autograd.grad(outputs, x, downstream)
-    moved: Tensor = (x.detach() + eps * gradient.sign()).clamp(*LOW_HIGH)
-    return moved
-
-
-def pgd(model: Model, own: Parameters, x: Tensor, targets: Tensor, loss: Loss, eps: Tensor, steps: int) -> Tensor:
-    """x after steps of 2.5 eps / steps along such signs, each projected to within eps of x."""
-    at = x
-    for _ in range(steps):
-        at = fgsm(model, own, at, targets, loss, 2.5 * eps / steps)
-        at = torch.minimum(torch.maximum(at, x - eps), x + eps)
-    return at
 
 
 @dataclass(frozen=True)
@@ -105,20 +83,15 @@ class Scores:
 
     def attacked(self, own: Parameters, lanes: Tensor, eps: float, steps: int) -> dict[str, Array]:
         """Errors under FGSM, and under PGD of so many steps; the model must have gradients by its inputs."""
-        size = torch.full((len(lanes), 1, 1), eps, dtype=self.compute, device=lanes.device)
-        one = self.tested(own, lanes, lambda x, y, _: fgsm(self.model, own, x, y, self.loss, size))
-        many = self.tested(own, lanes, lambda x, y, _: pgd(self.model, own, x, y, self.loss, size, steps))
+        one = self.tested(own, lanes, lambda x, y, _: fgsm(self.model, own, x, y, eps, loss=self.loss))
+        many = self.tested(own, lanes, lambda x, y, _: pgd(self.model, own, x, y, eps, steps, loss=self.loss))
         return {"fgsm_error": one[1], "pgd_error": many[1]}
 
     def flipped(self, own: Parameters, lanes: Tensor, share: float) -> Array:
         """Error on new items, each of whose inputs changes its sign with this chance."""
 
-        def moved(x: Tensor, targets: Tensor, start: int) -> Tensor:
-            number = torch.arange(x[0].numel(), device=x.device) + start * x.shape[2]
-            chance = uniform(self.batches.data_seed[lanes, None], INPUT_NOISE, number)
-            return torch.where(chance.view(x.shape) < share, -x, x)
-
-        return self.tested(own, lanes, moved)[1]
+        seed = self.batches.data_seed[lanes]
+        return self.tested(own, lanes, lambda x, _, start: flipped(x, share, seed, first=start))[1]
 
     def _new(self, lanes: Tensor, start: int) -> Part:
         """New items of each lane, from this number on."""
