@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "ATTACK", "FEATURE_ITEMS", "INIT", "INPUT_NOISE", "LABEL_NOISE", "MEAN_DIMENSION", "MEMBER", "ORDER", "PERMUTATION",
-    "bits", "indices", "member_seed", "normal", "permutation", "uniform",
+    "ATTACK", "COMPLEXITY", "FEATURE_ITEMS", "INIT", "INPUT_NOISE", "LABEL_NOISE", "MEAN_DIMENSION", "MEMBER", "ORDER",
+    "PERMUTATION", "bits", "indices", "member_seed", "normal", "permutation", "uniform",
 ]  # fmt: skip
 
 # Streams: what a seed is used for. Two uses of one seed never share numbers. Draws made elsewhere, by other generators
 # and so never the same numbers either: `experiments/lid.py` (NumPy's Philox, keyed by (seed, use): it needs gamma draws
 # and no torch) and `oracle/` (torch's generator: a world is sampled once, in order, on a CPU).
-PERMUTATION, INIT, ORDER, LABEL_NOISE, INPUT_NOISE, MEMBER, FEATURE_ITEMS, MEAN_DIMENSION, ATTACK = range(1, 10)
+PERMUTATION, INIT, ORDER, LABEL_NOISE, INPUT_NOISE, MEMBER, FEATURE_ITEMS, MEAN_DIMENSION, ATTACK, COMPLEXITY = range(
+    1, 11
+)
 
 
 def _signed(word: int) -> int:

@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from raysweep.errors import MetricError
 
-__all__ = ["lanes_of", "passes", "per_lane"]
+__all__ = ["Pass", "lanes_of", "passes", "per_lane"]
 
 _BYTES = {"cpu": 2**24, "cuda": 2**28}  # of inputs in a pass
 
 
-def passes(lanes: int, x: Tensor, chunk: int | None = None) -> Iterator[tuple[slice, slice]]:
-    """Slices of lanes and of items which together cover both; all items of some lanes come before the next lanes.
+@dataclass(frozen=True)
+class Pass:
+    """Some items of some lanes.
+
+    Attributes:
+        lanes, items: Which they are.
+        x: [lanes, items, d].
+        targets: [lanes, items] or [lanes, items, outputs].
+        share: These items' share of all.
+    """
+
+    lanes: slice
+    items: slice
+    x: Tensor
+    targets: Tensor
+    share: float
+
+    def of(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """These lanes of {name: [all lanes, ...]}, without a gradient."""
+        return {name: p[self.lanes].detach() for name, p in parameters.items()}
+
+
+def passes(lanes: int, x: Tensor, targets: Tensor, chunk: int | None = None) -> Iterator[Pass]:
+    """Parts of the lanes and items, which together are all of them.
 
     Args:
-        x: [..., n, d] the items; their size and device decide where `chunk` does not.
+        x: [lanes, n, d], or [n, d] where lanes share the items; their size and device decide where `chunk` does not.
+        targets: Classes, [n] or [lanes, n] integers; or real numbers [n, outputs] or [lanes, n, outputs].
         chunk: Most items in a pass, over all lanes, but at least one.
 
     Raises:
@@ -29,12 +53,15 @@ def passes(lanes: int, x: Tensor, chunk: int | None = None) -> Iterator[tuple[sl
             f"items: `n >= 1` and `chunk >= 1` must hold, but got (n={n}, chunk={chunk}). Give items, and leave chunk "
             "out to have it chosen"
         )
+    x, targets = per_lane(x, lanes, 3), per_lane(targets, lanes, 3 if targets.is_floating_point() else 2)
     most = chunk or max(64, _BYTES.get(x.device.type, _BYTES["cpu"]) // (x.shape[-1] * x.element_size()))
-    items = min(n, most)
-    at_a_time = max(1, most // items)
+    size = min(n, most)
+    at_a_time = max(1, most // size)
     for lane in range(0, lanes, at_a_time):
-        for item in range(0, n, items):
-            yield slice(lane, min(lane + at_a_time, lanes)), slice(item, min(item + items, n))
+        own = slice(lane, min(lane + at_a_time, lanes))
+        for item in range(0, n, size):
+            items = slice(item, min(item + size, n))
+            yield Pass(own, items, x[own, items], targets[own, items], (items.stop - items.start) / n)
 
 
 def lanes_of(parameters: Mapping[str, Tensor]) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from raysweep.metrics.attacks import fgsm, flipped, pgd, targets_of
-from raysweep.metrics.passes import lanes_of, passes, per_lane
+from raysweep.metrics.passes import lanes_of, passes
 from raysweep.training.loss import CROSS_ENTROPY, Loss
 
 if TYPE_CHECKING:
@@ -25,10 +25,11 @@ class Attack(Protocol):
     def perturbed(
         self, model: Model, parameters: Mapping[str, Tensor], x: Tensor, targets: Tensor, first: int
     ) -> Tensor:
-        """[lanes, n, d], or [n, d] where lanes share them: the items after the change.
+        """[lanes, n, d] the items after the change.
 
         Args:
-            model, parameters, x, targets: As for `fgsm`; of some lanes and items.
+            model, parameters: As for `fgsm`, of some lanes.
+            x, targets: As for `fgsm`, of some items, with a lane axis.
             first: Number of the first item.
         """
         ...
@@ -117,16 +118,15 @@ def attacked_errors(
     """
     lanes, n = lanes_of(parameters), x.shape[-2]
     wrong = {name: torch.zeros(lanes, dtype=torch.float64, device=x.device) for name in attacks}
-    lane_axis = 2 if targets.is_floating_point() else 1
-    for own, items in passes(lanes, x, chunk):
-        some = {name: p[own] for name, p in parameters.items()}
-        clean = (x[own] if x.dim() == 3 else x)[..., items, :]
-        wanted = targets[own][:, items] if targets.dim() > lane_axis else targets[items]
+    for part in passes(lanes, x, targets, chunk):
+        own = part.of(parameters)
         for name, attack in attacks.items():
-            seen = clean if attack is None else attack.perturbed(model, some, clean, wanted, items.start)
+            seen = part.x
+            if attack is not None:
+                seen = attack.perturbed(model, own, part.x, part.targets, part.items.start)
             with torch.no_grad():
-                outputs = model(some, per_lane(seen, lanes_of(some), 3))
-                wrong[name][own] += _wrong(outputs, targets_of(wanted, outputs)).sum(1)
+                outputs = model(own, seen)
+                wrong[name][part.lanes] += _wrong(outputs, targets_of(part.targets, outputs)).sum(1)
     found: dict[str, Tensor] = {}
     for name, count in wrong.items():
         share = count / n
