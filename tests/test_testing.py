@@ -68,7 +68,16 @@ SWEEPS: dict[str, dict[str, Any]] = {
                     "label_noise": [0, 0.4],
                     "attack": [0, 0.2],
                 },
-                {"loss": "square", "lr": [0.01, 1e30], "steps": 3, "pretrain": 2, "bmd_points": 4, "pixel": [-1, 2]},
+                {
+                    "loss": "square",
+                    "n_train": 4,
+                    "lr": [0.05, 1e30],
+                    "steps": 40,
+                    "pretrain": 2,
+                    "bmd_points": 4,
+                    "pixel": [-1, 2],
+                    "complexity": True,
+                },
                 {
                     "task": "images",
                     "batch": 4,

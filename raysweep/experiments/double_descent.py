@@ -24,7 +24,8 @@ from raysweep.grid.values import Value
 from raysweep.models import ACTIVATIONS, Architecture
 
 __all__ = [
-    "EXPERIMENT", "METRICS", "VARIANCE_POINTS", "DoubleDescent", "Work", "architecture_of", "measures_of", "steps_of",
+    "EXPERIMENT", "METRICS", "MOST_ITEMS", "VARIANCE_POINTS", "DoubleDescent", "Work", "architecture_of", "measures_of",
+    "steps_of",
 ]  # fmt: skip
 
 AXES = (
@@ -64,12 +65,31 @@ AXES = (
     Axis("bmd_points", int, "shape", 100, low=0, high=10**6, unit="points",
          help="points of the mean dimension of the outputs, an even number; 0: it is not measured"),
     Axis("measures", bool, "shape", False, help="mean dimension under other distributions of inputs, too"),
+    Axis("complexity", bool, "shape", False, help="norms, margins, sharpness and input gradients, on training items"),
     Axis("pgd_steps", int, "shape", 10, low=1, high=10**4, unit="steps", help="of projected gradient ascent"),
     Axis("eps", float, "observed", 0.0, low=0.0, high=2.0, help="largest move of an input by an attack; 0: none"),
     Axis("share", float, "observed", 0.0, low=0.0, high=1.0, help="chance that the sign of an input is flipped"),
     Axis("pixel", int, "observed", -1, low=-1, high=2**24, help="input of `contribution`; -1: none"),
 )  # fmt: skip
 MEASURES = ("uniform", "gaussian", "marginals")  # besides that of -1 and 1
+COMPLEXITY = {  # see `metrics.complexity`
+    "l2_norm": "norm of all parameters",
+    "distance": "distance of all parameters from He's initial ones",
+    "frobenius_product": "product of the Frobenius norms of layers",
+    "spectral_product": "product of the spectral norms of layers",
+    "spectral_complexity": "spectrally-normalised margin bound's numerator",
+    "path_norm": "root of the sum over paths of squared products of weights; mlp",
+    "margin": "margin that nine tenths of the training items reach",
+    "frobenius_product_over_margin": "frobenius_product over a margin above 0",
+    "spectral_product_over_margin": "spectral_product over a margin above 0",
+    "spectral_complexity_over_margin": "spectral_complexity over a margin above 0",
+    "path_norm_over_margin": "path_norm over a margin above 0",
+    "hessian_eigenvalue": "largest eigenvalue of the Hessian of the training loss",
+    "worst_case_sharpness": "rise of the training loss at the worst small change of the parameters",
+    "average_sharpness": "rise of the training loss at random changes of the parameters",
+    "input_gradient": "norm of the gradient of an item's loss with respect to its inputs",
+    "jacobian_norm": "norm of the Jacobian of the outputs with respect to the inputs",
+}
 METRICS = (
     Metric("train_loss", "", "loss on the training items and their noisy labels", "low"),
     Metric("train_error", "", "share of the noisy training labels that are missed", "low"),
@@ -85,6 +105,7 @@ METRICS = (
     Metric("fgsm_error", "", "error on new items after one step of eps along the sign of the gradient", "low"),
     Metric("pgd_error", "", "error on new items after projected gradient ascent within eps", "low"),
     Metric("flip_error", "", "error on new items after random flips of signs of inputs", "low"),
+    *(Metric(name, "", f"{how}; null unless complexity is true") for name, how in COMPLEXITY.items()),
 )  # fmt: skip
 DISPLAY = Display(
     labels={
@@ -109,6 +130,8 @@ DISPLAY = Display(
     ),
 )
 VARIANCE_POINTS = 10_000  # inputs for the variance that a mean dimension divides by
+MOST_ITEMS = 1024  # training items that complexity is measured on
+_HESSIAN = 100  # most products with the Hessian
 _MOST = 1024  # items in a forward pass of an evaluation
 _READ = ("task", "dim", "data", "shuffled", "n_train", "label_noise", "model", "width", "depth", "activation", "loss",
          "batch", "precision", "test_items", "bmd_points", "measures")  # what is checked  # fmt: skip
@@ -122,7 +145,7 @@ class Work:
         step: A step of pretraining, or of training without attacks.
         attacked: What an attack adds to a step.
         before: Evaluation of the adversarial initialisation.
-        snapshot: An evaluation without attacks.
+        snapshot: An evaluation without attacks. That of complexity may end earlier than is counted here.
         attack, flip: Evaluation of one eps, and of one share, above 0.
         bytes: Parameters, gradients, moments, activations, and the lane's own copy of a full batch.
     """
@@ -144,19 +167,20 @@ class Work:
         each = float(run["batch"] or items)
         first = 2 * sum(p.macs for p in layout.parameters if p.first) if run["model"] == "mlp" else 0
         mean_dimension = (points + VARIANCE_POINTS) * one + points * architecture.inputs * (one - first)
-        count = 1 + (len(measures_of(run)) if points else 0)
+        count = 1 + len(measures_of(run))
+        curved = min(items, MOST_ITEMS) * (15 + architecture.outputs + 6 * _HESSIAN) if run["complexity"] else 0
         wide, narrow = (8 if run["precision"] == "float64" else 4), {"float64": 8, "bf16": 2}
-        held = max(each, min(max(items, tests), _MOST))
+        kept = max(each, min(max(items, tests), _MOST))
         copied = each * (architecture.inputs + architecture.outputs) if not run["batch"] else 0.0
         return Work(
             step=each * (one + layout.backward_flops),
             attacked=2.0 * each * one if run["attack"] else 0.0,
             before=float(items * one) if run["pretrain"] else 0.0,
-            snapshot=float((items + tests) * one + (count * mean_dimension if points else 0)),
+            snapshot=float((items + tests + curved) * one + (count * mean_dimension if points else 0)),
             attack=float(tests * one * (2 * (1 + run["pgd_steps"]) + 2)),
             flip=float(tests * one),
             bytes=wide * (layout.size * (4 if run["optimiser"] == "adam" else 3) + copied)
-            + 3.0 * narrow.get(run["precision"], 4) * held * layout.activations,
+            + 3.0 * narrow.get(run["precision"], 4) * kept * layout.activations,
         )
 
     def evaluation(self, observed: Observed) -> float:

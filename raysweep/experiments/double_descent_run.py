@@ -39,6 +39,7 @@ __all__ = ["trained"]
 Array: TypeAlias = npt.NDArray[np.float64]
 
 ATTACK = "attack"  # the name of [lanes] eps among the parameters
+_LOSSES = {"cross_entropy": CROSS_ENTROPY, "square": SQUARE, "logistic": LOGISTIC}
 _ADAM = (0.9, 0.999, 1e-8)  # beta1, beta2, eps
 _FAILED, _MISSED = "failed_at", "missed"  # what pretraining leaves besides parameters
 
@@ -93,9 +94,9 @@ class _Lanes:
 
 def trained(pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
     """A batch of rows per time."""
-    row, device, precision = pack.row(0), context.device, pack.value("precision")
+    device, precision = context.device, pack.value("precision")
     lanes, seeds = _Lanes(pack, device), list(dict.fromkeys(pack.column("seed")))
-    architecture, task, before = architecture_of(row), task_of(pack, seeds), int(pack.value("pretrain"))
+    architecture, task, before = architecture_of(pack.row(0)), task_of(pack, seeds), int(pack.value("pretrain"))
     batches, compute = lanes.batches(task, seeds), compute_dtype(precision)
     eps = lanes.column("attack", compute)
     adversarial = bool(eps.any())
@@ -105,18 +106,21 @@ def trained(pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
         model = architecture.model(conv, tf32)
         # The fused convolution has no gradient by images.
         attackable = architecture.model("grouped", tf32) if conv == "fused" else model
-        scores = Scores(model, loss_of(row["task"], row["loss"]), batches, task.tests.to(device), compute)
+        loss = _LOSSES[pack.value("loss")]
+        signs = loss if architecture.outputs < task.classes else None
+        scores = Scores(model, signed(loss) if signs else loss, signs, batches, task.tests.to(device), compute)
         start = he_parameters(architecture, batches.data_seed, lanes.dtype, device, lanes.column("init_scale"))
         failed = torch.full_like(batches.data_seed, -1)
         missed = torch.full(failed.shape, torch.nan, dtype=torch.float64, device=device)
         stage = Stage(0, {**start, _FAILED: failed, _MISSED: missed} if before else {})
         stage = stage.resumed(context.keep, latest=1 if before else 0)
+        initial = {name: p.clone() for name, p in start.items()} if pack.value("complexity") else {}
         if before:
             if stage.number == 0:
                 stage = _pretrained(stage, scores, start, lanes, before, context)
             start = {name: stage.carried[name].clone() for name in start}
             failed, missed = stage.carried[_FAILED], stage.carried[_MISSED]
-        report = _Report(pack, scores, attackable, task, failed.cpu().numpy(), missed.cpu().numpy())
+        report = _Report(pack, scores, attackable, initial, task, failed.cpu().numpy(), missed.cpu().numpy())
         stack = train(
             attackable if adversarial else model,
             start,
@@ -133,12 +137,6 @@ def trained(pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
         )
         for snapshot in stack:
             yield report.rows(snapshot)
-
-
-def loss_of(task: Any, name: Any) -> Loss:
-    """The loss on one-hot classes."""
-    one = {"cross_entropy": CROSS_ENTROPY, "square": SQUARE, "logistic": LOGISTIC}[name]
-    return one if task == "images" or name == "cross_entropy" else signed(one)
 
 
 def _against(loss: Loss) -> Inputs:
@@ -177,10 +175,18 @@ class _Report:
     """Rows of snapshots."""
 
     def __init__(
-        self, pack: Runs, scores: Scores, attackable: Model, task: Task, failed: npt.NDArray[np.int64], missed: Array
+        self,
+        pack: Runs,
+        scores: Scores,
+        attackable: Model,
+        initial: Parameters,
+        task: Task,
+        failed: npt.NDArray[np.int64],
+        missed: Array,
     ) -> None:
         asked = pack.observed[0]
-        self.pack, self.scores, self.attackable, self.failed, self.missed = pack, scores, attackable, failed, missed
+        self.pack, self.scores, self.initial, self.failed, self.missed = pack, scores, initial, failed, missed
+        self.attackable = replace(scores, model=attackable)
         self.marginals = None if task.marginals is None else torch.from_numpy(task.marginals).to(scores.tests.device)
         self.own_times = [steps_of(pack.row(i), asked) for i in range(len(pack))]
         self.times = sorted({time for times in self.own_times for time in times})
@@ -213,6 +219,8 @@ class _Report:
         flops = [before * w.step + d * (w.step + w.attacked) for w, d in zip(work, done.tolist(), strict=True)]
         read = np.array([sum(time <= step for time in self.own_times[i]) for i in here])
         spent = np.array([w.before for w in work]) + read * self.evaluation[here]
+        if self.initial:
+            spent = np.full(len(here), np.nan)  # the search for an eigenvalue may end early
         observed = {name: pa.array(np.repeat([cell[name] for cell in wanted], len(here))) for name in asked.names}
         every = len(wanted)
         return pa.RecordBatch.from_pydict(
@@ -222,7 +230,7 @@ class _Report:
                 "status": pa.array(np.where(good, "ok", "diverged").ravel()),
                 "error": pa.array(np.tile(np.array(reason, dtype=object), every), pa.string(), mask=good.ravel()),
                 "flops": pa.array(np.tile(flops, every)),
-                "flops_eval": pa.array(np.tile(spent, every)),
+                "flops_eval": pa.array(np.tile(spent, every), mask=np.isnan(np.tile(spent, every))),
                 **{n: pa.array(v.ravel(), mask=~(good & np.isfinite(v)).ravel()) for n, v in values.items()},
             }
         )
@@ -248,11 +256,12 @@ class _Report:
             measures, inputs = measures_of(pack.row(0)), scores.batches.x.shape[1]
             found |= mean_dimensions(scores.model, own, inputs, points, measures, self.marginals)
             contributions = found.pop("contributions")
+        if self.initial:
+            found |= self.attackable.complexity(own, {name: p[lanes] for name, p in self.initial.items()}, lanes)
         for name, value in found.items():
             values[name][:, sound] = value
         steps = int(pack.value("pgd_steps"))
-        attackable = replace(scores, model=self.attackable)
-        by_eps = {e: attackable.attacked(own, lanes, e, steps) for e in {cell["eps"] for cell in wanted} if e}
+        by_eps = {e: self.attackable.attacked(own, lanes, e, steps) for e in {cell["eps"] for cell in wanted} if e}
         by_share = {s: scores.flipped(own, lanes, s) for s in {cell["share"] for cell in wanted} if s}
         for i, cell in enumerate(wanted):
             for name, value in by_eps.get(cell["eps"], {}).items():

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from raysweep.experiments.double_descent import VARIANCE_POINTS
+from raysweep.experiments.double_descent import MOST_ITEMS, VARIANCE_POINTS
 from raysweep.metrics.attacks import fgsm, flipped, pgd
+from raysweep.metrics.complexity import complexity
 from raysweep.metrics.mean_dimension import mean_dimension
 from raysweep.metrics.measures import Gaussian, Marginals, Measure, Uniform
 from raysweep.training.batches import Batches
@@ -38,6 +39,7 @@ class Scores:
     Attributes:
         model: The stacked network.
         loss: Of outputs and classes.
+        signs: The same loss of one output and its sign, -1 or 1, where there is one output for two classes.
         batches: Of all lanes, with their noisy labels.
         tests: [seeds, items] places in the pool of the items to test on.
         compute: Type of the activations.
@@ -45,6 +47,7 @@ class Scores:
 
     model: Model
     loss: Loss
+    signs: Loss | None
     batches: Batches
     tests: Tensor
     compute: torch.dtype
@@ -92,6 +95,24 @@ class Scores:
 
         seed = self.batches.data_seed[lanes]
         return self.tested(own, lanes, lambda x, _, start: flipped(x, share, seed, first=start))[1]
+
+    def complexity(self, own: Parameters, initial: Parameters, lanes: Tensor) -> dict[str, Array]:
+        """Measures of complexity, on the first training items; the model must not be fused.
+
+        Args:
+            initial: {name: [lanes, ...]} their initial parameters.
+        """
+        found: dict[str, Array] = {}
+        sizes = self.batches.n[lanes].clamp(max=MOST_ITEMS)
+        for size in sizes.unique().tolist():
+            here = torch.nonzero(sizes == size)[:, 0]
+            x, targets = self.batches.take(lanes[here]).items(0, size)
+            one, first = ({name: p[here] for name, p in group.items()} for group in (own, initial))
+            if self.signs is not None:
+                targets = targets[..., 1:] - targets[..., :1]
+            for name, value in complexity(self.model, one, first, x, targets, self.signs or self.loss).items():
+                found.setdefault(name, np.full(len(lanes), np.nan))[here.cpu().numpy()] = value.cpu().numpy()
+        return found
 
     def _new(self, lanes: Tensor, start: int) -> Part:
         """New items of each lane, from this number on."""
