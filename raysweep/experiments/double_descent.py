@@ -57,7 +57,7 @@ AXES = (
          role="time", help="training time"),
     Axis("pretrain", int, "shape", 0, low=0, high=2**32 - 1, unit="steps",
          help="adversarial initialisation: steps on random labels before, at a constant rate without decay"),
-    Axis("attack", float, "lane", 0.0, low=0.0, high=2.0, help="adversarial training: eps of FGSM on every batch"),
+    Axis("attack", float, "shape", 0.0, low=0.0, high=2.0, help="adversarial training: eps of FGSM on every batch"),
     Axis("precision", str, "shape", "float32", choices=("float32", "float64", "tf32", "bf16"), help="of products"),
     Axis("seed", int, "lane", 0, low=0, high=2**62, role="seed", help="of items, noise, initial values, batches"),
     # Evaluation.

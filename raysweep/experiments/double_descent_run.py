@@ -38,7 +38,6 @@ __all__ = ["trained"]
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
-ATTACK = "attack"  # the name of [lanes] eps among the parameters
 _LOSSES = {"cross_entropy": CROSS_ENTROPY, "square": SQUARE, "logistic": LOGISTIC}
 _ADAM = (0.9, 0.999, 1e-8)  # beta1, beta2, eps
 _FAILED, _MISSED = "failed_at", "missed"  # what pretraining leaves besides parameters
@@ -98,8 +97,7 @@ def trained(pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
     lanes, seeds = _Lanes(pack, device), list(dict.fromkeys(pack.column("seed")))
     architecture, task, before = architecture_of(pack.row(0)), task_of(pack, seeds), int(pack.value("pretrain"))
     batches, compute = lanes.batches(task, seeds), compute_dtype(precision)
-    eps = lanes.column("attack", compute)
-    adversarial = bool(eps.any())
+    eps = float(pack.value("attack"))
     with products(precision):
         tf32, items = precision == "tf32", int(pack.value("batch")) or int(pack.value("n_train"))
         conv = fastest_conv(architecture, len(pack), items, compute, device, tf32)
@@ -122,7 +120,7 @@ def trained(pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
             failed, missed = stage.carried[_FAILED], stage.carried[_MISSED]
         report = _Report(pack, scores, attackable, initial, task, failed.cpu().numpy(), missed.cpu().numpy())
         stack = train(
-            attackable if adversarial else model,
+            attackable if eps else model,
             start,
             batches if batches.batch else Whole.of(batches),
             lanes.optimiser(decay=True),
@@ -131,19 +129,18 @@ def trained(pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
             compute,
             context.keep,
             loss=scores.loss,
-            frozen={ATTACK: eps} if adversarial else None,
             stage=stage,
-            inputs=_against(scores.loss) if adversarial else None,
+            inputs=_against(scores.loss, eps) if eps else None,
         )
         for snapshot in stack:
             yield report.rows(snapshot)
 
 
-def _against(loss: Loss) -> Inputs:
-    """Inputs moved by each lane's eps against the model as it is."""
+def _against(loss: Loss, eps: float) -> Inputs:
+    """Inputs moved by eps against the model as it is."""
 
     def moved(model: Model, own: Parameters, x: Tensor, targets: Tensor) -> Tensor:
-        return fgsm(model, own, x, targets, own[ATTACK], loss=loss)
+        return fgsm(model, own, x, targets, eps, loss=loss)
 
     return moved
 

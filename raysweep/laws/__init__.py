@@ -1,7 +1,8 @@
 """Scaling laws with honest intervals.
 
-`fit` takes a table and returns a `Fit`, `peak` the peaks of curves; the files below them take and return NumPy arrays.
-Polars and SciPy are imported when one of these or its result is first asked for, so that a sweep is planned without.
+`fit` takes a table and returns a `Fit`, `peak` the peaks of curves, `rank_correlation` how alike two columns order the
+rows; the files below them take and return NumPy arrays. Polars and SciPy are imported when one of these or its result
+is first asked for, so that a sweep is planned without.
 """
 
 from __future__ import annotations
@@ -16,12 +17,19 @@ from raysweep.laws.window import Window
 if TYPE_CHECKING:
     from raysweep.laws.group import GroupFit
     from raysweep.laws.peaks import GroupPeaks, peak
+    from raysweep.laws.rank import GroupCorrelation, rank_correlation
     from raysweep.laws.result import Fit
     from raysweep.laws.table import fit
 
-__all__ = ["LAWS", "Fit", "GroupFit", "GroupPeaks", "Law", "Window", "fit", "law", "peak"]
+__all__ = [
+    "LAWS", "Fit", "GroupCorrelation", "GroupFit", "GroupPeaks", "Law", "Window", "fit", "law", "peak",
+    "rank_correlation",
+]  # fmt: skip
 
-_HOMES = {"fit": "table", "Fit": "result", "GroupFit": "group", "peak": "peaks", "GroupPeaks": "peaks"}
+_HOMES = {
+    "fit": "table", "Fit": "result", "GroupFit": "group", "peak": "peaks", "GroupPeaks": "peaks",
+    "rank_correlation": "rank", "GroupCorrelation": "rank",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -61,7 +61,7 @@ def loaded(parameters: Mapping[str, torch.Tensor], lane: int) -> nn.Sequential:
 
 def test_training_against_fgsm_is_the_plain_loop(tmp_path: Any) -> None:
     """Full-batch Adam at a rate that falls to a tenth after 70 % of the steps, on inputs moved by the sign of their
-    gradient, beside a lane that is not attacked."""
+    gradient, and on inputs as they are; beside a lane of another seed."""
     steps, eps, seed = 20, 0.3, 3
     grid = {"activation": "tanh", "loss": "square", "lr": 0.05, "steps": steps, "seed": [0, seed]}
     found = rows(tmp_path, **grid, attack=[0, eps])
