@@ -4,10 +4,14 @@
     python analysis/bmd_networks.py [--results results] [--out docs/bmd]
 
 Writes the table of claims analysis/claims/bmd_networks.csv (or --claims), which docs/papers.md shows, and figures, and
-prints the tables of docs/bmd.md. Intervals draw whole seeds. Peaks are those of `raysweep.laws.peak`; a rise is the
-largest one of the mean curve over even seeds, measured on odd seeds, so that noise alone does not make one. A curve's
-interpolation threshold is where its mean training error first falls below 1 %, interpolated in the logarithm. The
-presets mnist, cifar_cnn and cifar_resnet of bmd_networks are read from the stores bmd_networks_mnist and so on.
+prints the tables of docs/bmd.md. Intervals draw whole seeds. A rise is the largest one of the mean curve over even
+seeds, measured on odd seeds, so that noise alone does not make one. A curve's interpolation threshold is where what
+is not fitted first falls below 1 %, interpolated in the logarithm: the mean training error; for the square loss, the
+mean training loss over that of predicting 0. Peaks are those of `raysweep.laws.peak` from the
+smallest error below that threshold on: networks that are too small to learn the task have larger errors than any peak.
+A peak is located only if it stands out from the ends of its curve. Scales at which the network of some seed is constant
+(all its units are dead), so that it has no mean dimension, are left out. The presets mnist, cifar_cnn and cifar_resnet
+of bmd_networks are read from the stores bmd_networks_mnist and so on.
 """
 
 from __future__ import annotations
@@ -23,20 +27,23 @@ import polars as pl
 from bmd import STATEMENTS
 from common import CLAIMS, Array, measured, over_seeds, save
 from matplotlib import pyplot as plt
-from scipy.stats import rankdata
 
 from raysweep.claims import Claim, Measured, Rule, markdown, summary, write_claims
 from raysweep.data import images
 from raysweep.errors import FitError
 from raysweep.experiments.double_descent import COMPLEXITY
 from raysweep.laws.maximum import Peak, find_peak, shift
+from raysweep.laws.rank import RankCorrelation, rank_correlation, rank_correlation_of
 from raysweep.reports.style import COLOURS, STYLE
 from raysweep.store import Store
 from raysweep.sweep.current import cells
 
-THRESHOLD = 0.01  # training error
+MEASURED = ("unfitted", "train_error", "test_error", "bmd")
+NEEDED = ("bmd", "test_error")
+THRESHOLD = 0.01  # not fitted
 STEP = 0.25  # distance of neighbouring widths, relative: how well a peak can be located
 GPU = "needs a GPU: raysweep run sweeps/bmd_networks.yaml --preset {}"
+KIND = ("task", "activation", "depth", "loss")
 PRESETS = {
     "mnist": "two-layer ReLU, cross-entropy, MNIST",
     "cifar_cnn": "CNN, CIFAR-10",
@@ -61,7 +68,8 @@ class Curves:
     @staticmethod
     def along(frame: pl.DataFrame, x: str, metrics: Sequence[str], name: str = "") -> Curves:
         """Curves of a frame with one row per scale and seed."""
-        wide = {m: frame.pivot(on="seed", index=x, values=m).sort(x) for m in metrics}
+        full = frame.filter(pl.all_horizontal(pl.col(m).is_not_null().all().over(x) for m in metrics if m in NEEDED))
+        wide = {m: full.pivot(on="seed", index=x, values=m).sort(x) for m in metrics}
         scales = next(iter(wide.values()))[x].to_numpy().astype(float)
         return Curves(name, scales, {m: one.drop(x).to_numpy().astype(float) for m, one in wide.items()})
 
@@ -73,17 +81,29 @@ class Curves:
     def window(self) -> str:
         return f"{self.x[0]:g} to {self.x[-1]:g}"
 
-    def peak(self, metric: str) -> Peak | None:
-        """The peak of the mean over seeds; None where it lies at an end."""
+    def beyond(self) -> Curves:
+        """The curves from the smallest error below the threshold on; whole where there is none."""
+        if "unfitted" not in self.of:
+            return self
+        below = np.flatnonzero(self.x < self.threshold(self.of["unfitted"]))
+        start = int(self.of["test_error"].mean(1)[below].argmin()) if len(below) else 0
+        return Curves(self.name, self.x[start:], {name: values[start:] for name, values in self.of.items()})
+
+    def peak(self, metric: str) -> Peak | str:
+        """The peak of the mean over seeds; or why there is none."""
         x, seed = np.repeat(self.x, self.seeds), np.tile(np.arange(self.seeds), len(self.x))
         try:
-            return find_peak(x, self.of[metric].ravel(), seed)
+            found = find_peak(x, self.of[metric].ravel(), seed)
         except FitError:
-            return None
+            return f"its highest mean from {self.x[0]:g} on is at {self.x[self.of[metric].mean(1).argmax()]:g}, an end"
+        if found.prominence_interval[0] <= 0:
+            low, high = found.prominence_interval
+            return f"it does not stand out: {found.prominence:.3g} [{low:.2g}, {high:.2g}] above the ends"
+        return found
 
-    def threshold(self, error: Array) -> float:
-        """The scale at which the mean training error [scales, seeds] first falls below THRESHOLD."""
-        mean = np.maximum(error.mean(1), 1e-6)
+    def threshold(self, unfitted: Array) -> float:
+        """The scale at which what is not fitted, [scales, seeds], first falls below THRESHOLD in the mean."""
+        mean = np.maximum(unfitted.mean(1), 1e-6)
         below = np.flatnonzero(mean < THRESHOLD)
         if not len(below) or not below[0]:
             return float(self.x[below[0]]) if len(below) else np.nan
@@ -108,22 +128,25 @@ def read(results: Path, name: str) -> pl.DataFrame:
         raise SystemExit(f"{folder} does not exist: run `raysweep run sweeps/{name}.yaml` first")
     frame = pl.from_arrow(cells(Store(str(folder)))[0])
     assert isinstance(frame, pl.DataFrame)
-    return frame.filter(pl.col("status") == "ok")
+    square = pl.col("loss") == "square"  # predicting 0 of one-hot or signed targets loses 1/2
+    unfitted = pl.when(square).then(2 * pl.col("train_loss")).otherwise(pl.col("train_error"))
+    return frame.filter(pl.col("status") == "ok").with_columns(unfitted=unfitted)
 
 
 def families(frame: pl.DataFrame) -> list[Curves]:
     """The curves against width of each kind of network."""
     names = {
-        ("teacher", "tanh", 1): "two-layer tanh, square loss, teacher with 10 % flips",
-        ("teacher", "relu", 1): "two-layer ReLU, cross-entropy, teacher with 10 % flips",
-        ("images", "relu", 1): "two-layer ReLU, cross-entropy, digits with 20 % random labels",
-        ("images", "relu", 3): "four-layer ReLU, cross-entropy, digits with 20 % random labels",
+        ("teacher", "tanh", 1, "square"): "two-layer tanh, square loss, teacher with 10 % flips",
+        ("teacher", "relu", 1, "cross_entropy"): "two-layer ReLU, cross-entropy, teacher with 10 % flips",
+        ("images", "relu", 1, "cross_entropy"): "two-layer ReLU, cross-entropy, digits with 20 % random labels",
+        ("images", "relu", 3, "cross_entropy"): "four-layer ReLU, cross-entropy, digits with 20 % random labels",
+        ("images", "relu", 1, "square"): "two-layer ReLU, square loss, digits with 40 % random labels",
     }
     found = []
-    for (task, activation, depth), name in names.items():
-        own = (pl.col("task") == task) & (pl.col("activation") == activation) & (pl.col("depth") == depth)
-        metrics = ["train_error", "test_error", "bmd", *(["md_marginals"] if task == "images" else [])]
-        found.append(Curves.along(frame.filter(own & (pl.col("eps") == 0)), "width", metrics, name))
+    for (task, activation, depth, loss), name in names.items():
+        own = [pl.col(k) == v for k, v in zip(KIND, (task, activation, depth, loss), strict=True)]
+        metrics = [*MEASURED, *(["md_marginals"] if task == "images" else [])]
+        found.append(Curves.along(frame.filter(*own, pl.col("eps") == 0), "width", metrics, name))
     return found
 
 
@@ -132,27 +155,24 @@ def of_curves(one: Curves, id_: str, unit: str, sweep: str, rows: list[Claim]) -
     for metric, what in (("test_error", "the test error"), ("bmd", "BMD")):
         setting = f"{one.name}: largest rise of {what} with {unit}"
         rows.append(_claim(id_, setting, "", one.rise(metric), Rule("above", 0.0), sweep))
-    bmd, error = one.peak("bmd"), one.peak("test_error")
-    if bmd is None:
-        why = f"its highest mean is at an end of {unit} {one.window}"
-        rows.append(
-            Claim("H11", STATEMENTS["H11"], f"{one.name}, against {unit}: location of the peak of BMD", why=why)
-        )
-        return
-    window = f"{unit} {one.window}"
-    if id_ == "H5":
-        threshold, ends = over_seeds(one.of["train_error"], one.threshold)
+    part = one if id_ == "H6" else one.beyond()
+    bmd, error, window = part.peak("bmd"), part.peak("test_error"), f"{unit} {part.window}"
+    if id_ == "H5" and not isinstance(bmd, str):
+        threshold, ends = over_seeds(one.of["unfitted"], one.threshold)
         low, high = bmd.location_interval
         value = measured(window, one.seeds, bmd.location / threshold, (low / ends[1], high / ends[0]))
-        setting = f"{one.name}: {unit} of the peak of BMD over that where the training error falls below 1 %"
+        setting = f"{one.name}: {unit} of the peak of BMD over the threshold, where 1 % is not fitted"
         rows.append(_claim(id_, setting, 1.0, value, Rule("near theory", STEP), sweep))
-    if error is None:
-        located = measured(window, bmd.units, bmd.location, bmd.location_interval)
-        setting, why = f"{one.name}: {unit} of the peak of BMD", "BMD peaks, but the highest error is at an end"
-        rows.append(_judged("H11", setting, located, why, sweep))
+    setting = f"{one.name}: {unit} of the peak of BMD over that of the test error"
+    if isinstance(bmd, str) or isinstance(error, str):
+        top = part.x[part.of["bmd"].mean(1).argmax()]
+        highest, ends = over_seeds(part.of["bmd"], lambda v: part.x[v.mean(1).argmax()])
+        reasons = [f"{what}: {why}" for what, why in (("BMD", bmd), ("error", error)) if isinstance(why, str)]
+        found = measured(window, one.seeds, highest, (min(ends[0], top), max(ends[1], top)))
+        text = f"{one.name}: {unit} of the highest mean of BMD; a peak of both is needed"
+        rows.append(_judged("H11", text, found, "; ".join(reasons), sweep))
         return
     apart = shift(bmd, error)
-    setting = f"{one.name}: {unit} of the peak of BMD over that of the test error"
     why = f"BMD {_interval(bmd)}, error {_interval(error)}"
     value = measured(window, bmd.units, apart.ratio, apart.interval)
     rows.append(_claim("H11", setting, 1.0, value, Rule("near theory", STEP), sweep, why))
@@ -219,12 +239,11 @@ def of_robustness(axes: dict[str, pl.DataFrame], rows: list[Claim], figure: Path
         for panel, metric, what in zip(
             panels, ("fgsm_error", "flip_error"), ("FGSM of eps .1", "flips of 10 % of the signs"), strict=True
         ):
-            both = np.stack([one.of["bmd"], one.of[metric]])
-            value = measured(f"{AXES[axis]} {one.window}", one.seeds, *over_seeds(both, lambda v: ranked(v[0], v[1])))
+            value = ranked(one.of["bmd"], one.of[metric], f"{AXES[axis]} {one.window}")
             setting = f"digits, along {AXES[axis]}: rank correlation of BMD with the error under {what}"
             sweep = "bmd_adversarial" if axis == "pretrain" else "bmd_robustness"
             rows.append(_claim("H8", setting, "", value, Rule("above", 0.0), sweep))
-            panel.plot(*both.mean(2), "o-", ms=4, color=COLOURS[i], label=AXES[axis])
+            panel.plot(one.of["bmd"].mean(1), one.of[metric].mean(1), "o-", ms=4, color=COLOURS[i], label=AXES[axis])
             panel.set(xlabel="Boolean mean dimension", ylabel=f"error under {what}")
         out.append(table(one, "value").with_columns(axis=pl.lit(AXES[axis])))
     panels[1].legend(fontsize=8)
@@ -232,32 +251,33 @@ def of_robustness(axes: dict[str, pl.DataFrame], rows: list[Claim], figure: Path
     return pl.concat(out, how="diagonal")
 
 
-def ranked(a: Array, b: Array) -> float:
-    """Spearman's rank correlation of [settings, seeds] across settings, mean over seeds."""
-    x, y = (rankdata(v, axis=0) - (len(v) + 1) / 2 for v in (a, b))
-    with np.errstate(invalid="ignore"):
-        return float(np.nanmean((x * y).sum(0) / np.sqrt((x**2).sum(0) * (y**2).sum(0))))
+def ranked(a: Array, b: Array, window: str) -> Measured:
+    """Spearman's rank correlation of [settings, seeds], all of them together; the unit of its interval is the seed."""
+    seed = np.tile(np.arange(a.shape[1]), len(a))
+    found = rank_correlation_of(a.ravel(), b.ravel(), seed, "spearman")
+    return measured(window, found.units, found.value, found.interval)
 
 
 def of_measures(frame: pl.DataFrame) -> pl.DataFrame:
-    """Rank correlations of BMD and of other measures with the test error across settings, mean over seeds: the table.
+    """Kendall's rank correlations of BMD and of other measures with the test error, over settings and seeds: the table.
 
-    Settings in which a measure does not exist for some seed are left out; their number is given.
+    Rows of which a measure has no value (a margin that is not positive) do not count; the number of rows is given.
     """
-    setting = ("n_train", "width", "weight_decay", "init_scale", "attack", "pretrain")
-    part = frame.filter(pl.col("eps") == 0).with_columns(setting=pl.concat_str(pl.col(setting), separator=" "))
-    groups = {"all": part, "width": part.filter(n_train=300), "other axes": part.filter(n_train=400)}
-    out = []
-    for name in ("bmd", "md_uniform", "md_gaussian", "md_marginals", *COMPLEXITY):
-        row: dict[str, object] = {"measure": name}
-        for group, rows in groups.items():
-            full = rows.filter(pl.col(name).is_not_null().all().over("setting"))
-            wide = [full.pivot(on="seed", index="setting", values=n).drop("setting") for n in (name, "test_error")]
-            both = np.stack([one.to_numpy().astype(float) for one in wide])
-            row[f"{group}, settings"] = both.shape[1]
-            row[group] = _shown(*over_seeds(both, lambda v: ranked(v[0], v[1]))) if both.shape[1] > 2 else ""
-        out.append(row)
-    return pl.DataFrame(out)
+    part = frame.filter(pl.col("eps") == 0)
+    names = ("bmd", "md_uniform", "md_gaussian", "md_marginals", *COMPLEXITY)
+    groups = {"all settings": part, "along the width": part.filter(n_train=300), "others": part.filter(n_train=400)}
+    found = {
+        group: rank_correlation(rows, x=names, y="test_error", kind="kendall")[0].each for group, rows in groups.items()
+    }
+    return pl.DataFrame(
+        [{"measure": name, **{group: _ranked(each[name]) for group, each in found.items()}} for name in names]
+    )
+
+
+def _ranked(one: RankCorrelation | str) -> str:
+    if isinstance(one, str):
+        return one
+    return f"{one.value:.2f} [{one.interval[0]:.2f}, {one.interval[1]:.2f}], {one.rows}"
 
 
 def of_pixels(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
@@ -284,9 +304,7 @@ def of_pixels(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
         rows.append(_claim("H9", setting, 1.0 if step == 0 else "", found, rule, "bmd_pixels"))
         setting = f"digits, width 128, {when}: rank correlation of a pixel's contribution with its standard deviation"
         some = np.repeat(spread[:, None], one.seeds, axis=1)
-        value = measured(
-            f"{side} x {side} pixels", one.seeds, *over_seeds(np.stack([values, some]), lambda v: ranked(v[0], v[1]))
-        )
+        value = ranked(values, some, f"{side} x {side} pixels")
         rule = Rule("near theory", 0.25) if step == 0 else Rule("above", 0.0)
         rows.append(_claim("H9", setting, 0.0 if step == 0 else "", value, rule, "bmd_pixels"))
     panels[2].set(title="standard deviation of pixels", xticks=[], yticks=[])
@@ -309,9 +327,11 @@ def of_measures_of_inputs(frame: pl.DataFrame, rows: list[Claim]) -> None:
     setting = ("n_train", "width", "weight_decay", "init_scale", "attack", "pretrain")
     part = frame.filter(pl.col("eps") == 0).with_columns(setting=pl.concat_str(pl.col(setting), separator=" "))
     for name, what in (("md_uniform", "uniform"), ("md_gaussian", "normal"), ("md_marginals", "drawn as in images")):
-        wide = [part.pivot(on="seed", index="setting", values=n).drop("setting") for n in ("bmd", name)]
-        both = np.stack([one.to_numpy().astype(float) for one in wide])
-        found = measured(f"{both.shape[1]} settings", both.shape[2], *over_seeds(both, lambda v: ranked(v[0], v[1])))
+        one, other = (
+            part.pivot(on="seed", index="setting", values=n).drop("setting").to_numpy().astype(float)
+            for n in ("bmd", name)
+        )
+        found = ranked(one, other, f"{len(one)} settings")
         text = f"digits, settings of bmd_robustness: rank correlation of BMD with the mean dimension of {what} inputs"
         rows.append(_claim("H10", text, "", found, Rule("above", 0.8), "bmd_robustness"))
 
@@ -320,15 +340,17 @@ def table(one: Curves, x: str) -> pl.DataFrame:
     """Means over seeds with intervals: a row per scale."""
     columns: dict[str, list[object]] = {x: [f"{v:g}" for v in one.x]}
     for name, values in one.of.items():
+        if name == "unfitted":
+            continue
         columns[name] = [_shown(*over_seeds(row, np.mean)) if np.isfinite(row).all() else "" for row in values]
     return pl.DataFrame(columns)
 
 
 def draw(curves: Sequence[Curves], figure: Path) -> None:
-    """Error and BMD against width, and where the training error falls below 1 %."""
+    """Error and BMD against width, and the threshold."""
     fig, panels = plt.subplots(2, len(curves), figsize=(3.4 * len(curves), 6), sharex="col", squeeze=False)
     for column, one in zip(panels.T, curves, strict=True):
-        threshold = one.threshold(one.of["train_error"])
+        threshold = one.threshold(one.of["unfitted"])
         shown = (("test_error", 0, "test error"), ("train_error", 0, "training error"), ("bmd", 1, "bits -1, 1"))
         for i, (metric, row, label) in enumerate((*shown, ("md_marginals", 1, "pixel marginals"))):
             if metric in one.of:
@@ -419,7 +441,7 @@ def of_preset(results: Path, preset: str, name: str, rows: list[Claim], out: Pat
         rows += [Claim(id_, STATEMENTS[id_], name, why=GPU.format(preset)) for id_ in ("H5", "H11")]
         return
     frame = read(results, folder).filter(pl.col("eps") == 0)
-    metrics = ["train_error", "test_error", "bmd", *(["md_marginals"] if preset == "mnist" else [])]
+    metrics = [*MEASURED, *(["md_marginals"] if preset == "mnist" else [])]
     one = Curves.along(frame, "width", metrics, f"{name}, {frame['n_train'][0]:,} images with 15 % random labels")
     of_curves(one, "H5", "width", f"bmd_networks {preset}", rows)
     printed(one.name, table(one, "width"))
