@@ -18,29 +18,23 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import polars as pl
 from bmd import STATEMENTS
-from common import CLAIMS, Array, measured, over_seeds, save
+from bmd_common import Curves, claim_of, printed, read, source_of, table
+from bmd_robustness import axes_of, of_measures, of_measures_of_inputs, of_pixels, of_robustness
+from common import CLAIMS, measured, over_seeds, save
 from matplotlib import pyplot as plt
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from raysweep.claims import Claim, Measured, Rule, markdown, summary, write_claims
-from raysweep.data import images
-from raysweep.errors import FitError
-from raysweep.experiments.double_descent import COMPLEXITY
-from raysweep.laws.maximum import Peak, find_peak, shift
-from raysweep.laws.rank import RankCorrelation, rank_correlation, rank_correlation_of
+from raysweep.laws.maximum import Peak, shift
 from raysweep.reports.style import COLOURS, STYLE
-from raysweep.store import Store
-from raysweep.sweep.current import cells
 
 MEASURED = ("unfitted", "train_error", "test_error", "bmd")
-NEEDED = ("bmd", "test_error")
-THRESHOLD = 0.01  # not fitted
 STEP = 0.25  # distance of neighbouring widths, relative: how well a peak can be located
 GPU = "needs a GPU: raysweep run sweeps/bmd_networks.yaml --preset {}"
 KIND = ("task", "activation", "depth", "loss")
@@ -49,88 +43,6 @@ PRESETS = {
     "cifar_cnn": "CNN, CIFAR-10",
     "cifar_resnet": "ResNet, CIFAR-10",
 }
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Some metrics along a scale, of the seeds that have all of them.
-
-    Attributes:
-        name: The setting in words.
-        x: [scales].
-        of: Each metric, [scales, seeds].
-    """
-
-    name: str
-    x: Array
-    of: dict[str, Array]
-
-    @staticmethod
-    def along(frame: pl.DataFrame, x: str, metrics: Sequence[str], name: str = "") -> Curves:
-        """Curves of a frame with one row per scale and seed."""
-        full = frame.filter(pl.all_horizontal(pl.col(m).is_not_null().all().over(x) for m in metrics if m in NEEDED))
-        wide = {m: full.pivot(on="seed", index=x, values=m).sort(x) for m in metrics}
-        scales = next(iter(wide.values()))[x].to_numpy().astype(float)
-        return Curves(name, scales, {m: one.drop(x).to_numpy().astype(float) for m, one in wide.items()})
-
-    @property
-    def seeds(self) -> int:
-        return int(next(iter(self.of.values())).shape[1])
-
-    @property
-    def window(self) -> str:
-        return f"{self.x[0]:g} to {self.x[-1]:g}"
-
-    def beyond(self) -> Curves:
-        """The curves from the smallest error below the threshold on; whole where there is none."""
-        if "unfitted" not in self.of:
-            return self
-        below = np.flatnonzero(self.x < self.threshold(self.of["unfitted"]))
-        start = int(self.of["test_error"].mean(1)[below].argmin()) if len(below) else 0
-        return Curves(self.name, self.x[start:], {name: values[start:] for name, values in self.of.items()})
-
-    def peak(self, metric: str) -> Peak | str:
-        """The peak of the mean over seeds; or why there is none."""
-        x, seed = np.repeat(self.x, self.seeds), np.tile(np.arange(self.seeds), len(self.x))
-        try:
-            found = find_peak(x, self.of[metric].ravel(), seed)
-        except FitError:
-            return f"its highest mean from {self.x[0]:g} on is at {self.x[self.of[metric].mean(1).argmax()]:g}, an end"
-        if found.prominence_interval[0] <= 0:
-            low, high = found.prominence_interval
-            return f"it does not stand out: {found.prominence:.3g} [{low:.2g}, {high:.2g}] above the ends"
-        return found
-
-    def threshold(self, unfitted: Array) -> float:
-        """The scale at which what is not fitted, [scales, seeds], first falls below THRESHOLD in the mean."""
-        mean = np.maximum(unfitted.mean(1), 1e-6)
-        below = np.flatnonzero(mean < THRESHOLD)
-        if not len(below) or not below[0]:
-            return float(self.x[below[0]]) if len(below) else np.nan
-        i = int(below[0])
-        share = np.log(mean[i - 1] / THRESHOLD) / np.log(mean[i - 1] / mean[i])
-        return float(np.exp(np.log(self.x[i - 1]) + share * np.log(self.x[i] / self.x[i - 1])))
-
-    def rise(self, metric: str) -> Measured:
-        """The largest rise with the scale, chosen on even seeds and measured on odd ones."""
-        values = self.of[metric]
-        mean = values[:, ::2].mean(1)
-        pairs = [(i, j) for i in range(len(mean)) for j in range(i + 1, len(mean))]
-        i, j = max(pairs, key=lambda pair: mean[pair[1]] - mean[pair[0]])
-        odd = values[j, 1::2] - values[i, 1::2]
-        return measured(f"{self.x[i]:g} to {self.x[j]:g}", len(odd), *over_seeds(odd, np.mean))
-
-
-def read(results: Path, name: str) -> pl.DataFrame:
-    """The finished cells of one sweep."""
-    folder = results / name
-    if not (folder / "ledger").is_dir():
-        raise SystemExit(f"{folder} does not exist: run `raysweep run sweeps/{name}.yaml` first")
-    frame = pl.from_arrow(cells(Store(str(folder)))[0])
-    assert isinstance(frame, pl.DataFrame)
-    square = pl.col("loss") == "square"  # predicting 0 of one-hot or signed targets loses 1/2
-    unfitted = pl.when(square).then(2 * pl.col("train_loss")).otherwise(pl.col("train_error"))
-    return frame.filter(pl.col("status") == "ok").with_columns(unfitted=unfitted)
 
 
 def families(frame: pl.DataFrame) -> list[Curves]:
@@ -154,7 +66,7 @@ def of_curves(one: Curves, id_: str, unit: str, sweep: str, rows: list[Claim]) -
     """H5 or H6: whether error and BMD rise; where BMD peaks beside the threshold; H11: where beside the error."""
     for metric, what in (("test_error", "the test error"), ("bmd", "BMD")):
         setting = f"{one.name}: largest rise of {what} with {unit}"
-        rows.append(_claim(id_, setting, "", one.rise(metric), Rule("above", 0.0), sweep))
+        rows.append(claim_of(id_, setting, "", one.rise(metric), Rule("above", 0.0), sweep))
     part = one if id_ == "H6" else one.beyond()
     bmd, error, window = part.peak("bmd"), part.peak("test_error"), f"{unit} {part.window}"
     if id_ == "H5" and not isinstance(bmd, str):
@@ -162,7 +74,7 @@ def of_curves(one: Curves, id_: str, unit: str, sweep: str, rows: list[Claim]) -
         low, high = bmd.location_interval
         value = measured(window, one.seeds, bmd.location / threshold, (low / ends[1], high / ends[0]))
         setting = f"{one.name}: {unit} of the peak of BMD over the threshold, where 1 % is not fitted"
-        rows.append(_claim(id_, setting, 1.0, value, Rule("near theory", STEP), sweep))
+        rows.append(claim_of(id_, setting, 1.0, value, Rule("near theory", STEP), sweep))
     setting = f"{one.name}: {unit} of the peak of BMD over that of the test error"
     if isinstance(bmd, str) or isinstance(error, str):
         top = part.x[part.of["bmd"].mean(1).argmax()]
@@ -175,12 +87,26 @@ def of_curves(one: Curves, id_: str, unit: str, sweep: str, rows: list[Claim]) -
     apart = shift(bmd, error)
     why = f"BMD {_interval(bmd)}, error {_interval(error)}"
     value = measured(window, bmd.units, apart.ratio, apart.interval)
-    rows.append(_claim("H11", setting, 1.0, value, Rule("near theory", STEP), sweep, why))
+    rows.append(claim_of("H11", setting, 1.0, value, Rule("near theory", STEP), sweep, why))
 
 
 def _interval(peak: Peak) -> str:
     low, high = peak.location_interval
     return f"{peak.location:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def of_preset(results: Path, preset: str, name: str, rows: list[Claim], out: Path) -> None:
+    """H5 and H11 of a preset for GPUs, where it was run."""
+    folder = f"bmd_networks_{preset}"
+    if not (results / folder / "ledger").is_dir():
+        rows += [Claim(id_, STATEMENTS[id_], name, why=GPU.format(preset)) for id_ in ("H5", "H11")]
+        return
+    frame = read(results, folder).filter(pl.col("eps") == 0)
+    metrics = [*MEASURED, *(["md_marginals"] if preset == "mnist" else [])]
+    one = Curves.along(frame, "width", metrics, f"{name}, {frame['n_train'][0]:,} images with 15 % random labels")
+    of_curves(one, "H5", "width", f"bmd_networks {preset}", rows)
+    printed(one.name, table(one, "width"))
+    draw([one], out / f"networks_{preset}.png")
 
 
 def of_adversarial(frame: pl.DataFrame, rows: list[Claim]) -> pl.DataFrame:
@@ -202,148 +128,9 @@ def of_adversarial(frame: pl.DataFrame, rows: list[Claim]) -> pl.DataFrame:
                 value = one.of[metric][-1] - one.of[metric][0]
                 setting = f"{name}: {what} after {one.x[-1]:g} steps on random labels minus without"
                 found = measured(f"steps 0 to {one.x[-1]:g}", one.seeds, *over_seeds(value, np.mean))
-                rows.append(_claim("H7", setting, "", found, Rule("above", 0.0), "bmd_adversarial"))
+                rows.append(claim_of("H7", setting, "", found, Rule("above", 0.0), "bmd_adversarial"))
         out.append(table(one, "pretrain").with_columns(task=pl.lit(task)))
     return pl.concat(out, how="diagonal")
-
-
-def axes_of(frame: pl.DataFrame, adversarial: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """The settings along each axis, in a column `value`."""
-    plain = {"weight_decay": 0.0, "init_scale": 1.0, "attack": 0.0, "pretrain": 0}
-    found = {"width": frame.filter(pl.col("n_train") == 300).with_columns(value=pl.col("width").cast(float))}
-    for name in plain:
-        source = adversarial.filter(pl.col("task") == "images") if name == "pretrain" else frame
-        others = [pl.col(other) == at for other, at in plain.items() if other != name]
-        found[name] = source.filter(pl.col("n_train") == 400, *others).with_columns(value=pl.col(name).cast(float))
-    return found
-
-
-AXES = {
-    "width": "width",
-    "weight_decay": "weight decay",
-    "init_scale": "scale of the initial weights",
-    "pretrain": "adversarial initialisation",
-    "attack": "adversarial training",
-}
-
-
-def of_robustness(axes: dict[str, pl.DataFrame], rows: list[Claim], figure: Path) -> pl.DataFrame:
-    """H8: rank correlations of BMD with errors under attacks and flips, axis by axis. Returns the table."""
-    fig, panels = plt.subplots(1, 2, figsize=(9.6, 4))
-    out = []
-    for i, (axis, frame) in enumerate(axes.items()):
-        part = frame.filter(pl.col("eps") == 0.1)
-        one = Curves.along(
-            part, "value", ("bmd", "md_marginals", "test_error", "fgsm_error", "pgd_error", "flip_error")
-        )
-        for panel, metric, what in zip(
-            panels, ("fgsm_error", "flip_error"), ("FGSM of eps .1", "flips of 10 % of the signs"), strict=True
-        ):
-            value = ranked(one.of["bmd"], one.of[metric], f"{AXES[axis]} {one.window}")
-            setting = f"digits, along {AXES[axis]}: rank correlation of BMD with the error under {what}"
-            sweep = "bmd_adversarial" if axis == "pretrain" else "bmd_robustness"
-            rows.append(_claim("H8", setting, "", value, Rule("above", 0.0), sweep))
-            panel.plot(one.of["bmd"].mean(1), one.of[metric].mean(1), "o-", ms=4, color=COLOURS[i], label=AXES[axis])
-            panel.set(xlabel="Boolean mean dimension", ylabel=f"error under {what}")
-        out.append(table(one, "value").with_columns(axis=pl.lit(AXES[axis])))
-    panels[1].legend(fontsize=8)
-    save(fig, figure)
-    return pl.concat(out, how="diagonal")
-
-
-def ranked(a: Array, b: Array, window: str) -> Measured:
-    """Spearman's rank correlation of [settings, seeds], all of them together; the unit of its interval is the seed."""
-    seed = np.tile(np.arange(a.shape[1]), len(a))
-    found = rank_correlation_of(a.ravel(), b.ravel(), seed, "spearman")
-    return measured(window, found.units, found.value, found.interval)
-
-
-def of_measures(frame: pl.DataFrame) -> pl.DataFrame:
-    """Kendall's rank correlations of BMD and of other measures with the test error, over settings and seeds: the table.
-
-    Rows of which a measure has no value (a margin that is not positive) do not count; the number of rows is given.
-    """
-    part = frame.filter(pl.col("eps") == 0)
-    names = ("bmd", "md_uniform", "md_gaussian", "md_marginals", *COMPLEXITY)
-    groups = {"all settings": part, "along the width": part.filter(n_train=300), "others": part.filter(n_train=400)}
-    found = {
-        group: rank_correlation(rows, x=names, y="test_error", kind="kendall")[0].each for group, rows in groups.items()
-    }
-    return pl.DataFrame(
-        [{"measure": name, **{group: _ranked(each[name]) for group, each in found.items()}} for name in names]
-    )
-
-
-def _ranked(one: RankCorrelation | str) -> str:
-    if isinstance(one, str):
-        return one
-    return f"{one.value:.2f} [{one.interval[0]:.2f}, {one.interval[1]:.2f}], {one.rows}"
-
-
-def of_pixels(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
-    """H9: the map of contributions before and after training. H10: other distributions of inputs."""
-    data = images("digits")
-    spread = data.x.astype(float).std(0)
-    side = int(np.sqrt(len(spread)))
-    column = np.arange(len(spread)) % side
-    border = (column == 0) | (column == side - 1)
-    fig, panels = plt.subplots(1, 3, figsize=(9.6, 3.2))
-    last = int(frame["steps"].max())  # type: ignore[arg-type]
-    maps = {}
-    for panel, step, when in zip(panels, (0, last), ("before training", f"after {last} steps"), strict=False):
-        one = Curves.along(
-            frame.filter(pl.col("steps") == step, pl.col("pixel") >= 0), "pixel", ("contribution", "bmd")
-        )
-        values = maps[step] = one.of["contribution"]
-        panel.set(title=f"contributions to BMD {when}", xticks=[], yticks=[])
-        fig.colorbar(panel.imshow(values.mean(1).reshape(side, side), cmap="viridis", vmin=0), ax=panel, shrink=0.8)
-        ratio = over_seeds(values, lambda v: v[border].mean() / v[~border].mean())
-        found = measured(f"{side} x {side} pixels", one.seeds, *ratio)
-        setting = f"digits, width 128, {when}: mean contribution of the two border columns over that of the others"
-        rule = Rule("near theory", 0.1) if step == 0 else Rule("below", 1.0)
-        rows.append(_claim("H9", setting, 1.0 if step == 0 else "", found, rule, "bmd_pixels"))
-        setting = f"digits, width 128, {when}: rank correlation of a pixel's contribution with its standard deviation"
-        some = np.repeat(spread[:, None], one.seeds, axis=1)
-        value = ranked(values, some, f"{side} x {side} pixels")
-        rule = Rule("near theory", 0.25) if step == 0 else Rule("above", 0.0)
-        rows.append(_claim("H9", setting, 0.0 if step == 0 else "", value, rule, "bmd_pixels"))
-    panels[2].set(title="standard deviation of pixels", xticks=[], yticks=[])
-    fig.colorbar(panels[2].imshow(spread.reshape(side, side) / 8, cmap="viridis", vmin=0), ax=panels[2], shrink=0.8)
-    save(fig, figure)
-    after = frame.filter(pl.col("steps") == last, pl.col("pixel") == -1).sort("seed")
-    for name, what in (("md_uniform", "uniform on [-1, 1]"), ("md_gaussian", "standard normal")):
-        ratio = (after[name] / after["bmd"]).to_numpy()
-        setting = f"digits, width 128: mean dimension under inputs that are {what} over BMD"
-        value = measured("trained networks", len(ratio), *over_seeds(ratio, np.mean))
-        rows.append(_claim("H10", setting, 1.0, value, Rule("near theory", 0.05), "bmd_pixels"))
-    ratio = ((after["md_marginals"] - 1) / (after["bmd"] - 1)).to_numpy()
-    setting = "digits, width 128: mean dimension - 1 under pixel marginals over BMD - 1"
-    value = measured("trained networks", len(ratio), *over_seeds(ratio, np.mean))
-    rows.append(_claim("H10", setting, "", value, Rule("below", 1.0), "bmd_pixels", "marginals differ, as pixels are"))
-
-
-def of_measures_of_inputs(frame: pl.DataFrame, rows: list[Claim]) -> None:
-    """H10: whether other distributions of inputs order networks as bits do."""
-    setting = ("n_train", "width", "weight_decay", "init_scale", "attack", "pretrain")
-    part = frame.filter(pl.col("eps") == 0).with_columns(setting=pl.concat_str(pl.col(setting), separator=" "))
-    for name, what in (("md_uniform", "uniform"), ("md_gaussian", "normal"), ("md_marginals", "drawn as in images")):
-        one, other = (
-            part.pivot(on="seed", index="setting", values=n).drop("setting").to_numpy().astype(float)
-            for n in ("bmd", name)
-        )
-        found = ranked(one, other, f"{len(one)} settings")
-        text = f"digits, settings of bmd_robustness: rank correlation of BMD with the mean dimension of {what} inputs"
-        rows.append(_claim("H10", text, "", found, Rule("above", 0.8), "bmd_robustness"))
-
-
-def table(one: Curves, x: str) -> pl.DataFrame:
-    """Means over seeds with intervals: a row per scale."""
-    columns: dict[str, list[object]] = {x: [f"{v:g}" for v in one.x]}
-    for name, values in one.of.items():
-        if name == "unfitted":
-            continue
-        columns[name] = [_shown(*over_seeds(row, np.mean)) if np.isfinite(row).all() else "" for row in values]
-    return pl.DataFrame(columns)
 
 
 def draw(curves: Sequence[Curves], figure: Path) -> None:
@@ -364,33 +151,14 @@ def draw(curves: Sequence[Curves], figure: Path) -> None:
         column[0].set(title=one.name.replace(", ", ",\n", 1), ylabel="error")
         column[0].title.set_fontsize(8)
         column[1].set(xscale="log", xlabel="width", ylabel="mean dimension")
+        column[1].xaxis.set_minor_formatter(NullFormatter())
+        column[1].xaxis.set_major_formatter(ScalarFormatter())
     save(fig, figure)
 
 
-def _shown(value: Array, ends: Array) -> str:
-    return f"{float(value):.3f} [{ends[0]:.3f}, {ends[1]:.3f}]"
-
-
-def _claim(id_: str, setting: str, theory: float | str, one: Measured, rule: Rule, sweep: str, why: str = "") -> Claim:
-    return Claim(id_, STATEMENTS[id_], setting, theory, "", one, rule, why=why, source=_source(sweep))
-
-
 def _judged(id_: str, setting: str, one: Measured, why: str, sweep: str) -> Claim:
-    judged = {"judged": "not supported", "why": why, "source": _source(sweep)}
+    judged = {"judged": "not supported", "why": why, "source": source_of(sweep)}
     return Claim(id_, STATEMENTS[id_], setting, "none", "", one, **judged)  # type: ignore[arg-type]
-
-
-def _source(sweep: str) -> str:
-    name, _, preset = sweep.partition(" ")
-    how = f" --preset {preset} --store results/{name}_{preset}" if preset else ""
-    return f"raysweep run sweeps/{name}.yaml{how}; python analysis/bmd_networks.py"
-
-
-def printed(title: str, frame: pl.DataFrame) -> None:
-    """A table as markdown."""
-    print(f"\n{title}\n\n| " + " | ".join(frame.columns) + " |\n|" + "---|" * frame.width)
-    for row in frame.rows():
-        print("| " + " | ".join("" if cell is None else str(cell) for cell in row) + " |")
 
 
 def main() -> None:
@@ -432,20 +200,6 @@ def main() -> None:
     write_claims(asked.claims, rows)
     print(markdown(rows))
     print(summary(rows))
-
-
-def of_preset(results: Path, preset: str, name: str, rows: list[Claim], out: Path) -> None:
-    """H5 and H11 of a preset for GPUs, where it was run."""
-    folder = f"bmd_networks_{preset}"
-    if not (results / folder / "ledger").is_dir():
-        rows += [Claim(id_, STATEMENTS[id_], name, why=GPU.format(preset)) for id_ in ("H5", "H11")]
-        return
-    frame = read(results, folder).filter(pl.col("eps") == 0)
-    metrics = [*MEASURED, *(["md_marginals"] if preset == "mnist" else [])]
-    one = Curves.along(frame, "width", metrics, f"{name}, {frame['n_train'][0]:,} images with 15 % random labels")
-    of_curves(one, "H5", "width", f"bmd_networks {preset}", rows)
-    printed(one.name, table(one, "width"))
-    draw([one], out / f"networks_{preset}.png")
 
 
 if __name__ == "__main__":
