@@ -3,7 +3,7 @@
 Under the square loss all ridges share one eigendecomposition, so that `ridge` is observed; under the logistic loss each
 is a training of its own, by Newton's method. What the function does on new inputs is measured, its Boolean mean
 dimension by flips of every bit, and beside it stands the formula of `theory.bmd` on the trained weights. The theory is
-that of `theory.replica`, for N, P and D that are large together, with the finite-D correction of the flips.
+that of `theory.replica`, for N, P and D that are large together, with the flips and the part of degree 2 of a finite D.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from raysweep.experiment import Context, Cost, Metric, WorldShape
 from raysweep.grid.axes import Axis, KindBy
 from raysweep.grid.runs import Observed, Runs
 from raysweep.grid.values import Value
-from raysweep.theory.bmd import ACTIVATIONS, activation, mean_dimension
-from raysweep.theory.replica import Fitted, logistic, square
+from raysweep.theory import replica
+from raysweep.theory.bmd import ACTIVATIONS, mean_dimension
+from raysweep.theory.bmd import activation as constants_of
+from raysweep.theory.replica import Fitted
 
 if TYPE_CHECKING:
     from raysweep.experiments.random_features import Features, Fit, Measured
@@ -89,6 +91,7 @@ _SETTING = (
 _LEAST_LOGISTIC = 1e-8  # ridge
 _LEAST_THEORY = 1e-4  # ridge of the logistic theory, whose iteration is slow below
 _NEWTON = 25  # steps, roughly
+_SEEDS = 16  # whose inputs are held, and whose logistic runs are trained, at a time
 _FUNCTION = 10.0  # FLOPs of an activation
 
 
@@ -107,15 +110,15 @@ class MeanDimension:
         """Gram matrix, its eigendecomposition, solutions; then features of new inputs and of their flips."""
         n, p, d = float(run["width"]), float(run["n_train"]), float(run["dim"])
         small, functions = min(n, p), float(len(_ridges(run, observed)))
-        solved = 4 * small * (small + n) * functions
+        solved, held = 4 * small * (small + n) * functions, 0.0
         if run["loss"] == "logistic":
-            solved = _NEWTON * (2 * small**2 * p + 0.7 * small**3)
+            solved, held = _NEWTON * (2 * small**2 * p + 0.7 * small**3), small**2
         points, base = float(run["test_items"]), float(run["flip_items"])
         return Cost(
             parameters=n,
             flops=p * n * (2 * d + _FUNCTION) + 2 * small * n * p + 9 * small**3 + solved,
             flops_eval=points * n * 2 * d + (points + base * d) * n * (_FUNCTION + 2 * functions),
-            bytes=8 * (2 * n * p + 3 * small**2 + n * d + points * (d + functions)),
+            bytes=8 * (2 * n * p + 3 * small**2 + held + n * d + points * (d + functions)),
         )
 
     def check(self, runs: Runs, world: WorldShape | None, gpus: float) -> None:
@@ -125,7 +128,10 @@ class MeanDimension:
             _check(runs.row(i))
 
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
-        """One batch per run: a row per ridge. Runs of one seed share their draws, features and eigendecomposition."""
+        """One batch per run: a row per ridge. Runs of one seed share their draws, features and eigendecomposition.
+
+        Logistic runs of several seeds are trained together.
+        """
         import torch
 
         from raysweep.experiments.random_features import Features, drawn
@@ -134,15 +140,22 @@ class MeanDimension:
             int(pack.value(name)) for name in ("width", "n_train", "dim", "test_items", "flip_items")
         )
         seeds = np.array(pack.column("seed"))
-        for seed in dict.fromkeys(seeds.tolist()):
-            draws = drawn(seed, width, items, dim, points, base)
-            features = Features(draws, str(pack.value("activation")), context.device)
-            lanes = np.flatnonzero(seeds == seed).tolist()
-            fits = [_fitted(pack, lane, features) for lane in lanes]
-            weights = [fit.weights[:, np.flatnonzero(fit.settled)] for _, fit in fits]
-            found = features.measured(torch.cat(weights, dim=1)).split([w.shape[1] for w in weights])
-            for lane, (labels, fit), measured in zip(lanes, fits, found, strict=True):
-                yield self._rows(pack, lane, features, labels, fit, measured)
+        different, activation = list(dict.fromkeys(seeds.tolist())), str(pack.value("activation"))
+        size = _SEEDS if pack.value("loss") == "logistic" else 1
+        for first in range(0, len(different), size):
+            lanes, features = [], []
+            for seed in different[first : first + size]:
+                one = Features(drawn(seed, width, items, dim, points, base), activation, context.device)
+                own = np.flatnonzero(seeds == seed).tolist()
+                lanes += own
+                features += [one] * len(own)
+            labels, fits = _fitted(pack, lanes, features)
+            for one in dict.fromkeys(features):
+                mine = [i for i, other in enumerate(features) if other is one]
+                weights = [fits[i].weights[:, np.flatnonzero(fits[i].settled)] for i in mine]
+                found = one.measured(torch.cat(weights, dim=1)).split([w.shape[1] for w in weights])
+                for i, measured in zip(mine, found, strict=True):
+                    yield self._rows(pack, lanes[i], one, labels[i], fits[i], measured)
 
     def _rows(
         self, pack: Runs, lane: int, features: Features, labels: Array, fit: Fit, measured: Measured
@@ -170,7 +183,7 @@ class MeanDimension:
         )
 
     def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
-        """Expectations for N, P and D that are large together; of `bmd`, with the flips of this D."""
+        """Expectations for N, P and D that are large together, with flips and the part of degree 2 at this D."""
         names = ("test_error", "mse", "train_error", "train_mse", "bmd", "bmd_formula", "q_w", "q_s", "norm")
         found = {name: np.full(len(cells), np.nan) for name in names}
         reason = np.full(len(cells), None, dtype=object)
@@ -205,15 +218,20 @@ def _ridges(run: Mapping[str, Value], observed: Observed) -> list[float]:
     return [float(run["ridge"])] if run["loss"] == "logistic" else [float(r) for r in observed.values("ridge")]
 
 
-def _fitted(pack: Runs, lane: int, features: Features) -> tuple[Array, Fit]:
-    """A run's labels [P], and its fit to them at all of its ridges."""
-    run = pack.row(lane)
-    ridges = np.array(_ridges(run, pack.observed[int(pack.observed_code[lane])]))
-    noise = float(run["label_noise"]), float(run["target_noise"])
-    labels = features.draws.labels(run["teacher"] == "linear", *noise)
-    if run["loss"] == "logistic":
-        return labels, features.logistic(labels, float(ridges[0]))
-    return labels, features.least_squares(labels, ridges)
+def _fitted(pack: Runs, lanes: Sequence[int], features: Sequence[Features]) -> tuple[list[Array], list[Fit]]:
+    """The labels [P] of each run, and its fit to them at all of its ridges."""
+    rows = [pack.row(lane) for lane in lanes]
+    labels = [
+        one.draws.labels(row["teacher"] == "linear", float(row["label_noise"]), float(row["target_noise"]))
+        for row, one in zip(rows, features, strict=True)
+    ]
+    if pack.value("loss") == "logistic":
+        from raysweep.experiments.newton import logistic
+
+        return labels, logistic(features, labels, [float(row["ridge"]) for row in rows])
+    asked = [pack.observed[int(pack.observed_code[lane])] for lane in lanes]
+    ridges = [np.array(_ridges(row, each)) for row, each in zip(rows, asked, strict=True)]
+    return labels, [one.least_squares(y, r) for one, y, r in zip(features, labels, ridges, strict=True)]
 
 
 def _metrics(features: Features, labels: Array, fit: Fit, measured: Measured, linear: bool) -> dict[str, Array]:
@@ -263,11 +281,13 @@ def _reason(loss: str, condition: float) -> str:
 
 def _expected(kind: Mapping[str, Any], at: Mapping[str, Array]) -> dict[str, Array]:
     """The expected metrics of settings, [settings] each, that share loss, activation and teacher."""
-    of, linear = activation(kind["activation"]), kind["teacher"] == "linear"
+    of, linear = constants_of(kind["activation"]), kind["teacher"] == "linear"
     ratios = (at["width"], at["n_train"], at["dim"], at["ridge"])
     noise = at["target_noise"] if linear else at["label_noise"]
     solved: Fitted = (
-        logistic(of, *ratios, noise) if kind["loss"] == "logistic" else square(of, *ratios, noise, linear=linear)
+        replica.logistic(of, *ratios, noise, finite=True)
+        if kind["loss"] == "logistic"
+        else replica.square(of, *ratios, noise, linear=linear, finite=True)
     )
     dims, place = np.unique(at["dim"], return_inverse=True)
     slope = np.array([of.slope_at(int(dim)) for dim in dims])[place]
@@ -277,7 +297,7 @@ def _expected(kind: Mapping[str, Any], at: Mapping[str, Array]) -> dict[str, Arr
         "train_error": solved.train_error,
         "train_mse": solved.train_mse,
         "bmd": solved.bmd(slope),
-        "bmd_formula": solved.bmd(),
+        "bmd_formula": mean_dimension(of, solved.q_s, solved.q_w),
         "q_w": solved.q_w,
         "q_s": solved.q_s,
         "norm": np.sqrt(solved.q_w * at["width"]),

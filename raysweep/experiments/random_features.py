@@ -16,7 +16,7 @@ from torch import Tensor
 
 from raysweep.theory.bmd import activation as constants_of
 
-__all__ = ["SINGULAR", "Draws", "Features", "Fit", "Measured", "drawn"]
+__all__ = ["SINGULAR", "Array", "Draws", "Features", "Fit", "Measured", "drawn"]
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -29,8 +29,7 @@ _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "sin": torch.sin,
 }
 _HELD = 2**19  # pre-activations held at a time: they stay in the cache
-_NEWTON = 100
-_SETTLED = 1e-11  # of the gradient, relative to that at 0
+_RANK = 1e-14  # eigenvalues below this share of the largest are 0
 
 
 @dataclass(frozen=True)
@@ -162,8 +161,9 @@ class Features:
         self.rows = rows.float()
         self.dual = self.width > len(draws.items)
         gram = self.phi @ self.phi.T if self.dual else self.phi.T @ self.phi
-        values, self.vectors = torch.linalg.eigh(gram)
-        self.values = values.clamp_min(0.0)
+        values, vectors = torch.linalg.eigh(gram)
+        self.values: Tensor = values.clamp_min(0.0)
+        self.vectors: Tensor = vectors
 
     def least_squares(self, labels: Array, ridges: Array) -> Fit:
         """Weights for the square loss at every ridge, from the one eigendecomposition."""
@@ -180,40 +180,22 @@ class Features:
             outputs = self.phi @ weights
         return Fit(weights, outputs, condition, condition < SINGULAR)
 
-    def logistic(self, labels: Array, ridge: float) -> Fit:
-        """Weights for the logistic loss, by Newton's method with halved steps in min(N, P) coordinates."""
-        y = torch.as_tensor(labels, device=self.device)
-        kept = self.values > self.values[-1] * 1e-14
-        basis = self.vectors[:, kept] * self.values[kept].sqrt() if self.dual else self.phi
+    @property
+    def basis(self) -> Tensor:
+        """Features of the training items in min(N, P) coordinates v, [P, min(N, P)]: a minimum needs no others."""
+        basis: Tensor = self.vectors * self._scale() if self.dual else self.phi
+        return basis
 
-        def objective(v: Tensor) -> tuple[Tensor, Tensor]:
-            margin = y * (basis @ v)
-            return torch.nn.functional.softplus(-margin).sum() + ridge / 2 * (v @ v), margin
+    def from_basis(self, v: Tensor) -> Tensor:
+        """The weights [N] of coordinates v [min(N, P)], of the same norm."""
+        if not self.dual:
+            return v
+        scale = self._scale()
+        weights: Tensor = self.phi.T @ (self.vectors @ torch.where(scale > 0, v / scale, 0.0))
+        return weights
 
-        v = torch.zeros(basis.shape[1], dtype=torch.float64, device=self.device)
-        value, margin = objective(v)
-        start, settled = 0.0, False
-        for _ in range(_NEWTON):
-            force = torch.sigmoid(-margin)
-            gradient = ridge * v - basis.T @ (y * force)
-            size = gradient.norm().item()
-            start = start or size
-            settled = size <= _SETTLED * start
-            if settled:
-                break
-            hessian = basis.T @ ((force * (1 - force))[:, None] * basis)
-            hessian.diagonal().add_(ridge)
-            step = torch.cholesky_solve(gradient[:, None], torch.linalg.cholesky(hessian))[:, 0]
-            share = 1.0
-            while share > 1e-6:
-                after, seen = objective(v - share * step)
-                if after <= value - 1e-4 * share * (gradient @ step) + 1e-12 * value.abs():
-                    break
-                share /= 2
-            v, value, margin = v - share * step, after, seen
-        weights = self.phi.T @ (self.vectors[:, kept] @ (v / self.values[kept].sqrt())) if self.dual else v
-        condition = np.array([(self.values[-1].item() / 4 + ridge) / ridge])
-        return Fit(weights[:, None], (basis @ v)[:, None], condition, np.array([settled]))
+    def _scale(self) -> Tensor:
+        return torch.where(self.values > self.values[-1] * _RANK, self.values, 0.0).sqrt()
 
     def measured(self, weights: Tensor) -> Measured:
         """What functions of these weights [N, functions] do on new inputs."""

@@ -3,7 +3,7 @@
 The curve is the mean over runs at each scale. Around its highest point a parabola in log x is fitted by least squares,
 over the widest symmetric window in which the scatter between runs does not reject it: three points for a cusp, more
 where a broad top is lost in noise. Its vertex is the location and its value there the height. Intervals allow for what
-a parabola may miss: see `_slack`.
+a parabola may miss: see `summit.slack`.
 
 The unit of every interval is the run, or the seed that runs at several scales share: whole units are drawn with
 replacement, so that all points of one move together, and each draw looks for its own highest point. Runs at one scale
@@ -20,17 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from raysweep.errors import FitError
-from raysweep.laws.definition import Array
 from raysweep.laws.draws import Draws
 from raysweep.laws.resampling import multiplicities
+from raysweep.laws.summit import Curves, coarse, half_width, least_prominence, slack, vertices
 
 __all__ = ["Peak", "Shift", "find_peak", "shift"]
 
 _FEWEST = 100  # draws
-_REJECTED = 0.2  # chance at which a parabola that holds is rejected: a window that is too wide biases the location
-_MOVED = 0.5  # standard deviations of its draws by which the vertex may differ between windows
-_CUSP = 0.1  # see `_slack`
-_EXACT = 1e-9  # residuals below this share of the curve's range are rounding
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,8 @@ class Peak:
     Attributes:
         location: x of the peak, and its interval.
         height: y there, and its interval.
-        prominence: Height above the higher of the curve's two ends, and its interval.
+        prominence: Height above the higher of the curve's two ends, and its interval, whose lower end allows for the
+            choice of the highest among all scales.
         window: Smallest and largest x that the parabola was fitted to; `points` of the `scales` lie in it.
         units: Independent units, which the intervals are over; of one scale, where runs share none.
         level: Nominal coverage of intervals.
@@ -84,25 +81,6 @@ class Shift:
     paired: bool
 
 
-@dataclass(frozen=True)
-class _Curves:
-    """Mean curves: the estimate and its draws.
-
-    Attributes:
-        x: Distinct scales, ascending, [scales].
-        mean: [scales].
-        drawn: [draws, scales].
-        units: Units behind each draw.
-        redrawn: How many draws lost a scale and were drawn again.
-    """
-
-    x: Array
-    mean: Array
-    drawn: Array
-    units: int
-    redrawn: int
-
-
 def find_peak(
     x: npt.ArrayLike,
     y: npt.ArrayLike,
@@ -138,13 +116,14 @@ def find_peak(
             f"The highest mean must lie inside the range of x, but lies at the {end} of {last + 1} values, "
             f"{curves.x[top]:g}: there is no peak to locate. Add values {beyond} it, or choose the range with where."
         )
-    half = _half_width(curves, top)
+    half = half_width(curves, top)
     u = np.log(curves.x)
-    values, drawn = (_vertices(u, c, half) for c in (curves.mean[None], curves.drawn))
+    values, drawn = (vertices(u, c, half) for c in (curves.mean[None], curves.drawn))
     sample = Draws(values[0], drawn, curves.units - 1, np.sqrt(curves.units / (curves.units - 1)))
-    slack = _slack(curves, top, half, values[0], drawn)
-    ends = sample.interval_of(lambda v: v, level) + slack
+    missed = slack(curves, top, half, values[0], drawn)
+    ends = sample.interval_of(lambda v: v, level) + missed
     ends[0] = np.exp(np.clip(ends[0], u[0], u[last]))
+    ends[2, 0] = min(ends[2, 0], least_prominence(curves, top, sample, level))
     located, around, above = ((low, high) for low, high in ends.tolist())
     lost = float((drawn[:, 0] <= u[0]).mean()), float((drawn[:, 0] >= u[last]).mean())
     return Peak(
@@ -159,9 +138,9 @@ def find_peak(
         scales=last + 1,
         units=curves.units,
         level=level,
-        notes=_notes(above[0], lost, (1 - level) / 2, curves.redrawn),
+        notes=_notes(above[0], lost, (1 - level) / 2, curves.redrawn, coarse(curves.mean, top)),
         sample=sample,
-        slack=(float(slack[0, 0]), float(slack[0, 1])),
+        slack=(float(missed[0, 0]), float(missed[0, 1])),
         labels=labels,
         seed=seed,
     )
@@ -192,7 +171,7 @@ def shift(first: Peak, second: Peak, level: float | None = None) -> Shift:
 
 def _curves(
     x: npt.ArrayLike, y: npt.ArrayLike, run: npt.ArrayLike | None, draws: int, seed: int
-) -> tuple[_Curves, npt.NDArray[Any] | None]:
+) -> tuple[Curves, npt.NDArray[Any] | None]:
     """The mean curve with its draws, and the labels of the units.
 
     Raises:
@@ -232,89 +211,19 @@ def _curves(
         )
     with np.errstate(invalid="ignore"):
         drawn = (weights @ total) / (weights @ count)
-    return _Curves(scales, total.sum(axis=0) / count.sum(axis=0), drawn, units, redrawn), labels
+    return Curves(scales, total.sum(axis=0) / count.sum(axis=0), drawn, units, redrawn), labels
 
 
-def _half_width(curves: _Curves, top: int) -> int:
-    """How many points on either side of the highest one belong to the window.
-
-    A window is rejected where the parabola's residuals are larger than in most draws, whose residuals are taken around
-    those of the mean curve: errors that scales share count only as far as they bend the curve. It is also rejected
-    where its vertex moves from a narrower window's by more than draws do: a lopsided curve moves the vertex long before
-    its residuals show (Lepski's rule).
-    """
-    u = np.log(curves.x)
-    range_of = np.ptp(curves.mean)
-    half, before = 1, [_located(u, curves, 1)]
-    for wider in range(2, min(top, len(u) - 1 - top) + 1):
-        window = slice(top - wider, top + wider + 1)
-        basis, _ = np.linalg.qr(_powers(u[window] - u[top]))
-        left = curves.mean[window] - basis @ (basis.T @ curves.mean[window])
-        drawn = curves.drawn[:, window] - (curves.drawn[:, window] @ basis) @ basis.T - left
-        spread = np.maximum(drawn.std(axis=0), _EXACT * range_of)
-        misfit, usual = ((left / spread) ** 2).sum(), ((drawn / spread) ** 2).sum(axis=1)
-        if misfit > np.quantile(usual, 1 - _REJECTED) + 1e-6:
-            return half
-        here = _located(u, curves, wider)
-        for there in before:
-            if abs(here[0] - there[0]) > _MOVED * (here[1] - there[1]).std() + _EXACT:
-                return half
-        half, before = wider, [*before, here]
-    return half
-
-
-def _slack(curves: _Curves, top: int, half: int, values: Array, drawn: Array) -> Array:
-    """What widens the intervals of log location, height and prominence besides their draws: low and high, [3, 2].
-
-    A parabola is not the curve: its vertex at the next wider window says how much and where to (Richardson). Between
-    two scales it differs from a cusp by up to a tenth of their distance. And the highest of several noisy means is too
-    high, by about as much again as the draws' is.
-    """
-    u = np.log(curves.x)
-    drift = np.zeros(3)
-    if half < min(top, len(u) - 1 - top):
-        drift = values - _vertices(u, curves.mean[None], half + 1)[0]
-    chosen = values - drawn.mean(axis=0)
-    chosen[0] = 0.0
-    cusp = np.array([_CUSP * (u[top + 1] - u[top - 1]) / 2, 0.0, 0.0])
-    low, high = (sum(side(one, 0.0) for one in (drift, chosen)) for side in (np.minimum, np.maximum))
-    return np.stack([low - cusp, high + cusp], axis=1)
-
-
-def _located(u: Array, curves: _Curves, half: int) -> tuple[float, Array]:
-    """The log location, and its draws [draws]."""
-    return float(_vertices(u, curves.mean[None], half)[0, 0]), _vertices(u, curves.drawn, half)[:, 0]
-
-
-def _vertices(u: Array, curves: Array, half: int) -> Array:
-    """(log location, height, prominence) of curves [draws, scales] at log scales u: [draws, 3]."""
-    top = curves.argmax(axis=1)
-    out = np.empty((len(curves), 3))
-    for i in np.unique(top).tolist():
-        mine = np.flatnonzero(top == i)
-        at, height = np.full(mine.size, u[i]), curves[mine, i]
-        window = slice(max(0, i - half), i + half + 1)
-        t = u[window] - u[i]
-        if 0 < i < len(u) - 1:
-            c, b, a = np.linalg.lstsq(_powers(t), curves[mine, window].T, rcond=None)[0]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                vertex = -b / (2 * a)
-            good = (a < 0) & (vertex >= t[0]) & (vertex <= t[-1])  # else the highest point itself
-            at = np.where(good, u[i] + vertex, at)
-            height = np.where(good, c + b * vertex / 2, height)
-        out[mine] = np.stack([at, height, height - curves[mine][:, [0, -1]].max(axis=1)], axis=1)
-    return out
-
-
-def _powers(t: Array) -> Array:
-    return np.stack([np.ones_like(t), t, t**2], axis=1)
-
-
-def _notes(prominence: float, lost: tuple[float, float], tail: float, redrawn: int) -> dict[str, str]:
+def _notes(prominence: float, lost: tuple[float, float], tail: float, redrawn: int, unresolved: bool) -> dict[str, str]:
     notes = {}
     if prominence <= 0:
         notes["no_prominence"] = (
             "the interval of the height above the ends of the curve holds 0: it may rise or fall throughout."
+        )
+    if unresolved:
+        notes["coarse"] = (
+            "fewer than three values of x lie in the upper half of the peak: its height between them is not seen, and "
+            "it is located to about their distance. Add values around it."
         )
     for share, end in zip(lost, ("smallest", "largest"), strict=True):
         if share >= tail:

@@ -8,6 +8,10 @@ N fixed Gaussian rows F_k. Its BMD follows from q_w = |w|^2 / N and q_s = |F' w|
 with z a standard normal number, k1 = E[sigma'(z)], k2 = Var sigma(z) - k1^2 and S = E[sigma'(z)^2]. The part of
 degree 1 adds up over features as q_s does; the parts of higher degree are orthogonal between features as D grows.
 Weights of any training may be put in. For weights of a ridge regression, `theory.replica` gives q_s and q_w.
+
+At finite D, the part of degree 2 has only D (D - 1) / 2 coefficients, in which N features overlap: where N / D^2 is
+not small, W_2 q_2 takes the place of W_2 q_w, with W_2 the weight of sigma at degree 2 and
+q_2 = 2 / (N D (D - 1)) sum_{i<j} (sum_k w_k F_ki F_kj)^2 (derived for this package, and checked by simulation).
 """
 
 from __future__ import annotations
@@ -47,6 +51,7 @@ class Activation:
         k1: E[z sigma(z)] = E[sigma'(z)]; its square is the weight at degree 1.
         k2: Var sigma(z) - k1^2, the weight at all higher degrees together (k*^2 in the literature).
         slope: S = E[sigma'(z)^2], the sum of all weights times their degree.
+        second: W_2 = E[(z^2 - 1) sigma(z)]^2 / 2, the weight at degree 2.
     """
 
     name: str
@@ -54,6 +59,7 @@ class Activation:
     k1: float
     k2: float
     slope: float
+    second: float = 0.0
 
     @property
     def one_neuron(self) -> float:
@@ -96,7 +102,7 @@ _DERIVATIVES: dict[str, Callable[[Array], Array]] = {
 def activation(name: str) -> Activation:
     """The constants of one of `ACTIVATIONS`: closed forms for relu, quadrature for the others, all of which are odd."""
     if name == "relu":
-        return Activation("relu", 1 / np.sqrt(2 * np.pi), 0.5, 0.25 - 1 / (2 * np.pi), 0.5)
+        return Activation("relu", 1 / np.sqrt(2 * np.pi), 0.5, 0.25 - 1 / (2 * np.pi), 0.5, 1 / (4 * np.pi))
     z, weight = normal_nodes(_NODES)
     slopes = _DERIVATIVES[name](z)
     k1 = float(weight @ slopes)
@@ -110,17 +116,24 @@ def normal_nodes(nodes: int) -> tuple[Array, Array]:
     return z, weight / weight.sum()
 
 
-def mean_dimension(of: Activation, q_s: npt.ArrayLike, q_w: npt.ArrayLike, slope: npt.ArrayLike | None = None) -> Array:
+def mean_dimension(
+    of: Activation,
+    q_s: npt.ArrayLike,
+    q_w: npt.ArrayLike,
+    slope: npt.ArrayLike | None = None,
+    q_2: npt.ArrayLike | None = None,
+) -> Array:
     """The BMD of random features, eq. (R) of the module.
 
     Args:
         q_s, q_w: Squared linear part and squared norm of the weights, see the module; of one shape.
         slope: S; `of.slope_at(D)` for a finite D.
+        q_2: The squared part of degree 2 for a finite D; q_w if not given.
     """
     q_s, q_w = np.asarray(q_s, dtype=np.float64), np.asarray(q_w, dtype=np.float64)
     s = of.slope if slope is None else np.asarray(slope, dtype=np.float64)
-    linear = of.k1**2 * q_s
-    return np.asarray((linear + (s - of.k1**2) * q_w) / (linear + of.k2 * q_w))
+    linear, beyond = of.k1**2 * q_s, 0.0 if q_2 is None else of.second * (np.asarray(q_2, dtype=np.float64) - q_w)
+    return np.asarray((linear + (s - of.k1**2) * q_w + 2 * beyond) / (linear + of.k2 * q_w + beyond))
 
 
 def ridgeless_ratio(of: Activation, width_per_dim: npt.ArrayLike) -> Array:

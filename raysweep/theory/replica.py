@@ -4,6 +4,9 @@ Source: the saddle-point equations of Gerace et al. (arXiv 2002.09339). The feat
 teacher u = theta . x / sqrt(D) with |theta|^2 = D gives P labels, and w minimises sum of losses + (ridge / 2) |w|^2.
 Labels are sign(u), flipped with a probability, or u plus Gaussian noise. N, P and D are large at fixed ratios.
 
+With `finite`, the features' part of degree 2 has D (D - 1) / 2 coefficients, not infinitely many: a block of their
+covariance like the linear part, with an order parameter q_2 of its own, see `theory.bmd`. All else stays in the limit.
+
 For the square loss one scalar equation is left, with one solution, which is bisected; everything else is linear in it.
 For the logistic loss the equations are iterated.
 """
@@ -41,7 +44,7 @@ class Fitted:
         v: Variance of the output over solutions of equal loss, per unit of temperature.
         q: Var f over inputs.
         m: Covariance of f and the teacher's field u.
-        q_s, q_w: As in `theory.bmd`.
+        q_s, q_w, q_2: As in `theory.bmd`.
         noise: Chance that a label is flipped, or variance of the noise of a linear teacher.
         linear: Whether the labels are u plus noise.
         push: -l'(0), the pull of the loss on an output of 0.
@@ -54,6 +57,7 @@ class Fitted:
     m: Array
     q_s: Array
     q_w: Array
+    q_2: Array
     noise: Array
     linear: bool
     push: float
@@ -81,47 +85,78 @@ class Fitted:
 
     def bmd(self, slope: npt.ArrayLike | None = None) -> Array:
         """The Boolean mean dimension; `slope` as in `theory.bmd.mean_dimension`."""
-        return mean_dimension(self.activation, self.q_s, self.q_w, slope)
+        return mean_dimension(self.activation, self.q_s, self.q_w, slope, self.q_2)
 
 
 @dataclass(frozen=True)
 class _Setting:
-    """Ratios alpha = P / N, gamma = D / N, and the ridge; arrays of one shape."""
+    """Ratios alpha = P / N, gamma = D / N, and the ridge; arrays of one shape.
+
+    Attributes:
+        second: D (D - 1) / (2 N); infinite in the limit.
+    """
 
     of: Activation
     alpha: Array
     gamma: Array
+    second: Array
     ridge: Array
 
     @staticmethod
-    def make(of: Activation, *numbers: npt.ArrayLike) -> tuple[_Setting, Array]:
+    def make(of: Activation, finite: bool, *numbers: npt.ArrayLike) -> tuple[_Setting, Array]:
         """The setting of width, n_train, dim and ridge; and the noise, in the same shape."""
         width, items, dim, ridge, noise = np.broadcast_arrays(*(np.asarray(n, dtype=np.float64) for n in numbers))
-        return _Setting(of, items / width, dim / width, np.maximum(ridge, _LEAST_RIDGE)), np.array(noise)
+        second = dim * (dim - 1) / (2 * width) if finite else np.full_like(width, np.inf)
+        ridge = np.maximum(ridge, _LEAST_RIDGE)
+        return _Setting(of, items / width, dim / width, second, ridge), np.array(noise)
 
     def at(self, chosen: npt.NDArray[np.bool_]) -> _Setting:
-        return _Setting(self.of, self.alpha[chosen], self.gamma[chosen], self.ridge[chosen])
+        parts = (self.alpha, self.gamma, self.second, self.ridge)
+        return _Setting(self.of, *(part[chosen] for part in parts))
 
-    def weights(self, vh: Array, qh: Array, mh: Array) -> tuple[Array, Array, Array, Array]:
-        """(V, m_s, q_s, q_w) from the averages over labels.
+    def variance(self, q_s: Array, q_w: Array, q_2: Array) -> Array:
+        """Var f."""
+        return np.asarray(self.of.k1**2 * q_s + self.of.k2 * q_w + self.of.second * (q_2 - q_w))
 
-        With mu the spectrum of F F' / D and u = int x / (x + z) dmu, all differences are written as quotients: 1 - z g
-        = u = g / (1 + gamma g), where it would cancel for large z.
+    def weights(self, vh: Array, qh: Array, mh: Array) -> tuple[Array, Array, Array, Array, Array]:
+        """(V, m_s, q_s, q_w, q_2).
+
+        The weights are M^-1 times a random pull, with M = stiff + b_1 F F' / N + b_2 G G' / N, where G has the products
+        F_ki F_kj of two inputs as columns. t = tr M^-1 / N solves stiff t + gamma u_1 + second u_2 = 1 with
+        u = b t / (1 + b t), and all order parameters are derivatives of t along the pull.
         """
-        k1, k2, gamma = self.of.k1, self.of.k2, self.gamma
-        vs, qs, ms = self.alpha * k1**2 / gamma * vh, self.alpha * k1**2 / gamma * qh, self.alpha * k1 / gamma * mh
-        stiff, qw = self.ridge + self.alpha * k2 * vh, self.alpha * k2 * qh
-        z = stiff / vs
+        of, alpha = self.of, self.alpha
+        rest = of.k2 - of.second
+        stiff, spread = self.ridge + alpha * rest * vh, alpha * rest * qh
+        b1, m1 = alpha * of.k1**2 / self.gamma * vh, alpha * of.k1 / self.gamma * mh
+        pull1 = alpha * of.k1**2 / self.gamma * qh + m1**2
+        b2, pull2 = alpha * of.second / self.second * vh, alpha * of.second / self.second * qh
+        t = self._trace(stiff, b1, b2, alpha * of.second * vh)
+        left1, left2 = 1 / (1 + b1 * t), 1 / (1 + b2 * t)
+        # 1 - sum of gamma u^2, without its cancellation
+        kept = stiff * t + self.gamma * b1 * t * left1**2 + alpha * of.second * vh * t * left2**2
+        q_w = t**2 * (spread + self.gamma * pull1 * left1**2 + alpha * of.second * qh * left2**2) / kept
+        v = t * (of.k1**2 * left1 + of.second * left2 + rest)
+        return v, m1 * t * left1, (q_w + t**2 * pull1) * left1**2, q_w, (q_w + t**2 * pull2) * left2**2
+
+    def _trace(self, stiff: Array, b1: Array, b2: Array, products: Array) -> Array:
+        """The root t of stiff t + gamma b1 t / (1 + b1 t) + products t / (1 + b2 t) = 1.
+
+        In closed form for b2 = 0, and by Newton's method from there: the left side is concave and at most 1 there, so
+        that no step overshoots.
+        """
+        gamma, stiffest = self.gamma, stiff + products
+        z = stiffest / b1
         b = 1 - gamma + z
-        g = 2 / (b + np.sqrt(b**2 + 4 * gamma * z))
-        u = g / (1 + gamma * g)
-        mixed = z * (gamma * g**2 + g) / (2 * gamma * z * g + b) / (1 + gamma * g) ** 2  # int x z / (x + z)^2
-        squared = u - mixed  # int x^2 / (x + z)^2
-        pull = ms**2 + qs
-        v = k1**2 * u / vs + k2 / (1 + gamma * g) / stiff
-        q_s = pull * squared / vs**2 + qw * mixed / (stiff * vs)
-        q_w = qw * (1 / (1 + gamma * g) - gamma * mixed) / stiff**2 + gamma * pull * mixed / (stiff * vs)
-        return v, ms * u / vs, q_s, q_w
+        t = 1 / (stiffest * (1 + 2 * gamma / (b + np.sqrt(b**2 + 4 * gamma * z))))
+        for _ in range(_NEWTON if b2.any() else 0):
+            left1, left2 = 1 / (1 + b1 * t), 1 / (1 + b2 * t)
+            step = 1 - t * (stiff + gamma * b1 * left1 + products * left2)
+            step = step / (stiff + gamma * b1 * left1**2 + products * left2**2)
+            t = t + step
+            if (np.abs(step) <= 1e-13 * t).all():
+                break
+        return np.asarray(t)
 
 
 def square(
@@ -132,17 +167,19 @@ def square(
     ridge: npt.ArrayLike,
     noise: npt.ArrayLike = 0.0,
     linear: bool = False,
+    finite: bool = False,
 ) -> Fitted:
     """Order parameters for the loss (y - f)^2 / 2.
 
     Args:
         of: Constants of the activation.
-        width, n_train, dim: N, P and D, of which only ratios matter. All arrays are broadcast.
+        width, n_train, dim: N, P and D, of which only ratios matter in the limit. All arrays are broadcast.
         ridge: lambda >= 0; 0 is taken as the limit from above.
         noise: Chance that a label is flipped; for a linear teacher the variance of the noise.
         linear: Labels are u plus noise, not sign(u).
+        finite: Take the part of degree 2 at this D.
     """
-    setting, noise = _Setting.make(of, width, n_train, dim, ridge, noise)
+    setting, noise = _Setting.make(of, finite, width, n_train, dim, ridge, noise)
     zero = np.zeros_like(noise)
     low = np.full_like(noise, np.log(1e-13))
     high = np.log((of.k1**2 + of.k2) / setting.ridge) + 1
@@ -154,14 +191,15 @@ def square(
     pull = np.ones_like(noise) if linear else np.sqrt(2 / np.pi) * (1 - 2 * noise)
     second = 1 + noise if linear else np.ones_like(noise)  # moment of the labels
     vh, mh = 1 / (1 + v), pull / (1 + v)
-    _, m_s, s_0, w_0 = setting.weights(vh, zero, mh)
-    _, _, s_1, w_1 = setting.weights(vh, zero + 1, zero)
+    _, m_s, *base_q = setting.weights(vh, zero, mh)
+    _, _, *gain_q = setting.weights(vh, zero + 1, zero)
     m = of.k1 * m_s
     # Var f = base + gain qh is linear in qh = (second + Var f - 2 pull m) / (1 + V)^2.
-    base, gain = of.k1**2 * s_0 + of.k2 * w_0, of.k1**2 * s_1 + of.k2 * w_1
+    base, gain = setting.variance(*base_q), setting.variance(*gain_q)
     q = (base + gain * vh**2 * (second - 2 * pull * m)) / (1 - gain * vh**2)
     qh = vh**2 * (second + q - 2 * pull * m)
-    return Fitted(of, v, q, m, s_0 + s_1 * qh, w_0 + w_1 * qh, noise, linear, 1.0, qh)
+    q_s, q_w, q_2 = (low + high * qh for low, high in zip(base_q, gain_q, strict=True))
+    return Fitted(of, v, q, m, q_s, q_w, q_2, noise, linear, 1.0, qh)
 
 
 def logistic(
@@ -171,13 +209,14 @@ def logistic(
     dim: npt.ArrayLike,
     ridge: npt.ArrayLike,
     noise: npt.ArrayLike = 0.0,
+    finite: bool = False,
 ) -> Fitted:
     """Order parameters for the loss log(1 + exp(-y f)); see `square`. NaN where the iteration does not settle.
 
     Args:
         ridge: lambda >= 1e-4: below, the iteration is slow.
     """
-    setting, noise = _Setting.make(of, width, n_train, dim, ridge, noise)
+    setting, noise = _Setting.make(of, finite, width, n_train, dim, ridge, noise)
     shape = noise.shape
     setting, noise = setting.at(np.ones(shape, dtype=bool)), noise.ravel()
     state = np.tile(np.array([[1.0], [0.5], [0.3]]), noise.size)  # V, Q, M
@@ -191,14 +230,15 @@ def logistic(
         if not left.any():
             break
     state[:, left] = np.nan
-    (v, q, m), q_s, q_w, mse = _updated(setting, state, noise)
-    found = Fitted(of, v, q, m, q_s, q_w, noise, False, 0.5, mse)
-    arrays = {name: getattr(found, name).reshape(shape) for name in ("v", "q", "m", "q_s", "q_w", "noise", "train_mse")}
+    (v, q, m), q_s, q_w, q_2, mse = _updated(setting, state, noise)
+    found = Fitted(of, v, q, m, q_s, q_w, q_2, noise, False, 0.5, mse)
+    names = ("v", "q", "m", "q_s", "q_w", "q_2", "noise", "train_mse")
+    arrays = {name: getattr(found, name).reshape(shape) for name in names}
     return replace(found, **arrays)
 
 
-def _updated(setting: _Setting, state: Array, noise: Array) -> tuple[Array, Array, Array, Array]:
-    """One step of the logistic iteration: (V, Q, M) [3, settings], q_s, q_w and the mean square on training items.
+def _updated(setting: _Setting, state: Array, noise: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """One step of the logistic iteration: (V, Q, M) [3, settings], q_s, q_w, q_2 and the mean square on training items.
 
     Both labels contribute alike by symmetry, so y = 1 is computed and counted twice.
     """
@@ -215,10 +255,9 @@ def _updated(setting: _Setting, state: Array, noise: Array) -> tuple[Array, Arra
     curvature = force * (1 - force)
     vh = (chance * curvature / (1 + v * curvature)) @ weight
     qh, mh = (chance * force**2) @ weight, (slope * force) @ weight
-    new_v, m_s, q_s, q_w = setting.weights(vh, qh, mh)
-    of = setting.of
-    new = np.stack([new_v, of.k1**2 * q_s + of.k2 * q_w, of.k1 * m_s])
-    return new, q_s, q_w, (chance * (margin - 1) ** 2) @ weight
+    new_v, m_s, q_s, q_w, q_2 = setting.weights(vh, qh, mh)
+    new = np.stack([new_v, setting.variance(q_s, q_w, q_2), setting.of.k1 * m_s])
+    return new, q_s, q_w, q_2, (chance * (margin - 1) ** 2) @ weight
 
 
 def _margin(field: Array, v: Array) -> Array:

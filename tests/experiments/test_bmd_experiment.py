@@ -12,6 +12,7 @@ import torch
 
 from raysweep.errors import SweepError
 from raysweep.executors import make_executor
+from raysweep.experiments import newton
 from raysweep.experiments.bmd import EXPERIMENT
 from raysweep.experiments.random_features import Features, drawn
 from raysweep.run import run
@@ -19,6 +20,7 @@ from raysweep.store import Store
 from raysweep.sweep import from_mapping
 from raysweep.sweep.current import cells
 from raysweep.theory.bmd import activation, mean_dimension
+from raysweep.theory.replica import square
 
 torch.set_num_threads(1)  # small products: threads would only wait for each other
 
@@ -54,12 +56,32 @@ def test_least_squares_without_a_ridge_says_where_it_is_singular() -> None:
 def test_the_logistic_loss_is_at_its_minimum(width: int) -> None:
     draws = drawn(2, width, 20, 9, 100, 2)
     labels, ridge = draws.labels(False, 0.2, 0.0), 1e-4
-    fit = Features(draws, "sin").logistic(labels, ridge)
+    (fit,) = newton.logistic([Features(draws, "sin")], [labels], [ridge])
     phi, w = np.sin(draws.items @ draws.rows.T / 3) / np.sqrt(width), fit.weights[:, 0].numpy()
     np.testing.assert_allclose(fit.outputs[:, 0], phi @ w, rtol=1e-8)
     pull = labels / (1 + np.exp(labels * (phi @ w)))
     assert fit.settled.all()
     np.testing.assert_allclose(phi.T @ pull, ridge * w, atol=1e-9)
+
+
+@pytest.mark.parametrize("width", [7, 40])
+def test_logistic_lanes_side_by_side_are_those_of_each_alone(width: int) -> None:
+    """Seeds, label noises and ridges, which need different numbers of steps; repeated items, so that phi lacks rank."""
+    features, labels, ridges = [], [], []
+    for seed in range(3):
+        draws = drawn(seed, width, 20, 9, 100, 2)
+        repeated = replace(draws, items=np.concatenate([draws.items[:12], draws.items[:8]]))
+        one = Features(repeated if seed == 2 else draws, "relu")
+        for noise, ridge in ((0.0, 1e-6), (0.3, 1e-6), (0.3, 10.0)):
+            features.append(one)
+            labels.append(one.draws.labels(False, noise, 0.0))
+            ridges.append(ridge)
+    fits = newton.logistic(features, labels, ridges)
+    for fit, *lane in zip(fits, features, labels, ridges, strict=True):
+        (alone,) = newton.logistic(*([one] for one in lane))
+        assert fit.settled.all()
+        np.testing.assert_allclose(fit.weights, alone.weights, rtol=1e-8, atol=1e-8 * float(alone.weights.abs().max()))
+        np.testing.assert_allclose(fit.outputs, alone.outputs, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
@@ -145,6 +167,29 @@ def test_the_formula_holds_for_any_weights() -> None:
     measured = Features(draws, "tanh").measured(torch.as_tensor(w))
     formula = mean_dimension(activation("tanh"), ((draws.rows.T @ w) ** 2).mean() / 300, (w**2).mean())
     assert measured.mean_dimension[0] == pytest.approx(float(formula), rel=0.05)
+
+
+def test_degree_two_of_trained_weights_is_that_of_the_theory() -> None:
+    """relu, N / P = 10: features share D (D - 1) / 2 coefficients of degree 2, and BMD by flips needs them."""
+    dim, width, found = 40, 1200, []
+    of = activation("relu")
+    for seed in range(8):
+        draws = drawn(seed, width, 120, dim, 20_000, 100)
+        features = Features(draws, "relu")
+        w = features.least_squares(draws.labels(False, 0, 0), np.array([0.01])).weights
+        pairs = (draws.rows.T * w[:, 0].numpy()) @ draws.rows
+        q_2 = (pairs[np.triu_indices(dim, 1)] ** 2).sum() * 2 / (width * dim * (dim - 1))
+        q_w, q_s = float((w**2).mean()), float(((draws.rows.T @ w.numpy()) ** 2).mean() / width)
+        flips = float(features.measured(w).mean_dimension[0])
+        found.append(
+            [q_2 / q_w, flips, *(float(mean_dimension(of, q_s, q_w, of.slope_at(dim), q)) for q in (q_2, q_w))]
+        )
+    ratio, flips, with_two, without = np.mean(found, axis=0)
+    theory = square(of, width, 120, dim, 0.01, finite=True)
+    assert ratio == pytest.approx(float(theory.q_2 / theory.q_w), rel=0.05)
+    assert ratio > 1.5
+    assert flips == pytest.approx(with_two, abs=0.012)
+    assert flips > without + 0.015
 
 
 @pytest.mark.parametrize(

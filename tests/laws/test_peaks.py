@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import peaks_coverage
 
 from raysweep import laws
 from raysweep.errors import FitError
@@ -71,6 +76,43 @@ def test_a_curve_that_only_falls_has_no_peak_above_its_ends() -> None:
     found = find_peak(x, y, np.repeat(np.arange(8), 30))
     assert "no_prominence" in found.notes
     assert found.location_interval[1] / found.location_interval[0] > 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "design", "location", "height"),
+    [
+        ("rational", "20 scales, 10 seeds", 0.9, 0.9),
+        ("skewed", "30 scales, 20 seeds, heavy tails", 0.86, 0.9),  # its curvature jumps ninefold at the peak
+        ("error of random features", "30 scales, 20 seeds, heavy tails", 0.9, 0.86),  # pointed: higher between scales
+    ],
+)
+def test_intervals_cover_peaks_of_other_shapes(shape: str, design: str, location: float, height: float) -> None:
+    """A reduced tests/benchmarks/peaks_coverage.py, whose JSON has all shapes and designs."""
+    found = peaks_coverage.covered(shape, peaks_coverage.DESIGNS[design], 100, 200, seed=5)
+    assert found["location"] >= location
+    assert found["height"] >= height
+    assert found["alarm"] > 0.9
+    assert found["width"] < 0.5
+
+
+@pytest.mark.parametrize("shape", ["constant", "stairs"])
+def test_curves_that_do_not_rise_rarely_have_a_peak_above_their_ends(shape: str) -> None:
+    """The highest of twenty noisy means is no peak, though it lies inside: at most 1 in 40, 3 standard errors above."""
+    found = peaks_coverage.covered(shape, peaks_coverage.DESIGNS["20 scales, 10 seeds"], 100, 200, seed=5)
+    assert found["found"] > 0.7
+    assert found["alarm"] <= 0.07
+
+
+def test_a_peak_that_its_scales_hardly_resolve_is_located_to_about_their_distance() -> None:
+    x = np.geomspace(1, 1000, 7)
+    y = np.exp(-((np.log(x / 40) / 0.8) ** 2))
+    found = find_peak(np.tile(x, 3), np.concatenate([y - 0.01, y, y + 0.01]), np.repeat([0, 1, 2], 7))
+    assert "coarse" in found.notes
+    assert np.log(found.location_interval[1] / found.location_interval[0]) > np.log(x[1] / x[0])
+    fine = np.geomspace(1, 1000, 31)
+    y = np.exp(-((np.log(fine / 40) / 0.8) ** 2))
+    resolved = find_peak(np.tile(fine, 3), np.concatenate([y - 0.01, y, y + 0.01]), np.repeat([0, 1, 2], 31))
+    assert "coarse" not in resolved.notes
 
 
 def test_units_that_share_no_scale_are_drawn_within_their_scale() -> None:

@@ -8,7 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from raysweep.theory.bmd import ACTIVATIONS, activation, mean_dimension, peak_height, ridgeless_ratio
+from raysweep.theory.bmd import (
+    ACTIVATIONS,
+    activation,
+    mean_dimension,
+    normal_nodes,
+    peak_height,
+    ridgeless_ratio,
+)
 from raysweep.theory.replica import Fitted, logistic, square
 
 DIM, ITEMS = 100, 300
@@ -239,3 +246,23 @@ def test_against_mei_and_montanari(p1: float, p2: float, ridge: float, known: tu
     found = square(of, p1, p2, 1, ridge, noise, linear=True).mse
     assert found == pytest.approx(known, abs=6e-6)
     assert found == pytest.approx(bias + noise * variance, rel=1e-5)
+
+
+def test_the_part_of_degree_two_has_its_limit_and_none_for_odd_functions() -> None:
+    sizes, ridge, noise = np.array([3000.0, 300.0, 100.0]), 1e-2, 0.1
+    for name in ("tanh", "erf", "sin"):
+        both = (square(activation(name), *sizes, ridge, noise, finite=finite) for finite in (False, True))
+        assert float(next(both).bmd()) == float(next(both).bmd())
+    relu = activation("relu")
+    z, weight = normal_nodes(180)
+    assert relu.second == pytest.approx((weight @ ((z**2 - 1) * np.maximum(z, 0))) ** 2 / 2, rel=0.02)
+    for solve in (square, logistic):
+        limit, large = solve(relu, *sizes, ridge, noise), solve(relu, *(1e5 * sizes), ridge, noise, finite=True)
+        here = solve(relu, *sizes, ridge, noise, finite=True)
+        for name in ("v", "q", "m", "q_s", "q_w", "q_2"):
+            assert float(getattr(large, name)) == pytest.approx(float(getattr(limit, name)), rel=1e-3)
+        assert float(limit.q_2) == float(limit.q_w)
+        assert float(here.q_2) > 1.1 * float(here.q_w)
+        assert float(here.bmd()) > float(limit.bmd())
+        parts = relu.k1**2 * here.q_s + relu.k2 * here.q_w + relu.second * (here.q_2 - here.q_w)
+        assert float(here.q) == pytest.approx(float(parts))
