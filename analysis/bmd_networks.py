@@ -10,8 +10,8 @@ is not fitted first falls below 1 %, interpolated in the logarithm: the mean tra
 mean training loss over that of predicting 0. Peaks are those of `raysweep.laws.peak` from the
 smallest error below that threshold on: networks that are too small to learn the task have larger errors than any peak.
 A peak is located only if it stands out from the ends of its curve. Scales at which the network of some seed is constant
-(all its units are dead), so that it has no mean dimension, are left out. The presets mnist, cifar_cnn and cifar_resnet
-of bmd_networks are read from the stores bmd_networks_mnist and so on.
+(all its units are dead), so that it has no mean dimension, are left out. The presets for GPUs of
+bmd_networks are read from the stores bmd_networks_mnist and so on.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ GPU = "needs a GPU: raysweep run sweeps/bmd_networks.yaml --preset {}"
 KIND = ("task", "activation", "depth", "loss")
 PRESETS = {
     "mnist": "two-layer ReLU, cross-entropy, MNIST",
+    "mnist_square": "two-layer tanh, square loss, MNIST",
     "cifar_cnn": "CNN, CIFAR-10",
     "cifar_resnet": "ResNet, CIFAR-10",
 }
@@ -102,7 +103,7 @@ def of_preset(results: Path, preset: str, name: str, rows: list[Claim], out: Pat
         rows += [Claim(id_, STATEMENTS[id_], name, why=GPU.format(preset)) for id_ in ("H5", "H11")]
         return
     frame = read(results, folder).filter(pl.col("eps") == 0)
-    metrics = [*MEASURED, *(["md_marginals"] if preset == "mnist" else [])]
+    metrics = [*MEASURED, *(["md_marginals"] if preset.startswith("mnist") else [])]
     one = Curves.along(frame, "width", metrics, f"{name}, {frame['n_train'][0]:,} images with 15 % random labels")
     of_curves(one, "H5", "width", f"bmd_networks {preset}", rows)
     printed(one.name, table(one, "width"))
