@@ -46,10 +46,10 @@ class Changes:
             chunk: Items in a forward pass, over all lanes.
             paired: Whether to move to a second point, which keeps some of the first one's inputs, and take products.
         """
-        group = min(points, max(2, chunk // 2 * 2))
-        lanes = min(stack.lanes, max(1, chunk // (group * _INPUTS_FIRST)))
-        at_a_time = max(1, chunk // (group * lanes))
         probe = stack.values(_drawn(stack, measure, seed, _BASE, torch.arange(1, device=stack.device)))
+        group = min(points, max(2, stack.items_at_once(chunk, probe.shape[2]) // 2 * 2))
+        lanes = 1 if stack.switches else min(stack.lanes, max(1, chunk // (group * _INPUTS_FIRST)))
+        at_a_time = max(1, chunk // (group * lanes))
         taus, spread = torch.zeros(2, stack.lanes, stack.inputs, dtype=torch.float64, device=stack.device)
         squares, products = taus.new_zeros(2, stack.lanes, points, probe.shape[2])
         for items in torch.arange(points, device=stack.device).split(group):
@@ -65,7 +65,7 @@ class Changes:
                     at = slice(done, done := done + first.shape[1])
                     if second:
                         products[own, here] += (first * second[0]).mul_(same_way[at]).sum(1)
-                        each = first.square_().add_(second[0].square_())
+                        each = first.square_().addcmul_(second[0], second[0])
                     else:
                         each = first.square_()
                     squares[own, here] += each.sum(1)

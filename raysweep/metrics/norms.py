@@ -16,6 +16,7 @@ from torch import Tensor
 __all__ = ["norms", "squared_norm"]
 
 
+@torch.no_grad()
 def norms(parameters: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Norms of the parameters and of their way from the initial values.
 

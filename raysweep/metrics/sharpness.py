@@ -51,7 +51,8 @@ def sharpness(
     """The largest curvature of the loss L at the parameters w, and how much L rises when w is changed.
 
     Args:
-        model: (parameters, x [lanes, n, d]) -> outputs [lanes, n, outputs].
+        model: (parameters, x [lanes, n, d]) -> outputs [lanes, n, outputs]; it is called in float64, so a ResNet must
+            have another `conv` than `fused`.
         parameters: {name: [lanes, ...]}.
         x: [lanes, n, d], or [n, d] where lanes share the items: the training set, or a part of it.
         targets: Classes, [n] or [lanes, n] integers; or targets as the loss takes them, [n, outputs] or

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from raysweep.errors import MetricError
 from raysweep.kernels import fused
+from raysweep.metrics.switching import relu_changes
 from raysweep.models.first import FirstDense
 from raysweep.models.mlp import MLP
 
@@ -67,6 +68,18 @@ class Stack:
             return max(64, full // (self.inputs * self.dtype.itemsize))
         return max(64, own // (self._first[0].shape[1] * self.dtype.itemsize))
 
+    @property
+    def switches(self) -> bool:
+        """Whether the changes of a single lane are found by `metrics.switching`, so that lanes go one by one."""
+        model, on_cpu = self.model, self.device.type == "cpu"
+        return isinstance(model, MLP) and model.depth == 1 and model.activation == "relu" and on_cpu
+
+    def items_at_once(self, chunk: int, outputs: int) -> int:
+        """Most items whose changes take no more memory than a pass of `chunk` items."""
+        if not self.switches or self._first is None:
+            return chunk
+        return chunk * self._first[0].shape[1] // (self.inputs * outputs)  # all inputs change at once
+
     def values(self, x: Tensor) -> Tensor:
         """[lanes, items, outputs] at x [items, inputs], which all lanes share."""
         if isinstance(self.model, FirstDense):
@@ -78,12 +91,16 @@ class Stack:
 
         Args:
             x, other: [items, inputs].
-            at_a_time: Inputs in a forward pass.
+            at_a_time: Inputs in a forward pass, unless all are found at once.
         """
         steps = [range(self.inputs)[i : i + at_a_time] for i in range(0, self.inputs, at_a_time)]
         if isinstance(self.model, FirstDense):
             assert self._first is not None
             weight, received, step = self._first[0], self._received(x), (other - x).T.contiguous()
+            if self.lanes == 1 and self.switches and isinstance(self.model, MLP):
+                second = self.parameters["layers.1.weight"][0] * self.model.output_scale
+                yield relu_changes(received[0].T.contiguous(), weight[0], second, other - x)[None]
+                return
             start = self._moved(self.model, received, weight[:, :, :1], torch.zeros_like(step[:1]))[:, None]
             for own in steps:
                 columns = slice(own.start, own.stop)

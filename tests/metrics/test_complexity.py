@@ -1,6 +1,8 @@
 """Complexity measures: closed forms for linear models, dense Hessians and Jacobians, stacks, chunks."""
 
+import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -126,7 +128,8 @@ def test_norms_are_those_of_the_definitions():
         assert wanted.keys() == found.keys()
         for name, value in wanted.items():
             assert found[name][lane].item() == pytest.approx(value.item()), name
-    frozen = norms({**own, "richness": torch.ones(LANES)}, start)
+    frozen = norms({**{n: p.requires_grad_() for n, p in own.items()}, "richness": torch.ones(LANES)}, start)
+    assert not any(value.requires_grad for value in frozen.values())
     assert all(torch.equal(frozen[name], found[name]) for name in found)
 
 
@@ -203,3 +206,13 @@ def test_what_raises_the_margin_lowers_the_measure_over_it():
     assert "margin" in real
     single = {n: p[:, :1] for n, p in own.items()}
     assert "margin" not in complexity(model, single, {n: p[:, :1] for n, p in start.items()}, x, x[:, :1], SQUARE)
+
+
+def test_the_pages_example_runs(capsys):
+    page = (Path(__file__).parents[2] / "docs/robustness.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(code, "robustness.md", "exec"), {})
+    names, measures, correlation = capsys.readouterr().out.splitlines()
+    assert names == "['clean', 'clean_se', 'fgsm', 'fgsm_se', 'flips', 'flips_se', 'pgd', 'pgd_se']"
+    assert measures.startswith("16 measures")
+    assert -1 <= float(correlation.split()[0]) < -0.4  # the first lanes have hardly learned anything
