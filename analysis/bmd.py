@@ -45,8 +45,6 @@ STATEMENTS = {
     "H10": "BMD under other distributions of inputs",
     "H11": "BMD alone locates the double descent",
 }
-NETWORKS = "a claim on trained networks: only random features have sweeps so far"
-NOT_RUN = dict.fromkeys(("H5", "H7", "H8", "H9", "H10"), NETWORKS)
 RIDGELESS, FIXED = 1e-6, 0.01
 NAMES = ("test_error", "bmd", "bmd_formula")
 
@@ -366,7 +364,6 @@ def main() -> None:
         of_items(read(asked.results, "data"), rows, asked.out / "data.png")
         of_logistic(read(asked.results, "logistic"), rows)
         of_dimension(read(asked.results, "dimension"), rows)
-    rows += [Claim(id_, STATEMENTS[id_], why=why) for id_, why in NOT_RUN.items()]
     rows.sort(key=lambda claim: (int(claim.id[1:]), claim.setting))
     write_claims(asked.claims, rows)
     print(markdown(rows))

@@ -70,6 +70,47 @@ SWEEPS: dict[str, dict[str, Any]] = {
             "bmd_points": 4,
         },
     },
+    "double_descent": {
+        "grid": {
+            "width": 4,
+            "dim": 6,
+            "test_items": 16,
+            "pgd_steps": 2,
+            "precision": "float64",
+            "concat": [
+                {
+                    "loss": "logistic",
+                    "activation": "tanh",
+                    "bmd_points": 0,
+                    "n_train": [8, 12],
+                    "steps": [2, 4],
+                    "label_noise": [0, 0.4],
+                    "attack": [0, 0.2],
+                },
+                {
+                    "loss": "square",
+                    "n_train": 4,
+                    "lr": [0.05, 1e30],
+                    "steps": 40,
+                    "pretrain": 2,
+                    "bmd_points": 4,
+                    "pixel": [-1, 2],
+                    "complexity": True,
+                },
+                {
+                    "task": "images",
+                    "batch": 4,
+                    "optimiser": "sgd",
+                    "schedule": "constant",
+                    "n_train": [8, 12],
+                    "zip": {"model": ["mlp", "cnn"], "bmd_points": [4, 0], "measures": [True, False]},
+                    "steps": [1, 3],
+                    "eps": [0, 0.1],
+                    "share": [0, 0.3],
+                },
+            ],
+        }
+    },
     "features": {
         "grid": {
             "concat": [

@@ -24,6 +24,7 @@ BUILT_IN = {
     "active_learning": "raysweep.experiments.active",
     "bmd": "raysweep.experiments.bmd",
     "classifier": "raysweep.experiments.classifier",
+    "double_descent": "raysweep.experiments.double_descent",
     "features": "raysweep.experiments.features",
     "lid": "raysweep.experiments.lid",
     "richness": "raysweep.experiments.richness",

@@ -126,18 +126,18 @@ class Batches:
             )  # fmt: skip
         else:
             x, targets, row = self._draw(step)
-        if self.sharpness is not None:
-            targets = torch.softmax(targets.log() * self.sharpness[:, None, None], -1)
-        if self.label_noise is not None:
-            targets = self._relabel(targets, row, self.label_noise)
-        if self.smoothing is not None:
-            s = self.smoothing[:, None, None]
-            targets = (1 - s) * targets + s / targets.shape[-1]
+        targets = self._prepared(targets, row)
         if self.input_noise is not None:
             number = torch.arange(self.batch * x.shape[-1], device=x.device)
             noise = normal(self.order_seed[:, None], INPUT_NOISE, step, number).view(x.shape).to(x.dtype)
             x = x + self.input_noise[:, None, None] * noise
         return x, targets
+
+    def items(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """x [lanes, stop - start, d] without noise, and targets, of these items of each lane's data set; stop is at
+        most the largest n."""
+        x, targets, row = self._of(torch.arange(start, stop, device=self.x.device).expand(len(self), -1))
+        return x, self._prepared(targets, row)
 
     def power(self) -> Tensor:
         """[lanes] float64 mean over a lane's items of the sum of squared targets, before any noise."""
@@ -148,11 +148,25 @@ class Batches:
 
     def _draw(self, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x, targets, and their row in the pool [lanes, batch]."""
-        item = indices(self.order_seed, step, self.batch, self.n) + (self.seed_row * self.rows.shape[1])[:, None]
-        row = _pick(self.rows.view(-1), item)
+        return self._of(indices(self.order_seed, step, self.batch, self.n))
+
+    def _of(self, item: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x, targets, and their row in the pool, of items [lanes, m] of each lane's data set."""
+        row = _pick(self.rows.view(-1), item + (self.seed_row * self.rows.shape[1])[:, None])
         x = _pick(self.x, row + self.pool_offset[:, None])
         targets = _pick(self.targets, row + self.target_offset[:, None])
         return x, targets, row
+
+    def _prepared(self, targets: Tensor, row: Tensor) -> Tensor:
+        """Targets as they are trained on: sharpened, with noise, smoothed."""
+        if self.sharpness is not None:
+            targets = torch.softmax(targets.log() * self.sharpness[:, None, None], -1)
+        if self.label_noise is not None:
+            targets = self._relabel(targets, row, self.label_noise)
+        if self.smoothing is not None:
+            s = self.smoothing[:, None, None]
+            targets = (1 - s) * targets + s / targets.shape[-1]
+        return targets
 
     def _relabel(self, targets: Tensor, row: Tensor, chance: Tensor) -> Tensor:
         classes = targets.shape[-1]

@@ -30,7 +30,7 @@ def legs(kind: str, times: Sequence[int], decay: float) -> list[Leg]:
     last `decay` T steps: a branch from the stable trunk, which therefore ends before the longest time.
 
     Args:
-        kind: `constant`, `wsd` or `cosine`.
+        kind: `constant`, `wsd`, `cosine` or `drop`.
         times: Increasing training times.
         decay: Share of the steps in which the rate decays.
     """

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,11 +19,16 @@ from raysweep.training.loss import CROSS_ENTROPY, Loss
 from raysweep.training.optim import Optimiser, Parameters, State
 from raysweep.training.saved import Stage
 from raysweep.training.schedule import Schedule
+from raysweep.training.whole import Whole
 
 if TYPE_CHECKING:
     from raysweep.models.architecture import Model
 
-__all__ = ["Snapshot", "forward", "train"]
+__all__ = ["Inputs", "Snapshot", "forward", "train"]
+
+Inputs: TypeAlias = "Callable[[Model, Parameters, Tensor, Tensor], Tensor]"
+"""(model, parameters, x [lanes, n, d], targets [lanes, n, outputs]) -> x. A pure function that neither waits for the
+device nor closes over anything that differs between lanes, and returns a tensor without gradient."""
 
 _LOOK = 64  # steps between checks whether a save is due; by the host's clock, without waiting for the device
 
@@ -68,16 +73,18 @@ class _Given:
         frozen: {name: [lanes, ...]} parameters that are not updated.
         limits: [lanes] losses above which a lane has diverged; a number where all lanes share it.
         compute: Type of the activations.
+        inputs: What replaces the inputs of every step.
     """
 
     model: Model
     frozen: Parameters
-    batches: Batches
+    batches: Batches | Whole
     optimiser: Optimiser
     schedule: Schedule
     loss: Loss
     limits: Tensor | float
     compute: torch.dtype
+    inputs: Inputs | None
 
     def take(self, lanes: Tensor) -> _Given:
         """The same of these lanes."""
@@ -110,7 +117,10 @@ class _Stack:
         """One step of every lane. A lane that fails is frozen before its update."""
         given = self.given
         x, targets = given.batches.at(self.step)
-        outputs = given.model(self.everything, x.to(given.compute))
+        x = x.to(given.compute)
+        if given.inputs is not None:
+            x = given.inputs(given.model, self.everything, x, targets)
+        outputs = given.model(self.everything, x)
         with torch.no_grad():
             loss, downstream = given.loss.value_and_gradient(outputs, targets)
         gradients = torch.autograd.grad(outputs, list(self.parameters.values()), downstream)
@@ -151,7 +161,7 @@ class _Stack:
 def train(
     model: Model,
     parameters: Parameters,
-    batches: Batches,
+    batches: Batches | Whole,
     optimiser: Optimiser,
     schedule: Schedule,
     legs: Sequence[Leg],
@@ -161,6 +171,7 @@ def train(
     loss: Loss = CROSS_ENTROPY,
     frozen: Parameters | None = None,
     stage: Stage | None = None,
+    inputs: Inputs | None = None,
 ) -> Iterator[Snapshot]:
     """Minimise a loss; yield at the end of each leg that is a snapshot.
 
@@ -179,6 +190,7 @@ def train(
         frozen: {name: [lanes, ...]} parameters that the model reads and nothing updates: random features, initial
             values, a richness. Their gradient is not computed.
         stage: Which of the run's trainings this is, if there are several.
+        inputs: What replaces the inputs of every step, given the model as it is then: adversarial training.
 
     Raises:
         PackError: the loss does not take such targets, or a parameter is both frozen and trained.
@@ -187,7 +199,7 @@ def train(
     first = next(iter(parameters.values()))
     fixed = {name: p.detach() for name, p in (frozen or {}).items()}
     limits = loss.limits(batches.power()) if loss.relative else loss.bound
-    given = _Given(model, fixed, batches, optimiser, schedule, loss, limits, compute or first.dtype)
+    given = _Given(model, fixed, batches, optimiser, schedule, loss, limits, compute or first.dtype, inputs)
     stack = _Stack(given, parameters)
     diverged_at = torch.full_like(stack.updates, -1)
     done = 0
@@ -216,14 +228,14 @@ def train(
             _keep(stack, diverged_at, keep, stage, done)
         if leg.snapshot and i + 1 < len(legs):
             busy = stack.alive.clone()
-            if schedule.kind == "cosine":
+            if schedule.ends:
                 busy &= stack.given.schedule.horizon > done
             left = torch.nonzero(busy)[:, 0]
             if 2 * len(left) <= len(busy) > 0:
                 stack = stack.take(left)
 
 
-def _check(batches: Batches, loss: Loss, parameters: Parameters, frozen: Parameters) -> None:
+def _check(batches: Batches | Whole, loss: Loss, parameters: Parameters, frozen: Parameters) -> None:
     kind = "real" if batches.real else "probabilities"
     if kind not in loss.targets:
         raise PackError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raysweep.kernels import fused
 
-__all__ = ["CROSS_ENTROPY", "LOGISTIC", "SQUARE", "Loss"]
+__all__ = ["CROSS_ENTROPY", "LOGISTIC", "SQUARE", "Loss", "signed"]
 
 _APART = 1e6  # outputs this far from their targets, in units of the targets, mean that training diverged
 
@@ -106,3 +106,16 @@ arbitrarily large, and it then falls."""
 
 LOGISTIC = Loss("logistic", "nats", _APART, False, ("real",), _logistic)
 """sum_k log(1 + exp(-t_k f_k)) with every target +1 or -1. Gradient -t / (1 + exp(t f)) / batch."""
+
+
+def signed(loss: Loss) -> Loss:
+    """A loss of one output for two classes, whose target is -1 for the first class and +1 for the second.
+
+    Args:
+        loss: One that takes real targets.
+    """
+
+    def of_classes(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return loss.value_and_gradient(outputs, targets[..., 1:] - targets[..., :1])
+
+    return replace(loss, targets=("probabilities",), value_and_gradient=of_classes)

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-__all__ = ["Schedule"]
+__all__ = ["DROP", "Schedule"]
+
+DROP = (0.7, 0.1)  # under `drop`: share of the horizon after which the rate falls, and the factor it falls to
 
 
 @dataclass(frozen=True)
@@ -16,9 +18,9 @@ class Schedule:
     """The factor on each lane's learning rate.
 
     Attributes:
-        kind: `constant`, `wsd` or `cosine`.
+        kind: `constant`, `wsd`, `cosine` or `drop`.
         warmup: [lanes] steps of linear warm-up.
-        horizon: [lanes] training time under cosine; not read otherwise.
+        horizon: [lanes] training time under cosine and drop; not read otherwise.
         decay: [2] first and last step of the branch being run, under wsd; written by the loop.
         flat: Whether the factor is 1 throughout.
     """
@@ -37,6 +39,11 @@ class Schedule:
         schedule = Schedule(kind, warmup.double(), horizon.double(), decay, flat)
         schedule.trunk()
         return schedule
+
+    @property
+    def ends(self) -> bool:
+        """Whether each lane has its own horizon, after which it does not change."""
+        return self.kind in ("cosine", "drop")
 
     def take(self, lanes: Tensor) -> Schedule:
         """The schedule of these lanes."""
@@ -62,4 +69,7 @@ class Schedule:
         if self.kind == "cosine":
             through = ((step - self.warmup) / (self.horizon - self.warmup).clamp(min=1)).clamp(0, 1)
             return warm * 0.5 * (1 + torch.cos(math.pi * through)) * (step < self.horizon)
+        if self.kind == "drop":
+            after, to = DROP
+            return torch.where(step < after * self.horizon, warm, to * warm) * (step < self.horizon)
         return warm

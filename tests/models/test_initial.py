@@ -1,10 +1,12 @@
 """Stacked initial parameters: lane by lane what a model alone would get."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from raysweep.models import Architecture
-from raysweep.models.initial import initial_parameters
+from raysweep.models.initial import he_parameters, initial_parameters
 from raysweep.models.layout import mlp_sizes
 
 SEEDS = torch.tensor([0, 1, 7, 2**62])
@@ -102,3 +104,18 @@ def test_mlp_is_affine_relu_affine(depth):
             h = h.clamp_min(0) if i < depth else h
         ours = architecture.model()(stack, x.expand(len(SEEDS), 4, 3))[lane]
         torch.testing.assert_close(ours, h, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("architecture", ALL[:3], ids=lambda a: a.kind)
+def test_he_weights_have_a_variance_of_two_over_fan_in_times_each_lanes_scale(architecture):
+    scale = torch.tensor([1.0, 0.5], dtype=torch.float64)
+    wide = he_parameters(replace(architecture, width=64), SEEDS[:2], torch.float64, "cpu", scale)
+    for p in replace(architecture, width=64).layout.parameters:
+        for lane, s in enumerate(scale.tolist()):
+            values = wide[p.name][lane]
+            if p.is_bias or p.start != "uniform":
+                assert (values == float(p.start == "ones")).all()
+            else:
+                assert values.std().item() == pytest.approx(s * (2 / p.fan_in) ** 0.5, rel=4 / p.size**0.5)
+    alone = he_parameters(replace(architecture, width=64), SEEDS[1:2], torch.float64, "cpu", scale[1:])
+    assert all(torch.equal(alone[name][0], wide[name][1]) for name in wide)

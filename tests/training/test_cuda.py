@@ -54,6 +54,32 @@ def test_a_pack_trains_alike_on_both_devices(dtype: str, steps: int, tolerance: 
         assert found["cuda"][name] == pytest.approx(found["cpu"][name], rel=tolerance, abs=tolerance), name
 
 
+def test_networks_are_pretrained_and_attacked_alike_on_both_devices() -> None:
+    """Inputs are moved against the model inside the captured step; full batches are gathered once."""
+    grid = {
+        "dim": 10,
+        "n_train": 20,
+        "width": 8,
+        "activation": "tanh",
+        "loss": "square",
+        "precision": "float64",
+        "label_noise": [0, 0.2],
+        "pretrain": 20,
+        "attack": 0.2,
+        "steps": [60, 100],
+        "eps": 0.1,
+        "bmd_points": 10,
+    }
+    sweep = from_mapping({"name": "d", "experiment": "double_descent", "grid": grid})
+    found = {
+        device: [batch.to_pydict() for batch in sweep.experiment.run(sweep.runs, Context(device=device))]
+        for device in ("cpu", "cuda")
+    }
+    for gpu, cpu in zip(found["cuda"], found["cpu"], strict=True):
+        for name in ("train_loss", "test_loss", "test_error", "fgsm_error", "bmd", "pretrain_error"):
+            assert gpu[name] == pytest.approx(cpu[name], rel=1e-7), name
+
+
 def test_an_earlier_graph_that_is_garbage_does_not_void_a_capture() -> None:
     """Destroying a graph is forbidden while another is captured; packs leave theirs to Python's collector."""
     value = torch.zeros(8, device="cuda")

@@ -285,13 +285,14 @@ def test_fewer_failures_leave_the_stack_as_it_is():
     assert trained(MLP, lanes, [5, 12])[12].lanes == list(range(8))
 
 
-def test_the_stack_shrinks_again_when_half_of_what_is_left_is_done():
+@pytest.mark.parametrize("schedule", ["cosine", "drop"])
+def test_the_stack_shrinks_again_when_half_of_what_is_left_is_done(schedule):
     ends = [3, 3, 3, 3, 6, 6, 9, 12]
     lanes = [replace(lane, horizon=end) for lane, end in zip(EIGHT, ends, strict=True)]
-    found = trained(MLP, lanes, [3, 6, 9, 12], "adamw", "cosine")
+    found = trained(MLP, lanes, [3, 6, 9, 12], "adamw", schedule)
     assert [found[t].lanes for t in (3, 6, 9, 12)] == [list(range(8)), [4, 5, 6, 7], [6, 7], [7]]
     for i, end in enumerate(ends):
-        alone = trained(MLP, [lanes[i]], [end], "adamw", "cosine")[end]
+        alone = trained(MLP, [lanes[i]], [end], "adamw", schedule)[end]
         assert largest_gap(found[end].of(i), alone.of(0)) < 1e-9
 
 

@@ -44,6 +44,15 @@ def test_cosine_falls_to_zero_at_each_lanes_own_horizon():
     assert found[2, 12].item() == pytest.approx(0.5, abs=1e-15)  # half-way from 4 to 20
 
 
+def test_drop_is_a_tenth_from_seven_tenths_of_each_lanes_own_horizon():
+    found = factors(Schedule.make("drop", WARMUP, HORIZON), 60)
+    assert found[0, :20].tolist() == pytest.approx([1.0] * 14 + [0.1] * 6, abs=1e-15)
+    assert found[3].tolist() == pytest.approx(
+        [warm(s, 10) * (1.0 if s < 21 else 0.1) * (s < 30) for s in range(60)], abs=1e-15
+    )
+    assert (found[0, 20:] == 0).all()  # exactly
+
+
 def test_wsd_decays_linearly_inside_a_branch_and_nowhere_else():
     schedule = Schedule.make("wsd", WARMUP, HORIZON)
     trunk = factors(schedule, 60)

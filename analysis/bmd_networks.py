@@ -1,0 +1,207 @@
+"""Boolean mean dimension and double descent (arXiv 2401.12610): its claims on trained networks.
+
+    raysweep run sweeps/bmd_networks.yaml      (and bmd_networks_data, bmd_adversarial, bmd_robustness, bmd_pixels)
+    python analysis/bmd_networks.py [--results results] [--out docs/bmd]
+
+Writes the table of claims analysis/claims/bmd_networks.csv (or --claims), which docs/papers.md shows, and figures, and
+prints the tables of docs/bmd.md. Intervals draw whole seeds. A rise is the largest one of the mean curve over even
+seeds, measured on odd seeds, so that noise alone does not make one. A curve's interpolation threshold is where what
+is not fitted first falls below 1 %, interpolated in the logarithm: the mean training error; for the square loss, the
+mean training loss over that of predicting 0. Peaks are those of `raysweep.laws.peak` from the
+smallest error below that threshold on: networks that are too small to learn the task have larger errors than any peak.
+A peak is located only if it stands out from the ends of its curve. Scales at which the network of some seed is constant
+(all its units are dead), so that it has no mean dimension, are left out. The presets for GPUs of
+bmd_networks are read from the stores bmd_networks_mnist and so on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import polars as pl
+from bmd import STATEMENTS
+from bmd_common import Curves, claim_of, printed, read, source_of, table
+from bmd_robustness import axes_of, of_measures, of_measures_of_inputs, of_pixels, of_robustness
+from common import CLAIMS, measured, over_seeds, save
+from matplotlib import pyplot as plt
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+from raysweep.claims import Claim, Measured, Rule, markdown, summary, write_claims
+from raysweep.laws.maximum import Peak, shift
+from raysweep.reports.style import COLOURS, STYLE
+
+MEASURED = ("unfitted", "train_error", "test_error", "bmd")
+STEP = 0.25  # distance of neighbouring widths, relative: how well a peak can be located
+GPU = "needs a GPU: raysweep run sweeps/bmd_networks.yaml --preset {}"
+KIND = ("task", "activation", "depth", "loss")
+PRESETS = {
+    "mnist": "two-layer ReLU, cross-entropy, MNIST",
+    "mnist_square": "two-layer tanh, square loss, MNIST",
+    "cifar_cnn": "CNN, CIFAR-10",
+    "cifar_resnet": "ResNet, CIFAR-10",
+}
+
+
+def families(frame: pl.DataFrame) -> list[Curves]:
+    """The curves against width of each kind of network."""
+    names = {
+        ("teacher", "tanh", 1, "square"): "two-layer tanh, square loss, teacher with 10 % flips",
+        ("teacher", "relu", 1, "cross_entropy"): "two-layer ReLU, cross-entropy, teacher with 10 % flips",
+        ("images", "relu", 1, "cross_entropy"): "two-layer ReLU, cross-entropy, digits with 20 % random labels",
+        ("images", "relu", 3, "cross_entropy"): "four-layer ReLU, cross-entropy, digits with 20 % random labels",
+        ("images", "relu", 1, "square"): "two-layer ReLU, square loss, digits with 40 % random labels",
+    }
+    found = []
+    for (task, activation, depth, loss), name in names.items():
+        own = [pl.col(k) == v for k, v in zip(KIND, (task, activation, depth, loss), strict=True)]
+        metrics = [*MEASURED, *(["md_marginals"] if task == "images" else [])]
+        found.append(Curves.along(frame.filter(*own, pl.col("eps") == 0), "width", metrics, name))
+    return found
+
+
+def of_curves(one: Curves, id_: str, unit: str, sweep: str, rows: list[Claim]) -> None:
+    """H5 or H6: whether error and BMD rise; where BMD peaks beside the threshold; H11: where beside the error."""
+    for metric, what in (("test_error", "the test error"), ("bmd", "BMD")):
+        setting = f"{one.name}: largest rise of {what} with {unit}"
+        rows.append(claim_of(id_, setting, "", one.rise(metric), Rule("above", 0.0), sweep))
+    part = one if id_ == "H6" else one.beyond()
+    bmd, error, window = part.peak("bmd"), part.peak("test_error"), f"{unit} {part.window}"
+    if id_ == "H5" and not isinstance(bmd, str):
+        threshold, ends = over_seeds(one.of["unfitted"], one.threshold)
+        low, high = bmd.location_interval
+        value = measured(window, one.seeds, bmd.location / threshold, (low / ends[1], high / ends[0]))
+        setting = f"{one.name}: {unit} of the peak of BMD over the threshold, where 1 % is not fitted"
+        rows.append(claim_of(id_, setting, 1.0, value, Rule("near theory", STEP), sweep))
+    setting = f"{one.name}: {unit} of the peak of BMD over that of the test error"
+    if isinstance(bmd, str) or isinstance(error, str):
+        top = part.x[part.of["bmd"].mean(1).argmax()]
+        highest, ends = over_seeds(part.of["bmd"], lambda v: part.x[v.mean(1).argmax()])
+        reasons = [f"{what}: {why}" for what, why in (("BMD", bmd), ("error", error)) if isinstance(why, str)]
+        found = measured(window, one.seeds, highest, (min(ends[0], top), max(ends[1], top)))
+        text = f"{one.name}: {unit} of the highest mean of BMD; a peak of both is needed"
+        rows.append(_judged("H11", text, found, "; ".join(reasons), sweep))
+        return
+    apart = shift(bmd, error)
+    why = f"BMD {_interval(bmd)}, error {_interval(error)}"
+    value = measured(window, bmd.units, apart.ratio, apart.interval)
+    rows.append(claim_of("H11", setting, 1.0, value, Rule("near theory", STEP), sweep, why))
+
+
+def _interval(peak: Peak) -> str:
+    low, high = peak.location_interval
+    return f"{peak.location:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def of_preset(results: Path, preset: str, name: str, rows: list[Claim], out: Path) -> None:
+    """H5 and H11 of a preset for GPUs, where it was run."""
+    folder = f"bmd_networks_{preset}"
+    if not (results / folder / "ledger").is_dir():
+        rows += [Claim(id_, STATEMENTS[id_], name, why=GPU.format(preset)) for id_ in ("H5", "H11")]
+        return
+    frame = read(results, folder).filter(pl.col("eps") == 0)
+    metrics = [*MEASURED, *(["md_marginals"] if preset.startswith("mnist") else [])]
+    one = Curves.along(frame, "width", metrics, f"{name}, {frame['n_train'][0]:,} images with 15 % random labels")
+    of_curves(one, "H5", "width", f"bmd_networks {preset}", rows)
+    printed(one.name, table(one, "width"))
+    draw([one], out / f"networks_{preset}.png")
+
+
+def of_adversarial(frame: pl.DataFrame, rows: list[Claim]) -> pl.DataFrame:
+    """H7: what the longest pretraining adds. Returns the table."""
+    out = []
+    for task, metrics in (
+        ("images", ("pretrain_error", "test_error", "bmd", "md_marginals", "fgsm_error", "flip_error")),
+        ("teacher", ("pretrain_error", "test_error", "bmd")),
+    ):
+        part = frame.filter((pl.col("task") == task) & (pl.col("eps") == (0.1 if task == "images" else 0)))
+        one = Curves.along(part, "pretrain", metrics)
+        name = {"images": "digits, ReLU, width 128", "teacher": "teacher, tanh, width 50"}[task]
+        for metric, what in (
+            ("bmd", "BMD"),
+            ("test_error", "test error"),
+            ("fgsm_error", "error under FGSM of eps .1"),
+        ):
+            if metric in one.of:
+                value = one.of[metric][-1] - one.of[metric][0]
+                setting = f"{name}: {what} after {one.x[-1]:g} steps on random labels minus without"
+                found = measured(f"steps 0 to {one.x[-1]:g}", one.seeds, *over_seeds(value, np.mean))
+                rows.append(claim_of("H7", setting, "", found, Rule("above", 0.0), "bmd_adversarial"))
+        out.append(table(one, "pretrain").with_columns(task=pl.lit(task)))
+    return pl.concat(out, how="diagonal")
+
+
+def draw(curves: Sequence[Curves], figure: Path) -> None:
+    """Error and BMD against width, and the threshold."""
+    fig, panels = plt.subplots(2, len(curves), figsize=(3.4 * len(curves), 6), sharex="col", squeeze=False)
+    for column, one in zip(panels.T, curves, strict=True):
+        threshold = one.threshold(one.of["unfitted"])
+        shown = (("test_error", 0, "test error"), ("train_error", 0, "training error"), ("bmd", 1, "bits -1, 1"))
+        for i, (metric, row, label) in enumerate((*shown, ("md_marginals", 1, "pixel marginals"))):
+            if metric in one.of:
+                values, axis = one.of[metric], column[row]
+                low, high = over_seeds(values, lambda v: v.mean(-1))[1]
+                axis.plot(one.x, values.mean(1), "o-", ms=3, color=COLOURS[i], label=label)
+                axis.fill_between(one.x, low, high, color=COLOURS[i], alpha=0.25, lw=0)
+        for axis in column:
+            axis.axvline(threshold, color="0.6", ls=":")
+            axis.legend(fontsize=8)
+        column[0].set(title=one.name.replace(", ", ",\n", 1), ylabel="error")
+        column[0].title.set_fontsize(8)
+        column[1].set(xscale="log", xlabel="width", ylabel="mean dimension")
+        column[1].xaxis.set_minor_formatter(NullFormatter())
+        column[1].xaxis.set_major_formatter(ScalarFormatter())
+    save(fig, figure)
+
+
+def _judged(id_: str, setting: str, one: Measured, why: str, sweep: str) -> Claim:
+    judged = {"judged": "not supported", "why": why, "source": source_of(sweep)}
+    return Claim(id_, STATEMENTS[id_], setting, "none", "", one, **judged)  # type: ignore[arg-type]
+
+
+def main() -> None:
+    """Read the sweeps, and write the claims."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("docs/bmd"))
+    parser.add_argument("--claims", type=Path, default=CLAIMS / "bmd_networks.csv")
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    mpl.use("Agg")
+    rows: list[Claim] = []
+    results = asked.results
+    with mpl.rc_context(STYLE):
+        curves = families(read(results, "bmd_networks"))
+        for one in curves:
+            of_curves(one, "H5", "width", "bmd_networks", rows)
+            printed(one.name, table(one, "width"))
+        draw(curves, asked.out / "networks.png")
+        for preset, name in PRESETS.items():
+            of_preset(results, preset, name, rows, asked.out)
+        data = Curves.along(
+            read(results, "bmd_networks_data"),
+            "n_train",
+            ("train_error", "test_error", "bmd"),
+            "two-layer tanh of width 8, square loss, teacher with 10 % flips",
+        )
+        of_curves(data, "H6", "P", "bmd_networks_data", rows)
+        printed(data.name, table(data, "n_train"))
+        adversarial = read(results, "bmd_adversarial")
+        printed("adversarial initialisation", of_adversarial(adversarial, rows))
+        robust = read(results, "bmd_robustness")
+        axes = axes_of(robust, adversarial)
+        printed("robustness", of_robustness(axes, rows, asked.out / "robustness.png"))
+        printed("measures", of_measures(robust))
+        of_measures_of_inputs(robust, rows)
+        of_pixels(read(results, "bmd_pixels"), rows, asked.out / "pixels.png")
+    rows.sort(key=lambda claim: int(claim.id[1:]))
+    write_claims(asked.claims, rows)
+    print(markdown(rows))
+    print(summary(rows))
+
+
+if __name__ == "__main__":
+    main()
