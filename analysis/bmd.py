@@ -182,14 +182,14 @@ def _formula(name: str, curves: Sequence[Curves], rows: list[Claim]) -> None:
     for how, one in zip(("without a ridge", f"ridge {FIXED:g}"), curves, strict=True):
         ratio = one.of["bmd"] / one.of["bmd_formula"]
         corrected = one.theory["bmd"] / one.theory["bmd_formula"]
-        found = measured(f"N {one.window}", one.seeds, *over_seeds(ratio, lambda v: np.exp(np.log(v).mean())))
+        found = measured(f"N {one.window}", one.seeds, *over_seeds(ratio, lambda v: np.exp(np.log(v).mean()), log=True))
         setting = f"{name}, {how}: BMD by flips over the formula on the trained weights, mean over N"
         known = float(np.exp(np.log(corrected).mean()))
         rows.append(
             _claim("H3", setting, known, found, Rule("near theory", 0.03), "the theory has the flips of D = 100")
         )
         beyond = one.of["bmd"] / one.theory["bmd"][:, None]
-        found = measured(f"N {one.window}", one.seeds, *over_seeds(beyond, lambda v: np.exp(np.log(v.mean(1)).mean())))
+        found = measured(f"N {one.window}", one.seeds, *over_seeds(beyond, _geometric, log=True))
         setting = f"{name}, {how}: BMD by flips over the replica theory with the flips of D = 100, mean over N"
         rows.append(_claim("H3", setting, 1.0, found, Rule("near theory", 0.03)))
 
@@ -202,7 +202,7 @@ def _ridged(name: str, one: Curves, items: float, rows: list[Claim]) -> None:
         mean = values.mean(1)
         return float((mean - np.minimum.accumulate(mean)).max())
 
-    found = measured(window, one.seeds, *over_seeds(one.of["test_error"], rise))
+    found = measured(window, one.seeds, *over_seeds(one.of["test_error"], rise, bounds=(0, 1)))
     setting = f"{name}: largest rise of the test error with N"
     rows.append(_claim("H4", setting, rise(one.theory["test_error"][:, None]), found, Rule("below", 0.01)))
     try:
@@ -285,7 +285,7 @@ def of_logistic(frame: pl.DataFrame, rows: list[Claim]) -> None:
         rows.append(_claim("H1", setting, at / items, located(bmd, items, window), near, why, "logistic"))
         _alarm(how, one, bmd, items, "logistic", rows)
         beyond = one.of["bmd"] / one.theory["bmd"][:, None]
-        found = measured(window, one.seeds, *over_seeds(beyond, lambda v: np.exp(np.log(v.mean(1)).mean())))
+        found = measured(window, one.seeds, *over_seeds(beyond, _geometric, log=True))
         setting = f"{how}: BMD by flips over the replica theory with the flips of D = 100, mean over N"
         rows.append(_claim("H3", setting, 1.0, found, Rule("near theory", 0.03), sweep="logistic"))
 
@@ -317,6 +317,11 @@ def table(curves: Sequence[tuple[str, Curves]], unit: float) -> pl.DataFrame:
                 row[f"{metric}_theory"] = float(one.theory[metric][i])
             out.append(row)
     return pl.DataFrame(out).with_columns(pl.selectors.float().round(4))
+
+
+def _geometric(values: Array) -> float:
+    """Geometric mean over scales of the mean over seeds, [scales, seeds]."""
+    return float(np.exp(np.log(values.mean(1)).mean()))
 
 
 def _peak_or_none(curves: Curves, name: str) -> Peak | None:

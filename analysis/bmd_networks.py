@@ -71,17 +71,18 @@ def of_curves(one: Curves, id_: str, unit: str, sweep: str, rows: list[Claim]) -
     part = one if id_ == "H6" else one.beyond()
     bmd, error, window = part.peak("bmd"), part.peak("test_error"), f"{unit} {part.window}"
     if id_ == "H5" and not isinstance(bmd, str):
-        threshold, ends = over_seeds(one.of["unfitted"], one.threshold)
+        threshold, ends = over_seeds(one.of["unfitted"], one.threshold, log=True)
         low, high = bmd.location_interval
         value = measured(window, one.seeds, bmd.location / threshold, (low / ends[1], high / ends[0]))
         setting = f"{one.name}: {unit} of the peak of BMD over the threshold, where 1 % is not fitted"
         rows.append(claim_of(id_, setting, 1.0, value, Rule("near theory", STEP), sweep))
     setting = f"{one.name}: {unit} of the peak of BMD over that of the test error"
     if isinstance(bmd, str) or isinstance(error, str):
-        top = part.x[part.of["bmd"].mean(1).argmax()]
-        highest, ends = over_seeds(part.of["bmd"], lambda v: part.x[v.mean(1).argmax()])
+        highest, ends = over_seeds(
+            part.of["bmd"], lambda v: part.x[v.mean(1).argmax()], log=True, bounds=(part.x[0], part.x[-1])
+        )
         reasons = [f"{what}: {why}" for what, why in (("BMD", bmd), ("error", error)) if isinstance(why, str)]
-        found = measured(window, one.seeds, highest, (min(ends[0], top), max(ends[1], top)))
+        found = measured(window, one.seeds, highest, ends)
         text = f"{one.name}: {unit} of the highest mean of BMD; a peak of both is needed"
         rows.append(_judged("H11", text, found, "; ".join(reasons), sweep))
         return

@@ -108,7 +108,7 @@ def of_pixels(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
         values = maps[step] = one.of["contribution"]
         panel.set(title=when, xticks=[], yticks=[])
         fig.colorbar(panel.imshow(values.mean(1).reshape(side, side), cmap="viridis", vmin=0), ax=panel, shrink=0.8)
-        ratio = over_seeds(values, lambda v: v[border].mean() / v[~border].mean())
+        ratio = over_seeds(values, lambda v: v[border].mean() / v[~border].mean(), log=True)
         found = measured(f"{side} x {side} pixels", one.seeds, *ratio)
         setting = f"digits, width 128, {when}: mean contribution of the two border columns over that of the others"
         rule = Rule("near theory", 0.1) if step == 0 else Rule("below", 1.0)

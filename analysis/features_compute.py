@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from common import DRAWS, Array, measured, save
+from common import DRAWS, Array, interval, measured, save
 from features_common import by_seed, claim
 from matplotlib import pyplot as plt
 
@@ -85,8 +85,8 @@ def of_compute(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
             found, window = exponents(mean(curves), t)
             rng = np.random.default_rng(7)
             drawn = [exponents(mean(curves, rng), t, window)[0] for _ in range(DRAWS)]
-            low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-            seeds = min(loss.shape[1] for loss in curves.values())
+            seeds = min(loss.shape[1] for loss in curves.values())  # the widest have the fewest
+            low, high = interval(found, drawn, seeds)
             known = compute_optimal(alpha, beta, rich=gamma > 0)
             how = f"{'rich (gamma 1)' if gamma else 'lazy'}, alpha {alpha:g}, beta {beta:g}"
             at_size = None if gamma else exponents(of_theory(part, sorted(curves), t), t, window)[0]

@@ -104,14 +104,14 @@ def claims_of_training(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> 
             expected = [theory.excess_risk(size, D, alpha, theory.noise_variance(4.5, sigma), RIDGE) for size in n]
             axis.plot(n, expected, "-", color=colour, lw=1)
             for size, one in zip(n, risk / np.array(expected)[:, None], strict=True):
-                off.append((alpha, sigma, size, *over_seeds(one, np.median)))
+                off.append((alpha, sigma, size, *over_seeds(one, np.median, log=True)))
             far = n >= 400
             fit = over_seeds(risk[far], partial(falls, n[far]))
             setting = f"exponent of L_gen (alpha {alpha:g}, sigma {sigma:g}, beta 4.5)"
             known = round(float(-np.polyfit(np.log(n[far]), np.log(D / (n[far] - D - 1)), 1)[0]), 2)
             rows.append(claim("H1", setting, known, 1.0, "N >= 8 d", fit, "near paper 0.08"))
             at = [list(n).index(size) for size in (50, 28)]
-            ratio = over_seeds(risk[at], lambda r: np.median(r[0]) / np.median(r[1]))
+            ratio = over_seeds(risk[at], lambda r: np.median(r[0]) / np.median(r[1]), log=True)
             setting = f"L_gen at d over L_gen at 0.56 d (alpha {alpha:g}, sigma {sigma:g})"
             known = float(f"{expected[at[0]] / expected[at[1]]:.3g}")
             rows.append(claim("H3", setting, known, "a peak", "N = 50 and 28", ratio, "above 1"))

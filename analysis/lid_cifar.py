@@ -111,8 +111,8 @@ def noise_law(l_gen: Array, d: int) -> tuple[Array, float]:
 
 def claims(name: str, d: int, values: dict[str, Array]) -> list[Claim]:
     """H9 for one set of features, from excess risks and exponents [sizes, splits]."""
-    peak = over_seeds(values["l_gen"], lambda v: SIZES[int(np.median(v, 1).argmax())] / d)
-    off = over_seeds(values["l_gen"], lambda v: noise_law(np.median(v, 1), d)[1])
+    peak = over_seeds(values["l_gen"], lambda v: SIZES[int(np.median(v, 1).argmax())] / d, log=True)
+    off = over_seeds(values["l_gen"], lambda v: noise_law(np.median(v, 1), d)[1], bounds=(0, np.inf))
     found = [
         ("H9", "N of the peak over d", 1.0, 1.0, "N = 16 to 8,000", peak, Rule("near paper", 0.1), ""),
         ("H9-2", "rms error of E + A d / (N - d - 1), relative", 0.0, "1 / N", "N > 1.5 d", off, Rule("below", 0.05),
@@ -154,7 +154,6 @@ def not_run(name: str) -> list[Claim]:
 def difficulty(counts: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> None:
     """Print the tail of human difficulty: how often few votes name the label, and a perfect head's exponent."""
     hits, trials = counts[np.arange(len(counts)), labels], counts.sum(1)
-    rng = np.random.default_rng(0)
     few = np.unique(np.geomspace(*FEW, 15).round())
     edges = np.geomspace(*RARE, 12)
 
@@ -169,9 +168,7 @@ def difficulty(counts: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> 
             ]
         )
 
-    found = tails(np.arange(len(counts)))
-    drawn = np.array([tails(rng.integers(0, len(counts), len(counts))) for _ in range(200)])
-    ends = np.quantile(drawn, [0.025, 0.975], axis=0)
+    found, ends = over_seeds(np.arange(len(counts)), tails)
     shown = (
         f"P(q <= e) over e = {RARE[0]} to {RARE[1]} grows as e^",
         "tail a of a Beta",

@@ -19,7 +19,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import polars as pl
-from common import save, slope
+from common import interval, save, slope
 from matplotlib import pyplot as plt
 from scipy.stats import spearmanr
 
@@ -92,7 +92,7 @@ def change(before: pl.DataFrame, after: pl.DataFrame, draws: int) -> tuple[float
     weights = rng.multinomial(both.height, np.full(both.height, 1 / both.height), size=draws)
     weights = np.concatenate([np.ones((1, both.height)), weights])
     value, *drawn = (slope(k, weights @ failures[1]) - slope(k, weights @ failures[0])).tolist()
-    return value, *np.nanquantile(drawn, [0.025, 0.975]).tolist()
+    return value, *interval(value, drawn, both.height).tolist()
 
 
 def draw_exponents(frame: pl.DataFrame, file: Path) -> None:
