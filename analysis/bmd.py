@@ -312,7 +312,7 @@ def table(curves: Sequence[tuple[str, Curves]], unit: float) -> pl.DataFrame:
         for i, x in enumerate(one.x):
             row: dict[str, float | str] = {"setting": name, "ratio": round(x / unit, 4)}
             for metric in NAMES:
-                mean, (low, high) = over_seeds(one.of[metric][i], np.mean)
+                mean, (low, high) = over_seeds(one.of[metric][i], np.mean, bounds=(0, np.inf))
                 row |= {metric: float(mean), f"{metric}_low": low, f"{metric}_high": high}
                 row[f"{metric}_theory"] = float(one.theory[metric][i])
             out.append(row)

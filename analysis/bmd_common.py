@@ -109,7 +109,9 @@ def table(one: Curves, x: str) -> pl.DataFrame:
     for name, values in one.of.items():
         if name == "unfitted":
             continue
-        columns[name] = [shown(*over_seeds(row, np.mean)) if np.isfinite(row).all() else "" for row in values]
+        columns[name] = [
+            shown(*over_seeds(row, np.mean, bounds=(0, np.inf))) if np.isfinite(row).all() else "" for row in values
+        ]
     return pl.DataFrame(columns)
 
 

@@ -144,7 +144,7 @@ def draw(curves: Sequence[Curves], figure: Path) -> None:
         for i, (metric, row, label) in enumerate((*shown, ("md_marginals", 1, "pixel marginals"))):
             if metric in one.of:
                 values, axis = one.of[metric], column[row]
-                low, high = over_seeds(values, lambda v: v.mean(-1))[1]
+                low, high = over_seeds(values, lambda v: v.mean(-1), bounds=(0, np.inf))[1]
                 axis.plot(one.x, values.mean(1), "o-", ms=3, color=COLOURS[i], label=label)
                 axis.fill_between(one.x, low, high, color=COLOURS[i], alpha=0.25, lw=0)
         for axis in column:
