@@ -4,7 +4,7 @@
     python analysis/lid.py [--results results] [--out results/lid]
 
 Writes the table of claims analysis/claims/lid.csv (or --claims), which docs/papers.md shows, and a figure per question.
-Medians are over 16 seeds, with intervals from a bootstrap over seeds; every exponent is stated with its window of k.
+Medians are over 16 seeds, with intervals over seeds; every exponent is stated with its window of k.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from common import CLAIMS, Array, measured, over_seeds, save
 from matplotlib import pyplot as plt
@@ -237,8 +238,13 @@ def claims_of_priors(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> No
                 middle = np.sqrt(float(window[0]) * window[1])
                 axis.plot(mesh, np.minimum(2.5, theory.gamma_exponent(middle, mesh, 0.1)), "-", lw=1, color=colour)
             low = found.filter(pl.col("risk").is_between(0.6, 20.0))  # below saturation, above the floor of the window
-            one, other = np.log(low["risk"].to_numpy()), np.log(low["slope"].to_numpy())
-            power = over_seeds(np.stack([one, other]), lambda p: -np.polyfit(p[0], p[1], 1)[0])
+            parts = low.sort("seed", "risk").partition_by("seed")
+            runs = [np.log(part.select("risk", "slope").to_numpy()) for part in parts]
+
+            def power_of(seeds: npt.NDArray[np.int64], runs: list[Array] = runs) -> float:
+                return -float(np.polyfit(*np.concatenate([runs[seed] for seed in seeds]).T, 1)[0])
+
+            power = over_seeds(np.arange(len(runs)), power_of)
             known = 1.0 if prior == "bounded" else 0.5
             setting, said = (
                 f"power of 1 / L_gen in the exponent, {prior} prior",
