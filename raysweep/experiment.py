@@ -179,6 +179,10 @@ class World(WorldShape, Protocol):
         """n items of the named stream: the same items in every process; streams are independent."""
         ...
 
+    def log_posterior(self, x: npt.NDArray[np.float32], temperature: float = 1.0) -> npt.NDArray[np.float64]:
+        """[n, classes] exact log p(k | x) of items x [n, dim]."""
+        ...
+
 
 class Outbox:
     """Rows in transit: an experiment adds them as they are measured, and whichever consumer comes first takes them out.

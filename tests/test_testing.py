@@ -57,7 +57,11 @@ SWEEPS: dict[str, dict[str, Any]] = {
     "classifier": {
         "world": {"kind": "gaussian", "dim": 4, "classes": 3},
         "grid": {
-            "concat": [{"schedule": "constant", "n_train": [32, 128]}, {"schedule": "cosine", "n_train": 64}],
+            "concat": [
+                {"schedule": "constant", "n_train": [32, 128]},
+                {"schedule": "cosine", "n_train": 64, "test_shift": ["scale", "pixel"], "test_kl": 0.1},
+                {"schedule": "cosine", "n_train": 64, "train_shift": "imbalance", "train_kl": 0.2},
+            ],
             "lr": [0.02, 1e30],
             "width": 4,
             "steps": [2, 4, 8],

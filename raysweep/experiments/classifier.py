@@ -19,7 +19,15 @@ import pyarrow as pa
 from raysweep.display import Display
 from raysweep.errors import PackError, SweepError
 from raysweep.experiment import Context, Cost, Metric, WorldShape
-from raysweep.experiments.classifier_axes import AXES, BMD_METRICS, BMD_VARIANCE_POINTS, DISPLAY, LABELS, METRICS
+from raysweep.experiments.classifier_axes import (
+    AXES,
+    BMD_METRICS,
+    BMD_VARIANCE_POINTS,
+    DISPLAY,
+    LABELS,
+    METRICS,
+    SHIFT_METRICS,
+)
 from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Observed, Runs
 from raysweep.grid.values import Value
@@ -45,7 +53,7 @@ class Classifier:
     name: str = "classifier"
     version: int = 2
     axes: Sequence[Axis] = AXES
-    metrics: Sequence[Metric] = (*METRICS, *BMD_METRICS)
+    metrics: Sequence[Metric] = (*METRICS, *BMD_METRICS, *SHIFT_METRICS)
     needs_world: bool = True
     display: Display = DISPLAY
 
@@ -90,6 +98,15 @@ class Classifier:
                     "grid.bmd_points: must be 0, or even, at least 4 and without an ensemble, but got "
                     f"(bmd_points={points}, members={members}). 100 points are usual, and members: 1"
                 )
+        for when in ("train", "test"):
+            for i in runs.examples((f"{when}_shift", f"{when}_kl")):
+                row = runs.row(i)
+                if (row[f"{when}_shift"] == "none") != (row[f"{when}_kl"] == 0):
+                    given = f"({when}_shift={row[f'{when}_shift']}, {when}_kl={row[f'{when}_kl']:g})"
+                    raise SweepError(
+                        f"grid.{when}_shift: a shift needs a distance, and a distance a shift, but got {given}. Use "
+                        "`concat` for both with and without"
+                    )
         if world is not None:
             for first in runs.examples(_SHAPE):
                 if problem := _architecture(runs.row(first), world).problem():
@@ -137,11 +154,12 @@ class Classifier:
                 here = np.arange(len(pack)) if own_end is None else np.flatnonzero(own_end == snapshot.step)
                 diverged = _by_run(snapshot, pack)
                 sound = here[diverged[here] < 0]
-                columns: dict[str, npt.NDArray[np.float64]] = {}
+                columns = {"epistemic_base": np.full(len(sound), np.nan)}
                 for stream, suffix in (("eval", ""), ("select", "_select")):
                     items = _items(row, stream, snapshot.step)
                     for name, values in held[stream].measure(model, snapshot, sound, items, ks).items():
-                        columns[name + suffix] = values
+                        if not (suffix and name == "epistemic_base"):
+                            columns[name + suffix] = values
                 columns |= boolean_mean_dimension(model, snapshot, sound, world.dim, int(pack.value("bmd_points")))
                 evaluation = _evaluated(row, snapshot.step) * layout.forward_flops + _bmd_flops(row, layout, world.dim)
                 spent[sound] += float(pack.value("members")) * evaluation

@@ -7,9 +7,13 @@ from raysweep.experiment import Metric
 from raysweep.grid.axes import Axis, KindBy
 from raysweep.models import ACTIVATIONS, KINDS
 
-__all__ = ["AXES", "BMD_METRICS", "BMD_VARIANCE_POINTS", "DISPLAY", "LABELS", "METRICS", "PRECISIONS"]
+__all__ = [
+    "AXES", "BMD_METRICS", "BMD_VARIANCE_POINTS", "DISPLAY", "LABELS", "METRICS", "PRECISIONS", "SHIFTS",
+    "SHIFT_METRICS",
+]  # fmt: skip
 
 LABELS = ("hard", "argmax", "soft")
+SHIFTS = ("none", "imbalance", "translation", "scale", "pixel")  # see oracle/shift.py
 PRECISIONS = ("float32", "float64", "tf32", "bf16")
 BMD_VARIANCE_POINTS = 10_000  # inputs for the variance that the Boolean mean dimension divides by
 _TIME = KindBy("schedule", {"cosine": "lane"}, "observed")  # a cosine needs its horizon from the start
@@ -23,6 +27,10 @@ AXES = (
     Axis("label_smoothing", float, "lane", 0.0, low=0.0, high=1.0, help="targets mixed with the uniform distribution"),
     Axis("label_temperature", float, "lane", 1.0, low=1e-3, high=1e3, help="targets become target^(1/T), normalised"),
     Axis("input_noise", float, "lane", 0.0, low=0.0, help="std of Gaussian noise on inputs, new at every step"),
+    Axis("train_shift", str, "lane", "none", choices=SHIFTS, help="of the distribution that training items are from"),
+    Axis("train_kl", float, "lane", 0.0, low=0.0, high=1e6, unit="nats", help="its distance, KL(shifted || world)"),
+    Axis("test_shift", str, "lane", "none", choices=SHIFTS, help="of the distribution that held-out items are from"),
+    Axis("test_kl", float, "lane", 0.0, low=0.0, high=1e6, unit="nats", help="its distance, KL(shifted || world)"),
     # The model.
     Axis("model", str, "shape", "mlp", choices=KINDS, help="classifier"),
     Axis("width", int, "shape", 64, low=1, high=65536, unit="units", help="hidden units; channels; token size"),
@@ -83,6 +91,9 @@ METRICS = tuple(
     Metric(name + suffix, unit, help_ + note, better)  # type: ignore[arg-type]
     for suffix, note in (("", ""), ("_select", "; on the selection sample"))
     for name, unit, better, help_ in _DECOMPOSITION
+)
+SHIFT_METRICS = (
+    Metric("epistemic_base", "nats", "KL(posterior of the unshifted world || prediction) on shifted items; else null"),
 )
 BMD_METRICS = (
     Metric("bmd", "", "Boolean mean dimension of the logits on inputs of -1 and +1, pooled; null if bmd_points is 0"),

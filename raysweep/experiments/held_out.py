@@ -13,6 +13,7 @@ from torch import Tensor
 
 from raysweep.experiment import World
 from raysweep.experiments.classifier_axes import BMD_VARIANCE_POINTS
+from raysweep.experiments.parts import parts_of
 from raysweep.grid.runs import Runs
 from raysweep.metrics import decompose, expected_calibration_error, pass_at_k, posterior_gap
 from raysweep.metrics.mean_dimension import mean_dimension
@@ -24,24 +25,32 @@ if TYPE_CHECKING:
 
 __all__ = ["HeldOut", "boolean_mean_dimension"]
 
+_OF_LABELS = ("excess_nll", "excess_nll_se", "excess_error", "excess_error_se")  # compare q and r on labels
 _NUMBERS = 1 << 25  # log-probabilities in flight; runs are taken in slices to stay below
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One temperature's sample: x [n, d], log posterior [n, classes], y [n]."""
+    """One distribution's sample: x [n, d], log posterior [n, classes], y [n].
+
+    Attributes:
+        log_base: Under a shift, the log posterior [n, classes] of the world that it is a shift of.
+        exact: Whether log_r is the posterior of this distribution.
+    """
 
     x: Tensor
     log_r: Tensor
     y: Tensor
+    log_base: Tensor | None = None
+    exact: bool = True
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One sample per temperature, and the runs that belong to it.
+    """One sample per difficulty and shift, and the runs that belong to it.
 
     Attributes:
-        parts: One per temperature.
+        parts: One per distribution of test items.
         part_of: [runs] index into parts.
         members: Number of adjacent lanes per run; their mean probability is its prediction.
     """
@@ -52,15 +61,17 @@ class HeldOut:
 
     @staticmethod
     def draw(pack: Runs, world: World, stream: str, dtype: torch.dtype, device: str, members: int = 1) -> HeldOut:
-        """The sample `stream` ("eval" or "select") of every temperature in a pack."""
+        """The sample `stream` ("eval" or "select") of every distribution of test items in a pack."""
         parts = []
-        for temperature in pack.values["temperature"]:
-            sample = world.sample(pack.value(f"{stream}_items"), stream, float(temperature or 1.0))
+        asked, part_of = parts_of(pack, world, "test")
+        for one in asked:
+            sample = one.sample(pack.value(f"{stream}_items"), stream)
             x = torch.from_numpy(sample.x).to(device=device, dtype=dtype)
-            parts.append(
-                _Part(x, torch.from_numpy(sample.log_posterior).to(device), torch.from_numpy(sample.y).to(device))
-            )
-        return HeldOut(tuple(parts), pack.codes["temperature"].astype(np.int64), members)
+            log_r, y = torch.from_numpy(sample.log_posterior).to(device), torch.from_numpy(sample.y).to(device)
+            base = None if one.base is None else one.base.log_posterior(sample.x, one.temperature)
+            log_base = None if base is None else torch.from_numpy(base).to(device)
+            parts.append(_Part(x, log_r, y, log_base, one.exact))
+        return HeldOut(tuple(parts), part_of, members)
 
     @torch.no_grad()
     def measure(
@@ -80,20 +91,21 @@ class HeldOut:
         place[lanes] = np.arange(len(lanes))
         found: dict[str, npt.NDArray[np.float64]] = {}
         for code, part in enumerate(self.parts):
-            x, log_r, y = part.x[:items], part.log_r[:items], part.y[:items]
+            x, log_r = part.x[:items], part.log_r[:items]
             own = np.flatnonzero(self.part_of[runs] == code)
             at_a_time = max(1, _NUMBERS // (log_r.numel() * self.members))
             for chunk in np.split(own, range(at_a_time, len(own), at_a_time)) if len(own) else []:
                 slots = place[(runs[chunk][:, None] * self.members + np.arange(self.members)).ravel()]
-                values = self._score(model, snapshot, torch.from_numpy(slots).to(x.device), x, log_r, y, ks)
+                values = self._score(model, snapshot, torch.from_numpy(slots).to(x.device), part, items, ks)
                 for name, value in values.items():
                     shape = (len(runs), *value.shape[1:])
                     found.setdefault(name, np.full(shape, np.nan))[chunk] = value.cpu().numpy()
         return found
 
     def _score(
-        self, model: Model, snapshot: Snapshot, slots: Tensor, x: Tensor, log_r: Tensor, y: Tensor, ks: Tensor
+        self, model: Model, snapshot: Snapshot, slots: Tensor, part: _Part, items: int, ks: Tensor
     ) -> dict[str, Tensor]:
+        x, log_r, y = part.x[:items], part.log_r[:items], part.y[:items]
         whole = len(slots) == len(snapshot.lanes)
         own = snapshot.parameters if whole else {name: p[slots] for name, p in snapshot.parameters.items()}
         log_q = torch.log_softmax(forward(model, own, x).double(), dim=-1)
@@ -103,6 +115,12 @@ class HeldOut:
         values["ece"] = expected_calibration_error(log_q, y)
         values["posterior_gap"] = posterior_gap(log_q, log_r)
         values["pass_at_k"] = pass_at_k(log_q, log_r, ks)
+        if part.log_base is not None:
+            base = part.log_base[:items]
+            values["epistemic_base"] = (base.exp() * (base - log_q)).sum(-1).mean(-1)
+        if not part.exact:  # labels do not follow log_r: a classifier may do better on them
+            for name in _OF_LABELS:
+                values[name] = torch.full_like(values[name], torch.nan)
         return values
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from raysweep.experiment import World
+from raysweep.experiments.parts import parts_of
 from raysweep.grid.runs import Runs
 from raysweep.models import Architecture
 from raysweep.models.initial import initial_parameters
@@ -48,9 +49,10 @@ def initial_of(pack: Runs, architecture: Architecture, device: str) -> Parameter
 
 
 def batches_of(pack: Runs, world: World, labels: tuple[str, ...], device: str) -> Batches:
-    """The resident pool of every temperature in the pack, and each lane's view of it."""
+    """The resident pool of every distribution of training items in the pack, and each lane's view of it."""
     size = pack.value("pool")
-    samples = [world.sample(size, "pool", float(t)) for t in pack.values["temperature"] if t is not None]
+    parts, part_of = parts_of(pack, world, "train")
+    samples = [part.sample(size, "pool") for part in parts]
     posterior = np.concatenate([s.log_posterior for s in samples])
     eye = np.eye(world.classes)
     kinds = {
@@ -59,7 +61,7 @@ def batches_of(pack: Runs, world: World, labels: tuple[str, ...], device: str) -
         "soft": np.exp(posterior),
     }
     used = [kind for kind in labels if kind in pack.values["labels"]]
-    pool_of = pack.codes["temperature"].astype(np.int64) * size
+    pool_of = part_of * size
     kind_of = np.array([used.index(kind) for kind in pack.column("labels")]) * len(posterior)
     seeds = list(dict.fromkeys(pack.column("data_seed")))
     dtype, whole = parameter_dtype(pack.value("precision")), torch.int64

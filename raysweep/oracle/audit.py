@@ -19,7 +19,7 @@ __all__ = ["audit", "calibration"]
 
 SIGMAS = 4.0  # a sound world fails one calibration check in 16,000
 _JACOBIANS = 4
-_ROWS = 256  # of a Jacobian at a time
+_ROWS = 64  # of a Jacobian at a time
 _BINS = 15
 
 

@@ -46,8 +46,12 @@ class WorldFlow(Protocol):
         """[n, classes] log f_k(x)."""
         ...
 
-    def log_posterior(self, x: Tensor, temperature: float = 1.0) -> Tensor:
-        """[n, classes] log p(label | x)."""
+    def log_posterior(
+        self, x: Tensor, temperature: float = 1.0, offset: Tensor | None = None, log_prior: Tensor | None = None
+    ) -> Tensor:
+        """[n, classes] log p(label | x); the means of all classes moved by `offset` standard deviations [dim] of the
+        base at temperature 1, and `log_prior` [classes] in place of the flow's own.
+        """
         ...
 
     def generate(self, y: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
@@ -92,12 +96,25 @@ class FlowWorld:
         """
         return _sample(self, n, stream, temperature)
 
-    def _draw(self, n: int, stream: str, temperature: float) -> Sample:
+    def draw(
+        self,
+        n: int,
+        stream: str,
+        temperature: float,
+        gain: float = 1.0,
+        offset: Tensor | None = None,
+        log_prior: Tensor | None = None,
+    ) -> Sample:
+        """As `sample`, with latents scaled by `gain` and moved by `offset` [dim] standard deviations of the base, and
+        with other class probabilities. The posterior is that of the world itself.
+        """
         digest = hashlib.blake2b(f"{recipe_hash(self.recipe)}/{stream}".encode(), digest_size=7).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
-        prior = self.flow.log_prior.exp()
+        prior = (self.flow.log_prior.cpu() if log_prior is None else log_prior).exp()
         y = torch.multinomial(prior, n, replacement=True, generator=generator)
-        noise = torch.randn(n, self.dim, generator=generator, dtype=torch.float64)
+        noise = torch.randn(n, self.dim, generator=generator, dtype=torch.float64) * gain
+        if offset is not None:
+            noise = noise + offset
         xs, posteriors = [], []
         with torch.no_grad():
             for start in range(0, n, _CHUNK):
@@ -113,17 +130,25 @@ class FlowWorld:
         labels = self.flow.labels(y, generator)
         return Sample(x=x_all, y=labels.numpy(), log_posterior=np.concatenate(posteriors))
 
-    def log_posterior(self, x: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-        """[n, classes] exact log p(k | x) in float64, for x [n, dim]."""
+    def log_posterior(
+        self,
+        x: np.ndarray,
+        temperature: float = 1.0,
+        offset: Tensor | None = None,
+        log_prior: Tensor | None = None,
+    ) -> np.ndarray:
+        """[n, classes] exact log p(k | x) in float64, for x [n, dim]; see `WorldFlow.log_posterior`."""
+        shift = {"offset": offset, "log_prior": log_prior}
+        given = {name: t.to(self.device) for name, t in shift.items() if t is not None}
         with torch.no_grad():
-            found = self.flow.log_posterior(torch.from_numpy(x).to(self.device).double(), temperature)
+            found = self.flow.log_posterior(torch.from_numpy(x).to(self.device).double(), temperature, **given)
         return np.asarray(found.cpu().numpy())
 
 
 @lru_cache(maxsize=32)
 def _sample(world: FlowWorld, n: int, stream: str, temperature: float) -> Sample:
     # The packs of one worker share their world; inverting a pool takes seconds.
-    return world._draw(n, stream, temperature)
+    return world.draw(n, stream, temperature)
 
 
 def packed(flow: nn.Module) -> bytes:

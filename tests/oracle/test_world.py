@@ -134,13 +134,13 @@ def test_temperatures_share_their_noise_and_labels():
 
 
 def test_a_stream_is_the_same_in_a_fresh_process_and_streams_differ():
-    a = world_of()._draw(500, "pool", 1.0)
+    a = world_of().draw(500, "pool", 1.0)
     torch.manual_seed(99)
-    b = world_of()._draw(500, "pool", 1.0)  # past the cache
+    b = world_of().draw(500, "pool", 1.0)  # past the cache
     assert np.array_equal(a.x, b.x)
     assert np.array_equal(a.y, b.y)
     assert np.array_equal(a.log_posterior, b.log_posterior)
-    others = [world_of()._draw(500, s, 1.0).x for s in ("eval", "select", "audit")]
+    others = [world_of().draw(500, s, 1.0).x for s in ("eval", "select", "audit")]
     for u, v in itertools.combinations([a.x, *others], 2):
         assert not np.intersect1d(u, v).size
         assert abs(np.corrcoef(u[:, 0], v[:, 0])[0, 1]) < 4 / 500**0.5
@@ -187,7 +187,7 @@ def test_weights_round_trip_bit_for_bit(store, recipe, make):
     for name, value in flow.state_dict().items():
         assert torch.equal(again.flow.state_dict()[name], value.to(again.flow.state_dict()[name].dtype)), name
     assert all(not p.requires_grad and p.dtype == torch.float64 for p in again.flow.parameters())
-    assert np.array_equal(world._draw(20, "a", 1.0).x, again._draw(20, "a", 1.0).x)
+    assert np.array_equal(world.draw(20, "a", 1.0).x, again.draw(20, "a", 1.0).x)
 
 
 def test_the_first_complete_writer_wins_and_the_second_adopts(store):

@@ -64,24 +64,37 @@ class ConditionalFlow(Flow):  # type: ignore[misc]
         x: Tensor = self._transform.inverse(z.unflatten(1, self.shape), y)[0]
         return x.flatten(1)
 
-    def log_density(self, x: Tensor, temperature: float = 1.0) -> Tensor:
-        """[n, classes] log f_k(x), a bounded number of items and classes at a time."""
-        size = max(1, _ITEMS // self.classes)
-        return torch.cat([self._log_density(part, temperature) for part in x.split(size)])
+    def log_density(self, x: Tensor, temperature: float = 1.0, offset: Tensor | None = None) -> Tensor:
+        """[n, classes] log f_k(x), a bounded number of items and classes at a time.
 
-    def _log_density(self, x: Tensor, temperature: float) -> Tensor:
+        Args:
+            offset: [dim] the mean of z, 0 if not given.
+        """
+        size = max(1, _ITEMS // self.classes)
+        return torch.cat([self._log_density(part, temperature, offset) for part in x.split(size)])
+
+    def _log_density(self, x: Tensor, temperature: float, offset: Tensor | None) -> Tensor:
         labels = torch.arange(self.classes, device=x.device)
         const = 0.5 * self.dim * math.log(2 * math.pi) + self.dim * math.log(temperature)
         found = []
         for part in labels.split(_ITEMS):
             z, log_det = self.latent(x.repeat_interleave(len(part), 0), part.repeat(len(x)))
-            energy = 0.5 * (z.double() / temperature).square().sum(1)
+            moved = z.double() if offset is None else z.double() - offset
+            energy = 0.5 * (moved / temperature).square().sum(1)
             found.append((log_det.double() - energy - const).unflatten(0, (len(x), len(part))))
         return torch.cat(found, 1)
 
-    def log_posterior(self, x: Tensor, temperature: float = 1.0) -> Tensor:
-        """[n, classes] log p(label | x), in float64."""
-        log_r = torch.log_softmax(self.log_prior.double() + self.log_density(x, temperature), dim=-1)
+    def log_posterior(
+        self, x: Tensor, temperature: float = 1.0, offset: Tensor | None = None, log_prior: Tensor | None = None
+    ) -> Tensor:
+        """[n, classes] log p(label | x), in float64.
+
+        Args:
+            offset: See `log_density`.
+            log_prior: [classes] in place of the flow's own.
+        """
+        prior = (self.log_prior if log_prior is None else log_prior).double()
+        log_r = torch.log_softmax(prior + self.log_density(x, temperature, offset), dim=-1)
         return log_r if self.channel is None else (log_r.exp() @ self.channel.double()).log()
 
     def generate(self, y: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:

@@ -67,13 +67,22 @@ class ClassFlow(nn.Module):
         const = 0.5 * self.dim * math.log(2 * math.pi) + scale.log().sum()
         return -0.5 * u.square().sum(-1) - const + log_det[:, None]
 
-    def log_posterior(self, x: Tensor, temperature: float = 1.0) -> Tensor:
-        """[n, classes] log p(k | x) = log_softmax(log w_k - |z - m_k|^2_S / (2 t^2)); no Jacobian enters."""
+    def log_posterior(
+        self, x: Tensor, temperature: float = 1.0, offset: Tensor | None = None, log_prior: Tensor | None = None
+    ) -> Tensor:
+        """[n, classes] log p(k | x) = log_softmax(log w_k - |z - m_k|^2_S / (2 t^2)); no Jacobian enters.
+
+        Args:
+            offset: [dim] by which all class means are moved, in units of the scale at temperature 1.
+            log_prior: [classes] in place of the flow's own.
+        """
         z, _ = self.latent(x)
+        if offset is not None:
+            z = z - offset * self.log_scale.exp()
         scale = self.log_scale.exp() * temperature
         u, m = z / scale, self.means / scale
         score = u @ m.T - 0.5 * m.square().sum(-1)  # |u|^2 is common to the classes
-        return torch.log_softmax(self.log_prior + score, dim=-1)
+        return torch.log_softmax((self.log_prior if log_prior is None else log_prior) + score, dim=-1)
 
     def generate(self, y: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
         """[n, dim] items of classes y [n] from standard normal noise [n, dim]."""

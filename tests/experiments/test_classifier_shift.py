@@ -1,0 +1,59 @@
+"""Shifts of the classifier's training and test items, scored against both posteriors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import CLASSIFIER_SWEEP
+
+from raysweep.errors import SweepError
+from raysweep.executors import make_executor
+from raysweep.run import run
+from raysweep.store import Store
+from raysweep.sweep import Sweep, from_mapping
+from raysweep.sweep.current import cells
+
+
+def test_a_shift_and_its_distance_go_together(
+    make_sweep: Callable[..., Sweep],
+) -> None:
+    for changed in ({"test_shift": "scale"}, {"train_kl": 0.1}):
+        with pytest.raises(SweepError, match="a shift needs a distance, and a distance a shift"):
+            _ = make_sweep(CLASSIFIER_SWEEP, changed).runs
+
+
+def test_shifted_items_are_scored_against_their_own_posterior_and_the_worlds(tmp_path: Path) -> None:
+    grid = {
+        "n_train": 512,
+        "width": 16,
+        "seed": 0,
+        "steps": 800,
+        "k": 1,
+        "eval_items": 2048,
+        "eval_share": 0,
+        "lr": 0.05,
+    }
+    shifts = [
+        {},
+        {"test_shift": ["translation", "scale", "pixel"], "test_kl": 1.0},
+        {"train_shift": "translation", "train_kl": 1.0},
+        {"train_shift": "translation", "train_kl": 1.0, "test_shift": "translation", "test_kl": 1.0},
+    ]
+    raw = {**CLASSIFIER_SWEEP, "grid": {**CLASSIFIER_SWEEP["grid"], **grid, "concat": shifts}}
+    store = Store(str(tmp_path / "s"))
+    run(from_mapping(raw, "s.yaml", []), store, make_executor("inline"))
+    found = {(row["train_shift"], row["test_shift"]): row for row in cells(store)[0].to_pylist()}
+    plain = found["none", "none"]
+    assert plain["epistemic_base"] is None
+    for kind in ("translation", "scale"):
+        row = found["none", kind]
+        assert row["epistemic"] > plain["epistemic"]
+        assert row["epistemic"] != pytest.approx(row["epistemic_base"], rel=0.05)
+        assert row["total"] == pytest.approx(row["aleatoric"] + row["epistemic"], rel=1e-9)
+    pixel = found["none", "pixel"]
+    assert pixel["excess_nll"] is pixel["excess_error"] is None  # there is no exact posterior to compare with
+    assert pixel["epistemic"] == pytest.approx(pixel["epistemic_base"], rel=1e-12)
+    moved, both = found["translation", "none"], found["translation", "translation"]
+    assert both["epistemic"] < 0.5 * moved["epistemic"]  # trained where it is tested

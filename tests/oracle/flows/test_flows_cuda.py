@@ -1,0 +1,49 @@
+"""Transformer flows on a GPU: the density of the CPU, training in bfloat16 with a compiled step, two ways to sample."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from raysweep.oracle.flows.autoregressive import Autoregressive, Jacobi
+from raysweep.oracle.likelihood import bits_per_dim, trained, weights_of
+from raysweep.oracle.transformer_world import TransformerRecipe
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+RECIPE = TransformerRecipe(patch=2, width=64, blocks=2, layers=1, steps=60, batch=128, lr=3e-3, noise=0.3)
+
+
+def bent() -> torch.nn.Module:
+    flow = RECIPE.fresh()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in flow.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=generator))
+    return flow.double().requires_grad_(False)
+
+
+def test_the_density_and_its_samples_are_those_of_the_cpu() -> None:
+    flow, generator = bent(), torch.Generator().manual_seed(1)
+    noise, y = torch.randn(32, 64, generator=generator, dtype=torch.float64), torch.arange(32) % 10
+    x = flow.generate(y, noise)  # type: ignore[operator]
+    density = flow.log_density(x)  # type: ignore[operator]
+    flow.cuda()
+    torch.testing.assert_close(flow.generate(y.cuda(), noise.cuda()).cpu(), x, rtol=1e-9, atol=1e-9)  # type: ignore[operator]
+    torch.testing.assert_close(flow.log_density(x.cuda()).cpu(), density, rtol=1e-9, atol=1e-7)  # type: ignore[operator]
+    how = Jacobi(tolerance=1e-11)
+    for part in flow.modules():
+        if isinstance(part, Autoregressive):
+            part.jacobi = how
+    torch.testing.assert_close(flow.generate(y.cuda(), noise.cuda()).cpu(), x, rtol=1e-8, atol=1e-8)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_training_on_a_gpu_finds_what_the_cpu_finds(precision: str) -> None:
+    recipe = RECIPE.model_copy(update={"precision": precision})
+    found = recipe.load(weights_of(trained(recipe, None, lambda _: None, "cuda")), "0" * 16)
+    expected = RECIPE.load(weights_of(trained(RECIPE, None, lambda _: None, "cpu")), "1" * 16)
+    on_gpu, on_cpu = (bits_per_dim(RECIPE, world.flow, "cpu") for world in (found, expected))  # type: ignore[attr-defined]
+    assert on_gpu.bits == pytest.approx(on_cpu.bits, abs=0.05)  # noise differs between devices
+    start = bits_per_dim(RECIPE, RECIPE.fresh().double(), "cpu")
+    assert on_gpu.bits < start.bits - 0.1
