@@ -81,11 +81,12 @@ def claims(found: Best, aleatoric: dict[float, float]) -> list[Claim]:
             rule: Rule,
             why: str = "",
             *,
+            log: bool = False,
             world: str = world,
             window: str = window,
             seeds: int = seeds,
         ) -> None:
-            value, ends = over_seeds(values, statistic)
+            value, ends = over_seeds(values, statistic, log=log)
             rows.append(
                 Claim("H8", H8, f"{world}: {setting}", "", paper, measured(window, seeds, value, ends), rule, why=why,
                       source=SOURCE)
@@ -99,14 +100,14 @@ def claims(found: Best, aleatoric: dict[float, float]) -> list[Claim]:
         )  # fmt: skip
         ece = gain(found, temperature, sizes, "ece")
         add("calibration error of soft minus hard labels, mean over sizes", "", ece, np.mean, Rule("below", 0.0))
-        log = np.stack(
+        ratios = np.stack(
             [
                 np.log(found[temperature, "soft", n]["epistemic"]) - np.log(found[temperature, "hard", n]["epistemic"])
                 for n in sizes
             ]
         )
         what = "epistemic error of soft over hard labels, geometric mean over sizes"
-        add(what, "", log, lambda v: float(np.exp(v.mean())), Rule("below", 1.0))
+        add(what, "", ratios, lambda v: float(np.exp(v.mean())), Rule("below", 1.0), log=True)
         smooth = np.stack(
             [found[temperature, "soft", n]["accuracy"] - found[temperature, "smoothed", n]["accuracy"] for n in sizes]
         )

@@ -86,20 +86,28 @@ def claims(frame: pl.DataFrame) -> list[Claim]:
 
         def add(
             id_: str, statement: str, what: str, paper: float | str, statistic: object, rule: Rule, why: str = "",
-            *, drop: Array = drop, window: str = window, seeds: int = seeds, setting: str = setting,
+            *, bounds: tuple[float, float] = (-np.inf, np.inf), drop: Array = drop, window: str = window, seeds: int = seeds, setting: str = setting,
         ) -> None:  # fmt: skip
-            value, ends = over_seeds(drop, statistic)  # type: ignore[arg-type]
+            value, ends = over_seeds(drop, statistic, bounds=bounds)  # type: ignore[arg-type]
             where = f"{setting}: {what}"
             found = measured(window, seeds, value, ends)
             rows.append(Claim(id_, statement, where, "", paper, found, rule, why=why, source=SOURCE))
 
         add("H10", H10, "R^2 of a line in KL", 0.042, lambda v, kl=kl: explained_by_distance(v, kl),
-            Rule("near paper", 0.1))  # fmt: skip
+            Rule("near paper", 0.1), bounds=(0.0, 1.0))  # fmt: skip
         add("H9", H9, "R^2 of the kind minus R^2 of a line in KL", "",
             lambda v, kl=kl: explained_by_kind(v) - explained_by_distance(v, kl), Rule("above", 0.0))  # fmt: skip
         for i, one in enumerate(kl):
             what = f"largest minus smallest mean drop of accuracy over kinds at KL = {one:g}"
-            add("H9", H9, what, "", lambda v, i=i: float(np.ptp(v[:, i].mean(-1))), Rule("above", 0.01))
+            add(
+                "H9",
+                H9,
+                what,
+                "",
+                lambda v, i=i: float(np.ptp(v[:, i].mean(-1))),
+                Rule("above", 0.01),
+                bounds=(0.0, 1.0),
+            )
     return rows
 
 
