@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from raysweep import __version__
 from raysweep.display import Display, file_name
+from raysweep.display import Figure as Shown
 from raysweep.errors import FitError, plain
 from raysweep.experiment import Experiment, display_of
 from raysweep.experiments import built_in
@@ -31,10 +32,10 @@ from raysweep.laws.source import Column, gather, scan
 from raysweep.laws.table import fit_points
 from raysweep.oracle.audits import place, stored_audits
 from raysweep.reports.diagnostics import diagnostics_figure
-from raysweep.reports.figures import law_figure, metric_figure, theory_figure
+from raysweep.reports.figures import MOST, law_figure, law_panels, metric_figure, theory_figure
 from raysweep.reports.learning import learning_curves, learning_figure
-from raysweep.reports.style import tame
-from raysweep.reports.tables import Sanity, clusters, findings, formula, rule, sanity
+from raysweep.reports.style import MOST_PANELS, tame
+from raysweep.reports.tables import Sanity, clusters, findings, formula, parameter, rule, sanity
 from raysweep.reports.theory import REASON, Agreement, agreements, theory_name, with_theory
 from raysweep.reports.theory import sentences as theory_sentences
 from raysweep.status import status
@@ -93,9 +94,11 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
     display, note = stored_display(store) if experiment is None else (display_of(experiment), "")
     sentences += [note] if note else []
     experiment = experiment or built_in(file.experiment)
+    specs = file.fit or _shown(display, table)
     try:
-        curves = [spec for spec in file.fit if len(spec.scales) == 1]
-        table = with_theory(table, experiment, {spec.y for spec in curves}, {spec.where for spec in curves})
+        curves = [spec for spec in specs if len(spec.scales) == 1]
+        asked = {(spec.where, spec.scales[0]) for spec in curves}
+        table = with_theory(table, experiment, {spec.y for spec in curves}, asked)
     except FitError as error:
         sentences.append(str(error))
     if experiment is None and _has_theory(store):
@@ -120,6 +123,8 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
             sentences += findings(law)
         except FitError as error:
             sentences.append(f"{spec.law} of {spec.y} in {', '.join(spec.scales)}: not fitted: {error}")
+    if not file.fit:
+        sentences.append(_unfitted(specs))
     checked = sanity(frame, display.bounds)
     sentences += [one.sentence for one in checked]
 
@@ -127,11 +132,15 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
         name = file_name(f"{i + 1}-{spec.law}-{spec.y}-{'-'.join(spec.scales)}")
         if len(law.x) == 1:
             drawings.append(_law(name, law, found, display))
+            sentences += _undrawn(name, law, found)
         drawings.append(_draw(f"{name}-diagnostics", _DIAGNOSTICS, diagnostics_figure(law, found, display.labels)))
-        sections.append((f"{spec.law}: {'; '.join(one.formula for one in law.laws)}", _fit_table(law)))
+        sections.append((f"{spec.law}: {'; '.join({formula(group): None for group in law})}", _fit_table(law)))
     if REASON in table.column_names:
-        _theory(table, file.fit, display, sentences, sections, drawings)
-    drawings += _extra_drawings(table, columns, fitted, display, audits)
+        _theory(table, specs, display, sentences, sections, drawings)
+    drawn = [(spec, found) for spec, _, found in fitted]
+    if not file.fit:
+        drawn = _means(table, columns, specs, display, sentences, drawings)
+    drawings += _extra_drawings(table, columns, drawn, display, audits)
     for drawing in drawings:
         store.write(f"figures/{drawing.name}.png", drawing.png)
     page = _page(file.name, state, sentences, sections, drawings, audits, checked)
@@ -144,6 +153,64 @@ def _has_theory(store: Store) -> bool:
     return isinstance(environment, dict) and environment.get("theory") is True
 
 
+def _shown(display: Display, table: pa.Table) -> tuple[FitSpec, ...]:
+    """What a report shows of a sweep that names no fit: y against x, where the experiment says what they are."""
+    if not {display.x, display.y} <= {*table.column_names} or display.x == display.y:
+        return ()
+    return (FitSpec(x=display.x, y=display.y),)
+
+
+def _unfitted(shown: Sequence[FitSpec]) -> str:
+    """That no law was fitted, and how to fit one."""
+    x, y = (shown[0].scales[0], shown[0].y) if shown else ("COLUMN", "METRIC")
+    lacking = "" if shown else ", and its experiment names no columns to draw"
+    return (
+        f"No law was fitted: the sweep names no fit{lacking}. Add `fit: [{{law: power, x: {x}, y: {y}}}]` to its file and "
+        f"run it again, or use `raysweep fit STORE --x {x} --y {y}`"
+    )
+
+
+def _undrawn(name: str, law: Fit, rows: Points) -> list[str]:
+    """How many groups are missing from the figure of a law, and where they are."""
+    drawn = sum(len(groups) for _, groups in law_panels(law, rows.by))
+    if drawn == len(law):
+        return []
+    return [
+        f"figures/{name}.png shows {drawn:,} of {len(law):,} groups; cells.parquet has the rows of the others, and "
+        "`raysweep fit STORE --json` has their laws"
+    ]
+
+
+def _means(
+    table: pa.Table,
+    columns: dict[str, Column],
+    specs: Sequence[FitSpec],
+    display: Display,
+    sentences: list[str],
+    drawings: list[Drawing],
+) -> list[tuple[FitSpec, Points]]:
+    """The means of y over x, where no law is fitted and no theory is drawn; and the points of the figures that follow."""
+    for spec in specs:
+        try:
+            found = points(table, spec.request, [n for n in display.beside(spec.y) if n in columns])
+        except FitError as error:
+            sentences.append(f"{spec.y} against {spec.scales[0]}: not drawn: {error}")
+            continue
+        name = file_name(f"theory-{spec.y}-{spec.scales[0]}")
+        if name not in {drawing.name for drawing in drawings}:
+            shown = Shown(f"0-means-{spec.y}", spec.y, "", f"{spec.y}: lines: means, shades: ranges over replicates.")
+            drawings.append(_metric(found, shown, spec.scales[0], display))
+        return [(spec, found)]
+    return []
+
+
+def _metric(rows: Points, shown: Shown, x: str, display: Display, audits: Sequence[dict[str, Any]] = ()) -> Drawing:
+    """The figure of a metric, whose caption says how many groups it leaves out."""
+    count = len(rows.parts)
+    caption = shown.caption if count <= MOST else f"{shown.caption} {MOST} of {count:,} groups; see cells.parquet."
+    return _draw(shown.file, caption, metric_figure(rows.frame, shown, x, rows.by, audits, display.labels))
+
+
 _DIAGNOSTICS = (
     "Left: the law through its data, with the band of the mean law and the wider one of a new run. Right: how far "
     "measurements lie off it. Hollow: the largest scales, which the dashed law was fitted without."
@@ -152,7 +219,11 @@ _DIAGNOSTICS = (
 
 def _law(name: str, law: Fit, rows: Points, display: Display) -> Drawing:
     """The figure of a law of one scale, with those of its companions that were measured."""
-    companions = [c for c in display.companions if c.of == law.y and c.column in rows.frame.columns]
+    companions = [
+        c
+        for c in display.companions
+        if c.of == law.y and c.column in rows.frame.columns and (rows.frame[c.column] > 0).any()  # else none is seen
+    ]
     expected = theory_name(law.y) if theory_name(law.y) in rows.frame.columns else None
     caption = [
         f"{'; '.join({formula(group): None for group in law})} fitted to every run (small markers); the shade is the "
@@ -184,9 +255,8 @@ def _theory(
         sentences += theory_sentences(found, held)
         sections.append((f"Theory of {y} in {x}", _theory_table(found, held)))
         caption = f"Markers: the median of {y}, shades: quartiles of replicates. Lines: the theory."
-        drawings.append(
-            _draw(file_name(f"theory-{y}-{x}"), caption, theory_figure(found, theory_name(y), display.labels))
-        )
+        figure = theory_figure(found, theory_name(y), display.labels)
+        drawings.append(_draw(file_name(f"theory-{y}-{x}"), caption + _panels(figure), figure))
 
 
 def _theory_table(found: Points, held: Sequence[Agreement]) -> str:
@@ -209,23 +279,29 @@ def _theory_table(found: Points, held: Sequence[Agreement]) -> str:
 def _extra_drawings(
     table: pa.Table,
     columns: dict[str, Column],
-    fitted: Sequence[tuple[FitSpec, Fit, Points]],
+    drawn: Sequence[tuple[FitSpec, Points]],
     display: Display,
     audits: Sequence[dict[str, Any]],
 ) -> list[Drawing]:
     """Learning curves where time varies, and the experiment's own figures of what was measured."""
-    if not fitted:
+    if not drawn:
         return []
-    spec, _, rows = fitted[0]
+    spec, rows = drawn[0]
     curves = learning_curves(table, columns, spec.request)
     found = []
     if curves is not None:
-        found.append(_draw("learning-curves", curves.caption, learning_figure(curves, display.labels)))
+        figure = learning_figure(curves, display.labels)
+        found.append(_draw("learning-curves", curves.caption + _panels(figure), figure))
     for shown in display.figures:
         if shown.y in rows.frame.columns and rows.frame[shown.y].dtype.is_numeric():
-            figure = metric_figure(rows.frame, shown, spec.scales[0], rows.by, audits, display.labels)
-            found.append(_draw(shown.file, shown.caption, figure))
+            found.append(_metric(rows, shown, spec.scales[0], display, audits))
     return found
+
+
+def _panels(figure: Figure) -> str:
+    """How many panels a figure leaves out, and where their rows are."""
+    count = figure.get_suptitle()
+    return f" {count} are drawn; cells.parquet has the rows of the others." if count else ""
 
 
 def _draw(name: str, caption: str, figure: Figure) -> Drawing:
@@ -238,7 +314,8 @@ def _draw(name: str, caption: str, figure: Figure) -> Drawing:
 def _fit_table(law: Fit) -> str:
     by = list(law.groups[0].group)
     names = list(dict.fromkeys(n for group in law for n in (*group.params, *group.derived)))
-    head = [*by, *(["law"] if len(law.laws) > 1 else []), *(f"{n} [{law.groups[0].level:.0%}]" for n in names)]
+    first = law.groups[0]
+    head = [*by, *(["law"] if len(law.laws) > 1 else []), *(f"{parameter(first, n)} [{first.level:.0%}]" for n in names)]
     head += ["window", "rows of", "rms log residual", "held out: rms log error", "covered", "status", "notes"]
     rows = []
     for group in law.groups[:_ROWS]:

@@ -170,7 +170,8 @@ def _window(group: GroupFit) -> str:
 def _floor(group: GroupFit) -> str:
     if "E" not in group.intervals:
         return ""
-    return "; its interval excludes E = 0" if group.intervals["E"][0] > 0 else "; E = 0 is within its interval"
+    name = parameter(group, "E")
+    return f"; its interval excludes {name} = 0" if group.intervals["E"][0] > 0 else f"; {name} = 0 is within its interval"
 
 
 def _more(fit: Fit) -> list[str]:

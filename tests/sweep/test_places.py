@@ -62,5 +62,5 @@ def test_the_cells_of_a_file_are_those_of_the_new_values(tmp_path: Path) -> None
     ):
         runs = load_sweep(file, overrides, preset).runs
         assert {*zip(runs.column("arm"), runs.column("gamma"), strict=True)} == cells
-    with pytest.raises(SweepError, match=r"--set gamma: must be an integer, as in .*, but got \\[.x., .y.\\]"):
+    with pytest.raises(SweepError, match=r"--set gamma: must be an integer, as in .*, but got \[.x., .y.\]"):
         load_sweep(file, ["gamma=x,y"])
