@@ -315,7 +315,11 @@ def _fit_table(law: Fit) -> str:
     by = list(law.groups[0].group)
     names = list(dict.fromkeys(n for group in law for n in (*group.params, *group.derived)))
     first = law.groups[0]
-    head = [*by, *(["law"] if len(law.laws) > 1 else []), *(f"{parameter(first, n)} [{first.level:.0%}]" for n in names)]
+    head = [
+        *by,
+        *(["law"] if len(law.laws) > 1 else []),
+        *(f"{parameter(first, n)} [{first.level:.0%}]" for n in names),
+    ]
     head += ["window", "rows of", "rms log residual", "held out: rms log error", "covered", "status", "notes"]
     rows = []
     for group in law.groups[:_ROWS]:

@@ -86,9 +86,7 @@ def panelled(
 def looks(count: int) -> list[tuple[Any, str]]:
     """A colour and a marker for each of some curves in one panel, no two of which agree in both."""
     many = plt.get_cmap("viridis")(np.linspace(0.0, 0.9, count))
-    return [
-        (COLOURS[i] if count <= len(COLOURS) else tuple(many[i]), MARKERS[i % len(MARKERS)]) for i in range(count)
-    ]
+    return [(COLOURS[i] if count <= len(COLOURS) else tuple(many[i]), MARKERS[i % len(MARKERS)]) for i in range(count)]
 
 
 def differing(groups: Sequence[Mapping[str, Any]]) -> list[str]:

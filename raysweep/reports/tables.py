@@ -171,7 +171,9 @@ def _floor(group: GroupFit) -> str:
     if "E" not in group.intervals:
         return ""
     name = parameter(group, "E")
-    return f"; its interval excludes {name} = 0" if group.intervals["E"][0] > 0 else f"; {name} = 0 is within its interval"
+    return (
+        f"; its interval excludes {name} = 0" if group.intervals["E"][0] > 0 else f"; {name} = 0 is within its interval"
+    )
 
 
 def _more(fit: Fit) -> list[str]:

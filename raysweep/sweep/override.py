@@ -52,7 +52,9 @@ def read_overrides(texts: Sequence[str], grid: Mapping[str, Any]) -> dict[str, A
                 f"--set must give an axis once, but got {said[name]!r} and {text!r}; several values go between commas"
             )
         said[name] = text
-        old = [value for entry in entries(grid, name) for value in (entry if isinstance(entry, list | tuple) else [entry])]
+        old = [
+            value for entry in entries(grid, name) for value in (entry if isinstance(entry, list | tuple) else [entry])
+        ]
         words = any(isinstance(value, str) for value in old)
         found[name] = _entry(values, text, len(text) - len(values), words)
     return found

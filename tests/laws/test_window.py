@@ -221,7 +221,9 @@ def test_columns_that_have_no_mask_are_refused_with_the_rule_and_the_value(colum
 def test_a_low_beyond_the_high_is_said_with_both_numbers():
     with pytest.raises(FitError, match=r"left 0 of 75 rows: low exceeds high in all of these rows .*low = 20 .*= 5\)"):
         by_gamma(curves(), window={"low": "20 * max(gamma, 1)", "high": "5"})
-    some = by_gamma(curves(), window={"low": "20 if width else 1", "high": "5 if width else 1e9"}, bootstrap=0).groups[0]
+    some = by_gamma(curves(), window={"low": "20 if width else 1", "high": "5 if width else 1e9"}, bootstrap=0).groups[
+        0
+    ]
     assert "low exceeds high in 50 of these rows (there, low = 20 and high = 5)" in some.details["window"]
     assert some.n_points == 25
     for window in ({"low": "inf", "high": 5}, {"low": "5", "high": 5 * (1 - 1e-12)}):  # rows left out; rounding

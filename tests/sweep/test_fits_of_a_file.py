@@ -85,8 +85,14 @@ GRID = {"size": [8, 64], "gamma": [0, 2], "epoch": [1, 2]}
 @pytest.mark.parametrize(
     ("fit", "message"),
     [
-        ({"window": {"low": "1 / gamma"}}, r"low: `1 / gamma` must have a value in every row, but at gamma=0: .*else 0`"),
-        ({"window": {"low": "20 + gamma", "high": "5"}}, r"at every setting of the grid: at gamma=0, low = 20 and high = 5"),
+        (
+            {"window": {"low": "1 / gamma"}},
+            r"low: `1 / gamma` must have a value in every row, but at gamma=0: .*else 0`",
+        ),
+        (
+            {"window": {"low": "20 + gamma", "high": "5"}},
+            r"at every setting of the grid: at gamma=0, low = 20 and high = 5",
+        ),
         ({"window": {"low": "20 + gamma", "high": 5}, "where": "gamma > 0"}, "at every setting of the grid"),
         ({"window": [1, 2]}, r"must be a mapping such as {low: 10, high: 1000}, but got \[1, 2\]"),
         ({"window": "10"}, "must be a mapping such as {low: 10, high: 1000}, but got '10'"),
