@@ -47,8 +47,8 @@ def law_panels(fit: Fit, by: Sequence[str]) -> list[tuple[Any, list[GroupFit]]]:
     Of many groups and panels only the first are drawn.
     """
     last = by[-1] if len(by) > 1 else None
-    values = sorted({group.group[last] for group in fit}, key=_ordered)[:MOST_PANELS] if last else [None]
-    if len(values) == 1:
+    values = sorted({group.group[last] for group in fit}, key=_ordered)[:MOST_PANELS] if last else []
+    if last is None or len(values) == 1:
         return [(None, [*fit.groups[:MOST]])]
     return [(value, [group for group in fit if group.group[last] == value][:MOST]) for value in values]
 

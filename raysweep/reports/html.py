@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import pyarrow as pa
-from matplotlib.figure import Figure
 
 from raysweep import __version__
 from raysweep.display import Display, file_name
-from raysweep.display import Figure as Shown
 from raysweep.errors import FitError, plain
 from raysweep.experiment import Experiment, display_of
 from raysweep.experiments import built_in
@@ -28,13 +21,10 @@ from raysweep.laws.column import PROVENANCE
 from raysweep.laws.notes import group_name
 from raysweep.laws.points import Points, points
 from raysweep.laws.request import FitRequest
-from raysweep.laws.source import Column, gather, scan
+from raysweep.laws.source import gather, scan
 from raysweep.laws.table import fit_points
 from raysweep.oracle.audits import place, stored_audits
-from raysweep.reports.diagnostics import diagnostics_figure
-from raysweep.reports.figures import MOST, law_figure, law_panels, metric_figure, theory_figure
-from raysweep.reports.learning import learning_curves, learning_figure
-from raysweep.reports.style import MOST_PANELS, tame
+from raysweep.reports.drawings import Drawing, extra_drawings, law_drawings, means, theory_drawing, undrawn
 from raysweep.reports.tables import Sanity, clusters, findings, formula, parameter, rule, sanity
 from raysweep.reports.theory import REASON, Agreement, agreements, theory_name, with_theory
 from raysweep.reports.theory import sentences as theory_sentences
@@ -47,7 +37,6 @@ from raysweep.sweep.stored import stored_display, stored_sweep
 __all__ = ["PAGE", "Report", "make_report"]
 
 PAGE = "report.html"
-_DPI = 130
 _ROWS = 200  # rows of a table of groups, and notes
 _NAMED = 6  # groups that a note names
 
@@ -65,15 +54,6 @@ class Report:
     page: str
     findings: tuple[str, ...]
     notes: int = 0
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure as it is written: its file's name, caption and PNG."""
-
-    name: str
-    caption: str
-    png: bytes
 
 
 def make_report(store: Store, experiment: Experiment | None = None, rows: str = "current") -> Report:
@@ -130,17 +110,15 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
 
     for i, (spec, law, found) in enumerate(fitted):
         name = file_name(f"{i + 1}-{spec.law}-{spec.y}-{'-'.join(spec.scales)}")
-        if len(law.x) == 1:
-            drawings.append(_law(name, law, found, display))
-            sentences += _undrawn(name, law, found)
-        drawings.append(_draw(f"{name}-diagnostics", _DIAGNOSTICS, diagnostics_figure(law, found, display.labels)))
+        drawings += law_drawings(name, law, found, display)
+        sentences += undrawn(name, law, found)
         sections.append((f"{spec.law}: {'; '.join({formula(group): None for group in law})}", _fit_table(law)))
     if REASON in table.column_names:
         _theory(table, specs, display, sentences, sections, drawings)
     drawn = [(spec, found) for spec, _, found in fitted]
     if not file.fit:
-        drawn = _means(table, columns, specs, display, sentences, drawings)
-    drawings += _extra_drawings(table, columns, drawn, display, audits)
+        drawn = means(table, columns, specs, display, sentences, drawings)
+    drawings += extra_drawings(table, columns, drawn, display, audits)
     for drawing in drawings:
         store.write(f"figures/{drawing.name}.png", drawing.png)
     page = _page(file.name, state, sentences, sections, drawings, audits, checked)
@@ -165,73 +143,9 @@ def _unfitted(shown: Sequence[FitSpec]) -> str:
     x, y = (shown[0].scales[0], shown[0].y) if shown else ("COLUMN", "METRIC")
     lacking = "" if shown else ", and its experiment names no columns to draw"
     return (
-        f"No law was fitted: the sweep names no fit{lacking}. Add `fit: [{{law: power, x: {x}, y: {y}}}]` to its file and "
-        f"run it again, or use `raysweep fit STORE --x {x} --y {y}`"
+        f"No law was fitted: the sweep names no fit{lacking}. Add `fit: [{{law: power, x: {x}, y: {y}}}]` to its file "
+        f"and run it again, or use `raysweep fit STORE --x {x} --y {y}`"
     )
-
-
-def _undrawn(name: str, law: Fit, rows: Points) -> list[str]:
-    """How many groups are missing from the figure of a law, and where they are."""
-    drawn = sum(len(groups) for _, groups in law_panels(law, rows.by))
-    if drawn == len(law):
-        return []
-    return [
-        f"figures/{name}.png shows {drawn:,} of {len(law):,} groups; cells.parquet has the rows of the others, and "
-        "`raysweep fit STORE --json` has their laws"
-    ]
-
-
-def _means(
-    table: pa.Table,
-    columns: dict[str, Column],
-    specs: Sequence[FitSpec],
-    display: Display,
-    sentences: list[str],
-    drawings: list[Drawing],
-) -> list[tuple[FitSpec, Points]]:
-    """The means of y over x, where no law is fitted and no theory is drawn; and the points of the figures that follow."""
-    for spec in specs:
-        try:
-            found = points(table, spec.request, [n for n in display.beside(spec.y) if n in columns])
-        except FitError as error:
-            sentences.append(f"{spec.y} against {spec.scales[0]}: not drawn: {error}")
-            continue
-        name = file_name(f"theory-{spec.y}-{spec.scales[0]}")
-        if name not in {drawing.name for drawing in drawings}:
-            shown = Shown(f"0-means-{spec.y}", spec.y, "", f"{spec.y}: lines: means, shades: ranges over replicates.")
-            drawings.append(_metric(found, shown, spec.scales[0], display))
-        return [(spec, found)]
-    return []
-
-
-def _metric(rows: Points, shown: Shown, x: str, display: Display, audits: Sequence[dict[str, Any]] = ()) -> Drawing:
-    """The figure of a metric, whose caption says how many groups it leaves out."""
-    count = len(rows.parts)
-    caption = shown.caption if count <= MOST else f"{shown.caption} {MOST} of {count:,} groups; see cells.parquet."
-    return _draw(shown.file, caption, metric_figure(rows.frame, shown, x, rows.by, audits, display.labels))
-
-
-_DIAGNOSTICS = (
-    "Left: the law through its data, with the band of the mean law and the wider one of a new run. Right: how far "
-    "measurements lie off it. Hollow: the largest scales, which the dashed law was fitted without."
-)
-
-
-def _law(name: str, law: Fit, rows: Points, display: Display) -> Drawing:
-    """The figure of a law of one scale, with those of its companions that were measured."""
-    companions = [
-        c
-        for c in display.companions
-        if c.of == law.y and c.column in rows.frame.columns and (rows.frame[c.column] > 0).any()  # else none is seen
-    ]
-    expected = theory_name(law.y) if theory_name(law.y) in rows.frame.columns else None
-    caption = [
-        f"{'; '.join({formula(group): None for group in law})} fitted to every run (small markers); the shade is the "
-        f"{law.groups[0].level:.0%} band of the mean law.",
-        *(companion.caption for companion in companions),
-        *(["Dashed: the theory."] if expected else []),
-    ]
-    return _draw(name, " ".join(filter(None, caption)), law_figure(law, rows, companions, expected, display.labels))
 
 
 def _theory(
@@ -254,9 +168,7 @@ def _theory(
         held = agreements(found)
         sentences += theory_sentences(found, held)
         sections.append((f"Theory of {y} in {x}", _theory_table(found, held)))
-        caption = f"Markers: the median of {y}, shades: quartiles of replicates. Lines: the theory."
-        figure = theory_figure(found, theory_name(y), display.labels)
-        drawings.append(_draw(file_name(f"theory-{y}-{x}"), caption + _panels(figure), figure))
+        drawings.append(theory_drawing(found, display))
 
 
 def _theory_table(found: Points, held: Sequence[Agreement]) -> str:
@@ -274,41 +186,6 @@ def _theory_table(found: Points, held: Sequence[Agreement]) -> str:
             cells += [f"{one.farthest[1]:.3g} at {x} = {one.farthest[0]:g}"]
         rows.append([*cells, f"{one.without:,} rows: {'; '.join(one.reasons)}" if one.without else ""])
     return _table(head, rows, len(held))
-
-
-def _extra_drawings(
-    table: pa.Table,
-    columns: dict[str, Column],
-    drawn: Sequence[tuple[FitSpec, Points]],
-    display: Display,
-    audits: Sequence[dict[str, Any]],
-) -> list[Drawing]:
-    """Learning curves where time varies, and the experiment's own figures of what was measured."""
-    if not drawn:
-        return []
-    spec, rows = drawn[0]
-    curves = learning_curves(table, columns, spec.request)
-    found = []
-    if curves is not None:
-        figure = learning_figure(curves, display.labels)
-        found.append(_draw("learning-curves", curves.caption + _panels(figure), figure))
-    for shown in display.figures:
-        if shown.y in rows.frame.columns and rows.frame[shown.y].dtype.is_numeric():
-            found.append(_metric(rows, shown, spec.scales[0], display, audits))
-    return found
-
-
-def _panels(figure: Figure) -> str:
-    """How many panels a figure leaves out, and where their rows are."""
-    count = figure.get_suptitle()
-    return f" {count} are drawn; cells.parquet has the rows of the others." if count else ""
-
-
-def _draw(name: str, caption: str, figure: Figure) -> Drawing:
-    data = io.BytesIO()
-    tame(figure).savefig(data, format="png", dpi=_DPI)
-    plt.close(figure)
-    return Drawing(name, caption, data.getvalue())
 
 
 def _fit_table(law: Fit) -> str:

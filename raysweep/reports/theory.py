@@ -45,7 +45,7 @@ def with_theory(
 
     Args:
         wheres: The condition and the scale of each fit; None is no condition, which keeps all. A setting is computed
-            where a condition keeps a row that differs from it in nothing but the scale: a theory is drawn over all data.
+            where a condition keeps a row that differs from it in nothing but the scale, for a figure shows all data.
 
     Raises:
         FitError: the experiment's theory raised, or returned no such columns.
