@@ -168,7 +168,8 @@ def _theory(
         held = agreements(found)
         sentences += theory_sentences(found, held)
         sections.append((f"Theory of {y} in {x}", _theory_table(found, held)))
-        drawings.append(theory_drawing(found, display))
+        if found.frame[theory_name(y)].count():
+            drawings.append(theory_drawing(found, display))
 
 
 def _theory_table(found: Points, held: Sequence[Agreement]) -> str:
