@@ -105,16 +105,26 @@ def means(
         name = file_name(f"theory-{spec.y}-{spec.scales[0]}")
         if name not in {drawing.name for drawing in drawings}:
             shown = Shown(f"0-means-{spec.y}", spec.y, "", f"{spec.y}: lines: means, shades: ranges over replicates.")
-            drawings.append(_metric(found, shown, spec.scales[0], display))
+            scale = "log" if (found.frame[spec.y] > 0).all() else "linear"
+            drawings.append(_metric(found, shown, spec.scales[0], display, yscale=scale))
         return [(spec, found)]
     return []
 
 
-def _metric(rows: Points, shown: Shown, x: str, display: Display, audits: Sequence[dict[str, Any]] = ()) -> Drawing:
+def _metric(
+    rows: Points,
+    shown: Shown,
+    x: str,
+    display: Display,
+    audits: Sequence[dict[str, Any]] = (),
+    yscale: str = "linear",
+) -> Drawing:
     """The figure of a metric, whose caption says how many groups it leaves out."""
     count = len(rows.parts)
     caption = shown.caption if count <= MOST else f"{shown.caption} {MOST} of {count:,} groups; see cells.parquet."
-    return _draw(shown.file, caption, metric_figure(rows.frame, shown, x, rows.by, audits, display.labels))
+    figure = metric_figure(rows.frame, shown, x, rows.by, audits, display.labels)
+    figure.axes[-1].set_yscale(yscale)
+    return _draw(shown.file, caption, figure)
 
 
 def extra_drawings(
