@@ -4,9 +4,9 @@
     python analysis/features_paper.py [--results results] [--out results/features] [--only targets]
 
 Writes the table of claims analysis/claims/features.csv (or --claims), which docs/papers.md shows, and a figure per
-question; with --only, those of one sweep, and the rest of the table stays. The exact flow of a power-law target without
-a width, and gradient descent on the population, have no seeds: their exponents are computed, not sampled. Others have
-intervals from a bootstrap over seeds. Networks have a table of their own.
+question; with --only, those of one sweep, which alone are printed, and the rest of the table stays. The exact flow of a
+power-law target without a width, and gradient descent on the population, have no seeds: their exponents are computed,
+not sampled. Others have intervals from a bootstrap over seeds. Networks have a table of their own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from features_limits import of_noise, of_size, of_transient
 from features_phase import of_phase
 from features_time import of_crossover, of_step_size, of_targets, of_time
 
-from raysweep.claims import markdown, read_claims, summary, write_claims
+from raysweep.claims import Claim, markdown, read_claims, summary, write_claims
 from raysweep.reports.style import STYLE
 
 DRAWN = {
@@ -48,8 +48,12 @@ def main() -> None:
     swept = [asked.only] if asked.only else [*DRAWN, "plateaus"]
     asked.out.mkdir(parents=True, exist_ok=True)
     mpl.use("Agg")
-    kept = read_claims(asked.claims) if asked.only else []
-    rows = [claim for claim in kept if f"features_{asked.only}.yaml" not in claim.source]
+    others = [
+        claim
+        for claim in (read_claims(asked.claims) if asked.only else [])
+        if f"features_{asked.only}.yaml" not in claim.source
+    ]
+    rows: list[Claim] = []
     with mpl.rc_context(STYLE):
         for name in swept:
             frame = read(asked.results, name)
@@ -57,10 +61,16 @@ def main() -> None:
                 DRAWN[name](frame, rows, asked.out / f"{name}.png")
             else:
                 of_size(frame, rows)
-    rows.sort(key=lambda claim: (int(claim.id[1:]), claim.setting))
-    write_claims(asked.claims, rows)
+    rows, every = sorted(rows, key=_place), sorted([*others, *rows], key=_place)
+    write_claims(asked.claims, every)
     print(markdown(rows))
     print(summary(rows))
+    if others:
+        print(f"{asked.claims}, with the other sweeps: {summary(every)}")
+
+
+def _place(claim: Claim) -> tuple[int, str]:
+    return int(claim.id[1:]), claim.setting
 
 
 if __name__ == "__main__":

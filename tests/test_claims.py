@@ -42,6 +42,11 @@ def claim(**changes: Any) -> Claim:
         ("near paper 0", 1.0, 0.6, -0.1, 1.4, "not supported"),  # holds no effect at all, too
         ("near paper 0", -1.0, -0.6, -1.4, 0.1, "not supported"),
         ("near paper 0", -1.0, -0.9, -1.4, -0.1, "reproduced"),
+        ("near paper 0.1", 1.0, 1.07, 0.71, 1.29, "reproduced"),  # it reaches no further than three tolerances
+        ("near paper 0.1", 1.0, 1.07, 0.69, 1.29, "not supported"),  # too wide to tell
+        ("near paper 0.1", 1.0, 1.07, 0.71, 1.31, "not supported"),
+        ("near paper 0.1", 1.0, 1.5, 0.9, 2.2, "not supported"),
+        ("near paper 0.1", 1.0, 1.05, 1.01, 9.0, "reproduced"),  # it does not hold the target, the value is close
         ("near paper 0.01", 0.0, 0.002, -0.004, 0.008, "reproduced"),
         ("near paper 0.01", 0.0, 0.002, -0.4, 0.4, "not supported"),  # a wide interval shows no absence
         ("near paper 0.01", 0.0, 0.5, 0.4, 0.6, "differs"),

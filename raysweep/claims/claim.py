@@ -22,6 +22,7 @@ Verdict = Literal["reproduced", "differs", "not supported", "not run"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Kind = Literal["near paper", "near theory", "above", "below"]
 LONGEST = 100_000  # characters of a text; Python's reader of CSV refuses cells of more than 131,072
+_WIDE = 3.0  # tolerances that an interval which holds its target may reach from it
 _RULE = re.compile(r"(near paper|near theory|above|below) (\S+)")
 
 
@@ -95,9 +96,10 @@ class Rule:
     """How a verdict follows from a measurement; as text `near paper 0.05`, `near theory 0.1`, `above 1`, `below 0.01`.
 
     * `near`: `reproduced` if the value lies within `number` of the target (the paper's value, or the theory's), or if
-      the interval holds the target; otherwise `differs`. An interval that holds both the target and 0 cannot
-      distinguish the effect from none: `not supported`. A target of 0 is `reproduced` only if the whole interval lies
-      within `number` of it, and `differs` only if none of it does: a wide interval does not show absence.
+      the interval holds the target; otherwise `differs`. An interval that holds the target shows little if it is wide:
+      `not supported` where it reaches further than three times `number` (if that is not 0) from the target, or holds 0
+      too, so that it cannot distinguish the effect from none. A target of 0 is `reproduced` only if the whole interval
+      lies within `number` of it, and `differs` only if none of it does: a wide interval does not show absence.
     * `above`, `below`: `reproduced` if the whole interval lies on that side of `number`; otherwise `not supported`.
 
     Raises:
@@ -146,8 +148,10 @@ class Rule:
             return "reproduced" if inside else "differs" if outside else "not supported"
         if low <= min(target, 0) and high >= max(target, 0):
             return "not supported"
-        close = low <= target <= high or abs(measured.value - target) <= self.number
-        return "reproduced" if close else "differs"
+        if low <= target <= high:
+            wide = self.number > 0 and max(target - low, high - target) > _WIDE * self.number
+            return "not supported" if wide else "reproduced"
+        return "reproduced" if abs(measured.value - target) <= self.number else "differs"
 
 
 @dataclass(frozen=True)

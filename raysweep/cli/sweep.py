@@ -28,7 +28,9 @@ File = Annotated[str, typer.Argument(metavar="FILE", help="The sweep file, YAML.
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="AXIS=VALUES", help="Replace an axis: width=64,128, seed=0..4 or 'items=geom(64, 4096, 7)'."
+        "--set",
+        metavar="AXIS=VALUES",
+        help="Replace an axis wherever the grid has it: width=64,128, seed=0..4 or 'items=geom(64, 4096, 7)'.",
     ),
 ]
 Preset = Annotated[str | None, typer.Option(metavar="NAME", help="A preset of the file, e.g. smoke or full.")]

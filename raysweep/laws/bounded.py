@@ -10,7 +10,7 @@ import polars as pl
 from raysweep.laws.kinds import moment
 from raysweep.laws.request import FitRequest
 from raysweep.laws.source import gather
-from raysweep.laws.window import Bounds, Window, within
+from raysweep.laws.window import Bounds, Window, crossed, within
 
 __all__ = ["BOUNDS", "bounded", "inside", "of_groups"]
 
@@ -40,14 +40,20 @@ def bounded(rows: pl.LazyFrame, window: Window) -> pl.LazyFrame:
 
 def inside(rows: pl.LazyFrame, by: Sequence[str], x: str) -> tuple[pl.LazyFrame, pl.DataFrame]:
     """The rows inside, without their bounds; and of each group, in the order of the by-columns' values, `_rows`,
-    `_kept`, `_unknown` (rows without a bound) and `BOUNDS` (smallest lower, largest upper).
+    `_kept`, `_unknown` (rows without a bound), `_crossed` (rows whose low exceeds their high), `_crossed_low` and
+    `_crossed_high` (the bounds of one of them), and `BOUNDS` (smallest lower, largest upper).
     """
     low, high = map(pl.col, BOUNDS)
     here = within(pl.col(x).cast(pl.Float64), low, high).fill_null(False)
+    none = crossed(low, high).fill_null(False)
+    least = low.filter(none).min()
     what = [
         pl.len().cast(pl.Int64).alias("_rows"),
         here.sum().cast(pl.Int64).alias("_kept"),
         (low.is_null() | high.is_null()).sum().cast(pl.Int64).alias("_unknown"),
+        none.sum().cast(pl.Int64).alias("_crossed"),
+        least.alias("_crossed_low"),
+        high.filter(none & (low == least)).min().alias("_crossed_high"),
         low.min(),
         high.max(),
     ]
@@ -59,10 +65,13 @@ def of_groups(groups: pl.DataFrame, request: FitRequest) -> Iterator[tuple[Bound
     """How the window came out in each of the groups of `inside`, and sentences on it by note code."""
     window, x, y = request.window, request.bounded, request.y
     assert window is not None
-    for rows, kept, unknown, *ends in groups.select("_rows", "_kept", "_unknown", *BOUNDS).iter_rows():
-        low, high = (math.nan if end is None else end for end in ends)
-        bounds = Bounds(window, x, low, high, kept, rows)
-        details = {"window": f"Fitted where {window.text(x)}, here {bounds.span}: {kept:,} of {rows:,} rows."}
+    for row in groups.iter_rows(named=True):
+        rows, kept, unknown = row["_rows"], row["_kept"], row["_unknown"]
+        low, high = (math.nan if row[end] is None else row[end] for end in BOUNDS)
+        example = (row["_crossed_low"], row["_crossed_high"]) if row["_crossed"] else None
+        bounds = Bounds(window, x, low, high, kept, rows, row["_crossed"], example)
+        empty = f" In it, {bounds.empty}." if bounds.empty else ""
+        details = {"window": f"Fitted where {window.text(x)}, here {bounds.span}: {kept:,} of {rows:,} rows.{empty}"}
         if unknown:
             details["dropped_no_bound"] = (
                 f"{unknown:,} of {rows:,} rows were dropped: a bound of the window is unknown there, because "

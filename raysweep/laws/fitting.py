@@ -246,8 +246,12 @@ def _failed(group: Group, x: Sequence[str], y: str, options: Options) -> GroupFi
     """What is known about a group apart from its fit."""
     data, bounds, error = group.data, group.data.bounds, group.error
     if error is not None and bounds is not None and bounds.kept < bounds.rows:
-        error += f" The window ({bounds.window.text(bounds.x)}, here {bounds.span}) left {bounds.kept:,} of "
-        error += f"{bounds.rows:,} rows."
+        left = f"The window ({bounds.window.text(bounds.x)}, here {bounds.span}) left {bounds.kept:,} of "
+        left += f"{bounds.rows:,} rows"
+        if bounds.kept or not bounds.empty:
+            error += f" {left}."
+        else:
+            error = f"{left}: {bounds.empty}. Correct its bounds."
     return GroupFit(
         law=group.law,
         x=tuple(x),

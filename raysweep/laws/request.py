@@ -146,7 +146,11 @@ def _check_scales(request: FitRequest) -> None:
 def _check_window(window: Window, scales: tuple[str, ...]) -> None:
     named = window.x if len(scales) > 1 or window.x is not None else scales[0]
     if named is None or named not in scales:
-        raise RequestError("window", f"x must be the scale that is bounded ({' or '.join(scales)}), but got {named!r}.")
+        raise RequestError(
+            "window",
+            f"x must be the scale that is bounded ({' or '.join(scales)}), but got {named!r}. Name it, as in "
+            f"{{low: 10, x: {scales[0]}}}.",
+        )
     window.checked(named)
 
 

@@ -7,6 +7,7 @@ and evaluated in every row moves the window with them; a filter by hand has one 
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeAlias
@@ -16,10 +17,11 @@ import numpy.typing as npt
 
 from raysweep.errors import FitError, SweepError, nearest
 from raysweep.grid.formula import Formula, parse_formula
+from raysweep.grid.values import unwrapped
 from raysweep.laws.definition import Array
 from raysweep.laws.refusal import RequestError
 
-__all__ = ["Bounds", "Columns", "Window", "within"]
+__all__ = ["Bounds", "Columns", "Window", "crossed", "within"]
 
 Bound: TypeAlias = float | str | None
 _INFINITE = "inf"  # a formula's word for infinity
@@ -55,6 +57,8 @@ class Window:
     x: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("low", "high"):  # numbers of NumPy become Python's
+            object.__setattr__(self, name, unwrapped(getattr(self, name)))
         if self.low is None and self.high is None:
             raise RequestError("window", "must have a bound, low or high, but got neither. Give one, or no window.")
         ends = {name: bound for name, bound in (("low", self.low), ("high", self.high)) if bound is not None}
@@ -62,7 +66,11 @@ class Window:
             if not isinstance(bound, str) and (
                 isinstance(bound, bool) or not isinstance(bound, int | float) or math.isnan(bound)
             ):
-                raise RequestError("window", f"{name} must be a number or a formula in quotes, but got {bound!r}.")
+                raise RequestError(
+                    "window",
+                    f"{name} must be a number or a formula in quotes, but got {bound!r}. Write {name}: 10, or {name}: "
+                    '"0.1 * width".',
+                )
         for name in ends:
             if not self.needs(name):
                 self._values(name, math.inf, {})
@@ -87,7 +95,9 @@ class Window:
                 raise RequestError("window", f"unknown key {key!r}. {nearest(str(key), keys)}")
         name = given.get("x")
         if name is not None and not isinstance(name, str):
-            raise RequestError("window", f"x must be the name of a column, but got {name!r}.")
+            raise RequestError(
+                "window", f"x must be the name of a column, but got {name!r}. Name a scale of the law, or leave x out."
+            )
         return cls(**given)
 
     @property
@@ -140,16 +150,20 @@ class Window:
             x: The column that is bounded, which holds positive numbers.
 
         Raises:
-            FitError: As `bounds`.
+            FitError: x holds no numbers, columns have different lengths, or as `bounds`.
         """
-        return np.asarray(within(_column(columns, x).astype(np.float64), *self.checked(x).bounds(columns)))
+        self.checked(x)
+        rows = _column(columns, x)
+        for name in self.names:
+            _of_equal_length({x: rows, name: _column(columns, name)})
+        return np.asarray(within(_numbers(rows, x), *self.bounds(columns)))
 
     def bounds(self, columns: Columns) -> tuple[Array, Array]:
         """The lower and the upper bound in each row, [rows] or a scalar array for a constant; NaN where unknown.
 
         Raises:
-            FitError: There is no such column, or a formula has no value in a row that has all columns it needs; the
-                row's values are named.
+            FitError: There is no such column, columns have different lengths, or a formula has no value in a row that
+                has all columns it needs; the row's values are named.
         """
         return self._values("low", -math.inf, columns), self._values("high", math.inf, columns)
 
@@ -169,7 +183,9 @@ class Window:
         names, known = self.needs(end), {}
         if not names:
             return np.asarray(self._value(end, formula, {}))
-        rows = list(zip(*(_plain(_column(columns, name)) for name in names), strict=True))
+        needed = {name: _column(columns, name) for name in names}
+        _of_equal_length(needed)
+        rows = list(zip(*map(_plain, needed.values()), strict=True))
         for row in dict.fromkeys(rows):  # few: one for each setting
             known[row] = self._value(end, formula, dict(zip(names, row, strict=True)))
         return np.array([known[row] for row in rows], dtype=np.float64)
@@ -183,7 +199,13 @@ class Window:
                 return float(found)
         except (ArithmeticError, ValueError, TypeError) as error:
             if None not in row.values():
-                at = ", ".join(f"{name}={value!r}" for name, value in row.items()) or "no column"
+                if not row:
+                    raise RequestError(
+                        "window",
+                        f"{end}: `{formula.text}` must have a number as its value, but: {error}. Write a number, or a "
+                        'formula of other columns, as in "0.1 * width".',
+                    ) from error
+                at = ", ".join(f"{name}={value!r}" for name, value in row.items())
                 raise RequestError(
                     "window",
                     f"{end}: `{formula.text}` must have a value in every row, but at {at}: {error}. Say what holds "
@@ -204,6 +226,8 @@ class Bounds:
             no row has a known one.
         kept: Number of rows inside.
         rows: Number of rows before.
+        crossed: Number of rows whose low exceeds their high.
+        example: Low and high of one of those.
     """
 
     window: Window
@@ -212,6 +236,17 @@ class Bounds:
     high: float
     kept: int
     rows: int
+    crossed: int = 0
+    example: tuple[float, float] | None = None
+
+    @property
+    def empty(self) -> str:
+        """That low exceeds high in some rows, with numbers; nothing where it does in none."""
+        if self.example is None:
+            return ""
+        low, high = self.example
+        rows = "all" if self.crossed == self.rows else f"{self.crossed:,}"
+        return f"low exceeds high in {rows} of these rows (there, low = {low:.6g} and high = {high:.6g})"
 
     @property
     def span(self) -> str:
@@ -234,6 +269,11 @@ def within(x: Any, low: Any, high: Any) -> Any:
     return (x >= low * (1 - _DIGITS)) & (x <= high * (1 + _DIGITS))
 
 
+def crossed(low: Any, high: Any) -> Any:
+    """Whether low exceeds high, of arrays or of Polars expressions alike; a low of infinity leaves a row out."""
+    return (low * (1 - _DIGITS) > high * (1 + _DIGITS)) & (low < math.inf)
+
+
 def _shown(bound: float | str) -> str:
     if isinstance(bound, str):
         return f"({bound})" if " if " in bound else bound
@@ -242,10 +282,29 @@ def _shown(bound: float | str) -> str:
 
 def _column(columns: Columns, name: str) -> npt.NDArray[Any]:
     try:
-        return np.asarray(columns[name])
+        return np.atleast_1d(np.asarray(columns[name]))
     except Exception as error:  # each kind of table has its own
         names: Any = getattr(columns, "column_names", getattr(columns, "columns", columns))
         raise FitError(f"window: there is no column {name!r}. {nearest(name, [str(one) for one in names])}") from error
+
+
+def _of_equal_length(columns: Mapping[str, npt.NDArray[Any]]) -> None:
+    if len({column.shape for column in columns.values()}) > 1 or any(column.ndim > 1 for column in columns.values()):
+        shapes = ", ".join(f"{name}: {' x '.join(map(str, column.shape))}" for name, column in columns.items())
+        raise FitError(
+            f"window: columns must be one-dimensional and have equally many rows, but got {shapes}. Take them from one "
+            "table."
+        )
+
+
+def _numbers(column: npt.NDArray[Any], name: str) -> Array:
+    try:
+        if column.dtype.kind not in "SU":  # NumPy would read text such as "3"
+            return column.astype(np.float64)
+        wrong: Any = next(iter(column.tolist()), column.dtype)
+    except (TypeError, ValueError):
+        wrong = next((v for v in column.tolist() if not isinstance(v, numbers.Real | None)), column.dtype)
+    raise FitError(f"window: {name}, which is bounded, must hold numbers, but got {wrong!r}. Convert the column.")
 
 
 def _plain(column: npt.NDArray[Any]) -> list[Any]:

@@ -26,16 +26,36 @@ from raysweep.reports.style import (
     PANEL,
     STYLE,
     axis_name,
+    differing,
+    looks,
     panelled,
     sample,
     value_label,
 )
+from raysweep.reports.tables import parameter
 
-__all__ = ["law_figure", "metric_figure", "theory_figure"]
+__all__ = ["MOST", "law_figure", "law_panels", "metric_figure", "theory_figure"]
 
-_MOST = 28  # groups that are drawn
+MOST = 28  # groups that are drawn in a panel
 _BESIDE = 9  # entries of a legend that fit into a plot
 _WIDE = 48  # letters of an entry that fit into a plot
+
+
+def law_panels(fit: Fit, by: Sequence[str]) -> list[tuple[Any, list[GroupFit]]]:
+    """The panels of a law's figure: the value of the last by-column, None where it does not vary, and its groups.
+
+    Of many groups and panels only the first are drawn.
+    """
+    last = by[-1] if len(by) > 1 else None
+    values = sorted({group.group[last] for group in fit}, key=_ordered)[:MOST_PANELS] if last else []
+    if last is None or len(values) == 1:
+        return [(None, [*fit.groups[:MOST]])]
+    return [(value, [group for group in fit if group.group[last] == value][:MOST]) for value in values]
+
+
+def _ordered(value: Any) -> tuple[bool, Any]:
+    """Numbers by their size, then words."""
+    return (False, value) if isinstance(value, int | float) else (True, str(value))
 
 
 def law_figure(
@@ -48,29 +68,29 @@ def law_figure(
     """Measured points, the fitted law and its interval band, one panel per value of the last by-column.
 
     Args:
-        fit: A fit of y on one scale; of many groups only the first are drawn.
+        fit: A fit of y on one scale; `law_panels` says which groups are drawn.
         companions: Columns drawn beside it, in the same panels.
         expected: Column drawn as a dashed line (the theory of y).
     """
     hollow = [companion.column for companion in companions if companion.drawn == "means"]
-    names, (x,), drawn = points.by, fit.x, fit.groups[:_MOST]
-    panels = sorted({group.group[names[-1]] for group in drawn}, key=str)[:MOST_PANELS] if len(names) > 1 else [None]
+    names, (x,), panels = points.by, fit.x, law_panels(fit, points.by)
+    drawn = [group for _, groups in panels for group in groups]
     # A column that is the same in every group would only make the legend too wide for the plot.
-    distinct = [n for n in names if len(drawn) == 1 or len({str(group.group[n]) for group in drawn}) > 1]
+    distinct = differing([group.group for group in drawn]) if len(drawn) > 1 else names
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             1, len(panels), figsize=(PANEL[0] * len(panels), PANEL[1]), sharey=True, squeeze=False, layout="constrained"
         )
-        for axis, panel in zip(axes[0], panels, strict=True):
-            groups = [g for g in drawn if panel is None or g.group[names[-1]] == panel]
-            for i, group in enumerate(groups):
-                shown = [n for n in distinct if panel is None or n != names[-1]]
+        for axis, (panel, groups) in zip(axes[0], panels, strict=True):
+            shown = [n for n in distinct if panel is None or n != names[-1]]
+            for group, look in zip(groups, looks(len(groups)), strict=True):
                 name = group_name({n: group.group[n] for n in shown}, " = ")
-                _law_series(axis, group, points.of(group.group), i % len(COLOURS), name, hollow, expected)
+                _law_series(axis, group, points.of(group.group), look, name, hollow, expected)
             for floor in [companion.column for companion in companions if companion.drawn == "floor"]:
                 part = points.frame.filter(pl.col(names[-1]) == panel) if panel is not None else points.frame
-                level = part.group_by(x).agg(pl.col(floor).mean()).sort(x)
-                axis.plot(level[x], level[floor], color="#888888", lw=1.2, ls=":", label=axis_name(floor, labels))
+                level = part.group_by(x).agg(pl.col(floor).mean()).filter(pl.col(floor) > 0).sort(x)
+                if level.height:  # a logarithmic axis has no 0
+                    axis.plot(level[x], level[floor], color="#888888", lw=1.2, ls=":", label=axis_name(floor, labels))
             axis.set(
                 xscale="log",
                 yscale="log",
@@ -86,28 +106,38 @@ def law_figure(
                 axis.legend(loc="best")
         also = f"  (hollow: {', '.join(axis_name(name, labels) for name in hollow)})" if hollow else ""
         axes[0][0].set_ylabel(axis_name(fit.y, labels) + also)
+        if len(drawn) < len(fit):
+            figure.suptitle(f"{len(drawn)} of {len(fit):,} groups", fontsize=9)
     return figure
 
 
 def _law_series(
-    axis: Axes, group: GroupFit, rows: pl.DataFrame, i: int, name: str, hollow: Sequence[str], expected: str | None
+    axis: Axes,
+    group: GroupFit,
+    rows: pl.DataFrame,
+    look: tuple[Any, str],
+    name: str,
+    hollow: Sequence[str],
+    expected: str | None,
 ) -> None:
-    colour, marker = COLOURS[i], MARKERS[i]
+    colour, marker = look
     (x,) = group.x
-    shown = sample(rows)
-    axis.plot(shown[x].to_numpy(), shown[group.y].to_numpy(), marker, ms=3.2, color=colour, alpha=0.45, mew=0)
+    shown, failed = sample(rows), group.error is not None or not group.params
+    label = f"{name or group.law.name}: not fitted" if failed and rows.height else None
+    axis.plot(
+        shown[x].to_numpy(), shown[group.y].to_numpy(), marker, ms=3.2, color=colour, alpha=0.45, mew=0, label=label
+    )
     for total in hollow:
         mean = rows.group_by(x).agg(pl.col(total).mean()).sort(x)
         axis.plot(mean[x], mean[total], marker, ms=4.5, mfc="none", mec=colour, mew=0.9, ls="-", lw=0.5, color=colour)
     if expected is not None:
         theory = rows.group_by(x).agg(pl.col(expected).median()).sort(x)
         axis.plot(theory[x], theory[expected].cast(pl.Float64), "--", color=colour, lw=1.1)
-    if group.error is not None or not group.params:
+    if failed:
         return
     grid = np.geomspace(*group.window[0], 100)
-    axis.plot(
-        grid, group.predict(grid), color=colour, lw=1.6, label=f"{name or group.law.name}: {exponent_text(group)}"
-    )
+    label = f"{name or group.law.name}: {exponent_text(group)}"
+    axis.plot(grid, group.predict(grid), color=colour, lw=1.6, marker=marker, ms=4, mew=0, markevery=[], label=label)
     band = group.band(grid)
     if np.isfinite(band).all():
         axis.fill_between(grid, band[:, 0], band[:, 1], color=colour, alpha=0.18, lw=0)
@@ -129,23 +159,22 @@ def theory_figure(points: Points, expected: str, labels: Mapping[str, str] = NO_
     found = found.sort("_theory", *panel_by, descending=[True, *(False for _ in panel_by)])  # those with a theory first
     every = found.select(panel_by).to_dicts() if panel_by else [{}]
     values = frame[colour_by].unique().sort().to_list() if colour_by else [None]
-    many = plt.get_cmap("viridis")(np.linspace(0.0, 0.9, len(values)))
+    seen, shown = looks(len(values)), differing(every)
     columns = 2 if len(every) == 4 else min(len(every), 3)
     with plt.rc_context(STYLE):
         figure, panels = panelled(every, columns, axis_name(x, labels), axis_name(y, labels))
         for axis, panel in panels:
             part = points.of(panel)
-            for i, value in enumerate(values):
+            for value, (colour, marker) in zip(values, seen, strict=True):
                 own = part.filter(pl.col(colour_by).eq_missing(pl.lit(value))) if colour_by else part
-                colour = COLOURS[i] if len(values) <= len(COLOURS) else many[i]
                 at = own.group_by(x).agg(
                     low=pl.col(y).quantile(0.25), middle=pl.col(y).median(), high=pl.col(y).quantile(0.75),
                     _theory=pl.col(expected).median(),
                 ).sort(x)  # fmt: skip
-                axis.plot(at[x], at["middle"], "o", ms=3.2, color=colour, mew=0, label=value_label(colour_by, value))
+                axis.plot(at[x], at["middle"], marker, ms=3.2, color=colour, mew=0, label=value_label(colour_by, value))
                 axis.fill_between(at[x], at["low"], at["high"], color=colour, alpha=0.2, lw=0)
                 axis.plot(at[x], at["_theory"].cast(pl.Float64), "-", color=colour, lw=1.1)
-            axis.set(xscale="log", yscale="log", title=group_name(panel, " = "))
+            axis.set(xscale="log", yscale="log", title=group_name({n: panel[n] for n in shown}, " = "))
         first = panels[0][0]
         handles, entries = first.get_legend_handles_labels()
         name = axis_name(colour_by, labels) if colour_by else None
@@ -187,14 +216,14 @@ def metric_figure(
             _reliability(axes[0][0], audits)
         right = axes[0][-1]
         groups = rows.select(by).unique().sort(by).to_dicts() if by else [{}]
-        for i, group in enumerate(groups[:_MOST]):
+        drawn = groups[:MOST]
+        for group, (colour, marker) in zip(drawn, looks(len(drawn)), strict=True):
             own = rows.filter(pl.all_horizontal(pl.lit(True), *(pl.col(k).eq_missing(v) for k, v in group.items())))
             part = own.group_by(x).agg(
                 mean=pl.col(shown.y).mean(), low=pl.col(shown.y).min(), high=pl.col(shown.y).max()
             ).sort(x)  # fmt: skip
-            colour = COLOURS[i % 7]
             label = ", ".join(filter(None, (value_label(k, v) for k, v in group.items() if v is not None)))
-            right.plot(part[x], part["mean"], MARKERS[i % 7] + "-", ms=4, color=colour, label=label)
+            right.plot(part[x], part["mean"], marker=marker, ms=4, color=colour, label=label)
             right.fill_between(part[x], part["low"], part["high"], color=colour, alpha=0.15, lw=0)
         right.set(xscale="log", xlabel=axis_name(x, labels), ylabel=axis_name(shown.y, labels), title=shown.title)
         if by:
@@ -221,8 +250,8 @@ def exponent_text(group: GroupFit) -> str:
     name = next((name for name in ("alpha", "beta") if name in group.params), None)
     if name is None:
         return group.law.formula
-    value = group.params[name]
+    value, shown = group.params[name], parameter(group, name)
     if name not in group.intervals:
-        return f"{name} = {value:.3f}"
+        return f"{shown} = {value:.3f}"
     low, high = group.intervals[name]
-    return f"{name} = {value:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{shown} = {value:.3f} [{low:.3f}, {high:.3f}]"

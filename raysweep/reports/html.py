@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import pyarrow as pa
-from matplotlib.figure import Figure
 
 from raysweep import __version__
 from raysweep.display import Display, file_name
@@ -27,14 +21,11 @@ from raysweep.laws.column import PROVENANCE
 from raysweep.laws.notes import group_name
 from raysweep.laws.points import Points, points
 from raysweep.laws.request import FitRequest
-from raysweep.laws.source import Column, gather, scan
+from raysweep.laws.source import gather, scan
 from raysweep.laws.table import fit_points
 from raysweep.oracle.audits import place, stored_audits
-from raysweep.reports.diagnostics import diagnostics_figure
-from raysweep.reports.figures import law_figure, metric_figure, theory_figure
-from raysweep.reports.learning import learning_curves, learning_figure
-from raysweep.reports.style import tame
-from raysweep.reports.tables import Sanity, clusters, findings, formula, rule, sanity
+from raysweep.reports.drawings import Drawing, extra_drawings, law_drawings, means, theory_drawing, undrawn
+from raysweep.reports.tables import Sanity, clusters, findings, formula, parameter, rule, sanity
 from raysweep.reports.theory import REASON, Agreement, agreements, theory_name, with_theory
 from raysweep.reports.theory import sentences as theory_sentences
 from raysweep.status import status
@@ -46,7 +37,6 @@ from raysweep.sweep.stored import stored_display, stored_sweep
 __all__ = ["PAGE", "Report", "make_report"]
 
 PAGE = "report.html"
-_DPI = 130
 _ROWS = 200  # rows of a table of groups, and notes
 _NAMED = 6  # groups that a note names
 
@@ -64,15 +54,6 @@ class Report:
     page: str
     findings: tuple[str, ...]
     notes: int = 0
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure as it is written: its file's name, caption and PNG."""
-
-    name: str
-    caption: str
-    png: bytes
 
 
 def make_report(store: Store, experiment: Experiment | None = None, rows: str = "current") -> Report:
@@ -93,9 +74,11 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
     display, note = stored_display(store) if experiment is None else (display_of(experiment), "")
     sentences += [note] if note else []
     experiment = experiment or built_in(file.experiment)
+    specs = file.fit or _shown(display, table)
     try:
-        curves = [spec for spec in file.fit if len(spec.scales) == 1]
-        table = with_theory(table, experiment, {spec.y for spec in curves}, {spec.where for spec in curves})
+        curves = [spec for spec in specs if len(spec.scales) == 1]
+        asked = {(spec.where, spec.scales[0]) for spec in curves}
+        table = with_theory(table, experiment, {spec.y for spec in curves}, asked)
     except FitError as error:
         sentences.append(str(error))
     if experiment is None and _has_theory(store):
@@ -120,18 +103,22 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
             sentences += findings(law)
         except FitError as error:
             sentences.append(f"{spec.law} of {spec.y} in {', '.join(spec.scales)}: not fitted: {error}")
+    if not file.fit:
+        sentences.append(_unfitted(specs))
     checked = sanity(frame, display.bounds)
     sentences += [one.sentence for one in checked]
 
     for i, (spec, law, found) in enumerate(fitted):
         name = file_name(f"{i + 1}-{spec.law}-{spec.y}-{'-'.join(spec.scales)}")
-        if len(law.x) == 1:
-            drawings.append(_law(name, law, found, display))
-        drawings.append(_draw(f"{name}-diagnostics", _DIAGNOSTICS, diagnostics_figure(law, found, display.labels)))
-        sections.append((f"{spec.law}: {'; '.join(one.formula for one in law.laws)}", _fit_table(law)))
+        drawings += law_drawings(name, law, found, display)
+        sentences += undrawn(name, law, found)
+        sections.append((f"{spec.law}: {'; '.join({formula(group): None for group in law})}", _fit_table(law)))
     if REASON in table.column_names:
-        _theory(table, file.fit, display, sentences, sections, drawings)
-    drawings += _extra_drawings(table, columns, fitted, display, audits)
+        _theory(table, specs, display, sentences, sections, drawings)
+    drawn = [(spec, found) for spec, _, found in fitted]
+    if not file.fit:
+        drawn = means(table, columns, specs, display, sentences, drawings)
+    drawings += extra_drawings(table, columns, drawn, display, audits)
     for drawing in drawings:
         store.write(f"figures/{drawing.name}.png", drawing.png)
     page = _page(file.name, state, sentences, sections, drawings, audits, checked)
@@ -144,23 +131,21 @@ def _has_theory(store: Store) -> bool:
     return isinstance(environment, dict) and environment.get("theory") is True
 
 
-_DIAGNOSTICS = (
-    "Left: the law through its data, with the band of the mean law and the wider one of a new run. Right: how far "
-    "measurements lie off it. Hollow: the largest scales, which the dashed law was fitted without."
-)
+def _shown(display: Display, table: pa.Table) -> tuple[FitSpec, ...]:
+    """What a report shows of a sweep that names no fit: y against x, where the experiment says what they are."""
+    if not {display.x, display.y} <= {*table.column_names} or display.x == display.y:
+        return ()
+    return (FitSpec(x=display.x, y=display.y),)
 
 
-def _law(name: str, law: Fit, rows: Points, display: Display) -> Drawing:
-    """The figure of a law of one scale, with those of its companions that were measured."""
-    companions = [c for c in display.companions if c.of == law.y and c.column in rows.frame.columns]
-    expected = theory_name(law.y) if theory_name(law.y) in rows.frame.columns else None
-    caption = [
-        f"{'; '.join({formula(group): None for group in law})} fitted to every run (small markers); the shade is the "
-        f"{law.groups[0].level:.0%} band of the mean law.",
-        *(companion.caption for companion in companions),
-        *(["Dashed: the theory."] if expected else []),
-    ]
-    return _draw(name, " ".join(filter(None, caption)), law_figure(law, rows, companions, expected, display.labels))
+def _unfitted(shown: Sequence[FitSpec]) -> str:
+    """That no law was fitted, and how to fit one."""
+    x, y = (shown[0].scales[0], shown[0].y) if shown else ("COLUMN", "METRIC")
+    lacking = "" if shown else ", and its experiment names no columns to draw"
+    return (
+        f"No law was fitted: the sweep names no fit{lacking}. Add `fit: [{{law: power, x: {x}, y: {y}}}]` to its file "
+        f"and run it again, or use `raysweep fit STORE --x {x} --y {y}`"
+    )
 
 
 def _theory(
@@ -183,10 +168,8 @@ def _theory(
         held = agreements(found)
         sentences += theory_sentences(found, held)
         sections.append((f"Theory of {y} in {x}", _theory_table(found, held)))
-        caption = f"Markers: the median of {y}, shades: quartiles of replicates. Lines: the theory."
-        drawings.append(
-            _draw(file_name(f"theory-{y}-{x}"), caption, theory_figure(found, theory_name(y), display.labels))
-        )
+        if found.frame[theory_name(y)].count():
+            drawings.append(theory_drawing(found, display))
 
 
 def _theory_table(found: Points, held: Sequence[Agreement]) -> str:
@@ -206,39 +189,15 @@ def _theory_table(found: Points, held: Sequence[Agreement]) -> str:
     return _table(head, rows, len(held))
 
 
-def _extra_drawings(
-    table: pa.Table,
-    columns: dict[str, Column],
-    fitted: Sequence[tuple[FitSpec, Fit, Points]],
-    display: Display,
-    audits: Sequence[dict[str, Any]],
-) -> list[Drawing]:
-    """Learning curves where time varies, and the experiment's own figures of what was measured."""
-    if not fitted:
-        return []
-    spec, _, rows = fitted[0]
-    curves = learning_curves(table, columns, spec.request)
-    found = []
-    if curves is not None:
-        found.append(_draw("learning-curves", curves.caption, learning_figure(curves, display.labels)))
-    for shown in display.figures:
-        if shown.y in rows.frame.columns and rows.frame[shown.y].dtype.is_numeric():
-            figure = metric_figure(rows.frame, shown, spec.scales[0], rows.by, audits, display.labels)
-            found.append(_draw(shown.file, shown.caption, figure))
-    return found
-
-
-def _draw(name: str, caption: str, figure: Figure) -> Drawing:
-    data = io.BytesIO()
-    tame(figure).savefig(data, format="png", dpi=_DPI)
-    plt.close(figure)
-    return Drawing(name, caption, data.getvalue())
-
-
 def _fit_table(law: Fit) -> str:
     by = list(law.groups[0].group)
     names = list(dict.fromkeys(n for group in law for n in (*group.params, *group.derived)))
-    head = [*by, *(["law"] if len(law.laws) > 1 else []), *(f"{n} [{law.groups[0].level:.0%}]" for n in names)]
+    first = law.groups[0]
+    head = [
+        *by,
+        *(["law"] if len(law.laws) > 1 else []),
+        *(f"{parameter(first, n)} [{first.level:.0%}]" for n in names),
+    ]
     head += ["window", "rows of", "rms log residual", "held out: rms log error", "covered", "status", "notes"]
     rows = []
     for group in law.groups[:_ROWS]:

@@ -18,7 +18,7 @@ from raysweep.laws.column import Column
 from raysweep.laws.notes import group_name
 from raysweep.laws.points import points
 from raysweep.laws.request import FitRequest
-from raysweep.reports.style import MOST_PANELS, NO_LABELS, PANEL, STYLE, axis_name, panelled, value_label
+from raysweep.reports.style import MOST_PANELS, NO_LABELS, PANEL, STYLE, axis_name, differing, panelled, value_label
 
 __all__ = ["Curves", "learning_curves", "learning_figure"]
 
@@ -72,6 +72,7 @@ def learning_figure(curves: Curves, labels: Mapping[str, str] = NO_LABELS) -> Fi
     """
     frame, y, time, colour_by, panel_by = curves.frame, curves.y, curves.time, curves.x, list(curves.apart)
     every = frame.select(panel_by).unique().sort(panel_by).to_dicts() if panel_by else [{}]
+    shown = differing(every)
     values = frame[colour_by].unique().sort().to_list()
     shades = plt.get_cmap("viridis")(np.linspace(0.05, 0.9, len(values)))
     scales = {f"{axis}scale": _scale(frame[name]) for axis, name in (("x", time), ("y", y))}
@@ -86,7 +87,7 @@ def learning_figure(curves: Curves, labels: Mapping[str, str] = NO_LABELS) -> Fi
                 ).sort(time)  # fmt: skip
                 axis.plot(curve[time], curve["mean"], color=shade, lw=1.4, label=value_label(colour_by, value))
                 axis.fill_between(curve[time], curve["low"], curve["high"], color=shade, alpha=0.15, lw=0)
-            axis.set(**scales, title=group_name(panel, " = "))
+            axis.set(**scales, title=group_name({name: panel[name] for name in shown}, " = "))
             for side, scale in zip((axis.xaxis, axis.yaxis), scales.values(), strict=True):
                 if scale == "log":
                     side.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,7 +16,21 @@ from matplotlib.text import Text
 
 from raysweep.errors import plain
 
-__all__ = ["COLOURS", "MARKERS", "NO_LABELS", "PANEL", "STYLE", "axis_name", "panelled", "sample", "tame"]
+__all__ = [
+    "COLOURS",
+    "MARKERS",
+    "MOST_PANELS",
+    "NO_LABELS",
+    "PANEL",
+    "STYLE",
+    "axis_name",
+    "differing",
+    "looks",
+    "panelled",
+    "sample",
+    "tame",
+    "value_label",
+]
 
 # Okabe & Ito, colour-blind safe.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -33,6 +49,9 @@ PANEL = (4.6, 3.6)  # inches
 MOST_PANELS = 6  # of a figure
 NO_LABELS: Mapping[str, str] = MappingProxyType({})  # columns keep their names
 _LONGEST = 120  # characters of a title or label
+_TITLE = 44  # characters of a panel's title in the usual size
+_LINE = 58  # characters of a line of a longer one, which is smaller
+_LINES = 3  # of such a title
 _POINTS = 4000  # more would be a blot
 
 
@@ -64,6 +83,17 @@ def panelled(
     return figure, list(zip(axes.flat, shown, strict=False))
 
 
+def looks(count: int) -> list[tuple[Any, str]]:
+    """A colour and a marker for each of some curves in one panel, no two of which agree in both."""
+    many = plt.get_cmap("viridis")(np.linspace(0.0, 0.9, count))
+    return [(COLOURS[i] if count <= len(COLOURS) else tuple(many[i]), MARKERS[i % len(MARKERS)]) for i in range(count)]
+
+
+def differing(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns in which groups differ: in a name, others would be the same everywhere."""
+    return [name for name in (groups[0] if groups else ()) if len({str(group[name]) for group in groups}) > 1]
+
+
 def axis_name(name: str, labels: Mapping[str, str]) -> str:
     """The name of an axis in figures: its label, if it has one."""
     return labels.get(name, name.replace("_", " "))
@@ -78,12 +108,31 @@ def value_label(name: str | None, value: Any) -> str | None:
 
 def tame(figure: Figure) -> Figure:
     """The figure with a store's words as plain text: no formulas (`$`), no control characters, no overlong labels."""
+    titles = {axis.title for axis in figure.axes}
     for text in figure.findobj(Text):
         words = plain(text.get_text()).replace("\n", " ")
-        text.set_text(words if len(words) <= _LONGEST else f"{words[:_LONGEST]}...")
+        if text in titles and len(words) > _TITLE:
+            words = _wrapped(words)
+            text.set_fontsize(8.5)
+        elif len(words) > _LONGEST:
+            words = f"{words[:_LONGEST]}..."
+        text.set_text(words)
         if "$" in words:  # the labels of ticks, which are formulas, are not there yet
             text.set_parse_math(False)
     return figure
+
+
+def _wrapped(words: str) -> str:
+    """A title in lines that fit its panel, broken at commas where it has any."""
+    lines = [""]
+    for part in words.split(", "):
+        whole = f"{lines[-1]}, {part}" if lines[-1] else part
+        if len(whole) <= _LINE:
+            lines[-1] = whole
+        else:
+            first, *others = textwrap.wrap(part, _LINE) or [""]
+            lines = [*lines[:-1], f"{lines[-1]},", first, *others] if lines[-1] else [first, *others]
+    return "\n".join(lines[:_LINES]) + ("..." if len(lines) > _LINES else "")
 
 
 def sample(rows: pl.DataFrame) -> pl.DataFrame:

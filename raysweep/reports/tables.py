@@ -18,7 +18,7 @@ from raysweep.laws.notes import group_name
 from raysweep.laws.source import numbers
 from raysweep.laws.window import Bounds
 
-__all__ = ["MOST", "Sanity", "clusters", "findings", "formula", "paragraphs", "rule", "sanity", "title"]
+__all__ = ["MOST", "Sanity", "clusters", "findings", "formula", "paragraphs", "parameter", "rule", "sanity", "title"]
 
 MOST = 20  # groups that are described; more are counted
 
@@ -30,7 +30,10 @@ def findings(fit: Fit) -> list[str]:
         if group.error is not None:
             sentences.append(f"{title(group)}: not fitted: {group.error}")
             continue
-        parts = [f"{name} = {value:.3g}{_interval(group, name, '.3g', ' ')}" for name, value in group.params.items()]
+        parts = [
+            f"{parameter(group, name)} = {value:.3g}{_interval(group, name, '.3g', ' ')}"
+            for name, value in group.params.items()
+        ]
         bound = " (at a bound)" if group.status == "BOUND_HIT" else ""
         stray = "; means deviate by more than the runs' spread (lack_of_fit)" if "lack_of_fit" in group.notes else ""
         narrow = "; scales span less than a factor of 2 (narrow_window)" if "narrow_window" in group.notes else ""
@@ -83,9 +86,17 @@ def title(group: GroupFit) -> str:
     return f"{group.law.name} ({name})" if name else group.law.name
 
 
+def parameter(group: GroupFit, name: str) -> str:
+    """What a parameter of a law is called beside its group: `alpha_fit` where a column is called `alpha`, too."""
+    return f"{name}_fit" if name in (*group.group, *group.x, group.y) else name
+
+
 def formula(group: GroupFit) -> str:
     """The law in the names of the columns; with several scales it keeps the letters and says which column is which."""
-    text = re.sub(r"\by\b", lambda _: group.y, group.law.formula)
+    text = group.law.formula
+    for name in group.law.names:
+        text = re.sub(rf"\b{name}\b", parameter(group, name), text)
+    text = re.sub(r"\by\b", lambda _: group.y, text)
     if len(group.x) == 1:
         return re.sub(rf"\b{group.law.axes[0]}\b", lambda _: group.x[0], text)
     meant = [f"{axis} is column {name}" for axis, name in zip(group.law.axes, group.x, strict=True)]
@@ -122,13 +133,14 @@ def _numbers(group: GroupFit, columns: int | None) -> list[str]:
     """The parameters of a fit and of its second fit: as a table, or a sentence each where that is too wide."""
     held = group.holdout
     numbers = {**group.params, **group.derived}
-    longest = max(map(len, numbers))
+    names = {name: parameter(group, name) for name in numbers}
+    longest = max(map(len, names.values()))
     without = "" if held is None else f"without the top {held.share:.0%} of scales"
     rows = [[f"{'':{longest}}   all scales", f"{group.level:.0%} interval" if group.intervals else "", without]]
     for name, value in numbers.items():
         second = held.params.get(name) if held is not None else None
         both = _interval(group, name), "" if second is None else f"{second:.4g}"
-        rows.append([f"{name:{longest}} = {value:.4g}", *both])
+        rows.append([f"{names[name]:{longest}} = {value:.4g}", *both])
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     table = ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     if columns is None or max(map(len, table)) <= columns:
@@ -158,7 +170,10 @@ def _window(group: GroupFit) -> str:
 def _floor(group: GroupFit) -> str:
     if "E" not in group.intervals:
         return ""
-    return "; its interval excludes E = 0" if group.intervals["E"][0] > 0 else "; E = 0 is within its interval"
+    name = parameter(group, "E")
+    return (
+        f"; its interval excludes {name} = 0" if group.intervals["E"][0] > 0 else f"; {name} = 0 is within its interval"
+    )
 
 
 def _more(fit: Fit) -> list[str]:

@@ -35,13 +35,17 @@ def theory_name(metric: str) -> str:
 
 
 def with_theory(
-    table: pa.Table, experiment: Experiment | None, metrics: Collection[str], wheres: Collection[str | None] = (None,)
+    table: pa.Table,
+    experiment: Experiment | None,
+    metrics: Collection[str],
+    wheres: Collection[tuple[str | None, str | None]] = ((None, None),),
 ) -> pa.Table:
     """A ledger's table with a column `<metric>_theory` for each of these metrics that the experiment has a theory of,
     and `theory_reason`, which says why a row has none. A table of an experiment without a theory comes back as it is.
 
     Args:
-        wheres: Conditions of fits; a setting that none of them keeps a row of is not computed. None keeps all.
+        wheres: The condition and the scale of each fit; None is no condition, which keeps all. A setting is computed
+            where a condition keeps a row that differs from it in nothing but the scale, for a figure shows all data.
 
     Raises:
         FitError: the experiment's theory raised, or returned no such columns.
@@ -52,7 +56,7 @@ def with_theory(
     if not wanted:
         return table
     axes = [axis.name for axis in experiment.axes if axis.role != "seed" and axis.name in table.column_names]
-    if not len(read := _read(table, wheres)):
+    if not len(read := _read(table, wheres, axes)):
         return table
     settings = read.select(axes).group_by(axes).aggregate([])  # without seeds: few compared with the rows
     possible = _possible(settings, experiment)
@@ -78,16 +82,27 @@ def with_theory(
     return table
 
 
-def _read(table: pa.Table, wheres: Collection[str | None]) -> pa.Table:
-    """The rows that any of the conditions keeps; an invalid one, which its fit reports, keeps all."""
-    if None in wheres:
-        return table
+def _read(table: pa.Table, wheres: Collection[tuple[str | None, str | None]], axes: Sequence[str]) -> pa.Table:
+    """The rows that any of the conditions keeps, and those that differ from one in the scale alone; an invalid
+    condition, which its fit reports, keeps all.
+    """
     rows = pl.DataFrame(pl.from_arrow(table))
-    try:
-        kept = pl.any_horizontal(condition(where, rows.schema) for where in wheres if where is not None)
-        return table.filter(rows.select(kept.fill_null(False)).to_series().to_arrow())
-    except (FitError, pl.exceptions.PolarsError):
-        return table
+    read = pl.repeat(False, rows.height, eager=True)
+    for where, scale in wheres:
+        if where is None:
+            return table
+        try:
+            kept = rows.filter(condition(where, rows.schema))
+        except (FitError, pl.exceptions.PolarsError):
+            return table
+        others = [name for name in axes if name != scale]
+        if not others:
+            read = read | bool(kept.height)
+            continue
+        mark = kept.select(others).unique().with_columns(_kept=True)
+        joined = rows.select(others).join(mark, on=others, how="left", nulls_equal=True, maintain_order="left")
+        read = read | joined["_kept"].fill_null(False)
+    return table.filter(read.to_arrow())
 
 
 def _possible(settings: pa.Table, experiment: Experiment) -> pa.BooleanArray:

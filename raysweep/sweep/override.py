@@ -10,6 +10,7 @@ from typing import Any
 
 from raysweep.errors import SweepError
 from raysweep.grid.axes import RANGES
+from raysweep.sweep.places import entries
 from raysweep.yamlfile import parse_yaml, read_number
 
 __all__ = ["read_overrides"]
@@ -51,8 +52,10 @@ def read_overrides(texts: Sequence[str], grid: Mapping[str, Any]) -> dict[str, A
                 f"--set must give an axis once, but got {said[name]!r} and {text!r}; several values go between commas"
             )
         said[name] = text
-        old = grid.get(name)
-        words = any(isinstance(value, str) for value in (old if isinstance(old, list | tuple) else [old]))
+        old = [
+            value for entry in entries(grid, name) for value in (entry if isinstance(entry, list | tuple) else [entry])
+        ]
+        words = any(isinstance(value, str) for value in old)
         found[name] = _entry(values, text, len(text) - len(values), words)
     return found
 

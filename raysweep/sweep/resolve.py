@@ -34,6 +34,7 @@ from raysweep.ledger.rows import RESERVED, row_schema
 from raysweep.oracle.recipe import kinds, recipe_hash
 from raysweep.sweep.fits import check_fits
 from raysweep.sweep.override import read_overrides
+from raysweep.sweep.places import replaced
 from raysweep.sweep.schema import FitSpec, SweepFile, explain
 from raysweep.yamlfile import dump_yaml, read_yaml
 
@@ -144,20 +145,21 @@ def load_sweep(
             raw = {**raw, "resources": own.pop("resources")}
         grid |= own
     grid_of_preset = dict(grid)
-    grid |= read_overrides(overrides, grid)
+    given = read_overrides(overrides, grid)
+    grid = replaced(grid, given)
     sweep = from_mapping({**raw, "grid": grid}, str(path), [path.parent.absolute(), Path.cwd()])
     if isinstance(sweep.experiment, FunctionExperiment):
         of_file = _axes_of_file(sweep.file, raw["grid"], grid_of_preset)
-        for name in sorted(set(grid) & set(of_file)):
+        for name in sorted(set(given) & set(of_file)):
             was, now = of_file[name].type, sweep.axes[name].type
-            given = grid[name] is not None and grid[name] != grid_of_preset.get(name)  # null is of any type
-            if given and was is not now and not {was, now} <= {int, float}:
+            changed = given[name] is not None and given[name] != grid_of_preset.get(name)  # null is of any type
+            if changed and was is not now and not {was, now} <= {int, float}:
                 raise SweepError(
-                    f"--set {name}: must be {TYPES[was]}, as in {path}, but got {grid[name]!r}. To change what the "
+                    f"--set {name}: must be {TYPES[was]}, as in {path}, but got {given[name]!r}. To change what the "
                     "axis is, write it into the file's grid"
                 )
         before = {*axis_names(raw["grid"]), *axis_names(grid_of_preset), *sweep.file.defaults, *known}
-        for name in grid:
+        for name in given:
             if name not in before and name in sweep.axes and not _in_signature(sweep.experiment, name):
                 raise SweepError(
                     f"--set {name}: must be an axis of {path}, but its grid has none of that name. "
@@ -233,7 +235,7 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
         row_schema(experiment)  # refuses an axis called `seconds` before anything is spent
         display_of(experiment)
         terms = expand(file.grid, axes)
-        notes += check_fits(file.fit, axes, experiment)
+        notes += check_fits(file.fit, axes, experiment, terms)
     except SweepError as error:
         raise SweepError(f"{path}: {error}") from error
     if file.world is None and experiment.needs_world:

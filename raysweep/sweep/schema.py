@@ -30,15 +30,26 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _listed(names: Any) -> Any:
+    """One name stands for a list of one, as in `x`."""
+    return [names] if isinstance(names, str) else names
+
+
+def _window(given: Any) -> Any:
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError("must be a mapping such as {low: 10, high: 1000}")
+    return given
+
+
 class FitSpec(_Strict):
     """One law to fit and draw in the report, as written in the file; `request` checks it."""
 
     law: str = Field("power", description="a key of LAWS, or auto")
     x: str | tuple[str, ...] = Field(description="one column for each scale of the law")
     y: str
-    by: tuple[str, ...] = ()
+    by: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
     where: str | None = Field(None, description="rows to keep, a Polars SQL expression")
-    window: Mapping[str, Any] | None = Field(
+    window: Annotated[Mapping[str, Any] | None, BeforeValidator(_window)] = Field(
         None, description="bounds of x, low and high: numbers, or formulas of other columns"
     )
     at: float | str = Field("best", description="the snapshot of a run that is fitted: best, last, or a time")

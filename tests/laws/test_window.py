@@ -170,7 +170,10 @@ def test_a_condition_on_other_columns_is_where():
         ({"low": "open('x')"}, "there is no 'open'"),
         ({"low": "[w for w in (1,)]"}, "is not allowed"),
         ({"low": "9 ** 9 ** 9"}, "1,024 bits"),
-        ({"low": "1 / 0"}, "must have a value in every row, but at no column: "),
+        ({"low": "1 / 0"}, "must have a number as its value, but: division by zero"),
+        ({"low": "'a'"}, "must have a number as its value, but: it is 'a'"),
+        ({"low": 1, "x": "gamma"}, r"Name it, as in {low: 10, x: t}"),
+        ({"low": np.bool_(True)}, "low must be a number or a formula"),
         ({"low": "width + 10 ** 400"}, "1,024 bits"),
         ({"low": "1e400"}, "must be finite"),
         ({"low": "1 + " * 300 + "1"}, "1,000 characters"),
@@ -194,6 +197,38 @@ def test_of_several_scales_the_window_names_one():
     assert made.to_json()["bounds"] == {
         "rule": "100 * arm <= d <= 5000", "x": "d", "low": 100, "high": 5000, "kept": 24, "rows": 49,
     }  # fmt: skip
+
+
+def test_a_number_of_numpy_is_a_bound_of_the_same_value():
+    assert Window(np.float32(0.1), np.int64(3), "t") == Window(0.1, 3, "t")
+    assert json.dumps(Window(np.int64(3)).text("t")) == '"3 <= t"'
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"t": [1.0, 2.0, 3.0], "g": [1, 2]}, "equally many rows, but got t: 3, g: 2"),
+        ({"t": [1.0, 2.0], "g": 1}, "equally many rows, but got t: 2, g: 1"),
+        ({"t": ["1", "2"], "g": [1, 2]}, "t, which is bounded, must hold numbers, but got '1'"),
+        ({"t": [None, "a"], "g": [1, 2]}, "t, which is bounded, must hold numbers, but got 'a'"),
+    ],
+)
+def test_columns_that_have_no_mask_are_refused_with_the_rule_and_the_value(columns, message):
+    with pytest.raises(FitError, match=message):
+        Window("g").mask(columns, "t")
+
+
+def test_a_low_beyond_the_high_is_said_with_both_numbers():
+    with pytest.raises(FitError, match=r"left 0 of 75 rows: low exceeds high in all of these rows .*low = 20 .*= 5\)"):
+        by_gamma(curves(), window={"low": "20 * max(gamma, 1)", "high": "5"})
+    some = by_gamma(curves(), window={"low": "20 if width else 1", "high": "5 if width else 1e9"}, bootstrap=0).groups[
+        0
+    ]
+    assert "low exceeds high in 50 of these rows (there, low = 20 and high = 5)" in some.details["window"]
+    assert some.n_points == 25
+    for window in ({"low": "inf", "high": 5}, {"low": "5", "high": 5 * (1 - 1e-12)}):  # rows left out; rounding
+        bounds = points(curves(), FitRequest(("t",), "loss", window=Window(**{**window, "x": "t"}))).parts[0].bounds
+        assert (bounds.crossed, bounds.empty) == (0, "")
 
 
 # What is said

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -22,14 +23,23 @@ from raysweep.laws.table import fit_points
 from raysweep.progress import Progress
 from raysweep.reports import make_report
 from raysweep.reports.diagnostics import diagnostics_figure
-from raysweep.reports.figures import law_figure, metric_figure
+from raysweep.reports.figures import law_figure, metric_figure, theory_figure
 from raysweep.reports.learning import learning_curves, learning_figure
+from raysweep.reports.style import tame
 from raysweep.reports.tables import findings, paragraphs
 from raysweep.run import open_store, run
 from raysweep.store import Store
 from raysweep.sweep import Sweep
 
 matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """No figure stays open after its test."""
+    yield
+    plt.close("all")
 
 
 def power_table(floor: float = 0.0, noise: float = 0.02) -> pl.DataFrame:
@@ -110,7 +120,62 @@ def test_only_the_first_groups_are_drawn() -> None:
     found = points(frame, asked)
     law = fit_points(found, asked)
     assert len(diagnostics_figure(law, found).axes) == 12
-    assert len(law_figure(law, found).axes[0].get_legend().get_texts()) == 28
+    figure = law_figure(law, found)
+    assert len(figure.axes[0].get_legend().get_texts()) == 28
+    assert figure.get_suptitle() == "28 of 40 groups"
+
+
+def test_each_panel_draws_its_groups_in_looks_of_their_own() -> None:
+    arms = [(arm, kind) for arm in range(18) for kind in (9.0, 10.0)]
+    frame = pl.concat([power_table().with_columns(arm=pl.lit(arm), kind=pl.lit(kind)) for arm, kind in arms])
+    asked = FitRequest(("n",), "loss", by=("arm", "kind"), options=Options(draws=0))
+    found = points(frame, asked)
+    figure = law_figure(fit_points(found, asked), found)
+    assert [axis.get_title() for axis in figure.axes] == ["kind = 9.0", "kind = 10.0"]  # by size, not by letters
+    assert figure.get_suptitle() == ""
+    for axis in figure.axes:
+        drawn = {(line.get_color(), line.get_marker()) for line in axis.get_lines()}
+        assert len(drawn) == 18
+        handles = axis.get_legend().get_lines()
+        assert {(handle.get_color(), handle.get_marker()) for handle in handles} == drawn
+
+
+def test_a_floor_of_0_and_a_group_without_a_fit() -> None:
+    frame = pl.concat([power_table().with_columns(arm=pl.lit(0)), power_table()[:5].with_columns(arm=pl.lit(1))])
+    asked = FitRequest(("n",), "loss", by=("arm",), options=Options(draws=0))
+    found = points(frame.with_columns(floor=pl.lit(0.0)), asked, keep=["floor"])
+    figure = law_figure(fit_points(found, asked), found, [Companion("loss", "floor", "floor")])
+    first, second = (text.get_text() for text in figure.axes[0].get_legend().get_texts())
+    assert first.startswith("arm = 0: alpha = ")
+    assert second == "arm = 1: not fitted"
+
+
+def test_a_parameter_is_told_from_a_column_of_its_name() -> None:
+    frame = power_table().with_columns(alpha=pl.lit(1.5))
+    law = fit(frame, "power", x="n", y="loss", by="alpha", bootstrap=50)
+    (sentence,) = findings(law)
+    assert sentence.startswith("power (alpha=1.5): loss = A n^-alpha_fit, A = ")
+    assert ", alpha_fit = 0.7" in sentence
+    (lines,) = paragraphs(law)
+    assert any(line.strip().startswith("alpha_fit = 0.7") for line in lines)
+    asked = FitRequest(("n",), "loss", by=("alpha",))
+    (label,) = law_figure(law, points(frame, asked)).axes[0].get_legend().get_texts()
+    assert label.get_text().startswith("alpha = 1.5: alpha_fit = 0.7")
+    scale = frame.rename({"alpha": "width", "n": "alpha"})
+    assert "loss = A alpha^-alpha_fit" in findings(fit(scale, "power", x="alpha", y="loss", bootstrap=0))[0]
+
+
+def test_titles_of_panels_name_what_differs_and_are_broken_into_lines_that_fit() -> None:
+    names = [f"a column with a long name {i}" for i in range(3)]
+    arms = list(itertools.product(("a value", "another"), repeat=3))
+    rows = [{**dict(zip(names, arm, strict=True)), "same": 0.0, "n": n, "loss": 1 / n} for arm in arms for n in (1, 9)]
+    found = points(pl.DataFrame(rows), FitRequest(("n",), "loss", by=(*names, "same", "kind")[:4]))
+    figure = tame(theory_figure(replace(found, frame=found.frame.with_columns(e=pl.col("loss"))), "e"))
+    figure.canvas.draw()
+    for axis in figure.axes:
+        assert "same" not in axis.get_title()
+        assert axis.title.get_window_extent().width < axis.get_window_extent().width * 1.1
+        assert axis.get_title().count("\n") == 1
 
 
 def two_times(first: int = 0) -> pa.Table:
@@ -210,6 +275,22 @@ def test_a_report_is_written_anywhere(
     for sentence in made.findings:
         assert sentence.split(":")[0] in page
     assert page.count("<img") == len(memory_store.list("figures"))
+
+
+def test_a_store_without_fits_shows_what_its_experiment_says_or_what_to_do(
+    memory_store: Store, make_sweep: Callable[..., Sweep]
+) -> None:
+    run(make_sweep(CLASSIFIER_SWEEP, fit=[]), memory_store, make_executor("inline"))
+    (first, *_) = make_report(memory_store).findings
+    assert first.startswith(
+        "No law was fitted: the sweep names no fit. Add `fit: [{law: power, x: n_train, y: epistemic}]`"
+    )
+    drawn = [Path(name).stem for name, _ in memory_store.list("figures")]
+    assert "0-means-epistemic" in drawn
+    assert "learning-curves" in drawn
+    other = Store(f"{memory_store.uri}-function")
+    run(make_sweep(FUNCTION_SWEEP, fit=[]), other, make_executor("inline"))
+    assert "its experiment names no columns to draw" in make_report(other).findings[0]
 
 
 def test_notes_stand_at_the_groups_they_hold_for(memory_store: Store, make_sweep: Callable[..., Sweep]) -> None:

@@ -125,15 +125,22 @@ def test_settings_that_no_fit_reads_are_not_worked_out() -> None:
             return super().theory(cells, metrics)
 
     table = ledger()
-    found = with_theory(table, Watched(), ["loss"], {"width = 1 AND n > 10", "n = 10 AND loss > 1e9"})
+    found = with_theory(table, Watched(), ["loss"], {("width = 1 AND n > 10", None), ("n = 10 AND loss > 1e9", "n")})
     assert seen == [{(100, 1), (1000, 1)}]
     for row in found.to_pylist():
         assert row["loss_theory"] == (1 / row["n"] if (row["n"], row["width"]) in seen[0] else None)
     every = points(pl.DataFrame(pl.from_arrow(found)), FitRequest(("n",), "loss"), keep=["loss_theory", REASON])
     assert sum(one.without for one in agreements(every)) == 0  # rows that nobody asked about lack nothing
-    assert with_theory(table, Watched(), ["loss"], {"width = 3"}) is table
-    assert len(with_theory(table, Halves(), ["loss"], {"no condition", "width = 1"})["loss_theory"].drop_null()) == 24
-    assert len(with_theory(table, Halves(), ["loss"], {None, "n = 10"})["loss_theory"].drop_null()) == 24
+    assert with_theory(table, Watched(), ["loss"], {("width = 3", "n")}) is table
+    for other in (("no condition", "n"), (None, "n")):
+        every_row = with_theory(table, Halves(), ["loss"], {other, ("width = 1", None)})
+        assert len(every_row["loss_theory"].drop_null()) == 24
+
+
+def test_a_theory_is_drawn_over_all_data_of_the_groups_that_a_fit_reads() -> None:
+    found = with_theory(ledger(), Halves(), ["loss"], {("width = 1 AND n > 10", "n")})
+    assert {row["n"] for row in found.to_pylist() if row["loss_theory"]} == {10, 100, 1000}
+    assert {row["width"] for row in found.to_pylist() if row["loss_theory"]} == {1}
 
 
 def test_experiments_without_a_theory_leave_the_table_alone() -> None:

@@ -77,3 +77,56 @@ def test_a_condition_of_an_experiments_fit_is_doubted_by_its_metrics_too() -> No
     fit = {"x": "width", "y": "nll", "where": "epistemc < 1"}
     (note,) = from_mapping({**CLASSIFIER_SWEEP, "fit": [fit]}).notes
     assert "Did you mean 'epistemic'?" in note
+
+
+GRID = {"size": [8, 64], "gamma": [0, 2], "epoch": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("fit", "message"),
+    [
+        (
+            {"window": {"low": "1 / gamma"}},
+            r"low: `1 / gamma` must have a value in every row, but at gamma=0: .*else 0`",
+        ),
+        (
+            {"window": {"low": "20 + gamma", "high": "5"}},
+            r"at every setting of the grid: at gamma=0, low = 20 and high = 5",
+        ),
+        ({"window": {"low": "20 + gamma", "high": 5}, "where": "gamma > 0"}, "at every setting of the grid"),
+        ({"window": [1, 2]}, r"must be a mapping such as {low: 10, high: 1000}, but got \[1, 2\]"),
+        ({"window": "10"}, "must be a mapping such as {low: 10, high: 1000}, but got '10'"),
+    ],
+)
+def test_a_window_that_the_grid_makes_impossible_is_refused_before_anything_runs(
+    fit: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SweepError, match=rf"fit\.0\.window: .*{message}"):
+        from_mapping({**FUNCTION, "grid": GRID, "fit": [{**FIT, **fit}]})
+
+
+@pytest.mark.parametrize(
+    ("window", "where", "notes"),
+    [
+        ({"low": "1 / gamma"}, "gamma > 0", 0),
+        ({"low": "1 / gamma"}, "size > 9", 1),  # it may leave out gamma = 0
+        ({"low": "1 / gamma if gamma else 0", "high": "100"}, None, 0),
+        ({"low": "20 if gamma else 1", "high": "5"}, None, 0),  # empty at some settings only
+        ({"low": "loss", "high": "1 / accuracy"}, None, 0),  # known when the function returns them
+    ],
+)
+def test_a_window_that_some_row_may_keep_is_accepted(window: dict[str, Any], where: str | None, notes: int) -> None:
+    fit = {**FIT, "window": window, "where": where}
+    assert len(from_mapping({**FUNCTION, "grid": GRID, "fit": [fit]}).notes) == notes
+
+
+def test_a_window_is_computed_at_the_cells_that_the_grid_has() -> None:
+    grid = {"concat": [{"gamma": 0, "size": 8}, {"gamma": [1, 2], "size": [8, 64], "depth": "size * 0"}], "epoch": [1]}
+    fit = {"x": "epoch", "y": "loss", "window": {"low": "1 / (gamma - 1 if size > 8 else 1)"}}
+    with pytest.raises(SweepError, match="at gamma=1, size=64: "):
+        from_mapping({**FUNCTION, "grid": grid, "fit": [fit]})
+    assert from_mapping({**FUNCTION, "grid": grid, "fit": [{**fit, "window": {"low": "1 / (1 - depth)"}}]}).notes == ()
+
+
+def test_one_by_column_may_stand_alone() -> None:
+    assert from_mapping({**FUNCTION, "fit": [{**FIT, "by": "epoch"}]}).file.fit[0].request.by == ("epoch",)
