@@ -19,6 +19,7 @@ from raysweep.task import Task
 from raysweep.theory.features import Modes, compute_optimal, flow, time_exponent
 from raysweep.theory.kernel_limit import data_plateau, reused_data_curve
 from raysweep.theory.spectrum import (
+    LAST,
     Check,
     Estimate,
     Spectrum,
@@ -104,11 +105,11 @@ class Forecast:
         value, low, high = (time_exponent(max(b, 0.0), rich) for b in (self.beta.value, self.beta.low, self.beta.high))
         return value, low, high
 
-    def slope(self, curve: Array, low: float, high: float) -> float:
-        """The exponent of a predicted curve between two times t, by least squares in logs; NaN outside its times."""
+    def slope(self, curve: Array, low: float, high: float) -> float | None:
+        """The exponent of a predicted curve between two times t, by least squares in logs; None outside its times."""
         t = self.times / self.first
         if not t[0] <= low < high <= t[-1]:
-            return float("nan")
+            return None
         at = np.linspace(np.log(low), np.log(high), _POINTS)
         return -float(np.polyfit(at, np.interp(at, np.log(t), np.log(curve)), 1)[0])
 
@@ -196,11 +197,12 @@ def forecast(
         raise SweepError(f"activation: must be one of {', '.join(ACTIVATIONS)}, but got {activation!r}")
     if seeds < 2:
         raise SweepError(f"seeds: `seeds >= 2` must hold, for the intervals, but got (seeds={seeds})")
-    if not 0 <= gamma < np.inf or not 0.5 <= level < 1 or not 0 <= train <= _MOST:
-        raise SweepError(
-            f"`0 <= gamma < inf`, `0.5 <= level < 1` and `0 <= train <= {_MOST:,}` must hold, but got "
-            f"(gamma={gamma:g}, level={level:g}, train={train})"
-        )
+    if not 0 <= gamma < np.inf:
+        raise SweepError(f"gamma: `0 <= gamma < inf` must hold, but got (gamma={gamma:g}). 1 is rich, 0 lazy")
+    if not 0.5 <= level < 1:
+        raise SweepError(f"level: `0.5 <= level < 1` must hold, but got (level={level:g}). 0.95 is usual")
+    if not 0 <= train <= _MOST:
+        raise SweepError(f"train: `0 <= train <= {_MOST:,}` must hold, but got (train={train}). 0 is for none")
     shape = _shape(task, model, width, depth, activation, memory)
     count = min(items, len(task.x))
     window = window_of(count)
@@ -212,6 +214,7 @@ def forecast(
     alpha, beta = (estimate(count, own[j], networks[j], blocks[j], halves[j], quarters[j], level=level) for j in (0, 1))
     checked = check(whole, parts[0], count, window)
     modes = continued(whole, window[1], alpha.value, max(beta.value, checked.noise))
+    known = modes.count.sum() if alpha.value > 1 else 0.0  # more items would be decided by modes that are left out
     times = np.geomspace(1.0, 10.0**_DECADES, _DECADES * _PER_DECADE + 1)
     with np.errstate(all="ignore"):
         curves = flow([modes, modes], [0.0, gamma], times).loss
@@ -234,10 +237,10 @@ def forecast(
         lazy=curves[0],
         rich=curves[1],
         train=train,
-        reused=reused_data_curve(modes, times, train) if train and alpha.value > 1 else None,
+        reused=reused_data_curve(modes, times, train) if 0 < train < known else None,
         measured_to=float(whole.values[0] / whole.values[window[1] - 1] / 2),
-        data=tuple((n, data_plateau(modes, n)) for n in _DATA) if alpha.value > 1 else (),
-        notes=_notes(alpha, beta, checked),
+        data=tuple((n, data_plateau(modes, n)) for n in _DATA if n < known),
+        notes=(*_cut(items, count), *_notes(alpha, beta, checked), *_limits(known, train)),
     )
 
 
@@ -335,6 +338,21 @@ def _spectra(
 def kernel_bytes(items: int, seeds: int) -> int:
     """Bytes of all kernels in float32, of one more with its average, and of four matrices of an eigenproblem."""
     return items**2 * (4 * (seeds + 2) + 8 * 4)
+
+
+def _cut(asked: int, items: int) -> tuple[str, ...]:
+    """A sentence on items that do not exist."""
+    return (f"{asked:,} items were asked for; the data set has {items:,}.",) if asked > items else ()
+
+
+def _limits(known: float, train: int) -> tuple[str, ...]:
+    """A sentence on limits of data that the modes do not resolve."""
+    if not 0 < known <= max(train, _DATA[-1]):
+        return ()
+    return (
+        f"Limits of {known:,.0f} items or more are left out: eigenvalues below {LAST:.0e} of the largest would decide "
+        "them.",
+    )
 
 
 def _notes(alpha: Estimate, beta: Estimate, checked: Check) -> tuple[str, ...]:

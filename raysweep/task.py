@@ -19,6 +19,8 @@ __all__ = ["Task", "task_of"]
 
 Array = npt.NDArray[np.float64]
 
+_IMAGES = ({"x_train", "y_train", "x_test", "y_test"}, {"header", "payload", "lengths", "labels"})  # names of arrays
+_NAMED = 8  # names in a message
 _ANGLES, _HARMONICS = 2048, 8192  # of a task on the circle
 _ROUNDING = 1e-12  # spread over size of numbers that differ by rounding alone
 
@@ -51,6 +53,12 @@ def task_of(data: str, seed: int = 0) -> Task:
     """
     if data.startswith("circle:"):
         return _circle(data, seed)
+    if Path(data).suffix in (".csv", ".json", ".jsonl", ".parquet", ".npy", ".pt"):
+        raise SweepError(
+            "data: DATA must be digits, circle:BETA, NAME of NAME.npz in the folder RAYSWEEP_DATA, or an .npz of x "
+            f"[items, ...] and y, but got {data}. Save its arrays: numpy.savez('{Path(data).stem}.npz', x=x, y=y); a "
+            "table of what was trained is given by --against"
+        )
     if data.endswith(".npz") and not Path(data).is_file():
         raise SweepError(f"data: must be digits, circle:BETA, NAME or an .npz that exists, but there is no file {data}")
     try:
@@ -77,14 +85,26 @@ def _read(data: str) -> tuple[str, npt.NDArray[np.float32], Array]:
         raise SweepError(f"data: {data} must be an .npz, several arrays with names, but it is one array without a name")
     with found as arrays:
         if not {"x", "y"} <= set(arrays):
+            if not any(pair <= set(arrays) for pair in _IMAGES):
+                raise SweepError(
+                    f"data: {data} must hold x and y, or x_train, y_train, x_test and y_test, but holds "
+                    f"{', '.join(sorted(arrays)[:_NAMED]) or 'no arrays'}. Save the arrays by those names"
+                )
             return name, *_of_images(data, images_in(Path(data)))
         x, y = arrays["x"], arrays["y"]
     shaped = x.ndim >= 2 and y.ndim in (1, 2) and len(x) == len(y) and x.size and y.size
-    if not shaped or not all(v.dtype.kind in "biuf" and np.isfinite(v).all() for v in (x, y)):
+    if not shaped or not all(v.dtype.kind in "biuf" for v in (x, y)):
         raise SweepError(
-            f"data: {data} must hold x [items, ...] and y [items] or [items, outputs], finite numbers, but got "
-            f"{x.dtype} {x.shape} and {y.dtype} {y.shape}"
+            f"data: {data} must hold x [items, ...] and y [items] or [items, outputs], numbers, but got "
+            f"{x.dtype} {x.shape} and {y.dtype} {y.shape}. Reshape or convert them"
         )
+    for letter, values in (("x", x), ("y", y)):
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            raise SweepError(
+                f"data: {data} must hold finite numbers, but {letter} has {len(bad):,} that are NaN or infinite, the "
+                f"first of them {letter}[{', '.join(map(str, bad[0]))}]. Leave those items out, or fill them in"
+            )
     if y.ndim == 1 and y.dtype.kind in "biu":
         wanted = _one_hot(data, len(np.unique(y)), np.unique(y, return_inverse=True)[1])
     else:

@@ -73,12 +73,13 @@ def difficulty(
     _check_device(device)
     if not 0 < memory < _MOST_GIB:
         raise PackError(f"difficulty: --memory must be positive and below {_MOST_GIB:,} GiB, but got {memory:g}")
+    task = task_of(data, seed)
+    fits = [] if against is None else _fits(against, x, y, by or [], where, level, json)  # refused before measuring
     made = forecast(
-        task_of(data, seed), model, width, depth, activation,
+        task, model, width, depth, activation,
         items=items, seeds=seeds, gamma=gamma, train=train, level=level, device=device, memory=int(memory * _GIB),
         seed=seed,
     )  # fmt: skip
-    fits = [] if against is None else _fits(against, x, y, by or [], where, level, json)
     record = made.to_json()
     if against is not None:
         record["against"] = [_scored(made, one) for one in fits]
@@ -204,18 +205,34 @@ def _scored(made: Forecast, one: GroupFit) -> dict[str, Any]:
 
 def _show_score(made: Forecast, fits: list[GroupFit], x: str, y: str) -> None:
     say(f"  measured after training, {y} as a power of {x}, beside what was predicted:")
-    rows = []
+    rows, reasons = [], []
     for one in fits:
         title = ", ".join(f"{name} = {value}" for name, value in one.group.items()) or "all rows"
         if one.error is not None:
             rows.append([title, one.error, "", ""])
             continue
         found = _scored(made, one)
-        ends = found["interval"] or (float("nan"),) * 2
-        agrees = " and ".join(found["agrees_with"]) or "neither"
-        slopes = ", ".join(f"{name} {value:.3g}" for name, value in found["predicted_in_window"].items())
-        rows.append([title, _interval(found["measured"], *ends), agrees, slopes])
+        ends, slopes = found["interval"], found["predicted_in_window"]
+        rows.append(
+            [
+                title,
+                f"{found['measured']:.3g} [-]" if ends is None else _interval(found["measured"], *ends),
+                "-" if ends is None else " and ".join(found["agrees_with"]) or "neither",
+                ", ".join(f"{name} {'-' if value is None else f'{value:.3g}'}" for name, value in slopes.items()),
+            ]
+        )
+        if ends is None:
+            reasons.append(
+                f"{title}: the exponent has no interval{''.join(f': {why}' for why in one.details.values())}"
+            )
+        if None in slopes.values():
+            t = made.times / made.first
+            reasons.append(
+                f"{title}: its window, {x} = {one.window[0][0]:.3g} to {one.window[0][1]:.3g}, is not within the "
+                f"curves' times, t = {t[0]:.3g} to {t[-1]:.3g}"
+            )
     print_table(["", "exponent", "agrees with", "curves in its window"], rows)
+    say(*(f"  note: {reason}" for reason in reasons))
 
 
 def _draw(made: Forecast, file: str) -> None:

@@ -20,15 +20,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from raysweep.display import Companion, Display
-from raysweep.errors import SweepError
 from raysweep.experiment import Context, Cost, Metric, WorldShape
+from raysweep.experiments.features_check import MOST_LOSS, check_runs
 from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Observed, Runs
 from raysweep.grid.values import Value
 from raysweep.theory.features import Modes, flow, modes_of_width, power_law_modes
 from raysweep.theory.kernel_limit import lazy_curve, reused_data_curve
 
-__all__ = ["EXPERIMENT", "Features"]
+__all__ = ["EXPERIMENT", "Features", "all_modes"]
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -53,8 +53,9 @@ METRICS = (
     Metric("unreachable", "", "the part of the loss that a model of this width never loses", "low"),
     Metric("reducible", "", "loss - unreachable", "low"),
     Metric("rho", "", "|w|^2 / N: how far the model has moved"),
-    Metric("sharpness", "", "step size x largest eigenvalue of the kernel, 1 + gamma rho included; stable below 2"),
-)
+    Metric("sharpness", "", "step size x largest eigenvalue of the kernel (of a data set: as its items show it), 1 + "
+           "gamma rho included; steps are stable below 2"),
+)  # fmt: skip
 DISPLAY = Display(
     labels={
         "t": "time t (step size x steps)",
@@ -77,7 +78,8 @@ _DRAWS = 4  # random models that a theory of a finite width is the mean of
 _WIDEST = 1024  # width of such models
 _FLOW_STEPS = 6_000  # of the integrator, roughly
 _OTHERS = 2**62  # the first seed of a theory's draws: no run's but the last
-_LANES = 64  # of `exact` at a time
+_LANES = 64  # of `exact` whose modes are made at a time
+_HELD = 2**15  # modes of all lanes that are integrated at a time: they stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -104,15 +106,8 @@ class Features:
         return Cost(width**2 + width, drawn + steps * each, 4.0 * width * len(observed.values("t")), held)
 
     def check(self, runs: Runs, world: WorldShape | None, gpus: float) -> None:
-        """Refuse what the model has no meaning for, and step sizes at which gradient descent leaves the flow."""
-        seen = set()
-        for i in range(len(runs)):
-            row = runs.row(i)
-            last = max(runs.observed[int(runs.observed_code[i])].values("t"))
-            key = tuple(row[n] for n in _MODEL)
-            if (*key, last) not in seen:
-                seen.add((*key, last))
-                _check(row, runs.observed[int(runs.observed_code[i])].values("t"))
+        """Refuse what the model has no meaning for, and step sizes known to be too large for the flow."""
+        check_runs(runs, _MODEL, size)
 
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
         """One batch per lane (exact), or per time and step size (steps)."""
@@ -127,18 +122,27 @@ class Features:
         order = sorted(range(len(pack)), key=lambda lane: (every[lane]["alpha"], every[lane]["seed"]))
         for start in range(0, len(pack), _LANES):
             lanes = order[start : start + _LANES]
-            rows = [every[lane] for lane in lanes]
-            modes = all_modes(rows)
-            noise = [float(r["eta"]) / int(r["batch"]) if r["batch"] else 0.0 for r in rows]
-            found = flow(modes, [float(r["gamma"]) for r in rows], times, noise)
-            for i, lane in enumerate(lanes):
-                yield self.rows(rows[i], modes[i], lane, times, found.loss[i], found.rho[i], pack.observed[0])
+            modes = all_modes([every[lane] for lane in lanes])
+            # Modes with noise are not merged: few lanes at a time are then faster, and their rows come early.
+            each = max(1, _HELD // max(len(one.x) for one in modes)) if pack.value("batch") else _LANES
+            for first in range(0, len(lanes), each):
+                own, some = modes[first : first + each], lanes[first : first + each]
+                rows = [every[lane] for lane in some]
+                noise = [float(r["eta"]) / int(r["batch"]) if r["batch"] else 0.0 for r in rows]
+                found = flow(own, [float(r["gamma"]) for r in rows], times, noise)
+                for i, lane in enumerate(some):
+                    loss, rho = found.loss[i], found.rho[i]
+                    problems = [None if value < MOST_LOSS else _noisy(rows[i], value) for value in loss]
+                    with np.errstate(over="ignore"):
+                        sharpness = float(rows[i]["eta"]) * own[i].x.max() * (1 + float(rows[i]["gamma"]) * rho)
+                    yield self.rows(rows[i], own[i], lane, times, loss, rho, sharpness, problems, pack.observed[0])
 
     def rows(
-        self, run: Mapping[str, Value], modes: Modes, lane: int, times: Array, loss: Array, rho: Array, asked: Observed
-    ) -> pa.RecordBatch:
-        """Rows of one lane at some times. Where the loss is not finite, the noise or the step size was too large."""
-        good = np.isfinite(loss) & np.isfinite(rho)
+        self, run: Mapping[str, Value], modes: Modes, lane: int, times: Array, loss: Array, rho: Array,
+        sharpness: Array, problems: Sequence[str | None], asked: Observed,
+    ) -> pa.RecordBatch:  # fmt: skip
+        """Rows of one lane at some times: those with a problem are `diverged`, and hold no metrics."""
+        good = np.array([problem is None for problem in problems])
         cost = self.cost(run, asked, None)
         share = times / float(max(asked.values("t"))) if run["method"] == "steps" else np.ones(len(times))
         values = {
@@ -146,15 +150,14 @@ class Features:
             "unreachable": np.full(len(times), modes.unreachable),
             "reducible": np.maximum(loss - modes.unreachable, 0.0),
             "rho": rho,
-            "sharpness": float(run["eta"]) * modes.x.max() * (1 + float(run["gamma"]) * rho),
+            "sharpness": sharpness,
         }
-        reason = f"the loss is not finite: the noise of {run['batch']} items a step, or the step size {run['eta']:g}"
         return pa.RecordBatch.from_pydict(
             {
                 "lane": pa.repeat(pa.scalar(lane, pa.int32()), len(times)),
                 "t": pa.array(times),
                 "status": pa.array(np.where(good, "ok", "diverged")),
-                "error": pa.array(np.full(len(times), reason, dtype=object), pa.string(), mask=good),
+                "error": pa.array(problems, pa.string()),
                 "flops": pa.array(cost.flops * share),
                 "flops_eval": pa.repeat(cost.flops_eval, len(times)),
                 **{name: pa.array(v, mask=~good) for name, v in values.items()},
@@ -165,7 +168,7 @@ class Features:
         """The expected loss: of a lazy width by random-matrix theory, else of the reduced flow of other draws.
 
         The exact method without a width is that theory itself and has none beside it. For a random target it is the
-        theory of the power law, which without richness is the mean over targets.
+        theory of the power law, which is the mean over targets without richness only; with it there is none.
         """
         loss = np.full(len(cells), np.nan)
         reason = np.full(len(cells), None, dtype=object)
@@ -224,40 +227,12 @@ def _modes(row: Mapping[str, Any], betas: Sequence[float]) -> list[Modes]:
     return [power_law_modes(row["alpha"], beta, inputs, inputs, target()) for beta in betas]
 
 
-def _check(row: Mapping[str, Any], times: Sequence[Any]) -> None:
-    if row["n_train"] and row["batch"]:
-        raise SweepError(
-            f"n_train and batch: a data set is used whole or fresh items are drawn, but got n_train={row['n_train']} "
-            f"and batch={row['batch']}. Set one of them to 0"
-        )
-    if row["n_train"] and row["method"] == "exact":
-        raise SweepError(
-            f"n_train: a data set takes method: steps, but got n_train={row['n_train']} with method: exact"
-        )
-    if row["target"] == "random" and row["method"] == "steps":
-        raise SweepError(
-            "target: a random one takes method: exact, as the stable step size depends on it, but got target=random "
-            "with method: steps"
-        )
-    width, inputs = size(row)
-    if width > inputs:
-        raise SweepError(f"inputs: a model of width {width} must have as many inputs, but got inputs={inputs}")
-    if row["method"] == "exact":
-        return
-    eta, last = float(row["eta"]), float(max(times))
-    if min(times) < eta:
-        raise SweepError(f"t: must be a step at least, but t = {min(times):g} is less than eta = {eta:g}")
-    growth = 1.0
-    if row["gamma"]:
-        modes = power_law_modes(row["alpha"], row["beta"])
-        found = flow([modes], row["gamma"], [last], eta / row["batch"] if row["batch"] else 0.0)
-        growth += float(row["gamma"]) * float(found.rho[0, 0])
-    if not eta * growth < 2:
-        raise SweepError(
-            f"eta: the step size must keep eta (1 + gamma rho) below 2 up to t = {last:g}, but eta = {eta:g} at "
-            f"gamma = {row['gamma']:g} gives {eta * growth:.3g}: gradient descent would leave the flow for the edge of "
-            f"stability. Take eta <= {1 / growth:.2g}"
-        )
+def _noisy(run: Mapping[str, Any], loss: float) -> str:
+    """Why a row of the exact method has diverged."""
+    return (
+        f"the loss must stay below {MOST_LOSS:g} times that of the zero function, but is {loss:.3g}: the noise of "
+        f"{run['batch']} items a step grows at eta = {run['eta']:g}. Take a smaller eta, or a larger batch"
+    )
 
 
 class _Draws:
@@ -281,6 +256,8 @@ class _Draws:
 def _expected(one: Mapping[str, Any], times: Array, draws: _Draws) -> Array | str:
     """The expected loss at some times, or why there is none."""
     lazy = one["gamma"] == 0
+    if one.get("target") == "random" and not lazy:
+        return "the mean loss over random targets has a theory at gamma = 0 only"
     noise = one["eta"] / one["batch"] if one["batch"] else 0.0
     if one["n_train"]:
         if not lazy or one["width"]:

@@ -10,7 +10,8 @@ over the population (g_i = x_i (c_i - theta_i)), over fresh items, or over a dat
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +21,10 @@ import torch
 from torch import Tensor
 
 from raysweep.experiment import Context
+from raysweep.experiments.features_check import MOST_LOSS, STABLE
 from raysweep.grid.runs import Runs
 from raysweep.streams import FEATURE_ITEMS, normal
+from raysweep.theory.features import Modes, flow
 from raysweep.training.graph import Repeated
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Descent", "descend"]
 
 _STEPS = 4096  # queued at a time: a look at the clock of the host in between
+_ROUNDING = 1e-12  # eigenvalues of a data set over its largest: smaller ones are 0
 
 
 class Descent:
@@ -127,6 +131,26 @@ class Descent:
         """[lanes] |w|^2 / N."""
         return (self.u**2).sum(1)
 
+    @cached_property
+    def top(self) -> npt.NDArray[np.float64]:
+        """[lanes] the largest eigenvalue of the initial kernel: of the data set if there is one."""
+        if self.data is None:
+            return np.asarray(self.x.amax(1).cpu().numpy())
+        second = self.data[0]
+        return np.asarray(torch.linalg.eigvalsh(second @ second.mT if self.factored else second)[:, -1].cpu().numpy())
+
+    def seen(self, lane: int) -> Modes:
+        """The modes that a lane descends on: of the data set if there is one, its noise a part of the target."""
+        x, target = self.x[lane], self.x[lane].sqrt() * self.c[lane]
+        if self.data is not None:
+            second, noise = self.data[0][lane], self.data[1][lane]
+            second = second.mT @ second if self.factored else second
+            x, vectors = torch.linalg.eigh(second)
+            kept = x > _ROUNDING * x[-1]
+            target = (vectors.T @ (second @ self.c[lane] + noise))[kept] / x[kept].sqrt()
+            x = x[kept]
+        return Modes(x.cpu().numpy(), target.square().cpu().numpy(), np.ones(len(x)))
+
 
 def descend(experiment: Features, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
     """Rows of a pack: lanes of one step size together, a batch per lane and time."""
@@ -158,6 +182,32 @@ def descend(experiment: Features, pack: Runs, context: Context) -> Iterator[pa.R
         for t in times:
             loss, rho = stack.at(t)
             for place, lane in enumerate(lanes):
+                run = rows[lane]
+                grown = np.nan_to_num(float(run["gamma"]) * rho[place], nan=np.inf) if run["gamma"] else 0.0
+                sharpness = eta * stack.top[place] * (1 + grown)
+                value = float(np.nan_to_num(loss[place], nan=np.inf))
+                problem = None
+                if not (sharpness < STABLE and value < MOST_LOSS):
+                    problem = _left(run, t, value, sharpness, _small(stack, place, run, t))
                 yield experiment.rows(
-                    rows[lane], modes[lane], lane, np.array([t]), loss[[place]], rho[[place]], observed
-                )
+                    run, modes[lane], lane, np.array([t]), loss[[place]], rho[[place]], np.array([sharpness]),
+                    [problem], observed,
+                )  # fmt: skip
+
+
+def _small(stack: Descent, lane: int, run: Mapping[str, Any], t: float) -> float:
+    """A step size at which a lane follows its flow up to a time: half of the largest, in the mean over minibatches."""
+    gamma = float(run["gamma"])
+    growth = 1 + gamma * float(flow([stack.seen(lane)], gamma, [t]).rho[0, 0]) if gamma else 1.0
+    top = float(stack.top[lane])
+    noise = (top + float(stack.x[lane].sum())) / stack.batch if stack.batch else 0.0
+    return 1 / (growth * (top + noise))
+
+
+def _left(run: Mapping[str, Any], t: float, loss: float, sharpness: float, small: float) -> str:
+    """Why a row has diverged."""
+    return (
+        f"gradient descent has left the flow by t = {t:g}: eta times the kernel's largest eigenvalue must stay below "
+        f"{STABLE:g}, and the loss below {MOST_LOSS:g} times that of the zero function, but got "
+        f"(eta={float(run['eta']):g}, sharpness={sharpness:.3g}, loss={loss:.3g}). Take eta <= {small:.2g}"
+    )

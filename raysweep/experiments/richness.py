@@ -21,6 +21,7 @@ from raysweep.data import image_shape
 from raysweep.display import Display
 from raysweep.errors import SweepError
 from raysweep.experiment import Context, Cost, Metric, WorldShape
+from raysweep.experiments.idle import refuse_duplicates
 from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Observed, Runs
 from raysweep.grid.values import Value
@@ -110,7 +111,7 @@ class Richness:
         )
 
     def check(self, runs: Runs, world: WorldShape | None, gpus: float) -> None:
-        """Refuse what has no meaning, and step sizes at which gradient descent cannot follow the flow."""
+        """Refuse what has no meaning, runs that would be the same, and step sizes too large to follow the flow."""
         seen = set()
         for i in range(len(runs)):
             row = runs.row(i)
@@ -119,6 +120,7 @@ class Richness:
             if key not in seen:
                 seen.add(key)
                 _check(row, float(min(times)), gpus)
+        refuse_duplicates(runs, _idle)
 
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
         """Train the pack's lanes together, a batch of rows per time; or a batch per lane, from its kernel."""
@@ -168,6 +170,16 @@ def steps_of(run: Mapping[str, Any], t: Any) -> int:
     return max(1, round(float(t) / float(run["eta"])))
 
 
+def _idle(row: Mapping[str, Any]) -> dict[str, str]:
+    """The axes without an effect on a run, and why."""
+    images, lazy = row["task"] == "images", row["method"] == "ntk"
+    idle = dict.fromkeys(
+        ("beta", "harmonics") if images else ("data", "n_train"), f"task: {row['task']} does not read it"
+    )
+    steps = ("gamma", "momentum", "eta", "batch", "test_items", "n_train")
+    return idle | dict.fromkeys(steps if lazy else ("points",), f"method: {row['method']} does not read it")
+
+
 def _check(row: Mapping[str, Any], first: float, gpus: float) -> None:
     if row["precision"] == "tf32" and not gpus:
         raise SweepError(
@@ -179,18 +191,26 @@ def _check(row: Mapping[str, Any], first: float, gpus: float) -> None:
             "grid.optimiser: the lazy limit is one of gradient flow, but got "
             f"(method=ntk, optimiser={row['optimiser']}). Leave the optimiser out, or train"
         )
+    if row["optimiser"] == "adam" and row["momentum"]:
+        raise SweepError(
+            f"grid.momentum: must be 0 with optimiser: adam, which has its own, but got (momentum={row['momentum']:g}, "
+            "optimiser=adam). Leave it out, or use sgd"
+        )
     if problem := architecture_of(row).problem():
         raise SweepError(f"grid.{problem}")
     if row["task"] == "images":
         if row["n_train"] > (most := image_shape(row["data"]).train):
             raise SweepError(
                 f"grid.n_train: must be at most the training images of {row['data']}, but got "
-                f"(n_train={row['n_train']}, images={most})"
+                f"(n_train={row['n_train']}, images={most}). Take fewer, or 0 for all"
             )
     else:
         _check_circle(row)
     if row["method"] == "train" and first < row["eta"] / 2:
-        raise SweepError(f"grid.t: must be a step at least, but t = {first:g} is less than eta = {row['eta']:g}")
+        raise SweepError(
+            f"grid.t: must be a step at least, but got (t={first:g}, eta={row['eta']:g}). "
+            "Take a later time, or a smaller step size"
+        )
 
 
 def _check_circle(row: Mapping[str, Any]) -> None:
@@ -203,7 +223,7 @@ def _check_circle(row: Mapping[str, Any]) -> None:
     if 2 * row["harmonics"] >= row["test_items"]:
         raise SweepError(
             "grid.test_items: must be more than twice the harmonics, for the loss to be exact, but got "
-            f"(test_items={row['test_items']}, harmonics={row['harmonics']})"
+            f"(test_items={row['test_items']}, harmonics={row['harmonics']}). Take more test items, or fewer harmonics"
         )
     top = float(kernel_spectrum(row["activation"], row["depth"])[0])
     if row["method"] == "train" and row["optimiser"] == "sgd" and not row["eta"] * top < _STABLE:

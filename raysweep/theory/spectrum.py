@@ -30,15 +30,29 @@ from scipy.special import stdtrit
 from raysweep.errors import FitError
 from raysweep.theory.features import Modes
 
-__all__ = ["Check", "Estimate", "Spectrum", "check", "continued", "estimate", "exponents", "verdict", "window_of"]
+__all__ = [
+    "LAST",
+    "Check",
+    "Estimate",
+    "Spectrum",
+    "check",
+    "continued",
+    "estimate",
+    "exponents",
+    "verdict",
+    "window_of",
+]
 
 Array = npt.NDArray[np.float64]
 
 _FIRST, _SHARE = 5, 20  # the window of modes: from this one to this part of the items
 _FEWEST = 200  # items: a window of 5 to 10
 _POINTS = 40  # of a fit, at equal steps of log k: the many modes of large k do not outweigh the others
+_RESOLVED = 3e-8  # of an eigenvalue over the largest: kernels are in single precision
+_BEND = 1.5  # largest ratio of alpha in the two halves of a window: on the circle ReLU's is 1.2 to 1.4
 _LEAK = 1 / 3  # largest share of C(k) that mixing may have put there, for a slope below 1 to be the target's
-_PER_DECADE, _LAST = 24, 1e-16  # bins of the continuation, and its smallest eigenvalue relative to the largest
+LAST = 1e-16  # the smallest eigenvalue of the continuation, relative to the largest
+_PER_DECADE = 24  # bins of it
 
 
 @dataclass(frozen=True)
@@ -93,12 +107,16 @@ class Check:
     Attributes:
         leaked: Largest share of C(k) in the window that the mixing of modes by finite networks has put there.
         noise: The slope that a target of pure noise has on as many items.
-        parts: Slopes of the window's two halves (halves in log k), from the average kernel.
+        parts: beta in the window's two halves (halves in log k), from the average kernel.
+        alphas: alpha in them.
+        smallest: The window's last eigenvalue over the largest of all.
     """
 
     leaked: float
     noise: float
     parts: tuple[float, float]
+    alphas: tuple[float, float]
+    smallest: float
 
     @property
     def hidden(self) -> bool:
@@ -198,7 +216,7 @@ def continued(spectrum: Spectrum, high: int, alpha: float, beta: float) -> Modes
             "is no power law. Check the data, or take more items"
         )
     x, mass = spectrum.values[:high] / spectrum.values[0], spectrum.mass[:high]
-    edge = x[-1] * np.geomspace(1.0, _LAST / x[-1], max(2, round(_PER_DECADE * np.log10(x[-1] / _LAST))))
+    edge = x[-1] * np.geomspace(1.0, LAST / x[-1], max(2, round(_PER_DECADE * np.log10(x[-1] / LAST))))
     share = (edge / x[-1]) ** beta * (1.0 - mass.sum())
     own = share[:-1] - share[1:]
     mean = beta / (1 + beta) * (share[:-1] * edge[:-1] - share[1:] * edge[1:]) / own
@@ -224,8 +242,9 @@ def check(spectrum: Spectrum, networks: Sequence[Spectrum], items: int, window: 
     leaked = (len(networks) - 1) * (left / spectrum.beyond[k - 1] - 1)
     noise = _slope(np.log(spectrum.values[k - 1]), np.log1p(-(k - 1) / items))
     middle = round(float(np.sqrt(window[0] * window[1])))
-    parts = (exponents(spectrum, (window[0], middle))[1], exponents(spectrum, (middle, window[1]))[1])
-    return Check(max(0.0, float(leaked.max())), noise, parts)
+    first, second = (exponents(spectrum, part) for part in ((window[0], middle), (middle, window[1])))
+    smallest = float(spectrum.values[window[1] - 1] / spectrum.values[0])
+    return Check(max(0.0, float(leaked.max())), noise, (first[1], second[1]), (first[0], second[0]), smallest)
 
 
 def verdict(beta: Estimate, checked: Check) -> tuple[str, str]:
@@ -233,6 +252,18 @@ def verdict(beta: Estimate, checked: Check) -> tuple[str, str]:
 
     Leaked power lowers a beta above 1 and never lifts one above it: it speaks against `can` alone.
     """
+    if checked.smallest < _RESOLVED:
+        return "undecided", (
+            f"the kernel's eigenvalues fall to {checked.smallest:.1g} of the largest within the window, which single "
+            "precision does not resolve: this kernel has no power law, or one that is too steep. Take an activation "
+            "with a kink, such as relu"
+        )
+    first, second = checked.alphas
+    if not 0 < max(checked.alphas) < _BEND * min(checked.alphas):
+        return "undecided", (
+            f"alpha is {first:.3g} in the first half of the window and {second:.3g} in the second: the kernel has no "
+            "single power law. Take another depth or activation, or more items"
+        )
     interval = f"the interval of beta, {beta.value:.3g} [{beta.low:.3g}, {beta.high:.3g}],"
     if beta.low <= max(checked.noise, 0.0):
         return "undecided", (

@@ -72,6 +72,67 @@ def test_json_is_all_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None
     assert len(record["curves"]["lazy"]) == len(record["curves"]["lambda_1_t"])
 
 
+def test_a_slope_outside_the_curves_is_null_and_a_steep_kernel_is_undecided(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One seed has no interval, and its times come before the curves' first."""
+    t = np.geomspace(1e-4, 1e-3, 8)
+    pl.DataFrame({"t": t, "loss": t**-0.5}).write_csv(tmp_path / "trained.csv")
+    steep = [*FAST[:-4], "--activation", "tanh", "--items", "900", "--seeds", "2", "--train", "2000"]
+    options = ["--against", str(tmp_path / "trained.csv"), "--out", str(tmp_path / "task.json")]
+    assert code_of(*steep, *options) == 0
+    said = capsys.readouterr().out
+    record = json.loads((tmp_path / "task.json").read_text(), parse_constant=pytest.fail)
+    assert set(record["against"][0]["predicted_in_window"].values()) == {None}
+    assert "lazy -, rich -" in said
+    assert "is not within the curves' times" in said
+    assert "nan" not in said
+    assert record["verdict"] == "undecided"
+    assert "no power law" in record["reason"] or "no single power law" in record["reason"]
+    assert all(limit["loss"] > 0 for limit in record["data_limit"])
+    assert len(record["data_limit"]) < 5
+    assert "Limits of" in said
+    assert record["curves"]["reused"] is None
+
+
+def test_items_that_do_not_exist_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = np.random.default_rng(0).standard_normal((220, 4))
+    np.savez(tmp_path / "own.npz", x=x, y=np.sin(3 * x[:, 0]))
+    assert code_of(str(tmp_path / "own.npz"), "--width", "64", "--items", "5000", "--seeds", "2", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["notes"][0] == "5,000 items were asked for; the data set has 220."
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.array([[1.0], [np.nan], [np.inf]]), "y": np.zeros(3)}, "x has 2 that are NaN or infinite, the first "
+         "of them x[1, 0]"),
+        ({"x": np.ones((3, 1)), "y": np.array([0, 1, np.nan])}, "y has 1 that are NaN or infinite, the first of them "
+         "y[2]"),
+        ({"a": np.zeros(3), "y": np.zeros(3)}, "must hold x and y, or x_train, y_train, x_test and y_test, but holds "
+         "a, y."),
+    ],
+)  # fmt: skip
+def test_arrays_that_cannot_be_used_are_named(
+    arrays: dict[str, np.ndarray], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "own.npz", **arrays)
+    assert code_of(str(tmp_path / "own.npz")) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_was_trained_is_read_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pl.DataFrame({"t": [1.0, 2.0, 3.0], "loss": [1.0, 0.7, 0.6]}).write_csv(tmp_path / "trained.csv")
+    table = ["--against", str(tmp_path / "trained.csv")]
+    wrong = (["--x", "time"], ["--y", "error"], ["--by", "kind"], ["--where", "kind = 1"], ["--where", "t >"])
+    with patch("raysweep.forecast.forecast", side_effect=AssertionError("measured")):
+        for options in (["--against", "gone.csv"], *([*table, *one] for one in wrong)):
+            assert code_of(*FAST, *options) == 2
+            assert capsys.readouterr().err.count("error:") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -83,7 +144,8 @@ def test_json_is_all_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None
         ([*FAST, "--seeds", "1"], "`seeds >= 2` must hold"),
         ([*FAST, "--memory", "nan"], "--memory must be positive and below 1,048,576 GiB, but got nan"),
         ([*FAST, "--memory", "inf"], "--memory must be positive"),
-        ([*FAST, "--gamma", "inf"], "`0 <= gamma < inf`"),
+        ([*FAST, "--gamma", "inf"], "gamma: `0 <= gamma < inf` must hold"),
+        (["own.csv"], "DATA must be digits, circle:BETA, NAME of NAME.npz in the folder RAYSWEEP_DATA, or an .npz"),
         ([*FAST, "--memory", "0.001"], "memory: half of it must hold the kernels"),
         ([*FAST, "--against", "gone.csv"], "There is no table at 'gone.csv'"),
         ([*FAST, "--against", "."], "'.' is a folder, not a table. Pass its files, such as './*.csv', or a store's"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +13,15 @@ import torch
 
 from raysweep.errors import SweepError
 from raysweep.executors import make_executor
+from raysweep.experiment import Context
+from raysweep.experiments import features
 from raysweep.experiments.features import EXPERIMENT
 from raysweep.experiments.features_steps import Descent
 from raysweep.run import run
 from raysweep.store import Store
 from raysweep.sweep import from_mapping
 from raysweep.sweep.current import cells
-from raysweep.theory.features import modes_of_width
+from raysweep.theory.features import flow, modes_of_width, power_law_modes
 
 WIDTH, INPUTS, ETA, STEPS = 32, 256, 0.05, 3000
 
@@ -109,6 +112,76 @@ def test_a_data_set_and_minibatches_have_their_theory(tmp_path: Any) -> None:
     assert 0.75 < ratio.mean() < 1.25
 
 
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {"alpha": 1.01, "width": [1, 4], "eta": 0.9, "seed": {"range": 4}},  # the largest eigenvalue is not 1
+        {"alpha": 1.01, "width": 4, "gamma": 1, "eta": 0.8, "t": [1, 3], "seed": {"range": 4}},
+        {"inputs": 50, "n_train": [1, 4], "eta": 0.9},
+        {"inputs": 50, "n_train": 2, "gamma": 1, "eta": 0.7, "t": [1, 5], "seed": {"range": 3}},
+        {"inputs": 50, "batch": 1, "alpha": 1.1, "eta": 0.8},  # the noise of minibatches grows
+    ],
+)
+def test_steps_that_leave_the_flow_are_diverged_and_a_step_that_is_small_enough_is_named(
+    grid: dict[str, Any], tmp_path: Any
+) -> None:
+    grid = {"method": "steps", "t": [1, 100], **grid}
+    sweep = from_mapping({"name": "f", "experiment": "features", "grid": grid})
+    store = Store(str(tmp_path / "large"))
+    run(sweep, store, make_executor("inline"), stream=io.StringIO)
+    table = cells(store)[0]
+    good = table.filter(pa.compute.equal(table["status"], "ok"))
+    assert all(value < 2 for value in good["sharpness"].to_pylist())
+    assert all(value < 2 for value in good["loss"].to_pylist())
+    left = [row for row in table.to_pylist() if row["status"] == "diverged"]
+    assert left
+    assert all(row["loss"] is None and f"eta={grid['eta']:g}, sharpness=" in row["error"] for row in left)
+    small = min(float(row["error"].rpartition("<= ")[2]) for row in left)
+    assert small < grid["eta"]
+    followed = rows({**grid, "eta": small}, Store(str(tmp_path / "small")))
+    assert max(followed["loss"].to_pylist()) < 2
+    assert max(followed["sharpness"].to_pylist()) < 1.5
+
+
+def test_sharpness_is_that_of_the_items_in_a_data_set(tmp_path: Any) -> None:
+    """Of one item it is eta |phi|^2, at which the first step of its own error is 1 - sharpness."""
+    grid = {"method": "steps", "inputs": 8, "alpha": 1.5, "n_train": 1, "eta": 0.1, "t": 0.1, "seed": {"range": 30}}
+    table = rows(grid, Store(str(tmp_path / "s")))
+    trace = (np.arange(1, 9.0) ** -1.5).sum()  # the mean of |phi|^2
+    spread = np.sqrt(2 * (np.arange(1, 9.0) ** -3).sum() / 30)
+    assert np.mean(table["sharpness"].to_numpy()) / 0.1 == pytest.approx(trace, abs=4 * spread)
+    assert max(table["sharpness"].to_pylist()) > 0.2
+
+
+def test_random_targets_with_features_have_no_theory() -> None:
+    grid = {"target": "random", "gamma": [0, 1], "t": 10}
+    cell = pa.Table.from_pylist([from_mapping({"name": "f", "experiment": "features", "grid": grid}).runs.row(i)
+                                 for i in range(2)])  # fmt: skip
+    found = EXPERIMENT.theory(cell.append_column("t", pa.array([10.0, 10.0])), {"loss"})
+    assert found["loss"].to_pylist()[0] == pytest.approx(power_loss(10.0), rel=1e-6)
+    assert found.to_pylist()[1] == {"loss": None, "reason": "the mean loss over random targets has a theory at gamma = "
+                                    "0 only"}  # fmt: skip
+
+
+def power_loss(t: float) -> float:
+    modes = power_law_modes(1.5, 0.5)
+    return float((modes.mass * np.exp(-2 * modes.x * t)).sum())
+
+
+def test_noisy_lanes_are_integrated_a_few_at_a_time_and_a_noise_that_grows_is_named() -> None:
+    grid = {"beta": [0.5, 1, 1.5, 2, 2.5], "batch": 1, "eta": 50, "t": [1e-3, 1]}
+    sweep = from_mapping({"name": "f", "experiment": "features", "grid": grid})
+    sizes: list[int] = []
+    with (
+        patch.object(features, "_HELD", 800),
+        patch.object(features, "flow", lambda modes, *given: sizes.append(len(modes)) or flow(modes, *given)),
+    ):
+        found = [batch.to_pylist() for batch in EXPERIMENT.run(sweep.runs, Context())]
+    assert sizes == [2, 2, 1]
+    assert [row["status"] for row in found[0]] == ["ok", "diverged"]
+    assert "the noise of 1 items a step grows at eta = 50" in found[0][1]["error"]
+
+
 def test_random_targets_are_drawn_by_the_seed_alone_and_have_the_power_law_as_their_theory(tmp_path: Any) -> None:
     grid = {"alpha": 2, "target": "random", "gamma": [0, 1e-9], "seed": {"range": 40}, "t": [100, 3000]}
     table = rows(grid, Store(str(tmp_path / "s"))).sort_by([(n, "ascending") for n in ("gamma", "seed", "t")])
@@ -136,12 +209,15 @@ def test_an_axis_that_came_later_changes_neither_keys_nor_the_theory_of_older_st
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ({"method": "steps", "gamma": 10, "beta": 0.5, "eta": 0.5}, r"eta: the step size must keep .* below 2"),
-        ({"method": "steps", "n_train": 10, "batch": 4}, "n_train and batch"),
-        ({"method": "exact", "n_train": 10}, "n_train: a data set takes method: steps"),
-        ({"method": "steps", "t": 0.01}, "t: must be a step at least"),
-        ({"method": "steps", "target": "random"}, "target: a random one takes method: exact"),
-        ({"width": 100, "inputs": 50}, "inputs: a model of width 100"),
+        ({"method": "steps", "gamma": 10, "eta": 0.5}, r"grid\.eta: .* must stay below 2 .* Take eta <= 0\.047"),
+        ({"method": "steps", "n_train": 10, "batch": 4}, r"grid\.n_train: .* Set one of them to 0"),
+        ({"method": "exact", "n_train": 10}, r"grid\.n_train: a data set must be used by method: steps"),
+        ({"method": "steps", "t": 0.01}, r"grid\.t: must be a step at least"),
+        ({"method": "steps", "target": "random"}, r"grid\.target: a random one must be learned by method: exact"),
+        ({"width": 100, "inputs": 50}, r"grid\.inputs: must be at least the width"),
+        ({"eta": [0.1, 0.2]}, r"grid\.eta: must have one value where it has no effect, as the exact flow"),
+        ({"seed": [0, 1]}, r"grid\.seed: .*nothing is drawn.* but got \(seed=0 and 1\)"),
+        ({"method": "steps", "seed": [0, 1]}, r"grid\.seed: .*nothing is drawn"),
     ],
 )
 def test_what_has_no_meaning_is_refused(grid: dict[str, Any], message: str) -> None:

@@ -194,6 +194,11 @@ def test_the_target_of_the_circle_is_its_sum_of_harmonics() -> None:
         ({"method": "ntk", "optimiser": "adam"}, "the lazy limit is one of gradient flow"),
         ({"precision": "tf32"}, "tf32 must run on a GPU"),
         ({"task": "images", "data": "../etc"}, "must be digits or NAME"),
+        ({"optimiser": "adam", "momentum": 0.9}, r"grid\.momentum: must be 0 with optimiser: adam"),
+        ({"task": "images", "beta": [0.5, 1]}, r"grid\.beta: must have one value where it has no effect, as task"),
+        ({"n_train": [0, 10]}, r"grid\.n_train: .*task: circle does not read it, but got \(n_train=0 and 10\)"),
+        ({"method": "ntk", "gamma": [0.3, 1]}, r"grid\.gamma: .*method: ntk does not read it"),
+        ({"method": ["train", "ntk"], "points": [64, 128]}, r"grid\.points: .*method: train does not read it"),
     ],
 )
 def test_what_has_no_meaning_is_refused(grid: dict[str, Any], message: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raysweep.theory.features import compute_optimal, flow, modes_of_width, phase, power_law_modes, time_exponent
+from raysweep.theory.features import Modes, compute_optimal, flow, modes_of_width, phase, power_law_modes, time_exponent
 
 # alpha, beta, gamma; L at t = 1, 10, 100, 1000; rho(1000), by LSODA at a relative tolerance of 1e-9, 1,000 modes.
 GOLDEN = [
@@ -43,6 +43,43 @@ def test_merging_close_modes_changes_nothing() -> None:
     merged, apart = flow(modes, 1.0, times), flow(modes, 1.0, times, 1e-30)  # modes with noise are not merged
     np.testing.assert_allclose(merged.loss, apart.loss, rtol=3e-5)
     np.testing.assert_allclose(merged.rho, apart.rho, rtol=3e-5)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("alpha", "beta"), [(10, 10), (10, 3), (3, 8)])
+def test_modes_at_the_ends_of_the_axes_are_finite_and_keep_their_mass(alpha: float, beta: float) -> None:
+    """Masses of late bins are below the smallest double."""
+    modes = power_law_modes(alpha, beta)
+    assert np.isfinite(modes.x).all()
+    assert (np.diff(modes.x) < 0).all()
+    assert modes.mass.sum() == pytest.approx(1)
+    early = power_law_modes(alpha, beta, 400, 400)
+    found, expected = (flow([m], [1.0], [1e-3, 1, 30]).loss for m in (modes, early))
+    np.testing.assert_allclose(found, expected + 401 ** (-alpha * beta) * (1 - expected), rtol=2e-3)
+    assert flow([modes], [1.0], [1.0], 1e4).loss[0, 0] == np.inf  # noise that grows without bound
+
+
+def test_modes_hardly_learned_add_their_noise_as_one() -> None:
+    """Without the modes beyond k = 1,000 the noise at t = 1 lacks their part of sum x^2."""
+    many, few = (power_law_modes(1.5, 2.5, last, 40) for last in (1e12, 1e3))
+    losses = [float(flow([m], 0.0, [1.0], 0.1).loss[0, 0]) for m in (many, few)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    apart = power_law_modes(1.5, 2.5, 1e3, 1000)
+    exact = _noisy(apart, 1.0, 0.1)
+    assert losses[0] == pytest.approx(exact, rel=1e-4)
+
+
+def _noisy(modes: Modes, t: float, noise: float) -> float:
+    """The loss with noise by small steps of Euler's, extrapolated."""
+    found = []
+    for steps in (2000, 4000):
+        r, extra, dt = np.ones_like(modes.x), np.zeros_like(modes.x), t / steps
+        for _ in range(steps):
+            loss = (modes.mass * r**2 + extra).sum()
+            extra += dt * (-2 * modes.x * extra + noise * modes.count * modes.x**2 * loss)
+            r -= dt * modes.x * r
+        found.append((modes.mass * r**2 + extra).sum())
+    return float(2 * found[1] - found[0])
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(1.5, 0.25), (1.5, 0.5), (2, 0.75), (1.5, 1.25), (1.5, 1.5)])

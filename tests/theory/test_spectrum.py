@@ -137,7 +137,7 @@ def near(beta):
     ],
 )
 def test_a_verdict_needs_an_interval_on_one_side_of_1_and_a_power_law(beta, leaked, parts, wanted, reason):
-    found, why = verdict(near(beta), Check(leaked, 0.01, parts))
+    found, why = verdict(near(beta), Check(leaked, 0.01, parts, (2.0, 2.1), 1e-4))
     assert found == wanted
     assert reason in why
 
@@ -189,3 +189,17 @@ def test_too_few_items_and_targets_without_a_tail_are_refused():
         exponents(simple, (5, 20))
     with pytest.raises(FitError, match="must be positive to predict with"):
         continued(exact(1.5, 0.5), 50, 1.5, -0.1)
+
+
+@pytest.mark.parametrize(
+    ("alphas", "smallest", "why"),
+    [
+        ((7.3, 6.6), 5e-9, "does not resolve"),
+        ((3.9, 2.3), 1e-4, "no single power law"),
+        ((1.0, -0.1), 1e-4, "no single"),
+    ],
+)
+def test_a_kernel_without_a_power_law_has_no_verdict(alphas: tuple[float, float], smallest: float, why: str) -> None:
+    found, reason = verdict(near(0.5), Check(0.0, 0.01, (0.5, 0.5), alphas, smallest))
+    assert found == "undecided"
+    assert why in reason
