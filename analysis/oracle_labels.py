@@ -95,8 +95,9 @@ def claims(found: Best, aleatoric: dict[float, float]) -> list[Claim]:
         accuracy = gain(found, temperature, sizes, "accuracy")
         add("accuracy of soft minus hard labels, mean over sizes", "", accuracy, np.mean, Rule("above", 0.0))
         add(
-            "the largest gain in accuracy over sizes, in points", "about 1", 100 * accuracy,
-            lambda v: float(v.mean(1).max()), Rule("above", 1.0),
+            "the largest gain in accuracy over sizes, in points", 1.0, 100 * accuracy,
+            lambda v: float(v.mean(1).max()), Rule("near paper", 0.5),
+            "labels of this world are far more ambiguous than AFHQ's, at .012 nats",
         )  # fmt: skip
         ece = gain(found, temperature, sizes, "ece")
         add("calibration error of soft minus hard labels, mean over sizes", "", ece, np.mean, Rule("below", 0.0))
@@ -157,7 +158,8 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     frame = pl.DataFrame(cells(Store(str(given.results / "oracle_labels")))[0]).filter(pl.col("status") == "ok")
     frame = frame.with_columns(kind())
-    nats = frame.group_by("temperature").agg(pl.col("aleatoric").mean()).sort("temperature")
+    last = frame.filter(pl.col("steps") == pl.col("steps").max())  # measured on the whole evaluation sample
+    nats = last.group_by("temperature").agg(pl.col("aleatoric").mean()).sort("temperature")
     aleatoric = dict(zip(nats["temperature"].to_list(), nats["aleatoric"].to_list(), strict=True))
     found = best(frame)
     rows = claims(found, aleatoric)

@@ -86,7 +86,8 @@ def claims(frame: pl.DataFrame) -> list[Claim]:
 
         def add(
             id_: str, statement: str, what: str, paper: float | str, statistic: object, rule: Rule, why: str = "",
-            *, bounds: tuple[float, float] = (-np.inf, np.inf), drop: Array = drop, window: str = window, seeds: int = seeds, setting: str = setting,
+            *, bounds: tuple[float, float] = (-np.inf, np.inf), drop: Array = drop, window: str = window,
+            seeds: int = seeds, setting: str = setting,
         ) -> None:  # fmt: skip
             value, ends = over_seeds(drop, statistic, bounds=bounds)  # type: ignore[arg-type]
             where = f"{setting}: {what}"
