@@ -342,7 +342,11 @@ def kernel_bytes(items: int, seeds: int) -> int:
 
 def _cut(asked: int, items: int) -> tuple[str, ...]:
     """A sentence on items that do not exist."""
-    return (f"{asked:,} items were asked for; the data set has {items:,}.",) if asked > items else ()
+    return (
+        (f"The kernel is measured on all {items:,} items of the data set: there are no {asked:,}.",)
+        if asked > items
+        else ()
+    )
 
 
 def _limits(known: float, train: int) -> tuple[str, ...]:

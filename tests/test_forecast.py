@@ -46,7 +46,7 @@ def test_the_known_difficulty_of_a_target_on_the_circle_is_found():
     t = made.times / made.first
     local = -np.diff(np.log(made.lazy)) / np.diff(np.log(t))
     assert local[8:12].min() < made.slope(made.lazy, t[8], t[12]) < local[8:12].max()
-    assert np.isnan(made.slope(made.lazy, t[0] / 2, t[5]))
+    assert made.slope(made.lazy, t[0] / 2, t[5]) is None
     record = made.to_json()
     assert record["verdict"] == made.verdict
     assert record["curves"]["t"] == pytest.approx((made.times / made.first).tolist())
@@ -153,7 +153,7 @@ def test_files_of_arrays_are_tasks(tmp_path: Path):
     [
         ({"x": np.ones((5, 2)), "y": np.ones(4)}, r"must hold x .* got float64 \(5, 2\) and float64 \(4,\)"),
         ({"x": np.full((5, 2), np.nan), "y": np.ones(5)}, "finite numbers"),
-        ({"x": np.array([["a"], ["b"]]), "y": np.ones(2)}, "finite numbers, but got <U1"),
+        ({"x": np.array([["a"], ["b"]]), "y": np.ones(2)}, "numbers, but got <U1"),
         ({"x": np.ones((0, 2)), "y": np.ones(0)}, r"got float64 \(0, 2\)"),
         ({"x": np.ones((5, 2)), "y": np.arange(5)}, "5 items of 5 classes. If y is not a class"),
         ({"x": np.ones((5, 2)), "y": np.array([None] * 5)}, "cannot be read as one"),
@@ -166,7 +166,7 @@ def test_files_of_arrays_are_tasks(tmp_path: Path):
             | dict.fromkeys(("y_train", "y_test"), -np.ones(4)),
             "labels, which are integers from 0 on, but got 4 images and 4 labels from -1 on",
         ),
-        ({"a": np.ones(3)}, "x_train, y_train, x_test and y_test, but the file has"),
+        ({"a": np.ones(3)}, "x and y, or x_train, y_train, x_test and y_test, but holds a"),
     ],
 )
 def test_other_files_are_refused(arrays, message, tmp_path: Path):

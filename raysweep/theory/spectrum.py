@@ -14,8 +14,8 @@ mixes modes, which lowers beta where it is above 1. The error falls as 1 / S wit
 are averaged, so that the jackknife over networks estimates it, and it is taken off (`estimate`).
 
 Far above beta = 1 that correction fails: nearly all of C(k) has leaked from the largest modes, with a slope of its own
-near 1 - 1 / alpha that hides the target's. `check` measures this and what else speaks against a power law, and
-`verdict` heeds it.
+near 1 - 1 / alpha that hides the target's. `check` measures this and what else speaks against a power law, of the
+target or of the kernel, and `verdict` heeds it.
 """
 
 from __future__ import annotations
@@ -252,6 +252,14 @@ def verdict(beta: Estimate, checked: Check) -> tuple[str, str]:
 
     Leaked power lowers a beta above 1 and never lifts one above it: it speaks against `can` alone.
     """
+    interval = f"the interval of beta, {beta.value:.3g} [{beta.low:.3g}, {beta.high:.3g}],"
+    if beta.low <= max(checked.noise, 0.0):
+        return "undecided", (
+            f"{interval} is not wholly above {max(checked.noise, 0.0):.2g}, the slope of pure noise: no power law is "
+            "found"
+        )
+    if beta.low <= 1 <= beta.high:
+        return "undecided", f"{interval} contains 1"
     if checked.smallest < _RESOLVED:
         return "undecided", (
             f"the kernel's eigenvalues fall to {checked.smallest:.1g} of the largest within the window, which single "
@@ -264,14 +272,6 @@ def verdict(beta: Estimate, checked: Check) -> tuple[str, str]:
             f"alpha is {first:.3g} in the first half of the window and {second:.3g} in the second: the kernel has no "
             "single power law. Take another depth or activation, or more items"
         )
-    interval = f"the interval of beta, {beta.value:.3g} [{beta.low:.3g}, {beta.high:.3g}],"
-    if beta.low <= max(checked.noise, 0.0):
-        return "undecided", (
-            f"{interval} is not wholly above {max(checked.noise, 0.0):.2g}, the slope of pure noise: no power law is "
-            "found"
-        )
-    if beta.low <= 1 <= beta.high:
-        return "undecided", f"{interval} contains 1"
     hard = beta.high < 1
     split = any((part < 1) != hard for part in checked.parts)
     if checked.hidden and (hard or split):

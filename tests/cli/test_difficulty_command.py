@@ -99,7 +99,10 @@ def test_items_that_do_not_exist_are_noted(tmp_path: Path, capsys: pytest.Captur
     x = np.random.default_rng(0).standard_normal((220, 4))
     np.savez(tmp_path / "own.npz", x=x, y=np.sin(3 * x[:, 0]))
     assert code_of(str(tmp_path / "own.npz"), "--width", "64", "--items", "5000", "--seeds", "2", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["notes"][0] == "5,000 items were asked for; the data set has 220."
+    assert (
+        json.loads(capsys.readouterr().out)["notes"][0]
+        == "The kernel is measured on all 220 items of the data set: there are no 5,000."
+    )
 
 
 @pytest.mark.parametrize(
