@@ -289,9 +289,9 @@ def main() -> None:
         draw(table, asked.out / "detector.png")
     rows = claims(table)
     write_claims(asked.claims, rows)
-    printed("worlds with a peak of the error", overview(table))
     print(markdown(rows))
     print(summary(rows))
+    printed("worlds with a peak of the error", overview(table))
 
 
 if __name__ == "__main__":
