@@ -19,6 +19,7 @@ from raysweep.sweep.current import cells
 
 NEEDED = ("bmd", "test_error")
 THRESHOLD = 0.01  # not fitted
+SHARED = "BMD is measured on inputs that all seeds and settings share; the interval leaves out their error"
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,15 @@ class Curves:
         start = int(self.of["test_error"].mean(1)[below].argmin()) if len(below) else 0
         return Curves(self.name, self.x[start:], {name: values[start:] for name, values in self.of.items()})
 
+    def summit(self, metric: str) -> Peak:
+        """The highest point of the mean over seeds, whether or not it stands out; FitError if it is an end."""
+        x, seed = np.repeat(self.x, self.seeds), np.tile(np.arange(self.seeds), len(self.x))
+        return find_peak(x, self.of[metric].ravel(), seed)
+
     def peak(self, metric: str) -> Peak | str:
         """The peak of the mean over seeds; or why there is none."""
-        x, seed = np.repeat(self.x, self.seeds), np.tile(np.arange(self.seeds), len(self.x))
         try:
-            found = find_peak(x, self.of[metric].ravel(), seed)
+            found = self.summit(metric)
         except FitError:
             return f"its highest mean from {self.x[0]:g} on is at {self.x[self.of[metric].mean(1).argmax()]:g}, an end"
         if found.prominence_interval[0] <= 0:
@@ -125,6 +130,12 @@ def claim_of(
 ) -> Claim:
     """A claim with its statement and command, which names the sweep and, after a space, its preset."""
     return Claim(id_, STATEMENTS[id_], setting, theory, "", one, rule, why=why, source=source_of(sweep))
+
+
+def unsupported(id_: str, setting: str, theory: float | str, one: Measured, why: str, sweep: str) -> Claim:
+    """A claim that is judged `not supported` by hand, with the reason."""
+    statement, source = STATEMENTS[id_], source_of(sweep)
+    return Claim(id_, statement, setting, theory, "", one, judged="not supported", why=why, source=source)
 
 
 def source_of(sweep: str) -> str:

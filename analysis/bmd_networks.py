@@ -4,14 +4,15 @@
     python analysis/bmd_networks.py [--results results] [--out docs/bmd]
 
 Writes the table of claims analysis/claims/bmd_networks.csv (or --claims), which docs/papers.md shows, and figures, and
-prints the tables of docs/bmd.md. Intervals draw whole seeds. A rise is the largest one of the mean curve over even
-seeds, measured on odd seeds, so that noise alone does not make one. A curve's interpolation threshold is where what
-is not fitted first falls below 1 %, interpolated in the logarithm: the mean training error; for the square loss, the
-mean training loss over that of predicting 0. Peaks are those of `raysweep.laws.peak` from the
-smallest error below that threshold on: networks that are too small to learn the task have larger errors than any peak.
-A peak is located only if it stands out from the ends of its curve. Scales at which the network of some seed is constant
-(all its units are dead), so that it has no mean dimension, are left out. The presets for GPUs of
-bmd_networks are read from the stores bmd_networks_mnist and so on.
+prints the tables of docs/bmd.md. Intervals draw whole seeds. All networks are measured on the same random inputs, so
+that intervals of the mean dimension leave out an error that all seeds share; `bmd_se` of the stores has it. A rise is
+the largest one of the mean curve over even seeds, measured on odd seeds, so that noise alone does not make one. A
+curve's interpolation threshold is where what is not fitted first falls below 1 %, interpolated in the logarithm: the
+mean training error; for the square loss, the mean training loss over that of predicting 0. Peaks are those of
+`raysweep.laws.peak` from the smallest error below that threshold on: networks that are too small to learn the task have
+larger errors than any peak. A peak is located only if it stands out from the ends of its curve. Scales at which the
+network of some seed is constant (all its units are dead), so that it has no mean dimension, are left out. The presets
+for GPUs of bmd_networks are read from the stores bmd_networks_mnist and so on.
 """
 
 from __future__ import annotations
@@ -19,23 +20,25 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import polars as pl
 from bmd import STATEMENTS
-from bmd_common import Curves, claim_of, printed, read, source_of, table
+from bmd_common import SHARED, Curves, claim_of, printed, read, table, unsupported
 from bmd_robustness import axes_of, of_measures, of_measures_of_inputs, of_pixels, of_robustness
-from common import CLAIMS, measured, over_seeds, save
+from common import CLAIMS, measured, over_seeds
 from matplotlib import pyplot as plt
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import FixedLocator, NullLocator
 
-from raysweep.claims import Claim, Measured, Rule, markdown, summary, write_claims
+from raysweep.claims import Claim, Rule, markdown, summary, write_claims
 from raysweep.laws.maximum import Peak, shift
 from raysweep.reports.style import COLOURS, STYLE
 
 MEASURED = ("unfitted", "train_error", "test_error", "bmd")
 STEP = 0.25  # distance of neighbouring widths, relative: how well a peak can be located
+TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # of axes of widths
 GPU = "needs a GPU: raysweep run sweeps/bmd_networks.yaml --preset {}"
 KIND = ("task", "activation", "depth", "loss")
 PRESETS = {
@@ -64,10 +67,16 @@ def families(frame: pl.DataFrame) -> list[Curves]:
 
 
 def of_curves(one: Curves, id_: str, unit: str, sweep: str, rows: list[Claim]) -> None:
-    """H5 or H6: whether error and BMD rise; where BMD peaks beside the threshold; H11: where beside the error."""
-    for metric, what in (("test_error", "the test error"), ("bmd", "BMD")):
-        setting = f"{one.name}: largest rise of {what} with {unit}"
-        rows.append(claim_of(id_, setting, "", one.rise(metric), Rule("above", 0.0), sweep))
+    """H5: whether error and BMD rise, and where BMD peaks beside the threshold; H6: whether the peaks of error and BMD
+    stand out from the ends of their curves; H11: where BMD peaks beside the error."""
+    for metric, what, why in (("test_error", "the test error", ""), ("bmd", "BMD", SHARED)):
+        if id_ == "H6":
+            top = one.summit(metric)
+            setting = f"{one.name}: height of the peak of {what} against {unit} above the higher end"
+            found = measured(f"{unit} {one.window}", top.units, top.prominence, top.prominence_interval)
+        else:
+            setting, found = f"{one.name}: largest rise of {what} with {unit}", one.rise(metric)
+        rows.append(claim_of(id_, setting, "", found, Rule("above", 0.0), sweep, why))
     part = one if id_ == "H6" else one.beyond()
     bmd, error, window = part.peak("bmd"), part.peak("test_error"), f"{unit} {part.window}"
     if id_ == "H5" and not isinstance(bmd, str):
@@ -75,7 +84,7 @@ def of_curves(one: Curves, id_: str, unit: str, sweep: str, rows: list[Claim]) -
         low, high = bmd.location_interval
         value = measured(window, one.seeds, bmd.location / threshold, (low / ends[1], high / ends[0]))
         setting = f"{one.name}: {unit} of the peak of BMD over the threshold, where 1 % is not fitted"
-        rows.append(claim_of(id_, setting, 1.0, value, Rule("near theory", STEP), sweep))
+        rows.append(claim_of(id_, setting, 1.0, value, Rule("near theory", STEP), sweep, SHARED))
     setting = f"{one.name}: {unit} of the peak of BMD over that of the test error"
     if isinstance(bmd, str) or isinstance(error, str):
         highest, ends = over_seeds(
@@ -84,10 +93,10 @@ def of_curves(one: Curves, id_: str, unit: str, sweep: str, rows: list[Claim]) -
         reasons = [f"{what}: {why}" for what, why in (("BMD", bmd), ("error", error)) if isinstance(why, str)]
         found = measured(window, one.seeds, highest, ends)
         text = f"{one.name}: {unit} of the highest mean of BMD; a peak of both is needed"
-        rows.append(_judged("H11", text, found, "; ".join(reasons), sweep))
+        rows.append(unsupported("H11", text, "none", found, "; ".join([*reasons, SHARED]), sweep))
         return
     apart = shift(bmd, error)
-    why = f"BMD {_interval(bmd)}, error {_interval(error)}"
+    why = f"BMD {_interval(bmd)}, error {_interval(error)}; {SHARED}"
     value = measured(window, bmd.units, apart.ratio, apart.interval)
     rows.append(claim_of("H11", setting, 1.0, value, Rule("near theory", STEP), sweep, why))
 
@@ -130,37 +139,48 @@ def of_adversarial(frame: pl.DataFrame, rows: list[Claim]) -> pl.DataFrame:
                 value = one.of[metric][-1] - one.of[metric][0]
                 setting = f"{name}: {what} after {one.x[-1]:g} steps on random labels minus without"
                 found = measured(f"steps 0 to {one.x[-1]:g}", one.seeds, *over_seeds(value, np.mean))
-                rows.append(claim_of("H7", setting, "", found, Rule("above", 0.0), "bmd_adversarial"))
+                why = SHARED if metric == "bmd" else ""
+                rows.append(claim_of("H7", setting, "", found, Rule("above", 0.0), "bmd_adversarial", why))
         out.append(table(one, "pretrain").with_columns(task=pl.lit(task)))
     return pl.concat(out, how="diagonal")
 
 
 def draw(curves: Sequence[Curves], figure: Path) -> None:
-    """Error and BMD against width, and the threshold."""
-    fig, panels = plt.subplots(2, len(curves), figsize=(3.4 * len(curves), 6), sharex="col", squeeze=False)
+    """Error, BMD and the mean dimension under pixel marginals against width, and the threshold."""
+    panels_of = (  # each row of panels has its own axis, for pixel marginals of narrow networks are several times BMD
+        ("error", {"test_error": "test error", "train_error": "training error"}),
+        ("BMD", {"bmd": "BMD"}),
+        ("mean dimension, pixel marginals", {"md_marginals": "mean dimension under pixel marginals"}),
+    )
+    lines = 3 if any("md_marginals" in one.of for one in curves) else 2
+    size = (3.4 * len(curves), 2.7 * lines + 0.5)
+    fig, panels = plt.subplots(lines, len(curves), figsize=size, sharex="col", squeeze=False, layout="constrained")
+    colour = dict(zip((name for _, metrics in panels_of for name in metrics), COLOURS, strict=False))
     for column, one in zip(panels.T, curves, strict=True):
-        threshold = one.threshold(one.of["unfitted"])
-        shown = (("test_error", 0, "test error"), ("train_error", 0, "training error"), ("bmd", 1, "bits -1, 1"))
-        for i, (metric, row, label) in enumerate((*shown, ("md_marginals", 1, "pixel marginals"))):
-            if metric in one.of:
-                values, axis = one.of[metric], column[row]
+        column[0].set_title(one.name.replace(", ", ",\n", 1), fontsize=8)
+        for axis, (label, metrics) in zip(column, panels_of[:lines], strict=True):
+            drawn = [name for name in metrics if name in one.of]
+            axis.set_visible(bool(drawn))
+            for name in drawn:
+                values = one.of[name]
                 low, high = over_seeds(values, lambda v: v.mean(-1), bounds=(0, np.inf))[1]
-                axis.plot(one.x, values.mean(1), "o-", ms=3, color=COLOURS[i], label=label)
-                axis.fill_between(one.x, low, high, color=COLOURS[i], alpha=0.25, lw=0)
-        for axis in column:
-            axis.axvline(threshold, color="0.6", ls=":")
-            axis.legend(fontsize=8)
-        column[0].set(title=one.name.replace(", ", ",\n", 1), ylabel="error")
-        column[0].title.set_fontsize(8)
-        column[1].set(xscale="log", xlabel="width", ylabel="mean dimension")
-        column[1].xaxis.set_minor_formatter(NullFormatter())
-        column[1].xaxis.set_major_formatter(ScalarFormatter())
-    save(fig, figure)
-
-
-def _judged(id_: str, setting: str, one: Measured, why: str, sweep: str) -> Claim:
-    judged = {"judged": "not supported", "why": why, "source": source_of(sweep)}
-    return Claim(id_, STATEMENTS[id_], setting, "none", "", one, **judged)  # type: ignore[arg-type]
+                axis.plot(one.x, values.mean(1), "o-", ms=3, color=colour[name], label=metrics[name])
+                axis.fill_between(one.x, low, high, color=colour[name], alpha=0.25, lw=0)
+            axis.axvline(one.threshold(one.of["unfitted"]), color="0.6", ls=":", label="threshold")
+            axis.set(xscale="log", ylabel=label)
+            axis.xaxis.set_major_locator(FixedLocator([w for w in TICKS if one.x[0] <= w <= one.x[-1]]))
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_locator(NullLocator())
+        lowest = [axis for axis in column if axis.get_visible()][-1]
+        lowest.set_xlabel("width")
+        lowest.tick_params(labelbottom=True)
+    named: dict[str, Any] = {}
+    for axis in panels.flat:
+        if axis.get_visible():
+            named |= {text: line for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    fig.legend(named.values(), named, loc="outside lower center", ncols=len(named))
+    fig.savefig(figure, dpi=150)
+    plt.close(fig)
 
 
 def main() -> None:
@@ -195,7 +215,8 @@ def main() -> None:
         robust = read(results, "bmd_robustness")
         axes = axes_of(robust, adversarial)
         printed("robustness", of_robustness(axes, rows, asked.out / "robustness.png"))
-        printed("measures", of_measures(robust))
+        for title, measures in of_measures(robust).items():
+            printed(title, measures)
         of_measures_of_inputs(robust, rows)
         of_pixels(read(results, "bmd_pixels"), rows, asked.out / "pixels.png")
     rows.sort(key=lambda claim: int(claim.id[1:]))
