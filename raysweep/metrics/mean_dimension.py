@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -35,7 +34,7 @@ from torch import Tensor
 from raysweep.errors import MetricError
 from raysweep.metrics.changes import Changes, squared_deviations, squared_error, variance_floor
 from raysweep.metrics.measures import Binary, Marginals, Measure
-from raysweep.metrics.stack import Stack, stack_of
+from raysweep.metrics.stack import Stack, stack_of, whole
 from raysweep.metrics.walsh import cube, degrees, walsh
 
 __all__ = ["MeanDimension", "exact_mean_dimension", "mean_dimension"]
@@ -154,8 +153,8 @@ def exact_mean_dimension(
         >>> float(exact_mean_dimension(lambda x: x.prod(1), 5).value)
         5.0
     """
-    if not isinstance(inputs, Integral) or not 1 <= inputs <= _MOST_EXACT:
-        many = isinstance(inputs, Integral) and inputs > _MOST_EXACT
+    if not whole(inputs) or not 1 <= inputs <= _MOST_EXACT:
+        many = whole(inputs) and inputs > _MOST_EXACT
         raise MetricError(
             f"inputs: must be an integer with `1 <= inputs <= {_MOST_EXACT}`, but got ({inputs=}). "
             + ("Use mean_dimension instead" if many else "Give the number of inputs of f, which takes [items, inputs]")
@@ -243,7 +242,7 @@ def _ratios(changes: Changes, squares: Tensor, evaluations: int, alone: bool) ->
 
 def _check_integers(**values: int | None) -> None:
     for name, value in values.items():
-        if value is not None and not (isinstance(value, Integral) and -(2**63) <= value < 2**63):
+        if value is not None and not (whole(value) and -(2**63) <= value < 2**63):
             raise MetricError(
                 f"{name}: must be a 64-bit integer, but got ({name}={value!r}). Give one, such as {name}=100"
             )

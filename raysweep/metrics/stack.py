@@ -20,7 +20,7 @@ from raysweep.models.mlp import MLP
 if TYPE_CHECKING:
     from raysweep.models.architecture import Model
 
-__all__ = ["Stack", "stack_of"]
+__all__ = ["Stack", "stack_of", "whole"]
 
 _PASS = {"cpu": (2**23, 2**24), "cuda": (2**29, 2**28)}  # bytes of a pass: in the first layer, or in the inputs
 
@@ -240,9 +240,14 @@ def stack_of(
     return Stack(_alone(f, shape), {}, 1, count, dtype, device)
 
 
+def whole(value: object) -> bool:
+    """Whether a value is an integer, of any library."""
+    return isinstance(value, Integral)
+
+
 def _shape(inputs: int | Sequence[int]) -> tuple[int, ...]:
     sides = tuple(inputs) if isinstance(inputs, Iterable) else (inputs,)
-    if not sides or not all(isinstance(side, Integral) and side >= 1 for side in sides):
+    if not sides or not all(whole(side) and side >= 1 for side in sides):
         raise MetricError(
             f"inputs: must be a positive integer, or the shape of an item, but got ({inputs=}). Give the number of "
             "inputs of f, or a shape such as (28, 28)"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import typer
 
 from raysweep.cli import app
 
@@ -51,3 +52,16 @@ def test_a_maximum_at_the_end_is_an_error(table: Path, capsys: pytest.CaptureFix
     asked(str(table), "--x", "n", "--y", "error", "--by", "model", "--run", "seed", "--where", "n < 150")
     said = capsys.readouterr().out
     assert "model = b:\n  error: The highest mean must lie inside the range of x" in said
+
+
+def test_what_holds_for_several_groups_is_printed_once(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = pl.read_csv(table).with_columns(rate=1 / pl.col("n"))
+    rows.with_columns(arm=pl.col("model")).write_csv(table)
+    asked(str(table), "--x", "n", "--y", "error", "--by", "model", "--run", "seed")
+    said = capsys.readouterr().out
+    assert said.count("takes one value at each n") <= 1
+
+
+def test_intervals_are_not_optional(table: Path) -> None:
+    with pytest.raises(typer.BadParameter, match="greater than or equal to 100"):
+        asked(str(table), "--x", "n", "--y", "error", "--bootstrap", "0")
