@@ -96,8 +96,8 @@ METRICS = (
     Metric("test_loss", "", "loss on new items, without label noise", "low"),
     Metric("test_error", "", "share of new items whose class, without noise, is missed", "low"),
     Metric("pretrain_error", "", "share of the random labels that the initial weights miss; null without pretraining"),
-    Metric("bmd", "", "Boolean mean dimension of the outputs, pooled; null if bmd_points is 0, or the outputs are constant "
-           "or change at no point"),
+    Metric("bmd", "", "Boolean mean dimension of the outputs, pooled; null if bmd_points is 0, or the outputs are "
+           "constant or change at no point"),
     Metric("bmd_se", "", "its standard error, over inputs that all runs share"),
     *(Metric(f"md_{name}", "", f"mean dimension under inputs that are {how}")
       for name, how in zip(MEASURES, ("uniform on [-1, 1]", "standard normal", "drawn as in images, one by one"),
