@@ -27,6 +27,7 @@ from raysweep.laws.summit import Curves, coarse, half_width, least_prominence, s
 __all__ = ["Peak", "Shift", "find_peak", "shift"]
 
 _FEWEST = 100  # draws
+_ROUNDING = 1e-12  # share of a mean below which its differences are rounding
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,8 @@ def find_peak(
         names: Of x and y, in messages.
 
     Raises:
-        FitError: x is not positive or y not finite; y is constant; there are fewer than three scales; there are too few
-            units for an interval; or the highest mean lies at an end of the range of x.
+        FitError: x is not positive or y not finite; the mean of y is constant; there are fewer than three
+            scales; there are too few units for an interval; or the highest mean lies at an end of the range of x.
     """
     if draws < _FEWEST or not 0 < level < 1:
         raise FitError(
@@ -194,16 +195,17 @@ def _curves(
     scales, at = np.unique(x, return_inverse=True)
     if len(scales) < 3:
         raise FitError(f"A peak takes at least 3 values of x, but there are {len(scales)}. Add values.")
-    if np.ptp(y) == 0:
-        raise FitError(
-            f"A peak takes a {names[1]} that varies, but it is {y[0]:g} at all {len(scales)} values of {names[0]}. "
-            "Choose another column or other rows."
-        )
     labels, unit = (None, np.arange(y.size)) if run is None else np.unique(np.asarray(run), return_inverse=True)
     shape = (unit.max() + 1, len(scales))
     total, count = np.zeros(shape), np.zeros(shape)
     np.add.at(total, (unit, at), y)
     np.add.at(count, (unit, at), 1.0)
+    mean = total.sum(axis=0) / count.sum(axis=0)
+    if np.ptp(mean) <= _ROUNDING * np.abs(mean).max():
+        raise FitError(
+            f"A peak takes a {names[1]} whose mean varies, but it is {mean[0]:g} at all {len(scales)} values of "
+            f"{names[0]}. Choose another column or other rows."
+        )
     has = (count > 0).astype(np.float64)
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     redrawn = 0
@@ -224,7 +226,7 @@ def _curves(
         )
     with np.errstate(invalid="ignore"):
         drawn = (weights @ total) / (weights @ count)
-    return Curves(scales, total.sum(axis=0) / count.sum(axis=0), drawn, units, redrawn), labels
+    return Curves(scales, mean, drawn, units, redrawn), labels
 
 
 def _notes(
