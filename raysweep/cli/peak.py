@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raysweep.cli.asking import At, By, Draws, Json, Level, Run, Seed, Where
+from raysweep.cli.asking import At, By, Json, Level, Run, Seed, Where
 from raysweep.cli.laws import Data, Rows, source
 from raysweep.cli.show import print_json, say
 
@@ -36,7 +38,7 @@ def peak(
     at: At = "best",
     run: Run = None,
     rows: Rows = "current",
-    bootstrap: Draws = 1000,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", min=100, help="Draws of the intervals.")] = 1000,
     level: Level = 0.95,
     seed: Seed = 0,
     json: Json = False,
@@ -51,13 +53,19 @@ def peak(
     if json:
         print_json([one.to_json() for one in found])
         return
+    counts = Counter(note for one in found for note in one.details.items())
+    shared = {note: count for note, count in counts.items() if count > 1}  # printed once
     for i, one in enumerate(found[:_MOST]):
-        say(*([""] * bool(i)), *_paragraph(one))
+        say(*([""] * bool(i)), *_paragraph(one, shared))
+    say(*([""] * bool(shared)))
+    for (code, text), count in shared.items():
+        say(f"{'all groups' if count == len(found) else f'{count:,} of {len(found):,} groups'}: {code}: {text}")
     if len(found) > _MOST:
         print(f"\n... and {len(found) - _MOST:,} more groups; --json has them all")
 
 
-def _paragraph(found: GroupPeaks) -> list[str]:
+def _paragraph(found: GroupPeaks, shared: Collection[tuple[str, str]]) -> list[str]:
+    """Its lines, without the details that it shares with other groups."""
     from raysweep.laws.notes import group_name
 
     lines = [f"{group_name(found.group, ' = ') or 'all rows'}:"]
@@ -69,7 +77,7 @@ def _paragraph(found: GroupPeaks) -> list[str]:
         + ("" if one.paired else ", taken to be independent")
         for name, one in found.shifts.items()
     ]
-    return lines + [f"  {code}: {text}" for code, text in found.details.items()]
+    return lines + [f"  {code}: {text}" for code, text in found.details.items() if (code, text) not in shared]
 
 
 def _sentences(name: str, one: Peak, x: str) -> list[str]:

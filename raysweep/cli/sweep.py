@@ -267,10 +267,16 @@ def run(
         _report(target, sweep.experiment)
     for line in outcome.notes:
         say(f"  {line} Use `fit --rows all` or `report --rows all` to include them")
+    if counts.failed or (counts.diverged and not counts.ok):
+        for failure in failures(current(target), ["failed", "diverged"])[:_CAUSES]:
+            say(f"{failure['status']} x {failure['cells']:,}: {failure['cause']}")
     if counts.failed:
-        for failure in failures(current(target), ["failed"])[:_CAUSES]:
-            say(f"failed x {failure['cells']:,}: {failure['cause']}")
         say(f"{counted(counts.failed, 'cell')} failed: see `raysweep status {target.uri}`; run again to retry them")
+    elif counts.diverged and not counts.ok:
+        say(
+            "no cell is ok, so that there is no report: change what made them diverge, such as a learning rate; "
+            "`--retry diverged` runs the same cells again"
+        )
     if outcome.stopped:
         say(f"stopped: {outcome.stopped}. `resources: {{max_failures: N}}` allows more")
     if counts.failed or outcome.pending:

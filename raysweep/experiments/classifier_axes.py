@@ -96,7 +96,12 @@ SHIFT_METRICS = (
     Metric("epistemic_base", "nats", "KL(posterior of the unshifted world || prediction) on shifted items; else null"),
 )
 BMD_METRICS = (
-    Metric("bmd", "", "Boolean mean dimension of the logits on inputs of -1 and +1, pooled; null if bmd_points is 0"),
+    Metric(
+        "bmd",
+        "",
+        "Boolean mean dimension of the logits on inputs of -1 and +1, pooled; null if bmd_points is 0, or "
+        "the logits are constant or change at no point",
+    ),
     Metric("bmd_se", "", "Monte-Carlo standard error of bmd; all runs are measured on the same inputs"),
 )
 

@@ -96,7 +96,8 @@ METRICS = (
     Metric("test_loss", "", "loss on new items, without label noise", "low"),
     Metric("test_error", "", "share of new items whose class, without noise, is missed", "low"),
     Metric("pretrain_error", "", "share of the random labels that the initial weights miss; null without pretraining"),
-    Metric("bmd", "", "Boolean mean dimension of the outputs, pooled; null if bmd_points is 0"),
+    Metric("bmd", "", "Boolean mean dimension of the outputs, pooled; null if bmd_points is 0, or the outputs are "
+           "constant or change at no point"),
     Metric("bmd_se", "", "its standard error, over inputs that all runs share"),
     *(Metric(f"md_{name}", "", f"mean dimension under inputs that are {how}")
       for name, how in zip(MEASURES, ("uniform on [-1, 1]", "standard normal", "drawn as in images, one by one"),
@@ -220,7 +221,8 @@ class DoubleDescent:
                 raise SweepError(
                     "grid.pixel: must be an input, and bmd_points not 0, but got "
                     f"(pixel={last}, inputs={architecture_of(runs.row(i)).inputs}, "
-                    f"bmd_points={runs.row(i)['bmd_points']})"
+                    f"bmd_points={runs.row(i)['bmd_points']}). Choose a number below inputs, or -1 for none, "
+                    "and set bmd_points: 100"
                 )
 
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
@@ -273,13 +275,21 @@ def _check(row: Mapping[str, Any], gpus: float) -> None:
             "100 points are usual"
         )
     if row["measures"] and not row["bmd_points"]:
-        raise SweepError("grid.measures: must be false without points, but got (measures=true, bmd_points=0)")
+        raise SweepError(
+            "grid.measures: must be false without points, but got (measures=true, bmd_points=0). Set bmd_points: 100, "
+            "or measures: false"
+        )
     if row["task"] == "images":
         _check_images(row)
-    elif row["model"] != "mlp" or row["label_noise"] > 0.5:
+    elif row["model"] != "mlp":
         raise SweepError(
-            "grid.task: a teacher's bits take an mlp, and its labels flips of at most 1/2, but got "
-            f"(task=teacher, model={row['model']}, label_noise={row['label_noise']:g})"
+            f"grid.model: must be mlp for a teacher's bits, but got (task=teacher, model={row['model']}). Use model: "
+            "mlp, or task: images"
+        )
+    elif row["label_noise"] > 0.5:
+        raise SweepError(
+            "grid.label_noise: a teacher's labels must be flipped with `label_noise <= 0.5`, but got "
+            f"(task=teacher, label_noise={row['label_noise']:g}). At 0.5 they are random already; use at most that"
         )
     if problem := architecture_of(row).problem():
         raise SweepError(f"grid.{problem}")
@@ -295,5 +305,6 @@ def _check_images(row: Mapping[str, Any]) -> None:
     if items + tests > total or (not row["shuffled"] and (items > found.train or tests > found.test)):
         raise SweepError(
             f"grid.n_train: n_train and test_items must be images of {row['data']}, but got (n_train={items}, "
-            f"test_items={tests}, shuffled={row['shuffled']}) of {found.train} to train on and {found.test} to test on"
+            f"test_items={tests}, shuffled={row['shuffled']}) of {found.train} to train on and {found.test} to test "
+            "on. Use fewer of them"
         )

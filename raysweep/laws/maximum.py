@@ -22,11 +22,12 @@ import numpy.typing as npt
 from raysweep.errors import FitError
 from raysweep.laws.draws import Draws
 from raysweep.laws.resampling import multiplicities
-from raysweep.laws.summit import Curves, coarse, half_width, least_prominence, slack, vertices
+from raysweep.laws.summit import Curves, coarse, half_width, least_prominence, second, slack, vertices
 
 __all__ = ["Peak", "Shift", "find_peak", "shift"]
 
 _FEWEST = 100  # draws
+_ROUNDING = 1e-12  # share of a mean below which its differences are rounding
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def find_peak(
     draws: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    names: tuple[str, str] = ("x", "y"),
 ) -> Peak:
     """The peak of y(x).
 
@@ -98,17 +100,18 @@ def find_peak(
         draws: Bootstrap draws.
         level: Nominal coverage.
         seed: Seed of the draws: curves of the same units share their draws, which keeps comparisons paired.
+        names: Of x and y, in messages.
 
     Raises:
-        FitError: x is not positive or y not finite; there are fewer than three scales; there are too few units for an
-            interval; or the highest mean lies at an end of the range of x.
+        FitError: x is not positive or y not finite; the mean of y is constant; there are fewer than three
+            scales; there are too few units for an interval; or the highest mean lies at an end of the range of x.
     """
     if draws < _FEWEST or not 0 < level < 1:
         raise FitError(
             f"A peak's intervals take at least {_FEWEST} draws and a level in (0, 1), but got bootstrap={draws} and "
-            f"level={level:g}."
+            f"level={level:g}. Give bootstrap=1000 and level=0.95, say."
         )
-    curves, labels = _curves(x, y, run, draws, seed)
+    curves, labels = _curves(x, y, run, draws, seed, names)
     top, last = int(curves.mean.argmax()), len(curves.x) - 1
     if top in (0, last):
         end, beyond = ("smallest", "below") if top == 0 else ("largest", "above")
@@ -138,7 +141,7 @@ def find_peak(
         scales=last + 1,
         units=curves.units,
         level=level,
-        notes=_notes(above[0], lost, (1 - level) / 2, curves.redrawn, coarse(curves.mean, top)),
+        notes=_notes(above[0], lost, (1 - level) / 2, curves, top, half, located),
         sample=sample,
         slack=(float(missed[0, 0]), float(missed[0, 1])),
         labels=labels,
@@ -170,7 +173,7 @@ def shift(first: Peak, second: Peak, level: float | None = None) -> Shift:
 
 
 def _curves(
-    x: npt.ArrayLike, y: npt.ArrayLike, run: npt.ArrayLike | None, draws: int, seed: int
+    x: npt.ArrayLike, y: npt.ArrayLike, run: npt.ArrayLike | None, draws: int, seed: int, names: tuple[str, str]
 ) -> tuple[Curves, npt.NDArray[Any] | None]:
     """The mean curve with its draws, and the labels of the units.
 
@@ -178,11 +181,17 @@ def _curves(
         FitError: As `find_peak`.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if x.ndim != 1 or x.shape != y.shape or not ((x > 0) & np.isfinite(x) & np.isfinite(y)).all():
+    if x.ndim != 1 or x.shape != y.shape:
         raise FitError(
-            "A peak takes one positive x and one finite y per point, but got arrays of shapes "
-            f"{x.shape} and {y.shape}, or values that are not. Remove those points."
+            f"A peak takes one positive {names[0]} and one finite {names[1]} per point, but got arrays of shapes "
+            f"{x.shape} and {y.shape}. Give two of the same length."
         )
+    for name, values, bad in zip(names, (x, y), (~((x > 0) & np.isfinite(x)), ~np.isfinite(y)), strict=True):
+        if bad.any():
+            raise FitError(
+                f"A peak takes one positive {names[0]} and one finite {names[1]} per point, but got {name} = "
+                f"{values[bad][0]:g} at {bad.sum()} of {x.size} points. Remove those points."
+            )
     scales, at = np.unique(x, return_inverse=True)
     if len(scales) < 3:
         raise FitError(f"A peak takes at least 3 values of x, but there are {len(scales)}. Add values.")
@@ -191,6 +200,12 @@ def _curves(
     total, count = np.zeros(shape), np.zeros(shape)
     np.add.at(total, (unit, at), y)
     np.add.at(count, (unit, at), 1.0)
+    mean = total.sum(axis=0) / count.sum(axis=0)
+    if np.ptp(mean) <= _ROUNDING * np.abs(mean).max():
+        raise FitError(
+            f"A peak takes a {names[1]} whose mean varies, but it is {mean[0]:g} at all {len(scales)} values of "
+            f"{names[0]}. Choose another column or other rows."
+        )
     has = (count > 0).astype(np.float64)
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     redrawn = 0
@@ -211,16 +226,30 @@ def _curves(
         )
     with np.errstate(invalid="ignore"):
         drawn = (weights @ total) / (weights @ count)
-    return Curves(scales, total.sum(axis=0) / count.sum(axis=0), drawn, units, redrawn), labels
+    return Curves(scales, mean, drawn, units, redrawn), labels
 
 
-def _notes(prominence: float, lost: tuple[float, float], tail: float, redrawn: int, unresolved: bool) -> dict[str, str]:
+def _notes(
+    prominence: float,
+    lost: tuple[float, float],
+    tail: float,
+    curves: Curves,
+    top: int,
+    half: int,
+    located: tuple[float, float],
+) -> dict[str, str]:
     notes = {}
+    other = second(curves, top, half)
+    if other is not None and located[0] <= curves.x[other] <= located[1]:
+        notes["second"] = (
+            f"another maximum, {curves.mean[other]:.4g} at {curves.x[other]:.4g}, lies within the interval of the "
+            "location, beyond a valley: either may be the higher one. Choose the range of one with where, or add runs."
+        )
     if prominence <= 0:
         notes["no_prominence"] = (
             "the interval of the height above the ends of the curve holds 0: it may rise or fall throughout."
         )
-    if unresolved:
+    if coarse(curves.mean, top):
         notes["coarse"] = (
             "fewer than three values of x lie in the upper half of the peak: its height between them is not seen, and "
             "it is located to about their distance. Add values around it."
@@ -230,6 +259,8 @@ def _notes(prominence: float, lost: tuple[float, float], tail: float, redrawn: i
             notes[f"edge_{end}"] = (
                 f"in {share:.0%} of draws the highest mean is at the {end} x: the interval of the location is open."
             )
-    if redrawn:
-        notes["redrawn"] = f"{redrawn} draws lost a scale and were drawn again: not every unit reaches every scale."
+    if curves.redrawn:
+        notes["redrawn"] = (
+            f"{curves.redrawn} draws lost a scale and were drawn again: not every unit reaches every scale."
+        )
     return notes

@@ -120,7 +120,9 @@ def _peak(taken: Points, part: Part, draws: int, level: float, seed: int) -> Pea
     rows = taken.of(part.group)
     unit = None if part.run is None else rows[part.run].cast(pl.String).fill_null("").to_numpy()
     try:
-        return find_peak(numbers(rows, taken.x[0]), numbers(rows, taken.y), unit, draws, level, seed)
+        return find_peak(
+            numbers(rows, taken.x[0]), numbers(rows, taken.y), unit, draws, level, seed, (taken.x[0], taken.y)
+        )
     except FitError as error:
         return str(error)
 

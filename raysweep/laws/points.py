@@ -131,7 +131,8 @@ def points(data: Source, request: FitRequest, keep: Sequence[str] = ()) -> Point
         reduced = _of_plain(rows, kept.count, table, request)
     grouping, windowed = reduced.grouping, reduced.windowed
     if (grouping.frame if windowed is None else windowed.filter(pl.col("_rows") > 0)).is_empty():
-        raise FitError(f"No rows are left to fit. {' '.join(kept.lost.values())} Check where= and the table.")
+        lost = "".join(f" {sentence}" for sentence in kept.lost.values())
+        raise FitError(f"No rows are left to fit.{lost} Check where= and the table.")
     groups = grouping.frame.select(grouping.by).unique().sort(grouping.by) if grouping.by else pl.DataFrame()
     clusters, how = _clusters(grouping.frame, groups, table, request)
     frame, ownerless = _owned(grouping.frame, groups, clusters)

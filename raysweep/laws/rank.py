@@ -108,6 +108,8 @@ def rank_correlation(
         -1.0
     """
     names, groups = ((columns,) if isinstance(columns, str) else tuple(columns) for columns in (x, by))
+    if not names:
+        raise FitError("A rank correlation takes one or more columns as x, but got none. Name them, such as x=['bmd'].")
     rows, _ = scan(data)
     wanted = list(dict.fromkeys([*names, y, *groups, *([unit] if unit else [])]))
     for name in wanted:
@@ -132,6 +134,7 @@ def rank_correlation_of(
     draws: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    names: tuple[str, str] = ("x", "y"),
 ) -> RankCorrelation:
     """The rank correlation of two arrays.
 
@@ -140,6 +143,7 @@ def rank_correlation_of(
         unit: [rows] the unit of each row; every row is one if not given.
         kind, level, seed: See `rank_correlation`.
         draws: Bootstrap draws.
+        names: Of x and y, in messages.
 
     Raises:
         FitError: An argument makes no sense, x or y is constant, or there are fewer than 4 units.
@@ -148,7 +152,7 @@ def rank_correlation_of(
     if kind not in _KINDS or draws < _FEWEST or not 0 < level < 1:
         raise FitError(
             f"A rank correlation is one of {', '.join(_KINDS)}, with at least {_FEWEST} draws and a level in (0, 1), "
-            f"but got kind={kind}, bootstrap={draws} and level={level:g}."
+            f"but got kind={kind}, bootstrap={draws} and level={level:g}. Give bootstrap=1000 and level=0.95, say."
         )
     if x.ndim != 1 or x.shape != y.shape or not (np.isfinite(x) & np.isfinite(y)).all():
         raise FitError(
@@ -160,7 +164,11 @@ def rank_correlation_of(
     if units < _FEWEST_UNITS:
         raise FitError(f"A rank correlation's interval needs {_FEWEST_UNITS} units, but there are {units}. Add seeds.")
     if np.ptp(x) == 0 or np.ptp(y) == 0:
-        raise FitError("A rank correlation takes two columns that vary, but one of them has a single value.")
+        name, value = (names[0], x[0] + 0.0) if np.ptp(x) == 0 else (names[1], y[0] + 0.0)  # no -0
+        raise FitError(
+            f"A rank correlation takes two columns that vary, but {name} is {value:g} in all {x.size} rows: it has a "
+            "single value. Choose another column or other rows."
+        )
     estimate = float((kendalltau if kind == "kendall" else spearmanr)(x, y).statistic)
     counts = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=draws).astype(np.float64)
     drawn = (_kendall if kind == "kendall" else _spearman)(x, y, own, counts)
@@ -200,7 +208,7 @@ def _of_part(
     usual = np.isfinite(one) & np.isfinite(two)
     own = None if unit is None else rows[unit].cast(pl.String).fill_null("").to_numpy()[usual]
     try:
-        return rank_correlation_of(one[usual], two[usual], own, kind, draws, level, seed)
+        return rank_correlation_of(one[usual], two[usual], own, kind, draws, level, seed, (x, y))
     except FitError as error:
         return str(error)
 

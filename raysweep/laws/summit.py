@@ -9,7 +9,7 @@ import numpy as np
 from raysweep.laws.definition import Array
 from raysweep.laws.draws import Draws
 
-__all__ = ["Curves", "coarse", "half_width", "least_prominence", "slack", "vertices"]
+__all__ = ["Curves", "coarse", "half_width", "least_prominence", "second", "slack", "vertices"]
 
 _REJECTED = 0.2  # chance at which a parabola that holds is rejected: a window that is too wide biases the location
 _MOVED = 0.5  # standard deviations of its draws by which the vertex may differ between windows
@@ -17,6 +17,7 @@ _CUSP = 0.1  # see `slack`
 _COARSE = 0.5  # of the distance between two scales, as `_CUSP`
 _JUMP = 1.5  # see `slack`
 _STEEPER = 2.0  # times, at most
+_VALLEY = 3.0  # standard errors of its depth above which a valley between two maxima is no noise
 _EXACT = 1e-9  # residuals below this share of the curve's range are rounding
 
 
@@ -115,6 +116,21 @@ def coarse(mean: Array, top: int) -> bool:
     """Whether fewer than three scales in a row are above half of the peak's height, over the end of its side each."""
     left, right = (np.flatnonzero(one <= (mean[top] + one[-1]) / 2)[0] for one in (mean[top::-1], mean[top:]))
     return bool(left + right - 1 < 3)
+
+
+def second(curves: Curves, top: int, half: int) -> int | None:
+    """The highest scale beyond a valley on either side of the peak's window; None if no valley is deeper than noise."""
+    found = []
+    for side in (range(top - half - 1, -1, -1), range(top + half + 1, len(curves.x))):
+        low = top
+        for i in side:  # away from the peak
+            if curves.mean[i] < curves.mean[low]:
+                low = i
+            depth = curves.mean[i] - curves.mean[low]
+            error = max((curves.drawn[:, i] - curves.drawn[:, low]).std(), _EXACT * np.ptp(curves.mean))
+            if depth > _VALLEY * error:
+                found.append(i)
+    return max(found, key=lambda i: curves.mean[i], default=None)
 
 
 def least_prominence(curves: Curves, top: int, sample: Draws, level: float) -> float:

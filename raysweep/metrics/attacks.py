@@ -6,7 +6,9 @@ arXiv 1706.06083, section 2.1). A flip mirrors an input at the middle of its ran
 
 These are plain functions over the lanes of a stacked model. They never wait for the device and return tensors without a
 gradient, so that a training step may call them, a captured one included. Their eps, step sizes, shares and seeds are
-numbers, or tensors [lanes] where lanes differ. `metrics.robustness` measures errors under them.
+numbers, or tensors [lanes] where lanes differ. For the same reason, arguments are checked only where they lie on the
+host: numbers, and classes on a CPU. Elsewhere a class that is no output is an item without a class, and its attack is
+meaningless: check such classes before a captured step. `metrics.robustness` measures errors under attacks.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from raysweep.training.loss import CROSS_ENTROPY, Loss
 if TYPE_CHECKING:
     from raysweep.models.architecture import Model
 
-__all__ = ["fgsm", "flipped", "pgd", "targets_of"]
+__all__ = ["check_ball", "check_share", "check_steps", "checked_targets", "fgsm", "flipped", "pgd", "targets_of"]
 
 _START, _FLIPS = range(2)  # uses of the seed
 _STEP = 2.5  # step sizes whose sum is this many times eps reach the ball's border from anywhere in it (Madry et al.)
@@ -60,8 +62,10 @@ def fgsm(
         [lanes, n, d], without a gradient.
 
     Raises:
-        MetricError: Classes are given for a model of one output.
+        MetricError: Classes are given for a model of one output, or are none of its outputs (which is checked on a CPU
+            only); or eps is negative, or the range empty.
     """
+    check_ball(eps, low, high)
     start = per_lane(x, lanes_of(parameters), 3).detach()
     moved: Tensor = start + _over(eps) * _uphill(model, parameters, start, targets, loss)
     return moved.clamp_(low, high)
@@ -95,10 +99,10 @@ def pgd(
         [lanes, n, d], without a gradient.
 
     Raises:
-        MetricError: As for `fgsm`, or there are no steps.
+        MetricError: As for `fgsm`; or there are no steps, or their size is negative.
     """
-    if steps < 1:
-        raise MetricError(f"steps: `steps >= 1` must hold, but got (steps={steps}). For no attack at all, use eps=0")
+    check_ball(eps, low, high)
+    check_steps(steps, step_size)
     start, radius = per_lane(x, lanes_of(parameters), 3).detach(), _over(eps)
     step = _STEP * radius / steps if step_size is None else _over(step_size)
     lowest, highest = (start - radius).clamp_(min=low), (start + radius).clamp_(max=high)
@@ -125,7 +129,11 @@ def flipped(x: Tensor, share: float | Tensor, seed: int | Tensor = 0, middle: fl
 
     Returns:
         [lanes, n, d]; [n, d] where lanes share everything.
+
+    Raises:
+        MetricError: The share is no probability.
     """
+    check_share(share)
     return torch.where(_uniform(seed, _FLIPS, x, first) < _over(share), 2 * middle - x, x)
 
 
@@ -137,11 +145,13 @@ def targets_of(targets: Tensor, outputs: Tensor) -> Tensor:
         outputs: [lanes, n, outputs] of the model.
 
     Raises:
-        MetricError: Classes are given for a model of one output.
+        MetricError: Classes are given for a model of one output, or, on a CPU, are none of the outputs.
     """
     lanes, _, count = outputs.shape
     if targets.is_floating_point():
         return per_lane(targets, lanes, 3)
+    if targets.device.type == "cpu":  # elsewhere, looking at them would wait for the device
+        check_classes(targets, count)
     if count == 1:
         raise MetricError(
             "targets: a model of one output must have real targets, but got (dtype="
@@ -149,6 +159,69 @@ def targets_of(targets: Tensor, outputs: Tensor) -> Tensor:
         )
     one_hot = (targets[..., None] == torch.arange(count, device=targets.device)).to(outputs.dtype)
     return per_lane(one_hot, lanes, 3)
+
+
+def checked_targets(targets: Tensor, outputs: Tensor) -> Tensor:
+    """`targets_of`, with classes checked on every device: it waits for the device, and so is not for a training step.
+
+    Raises:
+        MetricError: Classes are given for a model of one output, or are none of the outputs.
+    """
+    if not targets.is_floating_point():
+        check_classes(targets, outputs.shape[-1])
+    return targets_of(targets, outputs)
+
+
+def check_classes(targets: Tensor, count: int) -> None:
+    """Refuse classes that are none of `count` outputs.
+
+    Raises:
+        MetricError: One is.
+    """
+    if count == 1 or not targets.numel():
+        return
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= count:
+        raise MetricError(
+            f"targets: `0 <= class < {count}` must hold for a model of {count} outputs, but got classes from {low} to "
+            f"{high}. Number the classes from 0 in the order of the outputs"
+        )
+
+
+def check_ball(eps: float | Tensor, low: float, high: float) -> None:
+    """Refuse a negative eps or an empty range; numbers on a device are not looked at.
+
+    Raises:
+        MetricError: As said.
+    """
+    if not isinstance(eps, Tensor) and not eps >= 0:
+        raise MetricError(f"eps: `eps >= 0` must hold, but got ({eps=}). Give the largest change of an input")
+    if not low < high:
+        raise MetricError(f"low, high: `low < high` must hold, but got ({low=}, {high=}). Give the range of the inputs")
+
+
+def check_steps(steps: int, step_size: float | Tensor | None) -> None:
+    """Refuse an attack without steps, or with steps of a negative size.
+
+    Raises:
+        MetricError: As said.
+    """
+    if steps < 1:
+        raise MetricError(f"steps: `steps >= 1` must hold, but got (steps={steps}). For no attack at all, use eps=0")
+    if isinstance(step_size, int | float) and not step_size >= 0:
+        raise MetricError(
+            f"step_size: `step_size >= 0` must hold, but got ({step_size=}). Leave it out to have it chosen"
+        )
+
+
+def check_share(share: float | Tensor) -> None:
+    """Refuse a number that is no probability.
+
+    Raises:
+        MetricError: As said.
+    """
+    if not isinstance(share, Tensor) and not 0 <= share <= 1:
+        raise MetricError(f"share: `0 <= share <= 1` must hold, but got ({share=}). Give the probability of a flip")
 
 
 def _uphill(model: Model, parameters: Mapping[str, Tensor], x: Tensor, targets: Tensor, loss: Loss) -> Tensor:

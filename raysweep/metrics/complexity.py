@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from raysweep.metrics.attacks import targets_of
+from raysweep.metrics.attacks import checked_targets
 from raysweep.metrics.gradients import input_gradients
 from raysweep.metrics.norms import norms
 from raysweep.metrics.passes import lanes_of, passes
@@ -63,7 +63,8 @@ def complexity(
         positive, and absent for targets of one output that are not all -1 or 1, which have no margin.
 
     Raises:
-        MetricError: Classes are given for a model of one output, or there are no items.
+        MetricError: Classes are given for a model of one output, or are none of its outputs; there are no items; or
+            `initial` is empty or has other names than the parameters.
     """
     found = norms(parameters, initial)
     if targets.is_floating_point() and targets.shape[-1] == 1 and not (targets.abs() == 1).all():
@@ -93,7 +94,7 @@ def margin(
     found = torch.empty(lanes, x.shape[-2], dtype=torch.float64, device=x.device)
     for part in passes(lanes, x, targets, chunk):
         outputs = model(part.of(parameters), part.x).double()
-        wanted = targets_of(part.targets, outputs)
+        wanted = checked_targets(part.targets, outputs)
         if outputs.shape[-1] == 1:
             margins = (outputs * wanted)[..., 0]
         else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from raysweep.metrics.attacks import targets_of
+from raysweep.metrics.attacks import checked_targets
 from raysweep.metrics.passes import lanes_of, passes
 from raysweep.streams import COMPLEXITY, bits
 from raysweep.training.loss import CROSS_ENTROPY, Loss
@@ -57,7 +57,7 @@ def input_gradients(
             outputs = model(part.of(parameters), seen)
         with torch.no_grad():
             # The loss is a mean over these items, and each item's own gradient is wanted.
-            _, downstream = loss.value_and_gradient(outputs.double(), targets_of(part.targets, outputs).double())
+            _, downstream = loss.value_and_gradient(outputs.double(), checked_targets(part.targets, outputs).double())
             ways = [downstream * outputs.shape[1], *_ways(outputs, projections, seed, part.items.start)]
         squares = []
         for way in ways:

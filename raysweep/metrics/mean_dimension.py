@@ -34,7 +34,7 @@ from torch import Tensor
 from raysweep.errors import MetricError
 from raysweep.metrics.changes import Changes, squared_deviations, squared_error, variance_floor
 from raysweep.metrics.measures import Binary, Marginals, Measure
-from raysweep.metrics.stack import Stack, stack_of
+from raysweep.metrics.stack import Stack, stack_of, whole
 from raysweep.metrics.walsh import cube, degrees, walsh
 
 __all__ = ["MeanDimension", "exact_mean_dimension", "mean_dimension"]
@@ -49,7 +49,7 @@ class MeanDimension:
     Attributes:
         value, error: [] pooled over outputs.
         mean, mean_error: [] the mean of the outputs' own.
-        each, each_error: [outputs] each output's own; NaN for an output that is constant.
+        each, each_error: [outputs] each output's own; NaN for an output that is constant, or changes at no point.
         contributions, contributions_error: [inputs] of each input to `value`, which is their sum. Under `pairs` the
             error is an upper bound.
         variance: [outputs] of f.
@@ -109,8 +109,8 @@ def mean_dimension(
         dtype, device: Those of the items; the parameters' own if not given.
 
     Raises:
-        MetricError: f is constant (lanes of a stacked model are NaN instead), returns another shape, or an argument
-            makes no sense.
+        MetricError: f is constant, or no change of an input changes it at any of the points (lanes of a stacked model
+            are NaN instead); f returns another shape or type; or an argument makes no sense.
 
     Example:
         >>> found = mean_dimension(lambda x: x[:, 0] * x[:, 1] + x[:, 2], 3, points=1000)
@@ -119,6 +119,7 @@ def mean_dimension(
     """
     stack = stack_of(f, inputs, parameters, dtype, device)
     measure = measure or Binary()
+    _check_integers(points=points, variance_points=variance_points, seed=seed, chunk=chunk)
     _check(stack, measure, points, variance, variance_points, chunk)
     paired, size = variance == "pairs", chunk or stack.items_per_pass
     changes = Changes.over(stack, measure, seed, points, size, paired)
@@ -152,10 +153,15 @@ def exact_mean_dimension(
         >>> float(exact_mean_dimension(lambda x: x.prod(1), 5).value)
         5.0
     """
-    if not 1 <= inputs <= _MOST_EXACT:
+    if not whole(inputs) or not 1 <= inputs <= _MOST_EXACT:
+        many = whole(inputs) and inputs > _MOST_EXACT
         raise MetricError(
-            f"inputs: `1 <= inputs <= {_MOST_EXACT}` must hold, but got (inputs={inputs}). Use mean_dimension instead"
+            f"inputs: must be an integer with `1 <= inputs <= {_MOST_EXACT}`, but got ({inputs=}). "
+            + ("Use mean_dimension instead" if many else "Give the number of inputs of f, which takes [items, inputs]")
         )
+    _check_integers(chunk=chunk)
+    if chunk is not None and chunk < 1:
+        raise MetricError(f"chunk: `chunk >= 1` must hold, but got ({chunk=}). Leave it out to have it chosen")
     stack, points = stack_of(f, inputs, parameters, dtype, device), 2**inputs
     most = chunk or stack.items_per_pass
     size, spectra, floors = min(most, points), [], []
@@ -193,7 +199,18 @@ def _ratios(changes: Changes, squares: Tensor, evaluations: int, alone: bool) ->
             f"evaluations={evaluations:,}). A constant has no mean dimension; if f is not one, take more points, or "
             "a measure under which it varies"
         )
-    own = torch.where((variance > changes.floor[:, None]) & ~pooled[:, None].isnan(), variance, torch.nan)
+    # The numerator is at least the variance: one of 0 says only that too few points were drawn.
+    changed = total.sum(1) > changes.floor
+    if alone and not changed.all():
+        raise MetricError(
+            "f: an input must change it by a finite amount at one of the points, but got "
+            f"(points={changes.squares.shape[1]:,}, mean_squared_change={total.sum().item():.3g}, "
+            f"variance={variance.sum().item():.3g}). f varies, but changes rarely: take more points, ten times "
+            "as many, say"
+        )
+    pooled = torch.where(changed, pooled, torch.nan)
+    sound = (variance > changes.floor[:, None]) & (total > 0) & ~pooled[:, None].isnan()
+    own = torch.where(sound, variance, torch.nan)
     each, value = total / own, total.sum(1) / pooled
 
     def error(shares: Tensor, ratios: Tensor, pool: bool) -> Tensor:
@@ -221,6 +238,14 @@ def _ratios(changes: Changes, squares: Tensor, evaluations: int, alone: bool) ->
         "variance": variance,
     }
     return MeanDimension(**{name: t[0] if alone else t for name, t in found.items()}, evaluations=evaluations)
+
+
+def _check_integers(**values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and not (whole(value) and -(2**63) <= value < 2**63):
+            raise MetricError(
+                f"{name}: must be a 64-bit integer, but got ({name}={value!r}). Give one, such as {name}=100"
+            )
 
 
 def _check(stack: Stack, measure: Measure, points: int, variance: str, variance_points: int, chunk: int | None) -> None:

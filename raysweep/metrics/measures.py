@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from raysweep.errors import MetricError
 from raysweep.streams import MEAN_DIMENSION, bits, normal, uniform
 
 __all__ = ["Binary", "Gaussian", "Marginals", "Measure", "Uniform"]
@@ -28,16 +30,32 @@ class Measure(Protocol):
         ...
 
 
+def _ordered(measure: Binary | Uniform) -> None:
+    low, high = measure.low, measure.high
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise MetricError(
+            f"measure: `low < high` must hold for finite ends, but got ({low=}, {high=}). Give "
+            f"{type(measure).__name__} the lower end first"
+        )
+
+
 def _counters(items: Tensor, inputs: int) -> tuple[Tensor, Tensor]:
     return items[:, None], torch.arange(inputs, device=items.device)
 
 
 @dataclass(frozen=True)
 class Binary:
-    """Two values, each with probability 1/2; -1 and +1 if not given. Take the extremes of the network's input range."""
+    """Two values, each with probability 1/2; -1 and +1 if not given. Take the extremes of the network's input range.
+
+    Raises:
+        MetricError: low is not below high.
+    """
 
     low: float = -1.0
     high: float = 1.0
+
+    def __post_init__(self) -> None:
+        _ordered(self)
 
     def draw(self, seed: int, use: int, items: Tensor, inputs: int) -> Tensor:
         """See `Measure`."""
@@ -53,10 +71,17 @@ class Binary:
 
 @dataclass(frozen=True)
 class Uniform:
-    """Uniform on an interval; [-1, 1] if not given."""
+    """Uniform on an interval; [-1, 1] if not given.
+
+    Raises:
+        MetricError: low is not below high.
+    """
 
     low: float = -1.0
     high: float = 1.0
+
+    def __post_init__(self) -> None:
+        _ordered(self)
 
     def draw(self, seed: int, use: int, items: Tensor, inputs: int) -> Tensor:
         """See `Measure`."""
@@ -66,10 +91,21 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Normal; standard if not given."""
+    """Normal; standard if not given.
+
+    Raises:
+        MetricError: std is not positive.
+    """
 
     mean: float = 0.0
     std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
+            raise MetricError(
+                f"measure: `std > 0` must hold, and mean be finite, but got (mean={self.mean}, std={self.std}). Give "
+                "the standard deviation of an input"
+            )
 
     def draw(self, seed: int, use: int, items: Tensor, inputs: int) -> Tensor:
         """See `Measure`."""
@@ -83,9 +119,20 @@ class Marginals:
 
     Attributes:
         data: [n, inputs] a tensor, or anything that `torch.as_tensor` takes.
+
+    Raises:
+        MetricError: There are no data, or they have another number of axes.
     """
 
     data: Tensor | Sequence[Sequence[float]]
+
+    def __post_init__(self) -> None:
+        shape = tuple(torch.as_tensor(self.data).shape)
+        if len(shape) != 2 or 0 in shape:
+            raise MetricError(
+                f"measure: the data of Marginals must be [n, inputs] with `n >= 1`, but got (shape={shape}). Give at "
+                "least one item, and flatten each"
+            )
 
     def draw(self, seed: int, use: int, items: Tensor, inputs: int) -> Tensor:
         """See `Measure`."""

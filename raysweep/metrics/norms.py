@@ -13,6 +13,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from raysweep.errors import MetricError
+
 __all__ = ["norms", "squared_norm"]
 
 
@@ -42,7 +44,17 @@ def norms(parameters: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> di
           attention have no such paths.
 
         Without matrices, there are only the first two.
+
+    Raises:
+        MetricError: `initial` is empty, or has other names than the parameters.
     """
+    if not initial or not initial.keys() <= parameters.keys():
+        unknown = ", ".join(sorted(initial.keys() - parameters.keys())) or "none"
+        raise MetricError(
+            "initial: must have the initial values of at least one of the parameters, and of no others, but got "
+            f"({len(initial)} initial values, unknown names: {unknown}). Give the parameters "
+            "as they were before training"
+        )
     own = {name: parameters[name].double() for name in initial}
     start = {name: p.double() for name, p in initial.items()}
     found = {

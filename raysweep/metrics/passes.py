@@ -65,7 +65,15 @@ def passes(lanes: int, x: Tensor, targets: Tensor, chunk: int | None = None) -> 
 
 
 def lanes_of(parameters: Mapping[str, Tensor]) -> int:
-    """The number of lanes of a stack."""
+    """The number of lanes of a stack.
+
+    Raises:
+        MetricError: It has no parameters.
+    """
+    if not parameters:
+        raise MetricError(
+            "parameters: a stacked model must have at least one, but got (0 parameters). Give {name: [lanes, ...]}"
+        )
     return len(next(iter(parameters.values())))
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from raysweep.metrics.attacks import fgsm, flipped, pgd, targets_of
+from raysweep.errors import MetricError
+from raysweep.metrics.attacks import check_ball, check_share, check_steps, checked_targets, fgsm, flipped, pgd
 from raysweep.metrics.passes import lanes_of, passes
 from raysweep.training.loss import CROSS_ENTROPY, Loss
 
@@ -37,12 +38,15 @@ class Attack(Protocol):
 
 @dataclass(frozen=True)
 class FGSM:
-    """See `fgsm`."""
+    """See `fgsm`; what makes no sense is refused here."""
 
     eps: float
     low: float = -1.0
     high: float = 1.0
     loss: Loss = CROSS_ENTROPY
+
+    def __post_init__(self) -> None:
+        check_ball(self.eps, self.low, self.high)
 
     def perturbed(
         self, model: Model, parameters: Mapping[str, Tensor], x: Tensor, targets: Tensor, first: int
@@ -63,6 +67,10 @@ class PGD:
     high: float = 1.0
     loss: Loss = CROSS_ENTROPY
 
+    def __post_init__(self) -> None:
+        check_ball(self.eps, self.low, self.high)
+        check_steps(self.steps, self.step_size)
+
     def perturbed(
         self, model: Model, parameters: Mapping[str, Tensor], x: Tensor, targets: Tensor, first: int
     ) -> Tensor:
@@ -77,6 +85,9 @@ class Flips:
     share: float
     seed: int = 0
     middle: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_share(self.share)
 
     def perturbed(
         self, model: Model, parameters: Mapping[str, Tensor], x: Tensor, targets: Tensor, first: int
@@ -105,7 +116,8 @@ def attacked_errors(
         {name: [lanes], name_se: [lanes]} in float64; NaN for a lane with an output that is NaN.
 
     Raises:
-        MetricError: As for `fgsm`, or there are no items.
+        MetricError: As for `fgsm`; classes are none of the outputs, on any device; there are no items; or a name is
+            that of another attack's standard error.
 
     Example:
         >>> weight, x = torch.tensor([[[2.0, 1.0]]]), torch.tensor([[0.5, 0.5], [0.1, 0.1]])
@@ -116,6 +128,12 @@ def attacked_errors(
         >>> found["clean"].tolist(), found["fgsm"].tolist()
         ([0.0], [0.5])
     """
+    for name in attacks:
+        if f"{name}_se" in attacks:
+            raise MetricError(
+                f"attacks: no name must be that of another with _se, which is its standard error, but got ({name}, "
+                f"{name}_se). Choose another name"
+            )
     lanes, n = lanes_of(parameters), x.shape[-2]
     wrong = {name: torch.zeros(lanes, dtype=torch.float64, device=x.device) for name in attacks}
     for part in passes(lanes, x, targets, chunk):
@@ -126,7 +144,7 @@ def attacked_errors(
                 seen = attack.perturbed(model, own, part.x, part.targets, part.items.start)
             with torch.no_grad():
                 outputs = model(own, seen)
-                wrong[name][part.lanes] += _wrong(outputs, targets_of(part.targets, outputs)).sum(1)
+                wrong[name][part.lanes] += _wrong(outputs, checked_targets(part.targets, outputs)).sum(1)
     found: dict[str, Tensor] = {}
     for name, count in wrong.items():
         share = count / n

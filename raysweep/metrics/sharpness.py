@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from raysweep.metrics.attacks import targets_of
+from raysweep.metrics.attacks import checked_targets
 from raysweep.metrics.norms import squared_norm
 from raysweep.metrics.passes import Pass, lanes_of, passes
 from raysweep.streams import COMPLEXITY, normal
@@ -146,7 +146,7 @@ class _Surface:
         return self.model({**part.of(self.frozen), **own}, part.x)
 
     def _loss(self, outputs: Tensor, part: Pass) -> tuple[Tensor, Tensor]:
-        return self.loss.value_and_gradient(outputs, targets_of(part.targets, outputs).double())
+        return self.loss.value_and_gradient(outputs, checked_targets(part.targets, outputs).double())
 
 
 def _largest_eigenvalue(times: Callable[[Vector], Vector], start: Vector, iterations: int, tolerance: float) -> Tensor:

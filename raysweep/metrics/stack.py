@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,10 +20,9 @@ from raysweep.models.mlp import MLP
 if TYPE_CHECKING:
     from raysweep.models.architecture import Model
 
-__all__ = ["Stack", "stack_of"]
+__all__ = ["Stack", "stack_of", "whole"]
 
 _PASS = {"cpu": (2**23, 2**24), "cuda": (2**29, 2**28)}  # bytes of a pass: in the first layer, or in the inputs
-_ITEM_DEPENDENT = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,20 @@ class Stack:
 
     def values(self, x: Tensor) -> Tensor:
         """[lanes, items, outputs] at x [items, inputs], which all lanes share."""
-        if isinstance(self.model, FirstDense):
-            return self.model.after_first(self.parameters, self._received(x))
-        return self._checked(self.model(self.parameters, x.expand(self.lanes, *x.shape)), len(x))
+        try:
+            if isinstance(self.model, FirstDense):
+                values = self.model.after_first(self.parameters, self._received(x))
+            else:
+                values = self.model(self.parameters, x.expand(self.lanes, *x.shape))
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            if type(error) not in (RuntimeError, IndexError, TypeError, ValueError):  # such as: out of memory
+                raise
+            raise MetricError(
+                f"f: must take items of the given inputs, but got (items={len(x)}, inputs={self.inputs}, "
+                f"dtype={_name(self.dtype)}), at which it raised {type(error).__name__}: {error}. Give the inputs, the "
+                "dtype and the device that f takes"
+            ) from error
+        return self._checked(values, len(x))
 
     def changes(self, x: Tensor, other: Tensor, at_a_time: int) -> Iterator[Tensor]:
         """[lanes, some inputs, items, outputs] f(x with input i of `other`) - f(x), input after input.
@@ -135,13 +146,33 @@ class Stack:
         )
 
     def _checked(self, values: Tensor, items: int) -> Tensor:
+        _require_real(values)
         if values.dim() != 3 or values.shape[:2] != (self.lanes, items):
             raise MetricError(
-                f"f must return one value or one vector per item, but got (items={items}, lanes={self.lanes}, "
+                f"f: must return one value or one vector per item, but got (items={items}, lanes={self.lanes}, "
                 f"shape={tuple(values.shape)}). Return [items] or [items, outputs]; a stacked model, "
                 "[lanes, items, outputs]"
             )
         return values
+
+
+def _lane(values: Tensor) -> Tensor:
+    """[1, items, outputs] from [items] or [items, outputs]."""
+    _require_real(values)
+    return (values[:, None] if values.dim() == 1 else values)[None]
+
+
+def _require_real(values: object) -> None:
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        got = f"dtype={_name(values.dtype)}" if isinstance(values, Tensor) else f"type={type(values).__name__}"
+        raise MetricError(
+            f"f: must return a tensor of floating-point numbers, but got ({got}). Convert what it returns: "
+            f"{'values.double()' if isinstance(values, Tensor) else 'torch.as_tensor(values).double()'}, say"
+        )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
@@ -152,8 +183,7 @@ class _Alone:
     shape: tuple[int, ...]
 
     def __call__(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        values = self.f(x[0].unflatten(1, self.shape))
-        return (values[:, None] if values.dim() == 1 else values)[None]
+        return _lane(self.f(x[0].unflatten(1, self.shape)))
 
 
 @dataclass(frozen=True)
@@ -164,16 +194,14 @@ class _Sequence:
     rest: nn.Sequential
 
     def __call__(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        values: Tensor = self.rest(self.linear(x[0]))
-        return values[None]
+        return _lane(self.rest(self.linear(x[0])))
 
     def first(self, p: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         weight, bias = self.linear.weight, self.linear.bias
         return weight[None], (weight.new_zeros(len(weight)) if bias is None else bias)[None]
 
     def after_first(self, p: Mapping[str, Tensor], z: Tensor) -> Tensor:
-        values: Tensor = self.rest(z[0].T)
-        return values[None]
+        return _lane(self.rest(z[0].T))
 
 
 def stack_of(
@@ -186,23 +214,45 @@ def stack_of(
     """A function, a module or a stacked model as a `Stack`; see `mean_dimension` for the arguments.
 
     Raises:
-        MetricError: A module would drop units, or let items depend on each other.
+        MetricError: The inputs, the parameters or the type make no sense; or a module is in training mode, in which it
+            may drop units, or let items depend on each other.
     """
-    shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
+    shape = _shape(inputs)
     count = int(torch.Size(shape).numel())
+    if parameters is not None and not (parameters and all(p.dim() for p in parameters.values())):
+        raise MetricError(
+            "parameters: a stacked model must have at least one, each with a lane axis first, but got "
+            f"({', '.join(f'{n}: {tuple(p.shape)}' for n, p in parameters.items()) or 'none'}). Leave parameters out "
+            "for a plain function"
+        )
+    if isinstance(f, nn.Module) and any(part.training for part in f.modules()):
+        raise MetricError(
+            f"f: must be a function of one item, but got ({type(f).__name__} in training mode, in which units may be "
+            "dropped and items depend on each other). Call f.eval() first"
+        )
     own = list((parameters or {}).values()) or (list(f.parameters()) if isinstance(f, nn.Module) else [])
     dtype = dtype or (own[0].dtype if own else torch.get_default_dtype())
+    if not dtype.is_floating_point:
+        raise MetricError(f"dtype: must be a floating-point type, but got (dtype={_name(dtype)}). Use torch.float32")
     device = torch.device(device) if device is not None else own[0].device if own else torch.device("cpu")
     if parameters is not None:
         return Stack(f, parameters, len(own[0]), count, dtype, device)
-    if isinstance(f, nn.Module):
-        for part in f.modules():
-            if part.training and isinstance(part, _ITEM_DEPENDENT):
-                raise MetricError(
-                    f"f must be a function of one item, but got ({type(part).__name__} in training mode). "
-                    "Call f.eval() first"
-                )
     return Stack(_alone(f, shape), {}, 1, count, dtype, device)
+
+
+def whole(value: object) -> bool:
+    """Whether a value is an integer, of any library."""
+    return isinstance(value, Integral)
+
+
+def _shape(inputs: int | Sequence[int]) -> tuple[int, ...]:
+    sides = tuple(inputs) if isinstance(inputs, Iterable) else (inputs,)
+    if not sides or not all(whole(side) and side >= 1 for side in sides):
+        raise MetricError(
+            f"inputs: must be a positive integer, or the shape of an item, but got ({inputs=}). Give the number of "
+            "inputs of f, or a shape such as (28, 28)"
+        )
+    return sides
 
 
 def _alone(f: Callable[..., Any], shape: tuple[int, ...]) -> Model:

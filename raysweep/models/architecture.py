@@ -71,11 +71,14 @@ class Architecture:
             )
         side = image[1]
         if self.depth < 1:
-            return f"depth: `depth >= 1` must hold for a {self.kind}, but got (depth={self.depth})"
+            return f"depth: `depth >= 1` must hold for a {self.kind}, but got (depth={self.depth}). Use depth: 1"
         if self.kind == "resnet" and self.activation != "relu":
             return f"activation: a resnet has relu, but got {self.activation}. Leave the axis out"
         if self.kind == "resnet" and side % 2 ** (STAGES - 1):
-            return f"model: a resnet halves images {STAGES - 1} times, but they are {side} pixels wide"
+            return (
+                f"model: a resnet halves images {STAGES - 1} times, but they are {side} pixels wide. Use model: cnn, or "
+                f"images whose width is a multiple of {2 ** (STAGES - 1)}"
+            )
         if self.kind == "vit" and side % self.patch:
             fits = ", ".join(str(p) for p in range(1, side + 1) if side % p == 0)
             return f"patch: must divide the image, but got (patch={self.patch}, pixels={side}). Choose one of {fits}"

@@ -150,6 +150,17 @@ def test_failed_cells_exit_1_and_are_grouped_by_cause(cli: Cli, tmp_path: Path) 
     assert cli("run", file, "--executor", "inline")[0] == 0
 
 
+def test_a_run_without_an_ok_cell_says_why(cli: Cli) -> None:
+    grid = {"width": 6, "dim": 8, "n_train": 20, "bmd_points": 0, "loss": "square", "optimiser": "sgd", "lr": 1e9}
+    file = write("far.yaml", {"name": "far", "experiment": "double_descent", "grid": {**grid, "steps": [5, 6]}})
+    code, out, _ = cli("run", file, "--executor", "inline")
+    assert code == 0
+    assert "0 ok, 2 diverged of 2 cells" in out
+    assert "diverged x 2: loss not finite or above" in out
+    assert "no cell is ok" in out
+    assert "`--retry diverged`" in out
+
+
 ERRORS = {
     "misspelt axis": (
         {"grid": {"n_trian": [1]}},

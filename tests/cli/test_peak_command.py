@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import typer
 
 from raysweep.cli import app
 
@@ -51,3 +52,20 @@ def test_a_maximum_at_the_end_is_an_error(table: Path, capsys: pytest.CaptureFix
     asked(str(table), "--x", "n", "--y", "error", "--by", "model", "--run", "seed", "--where", "n < 150")
     said = capsys.readouterr().out
     assert "model = b:\n  error: The highest mean must lie inside the range of x" in said
+
+
+def test_what_holds_for_several_groups_is_printed_once(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = pl.read_csv(table)
+    none = [row.with_columns(error=pl.lit(None, dtype=pl.Float64)) for row in (rows.head(1), rows.tail(1))]
+    pl.concat([rows, *none]).write_csv(table)
+    options = [str(table), "--x", "n", "--y", "error", "--run", "seed", "--by", "model"]
+    asked(*options)
+    assert capsys.readouterr().out.count("1 of 76 rows without a finite n and error were dropped") == 1
+    pl.concat([rows, none[0]]).write_csv(table)
+    asked(*options)
+    assert "\n  dropped_null: 1 of 76 rows" in capsys.readouterr().out  # of the first group alone
+
+
+def test_intervals_are_not_optional(table: Path) -> None:
+    with pytest.raises(typer.BadParameter, match="greater than or equal to 100"):
+        asked(str(table), "--x", "n", "--y", "error", "--bootstrap", "0")

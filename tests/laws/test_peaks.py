@@ -128,8 +128,10 @@ def test_units_that_share_no_scale_are_drawn_within_their_scale() -> None:
     ("x", "y", "draws", "message"),
     [
         ([1.0, 2.0], [0.0, 1.0], 200, "at least 3 values of x, but there are 2"),
-        ([0.0, 1.0, 2.0], [0.0, 1.0, 0.0], 200, "one positive x and one finite y"),
-        ([1.0, 2.0, 3.0], [0.0, 1.0, 0.0], 50, "at least 100 draws"),
+        ([0.0, 1.0, 2.0], [0.0, 1.0, 0.0], 200, "one positive x and one finite y per point, but got x = 0 at 2 of 6"),
+        ([1.0, 2.0, 3.0], [0.0, np.nan, 0.0], 200, "but got y = nan at 2 of 6 points"),
+        ([1.0, 2.0, 3.0], [0.1, 0.1, 0.1], 200, r"a y whose mean varies, but it is 0\.1 at all 3 values of x\. Choose"),
+        ([1.0, 2.0, 3.0], [0.0, 1.0, 0.0], 50, r"at least 100 draws.*Give bootstrap=1000"),
     ],
 )
 def test_what_makes_no_sense_is_refused(x: list[float], y: list[float], draws: int, message: str) -> None:
@@ -191,3 +193,23 @@ def test_tables_have_peaks_by_group() -> None:
         laws.peak(table(), x="width", y="c", run="seed")
     with pytest.raises(FitError, match="y must be one or more different columns, but got a, a"):
         laws.peak(table(), x="width", y=["a", "a"])
+    with pytest.raises(FitError, match=r"one positive width and one finite a.*width = -1 at 12 of 360"):
+        laws.peak(table().with_columns(width=pl.col("width").replace(X[0], -1.0)), x="width", y="a", run="seed")
+
+
+def test_a_second_hump_within_the_interval_is_named() -> None:
+    rng = np.random.default_rng(3)
+    u = np.log(X / X[0])
+
+    def seen(second: float, noise: float = 0.02) -> Peak:
+        y = np.exp(-((u - u[7]) ** 2)) + second * np.exp(-((u - u[22]) ** 2))
+        y = y + noise * rng.standard_normal((6, 30))
+        return find_peak(np.tile(X, 6), y.ravel(), np.repeat(np.arange(6), 30), 200)
+
+    equal = seen(1.0)
+    assert equal.location_interval[0] < X[8]
+    assert equal.location_interval[1] > X[21]
+    assert "either may be the higher one" in equal.notes["second"]
+    assert "second" not in seen(0.5).notes  # it is lower for sure, and outside of the interval
+    broad = [find_peak(*sample("broad", 6, 0.1, draw), 200) for draw in range(20)]
+    assert sum("second" in one.notes for one in broad) <= 4  # noise has maxima, too, but no deep valleys

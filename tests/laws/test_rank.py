@@ -95,7 +95,9 @@ def test_what_has_no_rank_correlation_is_refused():
     found = rank_correlation(table, x=["x", "flat"], y="y")[0].each
     assert "single value" in found["flat"]
     for options, said in [
-        ({"x": "flat"}, "one of them has a single value"),
+        ({"x": "flat"}, r"but flat is 0 in all 15 rows: it has a single value\. Choose another column"),
+        ({"x": []}, "one or more columns as x, but got none"),
+        ({"level": 95}, r"level=95\. Give bootstrap=1000 and level=0\.95"),
         ({"unit": "few"}, "needs 4 units, but there are 2"),
         ({"x": "z"}, "no column 'z'"),
         ({"where": "y > 100"}, "no row is left|needs 4 units, but there are 0"),

@@ -341,7 +341,7 @@ def test_a_floor_at_zero_is_noted():
         ({"where": "n >>> 3"}, "'n >>> 3' is not a condition"),
         ({"where": "m > 3"}, "'m > 3' is not a condition"),
         ({"where": "n + 3"}, "'n \\+ 3' is not a condition"),
-        ({"where": "n < 0"}, "No rows are left"),
+        ({"where": "n < 0"}, r"No rows are left to fit\. \S"),
         ({"where": "n < 64"}, "at least 3 distinct scales, but got 2"),
         ({"y": "note"}, "Column 'note' must hold numbers, but row 1 of the table holds '\\?'"),
         ({"level": 95}, "level=95"),

@@ -1,10 +1,13 @@
 """Attacks on inputs: closed forms for linear models, stacks, chunks, the error under each attack."""
 
+import math
+
 import pytest
 import torch
 
 from raysweep.errors import MetricError
 from raysweep.metrics.attacks import fgsm, flipped, pgd
+from raysweep.metrics.complexity import complexity
 from raysweep.metrics.robustness import FGSM, PGD, Flips, attacked_errors
 from raysweep.models import Architecture
 from raysweep.models.initial import initial_parameters
@@ -198,3 +201,49 @@ def test_lanes_that_diverged_have_no_error_and_classes_need_outputs():
         pgd(model, own, x, classes, 0.1, steps=0)
     with pytest.raises(MetricError, match=r"n >= 1.*n=0"):
         attacked_errors(model, own, x[:0], classes[:0], ATTACKS)
+
+
+def test_classes_that_are_no_outputs_are_refused():
+    weight, x, y = torch.eye(3)[None], torch.eye(3), torch.tensor([0, 1, 2])
+
+    def model(p, x):
+        return x @ p["w"].transpose(1, 2)
+
+    own = {"w": weight}
+    assert attacked_errors(model, own, x, y, {"clean": None})["clean"].item() == 0
+    for wrong, got in ((y + 7, "from 7 to 9"), (y - 1, "from -1 to 1")):
+        said = rf"0 <= class < 3.*{got}"
+        with pytest.raises(MetricError, match=said):
+            attacked_errors(model, own, x, wrong, {"clean": None})
+        with pytest.raises(MetricError, match=said):
+            fgsm(model, own, x, wrong, 0.1)
+        with pytest.raises(MetricError, match=said):
+            complexity(model, own, own, x, wrong)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: FGSM(-0.1), r"eps >= 0.*eps=-0\.1"),
+        (lambda: PGD(-0.1), r"eps >= 0"),
+        (lambda: PGD(0.1, steps=0), r"steps >= 1"),
+        (lambda: PGD(0.1, step_size=-1.0), r"step_size >= 0.*-1\.0"),
+        (lambda: FGSM(0.1, 1, -1), r"low < high.*low=1, high=-1"),
+        (lambda: Flips(1.5), r"share <= 1.*share=1\.5"),
+        (lambda: Flips(math.nan), r"share=nan"),
+        (lambda: flipped(torch.zeros(1, 1, 2), -0.5), r"share=-0\.5"),
+    ],
+)
+def test_attacks_that_make_no_sense_are_refused(make, said):
+    with pytest.raises(MetricError, match=said):
+        make()
+
+
+def test_names_of_attacks_and_parameters_that_are_missing():
+    x, y = torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(MetricError, match=r"attacks: no name.*\(c, c_se\)"):
+        attacked_errors(lambda p, x: x, {"w": torch.ones(1, 3)}, x, y, {"c": None, "c_se": None})
+    with pytest.raises(MetricError, match=r"parameters: .*0 parameters"):
+        attacked_errors(lambda p, x: x, {}, x, y, {"c": None})
+    with pytest.raises(MetricError, match=r"initial: .*0 initial values"):
+        complexity(lambda p, x: x, {"w": torch.ones(1, 3)}, {}, x, y)

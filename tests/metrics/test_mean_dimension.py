@@ -226,14 +226,16 @@ def test_a_stack_is_measured_as_its_lanes_alone_in_full_forward_passes_of_any_si
 
 def test_a_module_is_measured_as_the_function_that_it_is():
     torch.manual_seed(2)
-    plain = nn.Sequential(nn.Linear(16, 5, bias=False), nn.Tanh(), nn.Linear(5, 2)).double()
-    flat = nn.Sequential(nn.Flatten(), *plain)
+    plain = nn.Sequential(nn.Linear(16, 5, bias=False), nn.Tanh(), nn.Linear(5, 2)).double().eval()
+    flat = nn.Sequential(nn.Flatten(), *plain).eval()
     wanted = mean_dimension(lambda x: plain(x), 16, points=10, dtype=torch.float64)
     assert wanted.value.dtype == torch.float64
     assert_close(mean_dimension(plain, 16, points=10), wanted)
     assert_close(mean_dimension(flat, (4, 4), points=10), wanted)
     assert_close(mean_dimension(lambda x: flat(x), (4, 4), points=10, dtype=torch.float64), wanted)
-    by_rows = nn.Sequential(nn.Linear(4, 5), nn.Flatten(), nn.Linear(20, 2)).double()  # linear in each row of the item
+    by_rows = (
+        nn.Sequential(nn.Linear(4, 5), nn.Flatten(), nn.Linear(20, 2)).double().eval()
+    )  # linear in each row of the item
     assert mean_dimension(by_rows, (4, 4), points=10).value.item() == pytest.approx(1, abs=0.1)
 
 
@@ -276,6 +278,10 @@ def test_a_constant_has_no_mean_dimension(way):
         ({"variance": "pairs", "measure": Gaussian()}, "needs a Binary measure.*measure=Gaussian"),
         ({"measure": Marginals(torch.zeros(5, 8))}, "columns=8, inputs=9"),
         ({"chunk": 1}, "chunk >= 2"),
+        ({"points": 4.0}, r"points: must be a 64-bit integer.*points=4\.0"),
+        ({"seed": 1.5}, r"seed: must be a 64-bit integer.*seed=1\.5"),
+        ({"dtype": torch.int32}, r"dtype: must be a floating-point type.*int32"),
+        ({"parameters": {}}, "parameters: a stacked model must have at least one"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(options, said):
@@ -284,12 +290,74 @@ def test_arguments_that_make_no_sense_are_refused(options, said):
 
 
 def test_functions_that_are_none_of_one_item_are_refused():
-    with pytest.raises(MetricError, match=r"BatchNorm1d in training mode.*eval"):
+    with pytest.raises(MetricError, match=r"Sequential in training mode.*eval"):
         mean_dimension(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), 4)
+    net = nn.Linear(4, 3)  # of an instance that drops units by a function, no module says so
+    with pytest.raises(MetricError, match=r"Linear in training mode.*f\.eval\(\)"):
+        mean_dimension(net, 4)
+    assert mean_dimension(net.eval(), 4).value.item() == pytest.approx(1, abs=0.1)
     with pytest.raises(MetricError, match=r"one value or one vector per item.*shape=\(1, 3, 2\)"):
         mean_dimension(lambda x: x[:3, :2], 4)
-    with pytest.raises(MetricError, match="inputs <= 16"):
+    for f, said in [
+        (lambda x: x[:, 0] > 0, "dtype=bool.*double"),
+        (lambda x: x[:, 0].long(), "dtype=int64"),
+        (lambda x: x[:, 0] + 1j, "dtype=complex64"),
+        (lambda x: x[:, 0].numpy(), r"type=ndarray.*torch\.as_tensor"),
+        (lambda x: x[:, 0].tolist(), "type=list"),
+        (nn.Linear(3, 2).eval(), r"f: must take items.*inputs=4.*cannot be multiplied"),
+        (nn.Sequential(nn.Linear(3, 2)).eval(), r"f: must take items.*inputs=4.*cannot be multiplied"),
+        (lambda x: x[:, 4], r"inputs=4.*out of bounds"),
+    ]:
+        with pytest.raises(MetricError, match=said):
+            mean_dimension(f, 4)
+    for inputs in (0, (2, 0), (), 2.0):
+        with pytest.raises(MetricError, match="inputs: must be a positive integer, or the shape"):
+            mean_dimension(TABLE["cube"][0], inputs)
+    with pytest.raises(MetricError, match=r"inputs <= 16.*inputs=17.*Use mean_dimension"):
         exact_mean_dimension(TABLE["cube"][0], 17)
+    for inputs in (0, (2, 3)):
+        with pytest.raises(MetricError, match=r"inputs <= 16.*Give the number of inputs"):
+            exact_mean_dimension(TABLE["cube"][0], inputs)
+
+
+def test_a_mean_dimension_of_zero_is_never_reported():
+    """The conjunction of ten inputs changes at one point in a hundred: the numerator is at least the variance."""
+
+    def both(x):
+        return (x > 0).all(1).double()
+
+    rare = [seed for seed in range(20) if not Binary().draw(seed, 0, torch.arange(100), 10).sum(1).ge(8).any()]
+    assert 2 < len(rare) < 18
+    for seed in range(20):
+        if seed in rare:
+            with pytest.raises(MetricError, match=r"points=100.*take more points"):
+                mean_dimension(both, 10, seed=seed)
+        else:
+            assert mean_dimension(both, 10, seed=seed).value.item() > 0
+    many = mean_dimension(both, 10, points=5000)
+    assert abs(many.value.item() - 10 / (2 * (1 - 2**-10))) < 4 * many.error.item()
+
+    def stacked(p, x):
+        return torch.stack([both(x[0]), x[1, :, 0].double()])[..., None]
+
+    lanes = mean_dimension(stacked, 10, parameters={"p": torch.zeros(2)}, dtype=torch.float64, seed=rare[0])
+    assert lanes.value.isnan().tolist() == lanes.error.isnan().tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Uniform(1, 0), r"low < high.*low=1, high=0"),
+        (lambda: Binary(1.0, 1.0), r"low < high.*low=1\.0"),
+        (lambda: Gaussian(0, -1), r"std > 0.*std=-1"),
+        (lambda: Gaussian(0, math.nan), r"std > 0.*std=nan"),
+        (lambda: Marginals([]), r"n >= 1.*shape=\(0,\)"),
+        (lambda: Marginals(torch.zeros(3, 2, 2)), r"flatten each"),
+    ],
+)
+def test_measures_that_make_no_sense_are_refused(make, said):
+    with pytest.raises(MetricError, match=said):
+        make()
 
 
 def test_the_pages_example_runs(capsys):
