@@ -269,7 +269,8 @@ def _check(row: Mapping[str, Any]) -> None:
     if row["loss"] == "logistic" and (row["teacher"] != "sign" or row["ridge"] < _LEAST_LOGISTIC):
         raise SweepError(
             f"loss: the logistic loss takes teacher: sign and a ridge of at least {_LEAST_LOGISTIC:g}, without which "
-            f"separable items have no minimum, but got teacher: {row['teacher']} and ridge={row['ridge']:g}"
+            f"separable items have no minimum, but got teacher: {row['teacher']} and ridge={row['ridge']:g}. "
+            "Set both, or use loss: square"
         )
 
 

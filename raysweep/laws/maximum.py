@@ -203,8 +203,8 @@ def _curves(
     mean = total.sum(axis=0) / count.sum(axis=0)
     if np.ptp(mean) <= _ROUNDING * np.abs(mean).max():
         raise FitError(
-            f"A peak takes a {names[1]} whose mean varies, but it is {mean[0]:g} at all {len(scales)} values of "
-            f"{names[0]}. Choose another column or other rows."
+            f"The mean of {names[1]} must vary, but is {mean[0]:g} at all {len(scales)} values of {names[0]}. There "
+            "is no peak to locate. Choose another column or other rows."
         )
     has = (count > 0).astype(np.float64)
     rng = np.random.default_rng(np.random.SeedSequence(seed))

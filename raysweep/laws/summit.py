@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtrit
 
 from raysweep.laws.definition import Array
 from raysweep.laws.draws import Draws
@@ -17,7 +18,7 @@ _CUSP = 0.1  # see `slack`
 _COARSE = 0.5  # of the distance between two scales, as `_CUSP`
 _JUMP = 1.5  # see `slack`
 _STEEPER = 2.0  # times, at most
-_VALLEY = 3.0  # standard errors of its depth above which a valley between two maxima is no noise
+_VALLEY = 0.001  # chance that noise makes a valley as deep, by Student's t: there are many scales to find one at
 _EXACT = 1e-9  # residuals below this share of the curve's range are rounding
 
 
@@ -120,7 +121,7 @@ def coarse(mean: Array, top: int) -> bool:
 
 def second(curves: Curves, top: int, half: int) -> int | None:
     """The highest scale beyond a valley on either side of the peak's window; None if no valley is deeper than noise."""
-    found = []
+    found, most = [], float(stdtrit(curves.units - 1, 1 - _VALLEY))
     for side in (range(top - half - 1, -1, -1), range(top + half + 1, len(curves.x))):
         low = top
         for i in side:  # away from the peak
@@ -128,7 +129,7 @@ def second(curves: Curves, top: int, half: int) -> int | None:
                 low = i
             depth = curves.mean[i] - curves.mean[low]
             error = max((curves.drawn[:, i] - curves.drawn[:, low]).std(), _EXACT * np.ptp(curves.mean))
-            if depth > _VALLEY * error:
+            if depth > most * error:
                 found.append(i)
     return max(found, key=lambda i: curves.mean[i], default=None)
 

@@ -76,8 +76,8 @@ class Architecture:
             return f"activation: a resnet has relu, but got {self.activation}. Leave the axis out"
         if self.kind == "resnet" and side % 2 ** (STAGES - 1):
             return (
-                f"model: a resnet halves images {STAGES - 1} times, but they are {side} pixels wide. Use model: cnn, or "
-                f"images whose width is a multiple of {2 ** (STAGES - 1)}"
+                f"model: a resnet halves images {STAGES - 1} times, but they are {side} pixels wide. Use model: cnn, "
+                f"or images whose width is a multiple of {2 ** (STAGES - 1)}"
             )
         if self.kind == "vit" and side % self.patch:
             fits = ", ".join(str(p) for p in range(1, side + 1) if side % p == 0)
