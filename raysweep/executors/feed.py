@@ -20,6 +20,7 @@ _WAIT = 5.0  # seconds between checks of packs that another driver holds; and ho
 _SURE = 2  # failures from one cause in fresh processes, after which no further run is tried again for that cause
 _SILENCE = 120.0  # seconds without a sign of life after which it is reported
 _SHOWN = 80  # characters of a run's axes in that line
+_ONE_HOST = 3  # times as many failures as usual, where one host of several has been heard of, stop a sweep
 _BAD_LUCK = 30  # times a pack may be lost through no fault of its own, e.g. to preempted nodes
 
 
@@ -140,12 +141,17 @@ class Feed:
         if counts.ok or counts.skipped:
             self._most = None  # runs can succeed, so failures are those of single runs
 
-    def failed(self, reason: str) -> None:
-        """Count the failure of a run. Where all runs fail for one reason, no more are begun."""
+    def failed(self, reason: str, one_host: bool = False) -> None:
+        """Count the failure of a run. Where all runs fail for one reason, no more are begun.
+
+        Args:
+            one_host: Whether all runs that ended were those of one host of several. It may be the host that is bad, and
+                a slow one may yet succeed: that takes more failures.
+        """
         why = cause(reason)
         kind = alike(why)
         self._causes[kind] = self._causes.get(kind, 0) + 1
-        if self._most is None or self._causes[kind] < self._most or self.stopped:
+        if self._most is None or self.stopped or self._causes[kind] < self._most * (_ONE_HOST if one_host else 1):
             return
         self.stopped = f"{self._causes[kind]} runs failed for one reason and none succeeded: {why.rstrip('.')}"
         for pack in self._ready:

@@ -62,6 +62,12 @@ class Hosts:
         if failed and node not in self._held and self._to_blame(node):
             self._set_aside(node, tally)
 
+    def only(self, node: str) -> bool:
+        """Whether no runs have ended on any other node, though there are some that could work."""
+        if any(name != node for name in self._tallies):
+            return False
+        return any(n["Alive"] and n["NodeID"] != node and n["Resources"].get("CPU", 0.0) > 0 for n in ray.nodes())
+
     def _to_blame(self, node: str) -> bool:
         others = [tally for name, tally in self._tallies.items() if name != node and name not in self._held]
         mine = self._tallies[node]

@@ -137,7 +137,7 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
         self.feed.sign(trial.config["pack"].id)
         self.feed.count(counts)
         for reason in result.get("reasons", ()):
-            self.feed.failed(reason)
+            self.feed.failed(reason, self.hosts.only(str(result.get("node", ""))))
         # Whether the process or the host is to blame, a host on which nothing else happens is no good.
         failed = len(result.get("reasons", ())) + int(result.get("doubtful", 0))
         self.hosts.saw(str(result.get("node", "")), counts.ok + counts.skipped, failed)

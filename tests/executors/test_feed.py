@@ -8,6 +8,7 @@ from conftest import FUNCTION_SWEEP
 
 from raysweep.executors import Feed
 from raysweep.executors import feed as module
+from raysweep.executors import hosts as hosts_module
 from raysweep.ledger.log import Ledger
 from raysweep.ledger.rows import Counts, Stamp, failure_rows, row_schema
 from raysweep.pack import Pack, make_pack
@@ -208,3 +209,32 @@ def test_what_another_driver_finished_and_gave_back_is_not_run_again(
     Ledger(store).append(failure_rows(one.runs, schema, Stamp("p", 1, "cpu"), "ok", ""), 1)
     other.release(one.id)
     assert taken(feed).id == two.id
+
+
+def test_failures_of_one_host_of_several_stop_a_sweep_later(tmp_path: Path, pack: Pack) -> None:
+    for one_host, allowed in ((False, 6), (True, 18)):
+        store = Store(str(tmp_path / str(one_host)))
+        feed = Feed([pack], Ledger(store).pending_each, Claims(store, "me"), 3, Given(), most=6)
+        for count in range(1, allowed + 1):
+            assert not feed.stopped, count
+            feed.failed("ValueError: no driver here", one_host)
+        assert feed.stopped.startswith(f"{allowed} runs failed for one reason and none succeeded: ValueError")
+
+
+def test_a_host_is_the_only_one_heard_of_while_others_could_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nodes(*names: str, cpus: float = 2.0) -> None:
+        found = [{"NodeID": name, "Alive": name != "dead", "Resources": {"CPU": cpus}} for name in names]
+        monkeypatch.setattr(hosts_module.ray, "nodes", lambda: found)
+
+    hosts = hosts_module.Hosts(str)
+    nodes("a", "b")
+    assert hosts.only("a")
+    nodes("a", "dead")
+    assert not hosts.only("a")
+    nodes("a", "b", cpus=0.0)  # a head that only manages
+    assert not hosts.only("a")
+    nodes("a", "b")
+    hosts.saw("a", 0, 3)
+    assert hosts.only("a")
+    hosts.saw("b", 0, 1)
+    assert not hosts.only("a")
