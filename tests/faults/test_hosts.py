@@ -32,8 +32,8 @@ def test_a_bad_host_is_set_aside(nodes: Nodes, make_run: Callable[..., Run], tmp
     assert said.count("is set aside") == 1
     frame = pl.read_parquet(run.folder / "store" / "cells.parquet")
     failed = frame.filter(pl.col("status") == "failed")
-    # What fails there in a used process is tried elsewhere, so few of its share of 30 runs are lost; more where the good
-    # host starts late, since nothing is known of it before its first run ends.
+    # What fails there in a used process is tried elsewhere, so few of its share of 30 runs are lost. More are where the
+    # good host starts late, since nothing is known of it before its first run ends.
     assert 1 <= len(failed) < 20
     assert failed["error"].str.contains("no driver here").all()
     assert len(frame) == 60
