@@ -63,6 +63,9 @@ def learning_curves(table: pa.Table, columns: Mapping[str, Column], request: Fit
     *outer, time = [name for name in times if name in varying] or [""]
     if not time:
         return None
+    curves = found.frame.group_by([x, *(name for name in varying if name != time)])
+    if curves.agg(pl.col(time).n_unique())[time].max() == 1:  # other times in other settings are no curve
+        return None
     return Curves(found.frame, x, request.y, time, (*(name for name in varying if name not in times), *outer))
 
 

@@ -11,8 +11,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from raysweep.errors import plain
 
@@ -35,6 +37,7 @@ __all__ = [
 # Okabe & Ito, colour-blind safe.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vPX"
+_DECADES, _NARROW = 40.0, 4.0  # ratios of the ends of a logarithmic axis: above, powers of ten; below, few numbers
 STYLE: Any = {
     "font.size": 9.5,
     "axes.spines.top": False,
@@ -119,7 +122,19 @@ def tame(figure: Figure) -> Figure:
         text.set_text(words)
         if "$" in words:  # the labels of ticks, which are formulas, are not there yet
             text.set_parse_math(False)
+    for axes in figure.axes:
+        for side, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            if side.get_scale() == "log" and 0 < low < high:
+                _tick(side, high / low)
     return figure
+
+
+def _tick(side: Axis, ratio: float) -> None:
+    """Few ticks on a logarithmic axis, in plain numbers where it spans little more than a decade."""
+    side.set_minor_formatter(NullFormatter())
+    if ratio < _DECADES:
+        side.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if ratio > _NARROW else MaxNLocator(4))
+        side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _wrapped(words: str) -> str:
