@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,17 @@ def interval(
         ends = centre + factor * away
     low, high = np.exp(ends) if log else ends
     return np.clip(np.stack([np.minimum(low, value), np.maximum(high, value)]), *bounds)
+
+
+def arguments(description: str | None, out: Path) -> argparse.Namespace:
+    """`--results` (where the stores are), `--out` (made if it is not there) and `--claims` of an analysis."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=out)
+    parser.add_argument("--claims", type=Path, default=CLAIMS)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    return given
 
 
 def measured(window: str, seeds: int, value: Any, ends: Any = (None, None)) -> Measured:

@@ -14,13 +14,12 @@ figure.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from common import CLAIMS, Array, measured, over_seeds, save
+from common import Array, arguments, measured, over_seeds, save
 from matplotlib import pyplot as plt
 
 from raysweep.claims import Claim, Rule, summary, write_claims
@@ -153,6 +152,9 @@ def table(frame: pl.DataFrame) -> pl.DataFrame:
                 ("final_accuracy", values, lambda v: float(v[-1].mean())),
                 ("queries_over_entropy", pair, lambda v, x=x: ratio(x, v)),
             ):
+                if not np.isfinite(statistic(of)):  # the target is never reached
+                    row |= dict.fromkeys((name, f"{name}_low", f"{name}_high"))
+                    continue
                 value, ends = over_seeds(of, statistic, log=name == "queries_over_entropy")
                 known = [float(v) if np.isfinite([value, *ends]).all() else None for v in (value, *ends)]
                 row |= dict(zip((name, f"{name}_low", f"{name}_high"), known, strict=True))
@@ -183,12 +185,7 @@ def draw(frame: pl.DataFrame, file: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--out", type=Path, default=Path("results/oracle"))
-    parser.add_argument("--claims", type=Path, default=CLAIMS)
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
+    given = arguments(__doc__, Path("results/oracle"))
     frame = pl.DataFrame(cells(Store(str(given.results / "oracle_active")))[0]).filter(pl.col("status") == "ok")
     rows = claims(frame)
     write_claims(given.claims / "oracle_active.csv", rows)

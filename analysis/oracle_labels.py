@@ -14,14 +14,13 @@ Writes the claims analysis/claims/oracle_labels.csv (or --claims), labels.csv wi
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import polars as pl
-from common import CLAIMS, Array, measured, over_seeds, save
+from common import Array, arguments, measured, over_seeds, save
 from matplotlib import pyplot as plt
 
 from raysweep.claims import Claim, Rule, summary, write_claims
@@ -150,12 +149,7 @@ def draw(found: Best, aleatoric: dict[float, float], file: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--out", type=Path, default=Path("results/oracle"))
-    parser.add_argument("--claims", type=Path, default=CLAIMS)
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
+    given = arguments(__doc__, Path("results/oracle"))
     frame = pl.DataFrame(cells(Store(str(given.results / "oracle_labels")))[0]).filter(pl.col("status") == "ok")
     frame = frame.with_columns(kind())
     last = frame.filter(pl.col("steps") == pl.col("steps").max())  # measured on the whole evaluation sample

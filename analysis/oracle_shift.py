@@ -14,13 +14,12 @@ Writes the claims analysis/claims/oracle_shift.csv (or --claims), shift.csv with
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import polars as pl
-from common import CLAIMS, Array, measured, over_seeds, save
+from common import Array, arguments, measured, over_seeds, save
 from matplotlib import pyplot as plt
 
 from raysweep.claims import Claim, Rule, summary, write_claims
@@ -151,12 +150,7 @@ def draw(frame: pl.DataFrame, file: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--out", type=Path, default=Path("results/oracle"))
-    parser.add_argument("--claims", type=Path, default=CLAIMS)
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
+    given = arguments(__doc__, Path("results/oracle"))
     frame = pl.DataFrame(cells(Store(str(given.results / "oracle_shift")))[0]).filter(pl.col("status") == "ok")
     frame = chosen(frame)
     rows = claims(frame)

@@ -136,8 +136,10 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
         counts = Counts(*(int(result[s]) for s in STATUSES))
         self.feed.sign(trial.config["pack"].id)
         self.feed.count(counts)
-        for reason in result.get("reasons", ()):
-            self.feed.failed(reason, self.hosts.only(str(result.get("node", ""))))
+        reasons = result.get("reasons", ())
+        one_host = bool(reasons) and self.hosts.only(str(result.get("node", "")))
+        for reason in reasons:
+            self.feed.failed(reason, one_host)
         # Whether the process or the host is to blame, a host on which nothing else happens is no good.
         failed = len(result.get("reasons", ())) + int(result.get("doubtful", 0))
         self.hosts.saw(str(result.get("node", "")), counts.ok + counts.skipped, failed)
