@@ -131,7 +131,7 @@ class Classifier:
         times = sorted({t for i in range(len(pack)) for t in _times(pack.row(i), observed)})
         own_end = np.array(pack.column("steps")) if row["schedule"] == "cosine" else None
         ks = torch.tensor(observed.values("k"), dtype=torch.float64)
-        members = pack.value("members")
+        members, seeds, points = pack.value("members"), pack.column("seed"), int(pack.value("bmd_points"))
         held = {s: HeldOut.draw(pack, world, s, compute, device, members) for s in ("eval", "select")}
         layout, batch = architecture.layout, pack.value("batch")
         step_flops = float(pack.value("members")) * batch * (layout.forward_flops + layout.backward_flops)
@@ -160,7 +160,8 @@ class Classifier:
                     for name, values in held[stream].measure(model, snapshot, sound, items, ks).items():
                         if not (suffix and name == "epistemic_base"):
                             columns[name + suffix] = values
-                columns |= boolean_mean_dimension(model, snapshot, sound, world.dim, int(pack.value("bmd_points")))
+                own = [int(seeds[run]) for run in sound]
+                columns |= boolean_mean_dimension(model, snapshot, sound, own, world.dim, points)
                 evaluation = _evaluated(row, snapshot.step) * layout.forward_flops + _bmd_flops(row, layout, world.dim)
                 spent[sound] += float(pack.value("members")) * evaluation
                 trained = np.where(diverged[here] < 0, snapshot.step, diverged[here])

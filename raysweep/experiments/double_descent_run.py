@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from raysweep.experiment import Context
-from raysweep.experiments.double_descent import METRICS, Work, architecture_of, measures_of, steps_of
-from raysweep.experiments.double_descent_scores import Scores, mean_dimensions
+from raysweep.experiments.double_descent import METRICS, VARIANCE_POINTS, Work, architecture_of, measures_of, steps_of
+from raysweep.experiments.double_descent_scores import Scores
 from raysweep.experiments.double_descent_task import Task, task_of
+from raysweep.experiments.own_inputs import mean_dimensions
 from raysweep.grid.runs import Runs
 from raysweep.metrics.attacks import fgsm
+from raysweep.metrics.measures import Gaussian, Marginals, Measure, Uniform
 from raysweep.models.initial import he_parameters
 from raysweep.streams import member_seed
 from raysweep.training.batches import Batches
@@ -184,7 +186,9 @@ class _Report:
         asked = pack.observed[0]
         self.pack, self.scores, self.initial, self.failed, self.missed = pack, scores, initial, failed, missed
         self.attackable = replace(scores, model=attackable)
-        self.marginals = None if task.marginals is None else torch.from_numpy(task.marginals).to(scores.tests.device)
+        self.measures: dict[str, Measure] = {"uniform": Uniform(), "gaussian": Gaussian()}
+        if task.marginals is not None:
+            self.measures["marginals"] = Marginals(torch.from_numpy(task.marginals).to(scores.tests.device))
         self.own_times = [steps_of(pack.row(i), asked) for i in range(len(pack))]
         self.times = sorted({time for times in self.own_times for time in times})
         self.work = [Work.of(pack.row(i)) for i in range(len(pack))]
@@ -250,9 +254,14 @@ class _Report:
         found["test_loss"], found["test_error"] = scores.tested(own, lanes)
         contributions = None
         if points := int(pack.value("bmd_points")):
-            measures, inputs = measures_of(pack.row(0)), scores.batches.x.shape[1]
-            found |= mean_dimensions(scores.model, own, inputs, points, measures, self.marginals)
-            contributions = found.pop("contributions")
+            every, inputs = pack.column("seed"), scores.batches.x.shape[1]
+            seeds = [int(every[run]) for run in runs]
+            chosen = (scores.model, own, seeds, inputs, points, VARIANCE_POINTS)
+            bits = mean_dimensions(*chosen)
+            found |= {"bmd": bits.value, "bmd_se": bits.error}
+            contributions = bits.contributions
+            for name in measures_of(pack.row(0)):
+                found[f"md_{name}"] = mean_dimensions(*chosen, self.measures[name]).value
         if self.initial:
             found |= self.attackable.complexity(own, {name: p[lanes] for name, p in self.initial.items()}, lanes)
         for name, value in found.items():

@@ -1,8 +1,8 @@
-"""Errors of a stack of networks with and without attacks, and their mean dimensions."""
+"""Losses and errors of a stack of networks, with and without attacks, and measures of their complexity."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -11,20 +11,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from raysweep.experiments.double_descent import MOST_ITEMS, VARIANCE_POINTS
+from raysweep.experiments.double_descent import MOST_ITEMS
 from raysweep.metrics.attacks import fgsm, flipped, pgd
 from raysweep.metrics.complexity import complexity
-from raysweep.metrics.mean_dimension import mean_dimension
-from raysweep.metrics.measures import Gaussian, Marginals, Measure, Uniform
 from raysweep.training.batches import Batches
 from raysweep.training.loss import Loss
 from raysweep.training.optim import Parameters
-from raysweep.training.precision import products
 
 if TYPE_CHECKING:
     from raysweep.models.architecture import Model
 
-__all__ = ["Scores", "mean_dimensions"]
+__all__ = ["Scores"]
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Part: TypeAlias = tuple[Tensor, Tensor]  # x [lanes, some items, inputs], targets [lanes, some items, classes]
@@ -135,24 +132,3 @@ class Scores:
 
 def _classes(outputs: Tensor) -> Tensor:
     return outputs.argmax(-1) if outputs.shape[-1] > 1 else (outputs[..., 0] >= 0).long()
-
-
-def mean_dimensions(
-    model: Model, own: Parameters, inputs: int, points: int, measures: Sequence[str], marginals: Tensor | None
-) -> dict[str, Array]:
-    """{`bmd`, `bmd_se`, `contributions`, `md_` + measure}: [lanes]; contributions [lanes, inputs].
-
-    In float32 at least, and of the same inputs for all lanes: the changes of a rounded output are mostly rounding.
-    """
-    others: Mapping[str, Callable[[], Measure]] = {
-        "uniform": Uniform,
-        "gaussian": Gaussian,
-        "marginals": lambda: Marginals(marginals),  # type: ignore[arg-type]  # images have them
-    }
-    with products("float32"):
-        kind = {"parameters": own, "points": points, "variance_points": VARIANCE_POINTS}
-        bits = mean_dimension(model, inputs, **kind)  # type: ignore[arg-type]
-        found = {"bmd": bits.value, "bmd_se": bits.error, "contributions": bits.contributions}
-        for name in measures:
-            found[f"md_{name}"] = mean_dimension(model, inputs, measure=others[name](), **kind).value  # type: ignore
-    return {name: t.cpu().numpy() for name, t in found.items()}

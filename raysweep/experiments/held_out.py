@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,11 @@ from torch import Tensor
 
 from raysweep.experiment import World
 from raysweep.experiments.classifier_axes import BMD_VARIANCE_POINTS
+from raysweep.experiments.own_inputs import mean_dimensions
 from raysweep.experiments.parts import parts_of
 from raysweep.grid.runs import Runs
 from raysweep.metrics import decompose, expected_calibration_error, pass_at_k, posterior_gap
-from raysweep.metrics.mean_dimension import mean_dimension
 from raysweep.training.loop import Snapshot, forward
-from raysweep.training.precision import products
 
 if TYPE_CHECKING:
     from raysweep.models.architecture import Model
@@ -125,18 +125,21 @@ class HeldOut:
 
 
 def boolean_mean_dimension(
-    model: Model, snapshot: Snapshot, runs: npt.NDArray[np.int64], inputs: int, points: int, seed: int = 0
+    model: Model,
+    snapshot: Snapshot,
+    runs: npt.NDArray[np.int64],
+    seeds: Sequence[int],
+    inputs: int,
+    points: int,
 ) -> dict[str, npt.NDArray[np.float64]]:
     """{`bmd`, `bmd_se`: [runs]} of the outputs, pooled; NaN where there are no points, or a model is constant.
-
-    In float32 at least: the changes of a rounded output are mostly rounding.
 
     Args:
         model: One output vector per item, for lanes that are runs.
         runs: Lanes of the pack that are all in the snapshot.
+        seeds: [runs] of the inputs, which runs of one seed share.
         inputs: Numbers per item.
         points: Points whose inputs are flipped; 0: none.
-        seed: Of the inputs, which all runs share.
     """
     nothing = np.full(len(runs), np.nan)
     if not points or not len(runs):
@@ -144,8 +147,5 @@ def boolean_mean_dimension(
     place = {lane: at for at, lane in enumerate(snapshot.lanes.tolist())}
     slots = torch.tensor([place[run] for run in runs.tolist()], device=snapshot.lanes.device)
     own = {name: p[slots] for name, p in snapshot.parameters.items()}
-    with products("float32"):
-        found = mean_dimension(
-            model, inputs, parameters=own, points=points, variance_points=BMD_VARIANCE_POINTS, seed=seed
-        )
-    return {"bmd": found.value.cpu().numpy(), "bmd_se": found.error.cpu().numpy()}
+    found = mean_dimensions(model, own, seeds, inputs, points, BMD_VARIANCE_POINTS)
+    return {"bmd": found.value, "bmd_se": found.error}

@@ -16,6 +16,7 @@ from raysweep.errors import SweepError
 from raysweep.executors import make_executor
 from raysweep.experiments.double_descent import EXPERIMENT
 from raysweep.experiments.double_descent_task import task_of
+from raysweep.experiments.own_inputs import mean_dimensions
 from raysweep.models import Architecture
 from raysweep.models.initial import he_parameters
 from raysweep.run import run
@@ -191,3 +192,19 @@ def test_what_has_no_meaning_is_refused(grid: dict[str, Any], message: str) -> N
     sweep = from_mapping({"name": "d", "experiment": "double_descent", "grid": {**SMALL, **grid}})
     with pytest.raises(SweepError, match=message):
         EXPERIMENT.check(sweep.runs, None, 0)
+
+
+def test_seeds_are_measured_on_inputs_of_their_own_and_settings_of_a_seed_on_the_same() -> None:
+    """One network on the inputs of many seeds: the standard errors are those of the spread."""
+    own = he_parameters(
+        Architecture("mlp", 16, 1, 8, 1, "tanh"), torch.zeros(1, dtype=torch.int64), torch.float64, "cpu",
+        torch.ones(1).double(),
+    )  # fmt: skip
+    seeds = [0, *range(200)]
+    same = {name: p.expand(len(seeds), *p.shape[1:]).contiguous() for name, p in own.items()}
+    model = Architecture("mlp", 16, 1, 8, 1, "tanh").model("grouped", False)
+    found = mean_dimensions(model, same, seeds, 16, 20, 200)
+    assert found.value[0] == found.value[1]
+    assert len(set(found.value.tolist())) == 200
+    spread = found.value[1:].std(ddof=1)
+    assert 0.8 < spread / np.sqrt((found.error[1:] ** 2).mean()) < 1.25
