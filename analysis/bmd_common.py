@@ -19,7 +19,6 @@ from raysweep.sweep.current import cells
 
 NEEDED = ("bmd", "test_error")
 THRESHOLD = 0.01  # not fitted
-SHARED = "BMD is measured on inputs that all seeds and settings share; the interval leaves out their error"
 
 
 @dataclass(frozen=True)

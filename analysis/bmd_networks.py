@@ -4,8 +4,7 @@
     python analysis/bmd_networks.py [--results results] [--out docs/bmd]
 
 Writes the table of claims analysis/claims/bmd_networks.csv (or --claims), which docs/papers.md shows, and figures, and
-prints the tables of docs/bmd.md. Intervals draw whole seeds. All networks are measured on the same random inputs, so
-that intervals of the mean dimension leave out an error that all seeds share; `bmd_se` of the stores has it. A rise is
+prints the tables of docs/bmd.md. Intervals draw whole seeds, which are measured on random inputs of their own. A rise is
 the largest one of the mean curve over even seeds, measured on odd seeds, so that noise alone does not make one. A
 curve's interpolation threshold is where what is not fitted first falls below 1 %, interpolated in the logarithm: the
 mean training error; for the square loss, the mean training loss over that of predicting 0. Peaks are those of
@@ -26,7 +25,7 @@ import matplotlib as mpl
 import numpy as np
 import polars as pl
 from bmd import STATEMENTS
-from bmd_common import SHARED, Curves, claim_of, printed, read, table, unsupported
+from bmd_common import Curves, claim_of, printed, read, table, unsupported
 from bmd_robustness import axes_of, of_measures, of_measures_of_inputs, of_pixels, of_robustness
 from common import CLAIMS, measured, over_seeds
 from matplotlib import pyplot as plt
@@ -69,14 +68,14 @@ def families(frame: pl.DataFrame) -> list[Curves]:
 def of_curves(one: Curves, id_: str, unit: str, sweep: str, rows: list[Claim]) -> None:
     """H5: whether error and BMD rise, and where BMD peaks beside the threshold; H6: whether the peaks of error and BMD
     stand out from the ends of their curves; H11: where BMD peaks beside the error."""
-    for metric, what, why in (("test_error", "the test error", ""), ("bmd", "BMD", SHARED)):
+    for metric, what in (("test_error", "the test error"), ("bmd", "BMD")):
         if id_ == "H6":
             top = one.summit(metric)
             setting = f"{one.name}: height of the peak of {what} against {unit} above the higher end"
             found = measured(f"{unit} {one.window}", top.units, top.prominence, top.prominence_interval)
         else:
             setting, found = f"{one.name}: largest rise of {what} with {unit}", one.rise(metric)
-        rows.append(claim_of(id_, setting, "", found, Rule("above", 0.0), sweep, why))
+        rows.append(claim_of(id_, setting, "", found, Rule("above", 0.0), sweep))
     part = one if id_ == "H6" else one.beyond()
     bmd, error, window = part.peak("bmd"), part.peak("test_error"), f"{unit} {part.window}"
     if id_ == "H5" and not isinstance(bmd, str):
@@ -84,7 +83,7 @@ def of_curves(one: Curves, id_: str, unit: str, sweep: str, rows: list[Claim]) -
         low, high = bmd.location_interval
         value = measured(window, one.seeds, bmd.location / threshold, (low / ends[1], high / ends[0]))
         setting = f"{one.name}: {unit} of the peak of BMD over the threshold, where 1 % is not fitted"
-        rows.append(claim_of(id_, setting, 1.0, value, Rule("near theory", STEP), sweep, SHARED))
+        rows.append(claim_of(id_, setting, 1.0, value, Rule("near theory", STEP), sweep))
     setting = f"{one.name}: {unit} of the peak of BMD over that of the test error"
     if isinstance(bmd, str) or isinstance(error, str):
         highest, ends = over_seeds(
@@ -93,10 +92,10 @@ def of_curves(one: Curves, id_: str, unit: str, sweep: str, rows: list[Claim]) -
         reasons = [f"{what}: {why}" for what, why in (("BMD", bmd), ("error", error)) if isinstance(why, str)]
         found = measured(window, one.seeds, highest, ends)
         text = f"{one.name}: {unit} of the highest mean of BMD; a peak of both is needed"
-        rows.append(unsupported("H11", text, "none", found, "; ".join([*reasons, SHARED]), sweep))
+        rows.append(unsupported("H11", text, "none", found, "; ".join(reasons), sweep))
         return
     apart = shift(bmd, error)
-    why = f"BMD {_interval(bmd)}, error {_interval(error)}; {SHARED}"
+    why = f"BMD {_interval(bmd)}, error {_interval(error)}"
     value = measured(window, bmd.units, apart.ratio, apart.interval)
     rows.append(claim_of("H11", setting, 1.0, value, Rule("near theory", STEP), sweep, why))
 
@@ -139,8 +138,7 @@ def of_adversarial(frame: pl.DataFrame, rows: list[Claim]) -> pl.DataFrame:
                 value = one.of[metric][-1] - one.of[metric][0]
                 setting = f"{name}: {what} after {one.x[-1]:g} steps on random labels minus without"
                 found = measured(f"steps 0 to {one.x[-1]:g}", one.seeds, *over_seeds(value, np.mean))
-                why = SHARED if metric == "bmd" else ""
-                rows.append(claim_of("H7", setting, "", found, Rule("above", 0.0), "bmd_adversarial", why))
+                rows.append(claim_of("H7", setting, "", found, Rule("above", 0.0), "bmd_adversarial"))
         out.append(table(one, "pretrain").with_columns(task=pl.lit(task)))
     return pl.concat(out, how="diagonal")
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from bmd_common import SHARED, Curves, claim_of, table, unsupported
+from bmd_common import Curves, claim_of, table, unsupported
 from common import Array, measured, over_seeds, save
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from scipy.special import ndtri
 
 from raysweep.claims import Claim, Measured, Rule
 from raysweep.data import images
@@ -59,14 +58,14 @@ def of_robustness(axes: dict[str, pl.DataFrame], rows: list[Claim], figure: Path
             value = ranked(one.of["bmd"], one.of[metric], f"{AXES[axis]} {one.window}")
             setting = f"digits, along {AXES[axis]}: Spearman's correlation of BMD with the error under {what}"
             sweep = "bmd_adversarial" if axis == "pretrain" else "bmd_robustness"
-            claim = claim_of("H8", setting, "", value, Rule("above", 0.0), sweep, SHARED)
+            claim = claim_of("H8", setting, "", value, Rule("above", 0.0), sweep)
             if axis == "weight_decay":
                 rest = ranked(one.of["bmd"][:-1], one.of[metric][:-1], f"{AXES[axis]} {one.x[0]:g} to {one.x[-2]:g}")
                 why = f"without decay {one.x[-1]:g}: {rest}"
                 if Rule("above", 0.0).judge(rest, 0.0) == "reproduced":
-                    claim = claim_of("H8", setting, "", value, Rule("above", 0.0), sweep, f"{why}; {SHARED}")
+                    claim = claim_of("H8", setting, "", value, Rule("above", 0.0), sweep, why)
                 else:
-                    claim = unsupported("H8", setting, "", value, f"one point decides; {why}; {SHARED}", sweep)
+                    claim = unsupported("H8", setting, "", value, f"one point decides; {why}", sweep)
             rows.append(claim)
             _drawn(panel, one, metric, COLOURS[i], AXES[axis])
             panel.set(xlabel="Boolean mean dimension", ylabel=f"error under {what}")
@@ -157,14 +156,14 @@ def of_pixels(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
         found = measured(f"{side} x {side} pixels", one.seeds, *ratio)
         setting = f"digits, width 128, {when}: mean contribution of the two border columns over that of the others"
         rule = Rule("near theory", 0.1) if step == 0 else Rule("below", 1.0)
-        rows.append(claim_of("H9", setting, 1.0 if step == 0 else "", found, rule, "bmd_pixels", SHARED))
+        rows.append(claim_of("H9", setting, 1.0 if step == 0 else "", found, rule, "bmd_pixels"))
         setting = (
             f"digits, width 128, {when}: Spearman's correlation of a pixel's contribution with its standard deviation"
         )
         some = np.repeat(spread[:, None], one.seeds, axis=1)
         value = ranked(values, some, f"{side} x {side} pixels")
         rule = Rule("near theory", 0.25) if step == 0 else Rule("above", 0.0)
-        rows.append(claim_of("H9", setting, 0.0 if step == 0 else "", value, rule, "bmd_pixels", SHARED))
+        rows.append(claim_of("H9", setting, 0.0 if step == 0 else "", value, rule, "bmd_pixels"))
     panels[2].set(title="images", xticks=[], yticks=[])
     shown = panels[2].imshow(spread.reshape(side, side) / 8, cmap="viridis", vmin=0)
     fig.colorbar(shown, ax=panels[2], shrink=0.8, label="standard deviation of the pixel")
@@ -173,33 +172,16 @@ def of_pixels(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
 
 
 def of_ratios(after: pl.DataFrame, rows: list[Claim]) -> None:
-    """H10: the mean dimension of trained networks under other inputs over BMD.
-
-    Both have an error of their inputs that all seeds share. The store has BMD's, `bmd_se`; the other's is taken to be
-    equal. They are added to the interval in quadrature.
-    """
-    bmd, error = after["bmd"].to_numpy(), float(after["bmd_se"].mean())  # type: ignore[arg-type]
+    """H10: the mean dimension of trained networks under other inputs over BMD."""
+    bmd = after["bmd"].to_numpy()
     for name, what in (("md_uniform", "uniform on [-1, 1]"), ("md_gaussian", "standard normal")):
-        ratio = after[name].to_numpy() / bmd
-        value = widened(ratio, error / bmd.mean() * np.hypot(1, ratio.mean()))
+        value = measured("trained networks", len(bmd), *over_seeds(after[name].to_numpy() / bmd, np.mean))
         setting = f"digits, width 128: mean dimension under inputs that are {what} over BMD"
-        why = (
-            "all seeds share the inputs of both; the interval includes their errors, that of the other measure assumed "
-            "to equal BMD's; so small a difference needs inputs drawn for each seed"
-        )
-        rows.append(unsupported("H10", setting, 1.0, value, why, "bmd_pixels"))
+        rows.append(claim_of("H10", setting, 1.0, value, Rule("near theory", 0.05), "bmd_pixels"))
     ratio = (after["md_marginals"].to_numpy() - 1) / (bmd - 1)
-    value = widened(ratio, error / (bmd.mean() - 1) * np.hypot(1, ratio.mean()))
+    value = measured("trained networks", len(bmd), *over_seeds(ratio, np.mean))
     setting = "digits, width 128: mean dimension - 1 under pixel marginals over BMD - 1"
-    why = "pixels differ in their spread; the interval includes the errors of the inputs, which all seeds share"
-    rows.append(claim_of("H10", setting, "", value, Rule("below", 1.0), "bmd_pixels", why))
-
-
-def widened(values: Array, error: float) -> Measured:
-    """The mean over seeds; its interval also holds a standard error that all of them share."""
-    mean, ends = over_seeds(values, np.mean)
-    away = np.hypot(ends - mean, ndtri(0.975) * error)
-    return measured("trained networks", len(values), mean, (mean - away[0], mean + away[1]))
+    rows.append(claim_of("H10", setting, "", value, Rule("below", 1.0), "bmd_pixels", "pixels differ in their spread"))
 
 
 def of_measures_of_inputs(frame: pl.DataFrame, rows: list[Claim]) -> None:
@@ -219,4 +201,4 @@ def of_measures_of_inputs(frame: pl.DataFrame, rows: list[Claim]) -> None:
         text = (
             f"digits, all settings: Spearman's correlation of BMD with the mean dimension under inputs that are {what}"
         )
-        rows.append(claim_of("H10", text, "", found, Rule("above", 0.8), "bmd_robustness", SHARED))
+        rows.append(claim_of("H10", text, "", found, Rule("above", 0.8), "bmd_robustness"))
