@@ -4,7 +4,7 @@
     python analysis/bmd_networks.py [--results results] [--out docs/bmd]
 
 Writes the table of claims analysis/claims/bmd_networks.csv (or --claims), which docs/papers.md shows, and figures, and
-prints the tables of docs/bmd.md. Intervals draw whole seeds, which are measured on random inputs of their own. A rise is
+prints the tables of docs/bmd.md. Intervals draw whole seeds; each is measured on inputs of its own. A rise is
 the largest one of the mean curve over even seeds, measured on odd seeds, so that noise alone does not make one. A
 curve's interpolation threshold is where what is not fitted first falls below 1 %, interpolated in the logarithm: the
 mean training error; for the square loss, the mean training loss over that of predicting 0. Peaks are those of
