@@ -2,7 +2,7 @@
 
     python tests/benchmarks/oracle_real.py STORE [--device cuda] [--train 50000] [--epochs 20] [--seeds 3] [--out DIR]
 
-STORE holds worlds of images, as made by `raysweep oracle fit sweeps/worlds/fashion_mnist.yaml --store STORE`; for each, a
+STORE holds worlds of images, as `raysweep oracle fit sweeps/worlds/fashion_mnist.yaml --store STORE` makes them; for each a
 small residual network is trained twice per seed: on samples of the world with the labels it drew, and on as many real
 training images (or all of them). Both are tested on the real test images, as the world sees images: with dequantisation
 and, where the world has some, Gaussian noise; and without that noise. The first is also tested on 10,000 fresh samples,
