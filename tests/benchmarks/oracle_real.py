@@ -2,12 +2,13 @@
 
     python tests/benchmarks/oracle_real.py STORE [--device cuda] [--train 50000] [--epochs 20] [--seeds 3] [--out DIR]
 
-STORE holds worlds of images, as `raysweep oracle fit sweeps/worlds/fashion_mnist.yaml --store STORE` makes them; for each a
-small residual network is trained twice per seed: on samples of the world with the labels it drew, and on as many real
-training images (or all of them). Both are tested on the real test images, as the world sees images: with dequantisation
-and, where the world has some, Gaussian noise; and without that noise. The first is also tested on 10,000 fresh samples,
-beside the best possible accuracy there. Writes oracle_real-<device>.json and, for each world, <data>.png (upper half of
-each pair of rows: real test images; lower half: samples) beside this file, or into DIR.
+STORE holds worlds of images, as `raysweep oracle fit sweeps/worlds/fashion_mnist.yaml --store STORE` makes them. For
+each world a small residual network is trained twice per seed: on samples with the labels that the world drew, and on as
+many real training images (or all of them), whose noise is drawn again in each epoch. Both are tested on the real test
+images, as the world sees images, with dequantisation and, where the world has some, Gaussian noise; on these without
+Gaussian noise; and on 10,000 fresh samples, beside the best possible accuracy there. Writes oracle_real-<device>.json
+and, for each world, <data>.png (real test images on the left, samples on the right, a row per class) beside this file,
+or into DIR.
 """
 
 from __future__ import annotations
@@ -123,13 +124,13 @@ def accuracy(net: nn.Module, x: Tensor, y: Tensor, device: str) -> float:
 
 
 def grid(real: Real, x: Tensor, y: Tensor, classes: int) -> Image.Image:
-    """Two rows of images per class: real ones, then samples."""
-    shape = channels_and_side(x.shape[1])
+    """A row of images per class: on the left real ones, on the right samples."""
+    channels, side = channels_and_side(x.shape[1])
     rows = []
-    for label in range(min(classes, 10)):
-        for values in ((real.test[0][real.test[1] == label] + 0.5) * (2 / real.levels) - 1, x[y == label]):
-            some = values[:PER_CLASS].unflatten(1, (shape[0], shape[1], shape[1]))
-            rows.append(torch.cat([*some], 2))
+    for label in range(min(classes, PER_CLASS)):
+        both = (real.test[0][real.test[1] == label] + 0.5) * (2 / real.levels) - 1, x[y == label]
+        halves = [torch.cat([*some[:PER_CLASS].unflatten(1, (channels, side, side))], 2) for some in both]
+        rows.append(torch.cat([halves[0], torch.ones(channels, side, side // 2), halves[1]], 2))
     whole = torch.cat(rows, 1).permute(1, 2, 0).expand(-1, -1, 3)
     scaled = ((whole + 1) / 2).clamp(0, 1).mul(255).byte().numpy()
     return Image.fromarray(scaled).resize((2 * scaled.shape[1], 2 * scaled.shape[0]), Image.Resampling.NEAREST)
