@@ -17,6 +17,7 @@ for GPUs of bmd_networks are read from the stores bmd_networks_mnist and so on.
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -105,18 +106,18 @@ def _interval(peak: Peak) -> str:
     return f"{peak.location:.3g} [{low:.3g}, {high:.3g}]"
 
 
-def of_preset(results: Path, preset: str, name: str, rows: list[Claim], out: Path) -> None:
-    """H5 and H11 of a preset for GPUs, where it was run."""
+def of_preset(results: Path, preset: str, name: str, rows: list[Claim]) -> Curves | None:
+    """H5 and H11 of a preset for GPUs, and its curves, where it was run."""
     folder = f"bmd_networks_{preset}"
     if not (results / folder / "ledger").is_dir():
         rows += [Claim(id_, STATEMENTS[id_], name, why=GPU.format(preset)) for id_ in ("H5", "H11")]
-        return
+        return None
     frame = read(results, folder).filter(pl.col("eps") == 0)
     metrics = [*MEASURED, *(["md_marginals"] if preset.startswith("mnist") else [])]
     one = Curves.along(frame, "width", metrics, f"{name}, {frame['n_train'][0]:,} images with 15 % random labels")
     of_curves(one, "H5", "width", f"bmd_networks {preset}", rows)
     printed(one.name, table(one, "width"))
-    draw([one], out / f"networks_{preset}.png")
+    return one
 
 
 def of_adversarial(frame: pl.DataFrame, rows: list[Claim]) -> pl.DataFrame:
@@ -155,15 +156,16 @@ def draw(curves: Sequence[Curves], figure: Path) -> None:
     fig, panels = plt.subplots(lines, len(curves), figsize=size, sharex="col", squeeze=False, layout="constrained")
     colour = dict(zip((name for _, metrics in panels_of for name in metrics), COLOURS, strict=False))
     for column, one in zip(panels.T, curves, strict=True):
-        column[0].set_title(one.name.replace(", ", ",\n", 1), fontsize=8)
+        column[0].set_title(textwrap.fill(one.name, 44), fontsize=8)
         for axis, (label, metrics) in zip(column, panels_of[:lines], strict=True):
             drawn = [name for name in metrics if name in one.of]
             axis.set_visible(bool(drawn))
             for name in drawn:
-                values = one.of[name]
+                measurable = np.isfinite(one.of[name]).all(1)  # a network that is constant under some inputs is not
+                x, values = one.x[measurable], one.of[name][measurable]
                 low, high = over_seeds(values, lambda v: v.mean(-1), bounds=(0, np.inf))[1]
-                axis.plot(one.x, values.mean(1), "o-", ms=3, color=colour[name], label=metrics[name])
-                axis.fill_between(one.x, low, high, color=colour[name], alpha=0.25, lw=0)
+                axis.plot(x, values.mean(1), "o-", ms=3, color=colour[name], label=metrics[name])
+                axis.fill_between(x, low, high, color=colour[name], alpha=0.25, lw=0)
             axis.axvline(one.threshold(one.of["unfitted"]), color="0.6", ls=":", label="threshold")
             axis.set(xscale="log", ylabel=label)
             axis.xaxis.set_major_locator(FixedLocator([w for w in TICKS if one.x[0] <= w <= one.x[-1]]))
@@ -198,8 +200,8 @@ def main() -> None:
             of_curves(one, "H5", "width", "bmd_networks", rows)
             printed(one.name, table(one, "width"))
         draw(curves, asked.out / "networks.png")
-        for preset, name in PRESETS.items():
-            of_preset(results, preset, name, rows, asked.out)
+        large = [of_preset(results, preset, name, rows) for preset, name in PRESETS.items()]
+        draw([one for one in large if one], asked.out / "networks_gpu.png")
         data = Curves.along(
             read(results, "bmd_networks_data"),
             "n_train",
