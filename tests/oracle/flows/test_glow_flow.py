@@ -65,7 +65,9 @@ def test_inverse_and_log_det_are_those_of_autograd(channels: int, side: int, lev
     is_bijection(flow(channels, side, levels), normal(3, channels * side**2), torch.tensor([0, 2, 1]))
 
 
-@pytest.mark.parametrize("part", [Mixing(4), Coupling(4, 6, 1, 3), Step(4, 6, 1, 3)], ids=lambda part: type(part).__name__)
+@pytest.mark.parametrize(
+    "part", [Mixing(4), Coupling(4, 6, 1, 3), Step(4, 6, 1, 3)], ids=lambda part: type(part).__name__
+)
 def test_each_part_is_a_bijection_of_pixels(part: Transform) -> None:
     is_bijection(bent(part), normal(3, 4, 2, 3), torch.tensor([0, 2, 1]))
 
