@@ -82,7 +82,8 @@ class ImageRecipe(Recipe):
 
         if len(data) < self.least_bytes:  # a few words may ask for much
             raise ValueError(f"it has {len(data):,} bytes, but such a flow at least {self.least_bytes:,}")
-        return unpacked(self, type(self).fresh, data, sha, "cuda" if torch.cuda.is_available() else "cpu")
+        devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
+        return unpacked(self, type(self).fresh, data, sha, devices)
 
     def audit(self, world: World, at: Mapping[str, float], items: int) -> Audit:
         from raysweep.oracle.audit import audit

@@ -1,15 +1,14 @@
 """Flows of images against nflows' stock Glow: images per second, likelihood after equal time, sampling, scoring.
 
-    python tests/benchmarks/flows.py --device cuda --data cifar10_jpeg_60k --seconds 120 [--parts training ...] [--out DIR]
+    python tests/benchmarks/flows.py --device cuda --data cifar10_jpeg_60k --seconds 120 [--parts ...] [--out DIR]
 
 --data is digits, or NAME of NAME.npz in the folder RAYSWEEP_DATA. Each part is printed and written to
-flows-<device>.json in DIR (beside this file, if not given) as soon as it is done; parts that are in the file already are
-kept. The parts:
+flows-<device>.json in DIR (beside this file, if not given) as soon as it is done; other parts in the file are kept:
 
-training          images/s of each of --shapes (patch,width,batch; 4 blocks of 4 layers) and the share of 989 TFLOP/s, an
-                  H100's or H200's dense bfloat16. FLOPs are 6 per weight and token and 6 per pair of tokens, channel and
-                  layer (causal attention, forward and backward). A step is the recipe's own (raysweep.oracle.likelihood):
-                  noise, forward, backward, clipping, AdamW, average of the weights
+training          images/s of each of --shapes (patch,width,batch; 4 blocks of 4 layers) and the share of 989 TFLOP/s,
+                  an H100's or H200's dense bfloat16. FLOPs are 6 per weight and token and 6 per pair of tokens, channel
+                  and layer (causal attention, forward and backward). A step is the recipe's own: noise, forward,
+                  backward, clipping, AdamW, average of the weights (raysweep.oracle.likelihood)
 glow              images/s of nflows' stock Glow (3 levels of 8 steps, unconditional, eager, TF32)
 likelihood        bits/dim held out after --seconds of training the flow --flow, compilation included
 glow_likelihood   the same of the stock Glow

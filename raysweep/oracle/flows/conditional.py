@@ -108,7 +108,9 @@ class ConditionalFlow(Flow):  # type: ignore[misc]
 
     def labels(self, y: Tensor, generator: torch.Generator) -> Tensor:
         """[n] labels of items of classes y [n], drawn from the channel."""
-        return y if self.channel is None else torch.multinomial(self.channel[y], 1, generator=generator)[:, 0]
+        if self.channel is None:
+            return y
+        return torch.multinomial(self.channel.to(y.device)[y], 1, generator=generator)[:, 0]
 
 
 def symmetric_channel(classes: int, confusion: float) -> Tensor:

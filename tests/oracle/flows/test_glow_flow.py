@@ -1,4 +1,4 @@
-"""The multiscale flow: a bijection with a true Jacobian at every scale, conditional on the class, trained as any other."""
+"""The multiscale flow: a bijection with a true Jacobian, conditional on the class, and trained as any other."""
 
 from __future__ import annotations
 
