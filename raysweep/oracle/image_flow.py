@@ -30,9 +30,11 @@ class ImageRecipe(Recipe):
 
     audited: ClassVar[Mapping[str, float] | None] = {"temperature": 1.0}
 
-    data: str = Field("digits", description="digits, or NAME of NAME.npz or of a folder, in the folder RAYSWEEP_DATA")
+    data: str = Field(
+        "digits", description="digits, hf:NAME, or NAME of a file or a folder in the folder RAYSWEEP_DATA"
+    )
     side: int = Field(
-        0, ge=0, le=4096, description="of a folder's images, which are scaled to it; others have their own"
+        0, ge=0, le=4096, description="of images in files of their own, which are scaled to it; others have theirs"
     )
     noise: float = Field(0.0, ge=0, le=100, description="std of Gaussian noise added to images scaled to [-1, 1]")
     confusion: float = Field(0.0, ge=0, lt=1, description="chance that a label is one of the other classes")
