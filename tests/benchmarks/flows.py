@@ -16,16 +16,20 @@ scoring           seconds for the posterior of images, one pass per class, in fl
                   labels of drawn items follow it (the audit's checks of calibration); then of --scored images in the
                   fastest precision whose labels do
 sampling          seconds for --samples images, token by token; and of 256 so and all tokens at once (Jacobi, 1e-4)
-own_glow          images/s of our kind `glow` of the stock one's size, conditional, compiled, bfloat16; and
-profile           kernels of a training step by their time; neither is run unless asked for
+These are not run unless asked for:
 
-Scoring and sampling take the flow that `likelihood` trained in the same call, or train one for at most 30 s.
+own_glow          images/s of our kind `glow` of the stock one's size, conditional, compiled, bfloat16
+profile           kernels of a training step by their time
+world             seconds for sampling and for scoring 16,384 images as a world does, in float64, on one GPU and on all
+
+Scoring, sampling and world take the flow that `likelihood` trained in the same call, or train one for at most 30 s.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import math
 import platform
@@ -39,6 +43,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -51,6 +56,7 @@ from flows_rival import HIDDEN, LAYERS, LEVELS, STEPS, Rival  # noqa: E402
 from raysweep.experiment import Sample  # noqa: E402
 from raysweep.oracle import likelihood  # noqa: E402
 from raysweep.oracle.audit import calibration  # noqa: E402
+from raysweep.oracle.flow_world import FlowWorld  # noqa: E402
 from raysweep.oracle.flows.autoregressive import Autoregressive, Jacobi  # noqa: E402
 from raysweep.oracle.flows.block import compile_blocks  # noqa: E402
 from raysweep.oracle.flows.conditional import ConditionalFlow  # noqa: E402
@@ -62,7 +68,7 @@ from raysweep.training.precision import products  # noqa: E402
 DENSE = 989e12  # FLOP/s of bfloat16
 SHAPES = ("4,256,512", "4,512,512", "2,512,256", "2,1024,128")
 PARTS = ("training", "glow", "likelihood", "glow_likelihood", "scoring", "sampling")
-MORE = ("own_glow", "profile")
+MORE = ("own_glow", "profile", "world")
 GOAL = 3.10  # bits/dim of the likelihood part on cifar10_jpeg_60k
 
 
@@ -276,8 +282,7 @@ def scoring(bench: Bench, flow: ConditionalFlow) -> dict[str, Any]:
     with products("float32"):
         x, y = drawn(bench, flow, n)
     few = x[:200]
-    exact = flow.double().log_posterior(few.double())
-    flow.float()
+    exact = copy.deepcopy(flow).double().log_posterior(few.double())
     if bench.cuda:
         compile_blocks(flow)
     found: dict[str, Any] = {"classes": flow.classes, "images": n, "precisions": {}}
@@ -337,6 +342,25 @@ def sampling(bench: Bench, flow: ConditionalFlow) -> dict[str, Any]:
     return {**found, "images": bench.samples, "seconds": spent, "finite": bool(x.isfinite().all())}
 
 
+def world(bench: Bench, flow: ConditionalFlow) -> list[dict[str, Any]]:
+    exact = copy.deepcopy(flow).double()
+    exact.at_once = min(bench.at_once, 2048)
+    others = [f"cuda:{i}" for i in range(1, torch.cuda.device_count())] if bench.cuda else ["cpu"]
+    copies = tuple(copy.deepcopy(exact).to(device) for device in others)
+    n, found, first = (16_384 if bench.cuda else 4_096), [], None
+    for several in [(), copies] if copies else [()]:
+        own = FlowWorld(exact, bench.recipe(bench.flow), "0" * 16, bench.device, several)
+        own.sample(2048 * (1 + len(several)), "warm")
+        sample, both = bench.timed_call(lambda own=own: own.draw(n, "timed", 1.0))
+        log_r, scored = bench.timed_call(lambda own=own, sample=sample: own.log_posterior(sample.x))
+        first = log_r if first is None else first
+        apart = float(np.abs(np.exp(log_r) - np.exp(first)).max())
+        row = {"devices": 1 + len(several), "images": n, "sampling_seconds": both - scored, "scoring_seconds": scored}
+        found.append({**row, "largest_difference_of_posterior": apart})
+        print(found[-1], flush=True)
+    return found
+
+
 def profile(bench: Bench) -> list[dict[str, Any]]:
     """Time of each kernel in five steps, the longest first."""
     own = bench.recipe(bench.flow)
@@ -391,6 +415,11 @@ def main() -> None:
         "own_glow": own_glow,
         "profile": profile,
     }
+    trained_parts: dict[str, Callable[[Bench, ConditionalFlow], Any]] = {
+        "scoring": scoring,
+        "sampling": sampling,
+        "world": world,
+    }
     for part in sorted(parts, key=[*PARTS, *MORE].index):
         begun = time.perf_counter()
         if part in simple:
@@ -400,7 +429,7 @@ def main() -> None:
         else:
             if flow is None:
                 flow, _ = fitted(bench, min(bench.seconds, 30.0))
-            result = {"flow": bench.flow, **(scoring if part == "scoring" else sampling)(bench, flow)}
+            result = {"flow": bench.flow, "result": trained_parts[part](bench, flow)}
         found[part] = {"date": date.today().isoformat(), "took": time.perf_counter() - begun, "found": result}
         print(part, json.dumps(found[part]), flush=True)
         file.write_text(json.dumps(found, indent=1) + "\n")
