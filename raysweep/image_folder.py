@@ -116,15 +116,15 @@ def decoded(files: Files, side: int) -> tuple[Bytes, npt.NDArray[np.int64], int,
     Raises:
         SweepError: none can be read.
     """
-    mode = "L" if channels(files) == 1 else "RGB"
+    planes = channels(files)
+    mode = "L" if planes == 1 else "RGB"
+    x, good = np.empty((len(files.y), planes * side**2), np.uint8), np.zeros(len(files.y), bool)
     with ThreadPoolExecutor() as pool:
-        found = list(pool.map(lambda i: _decoded(files.paths[i], mode, side), range(len(files.paths))))
-    good = [i for i, one in enumerate(found) if one is not None]
-    skipped = tuple(files.paths[i].name for i, one in enumerate(found) if one is None)
-    x = np.stack([one for one in found if one is not None])  # [n, side, side], or with channels last
-    by_channel = np.moveaxis(x, 3, 1) if x.ndim == 4 else x
-    flat = np.ascontiguousarray(by_channel).reshape(len(x), -1)
-    return flat, files.y[good], sum(i < files.train for i in good), skipped
+        for i, one in enumerate(pool.map(lambda i: _decoded(files.paths[i], mode, side), range(len(files.y)))):
+            if one is not None:  # [side, side], or with channels last
+                x[i], good[i] = np.moveaxis(np.atleast_3d(one), 2, 0).ravel(), True
+    skipped = tuple(files.paths[i].name for i in np.flatnonzero(~good).tolist())
+    return (x[good] if skipped else x), files.y[good], int(good[: files.train].sum()), skipped
 
 
 def _classes(folder: Path) -> list[str]:

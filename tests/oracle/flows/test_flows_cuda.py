@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -51,3 +52,13 @@ def test_training_on_a_gpu_finds_what_the_cpu_finds(plain: ImageRecipe, precisio
     assert on_gpu.bits == pytest.approx(on_cpu.bits, abs=0.05)  # noise differs between devices
     start = bits_per_dim(plain, plain.fresh().double(), "cpu")
     assert on_gpu.bits < start.bits - 0.1
+
+
+def test_a_world_with_a_channel_is_sampled_on_every_gpu() -> None:
+    recipe = RECIPE.model_copy(update={"confusion": 0.2, "steps": 5})
+    world = recipe.load(weights_of(trained(recipe, None, lambda _: None, "cuda")), "0" * 16)
+    sample = world.sample(5000, "channel")
+    assert len(world.copies) == torch.cuda.device_count() - 1  # type: ignore[attr-defined]
+    again = world.log_posterior(sample.x)  # type: ignore[attr-defined]
+    assert abs(again - sample.log_posterior).max() < 1e-9
+    assert abs(np.exp(sample.log_posterior).sum(1) - 1).max() < 1e-12
