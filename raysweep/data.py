@@ -2,7 +2,9 @@
 
 Other images are in the folder that the environment variable RAYSWEEP_DATA names: NAME.npz with x_train, y_train, x_test
 and y_test (uint8, [n, height, width] or [n, height, width, 3]), or with images as JPEG (header, payload, lengths,
-labels; the last 10,000 are for testing); or a folder NAME with a folder of image files per class.
+labels; the last 10,000 are for testing); NAME.parquet with the columns x (a list of numbers per image, channel by
+channel), y (its class) and test (whether it is for testing); or a folder NAME with a folder of image files per class.
+`hf:NAME` is a data set of Hugging Face.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from raysweep import image_folder
+from raysweep import hub, image_folder
 from raysweep.errors import SweepError, nearest
+from raysweep.image_folder import Files
 
 __all__ = [
     "DATASETS",
@@ -72,7 +75,7 @@ class Images:
         y: [n] class of each image, 0 to `classes` - 1.
         train: How many are for training; the others are for testing.
         levels: Number of grey levels, the range of uniform dequantisation.
-        skipped: Files that could not be read.
+        skipped: Names of files that could not be read.
     """
 
     x: Bytes
@@ -80,7 +83,7 @@ class Images:
     classes: int
     train: int
     levels: int = _GREY
-    skipped: tuple[Path, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     def standardised(self) -> npt.NDArray[np.float32]:
         """[n, ...] each channel with mean 0 and variance 1 over the training images."""
@@ -118,16 +121,15 @@ def load(name: str) -> Dataset:
 
 @cache
 def images(name: str, side: int = 0) -> Images:
-    """Images by name: `digits`, or a file or folder in the folder RAYSWEEP_DATA.
+    """Images by name: `digits`, a file or folder in the folder RAYSWEEP_DATA, or `hf:NAME`.
 
     Args:
-        side: Height and width, of a folder's images alone; others have their own.
+        side: Height and width, of images in files of their own; others have theirs.
 
     Raises:
         SweepError: there is no such file, it is of another kind, or has other images than of this side.
     """
-    if folder := _folder(name, side):
-        files = image_folder.listed(folder)
+    if files := _files(name, side):
         x, y, train, skipped = image_folder.decoded(files, side)
         return Images(x, y, len(files.classes), train, skipped=skipped)
     if name == "digits":
@@ -142,6 +144,8 @@ def images_in(file: Path) -> Images:
     Raises:
         SweepError: it is of another kind.
     """
+    if file.suffix == ".parquet":
+        return _in_parquet(file)
     with np.load(file) as arrays:
         if _of_jpeg(arrays):
             x, y = _decoded(arrays["header"], arrays["payload"], arrays["lengths"]), arrays["labels"]
@@ -181,29 +185,31 @@ def fingerprint(name: str) -> str:
     """
     if name == "digits":
         return load(name).sha256
-    if _is_folder(name):
-        return image_folder.digest(image_folder.listed(_place(name)))
+    if files := _listed(name):
+        return image_folder.digest(files)
     with open(_file(name), "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @cache
 def image_shape(name: str, side: int = 0) -> ImageShape:
-    """What a plan must know about `images(name, side)`, without decoding all of them. Of a folder, unreadable files
-    are counted.
+    """What a plan must know about `images(name, side)`, without decoding all of them. Unreadable files are counted.
 
     Raises:
         SweepError: as for `images`.
     """
-    if folder := _folder(name, side):
-        files = image_folder.listed(folder)
+    if files := _files(name, side):
         return ImageShape(
             image_folder.channels(files) * side**2, len(files.classes), files.train, len(files.y) - files.train
         )
     if name == "digits":
         found = images(name)
         return ImageShape(found.x.shape[1], found.classes, found.train, len(found.y) - found.train)
-    with np.load(_file(name)) as arrays:
+    file = _file(name)
+    if file.suffix == ".parquet":
+        found = _in_parquet(file)
+        return ImageShape(found.x.shape[1], found.classes, found.train, len(found.y) - found.train)
+    with np.load(file) as arrays:
         if _of_jpeg(arrays):
             one = _decoded(arrays["header"], arrays["payload"], arrays["lengths"][:1])
             y = arrays["labels"]
@@ -221,34 +227,65 @@ def _is_folder(name: str) -> bool:
     return bool(os.environ.get("RAYSWEEP_DATA")) and name.isidentifier() and _place(name).is_dir()
 
 
-def _folder(name: str, side: int) -> Path | None:
-    """The folder of a name, if it is one.
+def _listed(name: str) -> Files | None:
+    """The files of a name, if each of its images is a file."""
+    if name.startswith(hub.PREFIX):
+        return hub.listed(name)
+    return image_folder.listed(_place(name)) if _is_folder(name) else None
+
+
+def _files(name: str, side: int) -> Files | None:
+    """As `_listed`.
 
     Raises:
         SweepError: a side is missing, or given for what has its own.
     """
-    if not _is_folder(name):
-        if side:
-            raise SweepError(
-                f"side: is given for folders of images, which are scaled to it, but got (side={side}) for {name!r}, "
-                "whose images have their own. Leave it out"
-            )
-        return None
-    if side < 1:
-        raise SweepError(f"side: must be given for a folder of images, but got (data={name!r}, side={side}). Say 64")
-    return _place(name)
+    files = _listed(name)
+    if files is None and side:
+        raise SweepError(
+            f"side: is given for images in files of their own, which are scaled to it, but got (side={side}) for "
+            f"{name!r}, whose images have theirs. Leave it out"
+        )
+    if files and side < 1:
+        raise SweepError(
+            f"side: must be given for images in files of their own, but got (data={name!r}, side={side}). Say 64"
+        )
+    return files
 
 
 def _file(name: str) -> Path:
     """The file of a name in the folder RAYSWEEP_DATA."""
     folder = os.environ.get("RAYSWEEP_DATA", "")
-    file = Path(folder) / f"{name}.npz"
-    if not name.isidentifier() or not folder or not file.is_file():
+    for ending in ("npz", "parquet") if name.isidentifier() and folder else ():
+        if (file := Path(folder) / f"{name}.{ending}").is_file():
+            return file
+    raise SweepError(
+        f"data: must be digits or NAME for a file NAME.npz or NAME.parquet in the folder RAYSWEEP_DATA, but got "
+        f"(data={name!r}, RAYSWEEP_DATA={folder!r}). Set the variable to the folder that holds the file"
+    )
+
+
+@cache
+def _in_parquet(file: Path) -> Images:
+    from pyarrow import ArrowException, compute, parquet
+
+    try:
+        table = parquet.read_table(file, columns=["x", "y", "test"])
+        x, y, test = (table[name].combine_chunks() for name in ("x", "y", "test"))
+        if len(sizes := compute.unique(compute.list_value_length(x))) != 1:
+            raise ValueError(f"lists of x have {len(sizes)} lengths")
+        flat, labels = x.flatten().to_numpy(zero_copy_only=False), y.to_numpy(zero_copy_only=False)
+        if flat.dtype.kind not in "iu" or flat.min() < 0 or flat.max() >= _GREY or labels.dtype.kind not in "iu":
+            raise ValueError(f"x holds {flat.dtype} from {flat.min()} to {flat.max()}, y {labels.dtype}")
+        held = test.to_numpy(zero_copy_only=False).astype(bool)
+    except (ArrowException, KeyError, TypeError, ValueError, AttributeError) as error:
         raise SweepError(
-            f"data: must be digits or NAME for a file NAME.npz in the folder RAYSWEEP_DATA, but got (data={name!r}, "
-            f"RAYSWEEP_DATA={folder!r}). Set the variable to the folder that holds the file"
-        )
-    return file
+            f"data: a parquet file of images must have the columns x (for each image a list of as many numbers, 0 to "
+            f"255), y (integers) and test (booleans), but {file} has not: {' '.join(str(error).split())}. Write it so"
+        ) from error
+    order = np.argsort(held, kind="stable")
+    shaped = flat.astype(np.uint8).reshape(len(labels), -1)
+    return Images(shaped[order], labels[order].astype(np.int64), int(labels.max()) + 1, int((~held).sum()))
 
 
 def _of_jpeg(arrays: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,15 +20,23 @@ import numpy.typing as npt
 
 from raysweep.errors import SweepError
 
-__all__ = ["Files", "channels", "decoded", "digest", "listed"]
+__all__ = ["TESTS", "Encoded", "Files", "channels", "decoded", "digest", "listed"]
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 _ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"))
 _TEST_SHARE = 6  # one in so many, where nobody says which are for testing
-_TESTS = ("test", "val", "valid", "validation")
+TESTS = ("test", "val", "valid", "validation")  # names of a part for testing
 _GREY = ("1", "L", "LA", "I", "I;16", "F")  # Pillow's modes
 _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, MemoryError)  # what Pillow raises for what it cannot read
+
+
+class Encoded(io.BytesIO):
+    """A file of an image in memory, with a name."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
 
 
 @dataclass(frozen=True)
@@ -35,13 +44,13 @@ class Files:
     """The files of a folder, those for training first, each in the order of their names.
 
     Attributes:
-        paths: Where they are.
+        paths: Where they are, or the files themselves.
         y: [n] the class of each.
         train: How many are for training.
         classes: Names of the classes.
     """
 
-    paths: tuple[Path, ...]
+    paths: Sequence[Path | Encoded]
     y: npt.NDArray[np.int64]
     train: int
     classes: tuple[str, ...]
@@ -54,7 +63,7 @@ def listed(folder: Path) -> Files:
         SweepError: it has no classes, or a class of the one part that the other lacks.
     """
     parts = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
-    test = next((parts[name] for name in _TESTS if name in parts), None)
+    test = next((parts[name] for name in TESTS if name in parts), None)
     if "train" in parts and test is not None:
         names = _classes(parts["train"])
         if extra := sorted({*_classes(test)} - {*names}):
@@ -79,7 +88,7 @@ def digest(files: Files) -> str:
     whole = hashlib.sha256(f"{files.train} {files.classes}".encode())
     for path, label in zip(files.paths, files.y.tolist(), strict=True):
         whole.update(f"\n{label} {path.name} ".encode())
-        with open(path, "rb") as stream:
+        with open(path, "rb") if isinstance(path, Path) else path as stream:
             whole.update(hashlib.file_digest(stream, "sha256").digest())
     return whole.hexdigest()
 
@@ -95,25 +104,27 @@ def channels(files: Files) -> int:
     for path in files.paths:
         with contextlib.suppress(*_UNREADABLE), Image.open(path) as opened:
             return 1 if opened.mode in _GREY else 3
-    raise SweepError(f"data: images must be readable, but none of {len(files.paths)} is; the first is {files.paths[0]}")
+    raise SweepError(
+        f"data: images must be readable, but none of {len(files.paths)} is; the first is {files.paths[0].name}"
+    )
 
 
-def decoded(files: Files, side: int) -> tuple[Bytes, npt.NDArray[np.int64], int, tuple[Path, ...]]:
-    """x [n, channels * side^2] channel by channel, y [n], how many are for training, and the files that are unreadable,
-    which are left out.
+def decoded(files: Files, side: int) -> tuple[Bytes, npt.NDArray[np.int64], int, tuple[str, ...]]:
+    """x [n, channels * side^2] channel by channel, y [n], how many are for training, and the names of the files that
+    are unreadable, which are left out.
 
     Raises:
         SweepError: none can be read.
     """
-    mode = "L" if channels(files) == 1 else "RGB"
+    planes = channels(files)
+    mode = "L" if planes == 1 else "RGB"
+    x, good = np.empty((len(files.y), planes * side**2), np.uint8), np.zeros(len(files.y), bool)
     with ThreadPoolExecutor() as pool:
-        found = list(pool.map(lambda path: _decoded(path, mode, side), files.paths))
-    good = [i for i, one in enumerate(found) if one is not None]
-    skipped = tuple(path for path, one in zip(files.paths, found, strict=True) if one is None)
-    x = np.stack([one for one in found if one is not None])  # [n, side, side], or with channels last
-    by_channel = np.moveaxis(x, 3, 1) if x.ndim == 4 else x
-    flat = np.ascontiguousarray(by_channel).reshape(len(x), -1)
-    return flat, files.y[good], sum(i < files.train for i in good), skipped
+        for i, one in enumerate(pool.map(lambda i: _decoded(files.paths[i], mode, side), range(len(files.y)))):
+            if one is not None:  # [side, side], or with channels last
+                x[i], good[i] = np.moveaxis(np.atleast_3d(one), 2, 0).ravel(), True
+    skipped = tuple(files.paths[i].name for i in np.flatnonzero(~good).tolist())
+    return (x[good] if skipped else x), files.y[good], int(good[: files.train].sum()), skipped
 
 
 def _classes(folder: Path) -> list[str]:
@@ -132,7 +143,7 @@ def _is_held(path: Path, folder: Path) -> bool:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) % _TEST_SHARE == 0
 
 
-def _decoded(path: Path, mode: str, side: int) -> Bytes | None:
+def _decoded(path: Path | Encoded, mode: str, side: int) -> Bytes | None:
     """[side, side], or [side, side, 3] under RGB; None for a file that is no image."""
     from PIL import Image, ImageOps
 

@@ -4,7 +4,9 @@ import hashlib
 import io
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from raysweep import data
 from raysweep.errors import SweepError
@@ -74,10 +76,45 @@ def test_images_may_be_jpeg_that_share_a_header(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("absent", "NAME.npz in the folder"), ("other", "must be x_train"), ("../x", "NAME")]
+    ("name", "said"),
+    [("absent", r"NAME\.npz or NAME\.parquet in the folder"), ("other", "must be x_train"), ("../x", "NAME")],
 )
 def test_a_file_that_is_not_of_images_is_refused(tmp_path, monkeypatch, name, said):
     monkeypatch.setenv("RAYSWEEP_DATA", str(tmp_path))
     np.savez(tmp_path / "other.npz", z=np.zeros(3))
     with pytest.raises(SweepError, match=said):
         data.image_shape(name)
+
+
+def table(**columns):
+    images = [[0, 1, 2, 255], [9, 9, 9, 9], [4, 5, 6, 7]]
+    return pa.table({"x": images, "y": [1, 0, 2], "test": [True, False, False], **columns})
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.int64()), pa.list_(pa.uint8()), pa.list_(pa.uint8(), 4)], ids=str)
+def test_images_may_be_lists_in_a_parquet_file(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("RAYSWEEP_DATA", str(tmp_path))
+    parquet.write_table(table(x=table()["x"].cast(kind)), tmp_path / "listed.parquet")
+    data.images.cache_clear()
+    data.image_shape.cache_clear()
+    found = data.images("listed")
+    assert found.x.tolist() == [[9, 9, 9, 9], [4, 5, 6, 7], [0, 1, 2, 255]]  # those for training first
+    assert found.x.dtype == np.uint8
+    assert (found.y.tolist(), found.classes, found.train) == ([0, 2, 1], 3, 2)
+    assert data.image_shape("listed") == data.ImageShape(4, 3, 2, 1)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"x": [[0, 1], [2, 3, 4, 5, 6, 7], [8, 9, 0, 1]]},
+        {"x": [[0, 256], [0, 0], [0, 0]]},
+        {"x": [[0.5, 1.0], [0.0, 0.0], [0.0, 0.0]]},
+        {"x": [1, 2, 3]},
+        {"y": [1.5, 0.0, 2.0]},
+    ],
+)
+def test_a_parquet_file_that_holds_no_images_is_refused(tmp_path, columns):
+    parquet.write_table(table(**columns), tmp_path / "odd.parquet")
+    with pytest.raises(SweepError, match=r"must have the columns x .*odd\.parquet has not"):
+        data.images_in(tmp_path / "odd.parquet")

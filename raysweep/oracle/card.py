@@ -49,7 +49,7 @@ def _skipped(recipe: Recipe) -> list[str]:
     known = recipe.model_dump()
     if not known.get("side"):
         return []
-    return [path.name for path in data.images(str(known["data"]), int(known["side"])).skipped]
+    return list(data.images(str(known["data"]), int(known["side"])).skipped)
 
 
 def _bits(point: Mapping[str, Any]) -> str:

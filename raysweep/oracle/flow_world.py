@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
+from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -21,6 +24,8 @@ __all__ = ["FlowWorld", "WorldFlow", "packed", "unpacked"]
 
 _CHUNK = 2048  # items at a time, so that their activations stay in cache
 R = TypeVar("R", bound=Recipe)
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 class WorldFlow(Protocol):
@@ -71,12 +76,14 @@ class FlowWorld:
         flow: The flow, in float64.
         sha: Hash of its weights; every row measured on it carries this hash.
         device: Where the flow is.
+        copies: The same flow on further devices, which share the work of sampling and scoring.
     """
 
     flow: WorldFlow = field(compare=False)
     recipe: Recipe
     sha: str
     device: str = field(default="cpu", compare=False)
+    copies: tuple[WorldFlow, ...] = field(default=(), compare=False)
 
     @property
     def classes(self) -> int:
@@ -115,20 +122,18 @@ class FlowWorld:
         noise = torch.randn(n, self.dim, generator=generator, dtype=torch.float64) * gain
         if offset is not None:
             noise = noise + offset
-        xs, posteriors = [], []
-        with torch.no_grad():
-            for start in range(0, n, _CHUNK):
-                part = slice(start, start + _CHUNK)
-                x = self.flow.generate(y[part].to(self.device), noise[part].to(self.device), temperature)
-                xs.append(x := x.float().cpu())
-                posteriors.append(self.log_posterior(x.numpy(), temperature))
-        x_all = torch.cat(xs).numpy()
+
+        def one(flow: WorldFlow, part: slice) -> Tensor:
+            device = flow.log_prior.device
+            return flow.generate(y[part].to(device), noise[part].to(device), temperature).float().cpu()
+
+        x_all = torch.cat(self._on_all(one, _parts(n))).numpy()
         if not np.isfinite(x_all).all():
             raise OracleError(
                 f"world {self.sha[:8]}: samples must be finite, but the flow's inverse is not; retrain it"
             )
         labels = self.flow.labels(y, generator)
-        return Sample(x=x_all, y=labels.numpy(), log_posterior=np.concatenate(posteriors))
+        return Sample(x=x_all, y=labels.numpy(), log_posterior=self.log_posterior(x_all, temperature))
 
     def log_posterior(
         self,
@@ -139,10 +144,36 @@ class FlowWorld:
     ) -> np.ndarray:
         """[n, classes] exact log p(k | x) in float64, for x [n, dim]; see `WorldFlow.log_posterior`."""
         shift = {"offset": offset, "log_prior": log_prior}
-        given = {name: t.to(self.device) for name, t in shift.items() if t is not None}
-        with torch.no_grad():
-            found = self.flow.log_posterior(torch.from_numpy(x).to(self.device).double(), temperature, **given)
-        return np.asarray(found.cpu().numpy())
+
+        def one(flow: WorldFlow, part: slice) -> Tensor:
+            device = flow.log_prior.device
+            given = {name: t.to(device) for name, t in shift.items() if t is not None}
+            return flow.log_posterior(torch.from_numpy(x[part]).to(device).double(), temperature, **given).cpu()
+
+        return np.asarray(torch.cat(self._on_all(one, _parts(len(x)))).numpy())
+
+    def _on_all(self, work: Callable[[WorldFlow, Part], Result], parts: Sequence[Part]) -> list[Result]:
+        """The work of each part, in order. Each device has a thread, and takes the next part when it has done one."""
+        free: SimpleQueue[WorldFlow] = SimpleQueue()
+        for flow in (self.flow, *self.copies):
+            free.put(flow)
+
+        def one(part: Part) -> Result:
+            flow = free.get()
+            try:
+                with torch.no_grad():  # of this thread
+                    return work(flow, part)
+            finally:
+                free.put(flow)
+
+        if not self.copies:
+            return [one(part) for part in parts]
+        with ThreadPoolExecutor(1 + len(self.copies)) as pool:
+            return list(pool.map(one, parts))
+
+
+def _parts(n: int) -> list[slice]:
+    return [slice(start, start + _CHUNK) for start in range(0, max(n, 1), _CHUNK)]
 
 
 @lru_cache(maxsize=32)
@@ -157,12 +188,15 @@ def packed(flow: nn.Module) -> bytes:
     return data
 
 
-def unpacked(recipe: R, make: Callable[[R], Any], data: bytes, sha: str, device: str = "cpu") -> FlowWorld:
+def unpacked(
+    recipe: R, make: Callable[[R], Any], data: bytes, sha: str, devices: Sequence[str] = ("cpu",)
+) -> FlowWorld:
     """The world of a recipe from a file of weights, frozen in float64.
 
     Args:
         make: The recipe's flow, which the weights must fit.
-        device: Where samples and posteriors are computed; they differ between devices by rounding alone.
+        devices: Where samples and posteriors are computed, each device taking its share of the items; they differ
+            between devices by rounding alone.
 
     Raises:
         SafetensorError, ValueError, KeyError, TypeError, RuntimeError: the file is not this recipe's.
@@ -175,8 +209,9 @@ def unpacked(recipe: R, make: Callable[[R], Any], data: bytes, sha: str, device:
     flow = make(recipe).double()
     _check_weights(weights, flow.state_dict())
     flow.load_state_dict(weights)
-    flow.requires_grad_(False).eval().to(device)
-    return FlowWorld(flow, recipe, sha, device)
+    flow.requires_grad_(False).eval()
+    copies = tuple(copy.deepcopy(flow).to(device) for device in devices[1:])
+    return FlowWorld(flow.to(devices[0]), recipe, sha, devices[0], copies)
 
 
 def _check_weights(weights: Mapping[str, torch.Tensor], fresh: Mapping[str, torch.Tensor]) -> None:

@@ -30,9 +30,11 @@ class ImageRecipe(Recipe):
 
     audited: ClassVar[Mapping[str, float] | None] = {"temperature": 1.0}
 
-    data: str = Field("digits", description="digits, or NAME of NAME.npz or of a folder, in the folder RAYSWEEP_DATA")
+    data: str = Field(
+        "digits", description="digits, hf:NAME, or NAME of a file or a folder in the folder RAYSWEEP_DATA"
+    )
     side: int = Field(
-        0, ge=0, le=4096, description="of a folder's images, which are scaled to it; others have their own"
+        0, ge=0, le=4096, description="of images in files of their own, which are scaled to it; others have theirs"
     )
     noise: float = Field(0.0, ge=0, le=100, description="std of Gaussian noise added to images scaled to [-1, 1]")
     confusion: float = Field(0.0, ge=0, lt=1, description="chance that a label is one of the other classes")
@@ -82,7 +84,8 @@ class ImageRecipe(Recipe):
 
         if len(data) < self.least_bytes:  # a few words may ask for much
             raise ValueError(f"it has {len(data):,} bytes, but such a flow at least {self.least_bytes:,}")
-        return unpacked(self, type(self).fresh, data, sha, "cuda" if torch.cuda.is_available() else "cpu")
+        devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
+        return unpacked(self, type(self).fresh, data, sha, devices)
 
     def audit(self, world: World, at: Mapping[str, float], items: int) -> Audit:
         from raysweep.oracle.audit import audit

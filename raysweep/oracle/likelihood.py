@@ -20,6 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from raysweep import data
 from raysweep.experiment import Dist
+from raysweep.oracle.flows.block import compile_blocks
 from raysweep.oracle.flows.conditional import ConditionalFlow
 from raysweep.oracle.image_flow import ImageRecipe
 from raysweep.oracle.recipe import Point
@@ -122,7 +123,7 @@ def trained(recipe: ImageRecipe, dist: Dist | None, on_progress: Point, device: 
     if dist and dist.resume:
         start = _restore(load(dist.resume[CHECKPOINT]), flow, average, fused)
     if device.startswith("cuda"):
-        flow.compile()  # in place: the names of its weights stay
+        compile_blocks(flow)
     model: nn.Module = dist.wrap(flow) if dist else flow
     every, show = max(1, recipe.steps // _REPORTS), max(1, recipe.steps // _POINTS)
     total, since, begun = torch.zeros((), device=device), 0, time.perf_counter()

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load, save
 
 from raysweep.errors import OracleError
 from raysweep.oracle.fit import CHECKPOINT
-from raysweep.oracle.flow_world import FlowWorld, packed
+from raysweep.oracle.flow_world import FlowWorld, packed, unpacked
 from raysweep.oracle.gaussian import GaussianRecipe, gaussian_flow
 from raysweep.oracle.recipe import folder_of, recipe_hash
 from raysweep.oracle.shared_flow import FlowRecipe, fresh_flow
@@ -160,6 +161,23 @@ def test_the_posterior_is_that_of_x_as_stored(make):
     again = world.log_posterior(sample.x, 1.5)
     assert again == pytest.approx(sample.log_posterior, abs=1e-10)
     assert np.abs(np.exp(sample.log_posterior).sum(1) - 1).max() < 1e-12
+
+
+def test_devices_share_the_items_and_keep_their_order():
+    flow = tiny_flow()
+    alone, shared = (unpacked(TINY, fresh_flow, packed(flow), "t", ["cpu"] * n) for n in (1, 2))
+    worked, meet = [], threading.Barrier(2, timeout=60)  # a device that works alone never gets through
+
+    def seen(net, _):
+        worked.append(id(net))
+        meet.wait()
+
+    for copy in (shared.flow, *shared.copies):
+        copy.net.register_forward_pre_hook(seen)
+    sample, expected = (world.draw(4 * 2048, "many", 1.0) for world in (shared, alone))
+    assert len(set(worked)) == 2
+    assert np.array_equal(sample.x, expected.x)
+    assert sample.log_posterior == pytest.approx(expected.log_posterior, abs=1e-10)
 
 
 def test_an_inverse_that_is_not_finite_is_an_oracle_error():

@@ -14,6 +14,7 @@ from nflows.transforms import CompositeTransform, Transform
 from torch import Tensor
 
 from raysweep.errors import OracleError
+from raysweep.oracle.flows.block import Block
 from raysweep.oracle.flows.tokens import Patches, Reversed
 from raysweep.oracle.flows.transformer import Cache, Causal
 
@@ -37,7 +38,7 @@ class Jacobi:
     rounds: int = 0
 
 
-class Autoregressive(Transform):  # type: ignore[misc]
+class Autoregressive(Block):
     """z_t = (x_t - b_t) exp(-a_t) of tokens x [n, tokens, channels], with a, b from tokens before t and the class.
 
     Args:

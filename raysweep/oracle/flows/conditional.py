@@ -17,7 +17,7 @@ from torch import Tensor
 
 __all__ = ["ConditionalFlow", "symmetric_channel"]
 
-_ITEMS = 1 << 11  # times classes, in a forward pass
+_ITEMS, _NUMBERS = 1 << 11, 1 << 22  # sequences in a pass, and numbers in them: some GiB of activations at most
 
 
 class ConditionalFlow(Flow):  # type: ignore[misc]
@@ -28,6 +28,9 @@ class ConditionalFlow(Flow):  # type: ignore[misc]
         shape: Of an item's z.
         log_prior: [classes] log class probabilities, normalised.
         channel: [classes, classes] chances of each label (columns) for each class (rows); None: labels are classes.
+
+    Attributes:
+        at_once: Items, or items times classes, in a pass of `generate` or `log_density`. Memory bounds it.
     """
 
     log_prior: Tensor
@@ -38,6 +41,7 @@ class ConditionalFlow(Flow):  # type: ignore[misc]
     ) -> None:
         super().__init__(transform, StandardNormal(shape))
         self.shape = shape
+        self.at_once = max(1, min(_ITEMS, _NUMBERS // self.dim))
         self.register_buffer("log_prior", log_prior)
         self.register_buffer("channel", channel)
 
@@ -70,14 +74,14 @@ class ConditionalFlow(Flow):  # type: ignore[misc]
         Args:
             offset: [dim] the mean of z, 0 if not given.
         """
-        size = max(1, _ITEMS // self.classes)
+        size = max(1, self.at_once // self.classes)
         return torch.cat([self._log_density(part, temperature, offset) for part in x.split(size)])
 
     def _log_density(self, x: Tensor, temperature: float, offset: Tensor | None) -> Tensor:
         labels = torch.arange(self.classes, device=x.device)
         const = 0.5 * self.dim * math.log(2 * math.pi) + self.dim * math.log(temperature)
         found = []
-        for part in labels.split(_ITEMS):
+        for part in labels.split(self.at_once):
             z, log_det = self.latent(x.repeat_interleave(len(part), 0), part.repeat(len(x)))
             moved = z.double() if offset is None else z.double() - offset
             energy = 0.5 * (moved / temperature).square().sum(1)
@@ -98,12 +102,15 @@ class ConditionalFlow(Flow):  # type: ignore[misc]
         return log_r if self.channel is None else (log_r.exp() @ self.channel.double()).log()
 
     def generate(self, y: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
-        """[n, dim] items of classes y [n] from standard normal noise [n, dim]."""
-        return self.inverse(noise * temperature, y)
+        """[n, dim] items of classes y [n] from standard normal noise [n, dim], a bounded number at a time."""
+        parts = zip(noise.split(self.at_once), y.split(self.at_once), strict=True)
+        return torch.cat([self.inverse(z * temperature, k) for z, k in parts])
 
     def labels(self, y: Tensor, generator: torch.Generator) -> Tensor:
         """[n] labels of items of classes y [n], drawn from the channel."""
-        return y if self.channel is None else torch.multinomial(self.channel[y], 1, generator=generator)[:, 0]
+        if self.channel is None:
+            return y
+        return torch.multinomial(self.channel.to(y.device)[y], 1, generator=generator)[:, 0]
 
 
 def symmetric_channel(classes: int, confusion: float) -> Tensor:

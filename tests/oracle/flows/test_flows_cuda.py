@@ -1,17 +1,21 @@
-"""Transformer flows on a GPU: the density of the CPU, training in bfloat16 with a compiled step, two ways to sample."""
+"""Flows on a GPU: the density of the CPU, training in bfloat16 with a compiled step, two ways to sample."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from raysweep.oracle.flows.autoregressive import Autoregressive, Jacobi
+from raysweep.oracle.glow_world import GlowRecipe
+from raysweep.oracle.image_flow import ImageRecipe
 from raysweep.oracle.likelihood import bits_per_dim, trained, weights_of
 from raysweep.oracle.transformer_world import TransformerRecipe
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 RECIPE = TransformerRecipe(patch=2, width=64, blocks=2, layers=1, steps=60, batch=128, lr=3e-3, noise=0.3)
+GLOW = GlowRecipe(depth=2, width=16, layers=1, steps=60, batch=128, lr=3e-3, noise=0.3)
 
 
 def bent() -> torch.nn.Module:
@@ -39,11 +43,22 @@ def test_the_density_and_its_samples_are_those_of_the_cpu() -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_training_on_a_gpu_finds_what_the_cpu_finds(precision: str) -> None:
-    recipe = RECIPE.model_copy(update={"precision": precision})
+@pytest.mark.parametrize("plain", [RECIPE, GLOW], ids=lambda recipe: recipe.kind)
+def test_training_on_a_gpu_finds_what_the_cpu_finds(plain: ImageRecipe, precision: str) -> None:
+    recipe = plain.model_copy(update={"precision": precision})
     found = recipe.load(weights_of(trained(recipe, None, lambda _: None, "cuda")), "0" * 16)
-    expected = RECIPE.load(weights_of(trained(RECIPE, None, lambda _: None, "cpu")), "1" * 16)
-    on_gpu, on_cpu = (bits_per_dim(RECIPE, world.flow, "cpu") for world in (found, expected))  # type: ignore[attr-defined]
+    expected = plain.load(weights_of(trained(plain, None, lambda _: None, "cpu")), "1" * 16)
+    on_gpu, on_cpu = (bits_per_dim(plain, world.flow, "cpu") for world in (found, expected))  # type: ignore[attr-defined]
     assert on_gpu.bits == pytest.approx(on_cpu.bits, abs=0.05)  # noise differs between devices
-    start = bits_per_dim(RECIPE, RECIPE.fresh().double(), "cpu")
+    start = bits_per_dim(plain, plain.fresh().double(), "cpu")
     assert on_gpu.bits < start.bits - 0.1
+
+
+def test_a_world_with_a_channel_is_sampled_on_every_gpu() -> None:
+    recipe = RECIPE.model_copy(update={"confusion": 0.2, "steps": 5})
+    world = recipe.load(weights_of(trained(recipe, None, lambda _: None, "cuda")), "0" * 16)
+    sample = world.sample(5000, "channel")
+    assert len(world.copies) == torch.cuda.device_count() - 1  # type: ignore[attr-defined]
+    again = world.log_posterior(sample.x)  # type: ignore[attr-defined]
+    assert abs(again - sample.log_posterior).max() < 1e-9
+    assert abs(np.exp(sample.log_posterior).sum(1) - 1).max() < 1e-12

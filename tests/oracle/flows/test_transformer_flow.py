@@ -163,12 +163,18 @@ def test_the_posterior_is_bayes_rule_on_nflows_own_densities(temperature: float)
         torch.testing.assert_close(own.log_density(x), each)
 
 
-def test_many_items_and_classes_are_scored_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    own, (x, _) = world(), items(50, 4)
-    whole = own.log_posterior(x)
+def test_many_items_and_classes_are_scored_and_sampled_in_parts() -> None:
+    own, (x, y) = world(), items(50, 4)
+    scored, sampled, taken = own.log_posterior(x), own.generate(y, x), []
+    own._transform.register_forward_pre_hook(lambda _, given: taken.append(len(given[0])))
     for size in (1, 2, 7):
-        monkeypatch.setattr("raysweep.oracle.flows.conditional._ITEMS", size)
-        torch.testing.assert_close(own.log_posterior(x), whole)
+        own.at_once = size
+        torch.testing.assert_close(own.log_posterior(x), scored)
+        torch.testing.assert_close(own.generate(y, x), sampled)
+        assert max(taken) <= size
+        taken.clear()
+    large = ConditionalFlow(own._transform, (1 << 20,), own.log_prior)
+    assert large.at_once == 4  # items of so many numbers
 
 
 def test_confused_labels_have_the_posterior_of_their_channel() -> None:
