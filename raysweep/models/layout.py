@@ -238,19 +238,16 @@ def convnext_layout(image: Sequence[int], width: int, depth: int, outputs: int, 
     The depthwise filters are 7 x 7, clipped to 2 * side - 1: what lies beyond never meets a pixel.
     """
     inputs, side, _ = image
-    activations = inputs * side * side
-    parameters: list[Parameter] = []
-    channels = inputs * patch * patch
+    pixels, channels = (side // patch) ** 2, width
+    parameters = [*_dense("stem", inputs * patch * patch, width, pixels, first=True), *_norm("stem.norm", width)]
+    activations = inputs * side * side + pixels * width
     for stage, (out, across) in enumerate(zip(stage_widths(width), stage_sides(side // patch), strict=True)):
-        pixels, kernel = across * across, min(_KERNEL, 2 * across - 1)
         if stage:
+            activations += 2 * pixels * channels
+            squares, pixels = pixels // across**2, across**2
             parameters += _norm(f"merges.{stage}.norm", channels)
-            squares = merging(stage_sides(side // patch)[stage - 1]) ** 2
             parameters += _dense(f"merges.{stage}", squares * channels, out, pixels)
-            activations += pixels * squares * channels * 2
-        else:
-            parameters += [*_dense("stem", channels, out, pixels, first=True), *_norm("stem.norm", out)]
-            activations += pixels * out
+        kernel = min(_KERNEL, 2 * across - 1)
         for block in range(depth):
             name = f"stages.{stage}.{block}"
             parameters += [_depthwise(f"{name}.mix", out, kernel, pixels)]
@@ -269,19 +266,16 @@ def swin_layout(image: Sequence[int], width: int, depth: int, outputs: int, patc
     Windows of one token have no relative positions. Products of masked pairs are computed, and counted.
     """
     inputs, side, _ = image
-    activations, inner = inputs * side * side, 0
-    parameters: list[Parameter] = []
-    channels = inputs * patch * patch
+    tokens, channels = (side // patch) ** 2, width
+    parameters = [*_dense("stem", inputs * patch * patch, width, tokens, first=True), *_norm("stem.norm", width)]
+    activations, inner = inputs * side * side + tokens * width, 0
     for stage, (out, across) in enumerate(zip(stage_widths(width), stage_sides(side // patch), strict=True)):
-        tokens, window, several = across * across, window_of(across), heads * 2**stage
         if stage:
-            squares = merging(stage_sides(side // patch)[stage - 1]) ** 2
+            activations += 2 * tokens * channels
+            squares, tokens = tokens // across**2, across**2
             parameters += _norm(f"merges.{stage}.norm", squares * channels)
             parameters.append(_matrix(f"merges.{stage}", squares * channels, out, tokens))
-            activations += tokens * squares * channels * 2
-        else:
-            parameters += [*_dense("stem", channels, out, tokens, first=True), *_norm("stem.norm", out)]
-            activations += tokens * out
+        window, several = window_of(across), heads * 2**stage
         for block in range(depth):
             name = f"stages.{stage}.{block}"
             parameters += [*_norm(f"{name}.norm1", out), *_dense(f"{name}.qkv", out, 3 * out, tokens)]
