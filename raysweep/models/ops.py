@@ -39,7 +39,8 @@ def activate(x: Tensor, kind: str) -> Tensor:
 def _beside(parameter: Tensor, x: Tensor) -> Tensor:
     """A parameter [lanes, *shape], which all items share, as it multiplies or is added to x [lanes, n, ..., *shape]."""
     lanes, *shape = parameter.shape
-    return parameter.to(x.dtype).view(lanes, *[1] * (x.dim() - 1 - len(shape)), *shape)
+    beside: Tensor = parameter.to(x.dtype).view(lanes, *[1] * (x.dim() - 1 - len(shape)), *shape)
+    return beside
 
 
 def add(x: Tensor, parameter: Tensor) -> Tensor:
@@ -67,24 +68,22 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "")
         [lanes, m, outputs].
     """
     w = weight.to(x.dtype).transpose(1, 2)
-    if bias is None:
-        out = torch.bmm(x, w)
-        record(Tap(weight, out, x, matrix=True))
-        return activate(out, activation) if activation else out
-    if fused(x) and not recording():
+    if bias is not None and fused(x) and not recording():
         from raysweep.kernels.rows import row_bias_activation
 
         return row_bias_activation(torch.bmm(x, w), bias, activation)
-    out = torch.baddbmm(bias.to(x.dtype)[:, None], x, w)
+    out = torch.bmm(x, w) if bias is None else torch.baddbmm(bias.to(x.dtype)[:, None], x, w)
     record(Tap(weight, out, x, matrix=True))
-    record(Tap(bias, out))
+    if bias is not None:
+        record(Tap(bias, out))
     return activate(out, activation) if activation else out
 
 
 def linear_of(p: Mapping[str, Tensor], name: str, x: Tensor, activation: str = "") -> Tensor:
     """The layer of that name, whose bias may be missing, on x [lanes, ..., inputs]."""
     out = linear(x.flatten(1, -2), p[f"{name}.weight"], p.get(f"{name}.bias"), activation)
-    return out.unflatten(1, x.shape[1:-1])
+    each: Tensor = out.unflatten(1, x.shape[1:-1])
+    return each
 
 
 def linear_across(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "") -> Tensor:
@@ -168,8 +167,8 @@ def depthwise(x: Tensor, weight: Tensor, stride: int, how: Conv) -> Tensor:
 
 def merge(x: Tensor, side: int) -> Tensor:
     """Squares of side * side pixels as one, row by row: [lanes, n, H, W, C] -> [lanes, n, H', W', side * side * C]."""
-    squares: Tensor = x.unflatten(3, (-1, side)).unflatten(2, (-1, side))
-    return squares.transpose(3, 4).flatten(4)
+    squares: Tensor = x.unflatten(3, (-1, side)).unflatten(2, (-1, side)).transpose(3, 4).flatten(4)
+    return squares
 
 
 def group_norm(x: Tensor, gain: Tensor, bias: Tensor, groups: int, eps: float = 1e-5) -> Tensor:
@@ -199,4 +198,6 @@ def layer_norm(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
 
 def layer_norm_of(p: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
     """The LayerNorm of that name on x [lanes, ..., width]."""
-    return layer_norm(x.flatten(1, -2), p[f"{name}.gain"], p[f"{name}.bias"]).unflatten(1, x.shape[1:-1])
+    out = layer_norm(x.flatten(1, -2), p[f"{name}.gain"], p[f"{name}.bias"])
+    each: Tensor = out.unflatten(1, x.shape[1:-1])
+    return each

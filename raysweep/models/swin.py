@@ -59,7 +59,7 @@ class Swin:
         return linear_of(p, "head", h * self.output_scale)
 
     def _attention(self, p: Mapping[str, Tensor], name: str, x: Tensor, shifted: bool) -> Tensor:
-        """Attention within windows of x [lanes, n, side, side, width], shifted by half a window where there are more."""
+        """Attention within windows of x [lanes, n, side, side, width], which are shifted only if there are several."""
         side, width = x.shape[3:]
         window = window_of(side)
         shift = window // 2 if shifted and window < side else 0
@@ -85,7 +85,7 @@ def _windows(x: Tensor, side: int) -> Tensor:
 
 
 def _relative(table: Tensor) -> Tensor:
-    """[lanes, heads, tokens, tokens]: the table's entry at (query's place - key's place + side - 1), in both directions.
+    """[lanes, heads, tokens, tokens] the table's entry at (query's place - key's place + side - 1), row and column.
 
     Args:
         table: [lanes, heads, 2 * side - 1, 2 * side - 1].

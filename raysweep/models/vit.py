@@ -57,4 +57,3 @@ class ViT:
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v, scale=self.attention_scale)
         return linear_of(p, f"{name}.proj", out.transpose(1, 2).reshape(lanes, -1, width))
-
