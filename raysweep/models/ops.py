@@ -173,11 +173,10 @@ def merge(x: Tensor, side: int) -> Tensor:
 
 def group_norm(x: Tensor, gain: Tensor, bias: Tensor, groups: int, eps: float = 1e-5) -> Tensor:
     """GroupNorm (Wu & He 2018) of x [lanes, n, H, W, C]; gain, bias [lanes, C]. Statistics in float32 at least."""
-    wide = x.unflatten(-1, (groups, -1))
-    wide = wide if x.dtype == torch.float64 else wide.float()
-    var, mean = torch.var_mean(wide, dim=(2, 3, 5), correction=0, keepdim=True)
-    normal: Tensor = ((wide - mean) * torch.rsqrt(var + eps)).flatten(-2)
-    out = normal * gain[:, None, None, None] + bias[:, None, None, None]
+    wide = x if x.dtype == torch.float64 else x.float()
+    images = torch.group_norm(wide.flatten(0, 1).permute(0, 3, 1, 2), groups, eps=eps)
+    normal: Tensor = images.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
+    out = torch.addcmul(bias[:, None, None, None], normal, gain[:, None, None, None])
     record(Tap(gain, out, normal))
     record(Tap(bias, out))
     return out.to(x.dtype)
