@@ -275,16 +275,16 @@ def swin_layout(image: Sequence[int], width: int, depth: int, outputs: int, patc
             squares, tokens = tokens // across**2, across**2
             parameters += _norm(f"merges.{stage}.norm", squares * channels)
             parameters.append(_matrix(f"merges.{stage}", squares * channels, out, tokens))
-        window, several = window_of(across), heads * 2**stage
+        window, own_heads = window_of(across), heads * 2**stage
         for block in range(depth):
             name = f"stages.{stage}.{block}"
             parameters += [*_norm(f"{name}.norm1", out), *_dense(f"{name}.qkv", out, 3 * out, tokens)]
             if window > 1:
-                shape = (several, 2 * window - 1, 2 * window - 1)
-                parameters.append(Parameter(f"{name}.relative", shape, 1, several, start="zeros"))
+                shape = (own_heads, 2 * window - 1, 2 * window - 1)
+                parameters.append(Parameter(f"{name}.relative", shape, 1, own_heads, start="zeros"))
             parameters += [*_dense(f"{name}.proj", out, out, tokens), *_norm(f"{name}.norm2", out)]
             parameters += [*_dense(f"{name}.up", out, 4 * out, tokens), *_dense(f"{name}.down", 4 * out, out, tokens)]
-            activations += tokens * (out * 20 + several * window * window)
+            activations += tokens * (out * 20 + own_heads * window * window)
             inner += 2 * tokens * window * window * out
         channels = out
     parameters += [*_norm("norm", channels), *_dense("head", channels, outputs)]

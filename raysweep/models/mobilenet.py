@@ -1,4 +1,4 @@
-"""A small MobileNet with GroupNorm: BatchNorm would tie a lane's items together, and its running means are no lanes."""
+"""A small MobileNet with GroupNorm (BatchNorm would tie a lane's items together)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class MobileNet:
     """Stem; three stages of inverted residuals, stride 2 between; a wide layer; global mean; head.
 
     An inverted residual expands to 6 times the channels, convolves each by itself, and projects without an activation;
-    all others are ReLU6 (Sandler et al. 2018, MobileNetV2). The source normalises by the batch. Then an item's outputs
-    depend on the other items, in training on those of its batch, later on running means, and an exact epistemic error
-    would be that of a batch. GroupNorm of each item keeps models functions of one item.
+    all other layers have ReLU6 (Sandler et al. 2018, MobileNetV2). The source normalises by the batch: an item's
+    outputs would depend on the other items of its batch in training, and on running means, which are not parameters,
+    afterwards. GroupNorm keeps a model a function of one item, which is the same in every pack.
 
     Attributes:
         image: (channels, height, width) of an item.
