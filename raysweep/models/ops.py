@@ -137,8 +137,8 @@ def _conv2d(x: Tensor, w: Tensor, stride: int, how: Conv) -> Tensor:
 def depthwise(x: Tensor, weight: Tensor, stride: int, how: Conv) -> Tensor:
     """Convolution of each channel with a filter of its own, with padding k // 2.
 
-    Measured beside these on a CPU, in float32: a matrix per channel (the filter as a Toeplitz matrix) is twice as fast at
-    4 x 4 pixels and 12 times slower at 14 x 14; a sum over the k * k shifted images is 7 to 11 times slower.
+    Measured beside these on a CPU, in float32: a matrix per channel (the filter as a Toeplitz matrix) is twice as fast
+    at 4 x 4 pixels and 12 times slower at 14 x 14; a sum over the k * k shifted images is 7 to 11 times slower.
 
     Args:
         x: [lanes, n, H, W, C].
