@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from raysweep.cost import ASSUMED_FLOPS, host_memory, measured_rate
 from raysweep.errors import SweepError
 from raysweep.experiments.classifier import EXPERIMENT
-from raysweep.models import Architecture
+from raysweep.models import KINDS, Architecture
 from raysweep.oracle.recipe import Shape
 from raysweep.sweep import from_mapping
 
@@ -69,7 +69,7 @@ def test_a_classifier_run_costs_its_longest_time_and_an_evaluation_a_snapshot():
     assert cost.flops_eval == 3 * 150 * forward
 
 
-@pytest.mark.parametrize("kind", ["mlp", "cnn", "resnet", "vit"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_model_costs_what_its_layout_says(kind):
     cost, layout = cost_of({"model": kind, "steps": [5, 20]}), layout_of(kind)
     assert cost.parameters == layout.size

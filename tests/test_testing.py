@@ -61,6 +61,7 @@ SWEEPS: dict[str, dict[str, Any]] = {
                 {"schedule": "constant", "n_train": [32, 128]},
                 {"schedule": "cosine", "n_train": 64, "test_shift": ["scale", "pixel"], "test_kl": 0.1},
                 {"schedule": "cosine", "n_train": 64, "train_shift": "imbalance", "train_kl": 0.2},
+                {"model": "swin", "depth": 1, "patch": 1, "n_train": 64},
             ],
             "lr": [0.02, 1e30],
             "width": 4,

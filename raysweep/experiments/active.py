@@ -45,7 +45,7 @@ AXES = (
     Axis("width", int, "shape", 64, low=1, high=65536, unit="units", help="hidden units; channels; token size"),
     Axis("depth", int, "shape", 2, low=0, high=64, unit="layers", help="hidden layers; convolutions; blocks"),
     Axis("activation", str, "shape", "relu", choices=ACTIVATIONS),
-    Axis("patch", int, "shape", 2, low=1, high=256, unit="pixels", help="side of a vision transformer's patch"),
+    Axis("patch", int, "shape", 2, low=1, high=256, unit="pixels", help="side of a patch (vit, convnext, swin)"),
     Axis("heads", int, "shape", 4, low=1, high=64, help="attention heads"),
     # Training, from scratch in each round.
     Axis("optimiser", str, "shape", "adamw", choices=("sgd", "adamw")),

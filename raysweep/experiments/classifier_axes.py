@@ -34,10 +34,10 @@ AXES = (
     # The model.
     Axis("model", str, "shape", "mlp", choices=KINDS, help="classifier"),
     Axis("width", int, "shape", 64, low=1, high=65536, unit="units", help="hidden units; channels; token size"),
-    Axis("depth", int, "shape", 2, low=0, high=64, unit="layers", help="hidden layers; convolutions; blocks"),
+    Axis("depth", int, "shape", 2, low=0, high=64, unit="layers", help="hidden layers; convolutions; blocks, by stage"),
     Axis("activation", str, "shape", "relu", choices=ACTIVATIONS),
-    Axis("patch", int, "shape", 4, low=1, high=64, unit="pixels", help="side of a transformer's patch"),
-    Axis("heads", int, "shape", 4, low=1, high=64, help="attention heads"),
+    Axis("patch", int, "shape", 4, low=1, high=64, unit="pixels", help="side of a patch (vit, convnext, swin)"),
+    Axis("heads", int, "shape", 4, low=1, high=64, help="attention heads; of a swin's first stage"),
     Axis("base_width", int, "shape", 0, low=0, high=65536, unit="units", help="mu-P from this width; 0: standard"),
     Axis("members", int, "shape", 1, low=1, high=1024, unit="models", help="size of the ensemble, scored by its mean"),
     # Training.

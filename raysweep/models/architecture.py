@@ -8,7 +8,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from raysweep.models.layout import STAGES, Layout, cnn_layout, mlp_layout, resnet_layout, vit_layout
+from raysweep.models.layout import (
+    STAGES,
+    Layout,
+    cnn_layout,
+    convnext_layout,
+    mlp_layout,
+    mobilenet_layout,
+    resnet_layout,
+    stage_sides,
+    swin_layout,
+    vit_layout,
+    window_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ACTIVATIONS", "KINDS", "Architecture", "image_of"]
 
-KINDS = ("mlp", "cnn", "resnet", "vit")
+KINDS = ("mlp", "cnn", "resnet", "vit", "convnext", "swin", "mobilenet")
 ACTIVATIONS = ("relu", "gelu", "tanh", "relu2", "tilted")
 
 
@@ -43,9 +55,10 @@ class Architecture:
         kind: One of `KINDS`.
         inputs, outputs: Numbers per item, and numbers that the model returns for it.
         width: Units of a hidden layer; channels of a convolutional network's first layers; a transformer's width.
-        depth: Hidden layers; convolutions; blocks per stage; blocks.
-        activation: One of `ACTIVATIONS` (residual networks: ReLU).
-        patch, heads: Patch side and attention heads of a transformer.
+        depth: Hidden layers; convolutions; blocks; blocks per stage, where there are three stages.
+        activation: One of `ACTIVATIONS` (residual networks: ReLU; mobilenets: ReLU, clipped at 6).
+        patch: Patch side of transformers and ConvNeXts.
+        heads: Attention heads of a transformer; of its first stage, where there are three.
         base_width: mu-P scales relative to this width (Yang et al. 2022, arXiv 2203.03466, table 8); 0: standard.
     """
 
@@ -72,19 +85,24 @@ class Architecture:
         side = image[1]
         if self.depth < 1:
             return f"depth: `depth >= 1` must hold for a {self.kind}, but got (depth={self.depth}). Use depth: 1"
-        if self.kind == "resnet" and self.activation != "relu":
-            return f"activation: a resnet has relu, but got {self.activation}. Leave the axis out"
+        if self.kind in ("resnet", "mobilenet") and self.activation != "relu":
+            return f"activation: a {self.kind} has relu, but got {self.activation}. Leave the axis out"
         if self.kind == "resnet" and side % 2 ** (STAGES - 1):
             return (
                 f"model: a resnet halves images {STAGES - 1} times, but they are {side} pixels wide. Use model: cnn, "
                 f"or images whose width is a multiple of {2 ** (STAGES - 1)}"
             )
-        if self.kind == "vit" and side % self.patch:
+        if self.kind in ("vit", "convnext", "swin") and side % self.patch:
             fits = ", ".join(str(p) for p in range(1, side + 1) if side % p == 0)
             return f"patch: must divide the image, but got (patch={self.patch}, pixels={side}). Choose one of {fits}"
-        if self.kind == "vit" and self.width % self.heads:
+        if self.kind == "swin" and any(window_of(s) == 1 < s for s in stage_sides(side // self.patch)):
+            return (
+                "patch: windows of 2 to 7 patches must divide the grids of a swin, but got "
+                f"(patch={self.patch}, pixels={side}). Choose another patch"
+            )
+        if self.kind in ("vit", "swin") and self.width % self.heads:
             return f"heads: must divide the width, but got (heads={self.heads}, width={self.width})"
-        if self.kind == "vit" and self.base_width % self.heads:
+        if self.kind in ("vit", "swin") and self.base_width % self.heads:
             return f"base_width: `heads` must divide it, but got (heads={self.heads}, base_width={self.base_width})"
         return ""
 
@@ -105,10 +123,13 @@ class Architecture:
         """Parameters and cost of one lane."""
         if self.kind == "mlp":
             return mlp_layout(self.inputs, self.width, self.depth, self.outputs)
-        if self.kind == "vit":
-            return vit_layout(self.image, self.width, self.depth, self.outputs, self.patch, self.heads)
-        build = cnn_layout if self.kind == "cnn" else resnet_layout
-        return build(self.image, self.width, self.depth, self.outputs)
+        shape = (self.image, self.width, self.depth, self.outputs)
+        if self.kind in ("vit", "swin"):
+            return (vit_layout if self.kind == "vit" else swin_layout)(*shape, self.patch, self.heads)
+        if self.kind == "convnext":
+            return convnext_layout(*shape, self.patch)
+        build = {"cnn": cnn_layout, "resnet": resnet_layout, "mobilenet": mobilenet_layout}[self.kind]
+        return build(*shape)
 
     @cached_property
     def base(self) -> Layout:
@@ -168,8 +189,21 @@ class Architecture:
             from raysweep.models.resnet import ResNet
 
             return ResNet(self.image, self.depth, scale, conv, tf32)
-        from raysweep.models.vit import ViT
+        if self.kind == "convnext":
+            from raysweep.models.convnext import ConvNeXt
 
+            return ConvNeXt(self.image, self.depth, self.patch, self.activation, scale, conv)
+        if self.kind == "mobilenet":
+            from raysweep.models.mobilenet import MobileNet
+
+            return MobileNet(self.image, self.depth, scale, conv)
         head = self.width // self.heads
         attention = (self.base_width // self.heads) ** 0.5 / head if self.base_width else None
-        return ViT(self.image, self.depth, self.patch, self.heads, self.activation, attention, scale)
+        transformer = (self.image, self.depth, self.patch, self.heads, self.activation, attention, scale)
+        if self.kind == "swin":
+            from raysweep.models.swin import Swin
+
+            return Swin(*transformer)
+        from raysweep.models.vit import ViT
+
+        return ViT(*transformer)

@@ -27,8 +27,8 @@ def initial_parameters(
     parameters: dict[str, Tensor] = {}
     for index, p in enumerate(architecture.layout.parameters):
         shape = (len(seeds), *p.shape)
-        if p.start != "uniform":
-            parameters[p.name] = torch.full(shape, float(p.start == "ones"), dtype=dtype, device=device)
+        if p.constant is not None:
+            parameters[p.name] = torch.full(shape, p.constant, dtype=dtype, device=device)
             continue
         item = torch.arange(p.size, device=device)
         values = torch.empty(shape, dtype=dtype, device=device)
@@ -53,8 +53,8 @@ def he_parameters(
     seeds, scale = init_seed.to(device), scale.to(device)
     parameters: dict[str, Tensor] = {}
     for index, p in enumerate(architecture.layout.parameters):
-        values = torch.full((len(seeds), *p.shape), float(p.start == "ones"), dtype=dtype, device=device)
-        if p.start == "uniform" and not p.is_bias:
+        values = torch.full((len(seeds), *p.shape), p.constant or 0.0, dtype=dtype, device=device)
+        if p.constant is None and not p.is_bias:
             item = torch.arange(p.size, device=device)
             for lanes in torch.split(torch.arange(len(seeds), device=device), max(1, 2**24 // p.size)):
                 spread = scale[lanes, None] * (2 / p.fan_in) ** 0.5

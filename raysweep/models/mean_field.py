@@ -52,8 +52,8 @@ class MeanField:
             shape = (len(seeds), *p.shape)
             if p.is_bias:
                 fixed[p.name] = torch.zeros(shape, dtype=dtype, device=device)
-            elif p.start != "uniform":
-                trained[p.name] = torch.full(shape, float(p.start == "ones"), dtype=dtype, device=device)
+            elif p.constant is not None:
+                trained[p.name] = torch.full(shape, p.constant, dtype=dtype, device=device)
             else:
                 item, spread = torch.arange(p.size, device=device), bounds[p.name] * self._gain(p)
                 each = [normal(one, INIT, index, item).mul_(spread).to(dtype) for one in seeds]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from raysweep.models.ops import add, layer_norm, linear
+from raysweep.models.ops import add, layer_norm_of, linear, linear_of
 
 __all__ = ["ViT"]
 
@@ -45,23 +45,15 @@ class ViT:
         h = add(h.unflatten(1, (n, -1)), p["position"]).flatten(1, 2)
         for i in range(self.depth):
             name = f"blocks.{i}"
-            h = h + self._attention(p, name, _norm(p, f"{name}.norm1", h), n)
-            up = _linear(p, f"{name}.up", _norm(p, f"{name}.norm2", h), self.activation)
-            h = h + _linear(p, f"{name}.down", up)
-        h = _norm(p, "norm", h).unflatten(1, (n, -1)).mean(2)
-        return _linear(p, "head", h * self.output_scale)
+            h = h + self._attention(p, name, layer_norm_of(p, f"{name}.norm1", h), n)
+            up = linear_of(p, f"{name}.up", layer_norm_of(p, f"{name}.norm2", h), self.activation)
+            h = h + linear_of(p, f"{name}.down", up)
+        h = layer_norm_of(p, "norm", h).unflatten(1, (n, -1)).mean(2)
+        return linear_of(p, "head", h * self.output_scale)
 
     def _attention(self, p: Mapping[str, Tensor], name: str, x: Tensor, n: int) -> Tensor:
         lanes, _, width = x.shape
-        qkv = _linear(p, f"{name}.qkv", x).view(lanes * n, -1, 3, self.heads, width // self.heads)
+        qkv = linear_of(p, f"{name}.qkv", x).view(lanes * n, -1, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v, scale=self.attention_scale)
-        return _linear(p, f"{name}.proj", out.transpose(1, 2).reshape(lanes, -1, width))
-
-
-def _linear(p: Mapping[str, Tensor], name: str, x: Tensor, activation: str = "") -> Tensor:
-    return linear(x, p[f"{name}.weight"], p[f"{name}.bias"], activation)
-
-
-def _norm(p: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return layer_norm(x, p[f"{name}.gain"], p[f"{name}.bias"])
+        return linear_of(p, f"{name}.proj", out.transpose(1, 2).reshape(lanes, -1, width))

@@ -34,7 +34,7 @@ def fastest_conv(
     On CPUs it is one convolution per lane, as a lane fills the cores. On GPUs each way that runs is tried briefly, once
     per shape, precision and device.
     """
-    if architecture.kind in ("mlp", "vit") or device == "cpu":
+    if architecture.kind in ("mlp", "vit", "swin") or device == "cpu":
         return "loop"
     cache = cache_file("convolutions.json")
     known: dict[str, Conv] = {}

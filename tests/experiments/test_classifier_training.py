@@ -198,7 +198,11 @@ MODELS = {
     "cnn": {"width": 8, "depth": 3, "lr": 0.02, "optimiser": "adamw"},
     "resnet": {"width": 4, "depth": 1, "steps": [0, 40]},
     "vit": {"width": 8, "depth": 1, "heads": 2, "activation": "gelu", "lr": 0.01, "optimiser": "adamw"},
-}
+    "convnext": {"width": 8, "depth": 1, "activation": "gelu", "lr": 0.01, "optimiser": "adamw", "steps": [0, 30]},
+    "swin": {"width": 8, "depth": 1, "heads": 2, "activation": "gelu", "lr": 0.01, "optimiser": "adamw",
+             "steps": [0, 30]},
+    "mobilenet": {"width": 4, "depth": 1, "lr": 0.02, "optimiser": "adamw", "steps": [0, 20]},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("base_width", [0, 4])

@@ -4,12 +4,15 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 from models.reference import load, reference_of, to_torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from raysweep.models import Architecture, image_of
 from raysweep.models.initial import initial_parameters
+from raysweep.models.ops import depthwise
+from raysweep.models.swin import Swin
 from raysweep.training.loop import forward
 
 SEEDS = torch.tensor([0, 3, 2**62])
@@ -30,6 +33,15 @@ ARCHITECTURES = [
     Architecture("vit", GREY, 4, 8, 1, "gelu", 4, 2),
     Architecture("vit", COLOUR, 3, 6, 2, "relu", 2, 3),
     Architecture("vit", LARGE, 3, 4, 1, "tanh", 8, 1),
+    Architecture("convnext", GREY, 4, 4, 1, "gelu", 4),  # grids of 2, 1 and 1: filters of 3 and 1
+    Architecture("convnext", COLOUR, 3, 4, 2, "relu", 1),
+    Architecture("convnext", 14 * 14, 3, 4, 1, "gelu", 2),  # an odd grid keeps its side
+    Architecture("swin", GREY, 4, 4, 1, "gelu", 2, 2),
+    Architecture("swin", COLOUR, 3, 6, 2, "relu", 1, 3),  # a shift in the first stage: 2 x 2 windows of 4 x 4
+    Architecture("swin", 14 * 14, 3, 4, 2, "gelu", 1, 1),  # 2 x 2 windows of 7 x 7, then one
+    Architecture("mobilenet", GREY, 4, 4, 1),
+    Architecture("mobilenet", COLOUR, 3, 3, 2),
+    Architecture("mobilenet", 100, 3, 4, 1),  # grids of 10, 5 and 3
 ]
 
 
@@ -39,7 +51,7 @@ def name_of(a):
 
 every = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=name_of)
 convolutional = pytest.mark.parametrize(
-    "architecture", [a for a in ARCHITECTURES if a.kind in ("cnn", "resnet")], ids=name_of
+    "architecture", [a for a in ARCHITECTURES if a.kind in ("cnn", "resnet", "convnext", "mobilenet")], ids=name_of
 )
 
 
@@ -133,7 +145,7 @@ def test_the_layout_holds_every_parameter_of_the_module(architecture):
     assert {name: tuple(p.shape) for name, p in to_torch(ours).items()} == shapes
 
 
-@every
+@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if (a.kind, a.depth) != ("swin", 2)], ids=name_of)
 def test_flops_are_those_that_torch_counts_on_the_module(architecture):
     module, n = reference_of(architecture), 5
     items = torch.zeros(n, architecture.inputs, dtype=torch.float64)
@@ -156,6 +168,51 @@ def test_flops_of_attention_by_hand():
     inner = depth * 2 * tokens * tokens * width
     assert layout.forward_flops == 2 * (dense + inner)
     assert layout.backward_flops == 4 * (dense + inner) - 2 * tokens * 4 * width  # patches need no gradient
+
+
+def test_shifted_windows_cost_what_whole_windows_do():
+    """Masked pairs of the windows that a shift wraps around are multiplied, too: the module leaves them out."""
+    one, two = (Architecture("swin", 256, 3, 4, depth, patch=1, heads=1).layout for depth in (1, 2))
+    tokens, width = [256, 64, 16], [4, 8, 16]  # in windows of 4 x 4
+    block = [2 * t * 16 * w + 12 * t * w * w for t, w in zip(tokens, width, strict=True)]
+    assert two.forward_flops - one.forward_flops == 2 * sum(block)
+    assert two.inner == 2 * one.inner
+
+
+def test_depthwise_convolution_is_torchs_own_of_each_lane():
+    generator = torch.Generator().manual_seed(0)
+    for kernel, stride, side in ((7, 1, 5), (3, 2, 5), (3, 2, 4), (1, 1, 1)):
+        x = torch.randn(2, 3, side, side, 4, generator=generator, dtype=torch.float64)
+        weight = torch.randn(2, kernel, kernel, 4, generator=generator, dtype=torch.float64)
+        for lane in range(2):
+            filters = weight[lane].permute(2, 0, 1)[:, None]
+            images = x[lane].permute(0, 3, 1, 2)
+            wanted = F.conv2d(images, filters, stride=stride, padding=kernel // 2, groups=4).permute(0, 2, 3, 1)
+            for how in ("grouped", "loop"):
+                torch.testing.assert_close(depthwise(x, weight, stride, how)[lane], wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_a_filter_is_clipped_to_what_meets_a_pixel():
+    """On 2 x 2 pixels, all of a 7 x 7 filter but its middle 3 x 3 lies outside of the image."""
+    x = torch.randn(1, 2, 2, 2, 3, dtype=torch.float64)
+    weight = torch.randn(1, 7, 7, 3, dtype=torch.float64)
+    torch.testing.assert_close(depthwise(x, weight, 1, "loop"), depthwise(x, weight[:, 2:5, 2:5], 1, "loop"))
+    shapes = {p.name: p.shape for p in Architecture("convnext", 256, 3, 2, 1, patch=2).layout.parameters}
+    assert [shapes[f"stages.{s}.0.mix.weight"][0] for s in range(3)] == [7, 7, 3]
+
+
+def test_a_swin_sees_beyond_its_windows_by_shifts_alone():
+    """Which pixels change what a block returns at the corner: those of its window, or of the shifted, smaller one."""
+    model = Swin((1, 8, 8), 1, 1, 1)
+    p = stack_of(Architecture("swin", GREY, 3, 4, 1, patch=1, heads=1))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(len(SEEDS), 1, 8, 8, 4, generator=generator, dtype=torch.float64)
+    for shifted, window in ((False, 4), (True, 2)):
+        leaf = x.clone().requires_grad_()
+        model._attention(p, "stages.0.0", leaf, shifted)[:, 0, 0, 0].sum().backward()
+        seen = (leaf.grad[:, 0].abs().sum(-1) > 0).nonzero()
+        assert len(seen) == len(SEEDS) * window**2
+        assert seen[:, 1:].max() == window - 1
 
 
 @pytest.mark.parametrize(
@@ -192,6 +249,12 @@ def test_colour_channels_come_first_in_an_item():
         ({"kind": "resnet", "activation": "gelu"}, "activation: a resnet has relu, but got gelu"),
         ({"kind": "resnet", "inputs": 36}, "halves images 2 times, but they are 6 pixels wide"),
         ({"kind": "vit", "patch": 3}, "^patch: .*patch=3, pixels=8.*1, 2, 4, 8"),
+        ({"kind": "mobilenet", "activation": "gelu"}, "activation: a mobilenet has relu, but got gelu"),
+        ({"kind": "mobilenet", "depth": 0}, r"depth >= 1.*depth=0"),
+        ({"kind": "convnext", "patch": 3}, "^patch: .*patch=3, pixels=8.*1, 2, 4, 8"),
+        ({"kind": "swin", "patch": 3}, "^patch: .*patch=3, pixels=8.*1, 2, 4, 8"),
+        ({"kind": "swin", "inputs": 22 * 22, "patch": 1}, "^patch: windows of 2 to 7.*patch=1, pixels=22"),
+        ({"kind": "swin", "heads": 3}, "heads=3, width=8"),
         ({"kind": "vit", "heads": 3}, "heads=3, width=8"),
         ({"kind": "vit", "heads": 4, "base_width": 6}, "^base_width: .*heads=4, base_width=6"),
     ],

@@ -16,6 +16,9 @@ ALL = [
     Architecture("cnn", 192, 4, 4, 2),
     Architecture("resnet", 64, 4, 4, 1),
     Architecture("vit", 64, 4, 8, 1, patch=4, heads=2),
+    Architecture("convnext", 64, 4, 4, 1, patch=2),
+    Architecture("swin", 64, 4, 4, 1, patch=2, heads=2),
+    Architecture("mobilenet", 64, 4, 4, 1),
 ]
 every = pytest.mark.parametrize("architecture", ALL, ids=lambda a: a.kind)
 
@@ -75,8 +78,16 @@ def test_convolutions_and_tokens_start_by_their_fan_in_and_norms_at_the_identity
     vit = start(Architecture("vit", 64, 4, 8, 1, patch=4, heads=2), torch.arange(50))
     for name, fan_in in (("embed.weight", 16), ("position", 4), ("blocks.0.qkv.bias", 8), ("blocks.0.down.weight", 32)):
         fills(vit[name], fan_in**-0.5)
+    convnext, swin, mobilenet = (start(a, torch.arange(50)) for a in ALL[4:])
+    for name, fan_in in (("stem.weight", 4), ("stages.0.0.mix.bias", 49), ("merges.1.weight", 16)):
+        fills(convnext[name], fan_in**-0.5)
+    for name, fan_in in (("stages.0.0.expand", 4), ("stages.0.0.mix", 9), ("last", 16), ("head", 64)):
+        fills(mobilenet[f"{name}.weight"], fan_in**-0.5)
+    assert all((convnext[f"stages.{s}.0.scale"] == 0.1).all() for s in range(3))
+    assert not any(swin[f"stages.{s}.0.relative"].any() for s in range(2))
     norms = {n: p for stack in (resnet, vit) for n, p in stack.items() if "norm" in n}
-    assert len(norms) == 2 * (1 + 3 * 2 + 2) + 2 * 3
+    norms |= {f"{i}.{n}": p for i, s in enumerate((convnext, swin, mobilenet)) for n, p in s.items() if "norm" in n}
+    assert len(norms) == 2 * (1 + 3 * 2 + 2) + 2 * 3 + 2 * (2 + 2 + 3 + 2 + 2 + 6 + 2 + 9)
     assert all((p == float(name.endswith("gain"))).all() for name, p in norms.items())
 
 
@@ -114,7 +125,7 @@ def test_he_weights_have_a_variance_of_two_over_fan_in_times_each_lanes_scale(ar
         for lane, s in enumerate(scale.tolist()):
             values = wide[p.name][lane]
             if p.is_bias or p.start != "uniform":
-                assert (values == float(p.start == "ones")).all()
+                assert (values == (p.constant or 0.0)).all()
             else:
                 assert values.std().item() == pytest.approx(s * (2 / p.fan_in) ** 0.5, rel=4 / p.size**0.5)
     alone = he_parameters(replace(architecture, width=64), SEEDS[1:2], torch.float64, "cpu", scale[1:])

@@ -21,6 +21,9 @@ SCALED = {
     "cnn": Architecture("cnn", 64, 5, 16, 2, base_width=4),
     "resnet": Architecture("resnet", 64, 5, 16, 1, base_width=4),
     "vit": Architecture("vit", 64, 5, 32, 1, patch=4, heads=2, base_width=8),
+    "convnext": Architecture("convnext", 64, 5, 16, 1, patch=4, base_width=4),
+    "swin": Architecture("swin", 64, 5, 32, 1, patch=4, heads=2, base_width=8),
+    "mobilenet": Architecture("mobilenet", 64, 5, 16, 1, base_width=4),
 }
 HIDDEN = {
     "mlp": {"layers.1.weight", "layers.2.weight"},
@@ -30,10 +33,21 @@ HIDDEN = {
         *(f"stages.{s}.0.shortcut.weight" for s in (1, 2)),
     },
     "vit": {f"blocks.0.{name}.weight" for name in ("qkv", "proj", "up", "down")},
+    "convnext": {
+        *(f"stages.{s}.0.{name}.weight" for s in range(3) for name in ("up", "down")),
+        *(f"merges.{s}.weight" for s in (1, 2)),
+    },
+    "swin": {
+        *(f"stages.{s}.0.{name}.weight" for s in range(3) for name in ("qkv", "proj", "up", "down")),
+        *(f"merges.{s}.weight" for s in (1, 2)),
+    },
+    "mobilenet": {"last.weight", *(f"stages.{s}.0.{name}.weight" for s in range(3) for name in ("expand", "project"))},
 }
 OUTPUT = {"mlp": "layers.3", "cnn": "head", "resnet": "head", "vit": "head"}
+OUTPUT |= dict.fromkeys(("convnext", "swin", "mobilenet"), "head")
 INPUT = {"mlp": ("layers.0.weight", 16), "cnn": ("convs.0.weight", 9), "resnet": ("stem.weight", 9),
-         "vit": ("embed.weight", 16)}  # fmt: skip
+         "vit": ("embed.weight", 16), "convnext": ("stem.weight", 16), "swin": ("stem.weight", 16),
+         "mobilenet": ("stem.weight", 9)}  # fmt: skip
 kinds = pytest.mark.parametrize("kind", list(SCALED))
 
 
@@ -54,8 +68,8 @@ def test_learning_rates_of_table_8(kind):
             wanted = (1.0, 1 / RATIO)
         elif name == f"{OUTPUT[kind]}.weight":
             wanted = (RATIO, 1.0)
-        elif name == f"{OUTPUT[kind]}.bias":
-            wanted = (1.0, 1.0)  # fans out to the classes, which do not grow
+        elif name == f"{OUTPUT[kind]}.bias" or name.endswith("relative"):
+            wanted = (1.0, 1.0)  # fans out to the classes, or to heads, which do not grow
         else:
             wanted = (RATIO, 1.0)
         assert (sgd[name], adam[name]) == wanted, name
@@ -94,9 +108,9 @@ def output_part(kind, part, base):
     model = Architecture(kind, wide.inputs, 5, wide.width, wide.depth, patch=4, heads=2, base_width=base).model()
     p = initial_parameters(wide, torch.arange(2), torch.float64, "cpu")
     p[f"{OUTPUT[kind]}.{'bias' if part == 'weight' else 'weight'}"].zero_()
-    if kind == "vit":
-        p["blocks.0.qkv.weight"].zero_()  # attention is scaled too; here it is uniform
-        p["blocks.0.qkv.bias"].zero_()
+    for name in p:
+        if "qkv" in name:
+            p[name].zero_()  # attention is scaled too; here it is uniform
     return forward(model, p, torch.ones(3, wide.inputs, dtype=torch.float64))
 
 
@@ -116,8 +130,10 @@ def test_the_output_bias_is_not_multiplied(kind):
 
 def test_attention_is_scaled_by_one_over_the_head_size():
     """Definition 4.1: q.k / d; at the base width the usual 1 / sqrt(d)."""
-    scales = [Architecture("vit", 64, 5, w, 1, patch=4, heads=2, base_width=8).model().attention_scale for w in (8, 32)]
-    assert scales == pytest.approx([4**-0.5, 4**-0.5 / RATIO], rel=1e-12)
+    for kind in ("vit", "swin"):
+        models = [Architecture(kind, 64, 5, w, 1, patch=4, heads=2, base_width=8).model() for w in (8, 32)]
+        scales = [model.attention_scale for model in models]
+        assert scales == pytest.approx([4**-0.5, 4**-0.5 / RATIO], rel=1e-12)
     assert Architecture("vit", 64, 5, 32, 1, patch=4, heads=2).model().attention_scale in (None, 16**-0.5)
 
 
@@ -195,6 +211,9 @@ SMALL = [
     ("resnet", [8, 16, 32], "adamw", 0.003),
     ("vit", [32, 64, 128, 256], "sgd", 0.1),
     ("vit", [32, 64, 128, 256], "adamw", 0.003),
+    ("convnext", [16, 32, 64], "sgd", 0.1),
+    ("swin", [16, 32, 64], "adamw", 0.001),
+    ("mobilenet", [16, 32], "sgd", 0.01),
 ]
 
 
@@ -209,7 +228,7 @@ def test_logits_of_image_models_move_alike_at_every_width(model, widths, kind, l
 
     scaled = slopes(make(widths[0]), widths, kind, lr, [1, 3], logits)
     assert np.abs(scaled).max() < 0.15, scaled
-    assert slopes(make(0), widths[:2] if model == "resnet" else widths[:3], kind, lr, [1], logits).max() > 0.3
+    assert slopes(make(0), widths[:3] if len(widths) > 3 else widths[:2], kind, lr, [1], logits).max() > 0.3
 
 
 @pytest.mark.parametrize(

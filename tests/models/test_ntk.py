@@ -17,6 +17,7 @@ ARCHITECTURES = [
     Architecture("cnn", 3 * 16, 3, 2, 3),  # no pixel is left to pool after the second: one patch per item
     Architecture("resnet", 3 * 64, 3, 4, 1),
     Architecture("vit", 64, 3, 6, 1, "gelu", 4, 2),
+    Architecture("convnext", 64, 3, 4, 1, "gelu", 4),  # depthwise filters are differentiated item by item
 ]
 
 

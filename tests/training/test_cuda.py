@@ -12,6 +12,7 @@ from conftest import CLASSIFIER_SWEEP, HERE
 from raysweep.experiment import Context, Items
 from raysweep.models import Architecture
 from raysweep.models.initial import initial_parameters
+from raysweep.models.ops import CONVS, Conv
 from raysweep.models.outputs import RICHNESS, centred, initial_values, scaled
 from raysweep.oracle.flow_world import FlowWorld
 from raysweep.oracle.gaussian import GaussianRecipe, gaussian_flow
@@ -136,3 +137,31 @@ def test_real_targets_frozen_parts_and_rates_train_alike_on_both_devices(
     assert found["cpu"][0] == found["cuda"][0] == [0, 2]
     for name, p in found["cpu"][1].items():
         torch.testing.assert_close(found["cuda"][1][name], p, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "steps", "tolerance"), [("float64", 20, 1e-9), ("float32", 5, 1e-3)])
+@pytest.mark.parametrize("conv", CONVS[:2])
+@pytest.mark.parametrize("kind", ["convnext", "swin", "mobilenet"])
+def test_images_in_three_stages_train_alike_on_both_devices(
+    kind: str, conv: Conv, dtype: str, steps: int, tolerance: float
+) -> None:
+    """Captured after three steps: windows, their masks and depthwise filters need nothing of the host."""
+    architecture, wide = Architecture(kind, 64, 3, 8, 2, patch=1, heads=2), getattr(torch, dtype)
+    draw = np.random.default_rng(0)
+    items = Items(draw.standard_normal((100, 64)), draw.standard_normal((100, 3)))
+    found = {}
+    for device in ("cpu", "cuda"):
+        seed = torch.arange(3, device=device)
+        zero = torch.zeros(3, dtype=wide, device=device)
+        (end,) = train(
+            architecture.model(conv),
+            initial_parameters(architecture, seed, wide, device),
+            Batches.over(items, 8, nested_rows([0, 1, 2], 100, 50), torch.full_like(seed, 50), seed, seed, wide),
+            Optimiser("sgd", zero + 0.02, zero, zero, zero, zero),
+            Schedule.make("constant", zero, zero),
+            [Leg(steps, True)],
+            loss=SQUARE,
+        )
+        found[device] = {name: p.detach().cpu().clone() for name, p in end.parameters.items()}
+    for name, p in found["cpu"].items():
+        torch.testing.assert_close(found["cuda"][name], p, rtol=tolerance, atol=tolerance)

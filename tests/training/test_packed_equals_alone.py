@@ -22,6 +22,9 @@ IMAGES = [
     Architecture("resnet", 64, 4, 4, 1),
     Architecture("vit", 64, 4, 8, 1, "gelu", patch=4, heads=2, base_width=4),
     Architecture("vit", 256, 4, 4, 1, "tanh", patch=8, heads=1),
+    Architecture("convnext", 64, 4, 4, 1, "gelu", patch=2),
+    Architecture("swin", 64, 4, 4, 2, "gelu", patch=1, heads=1, base_width=2),
+    Architecture("mobilenet", 64, 4, 4, 1),
 ]
 FEW = [MLPS[0], IMAGES[0], IMAGES[2], IMAGES[3]]
 OTHERS = [a for a in (*MLPS, *IMAGES) if a not in FEW]
@@ -93,7 +96,7 @@ def test_packed_equals_alone_in_float32_to_1e_4_at_step_10(architecture, optimis
     assert {p.dtype for p in together.parameters.values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("architecture", IMAGES[:3], ids=name_of)
+@pytest.mark.parametrize("architecture", [*IMAGES[:3], IMAGES[5], IMAGES[7]], ids=name_of)
 def test_grouped_convolutions_train_a_pack_alike(architecture):
     one = trained(architecture, FIVE, [6], conv="grouped", batch=4)[6]
     other = trained(architecture, FIVE, [6], conv="loop", batch=4)[6]
