@@ -254,7 +254,7 @@ def _part(
     with sink.regularly(FLUSH_SECONDS):
         reason = "the experiment yielded no row for this cell"
         try:
-            with limit, together(pack, keep.saved, sink.flush) if together else nullcontext() as share:
+            with together(pack, keep.saved, sink.flush) if together else nullcontext() as share, limit:
                 for batch in experiment.run(pack.runs, replace(context, share=share)):
                     sink.take(batch)
                     if counts := sink.counted():
