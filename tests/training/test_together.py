@@ -1,4 +1,4 @@
-"""Several workers that train a stack together: each takes its share of every batch, and all end where one device does."""
+"""Workers that train a stack together: each takes its share of every batch, and all end where one device does."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
