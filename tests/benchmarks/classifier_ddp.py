@@ -2,9 +2,9 @@
 
     python tests/benchmarks/classifier_ddp.py --device cuda --workers 1 2 4 --out DIR
 
-Part 1, without Ray: a run of the experiment `classifier` whose workers each take a part of every batch, by NCCL (gloo on
-CPUs), for each of --models model,width,depth: at one batch for all workers together (`strong`: the same run, faster),
-and at one batch per worker (`weak`). Images per second are those between two snapshots, evaluation included.
+Part 1, without Ray: a run of the experiment `classifier` whose workers each take a part of every batch, over NCCL
+(gloo on CPUs), for each of --models model,width,depth: at one batch for all workers together (`strong`: the same run,
+faster), and at one batch per worker (`weak`). Images per second are those between two snapshots, evaluation included.
 Part 2, through Ray with resources {gpus_per_run: N} (workers_per_run on CPUs): three packs of one run each, whose rows
 are compared with those of one device; with --kill, a worker of the second pack is killed in mid-training. Needs no
 Polars. Writes classifier_ddp-<device>.json beside this file, or into DIR.
@@ -173,11 +173,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         one: dict[str, Any] = {}
         several = [n for n in given.workers if n > 1]
-        for workers, kill in [
-            (1, False),
-            *((n, False) for n in several),
-            *((n, True) for n in several[:1] * given.kill),
-        ]:
+        killed = [(several[0], True)] if given.kill and several else []
+        for workers, kill in [(1, False), *((n, False) for n in several), *killed]:
             about, rows = on_ray(given, Path(name), workers, kill)
             one = one or rows
             both = [(row, one[cell]) for cell, row in rows.items() if row["status"] == one[cell]["status"] == "ok"]

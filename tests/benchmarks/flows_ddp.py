@@ -1,4 +1,4 @@
-"""Training of transformer flows on several GPUs of one host, at a fixed batch per GPU: images per second and efficiency.
+"""Training of transformer flows on several GPUs of one host, at a fixed batch per GPU: images per second, efficiency.
 
     python tests/benchmarks/flows_ddp.py --device cuda --workers 1 2 4 --data cifar10_jpeg_60k --seconds 20 [--out DIR]
 
