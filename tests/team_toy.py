@@ -18,7 +18,7 @@ from raysweep.experiments.classifier import Classifier
 from raysweep.experiments.classifier_axes import AXES
 from raysweep.grid.runs import Runs
 
-AT = 5  # sums before it happens
+AT = 9  # the sum in which it happens: one at the start, then one per step
 
 
 @dataclass(frozen=True)

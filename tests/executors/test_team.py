@@ -16,8 +16,9 @@ from raysweep.run import run
 from raysweep.store import Store
 from raysweep.sweep import Sweep
 
-THREE = {**CLASSIFIER_SWEEP, "experiment": "team_toy:Fragile", "resources": {"workers_per_run": 2, "timeout": 6}}
-NOT_RESULTS = ["pack", "lane", "attempt", "device", "seconds", "finished_at"]
+RESOURCES = {"workers_per_run": 2, "timeout": 6, "checkpoint_seconds": 0.01}
+THREE = {**CLASSIFIER_SWEEP, "experiment": "team_toy:Fragile", "resources": RESOURCES}
+NOT_RESULTS = ["pack", "lane", "attempt", "device", "seconds", "finished_at", "flops_eval"]  # the last: since a resume
 
 
 def cells(store: Store) -> pl.DataFrame:
@@ -34,15 +35,17 @@ def test_of_three_cells_on_two_workers_one_is_killed_one_is_stopped_and_all_othe
     sweep = make_sweep(THREE, grid)  # Ray has two CPUs: the workers of one pack
     store, alone = Store(str(tmp_path / "store")), Store(str(tmp_path / "alone"))
     outcome = run(sweep, store, make_executor("ray"))
-    assert (outcome.counts.ok, outcome.counts.failed) == (8, 4)
+    assert (outcome.counts.ok, outcome.counts.failed) == (10, 2)
     found = cells(store)
-    assert set(found.filter(width=6)["attempt"]) == {2}  # its worker was killed, and it was tried again
-    assert set(found.filter(width=4)["attempt"]) == {1}
-    (reason,) = set(found.filter(width=5)["error"])
-    assert reason.endswith("took longer than 6 s, the limit of a run")
+    (bad,) = found.filter(status="failed").select("width", "steps", "error").unique().rows()
+    assert bad[:2] == (5, 16)
+    assert bad[2].endswith("took longer than 6 s, the limit of a run")
+    # The one whose worker was killed at step 8 was tried again, and went on from the state saved at step 4.
+    tried = found.filter(status="ok").select("width", "steps", "attempt").unique().sort("width", "steps").rows()
+    assert tried == [(4, 4, 1), (4, 16, 1), (5, 4, 1), (6, 4, 1), (6, 16, 2)]
 
     run(make_sweep(THREE, grid, resources={}), alone, make_executor("inline"))
-    good = pl.col("width") != 5
+    good = pl.col("cell").is_in(found.filter(status="ok")["cell"].implode())
     assert all(device.startswith("2 x ") for device in found.filter(good)["device"])
     assert_frame_equal(
         found.filter(good).drop(NOT_RESULTS), cells(alone).filter(good).drop(NOT_RESULTS), rel_tol=1e-5, abs_tol=1e-6
