@@ -7,7 +7,8 @@ of one GPU; --seconds is the time of each measurement, after compilation and a w
 (raysweep.oracle.likelihood): noise, forward, backward, clipping, AdamW, average of the weights; the model is wrapped as
 Ray Train wraps it for `raysweep oracle fit --workers N`, in DistributedDataParallel over NCCL (gloo on CPUs). Each
 worker is a process of its own. Efficiency is images per second and worker, relative to the fewest workers in the run.
-Needs neither Ray nor Polars. Writes flows_ddp-<device>.json beside this file, or into DIR.
+--ddp compares ways to wrap: plain; view, whose gradients are views of the tensors that are summed; split, compiled from
+the outside, so that sums begin before the backward pass ends. Needs neither Ray nor Polars. Writes flows_ddp-<device>.json beside this file, or into DIR.
 """
 
 from __future__ import annotations
@@ -47,7 +48,19 @@ def recipe(data: str, cuda: bool, patch: int, width: int, batch: int) -> Transfo
     )  # fmt: skip
 
 
-def work(rank: int, workers: int, own: TransformerRecipe, cuda: bool, seconds: float, port: int, to: str) -> None:
+def wrapped(flow: torch.nn.Module, how: str, rank: int, cuda: bool) -> torch.nn.Module:
+    if cuda and how != "split":
+        flow.compile()
+    devices, view = [rank] if cuda else None, how != "plain"
+    model = torch.nn.parallel.DistributedDataParallel(flow, device_ids=devices, gradient_as_bucket_view=view)
+    if cuda and how == "split":
+        model.compile()
+    return model
+
+
+def work(
+    rank: int, workers: int, own: TransformerRecipe, how: str, cuda: bool, seconds: float, port: int, to: str
+) -> None:
     """One worker; worker 0 writes what it measured."""
     device = f"cuda:{rank}" if cuda else "cpu"
     if cuda:
@@ -61,11 +74,11 @@ def work(rank: int, workers: int, own: TransformerRecipe, cuda: bool, seconds: f
     optimiser = torch.optim.AdamW(
         flow.parameters(), lr=own.lr, betas=likelihood._BETAS, weight_decay=own.weight_decay, fused=True
     )
-    if cuda:
-        flow.compile()
     model: torch.nn.Module = flow
     if workers > 1:
-        model = torch.nn.parallel.DistributedDataParallel(flow, device_ids=[rank] if cuda else None)
+        model = wrapped(flow, how, rank, cuda)
+    elif cuda:
+        flow.compile()
     batches = likelihood._Images.of(own, False, device).batches(0, own.steps, rank, workers)
     taken = 0
 
@@ -93,6 +106,7 @@ def work(rank: int, workers: int, own: TransformerRecipe, cuda: bool, seconds: f
     if rank == 0:
         found = {
             "workers": workers,
+            "ddp": how if workers > 1 else None,
             "batch_per_worker": own.batch // workers,
             "images_per_s": statistics.median(speeds),
             "lowest": min(speeds),
@@ -119,6 +133,7 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="patch,width,batch")
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--ddp", nargs="+", choices=("plain", "view", "split"), default=["plain"])
     parser.add_argument("--out", type=Path, default=HERE)
     given = parser.parse_args()
     cuda = given.device == "cuda"
@@ -137,13 +152,12 @@ def main() -> None:
     for shape in given.shapes:
         patch, width, batch = map(int, shape.split(","))
         first: dict[str, Any] | None = None
-        for workers in sorted(given.workers):
+        for workers, how in [(n, how) for n in sorted(given.workers) for how in given.ddp[: None if n > 1 else 1]]:
             own = recipe(given.data, cuda, patch, width, batch * workers)
             with tempfile.TemporaryDirectory() as folder:
                 to = f"{folder}/found.json"
-                multiprocessing.spawn(
-                    work, (workers, own, cuda, given.seconds, free_port(), to), nprocs=workers, join=True
-                )
+                arguments = (workers, own, how, cuda, given.seconds, free_port(), to)
+                multiprocessing.spawn(work, arguments, nprocs=workers, join=True)
                 row = {"patch": patch, "width": width, **json.loads(Path(to).read_text())}
             first = first or row
             row["efficiency"] = row["images_per_s"] / workers * first["workers"] / first["images_per_s"]
