@@ -12,6 +12,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -155,11 +156,14 @@ class Team:
         Raises:
             MemoryError: it ran out of memory.
         """
-        ready, _ = ray.wait(work, num_returns=1, timeout=_GRACE)
-        for task in ready:
-            who = f"worker {work.index(task) + 1} of {self.job.workers}"
+        left, until = list(work), time.monotonic() + _GRACE
+        while left and time.monotonic() < until:
+            ready, left = ray.wait(left, num_returns=1, timeout=until - time.monotonic())
+            if not ready:
+                break
+            who = f"worker {work.index(ready[0]) + 1} of {self.job.workers}"
             try:
-                ray.get(task)
+                ray.get(ready[0])
             except ray.exceptions.RayTaskError as error:
                 if isinstance(error.cause, Parted):  # it, too, lost a partner
                     continue
