@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP
+from typer.testing import CliRunner
 
+from raysweep.cli import app
 from raysweep.errors import PackError, SweepError
 from raysweep.plan import make_plan
 from raysweep.store import Store
@@ -57,6 +63,20 @@ def test_workers_share_the_activations_of_a_lane_and_its_work_is_the_same(
     kept = 12.0 * alone.parameters  # parameters, gradients and velocity; the workers' sum of gradients comes on top
     assert together.bytes == pytest.approx(kept + 4 * alone.parameters + (alone.bytes - kept) / 4)
     assert one.runs.keys.tolist() == four.runs.keys.tolist()
+
+
+def test_a_plan_and_its_price_count_all_workers_of_a_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    Path("tiny.yaml").write_text(yaml.safe_dump({**CLASSIFIER_SWEEP, "resources": {"workers_per_run": 3}}))
+    said = CliRunner().invoke(app, ["plan", "tiny.yaml"]).output
+    assert "8 runs -> 2 packs of 3 workers, 2 at a time" in said
+    assert "each worker of a pack may take" in said
+    Path("tiny.yaml").write_text(yaml.safe_dump({**CLASSIFIER_SWEEP, "resources": {"gpus_per_run": 4}}))
+    found = json.loads(CliRunner().invoke(app, ["plan", "tiny.yaml", "--price", "aws:p5", "--json"]).output)
+    assert found["workers"] == 4
+    assert found["price"]["per_pack"] == {"cpus": 4.0, "gpus": 4.0}
+    assert found["price"]["packs_per_machine"] == 2  # of 8 GPUs
 
 
 def test_a_lane_that_does_not_fit_learns_how_many_workers_would_do(
