@@ -47,14 +47,15 @@ class Probe(Protocol):
 
 
 def fit_to_device(
-    runs: Runs, groups: Sequence[Group], experiment: Experiment, gpus: float, probe: Probe | None
+    runs: Runs, groups: Sequence[Group], experiment: Experiment, gpus: float, probe: Probe | None, workers: int = 1
 ) -> tuple[list[Group], float]:
     """The groups with measured bytes where the estimate nears a GPU's memory, and the bytes that a pack may use.
 
     Args:
         runs: The pending runs that `groups` indexes.
-        gpus: GPUs per pack; a fraction shares the memory.
+        gpus: GPUs per pack, or per worker of one; a fraction shares the memory.
         probe: None where no device can be queried; then estimates and an 80 GiB device are assumed.
+        workers: Workers that train a pack together; bytes are those of one of them.
     """
     share = _FILL * min(gpus, 1.0)
     if max((len(g.index) * g.cost.bytes for g in groups), default=0.0) <= _SURE * share:
@@ -67,7 +68,7 @@ def fit_to_device(
     found = []
     for group in groups:
         if len(group.index) * group.cost.bytes > _CLOSE * memory and len(group.index) > _LANES[0]:
-            key = _key(group, experiment, device)
+            key = _key(group, experiment, device, workers)
             if key not in kept:
                 kept[key] = _measured(runs, group, probe)
                 _write(kept)
@@ -88,8 +89,9 @@ def _measured(runs: Runs, group: Group, probe: Probe) -> float:
     return found if found > _LEAST * group.cost.bytes else group.cost.bytes
 
 
-def _key(group: Group, experiment: Experiment, device: Device) -> str:
+def _key(group: Group, experiment: Experiment, device: Device, workers: int) -> str:
     parts = [experiment.name, experiment.version, sorted(group.shape.items()), device.name, device.memory]
+    parts += [workers] if workers > 1 else []
     return hashlib.blake2b(json.dumps(parts, default=str).encode(), digest_size=10).hexdigest()
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TypeAlias
 
@@ -15,16 +16,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysweep.errors import PackError
-from raysweep.experiment import Cost, Experiment, WorldShape
+from raysweep.experiment import Cost, DividedExperiment, Experiment, WorldShape
 from raysweep.grid.runs import Observed, Runs, number
 from raysweep.grid.values import Value
 from raysweep.terminal import counted
 
-__all__ = ["ASSUMED_FLOPS", "CostOf", "Rate", "clock", "host_memory", "measured_rate", "run_costs", "stated_cost"]
+__all__ = [
+    "ASSUMED_FLOPS",
+    "CostOf",
+    "Rate",
+    "clock",
+    "divided_cost",
+    "host_memory",
+    "measured_rate",
+    "run_costs",
+    "stated_cost",
+    "workers_for",
+]
 
 CostOf: TypeAlias = Callable[[Mapping[str, Value], Observed], Cost]  # the cost of a run that observes a set
 # Per second, for packs of small models, until something was measured: per core in float32, per GPU in TF32.
 ASSUMED_FLOPS, ASSUMED_GPU_FLOPS = 4e9, 1e13
+_BUCKET = 4  # bytes per parameter of the tensor in which workers add their gradients
+_MOST_WORKERS = 64  # that are suggested
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,28 @@ def stated_cost(experiment: Experiment, run: Mapping[str, Value], observed: Obse
                 f"{name}={repr(value)[:200]} for the run {dict(run)}. Correct cost() for such runs"
             )
     return Cost(**numbers)
+
+
+def divided_cost(
+    experiment: Experiment, run: Mapping[str, Value], observed: Observed, world: WorldShape | None, workers: int
+) -> Cost:
+    """The cost of a run that several workers train together; its bytes are those of one worker."""
+    whole = stated_cost(experiment, run, observed, world)
+    if workers == 1 or not isinstance(experiment, DividedExperiment):
+        return whole
+    own = {experiment.divided: math.ceil(int(run[experiment.divided]) / workers)}
+    part = stated_cost(experiment, ChainMap(own, run), observed, world)  # type: ignore[arg-type]  # it is only read
+    return replace(whole, bytes=part.bytes + _BUCKET * whole.parameters)
+
+
+def workers_for(bytes_of: Callable[[int], float], memory: float) -> int | None:
+    """The smallest power of two of workers for which one worker's bytes fit in memory, or None."""
+    count = 2
+    while count <= _MOST_WORKERS:
+        if bytes_of(count) <= memory:
+            return count
+        count *= 2
+    return None
 
 
 def run_costs(

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,14 @@ from raysweep.grid.runs import Observed, Runs
 from raysweep.grid.values import Value
 from raysweep.inside import Place
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = [
     "Context",
     "Cost",
     "Dist",
+    "DividedExperiment",
     "Experiment",
     "Items",
     "Keep",
@@ -30,6 +34,7 @@ __all__ = [
     "Outbox",
     "Sample",
     "Saved",
+    "Share",
     "ShownExperiment",
     "TheoryExperiment",
     "World",
@@ -87,6 +92,23 @@ class Dist:
     """(metrics, files of a checkpoint or None); every rank calls it equally often."""
     resume: Mapping[str, bytes] | None = None
     """The files of the last checkpoint, after a restart."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """One worker's part in a pack that several workers train together: each takes its share of every batch.
+
+    All workers hold the same parameters and take the same steps; only worker 0 yields rows and saves states.
+    """
+
+    rank: int
+    workers: int
+    add: Callable[[Tensor], None]
+    """Replaces a tensor by its sum over the workers, in all of them; each of them calls it equally often."""
+
+    def of(self, size: int) -> slice:
+        """This worker's items of a batch of this size; shares differ by at most one item."""
+        return slice(self.rank * size // self.workers, (self.rank + 1) * size // self.workers)
 
 
 @dataclass(frozen=True)
@@ -234,6 +256,7 @@ class Context:
         device: A torch device name.
         world: The data source with a known posterior, where the experiment needs one.
         keep: A place for training state, or None.
+        share: This worker's part in a pack that several train together; None where it trains alone.
         outbox: A place for rows, as an alternative to yielding them.
         hold: Lends a run, by its key, a place of its own for its duration.
         interrupted: Whether an exception is the user's Ctrl-C rather than the run's own.
@@ -244,6 +267,7 @@ class Context:
     device: str = "cpu"
     world: World | None = None
     keep: Keep | None = None
+    share: Share | None = None
     outbox: Outbox = field(default_factory=Outbox)
     hold: Callable[[str], AbstractContextManager[Place]] | None = None
     interrupted: Callable[[BaseException], bool] = lambda error: False
@@ -279,6 +303,17 @@ class Experiment(Protocol):
     def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost: ...
     def check(self, runs: Runs, world: WorldShape | None, gpus: float) -> None: ...
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]: ...
+
+
+@runtime_checkable
+class DividedExperiment(Experiment, Protocol):
+    """An Experiment whose packs several workers can train together, by `Context.share`."""
+
+    @property
+    def divided(self) -> str:
+        """The axis that the workers divide among them: a number of items. A worker's bytes are the cost of a run with
+        its part of them."""
+        ...
 
 
 @runtime_checkable

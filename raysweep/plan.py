@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysweep.capacity import Probe, fit_to_device
-from raysweep.cost import Rate, host_memory, measured_rate, stated_cost
+from raysweep.cost import Rate, divided_cost, host_memory, measured_rate, workers_for
 from raysweep.errors import SweepError
 from raysweep.executors.place import has_checkpoint
+from raysweep.experiment import DividedExperiment, WorldShape
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.grid.runs import Runs
 from raysweep.ledger.log import Ledger, Scan
@@ -57,7 +58,7 @@ class Plan:
         most: Lanes per pack, by group.
         rate: FLOPs per second of one pack.
         slots: Packs at a time.
-        memory: Bytes of its device that a pack may use.
+        memory: Bytes of its device that a pack, or each of its workers, may use.
         attempts: [runs] attempts so far.
         pace: Durations of a plain function's runs.
         again: The runs that were partly trained before.
@@ -132,6 +133,7 @@ class Plan:
             "flops": sum(s["flops"] for s in shapes),
             "flops_eval": sum(s["flops_eval"] for s in shapes),
             "slots": self.slots,
+            "workers": self.sweep.file.resources.workers_per_run,
             "memory": self.memory,
             "seconds": self.seconds,
             "trained_again": self.again.restarted,
@@ -165,20 +167,40 @@ def make_plan(
         left = scan.pending(sweep.runs, skip_failed, retry_diverged).cells
         return _checked(_of_function(sweep, store, scan, runs, slots, left))
     world = sweep.file.world.shape if sweep.file.world else None
-    groups = shape_groups(runs, sweep.axes, partial(stated_cost, sweep.experiment, world=world))
     resources = sweep.file.resources
+    workers = resources.workers_per_run
+    groups = shape_groups(runs, sweep.axes, partial(divided_cost, sweep.experiment, world=world, workers=workers))
     if resources.memory_gib:
         memory = resources.memory_gib * 2**30
     elif resources.gpus:
-        groups, memory = fit_to_device(runs, groups, sweep.experiment, resources.gpus, probe)
+        groups, memory = fit_to_device(runs, groups, sweep.experiment, resources.gpus, probe, workers)
     else:
         here = max(1, int((os.cpu_count() or 1) / resources.cpus))  # a cluster's slots are also on other hosts
-        memory = _MEMORY_SHARE * host_memory() / min(slots, here)
-    most = lanes_per_pack(groups, memory, slots, resources.lanes)
+        memory = _MEMORY_SHARE * host_memory() / min(slots * workers, here)
+    remedy = partial(_more_workers, sweep, runs, world, memory)
+    most = lanes_per_pack(groups, memory, slots, resources.lanes, remedy)
     attempts = scan.attempts(runs)
     del scan
-    rate = measured_rate(ledger.scan(["flops", "flops_eval", "seconds"], _SAMPLE).table, resources.cpus, resources.gpus)
+    some = ledger.scan(["flops", "flops_eval", "seconds"], _SAMPLE).table
+    rate = measured_rate(some, resources.cpus * workers, resources.gpus * workers)
     return _checked(Plan(sweep, runs, tuple(groups), tuple(most), rate, slots, memory, attempts))
+
+
+def _more_workers(sweep: Sweep, runs: Runs, world: WorldShape | None, memory: float, group: Group) -> str:
+    """Whether more workers would help a lane that does not fit, as the end of a sentence."""
+    resources = sweep.file.resources
+    if not isinstance(sweep.experiment, DividedExperiment):
+        return ""
+    row, name = runs.row(int(group.index[0])), "gpus_per_run" if resources.gpus else "workers_per_run"
+    items = int(row[sweep.experiment.divided] or 1)
+
+    def bytes_of(workers: int) -> float:
+        return (
+            divided_cost(sweep.experiment, row, group.observed, world, workers).bytes if workers <= items else math.inf
+        )
+
+    count = workers_for(bytes_of, memory)
+    return "" if count is None else f", or let several workers train it together: resources.{name}: {count}"
 
 
 def pending(scan: Scan, sweep: Sweep, skip_failed: bool = False, retry_diverged: bool = False) -> Runs:

@@ -113,12 +113,13 @@ def estimate(plan: Plan, machine: Machine, machines: int = 1) -> dict[str, Any]:
             f"--price: the experiment must state what a run costs, but {plan.sweep.experiment.name} states no FLOPs. "
             "Time a few runs of a plain function and multiply"
         )
-    by_cpu = int(machine.cpus / resources.cpus)
-    by_gpu = int(machine.gpus / resources.gpus) if resources.gpus else by_cpu
+    need_cpus, need_gpus = (each * resources.workers_per_run for each in (resources.cpus, resources.gpus))
+    by_cpu = int(machine.cpus / need_cpus)
+    by_gpu = int(machine.gpus / need_gpus) if need_gpus else by_cpu
     each = min(by_cpu, by_gpu)
     if not each:
-        cpus = ("cpus", machine.cpus, resources.cpus)
-        lacks, has, need = cpus if not by_cpu else ("gpus", machine.gpus, resources.gpus)
+        cpus = ("cpus", machine.cpus, need_cpus)
+        lacks, has, need = cpus if not by_cpu else ("gpus", machine.gpus, need_gpus)
         raise PriceError(f"--price: resources.{lacks}: a pack needs {need:g}, but {machine.key} has {has}")
     slots = each * machines
     most = lanes_per_pack(plan.groups, plan.memory, slots, resources.lanes)
@@ -135,7 +136,7 @@ def estimate(plan: Plan, machine: Machine, machines: int = 1) -> dict[str, Any]:
         "packs": packs,
         "packs_per_machine": each,
         "packs_limited_by": "gpus" if by_gpu < by_cpu else "cpus",
-        "per_pack": {"cpus": resources.cpus, "gpus": resources.gpus},
+        "per_pack": {"cpus": need_cpus, "gpus": need_gpus},
         "seconds": seconds,
         "machine_hours": hours,
         "on_demand_usd_per_hour": machine.on_demand,

@@ -111,6 +111,7 @@ def run(
         token=token,
         cpus=resources.cpus,
         gpus=resources.gpus,
+        workers=resources.workers_per_run,
         checkpoint_seconds=resources.checkpoint_seconds,
         made_by=(sweep.experiment.name, sweep.experiment.version, sweep.code),
         given=sweep.given,

@@ -113,7 +113,10 @@ def _say_work(found: Mapping[str, Any], planned: Plan, store: str, skip_failed: 
         return
     if not function:
         collapse += f" -> {counted(found['packs'], 'pack')}"
-    say(f"  {collapse}, {slots} at a time{_missing_gpus(resources.gpus)}")
+    if resources.workers_per_run > 1:
+        each = " of one GPU each" if resources.gpus else ""
+        collapse += f" of {resources.workers_per_run} workers{each}"
+    say(f"  {collapse}, {slots} at a time{_missing_gpus(resources.gpus * resources.workers_per_run)}")
     if found["done_cells"]:
         say(
             f"  {found['done_cells']:,} of {found['cells']:,} cells are finished in {store}; "
@@ -132,7 +135,8 @@ def _say_work(found: Mapping[str, Any], planned: Plan, store: str, skip_failed: 
         from raysweep.cost import host_memory
 
         on = "of a GPU" if resources.gpus else f"of {host_memory() / 2**30:.1f} GiB free here"
-        say(f"  memory: a pack may take {found['memory'] / 2**30:.1f} GiB {on}")
+        who = "a pack" if resources.workers_per_run == 1 else "each worker of a pack"
+        say(f"  memory: {who} may take {found['memory'] / 2**30:.1f} GiB {on}")
 
 
 def _sweep(file: str, overrides: Sequence[str] | None, preset: str | None, store: str | None) -> Sweep:
@@ -153,9 +157,10 @@ def _sweep(file: str, overrides: Sequence[str] | None, preset: str | None, store
 def _slots(sweep: Sweep) -> int:
     """Packs at a time on this machine: what its cores and its GPUs allow."""
     resources = sweep.file.resources
-    by_cpu = int((os.cpu_count() or 1) / resources.cpus)
+    workers = resources.workers_per_run
+    by_cpu = int((os.cpu_count() or 1) / (resources.cpus * workers))
     gpus = _gpus() if resources.gpus else 0
-    return max(1, min(by_cpu, int(gpus / resources.gpus)) if gpus else by_cpu)
+    return max(1, min(by_cpu, int(gpus / (resources.gpus * workers))) if gpus else by_cpu)
 
 
 def _gpus() -> int:
@@ -164,7 +169,9 @@ def _gpus() -> int:
 
 
 def _missing_gpus(wanted: float) -> str:
-    return f" on a machine with {wanted:g} GPUs or more: none is here" if wanted and not _gpus() else ""
+    here = _gpus()
+    there = {0: "none is", 1: "one is"}.get(here, f"{here} are")
+    return f" on a machine with {wanted:g} GPUs or more: {there} here" if wanted > here else ""
 
 
 def _question(store: Store, sweep: Sweep) -> list[str]:

@@ -45,10 +45,16 @@ class Inline:
         """Nothing to start.
 
         Raises:
-            PackError: packs need a GPU, and there is none.
+            PackError: packs need a GPU, and there is none; or several workers each.
         """
         import torch
 
+        if job.workers > 1:
+            raise PackError(
+                f"resources.workers_per_run: packs of several workers must run on Ray, but got (workers_per_run="
+                f"{job.workers}, executor=inline). Run without --executor inline, or leave gpus_per_run and "
+                "workers_per_run out"
+            )
         if job.gpus and not torch.cuda.is_available():
             raise PackError(
                 f"resources.gpus: a pack needs {job.gpus:g} GPUs, but torch sees none here. Ask for none, or run on a "

@@ -59,6 +59,7 @@ _LOOK_SECONDS = 5.0  # between checks for packs that are silent
 # One of these is in a trial's error when its pack is to blame. Otherwise a node has died, was preempted or does not
 # answer: Ray then says so, or gives no reason at all.
 _CRASHED = ("worker process has died", "Traceback", "RayTaskError")
+_NODE_DIED = "its node has died"  # Ray's words, also where it is another worker's node
 
 
 class _Unsaved:
@@ -167,7 +168,8 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
         if full and len(pack) > 1:
             self.on_counts(self.feed.too_large(pack.id, reason))
         else:
-            crashed = full or (any(sign in whole for sign in _CRASHED) and UnreachableError.__name__ not in whole)
+            innocent = UnreachableError.__name__ in whole or _NODE_DIED in whole
+            crashed = full or (any(sign in whole for sign in _CRASHED) and not innocent)
             self.on_counts(self.feed.lost(pack.id, said(reason), crashed, run, final=late))
         forget(trial)
 
@@ -239,14 +241,16 @@ class RayExecutor:
             self.dashboard = f"http://{found.dashboard_url}" if found.dashboard_url else ""
             try:
                 total = resources()
-                for name, need in (("CPU", job.cpus), ("GPU", job.gpus)):
+                cpus, gpus = job.cpus * job.workers, job.gpus * job.workers
+                of = f" for its {job.workers} workers" if job.workers > 1 else ""
+                for name, need in (("CPU", cpus), ("GPU", gpus)):
                     if need > total.get(name, 0.0):
                         raise PackError(
-                            f"resources.{name.lower()}s: a pack needs {need:g} {name}s, but this Ray has "
+                            f"resources.{name.lower()}s: a pack needs {need:g} {name}s{of}, but this Ray has "
                             f"{total.get(name, 0.0):g}. Ask for fewer, or give --address of a larger cluster"
                         )
-                by_cpu = total.get("CPU", 1.0) / job.cpus
-                self.slots = max(1, int(min(by_cpu, total.get("GPU", 0.0) / job.gpus) if job.gpus else by_cpu))
+                by_cpu = total.get("CPU", 1.0) / cpus
+                self.slots = max(1, int(min(by_cpu, total.get("GPU", 0.0) / gpus) if gpus else by_cpu))
                 check_nodes(job)
                 yield
             finally:
@@ -308,9 +312,10 @@ class RayExecutor:
 
 
 def _resources(job: Job) -> Any:
-    """What a trial holds: its own CPUs and GPUs, and in a separate bundle those of the tasks that a run starts."""
+    """What a trial holds: the CPUs and GPUs of each of its workers, itself the first, and in a separate bundle those of
+    the tasks that a run starts."""
     own = {"CPU": job.cpus, **({"GPU": job.gpus} if job.gpus else {})}
-    return tune.PlacementGroupFactory([own, *([{"CPU": job.child_cpus}] if job.child_cpus else [])])
+    return tune.PlacementGroupFactory([own] * job.workers + [{"CPU": job.child_cpus}] * bool(job.child_cpus))
 
 
 def _own(error: BaseException | None) -> RaysweepError | None:

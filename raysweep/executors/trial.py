@@ -9,6 +9,7 @@ import ray
 from ray import tune
 
 from raysweep.executors.tasks import refuse_tasks
+from raysweep.executors.team import Team
 from raysweep.executors.work import Doubtful, Enough, Health, Job, OutOfMemory, execute, opened
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.ledger.causes import cause
@@ -36,6 +37,7 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any], job: Job) -> None:
         self.job, self.fatal = job, ""  # torch's threads follow the OMP_NUM_THREADS that Ray derives from cpus
         self.health, self.node = Health(), ray.get_runtime_context().get_node_id()
+        self.team = Team(job) if job.workers > 1 else None
         try:
             experiment, _, _ = opened(job)
             if isinstance(experiment, FunctionExperiment):
@@ -47,9 +49,11 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any]) -> None:
         pack = config["pack"]
         aside = self.node in config.get("aside", ())
-        self.unfit = aside or self.health.spoilt or (pack.fresh and self.health.begun > 0)
+        spoilt = self.health.spoilt or (self.team is not None and self.team.broken)
+        self.unfit = aside or spoilt or (pack.fresh and self.health.begun > 0)
         self.reasons: list[str] = []
-        self.work = execute(self.job, pack, self.health, self.reasons.append, config.get("sure", ()))
+        together = None if self.team is None else self.team.training
+        self.work = execute(self.job, pack, self.health, self.reasons.append, config.get("sure", ()), together)
         self.config: dict[str, Any] = {}  # would travel back with every report
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

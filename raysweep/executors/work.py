@@ -10,11 +10,11 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Collection, Generator
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -26,7 +26,7 @@ from raysweep.executors.keeping import Keeping, Kept, find, parts
 from raysweep.executors.limit import watched
 from raysweep.executors.place import RunPlace, lend
 from raysweep.executors.sink import Sink
-from raysweep.experiment import Context, Experiment, Outbox, World
+from raysweep.experiment import Context, Experiment, Outbox, Saved, Share, World
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.ledger.log import Ledger
 from raysweep.ledger.rows import Counts, Stamp, row_schema
@@ -42,13 +42,20 @@ __all__ = [
     "Health",
     "Job",
     "OutOfMemory",
+    "Together",
     "check_store",
+    "device_of",
     "execute",
     "gpu",
     "opened",
+    "out_of_memory",
     "peak_bytes",
     "release_memory",
 ]
+
+# (pack, the state it continues from, what to call before the process ends itself) -> this worker's share, for as long
+# as the pack is trained.
+Together: TypeAlias = Callable[[Pack, Saved | None, Callable[[], None]], AbstractContextManager[Share]]
 
 FLUSH_SECONDS = 30.0
 _TRIAL_SECONDS = 2.0  # after which a pack of several runs of a user's function starts no further run
@@ -87,7 +94,8 @@ class Job:
         store: Where rows are written.
         world: Folder of the world in the store, or "".
         token: Content of the store's `store.json`; a worker that does not see it does not share the driver's disk.
-        cpus, gpus: What a pack may use.
+        cpus, gpus: What a pack, or each of the workers that train it together, may use.
+        workers: Workers that train a pack together.
         checkpoint_seconds: Least time between saves of a pack's training state; 0 for none.
         made_by: Name, version and code of the experiment.
         given: The user's function, where it was given in Python; Ray ships it by value.
@@ -105,6 +113,7 @@ class Job:
     token: str
     cpus: float
     gpus: float
+    workers: int = 1
     checkpoint_seconds: float = 0.0
     made_by: tuple[str, int, Code] = ("", 0, Code())
     given: Any = None
@@ -171,6 +180,7 @@ def execute(
     health: Health | None = None,
     on_failure: Callable[[str], None] = lambda reason: None,
     sure: Collection[str] = (),
+    together: Together | None = None,
 ) -> Generator[Counts, None, None]:
     """Run one pack; yields the cells finished at each snapshot. Rows are flushed at most every 30 s and at the end.
 
@@ -181,6 +191,7 @@ def execute(
         health: Health of this process, where it can be replaced: a failure in a used process does not count yet.
         on_failure: Called with the reason of each failure that counts.
         sure: Causes of failure that are known to be the runs' own: they count in any process.
+        together: Lets other workers train the pack with this one.
 
     Raises:
         OutOfMemory: the device is full; what finished before is in the ledger.
@@ -192,7 +203,7 @@ def execute(
     sha = world.sha if world else ""
     kept = find(job.store, sha) if job.checkpoint_seconds else []
     for part, start in parts(pack, kept):
-        yield from _part(job, part, start, health, on_failure, sure)
+        yield from _part(job, part, start, health, on_failure, sure, together)
 
 
 def _part(
@@ -202,11 +213,13 @@ def _part(
     health: Health | None,
     on_failure: Callable[[str], None],
     sure: Collection[str],
+    together: Together | None,
 ) -> Generator[Counts, None, None]:
     """Execute the runs of a pack that start, or continue, together."""
     experiment, schema, world = opened(job)
-    device, name = _device(job)
+    device, name = device_of(job)
     sha = world.sha if world else None
+    name = f"{job.workers} x {name}" if together else name
     by = Stamp(pack.id, pack.attempt, name, sha, 0.0, "grid", *job.made_by)
     outbox = Outbox()
     sink = Sink(Ledger(job.store), pack.runs, schema, by, outbox, health, on_failure, sure)
@@ -241,8 +254,8 @@ def _part(
     with sink.regularly(FLUSH_SECONDS):
         reason = "the experiment yielded no row for this cell"
         try:
-            with limit:
-                for batch in experiment.run(pack.runs, context):
+            with together(pack, keep.saved, sink.flush) if together else nullcontext() as share, limit:
+                for batch in experiment.run(pack.runs, replace(context, share=share)):
                     sink.take(batch)
                     if counts := sink.counted():
                         yield counts
@@ -294,10 +307,11 @@ def peak_bytes(job: Job, pack: Pack) -> float:
     import torch
 
     experiment, _, world = opened(job)
+    share = Share(0, job.workers, lambda tensor: None) if job.workers > 1 else None  # as worker 0 without the others
     for _ in range(2):
         release_memory()
         torch.cuda.reset_peak_memory_stats()
-        work = experiment.run(pack.runs, Context(device="cuda", world=world))
+        work = experiment.run(pack.runs, Context(device="cuda", world=world, share=share))
         next(iter(work))
         found = float(torch.cuda.max_memory_reserved())
         del work
@@ -314,7 +328,7 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _device(job: Job) -> tuple[str, str]:
+def device_of(job: Job) -> tuple[str, str]:
     """Torch's word for the device of a pack, and the device's name."""
     if job.gpus > 0:
         import torch

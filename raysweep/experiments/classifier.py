@@ -56,6 +56,7 @@ class Classifier:
     metrics: Sequence[Metric] = (*METRICS, *BMD_METRICS, *SHIFT_METRICS)
     needs_world: bool = True
     display: Display = DISPLAY
+    divided: str = "batch"
 
     def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
         """Cost of all members of a run, summed over layers, with the schedule's branches and subsampled evaluations."""
@@ -113,7 +114,10 @@ class Classifier:
                     raise SweepError(f"grid.{problem}")
 
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
-        """Train the pack's lanes together; one batch of rows per snapshot, one row per run and budget."""
+        """Train the pack's lanes together; one batch of rows per snapshot, one row per run and budget.
+
+        Where several workers share the training, the first of them evaluates while the others wait.
+        """
         import torch
 
         from raysweep.experiments.held_out import HeldOut, boolean_mean_dimension
@@ -132,13 +136,16 @@ class Classifier:
         own_end = np.array(pack.column("steps")) if row["schedule"] == "cosine" else None
         ks = torch.tensor(observed.values("k"), dtype=torch.float64)
         members, seeds, points = pack.value("members"), pack.column("seed"), int(pack.value("bmd_points"))
-        held = {s: HeldOut.draw(pack, world, s, compute, device, members) for s in ("eval", "select")}
+        share = context.share
+        leads = share is None or share.rank == 0
+        held = {s: HeldOut.draw(pack, world, s, compute, device, members) for s in ("eval", "select") if leads}
         layout, batch = architecture.layout, pack.value("batch")
+        own = batch if share is None else len(range(batch)[share.of(batch)])
         step_flops = float(pack.value("members")) * batch * (layout.forward_flops + layout.backward_flops)
         spent = np.zeros(len(pack))  # evaluation FLOPs so far
         with products(precision):
             tf32 = precision == "tf32"
-            conv = fastest_conv(architecture, len(pack) * pack.value("members"), batch, compute, device, tf32)
+            conv = fastest_conv(architecture, len(pack) * pack.value("members"), own, compute, device, tf32)
             model = architecture.model(conv, tf32)
             stack = train(
                 model,
@@ -149,8 +156,11 @@ class Classifier:
                 legs(str(row["schedule"]), times, float(row["decay"])),
                 compute,
                 context.keep,
+                share=share,
             )
             for snapshot in stack:
+                if not leads:
+                    continue
                 here = np.arange(len(pack)) if own_end is None else np.flatnonzero(own_end == snapshot.step)
                 diverged = _by_run(snapshot, pack)
                 sound = here[diverged[here] < 0]

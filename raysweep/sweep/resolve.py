@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from raysweep import __version__
 from raysweep.code import Code, of_files, of_object
 from raysweep.errors import SweepError, nearest
-from raysweep.experiment import Experiment, display_of
+from raysweep.experiment import DividedExperiment, Experiment, display_of
 from raysweep.experiments import BUILT_IN, Own, imported, load_experiment
 from raysweep.experiments.command import Command
 from raysweep.experiments.function import FunctionExperiment
@@ -87,6 +87,7 @@ class Sweep:
             runs = enumerate_runs(self.terms, self.axes, self.identity)
             world = self.file.world.shape if self.file.world else None
             self.experiment.check(runs, world, self.file.resources.gpus)
+            _check_workers(self.experiment, runs, self.file.resources.workers_per_run)
             return runs
         except SweepError as error:
             raise SweepError(f"{self.path}: {error}") from error
@@ -107,6 +108,28 @@ class Sweep:
     @cached_property
     def hash(self) -> str:
         return hashlib.blake2b(self.text.encode(), digest_size=8).hexdigest()
+
+
+def _check_workers(experiment: Experiment, runs: Runs, workers: int) -> None:
+    """Check that several workers can train the experiment's packs together, and that each has something to do.
+
+    Raises:
+        SweepError: they cannot.
+    """
+    if workers == 1:
+        return
+    if not isinstance(experiment, DividedExperiment):
+        raise SweepError(
+            "resources.workers_per_run: the experiment must be one whose runs several workers can train together, as "
+            f"`classifier` is, but got (experiment={experiment.name}, workers_per_run={workers}). Leave gpus_per_run "
+            "and workers_per_run out: several packs run at the same time"
+        )
+    axis = experiment.divided
+    if (least := min(int(value or 0) for value in runs.values[axis])) < workers:
+        raise SweepError(
+            f"resources.workers_per_run: `workers_per_run <= {axis}` must hold, but got (workers_per_run={workers}, "
+            f"{axis}={least}). Use fewer workers or a larger {axis}"
+        )
 
 
 def load_sweep(

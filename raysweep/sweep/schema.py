@@ -6,7 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
 
 from raysweep.errors import nearest
 from raysweep.laws.request import FitRequest, Options
@@ -79,9 +88,15 @@ class FitSpec(_Strict):
 class Resources(_Strict):
     """The resources of one pack."""
 
-    cpus: float = Field(1.0, gt=0, description="CPU cores per pack")
-    gpus: float = Field(0.0, ge=0, description="GPUs per pack")
-    memory_gib: float | None = Field(None, gt=0, description="device memory a pack may fill; measured by default")
+    cpus: float = Field(1.0, gt=0, description="CPU cores per pack; of several workers, each one's")
+    gpus: float = Field(0.0, ge=0, description="GPUs per pack; of several workers, each one's")
+    gpus_per_run: int | None = Field(
+        None, ge=1, description="GPUs that train a pack together: short for workers_per_run and gpus: 1"
+    )
+    workers_per_run: int = Field(1, ge=1, description="data-parallel workers that train a pack together")
+    memory_gib: float | None = Field(
+        None, gt=0, description="device memory a pack may fill, in each worker; measured by default"
+    )
     lanes: int | None = Field(None, ge=1, description="at most this many runs per pack")
     attempts: int = Field(3, ge=1, le=100, description="tries of a pack whose worker dies")
     checkpoint_seconds: float = Field(
@@ -94,6 +109,29 @@ class Resources(_Strict):
     max_failures: int = Field(
         5, ge=1, description="runs that may fail for one and the same reason before any succeeds; then the sweep stops"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_out(cls, given: Any) -> Any:
+        """`gpus_per_run: n` stands for n workers of one GPU each."""
+        if not isinstance(given, Mapping) or type(count := given.get("gpus_per_run")) is not int or count < 1:
+            return given
+        for name, meant in (("workers_per_run", count), ("gpus", 1)):
+            if given.get(name, meant) != meant:
+                raise ValueError(
+                    f"must agree: gpus_per_run={count} means {name}={meant}, but got ({name}={given[name]!r}). "
+                    f"Leave {name} out"
+                )
+        return {**given, "workers_per_run": count, "gpus": 1.0}
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Resources:
+        if self.workers_per_run > 1 and self.gpus not in (0.0, 1.0):
+            raise ValueError(
+                "must give each of several workers one GPU or none, but got "
+                f"(workers_per_run={self.workers_per_run}, gpus={self.gpus:g}). Use gpus_per_run"
+            )
+        return self
 
     @property
     def seconds(self) -> float | None:

@@ -29,10 +29,12 @@ class Repeated:
     Args:
         step: The function; it must neither wait for the device nor allocate memory that outlives the call.
         device: A torch device name.
+        beside: Whether other threads of this process use the device, too, as NCCL's do; they do not void a capture.
     """
 
-    def __init__(self, step: Callable[[], None], device: str) -> None:
+    def __init__(self, step: Callable[[], None], device: str, beside: bool = False) -> None:
         self._step = step
+        self._mode = "thread_local" if beside else "global"
         self._eager = torch.device(device).type != "cuda"
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -66,7 +68,8 @@ class Repeated:
 
     def _captured(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        with _no_collection(), torch.cuda.graph(graph, stream=_side_stream(torch.cuda.current_device())):
+        stream = _side_stream(torch.cuda.current_device())
+        with _no_collection(), torch.cuda.graph(graph, stream=stream, capture_error_mode=self._mode):
             self._step()
         return graph
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from raysweep.errors import PackError
-from raysweep.experiment import Keep, Saved
+from raysweep.experiment import Keep, Saved, Share
 from raysweep.training import saved
 from raysweep.training.batches import Batches
 from raysweep.training.graph import Repeated
@@ -19,6 +19,7 @@ from raysweep.training.loss import CROSS_ENTROPY, Loss
 from raysweep.training.optim import Optimiser, Parameters, State
 from raysweep.training.saved import Stage
 from raysweep.training.schedule import Schedule
+from raysweep.training.together import Together
 from raysweep.training.whole import Whole
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class _Given:
         limits: [lanes] losses above which a lane has diverged; a number where all lanes share it.
         compute: Type of the activations.
         inputs: What replaces the inputs of every step.
+        share: This worker's part in the steps of several.
     """
 
     model: Model
@@ -85,6 +87,7 @@ class _Given:
     limits: Tensor | float
     compute: torch.dtype
     inputs: Inputs | None
+    share: Share | None
 
     def take(self, lanes: Tensor) -> _Given:
         """The same of these lanes."""
@@ -111,19 +114,37 @@ class _Stack:
         self.updates = torch.zeros_like(batches.n)
         self.alive = torch.ones_like(batches.n, dtype=torch.bool)
         self.lanes = torch.arange(len(batches), device=batches.x.device)
-        self.run = Repeated(self._update, str(batches.x.device))
+        self.run: Callable[[int], None] = Repeated(self._update, str(batches.x.device))
+        if given.share is not None:
+            trained = list(self.parameters.values())
+            self.run = Together(given.share, self._gradients, self._move, trained, len(batches))
 
     def _update(self) -> None:
-        """One step of every lane. A lane that fails is frozen before its update."""
+        """One step of every lane."""
+        self._move(*self._gradients())
+
+    def _gradients(self) -> tuple[Tensor, Sequence[Tensor]]:
+        """Losses [lanes] and gradients; of several workers, this one's parts of them."""
         given = self.given
         x, targets = given.batches.at(self.step)
+        part = 1.0
+        if given.share is not None:
+            own = given.share.of(x.shape[1])
+            part = (own.stop - own.start) / x.shape[1]
+            x, targets = x[:, own].contiguous(), targets[:, own].contiguous()
         x = x.to(given.compute)
         if given.inputs is not None:
             x = given.inputs(given.model, self.everything, x, targets)
         outputs = given.model(self.everything, x)
         with torch.no_grad():
             loss, downstream = given.loss.value_and_gradient(outputs, targets)
-        gradients = torch.autograd.grad(outputs, list(self.parameters.values()), downstream)
+            if given.share is not None:
+                loss, downstream = loss * part, downstream * part
+        return loss, torch.autograd.grad(outputs, list(self.parameters.values()), downstream)
+
+    def _move(self, loss: Tensor, gradients: Sequence[Tensor]) -> None:
+        """Update every lane. One that fails is frozen before its update."""
+        given = self.given
         with torch.no_grad():
             self.alive.logical_and_(loss <= given.limits)  # false for NaN
             self.updates.add_(self.alive)
@@ -172,6 +193,7 @@ def train(
     frozen: Parameters | None = None,
     stage: Stage | None = None,
     inputs: Inputs | None = None,
+    share: Share | None = None,
 ) -> Iterator[Snapshot]:
     """Minimise a loss; yield at the end of each leg that is a snapshot.
 
@@ -191,6 +213,8 @@ def train(
             values, a richness. Their gradient is not computed.
         stage: Which of the run's trainings this is, if there are several.
         inputs: What replaces the inputs of every step, given the model as it is then: adversarial training.
+        share: This worker's part, where several train the stack together: all of them call this with equal arguments,
+            `keep` aside, and only one may save. Results equal those of one device up to rounding.
 
     Raises:
         PackError: the loss does not take such targets, or a parameter is both frozen and trained.
@@ -199,13 +223,15 @@ def train(
     first = next(iter(parameters.values()))
     fixed = {name: p.detach() for name, p in (frozen or {}).items()}
     limits = loss.limits(batches.power()) if loss.relative else loss.bound
-    given = _Given(model, fixed, batches, optimiser, schedule, loss, limits, compute or first.dtype, inputs)
+    given = _Given(model, fixed, batches, optimiser, schedule, loss, limits, compute or first.dtype, inputs, share)
     stack = _Stack(given, parameters)
     diverged_at = torch.full_like(stack.updates, -1)
     done = 0
     stage = stage or Stage().resumed(keep)
     if stage.saved is not None and legs:
         stack, diverged_at, done = _resumed(stack, diverged_at, stage.saved, legs[0])
+    if share is not None:
+        _check_start(share, stack.step, done)
     for i, leg in enumerate(legs):
         before = {n: t.detach().clone() for n, t in stack.tensors().items()} if leg.decay else {}
         if leg.decay:
@@ -244,6 +270,17 @@ def _check(batches: Batches | Whole, loss: Loss, parameters: Parameters, frozen:
         )
     if both := sorted(parameters.keys() & frozen.keys()):
         raise PackError(f"frozen: a parameter must be either trained or frozen, but got {both} as both")
+
+
+def _check_start(share: Share, like: Tensor, done: int) -> None:
+    """Check that all workers start from the same step: one of them may not have found the saved state."""
+    total = torch.full_like(like, done)
+    share.add(total)
+    if int(total) != share.workers * done:
+        raise PackError(
+            f"share: all workers must start from the same step, but worker {share.rank} of {share.workers} starts from "
+            f"{done} and their sum is {int(total)}. Run it again"
+        )
 
 
 def _keep(stack: _Stack, diverged_at: Tensor, keep: Keep, stage: Stage, step: int) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from raysweep.experiment import Keep
+from raysweep.experiment import Keep, Share
 from raysweep.models import Architecture
 from raysweep.models.initial import initial_parameters
 from raysweep.training.batches import Batches, nested_rows
@@ -131,6 +131,7 @@ def trained(
     compute: torch.dtype | None = None,
     keep: Keep | None = None,
     stage: Stage | None = None,
+    share: Share | None = None,
 ) -> dict[int, End]:
     """{step: what its snapshot held} of the loop over these lanes."""
     warmup, horizon = (torch.tensor([getattr(lane, name) for lane in lanes]) for name in ("warmup", "horizon"))
@@ -144,6 +145,7 @@ def trained(
         compute,
         keep,
         stage=stage,
+        share=share,
     )
     return {
         s.step: End(s.lanes.tolist(), {name: p.clone() for name, p in s.parameters.items()}, s.diverged_at.tolist())

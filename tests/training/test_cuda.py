@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import CLASSIFIER_SWEEP, HERE
+from torch import distributed
 
-from raysweep.experiment import Context, Items
+from raysweep.experiment import Context, Items, Share
 from raysweep.models import Architecture
 from raysweep.models.initial import initial_parameters
 from raysweep.models.ops import CONVS, Conv
@@ -53,6 +55,26 @@ def test_a_pack_trains_alike_on_both_devices(dtype: str, steps: int, tolerance: 
         found[device] = batch.to_pydict()
     for name in ("total", "epistemic", "epistemic_select", "posterior_gap", "pass_at_k"):
         assert found["cuda"][name] == pytest.approx(found["cpu"][name], rel=tolerance, abs=tolerance), name
+
+
+def test_two_captured_halves_of_a_step_around_a_collective_train_as_one(tmp_path: Path) -> None:
+    """NCCL's own thread looks at the device all the time, also during a capture."""
+    grid = {**CLASSIFIER_SWEEP["grid"], "width": 8, "precision": "float64", "steps": 100, "labels": ["hard", "soft"]}
+    sweep = from_mapping({**CLASSIFIER_SWEEP, "grid": grid}, "sweep.yaml", [HERE])
+    recipe = GaussianRecipe(dim=4, classes=3)
+    world = FlowWorld(gaussian_flow(recipe).requires_grad_(False), recipe, "test")
+    meeting = distributed.FileStore(str(tmp_path / "meeting"), 1)
+    distributed.init_process_group(
+        "nccl", store=meeting, rank=0, world_size=1, device_id=torch.device("cuda", torch.cuda.current_device())
+    )
+    try:
+        share = Share(0, 1, distributed.all_reduce)
+        (halves,) = sweep.experiment.run(sweep.runs, Context(device="cuda", world=world, share=share))
+    finally:
+        distributed.destroy_process_group()
+    (whole,) = sweep.experiment.run(sweep.runs, Context(device="cuda", world=world))
+    for name in ("total", "epistemic", "epistemic_select"):
+        assert halves.column(name).to_pylist() == pytest.approx(whole.column(name).to_pylist(), rel=1e-12), name
 
 
 def test_networks_are_pretrained_and_attacked_alike_on_both_devices() -> None:
