@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from raysweep.errors import OracleError
 from raysweep.experiment import Sample
+from raysweep.oracle.kept import Kept
 from raysweep.oracle.recipe import Recipe, recipe_hash
 
 __all__ = ["FlowWorld", "WorldFlow", "packed", "unpacked"]
@@ -71,12 +72,14 @@ class FlowWorld:
         flow: The flow, in float64.
         sha: Hash of its weights; every row measured on it carries this hash.
         device: Where the flow is.
+        kept: Where samples are kept; None: each process draws its own.
     """
 
     flow: WorldFlow = field(compare=False)
     recipe: Recipe
     sha: str
     device: str = field(default="cpu", compare=False)
+    kept: Kept | None = field(default=None, compare=False)
 
     @property
     def classes(self) -> int:
@@ -148,7 +151,8 @@ class FlowWorld:
 @lru_cache(maxsize=32)
 def _sample(world: FlowWorld, n: int, stream: str, temperature: float) -> Sample:
     # The packs of one worker share their world; inverting a pool takes seconds.
-    return world.draw(n, stream, temperature)
+    draw = partial(world.draw, n, stream, temperature)
+    return draw() if world.kept is None else world.kept.sample(world, n, stream, temperature, draw)
 
 
 def packed(flow: nn.Module) -> bytes:
