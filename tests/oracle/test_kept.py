@@ -69,10 +69,12 @@ def test_workers_keep_samples_of_worlds_that_are_slow_to_draw_and_audits_do_not(
     adopt(store, slow, packed(slow.fresh()))
     adopt(store, RECIPE, RECIPE.make(never))
     at = folder_of(slow)
-    assert ImageRecipe.keeps_samples and not RECIPE.keeps_samples
+    assert ImageRecipe.keeps_samples
+    assert not RECIPE.keeps_samples
     load_world(store, at).sample(4, "audit")
     world_of_worker(store, folder_of(RECIPE)).sample(4, "pool")
-    assert not store.exists(f"{at}/samples") and not store.exists(f"{folder_of(RECIPE)}/samples")
+    assert not store.list(f"{at}/samples")
+    assert not store.list(f"{folder_of(RECIPE)}/samples")
     first = world_of_worker(store, at).sample(4, "pool")
     assert len(store.list(f"{at}/samples")) == 1
     again = world_of_worker(store, at)
