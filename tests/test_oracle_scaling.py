@@ -58,7 +58,8 @@ def frame(n: int = 3, lr: tuple[float, ...] = (0.1,)) -> pl.DataFrame:
         {
             "run": f"{size}-{seed}-{rate}", "model": "mlp", "n_train": int(size), "seed": seed, "lr": rate,
             "steps": step, "pool": 40_000, "epistemic_select": abs(step - 20) + rate, "total": step + 1.0,
-            "aleatoric": 1.0, "epistemic": float(step) + seed, "accuracy": 0.5, "bayes_accuracy": 0.6, "excess_error": 0.1,
+            "aleatoric": 1.0, "epistemic": float(step) + seed, "accuracy": 0.5, "bayes_accuracy": 0.6,
+            "excess_error": 0.1,
         }
         for size in SIZES for seed in range(n) for rate in lr for step in (10, 20, 30)
     ]  # fmt: skip
