@@ -203,7 +203,8 @@ def fits(found: list[Curves]) -> pl.DataFrame:
             row: dict[str, Any] = {"world": one.world, "model": one.model, "law": law, "error": done.error}
             for name, value in done.params.items():
                 ends = done.intervals.get(name, (math.nan, math.nan))
-                low, high = widened(value, ends, one.widening(one.sizes[-1]), within=(0, math.inf))
+                within = None if name == "alpha" else (0.0, math.inf)
+                low, high = widened(value, ends, one.widening(one.sizes[-1]), within=within)
                 row |= {name: value, f"{name}_low": float(low), f"{name}_high": float(high)}
             row |= {"rmse_log": done.rmse_log, "aicc_above_best": {e.law: e.aicc for e in done.rivals}.get(law)}
             row |= {"holdout_rmse_log": done.holdout.rmse_log if done.holdout else None}
