@@ -30,7 +30,7 @@ from raysweep.experiment import Context, Experiment, Outbox, Saved, Share, World
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.ledger.log import Ledger
 from raysweep.ledger.rows import Counts, Stamp, row_schema
-from raysweep.oracle.world import load_world
+from raysweep.oracle.world import world_of_worker
 from raysweep.pack import Pack
 from raysweep.store import Store
 from raysweep.sweep import from_mapping
@@ -138,7 +138,7 @@ def opened(job: Job) -> tuple[Experiment, pa.Schema, World | None]:
     check_store(job.store, job.token)
     world = None
     if job.world:
-        world = load_world(job.store, job.world)
+        world = world_of_worker(job.store, job.world)
     return sweep.experiment, row_schema(sweep.experiment), world
 
 

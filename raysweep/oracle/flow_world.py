@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from raysweep.errors import OracleError
 from raysweep.experiment import Sample
+from raysweep.oracle.kept import Kept
 from raysweep.oracle.recipe import Recipe, recipe_hash
 
 __all__ = ["FlowWorld", "WorldFlow", "packed", "unpacked"]
@@ -77,6 +78,7 @@ class FlowWorld:
         sha: Hash of its weights; every row measured on it carries this hash.
         device: Where the flow is.
         copies: The same flow on further devices, which share the work of sampling and scoring.
+        kept: Where samples are kept; None: each process draws its own.
     """
 
     flow: WorldFlow = field(compare=False)
@@ -84,6 +86,7 @@ class FlowWorld:
     sha: str
     device: str = field(default="cpu", compare=False)
     copies: tuple[WorldFlow, ...] = field(default=(), compare=False)
+    kept: Kept | None = field(default=None, compare=False)
 
     @property
     def classes(self) -> int:
@@ -179,7 +182,8 @@ def _parts(n: int) -> list[slice]:
 @lru_cache(maxsize=32)
 def _sample(world: FlowWorld, n: int, stream: str, temperature: float) -> Sample:
     # The packs of one worker share their world; inverting a pool takes seconds.
-    return world.draw(n, stream, temperature)
+    draw = partial(world.draw, n, stream, temperature)
+    return draw() if world.kept is None else world.kept.sample(world, n, stream, temperature, draw)
 
 
 def packed(flow: nn.Module) -> bytes:

@@ -29,6 +29,7 @@ class ImageRecipe(Recipe):
     """
 
     audited: ClassVar[Mapping[str, float] | None] = {"temperature": 1.0}
+    keeps_samples: ClassVar[bool] = True  # one pass per class and item
 
     data: str = Field(
         "digits", description="digits, hf:NAME, or NAME of a file or a folder in the folder RAYSWEEP_DATA"

@@ -73,6 +73,7 @@ class Recipe(BaseModel, ABC):
         version: Increase it when the kind's code changes what a recipe means.
         audited: Axes of a sweep that its audit depends on, each with the value used where a sweep has no such axis;
             None where the world has no audit, such as a source without a posterior.
+        keeps_samples: Whether drawing a sample takes so long that workers keep it in the store.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -80,6 +81,7 @@ class Recipe(BaseModel, ABC):
     kind: str
     version: ClassVar[int] = 1
     audited: ClassVar[Mapping[str, float] | None] = None
+    keeps_samples: ClassVar[bool] = False
 
     @property
     @abstractmethod

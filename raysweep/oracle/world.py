@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 from raysweep.errors import OracleError
 from raysweep.experiment import World
 from raysweep.oracle.recipe import WEIGHTS, Recipe, Train, folder_of, is_made, parse_recipe
 from raysweep.store import Store
 
-__all__ = ["adopt", "load_recipe", "load_world", "prepare"]
+__all__ = ["adopt", "load_recipe", "load_world", "prepare", "world_of_worker"]
 
 _RECIPE = "recipe.json"
 _MAX_BYTES = 1 << 32  # largest file of weights
@@ -59,3 +60,16 @@ def load_world(store: Store, folder: str = "") -> World:
     except (SafetensorError, KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise OracleError(f"oracle {store.uri}/{folder}: {WEIGHTS} does not fit {_RECIPE}: {reason}") from error
+
+
+def world_of_worker(store: Store, folder: str) -> World:
+    """The world that a worker draws data sets from: as `load_world`, but where drawing is slow, samples are kept in the
+    store. An audit must not read them.
+    """
+    world = load_world(store, folder)
+    if not load_recipe(store, folder).keeps_samples:
+        return world
+    from raysweep.oracle.flow_world import FlowWorld  # torch, which other kinds may do without
+    from raysweep.oracle.kept import Kept
+
+    return replace(world, kept=Kept(store, folder)) if isinstance(world, FlowWorld) else world

@@ -139,7 +139,8 @@ def load_sweep(
 
     Args:
         overrides: `axis=values` of `--set`, e.g. `width=64,128`, `seed=0..4` or `items=geom(64, 4096, 7)`.
-        preset: A key of the file's `presets`, applied before the overrides; `resources` in it replaces the file's.
+        preset: A key of the file's `presets`, applied before the overrides; `resources` and `world` in it replace the
+            file's.
         known: Axes that a plain function may be given by an override, besides those of the file.
 
     Raises:
@@ -147,12 +148,10 @@ def load_sweep(
     """
     path = Path(path)
     raw = read_yaml(path)
-    if isinstance(raw, Mapping) and isinstance(raw.get("world"), str):
-        raw = {**raw, "world": read_yaml(path.parent / raw["world"])}
     if not isinstance(raw, Mapping) or not isinstance(raw.get("grid", {}), Mapping):
         raise SweepError(f"{path}: a sweep must be a mapping with a `grid` mapping, but got {raw!r}"[:300])
     if "grid" not in raw:
-        return from_mapping(raw, str(path))  # it reports what is missing
+        return from_mapping(_with_world(raw, path), str(path))  # it reports what is missing
     grid = dict(raw["grid"])
     if preset is not None:
         named = raw.get("presets") or {}
@@ -164,13 +163,14 @@ def load_sweep(
         if preset not in presets:
             raise SweepError(f"{path}: presets has no {preset!r}. {nearest(preset, map(str, presets))}")
         own = dict(presets[preset])
-        if "resources" in own and "resources" not in grid:  # else it is an axis
-            raw = {**raw, "resources": own.pop("resources")}
+        for name in ("resources", "world"):
+            if name in own and name not in grid:  # else it is an axis
+                raw = {**raw, name: own.pop(name)}
         grid |= own
     grid_of_preset = dict(grid)
     given = read_overrides(overrides, grid)
     grid = replaced(grid, given)
-    sweep = from_mapping({**raw, "grid": grid}, str(path), [path.parent.absolute(), Path.cwd()])
+    sweep = from_mapping({**_with_world(raw, path), "grid": grid}, str(path), [path.parent.absolute(), Path.cwd()])
     if isinstance(sweep.experiment, FunctionExperiment):
         of_file = _axes_of_file(sweep.file, raw["grid"], grid_of_preset)
         for name in sorted(set(given) & set(of_file)):
@@ -189,6 +189,12 @@ def load_sweep(
                     f"{nearest(name, before)}. To add an axis, write it into the file's grid"
                 )
     return sweep
+
+
+def _with_world(raw: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """A sweep with the recipe in place of the name of its file, which is relative to the sweep's."""
+    world = raw.get("world")
+    return {**raw, "world": read_yaml(path.parent / world)} if isinstance(world, str) else raw
 
 
 def _axes_of_file(file: SweepFile, *grids: Mapping[str, Any]) -> dict[str, Axis]:

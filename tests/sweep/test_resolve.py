@@ -258,6 +258,16 @@ def test_an_axis_is_set_once(write):
     )
 
 
+def test_a_preset_may_name_another_world(write):
+    write("kind: gaussian\ndim: 5\nclasses: 3\n", "other.yaml")
+    path = write(BASE + "presets: {wide: {width: 64, world: other.yaml}, inline: {world: {kind: gaussian, dim: 7}}}\n")
+    worlds = [load_sweep(path, preset=preset) for preset in (None, "wide", "inline")]
+    assert [sweep.file.world.dim for sweep in worlds] == [2, 5, 7]
+    assert [sweep.runs.values["width"] for sweep in worlds] == [(16, 32), (64,), (16, 32)]
+    assert len({sweep.identity for sweep in worlds}) == 3
+    refused(write(BASE + "presets: {wide: {world: {kind: gaussian, dmi: 7}}}\n"), "world.dmi", preset="wide")
+
+
 def test_an_exclusion_that_a_preset_makes_senseless_says_what_to_do(write):
     text = BASE + "  exclude: {width: 16, seed: 1}\npresets: {small: {width: 8}, none: {width: 8, exclude: []}}\n"
     assert len(load_sweep(write(text)).runs) == 3
