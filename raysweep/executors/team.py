@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-__all__ = ["Team", "joined"]
+__all__ = ["Team"]
 
 _MEETING = timedelta(minutes=5)  # for all workers to be there
 _WAIT = timedelta(days=1)  # in a collective: worker 0 may evaluate for hours, and Ray knows who is alive
@@ -43,27 +43,33 @@ class Parted(Exception):
 
 
 @contextlib.contextmanager
-def joined(meeting: TCPStore, rank: int, workers: int, device: str) -> Iterator[Share]:
+def _parting() -> Iterator[None]:
+    """What gloo and NCCL raise, as one error; a lack of memory stays what it is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+        raise Parted(str(error).strip().partition("\n")[0]) from error
+
+
+@contextlib.contextmanager
+def _joined(meeting: TCPStore, rank: int, workers: int, device: str) -> Iterator[Share]:
     """Form a process group, over NCCL on GPUs and gloo on CPUs, and leave it where nothing was raised."""
     import torch
     from torch import distributed
 
     cuda = device.startswith("cuda")
-    distributed.init_process_group(
-        "nccl" if cuda else "gloo",
-        store=meeting,
-        rank=rank,
-        world_size=workers,
-        timeout=_WAIT,
-        device_id=torch.device("cuda", torch.cuda.current_device()) if cuda else None,
-    )
+    own = torch.device("cuda", torch.cuda.current_device()) if cuda else None
 
     def add(tensor: Tensor) -> None:
-        try:
+        with _parting():
             distributed.all_reduce(tensor)
-        except RuntimeError as error:
-            raise Parted(str(error).strip().partition("\n")[0]) from error
 
+    with _parting():
+        distributed.init_process_group(
+            "nccl" if cuda else "gloo", store=meeting, rank=rank, world_size=workers, timeout=_WAIT, device_id=own
+        )
     yield Share(rank, workers, add)
     distributed.destroy_process_group()
 
@@ -91,7 +97,7 @@ class _Peer:
         experiment, _, world = opened(job)
         device, _ = device_of(job)
         meeting = TCPStore(host, port, job.workers, is_master=False, timeout=_MEETING)
-        with joined(meeting, rank, job.workers, device) as share:
+        with _joined(meeting, rank, job.workers, device) as share:
             for _ in experiment.run(pack.runs, Context(device, world, _Read(saved), share)):
                 pass  # worker 0 has the rows
 
@@ -130,7 +136,7 @@ class Team:
         self._peers = self._peers or [self._started(rank) for rank in range(1, self.job.workers)]
         work = [peer.train.remote(self.job, pack, saved, rank, host, port) for rank, peer in enumerate(self._peers, 1)]
         try:
-            with self._watched(work, before), joined(meeting, 0, self.job.workers, device) as share:
+            with self._watched(work, before), _joined(meeting, 0, self.job.workers, device) as share:
                 yield share
             ray.get(work)
         except BaseException as error:

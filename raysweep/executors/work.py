@@ -42,7 +42,7 @@ __all__ = [
     "Health",
     "Job",
     "OutOfMemory",
-    "Together",
+    "Teaming",
     "check_store",
     "device_of",
     "execute",
@@ -55,7 +55,7 @@ __all__ = [
 
 # (pack, the state it continues from, what to call before the process ends itself) -> this worker's share, for as long
 # as the pack is trained.
-Together: TypeAlias = Callable[[Pack, Saved | None, Callable[[], None]], AbstractContextManager[Share]]
+Teaming: TypeAlias = Callable[[Pack, Saved | None, Callable[[], None]], AbstractContextManager[Share]]
 
 FLUSH_SECONDS = 30.0
 _TRIAL_SECONDS = 2.0  # after which a pack of several runs of a user's function starts no further run
@@ -180,7 +180,7 @@ def execute(
     health: Health | None = None,
     on_failure: Callable[[str], None] = lambda reason: None,
     sure: Collection[str] = (),
-    together: Together | None = None,
+    together: Teaming | None = None,
 ) -> Generator[Counts, None, None]:
     """Run one pack; yields the cells finished at each snapshot. Rows are flushed at most every 30 s and at the end.
 
@@ -213,7 +213,7 @@ def _part(
     health: Health | None,
     on_failure: Callable[[str], None],
     sure: Collection[str],
-    together: Together | None,
+    together: Teaming | None,
 ) -> Generator[Counts, None, None]:
     """Execute the runs of a pack that start, or continue, together."""
     experiment, schema, world = opened(job)
