@@ -7,8 +7,7 @@ of one GPU; --seconds is the time of each measurement, after compilation and a w
 (raysweep.oracle.likelihood): noise, forward, backward, clipping, AdamW, average of the weights; the model is wrapped as
 Ray Train wraps it for `raysweep oracle fit --workers N`, in DistributedDataParallel over NCCL (gloo on CPUs). Each
 worker is a process of its own. Efficiency is images per second and worker, relative to the fewest workers in the run.
---ddp compares ways to wrap: plain; view, whose gradients are views of the tensors that are summed; split, compiled from
-the outside, so that sums begin before the backward pass ends. Needs neither Ray nor Polars. Writes
+--ddp compares ways to wrap: plain, and view, whose gradients are views of the tensors that are summed. Needs neither Ray nor Polars. Writes
 flows_ddp-<device>.json beside this file, or into DIR.
 """
 
@@ -35,6 +34,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
 from raysweep.oracle import likelihood  # noqa: E402
+from raysweep.oracle.flows.block import compile_blocks  # noqa: E402
 from raysweep.oracle.transformer_world import TransformerRecipe  # noqa: E402
 from raysweep.training.precision import products  # noqa: E402
 
@@ -50,13 +50,8 @@ def recipe(data: str, cuda: bool, patch: int, width: int, batch: int) -> Transfo
 
 
 def wrapped(flow: torch.nn.Module, how: str, rank: int, cuda: bool) -> torch.nn.Module:
-    if cuda and how != "split":
-        flow.compile()
-    devices, view = [rank] if cuda else None, how != "plain"
-    model = torch.nn.parallel.DistributedDataParallel(flow, device_ids=devices, gradient_as_bucket_view=view)
-    if cuda and how == "split":
-        model.compile()
-    return model
+    devices, view = [rank] if cuda else None, how == "view"
+    return torch.nn.parallel.DistributedDataParallel(flow, device_ids=devices, gradient_as_bucket_view=view)
 
 
 def work(
@@ -75,11 +70,9 @@ def work(
     optimiser = torch.optim.AdamW(
         flow.parameters(), lr=own.lr, betas=likelihood._BETAS, weight_decay=own.weight_decay, fused=True
     )
-    model: torch.nn.Module = flow
-    if workers > 1:
-        model = wrapped(flow, how, rank, cuda)
-    elif cuda:
-        flow.compile()
+    if cuda:
+        compile_blocks(flow)
+    model = wrapped(flow, how, rank, cuda) if workers > 1 else flow
     batches = likelihood._Images.of(own, False, device).batches(0, own.steps, rank, workers)
     taken = 0
 
@@ -134,7 +127,7 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="patch,width,batch")
     parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--ddp", nargs="+", choices=("plain", "view", "split"), default=["plain"])
+    parser.add_argument("--ddp", nargs="+", choices=("plain", "view"), default=["plain"])
     parser.add_argument("--out", type=Path, default=HERE)
     given = parser.parse_args()
     cuda = given.device == "cuda"
