@@ -7,8 +7,8 @@ of one GPU; --seconds is the time of each measurement, after compilation and a w
 (raysweep.oracle.likelihood): noise, forward, backward, clipping, AdamW, average of the weights; the model is wrapped as
 Ray Train wraps it for `raysweep oracle fit --workers N`, in DistributedDataParallel over NCCL (gloo on CPUs). Each
 worker is a process of its own. Efficiency is images per second and worker, relative to the fewest workers in the run.
---ddp compares ways to wrap: plain, and view, whose gradients are views of the tensors that are summed. Needs neither Ray
-nor Polars. Writes flows_ddp-<device>.json beside this file, or into DIR.
+--ddp compares ways to wrap: plain, and view, whose gradients are views of the tensors that are summed. Needs neither
+Ray nor Polars. Writes flows_ddp-<device>.json beside this file, or into DIR.
 """
 
 from __future__ import annotations
