@@ -6,7 +6,6 @@ have seen, with however many workers. The world is the moving average of the wei
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import time
@@ -16,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from raysweep import data
 from raysweep.experiment import Dist
+from raysweep.oracle.descent import Descent
 from raysweep.oracle.flows.block import compile_blocks
 from raysweep.oracle.flows.conditional import ConditionalFlow
 from raysweep.oracle.image_flow import ImageRecipe
@@ -31,7 +30,6 @@ __all__ = ["CHECKPOINT", "Score", "bits_per_dim", "trained", "weights_of"]
 CHECKPOINT = "checkpoint.safetensors"
 _REPORTS, _POINTS = 12, 100  # checkpoints, and points of the training curve, per run: a report is a barrier
 _LEAST_RATE = 0.01  # of the peak, at the end of the cosine
-_BETAS, _CLIP = (0.9, 0.95), 1.0  # the loss is in nats per dimension
 _SCORED = 512  # images in a forward pass of an evaluation
 _QUICK = 2048  # held-out images that are scored during training
 _SPREAD = 1_000_003  # between the seeds of runs
@@ -116,74 +114,41 @@ def trained(recipe: ImageRecipe, dist: Dist | None, on_progress: Point, device: 
     train, test = (_Images.of(recipe, held, device) for held in (False, True))
     flow = recipe.fresh().to(device)
     average = copy.deepcopy(flow).requires_grad_(False)
-    fused = torch.optim.AdamW(
-        flow.parameters(), lr=recipe.lr, betas=_BETAS, weight_decay=recipe.weight_decay, fused=True
-    )
-    start = 0
-    if dist and dist.resume:
-        start = _restore(load(dist.resume[CHECKPOINT]), flow, average, fused)
     if device.startswith("cuda"):
         compile_blocks(flow)
-    model: nn.Module = dist.wrap(flow) if dist else flow
+    descent, start = Descent(recipe, flow, average, world), 0
+    if dist and dist.resume:
+        start = _restore(load(dist.resume[CHECKPOINT]), flow, average, descent.optimiser)
+    if dist:
+        descent.model = dist.wrap(flow)
     every, show = max(1, recipe.steps // _REPORTS), max(1, recipe.steps // _POINTS)
-    total, since, begun = torch.zeros((), device=device), 0, time.perf_counter()
+    since, begun = 0, time.perf_counter()
     files: dict[str, bytes] = {}
     with products(recipe.precision):
         for step, (x, y) in enumerate(train.batches(start, recipe.steps, rank, world), start):
-            for group in fused.param_groups:
-                group["lr"] = _rate(recipe, step)
-            total += _descend(recipe, model, fused, x, y, world)
-            _follow(average, flow, recipe.ema, step)
+            descent(step, _rate(recipe, step), x, y)
             since += 1
             done = step + 1
             if rank == 0 and (done % show == 0 or done == recipe.steps):
-                nll, each = float(total) / since, (time.perf_counter() - begun) / since
+                nll, each = float(descent.total) / since, (time.perf_counter() - begun) / since
                 on_progress(_point(recipe, train, done, start, nll, each))
-                total, since, begun = total.zero_(), 0, time.perf_counter()
+                descent.total.zero_()
+                since, begun = 0, time.perf_counter()
             if done % every == 0 or done == recipe.steps:
                 last = done == recipe.steps
                 if rank == 0 and (dist or last):
-                    files = {CHECKPOINT: _checkpoint(flow, average, fused, done)}
+                    files = {CHECKPOINT: _checkpoint(flow, average, descent.optimiser, done)}
                 if dist:
                     score = _scored(average, _Images(recipe, test.x[:_QUICK], test.y[:_QUICK], test.levels))
                     metrics = {"epoch": done, "test_bits": score.bits, "test_bits_se": score.error}
                     dist.report(metrics, files if rank == 0 else None)
                 begun, since = time.perf_counter(), 0
-                total.zero_()
+                descent.total.zero_()
     if rank == 0:
         score = _scored(average, test)
         end = {"epoch": recipe.steps, "epochs": recipe.steps, "start": start, "left": 0.0}
         on_progress({**end, "test_bits": score.bits, "test_bits_se": score.error, "test_images": score.images})
-    return files or {CHECKPOINT: _checkpoint(flow, average, fused, recipe.steps)}
-
-
-def _descend(
-    recipe: ImageRecipe, model: nn.Module, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor, world: int
-) -> Tensor:
-    """One update from a worker's share of a batch; returns the mean loss over its share, without waiting for it."""
-    parts = list(zip(x.chunk(recipe.accumulate), y.chunk(recipe.accumulate), strict=True))
-    total = torch.zeros((), device=x.device)
-    optimiser.zero_grad(set_to_none=True)
-    for i, (some, labels) in enumerate(parts):
-        later = i + 1 < len(parts) and hasattr(model, "no_sync")
-        with model.no_sync() if later else contextlib.nullcontext():  # type: ignore[operator]
-            with torch.autocast(
-                x.device.type, torch.bfloat16, enabled=recipe.precision == "bf16", cache_enabled=len(parts) == 1
-            ):
-                nll = model(some, labels)
-            # `wrap` averages over ranks, whose shares may differ by an image; so weighted, that is the batch's mean.
-            (nll * (len(some) * world / recipe.batch / x.shape[1])).backward()
-        total += nll.detach() * (len(some) / max(len(x), 1))
-    torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
-    optimiser.step()
-    return total
-
-
-@torch.no_grad()
-def _follow(average: nn.Module, flow: nn.Module, decay: float, step: int) -> None:
-    """One update of the average, whose window at first grows with the steps: the start is soon forgotten."""
-    own, current = list(average.parameters()), [p.detach() for p in flow.parameters()]
-    get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))(own, current, None)
+    return files or {CHECKPOINT: _checkpoint(flow, average, descent.optimiser, recipe.steps)}
 
 
 def _rate(recipe: ImageRecipe, step: int) -> float:

@@ -56,6 +56,7 @@ from flows_rival import HIDDEN, LAYERS, LEVELS, STEPS, Rival  # noqa: E402
 from raysweep.experiment import Sample  # noqa: E402
 from raysweep.oracle import likelihood  # noqa: E402
 from raysweep.oracle.audit import calibration  # noqa: E402
+from raysweep.oracle.descent import Descent  # noqa: E402
 from raysweep.oracle.flow_world import FlowWorld  # noqa: E402
 from raysweep.oracle.flows.autoregressive import Autoregressive, Jacobi  # noqa: E402
 from raysweep.oracle.flows.block import compile_blocks  # noqa: E402
@@ -135,24 +136,19 @@ class Trained:
         self.images = likelihood._Images.of(own, False, device)
         self.flow = own.fresh().to(device)
         self.average = own.fresh().to(device).requires_grad_(False)
-        fused = {"betas": (0.9, 0.95), "weight_decay": own.weight_decay, "fused": True}
-        self.optimiser = torch.optim.AdamW(self.flow.parameters(), lr=own.lr, **fused)
         if device.startswith("cuda"):
             compile_blocks(self.flow)
+        self.descent = Descent(own, self.flow, self.average, 1)
         self.batches = self.images.batches(0, own.steps, 0, 1)
-        self.step = 0
+        self.step, self.lr = 0, own.lr
 
     def __call__(self) -> None:
-        x, y = next(self.batches)
-        likelihood._descend(self.recipe, self.flow, self.optimiser, x, y, 1)
-        likelihood._follow(self.average, self.flow, self.recipe.ema, self.step)
+        self.descent(self.step, self.lr, *next(self.batches))
         self.step += 1
 
     def rate(self, share: float) -> None:
         """The rate at a share of the time: a short warm-up, then half a cosine."""
-        now = min(share / 0.03, (1 + math.cos(math.pi * share)) / 2)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.lr * max(now, 0.01)
+        self.lr = self.recipe.lr * max(min(share / 0.03, (1 + math.cos(math.pi * share)) / 2), 0.01)
 
     def flops(self) -> float:
         """Of an image, forward and backward."""

@@ -34,6 +34,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
 from raysweep.oracle import likelihood  # noqa: E402
+from raysweep.oracle.descent import Descent  # noqa: E402
 from raysweep.oracle.flows.block import compile_blocks  # noqa: E402
 from raysweep.oracle.transformer_world import TransformerRecipe  # noqa: E402
 from raysweep.training.precision import products  # noqa: E402
@@ -67,12 +68,11 @@ def work(
     distributed.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=workers)
     flow = own.fresh().to(device)
     average = copy.deepcopy(flow).requires_grad_(False)
-    optimiser = torch.optim.AdamW(
-        flow.parameters(), lr=own.lr, betas=likelihood._BETAS, weight_decay=own.weight_decay, fused=True
-    )
     if cuda:
         compile_blocks(flow)
-    model = wrapped(flow, how, rank, cuda) if workers > 1 else flow
+    descent = Descent(own, flow, average, workers)
+    if workers > 1:
+        descent.model = wrapped(flow, how, rank, cuda)
     batches = likelihood._Images.of(own, False, device).batches(0, own.steps, rank, workers)
     taken = 0
 
@@ -82,9 +82,7 @@ def work(
         distributed.barrier()
         began = time.perf_counter()
         for _ in range(count):
-            x, y = next(batches)
-            likelihood._descend(own, model, optimiser, x, y, workers)
-            likelihood._follow(average, flow, own.ema, taken)
+            descent(taken, own.lr, *next(batches))
             taken += 1
         if cuda:
             torch.cuda.synchronize()

@@ -160,19 +160,6 @@ def test_each_epoch_shows_every_image_once_in_an_order_of_its_own_and_mirrors_ha
     assert 0.4 < share < 0.6
 
 
-def test_the_average_of_the_weights_is_the_one_that_is_stated() -> None:
-    parameter = torch.nn.Linear(1, 1, bias=False)
-    average = torch.nn.Linear(1, 1, bias=False)
-    expected = average.weight.item()
-    for step in range(12):
-        with torch.no_grad():
-            parameter.weight.fill_(float(step))
-        likelihood._follow(average, parameter, 0.5, step)
-        decay = min(0.5, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * step
-        assert average.weight.item() == pytest.approx(expected, rel=1e-6)
-
-
 def test_the_rate_rises_and_then_falls_to_a_hundredth() -> None:
     recipe = TINY.model_copy(update={"steps": 1000, "warmup": 0.1, "lr": 0.01})
     rates = [likelihood._rate(recipe, step) for step in range(1000)]

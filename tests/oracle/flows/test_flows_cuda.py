@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
+from raysweep.oracle.descent import Descent
 from raysweep.oracle.flows.autoregressive import Autoregressive, Jacobi
+from raysweep.oracle.flows.block import compile_blocks
 from raysweep.oracle.glow_world import GlowRecipe
 from raysweep.oracle.image_flow import ImageRecipe
 from raysweep.oracle.likelihood import bits_per_dim, trained, weights_of
@@ -52,6 +56,39 @@ def test_training_on_a_gpu_finds_what_the_cpu_finds(plain: ImageRecipe, precisio
     assert on_gpu.bits == pytest.approx(on_cpu.bits, abs=0.05)  # noise differs between devices
     start = bits_per_dim(plain, plain.fresh().double(), "cpu")
     assert on_gpu.bits < start.bits - 0.1
+
+
+class Wrapped(torch.nn.Module):
+    """A flow behind a wrapper, as in data-parallel training, so that its updates are not captured."""
+
+    def __init__(self, flow: torch.nn.Module) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.flow(x, y)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("plain", [RECIPE, GLOW], ids=lambda recipe: recipe.kind)
+def test_captured_updates_are_those_that_are_launched_one_by_one(plain: ImageRecipe) -> None:
+    recipe = plain.model_copy(update={"accumulate": 2})
+    generator = torch.Generator("cuda").manual_seed(0)
+    batches = [torch.randn(128, 64, generator=generator, device="cuda") for _ in range(8)]
+    y = torch.arange(128, device="cuda") % 10
+    weights, totals = [], []
+    for captured in (True, False):
+        flow = recipe.fresh().cuda()
+        average = copy.deepcopy(flow).requires_grad_(False)
+        compile_blocks(flow)
+        descent = Descent(recipe, flow, average, 1)
+        if not captured:
+            descent.model = Wrapped(flow)
+        for step, x in enumerate(batches):
+            descent(step, 1e-3 * (1 + step), x, y)
+        weights.append(torch.cat([p.detach().flatten() for p in (*flow.parameters(), *average.parameters())]))
+        totals.append(descent.total.item())
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-5)
+    assert totals[0] == pytest.approx(totals[1], rel=1e-5)
 
 
 def test_a_world_with_a_channel_is_sampled_on_every_gpu() -> None:
