@@ -32,7 +32,7 @@ from raysweep.laws import fit
 from raysweep.store import Store
 from raysweep.sweep.current import cells
 
-SOURCE = "python analysis/oracle.py"
+SOURCE = "raysweep run sweeps/oracle_scaling.yaml; python analysis/oracle_rates.py STORE; python analysis/oracle.py"
 H1 = "cross-entropy is aleatoric plus epistemic error, exactly"
 H2 = "floor of AFHQ: entropy, Bayes error, mutual information"
 H3 = "floor of ImageNet-64: entropy and Bayes error; no matter which N and architecture, it dominates at large N"

@@ -53,12 +53,13 @@ def second(sweep: Mapping[str, Any], rates: Rates, seeds: int) -> dict[str, Any]
     """The sweep of the second stage."""
     grid = dict(sweep["grid"])
     first = range(grid["seed"]["range"])
-    del grid["n_train"], grid["lr"]
+    del grid["n_train"]
+    grid.pop("lr", None)  # where all models have the same
     parts = []
     for part in grid["concat"]:
         for model in part["model"]:
-            sizes = rates[model]
-            parts.append({**part, "model": model, "zip": {"n_train": list(sizes), "lr": list(sizes.values())}})
+            sizes, own = rates[model], {key: value for key, value in part.items() if key != "lr"}
+            parts.append({**own, "model": model, "zip": {"n_train": list(sizes), "lr": list(sizes.values())}})
     grid |= {"seed": {"range": [first.stop, first.stop + seeds]}, "concat": parts}
     return {**{key: value for key, value in sweep.items() if key != "presets"}, "grid": grid}
 
