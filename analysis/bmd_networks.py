@@ -39,9 +39,10 @@ from raysweep.reports.style import COLOURS, STYLE
 MEASURED = ("unfitted", "train_error", "test_error", "bmd")
 STEP = 0.25  # distance of neighbouring widths, relative: how well a peak can be located
 TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # of axes of widths
-GPU = "needs a GPU: raysweep run sweeps/bmd_networks.yaml --preset {}"
+MISSING = "was not run: raysweep run sweeps/bmd_networks.yaml --preset {}"
 KIND = ("task", "activation", "depth", "loss")
 PRESETS = {
+    "digits_resnet": "ResNet, cross-entropy, digits",
     "mnist": "two-layer ReLU, cross-entropy, MNIST",
     "mnist_square": "two-layer tanh, square loss, MNIST",
     "cifar_cnn": "CNN, CIFAR-10",
@@ -110,11 +111,14 @@ def of_preset(results: Path, preset: str, name: str, rows: list[Claim]) -> Curve
     """H5 and H11 of a preset for GPUs, and its curves, where it was run."""
     folder = f"bmd_networks_{preset}"
     if not (results / folder / "ledger").is_dir():
-        rows += [Claim(id_, STATEMENTS[id_], name, why=GPU.format(preset)) for id_ in ("H5", "H11")]
+        rows += [Claim(id_, STATEMENTS[id_], name, why=MISSING.format(preset)) for id_ in ("H5", "H11")]
         return None
     frame = read(results, folder).filter(pl.col("eps") == 0)
     metrics = [*MEASURED, *(["md_marginals"] if preset.startswith("mnist") else [])]
-    one = Curves.along(frame, "width", metrics, f"{name}, {frame['n_train'][0]:,} images with 15 % random labels")
+    size, noise = frame["n_train"][0], frame["label_noise"][0]
+    one = Curves.along(
+        frame, "width", metrics, f"{name}, {size:,} images with {noise:.0%} random labels".replace("%", " %")
+    )
     of_curves(one, "H5", "width", f"bmd_networks {preset}", rows)
     printed(one.name, table(one, "width"))
     return one
