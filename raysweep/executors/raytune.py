@@ -103,7 +103,7 @@ class PackSearch(_Unsaved, Searcher):  # type: ignore[misc]
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         pack = self.packs.pop(trial_id, None)
-        if pack is None or error:
+        if pack is None or error or (result and "lost" in result):
             return  # PackWatch reports a lost pack, as it knows why
         if result and "fatal" in result:
             self.fatal = result["fatal"]
@@ -143,6 +143,9 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
         if STATUSES[0] not in result or "waits" in result:
             return
         counts = Counts(*(int(result[s]) for s in STATUSES))
+        if "lost" in result:  # the trial's own process lives on
+            self._lost(trial, str(result["lost"]))
+            return
         self.feed.sign(trial.config["pack"].id)
         self.feed.count(counts)
         reasons = result.get("reasons", ())
@@ -159,11 +162,14 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         file = Path(trial.error_file) if trial.error_file else None
-        whole = file.read_text(errors="replace") if file and file.is_file() else ""
+        self._lost(trial, file.read_text(errors="replace") if file and file.is_file() else "")
+        forget(trial)
+
+    def _lost(self, trial: Any, whole: str) -> None:
+        """A pack's worker died or failed, of which this is Ray's report."""
         pack, reason = trial.config["pack"], last_words(whole) or "its worker died"
         if f"{Unfit.__name__}:" in whole or f"({Unfit.__name__})" in whole:
             self.feed.back(pack.id)
-            forget(trial)
             return
         run = at_work(reason) or (pack.runs.key(0) if len(pack) == 1 else "")
         late = self.seconds is not None and bool(LATE.search(reason) or HELD.search(reason))
@@ -179,7 +185,6 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
             innocent = UnreachableError.__name__ in whole or _NODE_DIED in whole
             crashed = full or (any(sign in whole for sign in _CRASHED) and not innocent)
             self.on_counts(self.feed.lost(pack.id, said(reason), crashed, run, final=late))
-        forget(trial)
 
 
 class PackOrder(_Unsaved, FIFOScheduler):  # type: ignore[misc]

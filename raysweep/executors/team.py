@@ -5,8 +5,8 @@ or nothing. So no pack holds some of its CPUs or GPUs while it waits for the res
 cannot occur, whatever becomes of the cluster; that no more trials start than there is room for saves the others' wait.
 
 A trainer lives as long as its trial's actor, and trains pack after pack: to start one takes ten seconds. It restarts no
-workers by itself (`max_failures=0`): when one fails or dies, all of them end, and the feed decides what is left of the
-pack and whether it is tried again, as for any other pack.
+workers by itself (`max_failures=0`): when one fails or dies, all of them end, the feed decides what is left of the pack
+and whether it is tried again, as for any other pack, and the trial starts another trainer.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ class TeamTrial(tune.Trainable):  # type: ignore[misc]
         from ray.train.torch import TorchConfig, TorchTrainer
 
         job = self.job
-        self.mail = ray.remote(num_cpus=0)(_Mail).remote()
+        self.mail = ray.remote(num_cpus=0)(_Mail).remote()  # of its own: another's may hold messages
         self.error: BaseException | None = None
         need = {"CPU": job.cpus, **({"GPU": job.gpus} if job.gpus else {})}
         trainer = TorchTrainer(
@@ -247,11 +247,7 @@ class TeamTrial(tune.Trainable):  # type: ignore[misc]
         return self._ended() if ended else {**result(Counts()), "waits": True, "done": False}
 
     def _ended(self) -> dict[str, Any]:
-        """The last report of a pack whose trainer has ended.
-
-        Raises:
-            PackError: a worker failed or died.
-        """
+        """The last report of a pack whose trainer has ended before it."""
         from ray.train import ControllerError, WorkerGroupError
         from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
@@ -264,7 +260,7 @@ class TeamTrial(tune.Trainable):  # type: ignore[misc]
                 if out_of_memory(failure):
                     who = f"worker {rank} of {self.job.workers}"
                     return {**report, "out_of_memory": f"{who} ran out of memory: {failure}".partition("\n")[0]}
-        raise PackError(str(error or "the trainer ended without a reason")) from error
+        return {**report, "lost": str(error or "the trainer ended without a reason")}
 
     def cleanup(self) -> None:
         if self.training is not None and self.training.is_alive():
