@@ -2,9 +2,9 @@
 
 Tune has no public way to release cached actors during a run, nor to forget a trial that ended. Without the first, a
 driver that waits for another one keeps the CPUs that the other needs. Without the second, each of 10,000 packs costs
-35 KB for good and 6 ms at the end. Ray has no public way to ask where a node keeps its workers' logs. Seen to work
-with Ray 2.60.0; `tests/executors/test_internals.py` fails on a Ray that lacks one of these names, and pyproject.toml
-bounds the version.
+35 KB for good and 6 ms at the end. Ray has no public way to ask where a node keeps its workers' logs, nor a public name
+for the error of a trainer that found no room. Seen to work with Ray 2.60.0; `tests/executors/test_internals.py` fails on
+a Ray that lacks one of these names, and pyproject.toml bounds the version.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-__all__ = ["forget", "inside", "own_logs", "release_actors", "wait_for_actors"]
+__all__ = ["forget", "had_no_room", "inside", "own_logs", "release_actors", "wait_for_actors"]
 
 
 def own_logs(node: str) -> str:
@@ -23,6 +23,14 @@ def own_logs(node: str) -> str:
         return ""
     own = ray._private.worker.global_worker.node
     return str(own.get_logs_dir_path()) if own is not None else ""
+
+
+def had_no_room(error: BaseException | None) -> bool:
+    """Whether a trainer ended because there was no room for its workers within its time."""
+    from ray.train import ControllerError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    return isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
 
 
 def inside(controller: Any) -> Any:

@@ -28,6 +28,7 @@ import ray
 from ray import tune
 
 from raysweep.errors import PackError
+from raysweep.executors.internals import had_no_room
 from raysweep.executors.trial import Bench, result
 from raysweep.executors.work import Job, device_of, opened, out_of_memory
 from raysweep.experiment import Context, Saved, Share
@@ -187,6 +188,19 @@ class _Lead:
             self._flush = None
 
 
+def _own_gpu(config: type[Any]) -> type[Any]:
+    """A `TorchConfig` whose workers see only their own GPU: by default Ray Train shows each all GPUs of its node, and a
+    world of images is sampled on all GPUs that a process sees."""
+
+    class Backend(config().backend_cls):  # type: ignore[misc]
+        share_cuda_visible_devices = False
+
+    class Config(config):  # type: ignore[misc]
+        backend_cls = Backend
+
+    return Config
+
+
 class TeamTrial(tune.Trainable):  # type: ignore[misc]
     """A trial: one pack, which a trainer's workers execute. It waits for their reports, and holds no CPU."""
 
@@ -215,7 +229,7 @@ class TeamTrial(tune.Trainable):  # type: ignore[misc]
         trainer = TorchTrainer(
             _work,
             train_loop_config={"job": job, "mail": self.mail},
-            torch_config=TorchConfig(backend="nccl" if job.gpus else "gloo", timeout_s=_WAIT),
+            torch_config=_own_gpu(TorchConfig)(backend="nccl" if job.gpus else "gloo", timeout_s=_WAIT),
             scaling_config=ScalingConfig(num_workers=job.workers, use_gpu=bool(job.gpus), resources_per_worker=need),
             run_config=RunConfig(
                 name="packs",
@@ -248,12 +262,11 @@ class TeamTrial(tune.Trainable):  # type: ignore[misc]
 
     def _ended(self) -> dict[str, Any]:
         """The last report of a pack whose trainer has ended before it."""
-        from ray.train import ControllerError, WorkerGroupError
-        from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+        from ray.train import WorkerGroupError
 
         error = self.error
         report = {**result(Counts()), "done": True}
-        if isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+        if had_no_room(error):
             return {**report, "no_room": _ROOM}
         if isinstance(error, WorkerGroupError):
             for rank, failure in error.worker_failures.items():
