@@ -2,9 +2,9 @@
 
 Tune has no public way to release cached actors during a run, nor to forget a trial that ended. Without the first, a
 driver that waits for another one keeps the CPUs that the other needs. Without the second, each of 10,000 packs costs
-35 KB for good and 6 ms at the end. Ray has no public way to ask where a node keeps its workers' logs, nor a public name
-for the error of a trainer that found no room. Seen to work with Ray 2.60.0; `tests/executors/test_internals.py` fails on
-a Ray that lacks one of these names, and pyproject.toml bounds the version.
+35 KB for good and 6 ms at the end. Ray has no public way to ask where a node keeps its workers' logs, nor a public
+name for the error of a trainer that found no room. Seen to work with Ray 2.60.0; `tests/executors/test_internals.py`
+fails on a Ray that lacks one of these names, and pyproject.toml bounds the version.
 """
 
 from __future__ import annotations

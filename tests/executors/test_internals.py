@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import ray
 from ray.air.execution._internal.actor_manager import RayActorManager
-from ray.tune.execution.tune_controller import TrialRunnerWrapper, TuneController
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.execution.failure_handling.default import RETRYABLE_CONTROLLER_ERRORS
+from ray.tune.execution.tune_controller import TrialRunnerWrapper, TuneController
 from ray.tune.experiment import Trial
 
 from raysweep.executors.internals import forget, had_no_room, inside, own_logs
