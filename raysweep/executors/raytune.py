@@ -44,7 +44,7 @@ from raysweep.executors.lastwords import at_work, last_words, said  # noqa: E402
 from raysweep.executors.limit import HELD, LATE, took_longer  # noqa: E402
 from raysweep.executors.quiet import quiet  # noqa: E402
 from raysweep.executors.runlog import log_name  # noqa: E402
-from raysweep.executors.team import TeamTrial  # noqa: E402
+from raysweep.executors.team import TeamTrial, remove_group  # noqa: E402
 from raysweep.executors.trial import PackTrial, Unfit  # noqa: E402
 from raysweep.executors.witness import witness  # noqa: E402
 from raysweep.executors.work import Job  # noqa: E402
@@ -162,6 +162,8 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         file = Path(trial.error_file) if trial.error_file else None
+        if group := (trial.last_result or {}).get("group"):
+            remove_group(group)
         self._lost(trial, file.read_text(errors="replace") if file and file.is_file() else "")
         forget(trial)
 
@@ -325,9 +327,10 @@ class RayExecutor:
 
 def _resources(job: Job) -> Any:
     """What a trial holds: its CPUs and GPUs, and in a separate bundle those of the tasks that a run starts. A trial of
-    several workers, which get theirs from Ray Train, holds a byte: Tune refuses trials that hold nothing."""
+    several workers, which get theirs from Ray Train, holds a place on the head, which is not lost while the others are:
+    where a trial and Ray Train's controller beside it die suddenly, their placement group may stay."""
     if job.workers > 1:
-        return tune.PlacementGroupFactory([{"memory": 1}])
+        return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
     own = {"CPU": job.cpus, **({"GPU": job.gpus} if job.gpus else {})}
     return tune.PlacementGroupFactory([own] + [{"CPU": job.child_cpus}] * bool(job.child_cpus))
 

@@ -1,6 +1,6 @@
 """Packs that several workers train together: a Tune trial drives a Ray Train trainer whose workers do the work.
 
-A trial holds nothing but its process, and the trainer's workers get their resources in one placement group, all of it
+A trial holds nothing but a process on the head, and the trainer's workers get their resources in one placement group, all of it
 or nothing. So no pack holds some of its CPUs or GPUs while it waits for the rest, and trials that wait for one another
 cannot occur, whatever becomes of the cluster; that no more trials start than there is room for saves the others' wait.
 
@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
+from ray._raylet import PlacementGroupID
+from ray.util.placement_group import PlacementGroup
 
 from raysweep.errors import PackError
 from raysweep.executors.internals import had_no_room
@@ -38,7 +40,7 @@ from raysweep.pack import Pack
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["TeamTrial"]
+__all__ = ["TeamTrial", "remove_group"]
 
 _WAIT = 86400  # seconds in a collective: worker 0 may evaluate for hours, and Ray knows who is alive
 _ROOM = 60  # seconds that a trainer waits for room for its workers
@@ -55,6 +57,12 @@ _SETTINGS = {  # of the trainer; Ray Train reads them in the trial's process
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
+
+
+def remove_group(group: str) -> None:
+    """Remove the placement group that a trainer left whose trial died suddenly; Ray Train's own watch over it needs a
+    dashboard. A group that is gone stays so."""
+    ray.util.remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 
 
 class Parted(Exception):
@@ -143,6 +151,7 @@ class _Lead:
         self._todo: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
 
     def work(self) -> None:
+        self._mail.put.remote(_TRIAL, {"group": ray.util.get_current_placement_group().id.hex()})
         bench = Bench(self._job, self._training)
         threading.Thread(target=self._listen, daemon=True, name="raysweep-team").start()
         while (config := self._todo.get()) is not None:
@@ -225,6 +234,7 @@ class TeamTrial(tune.Trainable):  # type: ignore[misc]
         job = self.job
         self.mail = ray.remote(num_cpus=0)(_Mail).remote()  # of its own: another's may hold messages
         self.error: BaseException | None = None
+        self.group = ""  # the workers' placement group, which worker 0 names
         need = {"CPU": job.cpus, **({"GPU": job.gpus} if job.gpus else {})}
         trainer = TorchTrainer(
             _work,
@@ -256,9 +266,11 @@ class TeamTrial(tune.Trainable):  # type: ignore[misc]
         assert self.training is not None
         ended = not self.training.is_alive()  # looked at before its last report is
         report: dict[str, Any] | None = ray.get(self.mail.get.remote(_TRIAL, 0.0 if ended else _LISTEN))
-        if report is not None:
-            return report
-        return self._ended() if ended else {**result(Counts()), "waits": True, "done": False}
+        if report is None and ended:
+            return self._ended()
+        if report is not None and "group" in report:
+            self.group, report = report["group"], None
+        return {**(report or {**result(Counts()), "waits": True, "done": False}), "group": self.group}
 
     def _ended(self) -> dict[str, Any]:
         """The last report of a pack whose trainer has ended before it."""
