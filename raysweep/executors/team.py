@@ -1,8 +1,9 @@
 """Packs that several workers train together: a Tune trial drives a Ray Train trainer whose workers do the work.
 
-A trial holds nothing but a process on the head, and the trainer's workers get their resources in one placement group, all of it
-or nothing. So no pack holds some of its CPUs or GPUs while it waits for the rest, and trials that wait for one another
-cannot occur, whatever becomes of the cluster; that no more trials start than there is room for saves the others' wait.
+A trial holds nothing but a process on the head, and the trainer's workers get their resources in one placement group,
+all of it or nothing. So no pack holds some of its CPUs or GPUs while it waits for the rest, and trials that wait for
+one another cannot occur, whatever becomes of the cluster; that no more trials start than there is room for saves the
+others' wait.
 
 A trainer lives as long as its trial's actor, and trains pack after pack: to start one takes ten seconds. It restarts no
 workers by itself (`max_failures=0`): when one fails or dies, all of them end, the feed decides what is left of the pack
