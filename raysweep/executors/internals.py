@@ -13,8 +13,10 @@ import time
 from typing import Any
 
 import ray
+from ray._raylet import PlacementGroupID
+from ray.util.placement_group import PlacementGroup
 
-__all__ = ["forget", "had_no_room", "inside", "own_logs", "release_actors", "wait_for_actors"]
+__all__ = ["forget", "had_no_room", "inside", "own_logs", "release_actors", "remove_group", "wait_for_actors"]
 
 
 def own_logs(node: str) -> str:
@@ -36,6 +38,12 @@ def had_no_room(error: BaseException | None) -> bool:
 def inside(controller: Any) -> Any:
     """The TuneController itself: a scheduler is handed a wrapper that warns about private attributes."""
     return controller._tune_controller
+
+
+def remove_group(group: str) -> None:
+    """Remove the placement group that a trainer left whose trial died suddenly; Ray Train's own watch over it needs a
+    dashboard. A group that is gone stays so."""
+    ray.util.remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 
 
 def release_actors(controller: Any) -> None:

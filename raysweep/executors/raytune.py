@@ -39,12 +39,12 @@ from raysweep.errors import LedgerError, PackError, RaysweepError, tail  # noqa:
 from raysweep.executors.cluster import check_nodes, resources, room  # noqa: E402
 from raysweep.executors.feed import Feed  # noqa: E402
 from raysweep.executors.hosts import Hosts  # noqa: E402
-from raysweep.executors.internals import forget, inside, release_actors, wait_for_actors  # noqa: E402
+from raysweep.executors.internals import forget, inside, release_actors, remove_group, wait_for_actors  # noqa: E402
 from raysweep.executors.lastwords import at_work, last_words, said  # noqa: E402
 from raysweep.executors.limit import HELD, LATE, took_longer  # noqa: E402
 from raysweep.executors.quiet import quiet  # noqa: E402
 from raysweep.executors.runlog import log_name  # noqa: E402
-from raysweep.executors.team import TeamTrial, remove_group  # noqa: E402
+from raysweep.executors.team import TeamTrial  # noqa: E402
 from raysweep.executors.trial import PackTrial, Unfit  # noqa: E402
 from raysweep.executors.witness import witness  # noqa: E402
 from raysweep.executors.work import Job  # noqa: E402

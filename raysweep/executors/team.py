@@ -27,8 +27,6 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
-from ray._raylet import PlacementGroupID
-from ray.util.placement_group import PlacementGroup
 
 from raysweep.errors import PackError
 from raysweep.executors.internals import had_no_room
@@ -41,7 +39,7 @@ from raysweep.pack import Pack
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["TeamTrial", "remove_group"]
+__all__ = ["TeamTrial"]
 
 _WAIT = 86400  # seconds in a collective: worker 0 may evaluate for hours, and Ray knows who is alive
 _ROOM = 60  # seconds that a trainer waits for room for its workers
@@ -58,12 +56,6 @@ _SETTINGS = {  # of the trainer; Ray Train reads them in the trial's process
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
-
-
-def remove_group(group: str) -> None:
-    """Remove the placement group that a trainer left whose trial died suddenly; Ray Train's own watch over it needs a
-    dashboard. A group that is gone stays so."""
-    ray.util.remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 
 
 class Parted(Exception):
