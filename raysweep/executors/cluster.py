@@ -15,7 +15,7 @@ from raysweep.errors import LedgerError, PackError, RaysweepError
 from raysweep.executors.work import Job, check_store
 from raysweep.sweep import from_mapping
 
-__all__ = ["check_nodes", "nodes", "resources"]
+__all__ = ["check_nodes", "nodes", "resources", "room"]
 
 _PATIENCE = 120.0  # seconds for a node to answer; one that does not may be gone, and packs are checked again
 
@@ -33,6 +33,15 @@ def resources() -> dict[str, float]:
         if 0 < most < sys.maxsize:  # a node type without a limit promises nothing
             found[name] = max(found.get(name, 0.0), float(most))
     return found
+
+
+def room(job: Job) -> int:
+    """How many packs, with all of their workers, there is room for at a time, on the nodes that are alive now; at least
+    one: where not even that has room, it waits for a node to come back."""
+    total = resources()
+    cpus, gpus = job.cpus * job.workers, job.gpus * job.workers
+    by_cpu = total.get("CPU", 1.0) / cpus
+    return max(1, int(min(by_cpu, total.get("GPU", 0.0) / gpus) if gpus else by_cpu))
 
 
 def check_nodes(job: Job) -> None:

@@ -136,6 +136,10 @@ class Feed:
             what = f"run {pack.runs.key(0)[:8]} ({axes})" if len(pack) == 1 else f"a pack of {len(pack):,} runs"
             self._on_wait(f"no sign for {seconds / 60:.0f} min of {what}{many}")
 
+    def say_no_room(self, workers: int, seconds: float) -> None:
+        """Name in the live line why a pack that was handed out has come back."""
+        self._on_wait(f"no room for the {workers} workers of a pack within {seconds:g} s; it waits")
+
     def count(self, counts: Counts) -> None:
         """Cells were finished."""
         if counts.ok or counts.skipped:

@@ -2,9 +2,9 @@
 
 Tune has no public way to release cached actors during a run, nor to forget a trial that ended. Without the first, a
 driver that waits for another one keeps the CPUs that the other needs. Without the second, each of 10,000 packs costs
-35 KB for good and 6 ms at the end. Ray has no public way to ask where a node keeps its workers' logs. Seen to work
-with Ray 2.60.0; `tests/executors/test_internals.py` fails on a Ray that lacks one of these names, and pyproject.toml
-bounds the version.
+35 KB for good and 6 ms at the end. Ray has no public way to ask where a node keeps its workers' logs, nor a public
+name for the error of a trainer that found no room. Seen to work with Ray 2.60.0; `tests/executors/test_internals.py`
+fails on a Ray that lacks one of these names, and pyproject.toml bounds the version.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import time
 from typing import Any
 
 import ray
+from ray._raylet import PlacementGroupID
+from ray.util.placement_group import PlacementGroup
 
-__all__ = ["forget", "inside", "own_logs", "release_actors", "wait_for_actors"]
+__all__ = ["forget", "had_no_room", "inside", "own_logs", "release_actors", "remove_group", "wait_for_actors"]
 
 
 def own_logs(node: str) -> str:
@@ -25,9 +27,23 @@ def own_logs(node: str) -> str:
     return str(own.get_logs_dir_path()) if own is not None else ""
 
 
+def had_no_room(error: BaseException | None) -> bool:
+    """Whether a trainer ended because there was no room for its workers within its time."""
+    from ray.train import ControllerError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    return isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
+
+
 def inside(controller: Any) -> Any:
     """The TuneController itself: a scheduler is handed a wrapper that warns about private attributes."""
     return controller._tune_controller
+
+
+def remove_group(group: str) -> None:
+    """Remove the placement group that a trainer left whose trial died suddenly; Ray Train's own watch over it needs a
+    dashboard. A group that is gone stays so."""
+    ray.util.remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 
 
 def release_actors(controller: Any) -> None:

@@ -36,14 +36,15 @@ from ray.tune.schedulers import FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 from raysweep.errors import LedgerError, PackError, RaysweepError, tail  # noqa: E402
-from raysweep.executors.cluster import check_nodes, resources  # noqa: E402
+from raysweep.executors.cluster import check_nodes, resources, room  # noqa: E402
 from raysweep.executors.feed import Feed  # noqa: E402
 from raysweep.executors.hosts import Hosts  # noqa: E402
-from raysweep.executors.internals import forget, inside, release_actors, wait_for_actors  # noqa: E402
+from raysweep.executors.internals import forget, inside, release_actors, remove_group, wait_for_actors  # noqa: E402
 from raysweep.executors.lastwords import at_work, last_words, said  # noqa: E402
 from raysweep.executors.limit import HELD, LATE, took_longer  # noqa: E402
 from raysweep.executors.quiet import quiet  # noqa: E402
 from raysweep.executors.runlog import log_name  # noqa: E402
+from raysweep.executors.team import TeamTrial  # noqa: E402
 from raysweep.executors.trial import PackTrial, Unfit  # noqa: E402
 from raysweep.executors.witness import witness  # noqa: E402
 from raysweep.executors.work import Job  # noqa: E402
@@ -75,9 +76,11 @@ class _Unsaved:
 class PackSearch(_Unsaved, Searcher):  # type: ignore[misc]
     """Ask-tell between Tune and the feed."""
 
-    def __init__(self, feed: Feed, order: PackOrder, on_counts: Callable[[Counts], None], hosts: Hosts) -> None:
+    def __init__(
+        self, feed: Feed, order: PackOrder, on_counts: Callable[[Counts], None], hosts: Hosts, job: Job
+    ) -> None:
         super().__init__()
-        self.hosts = hosts
+        self.hosts, self.job = hosts, job
         self.feed, self.order, self.on_counts = feed, order, on_counts
         self.packs: dict[str, str] = {}
         self.fatal = ""
@@ -88,6 +91,8 @@ class PackSearch(_Unsaved, Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> Any:
         if self.fatal:
             return Searcher.FINISHED
+        if self.job.workers > 1 and len(self.packs) >= room(self.job):  # its trials hold nothing that Tune could count
+            return None
         pack = self.feed.ask()
         if pack is None:
             if self.feed.idle:  # Tune now asks repeatedly, for minutes, and does nothing else
@@ -98,12 +103,15 @@ class PackSearch(_Unsaved, Searcher):  # type: ignore[misc]
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         pack = self.packs.pop(trial_id, None)
-        if pack is None or error:
+        if pack is None or error or (result and "lost" in result):
             return  # PackWatch reports a lost pack, as it knows why
         if result and "fatal" in result:
             self.fatal = result["fatal"]
         elif result and "out_of_memory" in result:
             self.on_counts(self.feed.too_large(pack, result["out_of_memory"]))
+        elif result and "no_room" in result:
+            self.feed.back(pack)
+            self.feed.say_no_room(self.job.workers, result["no_room"])
         elif result and "again" in result:
             self.on_counts(self.feed.again(pack, fresh=result["again"] == "fresh"))
         elif result and result.get("done"):
@@ -132,9 +140,12 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if STATUSES[0] not in result:
+        if STATUSES[0] not in result or "waits" in result:
             return
         counts = Counts(*(int(result[s]) for s in STATUSES))
+        if "lost" in result:  # the trial's own process lives on
+            self._lost(trial, str(result["lost"]))
+            return
         self.feed.sign(trial.config["pack"].id)
         self.feed.count(counts)
         reasons = result.get("reasons", ())
@@ -151,11 +162,16 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         file = Path(trial.error_file) if trial.error_file else None
-        whole = file.read_text(errors="replace") if file and file.is_file() else ""
+        if group := (trial.last_result or {}).get("group"):
+            remove_group(group)
+        self._lost(trial, file.read_text(errors="replace") if file and file.is_file() else "")
+        forget(trial)
+
+    def _lost(self, trial: Any, whole: str) -> None:
+        """A pack's worker died or failed, of which this is Ray's report."""
         pack, reason = trial.config["pack"], last_words(whole) or "its worker died"
         if f"{Unfit.__name__}:" in whole or f"({Unfit.__name__})" in whole:
             self.feed.back(pack.id)
-            forget(trial)
             return
         run = at_work(reason) or (pack.runs.key(0) if len(pack) == 1 else "")
         late = self.seconds is not None and bool(LATE.search(reason) or HELD.search(reason))
@@ -171,7 +187,6 @@ class PackWatch(_Unsaved, tune.Callback):  # type: ignore[misc]
             innocent = UnreachableError.__name__ in whole or _NODE_DIED in whole
             crashed = full or (any(sign in whole for sign in _CRASHED) and not innocent)
             self.on_counts(self.feed.lost(pack.id, said(reason), crashed, run, final=late))
-        forget(trial)
 
 
 class PackOrder(_Unsaved, FIFOScheduler):  # type: ignore[misc]
@@ -241,16 +256,14 @@ class RayExecutor:
             self.dashboard = f"http://{found.dashboard_url}" if found.dashboard_url else ""
             try:
                 total = resources()
-                cpus, gpus = job.cpus * job.workers, job.gpus * job.workers
                 of = f" for its {job.workers} workers" if job.workers > 1 else ""
-                for name, need in (("CPU", cpus), ("GPU", gpus)):
+                for name, need in (("CPU", job.cpus * job.workers), ("GPU", job.gpus * job.workers)):
                     if need > total.get(name, 0.0):
                         raise PackError(
                             f"resources.{name.lower()}s: a pack needs {need:g} {name}s{of}, but this Ray has "
                             f"{total.get(name, 0.0):g}. Ask for fewer, or give --address of a larger cluster"
                         )
-                by_cpu = total.get("CPU", 1.0) / cpus
-                self.slots = max(1, int(min(by_cpu, total.get("GPU", 0.0) / gpus) if gpus else by_cpu))
+                self.slots = room(job)
                 check_nodes(job)
                 yield
             finally:
@@ -288,12 +301,13 @@ class RayExecutor:
             KeyboardInterrupt: Ctrl-C; workers have flushed what was finished.
         """
         order, hosts = PackOrder(feed), Hosts(feed.say)
-        search = PackSearch(feed, order, on_counts, hosts)
+        search = PackSearch(feed, order, on_counts, hosts, job)
+        trial = PackTrial if job.workers == 1 else TeamTrial
         # By default a searcher's trials start one after another.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(self.slots, _STARTING))
         with tempfile.TemporaryDirectory(prefix="raysweep-tune-") as scratch:
             tuner = tune.Tuner(
-                tune.with_resources(tune.with_parameters(PackTrial, job=job), _resources(job)),
+                tune.with_resources(tune.with_parameters(trial, job=job), _resources(job)),
                 tune_config=tune.TuneConfig(
                     search_alg=search, scheduler=order, num_samples=-1, reuse_actors=True, metric="ok", mode="max"
                 ),
@@ -312,10 +326,13 @@ class RayExecutor:
 
 
 def _resources(job: Job) -> Any:
-    """What a trial holds: the CPUs and GPUs of each of its workers, itself the first, and in a separate bundle those of
-    the tasks that a run starts."""
+    """What a trial holds: its CPUs and GPUs, and in a separate bundle those of the tasks that a run starts. A trial of
+    several workers, which get theirs from Ray Train, holds a place on the head, which is not lost while the others are:
+    where a trial and Ray Train's controller beside it die suddenly, their placement group may stay."""
+    if job.workers > 1:
+        return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
     own = {"CPU": job.cpus, **({"GPU": job.gpus} if job.gpus else {})}
-    return tune.PlacementGroupFactory([own] * job.workers + [{"CPU": job.child_cpus}] * bool(job.child_cpus))
+    return tune.PlacementGroupFactory([own] + [{"CPU": job.child_cpus}] * bool(job.child_cpus))
 
 
 def _own(error: BaseException | None) -> RaysweepError | None:

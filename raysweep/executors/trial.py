@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import ray
 from ray import tune
 
 from raysweep.executors.tasks import refuse_tasks
-from raysweep.executors.team import Team
-from raysweep.executors.work import Doubtful, Enough, Health, Job, OutOfMemory, execute, opened
+from raysweep.executors.work import Doubtful, Enough, Health, Job, OutOfMemory, Teaming, execute, opened
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.ledger.causes import cause
 from raysweep.ledger.rows import STATUSES, Counts
 
-__all__ = ["PackTrial", "Unfit"]
+__all__ = ["Bench", "PackTrial", "Unfit", "result"]
 
 _REASON, _REASONS = 500, 20  # characters of a failure's cause, and causes, that travel with a report
 _REPORT_SECONDS = 1.0  # every report of every pack costs the driver milliseconds
@@ -28,6 +29,65 @@ class Unfit(Exception):
     """
 
 
+class Bench:
+    """A process that executes one pack after another, and what it has been through.
+
+    Args:
+        together: Lets other workers train each pack with this process.
+    """
+
+    def __init__(self, job: Job, together: Teaming | None = None) -> None:
+        self._job, self._together, self._fatal = job, together, ""
+        self._health, self._node = Health(), ray.get_runtime_context().get_node_id()
+        try:
+            experiment, _, _ = opened(job)
+            if isinstance(experiment, FunctionExperiment):
+                refuse_tasks(job.child_cpus)
+        except Exception as error:  # no pack can run here: say so instead of dying pack by pack
+            self._fatal = f"{type(error).__name__}: {error}"
+
+    def reports(self, config: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
+        """Execute the pack of a trial's configuration; yields what Tune is to hear, at most once a second.
+
+        The last report is `done`. Closing the iterator flushes what is finished.
+
+        Raises:
+            Unfit: this process must not execute the pack.
+        """
+        if self._fatal:
+            yield {**result(Counts()), "fatal": self._fatal, "done": True}
+            return
+        pack = config["pack"]
+        aside = self._node in config.get("aside", ())
+        if aside or self._health.spoilt or (pack.fresh and self._health.begun > 0):
+            raise Unfit("this process cannot be trusted any more, or the pack wants a fresh one")
+        reasons: list[str] = []
+
+        def report(counts: Counts, **more: Any) -> dict[str, Any]:
+            causes = [cause(reason)[:_REASON] for reason in reasons[:_REASONS]]
+            reasons.clear()
+            return {**result(counts), "done": False, **more, "node": self._node, "reasons": causes}
+
+        work = execute(self._job, pack, self._health, reasons.append, config.get("sure", ()), self._together)
+        counts, until = Counts(), time.monotonic() + _REPORT_SECONDS
+        end: dict[str, Any] = {}
+        with contextlib.closing(work):
+            try:
+                for finished in work:
+                    counts += finished
+                    if time.monotonic() > until:
+                        yield report(counts)
+                        counts, until = Counts(), time.monotonic() + _REPORT_SECONDS
+            except OutOfMemory as error:
+                self._health.spoilt = True
+                end = {"out_of_memory": str(error)}
+            except Doubtful as error:
+                end = {"again": "fresh", "doubtful": error.runs}
+            except Enough:
+                end = {"again": "any"}
+        yield report(counts, done=True, **end)
+
+
 class PackTrial(tune.Trainable):  # type: ignore[misc]
     """A trial: one pack; a `step` ends at a snapshot, at most once a second.
 
@@ -35,59 +95,24 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
     """
 
     def setup(self, config: dict[str, Any], job: Job) -> None:
-        self.job, self.fatal = job, ""  # torch's threads follow the OMP_NUM_THREADS that Ray derives from cpus
-        self.health, self.node = Health(), ray.get_runtime_context().get_node_id()
-        self.team = Team(job) if job.workers > 1 else None
-        try:
-            experiment, _, _ = opened(job)
-            if isinstance(experiment, FunctionExperiment):
-                refuse_tasks(job.child_cpus)
-        except Exception as error:  # no pack can run here: say so instead of dying pack by pack
-            self.fatal = f"{type(error).__name__}: {error}"
+        self.bench = Bench(job)  # torch's threads follow the OMP_NUM_THREADS that Ray derives from cpus
         self._begin(config)
 
     def _begin(self, config: dict[str, Any]) -> None:
-        pack = config["pack"]
-        aside = self.node in config.get("aside", ())
-        spoilt = self.health.spoilt or (self.team is not None and self.team.broken)
-        self.unfit = aside or spoilt or (pack.fresh and self.health.begun > 0)
-        self.reasons: list[str] = []
-        together = None if self.team is None else self.team.training
-        self.work = execute(self.job, pack, self.health, self.reasons.append, config.get("sure", ()), together)
+        self.reports = self.bench.reports(config)
         self.config: dict[str, Any] = {}  # would travel back with every report
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next pack."""
-        self.work.close()
+        self.cleanup()
         self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        if self.fatal:
-            return {**_result(Counts()), "fatal": self.fatal, "done": True}
-        if self.unfit:
-            raise Unfit("this process cannot be trusted any more, or the pack wants a fresh one")
-        counts, until = Counts(), time.monotonic() + _REPORT_SECONDS
-        report: dict[str, Any] = {"done": True}
-        try:
-            for finished in self.work:
-                counts += finished
-                if time.monotonic() > until:
-                    report = {"done": False}
-                    break
-        except OutOfMemory as error:
-            self.health.spoilt = True
-            report |= {"out_of_memory": str(error)}
-        except Doubtful as error:
-            report |= {"again": "fresh", "doubtful": error.runs}
-        except Enough:
-            report |= {"again": "any"}
-        report |= {"node": self.node, "reasons": [cause(reason)[:_REASON] for reason in self.reasons[:_REASONS]]}
-        self.reasons.clear()
-        return {**_result(counts), **report}
+        return next(self.reports)
 
     def cleanup(self) -> None:
-        self.work.close()  # flushes what is finished
+        self.reports.close()  # flushes what is finished
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the ledger holds what is done."""
@@ -96,5 +121,6 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
         """Nothing."""
 
 
-def _result(counts: Counts) -> dict[str, Any]:
+def result(counts: Counts) -> dict[str, Any]:
+    """Counts as a trial's result."""
     return {status: getattr(counts, status) for status in STATUSES}

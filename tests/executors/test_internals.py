@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import ray
 from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.execution.failure_handling.default import RETRYABLE_CONTROLLER_ERRORS
 from ray.tune.execution.tune_controller import TrialRunnerWrapper, TuneController
 from ray.tune.experiment import Trial
 
-from raysweep.executors.internals import forget, inside, own_logs
+from raysweep.executors.internals import forget, had_no_room, inside, own_logs
 
 OTHER = (
     f"Ray {ray.__version__} is not the Tune that raysweep/executors/internals.py was written for (2.60.0): "
@@ -37,6 +39,12 @@ def test_a_trial_that_ended_is_emptied() -> None:
     assert trial.config == trial.evaluated_params == {}
     assert trial.run_metadata.metric_analysis == trial.run_metadata.metric_n_steps == {}, OTHER
     assert trial.get_json_state() == ("{}", "{}"), OTHER
+
+
+def test_a_trainer_without_room_is_distinguished_from_one_that_failed() -> None:
+    failed, no_room = (ControllerError(kind(2)) for kind in RETRYABLE_CONTROLLER_ERRORS)  # type: ignore[arg-type]
+    assert had_no_room(no_room), OTHER
+    assert not any(map(had_no_room, (failed, WorkerGroupError("died", {}), None)))
 
 
 @pytest.mark.usefixtures("ray_up")
