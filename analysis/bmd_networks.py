@@ -32,7 +32,7 @@ from common import CLAIMS, measured, over_seeds
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from raysweep.claims import Claim, Rule, markdown, summary, write_claims
+from raysweep.claims import Claim, Measured, Rule, markdown, summary, write_claims
 from raysweep.laws.maximum import Peak, shift
 from raysweep.reports.style import COLOURS, STYLE
 
@@ -81,11 +81,15 @@ def of_curves(one: Curves, id_: str, unit: str, sweep: str, rows: list[Claim]) -
     part = one if id_ == "H6" else one.beyond()
     bmd, error, window = part.peak("bmd"), part.peak("test_error"), f"{unit} {part.window}"
     if id_ == "H5" and not isinstance(bmd, str):
-        threshold, ends = over_seeds(one.of["unfitted"], one.threshold, log=True)
-        low, high = bmd.location_interval
-        value = measured(window, one.seeds, bmd.location / threshold, (low / ends[1], high / ends[0]))
-        setting = f"{one.name}: {unit} of the peak of BMD over the threshold, where 1 % is not fitted"
-        rows.append(claim_of(id_, setting, 1.0, value, Rule("near theory", STEP), sweep))
+        by_loss = not np.array_equal(one.of["unfitted"], one.of["train_error"])
+        kinds = {"unfitted": "1 % of the loss is left" if by_loss else "1 % is not fitted"}
+        kinds |= {"train_error": "1 % of the labels are missed"} if by_loss else {}
+        for metric, what in kinds.items():
+            threshold, ends = over_seeds(one.of[metric], one.threshold, log=True)
+            low, high = bmd.location_interval
+            value = measured(window, one.seeds, bmd.location / threshold, (low / ends[1], high / ends[0]))
+            setting = f"{one.name}: {unit} of the peak of BMD over the threshold, where {what}"
+            rows.append(claim_of(id_, setting, 1.0, value, Rule("near theory", STEP), sweep, _broad(value)))
     setting = f"{one.name}: {unit} of the peak of BMD over that of the test error"
     if isinstance(bmd, str) or isinstance(error, str):
         highest, ends = over_seeds(
@@ -97,9 +101,15 @@ def of_curves(one: Curves, id_: str, unit: str, sweep: str, rows: list[Claim]) -
         rows.append(unsupported("H11", text, "none", found, "; ".join(reasons), sweep))
         return
     apart = shift(bmd, error)
-    why = f"BMD {_interval(bmd)}, error {_interval(error)}"
     value = measured(window, bmd.units, apart.ratio, apart.interval)
+    why = "; ".join(filter(None, [f"BMD {_interval(bmd)}, error {_interval(error)}", _broad(value)]))
     rows.append(claim_of("H11", setting, 1.0, value, Rule("near theory", STEP), sweep, why))
+
+
+def _broad(value: Measured) -> str:
+    """What an interval of more than a factor of two says of a place."""
+    low, high = value.ends
+    return f"the interval spans a factor of {high / low:.2g}: too broad to locate it" if high > 2 * low else ""
 
 
 def _interval(peak: Peak) -> str:

@@ -255,7 +255,11 @@ class Claim:
             return f"{'' if self.verdict == 'reproduced' else 'not '}{kind} {number}"
         whose, target, (low, high) = f"the {kind[5:]}'s value", float(self._target), self.measured.ends
         if self.verdict == "not supported":
-            return f"the interval holds both {whose} and 0" if target else f"the interval leaves {number} around 0"
+            if not target:
+                return f"the interval leaves {number} around 0"
+            if low <= min(target, 0) and high >= max(target, 0):
+                return f"the interval holds both {whose} and 0"
+            return f"the interval holds {whose}, but reaches more than {_WIDE:g} times {number} from it"
         if self.verdict == "differs":
             return f"more than {number} from {whose}" if self.rule.number else f"the interval misses {whose}"
         return f"the interval holds {whose}" if target and low <= target <= high else f"within {number} of {whose}"
