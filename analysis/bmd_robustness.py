@@ -59,10 +59,11 @@ def of_robustness(axes: dict[str, pl.DataFrame], rows: list[Claim], figure: Path
             setting = f"digits, along {AXES[axis]}: Spearman's correlation of BMD with the error under {what}"
             sweep = "bmd_adversarial" if axis == "pretrain" else "bmd_robustness"
             claim = claim_of("H8", setting, "", value, Rule("above", 0.0), sweep)
-            for i, at in enumerate(one.x):
-                rest = ranked(*(np.delete(one.of[name], i, 0) for name in ("bmd", metric)), f"without {at:g}")
+            for left, at in enumerate(one.x):
+                rest = ranked(*(np.delete(one.of[name], left, 0) for name in ("bmd", metric)), f"without {at:g}")
                 if claim.verdict == "reproduced" and Rule("above", 0.0).judge(rest, 0.0) != "reproduced":
-                    claim = unsupported("H8", setting, "", value, f"one point decides: without {at:g} it is {rest}", sweep)
+                    why = f"one point decides: without {at:g} it is {rest}"
+                    claim = unsupported("H8", setting, "", value, why, sweep)
             rows.append(claim)
             _drawn(panel, one, metric, COLOURS[i], AXES[axis])
             panel.set(xlabel="Boolean mean dimension", ylabel=f"error under {what}")

@@ -142,7 +142,15 @@ SWEEPS: dict[str, dict[str, Any]] = {
             "concat": [
                 {"beta": [0.5, 1.5], "gamma": [0.1, 1e6], "batch": 8, "eta": 0.5, "momentum": [0, 0.5]},
                 {"method": "ntk", "beta": [0.5, 1.5], "points": 16, "activation": ["relu", "relu2", "tilted"]},
-                {"task": "images", "model": "cnn", "depth": 1, "n_train": [0, 8], "batch": 4, "optimiser": "adam"},
+                {
+                    "task": "images",
+                    "model": "cnn",
+                    "depth": 1,
+                    "n_train": [0, 8],
+                    "batch": 4,
+                    "optimiser": "adam",
+                    "bmd_points": 4,
+                },
             ],
             "harmonics": 7,
             "test_items": 16,

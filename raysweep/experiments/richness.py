@@ -53,12 +53,17 @@ AXES = (
     # Evaluation.
     Axis("points", int, "shape", 1024, low=4, high=2**16, unit="items", help="ntk: items that its modes are taken on"),
     Axis("test_items", int, "shape", 2048, low=16, high=2**18, unit="items", help="for the loss; images: at most all"),
+    Axis("bmd_points", int, "shape", 0, low=0, high=10**6, unit="points",
+         help="images: points of the Boolean mean dimension of what is learned, an even number; 0: it is not measured"),
     Axis("t", float, "observed", 100.0, low=1e-6, high=1e9, role="time", help="time: eta x steps, to a whole step"),
 )  # fmt: skip
 METRICS = (
     Metric("loss", "", "square loss on test items over that of the zero function", "low"),
     Metric("moved", "", "distance of the weights from their start over the start's norm: 0 in the lazy limit"),
+    Metric("bmd", "", "Boolean mean dimension of the outputs less those at the start (bmd_points)"),
+    Metric("bmd_se", "", "its standard error over inputs", "low"),
 )
+BMD_VARIANCE_POINTS = 10_000  # inputs for the variance that the Boolean mean dimension divides by
 DISPLAY = Display(
     labels={
         "t": "time t (step size x steps)",
@@ -103,10 +108,12 @@ class Richness:
         each = batch * (2.0 * layout.forward_flops + layout.backward_flops)
         tensors = 5.0 if run["optimiser"] == "adam" else 4.0
         items = max(3 * batch, 2 * min(tests, _MOST))
+        points, inputs = int(run["bmd_points"]), architecture_of(run).inputs
+        passes = tests + (BMD_VARIANCE_POINTS + points * (inputs + 1) if points else 0)
         return Cost(
             parameters=size,
             flops=stops[-1] * each,
-            flops_eval=len(stops) * 2.0 * tests * layout.forward_flops,
+            flops_eval=len(stops) * 2.0 * passes * layout.forward_flops,
             bytes=wide * (tensors * size + float(items) * layout.activations),
         )
 
@@ -174,9 +181,9 @@ def _idle(row: Mapping[str, Any]) -> dict[str, str]:
     """The axes without an effect on a run, and why."""
     images, lazy = row["task"] == "images", row["method"] == "ntk"
     idle = dict.fromkeys(
-        ("beta", "harmonics") if images else ("data", "n_train"), f"task: {row['task']} does not read it"
+        ("beta", "harmonics") if images else ("data", "n_train", "bmd_points"), f"task: {row['task']} does not read it"
     )
-    steps = ("gamma", "momentum", "eta", "batch", "test_items", "n_train")
+    steps = ("gamma", "momentum", "eta", "batch", "test_items", "n_train", "bmd_points")
     return idle | dict.fromkeys(steps if lazy else ("points",), f"method: {row['method']} does not read it")
 
 
@@ -198,6 +205,11 @@ def _check(row: Mapping[str, Any], first: float, gpus: float) -> None:
         )
     if problem := architecture_of(row).problem():
         raise SweepError(f"grid.{problem}")
+    if (points := row["bmd_points"]) and (row["task"] != "images" or points % 2 or points < 4):
+        raise SweepError(
+            "grid.bmd_points: must be 0, or even, at least 4 and with task: images, but got "
+            f"(bmd_points={points}, task={row['task']}). Take 100, or leave it out"
+        )
     if row["task"] == "images":
         if row["n_train"] > (most := image_shape(row["data"]).train):
             raise SweepError(

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from raysweep.data import images
 from raysweep.experiment import Context
-from raysweep.experiments.richness import architecture_of, steps_of
+from raysweep.experiments.own_inputs import mean_dimensions
+from raysweep.experiments.richness import BMD_VARIANCE_POINTS, architecture_of, steps_of
 from raysweep.grid.runs import Runs
 from raysweep.models.mean_field import MeanField
 from raysweep.models.ntk import ntk
@@ -150,7 +151,9 @@ def trained(experiment: Richness, pack: Runs, context: Context) -> Iterator[pa.R
     test_x = lanes(task.test_x)
     test_y = lanes(task.test_y, torch.float64)
     a_step = batch * (2.0 * layout.forward_flops + layout.backward_flops)
-    an_evaluation = 2.0 * tests * layout.forward_flops
+    points = int(pack.value("bmd_points"))
+    passes = tests + (BMD_VARIANCE_POINTS + points * (test_x.shape[1] + 1) if points else 0)
+    an_evaluation = 2.0 * passes * layout.forward_flops
     with products(precision):
         tf32 = precision == "tf32"
         conv = fastest_conv(network.architecture, len(pack), batch, dtype, device, tf32)
@@ -169,9 +172,10 @@ def trained(experiment: Richness, pack: Runs, context: Context) -> Iterator[pa.R
         for number, snapshot in enumerate(stack, 1):
             at = snapshot.diverged_at.cpu().numpy()
             loss, moved = _measured(model, snapshot, test_x, test_y, task.target, first, norm)
+            found = {"loss": loss, "moved": moved, **_dimension(pack, model, snapshot, test_x.shape[1])}
             done = np.where(at < 0, snapshot.step, at)
             for t in stops[snapshot.step]:
-                yield _rows(t, at, {"loss": loss, "moved": moved}, done * a_step, number * an_evaluation)
+                yield _rows(t, at, found, done * a_step, number * an_evaluation)
 
 
 def _batches(pack: Runs, task: Task, batch: int, seed: Tensor, dtype: torch.dtype) -> Batches:
@@ -226,6 +230,17 @@ def _measured(
     return loss, moved
 
 
+def _dimension(pack: Runs, model: Model, snapshot: Snapshot, inputs: int) -> dict[str, Array]:
+    """`bmd` and `bmd_se` [all lanes] of what is learned; NaN where they are not measured or the lane left the stack."""
+    found = {name: np.full(len(pack), np.nan) for name in ("bmd", "bmd_se")}
+    if points := int(pack.value("bmd_points")):
+        here, seeds = snapshot.lanes.cpu().numpy(), pack.column("seed")
+        own = [int(seeds[lane]) for lane in here]
+        one = mean_dimensions(model, snapshot.parameters, own, inputs, points, BMD_VARIANCE_POINTS)
+        found["bmd"][here], found["bmd_se"][here] = one.value, one.error
+    return found
+
+
 def _named(first: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
     """Initial values under the names of the parameters."""
     return [(name.removeprefix("initial."), value) for name, value in first.items()]
@@ -252,7 +267,8 @@ def lazy(experiment: Richness, pack: Runs, context: Context) -> Iterator[pa.Reco
                 mass = ((vectors.T @ y) ** 2).sum(1)
                 share = mass / mass.sum() * (1 - beyond)
                 loss = beyond + np.exp(-2 * np.outer(times, x)) @ share
-                found = {"loss": loss, "moved": np.zeros(len(times))}
+                none = np.full(len(times), np.nan)
+                found = {"loss": loss, "moved": np.zeros(len(times)), "bmd": none, "bmd_se": none}
                 yield _rows(times, np.full(1, -1), found, np.array([cost.flops]), 0.0, lane)
 
 
@@ -272,6 +288,6 @@ def _rows(
             "error": pa.array(np.array(reason, dtype=object), pa.string(), mask=good),
             "flops": pa.array(np.broadcast_to(flops, (count,))),
             "flops_eval": pa.repeat(evaluated, count),
-            **{name: pa.array(v, mask=~good) for name, v in values.items()},
+            **{name: pa.array(v, mask=~(good & np.isfinite(v))) for name, v in values.items()},
         }
     )

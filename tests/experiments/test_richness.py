@@ -84,6 +84,19 @@ def test_training_with_little_richness_follows_the_kernel_of_the_same_network(tm
         assert lazy[-1] < 0.6 * lazy[0]
 
 
+def test_the_mean_dimension_is_that_of_what_is_learned_which_lazy_networks_share(tmp_path: Any) -> None:
+    """Lazily f - f0 is one function up to its scale, of which the mean dimension knows nothing."""
+    grid = {
+        "task": "images", "width": 16, "depth": 2, "gamma": [0.02, 0.04, 3.0], "batch": 64, "test_items": 64,
+        "precision": "float64", "t": [0.05, 2.0], "bmd_points": 10,
+    }  # fmt: skip
+    found = rows(grid, tmp_path).filter(pa.compute.field("t") > 1).sort_by("gamma")
+    bmd, error = found["bmd"].to_numpy(), found["bmd_se"].to_numpy()
+    assert (bmd > 1 - 4 * error).all()
+    assert bmd[1] == pytest.approx(bmd[0], rel=0.01)
+    assert abs(bmd[2] / bmd[0] - 1) > 0.02
+
+
 def test_early_dynamics_do_not_depend_on_width(tmp_path: Any) -> None:
     """Each width has its own kernel, so a mean over seeds is compared; rates that grew with N would double the time."""
     grid = {**SMALL, "width": [64, 256], "beta": 1.0, "gamma": 1.0, "eta": 0.1, "batch": 128, "seed": {"range": 6}}
@@ -195,6 +208,8 @@ def test_the_target_of_the_circle_is_its_sum_of_harmonics() -> None:
         ({"precision": "tf32"}, "tf32 must run on a GPU"),
         ({"task": "images", "data": "../etc"}, "must be digits or NAME"),
         ({"optimiser": "adam", "momentum": 0.9}, r"grid\.momentum: must be 0 with optimiser: adam"),
+        ({"bmd_points": 10}, r"grid\.bmd_points: must be 0, or even, at least 4 and with task: images"),
+        ({"task": "images", "bmd_points": 5}, r"but got \(bmd_points=5, task=images\)"),
         ({"task": "images", "beta": [0.5, 1]}, r"grid\.beta: must have one value where it has no effect, as task"),
         ({"n_train": [0, 10]}, r"grid\.n_train: .*task: circle does not read it, but got \(n_train=0 and 10\)"),
         ({"method": "ntk", "gamma": [0.3, 1]}, r"grid\.gamma: .*method: ntk does not read it"),
