@@ -40,11 +40,13 @@ class Formula:
     Attributes:
         text: As written.
         names: The axes it depends on, sorted.
+        tree: Its syntax.
     """
 
     text: str
     names: tuple[str, ...]
     step: _Step
+    tree: ast.expr
 
     def value(self, cell: Cell, where: str) -> Value:
         """The value in a cell that holds at least `names`.
@@ -108,7 +110,7 @@ def parse_formula(text: str, names: Collection[str] | None, where: str) -> Formu
             f"functions: {', '.join(FUNCTIONS)}"
         )
     try:
-        return Formula(text, tuple(sorted(known)), _step(tree, 0))
+        return Formula(text, tuple(sorted(known)), _step(tree, 0), tree)
     except ValueError as error:
         raise SweepError(f"{where}: {error}, but got {text!r}") from error
 

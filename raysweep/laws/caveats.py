@@ -13,6 +13,7 @@ from raysweep.laws.definition import Array, Law
 from raysweep.laws.estimate import Status, distinct
 from raysweep.laws.forms import compared
 from raysweep.laws.group import Holdout, lack_of_fit
+from raysweep.laws.own import FORMULA
 from raysweep.laws.request import Options
 
 __all__ = ["of_holdout", "of_residuals", "of_rivals", "of_search", "of_window"]
@@ -92,17 +93,27 @@ def of_holdout(law: Law, holdout: Holdout | None, options: Options) -> dict[str,
     }
 
 
+def _asked(law: str) -> str:
+    return "the formula with it" if law == FORMULA else f"--law {law}"
+
+
 def of_rivals(law: Law, rivals: Sequence[Evidence]) -> dict[str, str]:
     """Whether the data need the floor that a law has, or one that it has not."""
     out = {}
+    known = {one.name: one for one in (law, *map(compared, law.rivals))}
     for rival in rivals:
         if rival.law == law.floorless and rival.p_value is not None and rival.p_value > _UNCERTAIN:
             out["floor_not_needed"] = (
                 f"A floor of E = 0 fits as well (likelihood ratio, p = {rival.p_value:.2g}): these data cannot "
                 "distinguish a floor from no floor."
             )
-        if compared(rival.law).floorless == law.name and (rival.p_value or 1.0) < _SUSPICIOUS:
+        if rival.law == law.inside and (rival.p_value or 1.0) < _SUSPICIOUS:
+            out["constraint_contradicted"] = (
+                f"{rival.law} fits better without these constraints ({law.name.removeprefix(rival.law + ', ')}; "
+                f"likelihood ratio, p = {rival.p_value:.1g}): the data contradict them."
+            )
+        if known[rival.law].floorless == law.name and (rival.p_value or 1.0) < _SUSPICIOUS:
             out["floor_needed"] = (
-                f"A floor fits better than none (likelihood ratio, p = {rival.p_value:.1g}). Look at --law {rival.law}."
+                f"A floor fits better than none (likelihood ratio, p = {rival.p_value:.1g}). Look at {_asked(rival.law)}."
             )
     return out

@@ -25,8 +25,10 @@ def law(name: str) -> Law:
     return LAWS[name]
 
 
-def compared(name: str) -> Law:
-    """A law that others name as a rival: one of `LAWS`, or "..., E = 0", which cannot be requested directly."""
+def compared(name: str | Law) -> Law:
+    """A law that others name as a rival: one of `LAWS`, "..., E = 0", which cannot be requested directly, or itself."""
+    if isinstance(name, Law):
+        return name
     return LAWS[name] if name in LAWS else LAWS[name.partition(", ")[0]].without_floor()
 
 
