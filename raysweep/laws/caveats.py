@@ -107,13 +107,14 @@ def of_rivals(law: Law, rivals: Sequence[Evidence]) -> dict[str, str]:
                 f"A floor of E = 0 fits as well (likelihood ratio, p = {rival.p_value:.2g}): these data cannot "
                 "distinguish a floor from no floor."
             )
-        if rival.law == law.inside and (rival.p_value or 1.0) < _SUSPICIOUS:
+        if rival.law == law.inside and rival.p_value is not None and rival.p_value < _SUSPICIOUS:
             out["constraint_contradicted"] = (
                 f"{rival.law} fits better without these constraints ({law.name.removeprefix(rival.law + ', ')}; "
                 f"likelihood ratio, p = {rival.p_value:.1g}): the data contradict them."
             )
         if known[rival.law].floorless == law.name and (rival.p_value or 1.0) < _SUSPICIOUS:
             out["floor_needed"] = (
-                f"A floor fits better than none (likelihood ratio, p = {rival.p_value:.1g}). Look at {_asked(rival.law)}."
+                f"A floor fits better than none (likelihood ratio, p = {rival.p_value:.1g}). Look at "
+                f"{_asked(rival.law)}."
             )
     return out

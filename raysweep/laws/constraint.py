@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -91,8 +90,8 @@ def _items(key: str, given: Any, example: str) -> list[tuple[str, Any]]:
 
 def _number(key: str, name: str, value: Any) -> float:
     try:
-        number = float(value) if isinstance(value, str | Real) and not isinstance(value, bool) else math.nan
-    except ValueError:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise RequestError(key, f"{name} must be a finite number, but got {value!r}.")
@@ -105,16 +104,23 @@ def _name(name: str, other: Any) -> str:
     return other
 
 
+def _plain(given: Any) -> str:
+    return ":".join(map(str, given)) if isinstance(given, tuple) else repr(given)
+
+
 def _ends(name: str, given: Any) -> tuple[float, float]:
     if isinstance(given, str) or not isinstance(given, Iterable) or len(ends := list(given)) != 2:
-        raise RequestError("bound", f"{name} must have a lowest and a highest value, as in [0, 1], but got {given!r}.")
+        raise RequestError(
+            "bound", f"{name} must have a lowest and a highest value, as in [0, 1] or 0:1, but got {_plain(given)}."
+        )
     low, high = (
         none if end in (None, "") else (none if str(end).lstrip("-+") == "inf" else _number("bound", name, end))
         for end, none in zip(ends, (-math.inf, math.inf), strict=True)
     )
     if not low < high:
         raise RequestError(
-            "bound", f"{name} must have a lowest value below the highest, but got {low:g} and {high:g}. Use fix for one."
+            "bound",
+            f"{name} must have a lowest value below the highest, but got {low:g} and {high:g}. Use fix for one.",
         )
     return low, high
 
@@ -137,7 +143,7 @@ def constrained(law: Law, what: Constraints) -> Law:
     fewest = max(law.fewest_scales - dropped, len(kept) + 1)
     at_edge = any(v in (p.low, p.high) for p in law.parameters for n, v in what.fix if n == p.name)
     lifted = "" if at_edge or what.bound or not dropped else law.name
-    found = replace(
+    return replace(
         law,
         name=name,
         formula=_formula(law, parts),
@@ -160,7 +166,6 @@ def constrained(law: Law, what: Constraints) -> Law:
         proved=False,
         sees=None if law.sees is None else _seen(law.sees, parts),
     )
-    return found
 
 
 @dataclass(frozen=True)

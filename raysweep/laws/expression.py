@@ -1,7 +1,7 @@
 """Expressions of a user's own law: a formula's syntax as a function of scales and parameters, with its derivatives.
 
-The language is that of derived axes (`grid.formula`) without what has no derivative: numbers, names, + - * / **, and the
-functions in `FUNCTIONS`. Derivatives are exact (forward differentiation).
+The language is that of derived axes (`grid.formula`) without what has no derivative: numbers, names, + - * / **, and
+the functions in `FUNCTIONS`. Derivatives are exact (forward differentiation).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from raysweep.errors import SweepError
-from raysweep.grid.formula import parse_formula
+from raysweep.grid.formula import parse_formula, parse_syntax
 from raysweep.laws.refusal import RequestError
 from raysweep.laws.terms import Array
 
@@ -94,32 +94,39 @@ def parsed(text: str, axes: Sequence[str], first: Sequence[str] = ()) -> Express
 
 def _tree(text: str) -> ast.expr:
     try:
-        tree = parse_formula(text, None, "a law").tree
-    except SweepError as error:
-        hint = " Write a power as x**-a." if "^" in text else ""
-        raise RequestError("formula", f"{str(error).removeprefix('a law: ')}.{hint}") from error
-    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    for node in ast.walk(tree):
-        match node:
-            case ast.Constant(value=bool() | str() as value):
-                culprit = repr(value)
-            case ast.Call(func=ast.Name(id=name), args=args) if name not in FUNCTIONS or len(args) != 1:
-                culprit = f"{name} of {len(args)} arguments" if name in FUNCTIONS else f"the function {name}"
-            case ast.Constant() | ast.Name() | ast.Call() | ast.expr_context():
-                continue
-            case ast.BinOp() | ast.UnaryOp() | ast.Add() | ast.Sub() | ast.Mult() | ast.Div() | ast.Pow():
-                continue
-            case ast.USub() | ast.UAdd():
-                continue
-            case _:
-                culprit = type(node).__name__
-        if id(node) not in called:
+        tree = parse_syntax(text, "a law")
+        culprit = next(_foreign(tree), None)
+        if culprit is not None:
+            hint = "Write a power as x**-a." if culprit == "^" else "Write it without."
             raise RequestError(
                 "formula",
                 f"a law may hold numbers, names, + - * / ** (the power) and {', '.join(FUNCTIONS)}, which have "
-                f"derivatives, but {text!r} has {culprit}. Write it without.",
+                f"derivatives, but {text!r} has {culprit}. {hint}",
             )
+        parse_formula(text, None, "a law")  # what holds of every formula, such as its depth
+    except SweepError as error:
+        raise RequestError("formula", f"{str(error).removeprefix('a law: ')}.") from error
     return tree
+
+
+def _foreign(tree: ast.expr) -> Iterator[str]:
+    """The parts of a formula that a law may not have."""
+    for node in _ordered(tree):
+        match node:
+            case ast.Constant(value=bool() | str() | None as value):
+                yield repr(value)
+            case ast.Call(func=ast.Name(id=name), args=[_], keywords=[]) if name in FUNCTIONS:
+                pass
+            case ast.Call(func=ast.Name(id=name)):
+                yield f"{name} of other than one argument" if name in FUNCTIONS else f"the function {name}"
+            case ast.BitXor():
+                yield "^"
+            case ast.Constant(value=int() | float()) | ast.Name() | ast.expr_context() | ast.BinOp() | ast.UnaryOp():
+                pass
+            case ast.Add() | ast.Sub() | ast.Mult() | ast.Div() | ast.Pow() | ast.USub() | ast.UAdd():
+                pass
+            case _:
+                yield type(node).__name__
 
 
 def _ordered(node: ast.AST) -> Iterator[ast.AST]:
@@ -131,7 +138,8 @@ def _ordered(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _linear(tree: ast.expr, parameters: Sequence[str], first: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Parameters that appear once, as a factor of a term of the sum: at most one of each term; and those alone in one."""
+    """Parameters that appear once, as a factor of a term of the sum, at most one of each term; and those that are a
+    term by themselves."""
     all_names = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name)]
     linear, alone = [], []
     for term, positive in _terms(tree, True):
@@ -198,9 +206,7 @@ def _negated(inner: _Node) -> _Node:
     return node
 
 
-def _applied(
-    function: Callable[[Array], Array], derivative: Callable[[Array, Array], Array], inner: _Node
-) -> _Node:
+def _applied(function: Callable[[Array], Array], derivative: Callable[[Array, Array], Array], inner: _Node) -> _Node:
     def node(u: Array, values: Array) -> Dual:
         x, slopes = inner(u, values)
         y = function(x)

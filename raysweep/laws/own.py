@@ -181,7 +181,7 @@ def _values(parameter: Parameter, role: str, spread: Array, axis: int) -> list[f
         tried = np.array(_FACTORS if kind == "factor" else _RATES)
     if kind in ("factor", "rate") and not parameter.log:
         tried = np.concatenate([tried, -tried])
-    return np.clip(tried, parameter.low, parameter.high).tolist()
+    return [float(value) for value in np.clip(tried, parameter.low, parameter.high)]
 
 
 def _roles(form: Expression) -> dict[str, str]:

@@ -20,6 +20,7 @@ __all__ = ["AUTO", "FitRequest", "Options", "RequestError"]
 
 AUTO = "auto"
 _MOST_HELD_OUT = 0.9
+_FREE = Constraints()
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class FitRequest:
     window: Window | None = None
     formula: str | None = None
     positive: tuple[str, ...] = ()
-    constraints: Constraints = Constraints()
+    constraints: Constraints = _FREE
 
     def __post_init__(self) -> None:
         _check_formula(self)
