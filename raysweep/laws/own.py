@@ -27,6 +27,7 @@ __all__ = ["FORMULA", "log_of", "own_law"]
 FORMULA = "formula"  # what the law is called
 _MOST = 12  # parameters
 _MESH = 1000  # points of the mesh, at most
+_STARTS = 3
 _LEAST, _GREATEST = 1e-300, 1e300  # what a formula without a positive value counts as
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _RATES = (0.05, 0.2, 0.5, 1.0, 2.5)
@@ -63,7 +64,7 @@ def own_law(text: str, columns: tuple[str, ...], positive: tuple[str, ...] = ())
         for name in form.parameters
     )
     linear = tuple(j for j, name in enumerate(form.parameters) if name in form.linear)
-    search, starts = _search(form, parameters, linear)
+    search, blocks = _search(form, parameters, linear)
     law = Law(
         name=FORMULA,
         formula=f"y = {text}",
@@ -76,8 +77,8 @@ def own_law(text: str, columns: tuple[str, ...], positive: tuple[str, ...] = ())
         levels=(2,) * len(axes),
         centred=(False,) * len(axes),
         levelled=False,
-        starts=starts,
-        implicit=Implicit(log_of(form.value), _same, search, starts, linear, linear, form.value),
+        starts=min(blocks, _STARTS),
+        implicit=Implicit(log_of(form.value), _same, search, blocks, linear, linear, form.value),
         rivals=_RIVALS.get(len(axes), ()),
         proved=False,
     )
