@@ -16,7 +16,7 @@ from raysweep.laws.group import Holdout, lack_of_fit
 from raysweep.laws.own import FORMULA
 from raysweep.laws.request import Options
 
-__all__ = ["of_holdout", "of_residuals", "of_rivals", "of_search", "of_window"]
+__all__ = ["of_holdout", "of_place", "of_residuals", "of_rivals", "of_search", "of_window"]
 
 _SUSPICIOUS = 0.001  # p-value below which a fit is flagged
 _UNCERTAIN = 0.05  # p-value of no floor above which the data cannot distinguish a floor from none
@@ -72,6 +72,22 @@ def of_window(group: Group, names: Sequence[str], residual: Array) -> dict[str, 
         return {}
     text = f"{'; '.join(said)}. Exponents depend on ratios of scales: widen the range to at least a factor of 2."
     return {"narrow_window": text}
+
+
+def of_place(group: Group) -> dict[str, str]:
+    """A parameter that is a scale and lies beyond the data."""
+    name = group.law.surrounded
+    if not name:
+        return {}
+    value, x = float(group.values[group.law.names.index(name)]), group.data.x[0]
+    if x.min() < value < x.max():
+        return {}
+    return {
+        "outside_scales": (
+            f"{name} = {value:.4g} lies outside the scales that were measured, {x.min():.4g} to {x.max():.4g}: no "
+            "data show what lies on its other side. Add scales there."
+        )
+    }
 
 
 def of_holdout(law: Law, holdout: Holdout | None, options: Options) -> dict[str, str]:

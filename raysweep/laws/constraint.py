@@ -163,6 +163,8 @@ def constrained(law: Law, what: Constraints) -> Law:
         contains=(),
         floorless="",
         inside=lifted,
+        surrounded=law.surrounded if law.surrounded in [p.name for p in kept] else "",
+        of_axes=None,
         proved=False,
         sees=None if law.sees is None else _seen(law.sees, parts),
     )

@@ -109,6 +109,8 @@ class Law:
         floorless: The one of `contains` that lacks only the floor E; empty where a law has none.
         inside: The one of `rivals` that is this law with its constraints lifted, which hold no parameter at the edge of
             its range; empty where there is none.
+        surrounded: A parameter that is a scale, which an estimate should have data on both sides of; empty for none.
+        of_axes: The same law of another number of axes; None where the number is fixed.
         proved: Whether the parameters are known to be distinguishable wherever scales suffice. Where they are not, as
             in a formula of one's own, a fit whose parameters the data do not determine is refused.
         sees: Whether the data, distinct scales [scales], show what an estimate, [parameters], says lies beyond them: a
@@ -136,6 +138,8 @@ class Law:
     contains: tuple[str, ...] = ()
     floorless: str = ""
     inside: str = ""
+    surrounded: str = ""
+    of_axes: Callable[[int], Law] | None = None
     proved: bool = True
     sees: Callable[[Array, Array], bool] | None = None
 

@@ -231,6 +231,7 @@ def _outcome(
         **caveats.of_search(Status(group.status)),
         **caveats.of_residuals(group, residual),
         **caveats.of_window(group, x, residual),
+        **caveats.of_place(group),
         **caveats.of_holdout(law, holdout, options),
         **caveats.of_rivals(law, rivals),
         **drawn.notes,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -60,6 +62,67 @@ def _falling(name: str, low: float, high: float, count: int) -> Parameter:
     return Parameter(name, "1", 0.0, _STEEPEST, search=_mesh(low, high, count))
 
 
+def _log10_nc(values: Array) -> Array:
+    return np.asarray(np.log10(values[..., 0]) / values[..., 1])
+
+
+def _log10_dc(values: Array) -> Array:
+    return np.asarray(np.log10(values[..., 0]) / values[..., 2] + np.log10(values[..., 3]))
+
+
+def _product_alone(axes: int) -> Law:
+    names = tuple(f"x{i + 1}" for i in range(axes))
+    return Law(
+        name="product",
+        formula=f"y = A {' '.join(f'x{i + 1}^-alpha{i + 1}' for i in range(axes))}",
+        axes=names,
+        amplitudes=(Parameter("A", "y x1^alpha1 ...", 0.0, math.inf, log=True),),
+        # Linear in (log A, alpha), so any start reaches the one optimum.
+        exponents=tuple(Parameter(f"alpha{i + 1}", "1", -math.inf, math.inf, search=(0.0,)) for i in range(axes)),
+        fewest_scales=axes + 2,
+        source="a linear regression in logs",
+        when="Any number of scales, one --x for each: a learning rate or a batch size against several of them.",
+        terms=terms.product,
+        restore_terms=terms.product_restore,
+        levels=(2,) * axes,
+        centred=(True,) * axes,
+        of_axes=_product,
+        proved=False,
+    )
+
+
+def _product_with_floor(axes: int) -> Law:
+    alone = _product_alone(axes)
+    search = _EXPONENTS if axes <= _FEW else _EXPONENTS[::3]
+    return replace(
+        alone,
+        name="product+floor",
+        formula=alone.formula.replace("= A", "= E + A"),
+        amplitudes=(_FLOOR, *alone.amplitudes),
+        exponents=tuple(replace(p, search=search) for p in alone.exponents),
+        fewest_scales=axes + 3,
+        source="a product of powers above a floor",
+        when="A loss with a floor over any number of scales that multiply each other.",
+        terms=terms.floor_product,
+        restore_terms=terms.floor_product_restore,
+        contains=("product",),
+        floorless="product",
+        of_axes=_product_and_floor,
+    )
+
+
+@lru_cache
+def _product(axes: int) -> Law:
+    return replace(_product_alone(axes), rivals=(_product_with_floor(axes),))
+
+
+@lru_cache
+def _product_and_floor(axes: int) -> Law:
+    return replace(_product_with_floor(axes), rivals=(_product_alone(axes),))
+
+
+_EXPONENTS = (-0.5, -0.1, 0.05, 0.2, 0.4, 0.7, 1.2)
+_FEW = 3  # axes of a product whose mesh has all of them
 _HOFFMANN = "Hoffmann et al. 2022, arXiv 2203.15556, eq. 2"
 
 LAWS: dict[str, Law] = {
@@ -276,5 +339,72 @@ LAWS: dict[str, Law] = {
             centred=(False, True),
             starts=3,
         ),
+        Law(
+            name="kaplan1.5",
+            formula="y = A (N^-(alpha / beta) + R / D)^beta",
+            axes=("N", "D"),
+            amplitudes=(Parameter("A", "y N^alpha", 0.0, math.inf, log=True),),
+            exponents=(
+                _falling("alpha", 0.02, 3.0, 10),
+                Parameter("beta", "1", 1e-3, _STEEPEST, log=True, search=_mesh(0.02, 3.0, 10)),
+                Parameter("R", "D N^-(alpha / beta)", 0.0, math.inf, log=True, search=(0.1, 1.0, 10.0)),
+            ),
+            fewest_scales=6,
+            source="Kaplan et al. 2020, arXiv 2001.08361, eq. 1.5",
+            when="Kaplan's own equation, without a floor: alpha_N, alpha_D, N_c and D_c.",
+            terms=terms.bottleneck,
+            restore_terms=terms.bottleneck_restore,
+            levels=(3, 3),
+            centred=(True, True),
+            derived=(
+                Derived("log10_Nc", "log10 of N_c, y = ((N_c / N)^(alpha / beta) + D_c / D)^beta", _log10_nc),
+                Derived("log10_Dc", "log10 of D_c", _log10_dc),
+                Derived("a_opt", "N* ~ C^a_opt under C ~ N D", _share(1, 2)),
+                Derived("b_opt", "D* ~ C^b_opt under C ~ N D", _share(2, 1)),
+            ),
+            starts=3,
+            rivals=("kaplan", "chinchilla"),
+        ),
+        Law(
+            name="sigmoid",
+            formula="y = C + (T - C) / (1 + (x / d)^-k)",
+            axes=("x",),
+            amplitudes=(
+                Parameter("C", "y", 0.0, math.inf),
+                Parameter("T", "y", 0.0, math.inf, log=True),
+            ),
+            exponents=(
+                Parameter("d", "x", 0.0, math.inf, log=True, search=_mesh(0.01, 100.0, 13)),
+                Parameter("k", "1", 0.01, 50.0, log=True, search=_mesh(0.1, 8.0, 9)),
+            ),
+            fewest_scales=6,
+            source="Srivastava et al. 2022, arXiv 2206.04615 (sigmoidal accuracy)",
+            when="An accuracy that rises from chance C to a ceiling T, half way at x = d. Needs both plateaus in view.",
+            terms=terms.steps,
+            restore_terms=terms.steps_restore,
+            starts=3,
+            rivals=("power", "power+floor", "shifted"),
+            surrounded="d",
+        ),
+        Law(
+            name="valley",
+            formula="y = A exp(k (log(x / x_opt))^2)",
+            axes=("x",),
+            amplitudes=(Parameter("A", "y", 0.0, math.inf, log=True),),
+            exponents=(
+                Parameter("k", "1", 0.0, math.inf, search=_mesh(0.003, 3.0, 9)),
+                Parameter("x_opt", "x", 0.0, math.inf, log=True, search=_mesh(0.01, 100.0, 13)),
+            ),
+            fewest_scales=4,
+            source="a parabola in log y and log x",
+            when="A loss over learning rate or batch size at fixed scale: its optimum x_opt and its least loss A.",
+            terms=terms.valley,
+            restore_terms=terms.valley_restore,
+            starts=2,
+            rivals=("power", "power+floor"),
+            surrounded="x_opt",
+        ),
+        _product(2),
+        _product_and_floor(2),
     )
 }

@@ -20,6 +20,7 @@ __all__ = ["AUTO", "FitRequest", "Options", "RequestError"]
 
 AUTO = "auto"
 _MOST_HELD_OUT = 0.9
+_MOST_AXES = 8  # of a law of any number of them
 _FREE = Constraints()
 
 
@@ -126,7 +127,14 @@ class FitRequest:
         """The law; None under `auto`."""
         if self.law == AUTO:
             return None
-        law = forms.law(self.law) if self.formula is None else own_law(self.formula, self.x, self.positive)
+        if self.formula is None:
+            law = forms.law(self.law)
+            if law.of_axes is not None:
+                if not 0 < len(self.x) <= _MOST_AXES:
+                    raise RequestError("x", f"must name 1 to {_MOST_AXES} columns, but got {len(self.x)}. Name fewer.")
+                law = law.of_axes(len(self.x))
+        else:
+            law = own_law(self.formula, self.x, self.positive)
         return constrained(law, self.constraints) if self.constraints else law
 
     @property
