@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 
 from raysweep.errors import FitError, nearest
 from raysweep.laws import m4, terms
 from raysweep.laws.definition import Array, Derived, Implicit, Law, Parameter
+from raysweep.laws.products import product, product_and_floor
 
 __all__ = ["LAWS", "compared", "law"]
 
@@ -70,59 +69,6 @@ def _log10_dc(values: Array) -> Array:
     return np.asarray(np.log10(values[..., 0]) / values[..., 2] + np.log10(values[..., 3]))
 
 
-def _product_alone(axes: int) -> Law:
-    names = tuple(f"x{i + 1}" for i in range(axes))
-    return Law(
-        name="product",
-        formula=f"y = A {' '.join(f'x{i + 1}^-alpha{i + 1}' for i in range(axes))}",
-        axes=names,
-        amplitudes=(Parameter("A", "y x1^alpha1 ...", 0.0, math.inf, log=True),),
-        # Linear in (log A, alpha), so any start reaches the one optimum.
-        exponents=tuple(Parameter(f"alpha{i + 1}", "1", -math.inf, math.inf, search=(0.0,)) for i in range(axes)),
-        fewest_scales=axes + 2,
-        source="a linear regression in logs",
-        when="Any number of scales, one --x for each: a learning rate or a batch size against several of them.",
-        terms=terms.product,
-        restore_terms=terms.product_restore,
-        levels=(2,) * axes,
-        centred=(True,) * axes,
-        of_axes=_product,
-        proved=False,
-    )
-
-
-def _product_with_floor(axes: int) -> Law:
-    alone = _product_alone(axes)
-    search = _EXPONENTS if axes <= _FEW else _EXPONENTS[::3]
-    return replace(
-        alone,
-        name="product+floor",
-        formula=alone.formula.replace("= A", "= E + A"),
-        amplitudes=(_FLOOR, *alone.amplitudes),
-        exponents=tuple(replace(p, search=search) for p in alone.exponents),
-        fewest_scales=axes + 3,
-        source="a product of powers above a floor",
-        when="A loss with a floor over any number of scales that multiply each other.",
-        terms=terms.floor_product,
-        restore_terms=terms.floor_product_restore,
-        contains=("product",),
-        floorless="product",
-        of_axes=_product_and_floor,
-    )
-
-
-@lru_cache
-def _product(axes: int) -> Law:
-    return replace(_product_alone(axes), rivals=(_product_with_floor(axes),))
-
-
-@lru_cache
-def _product_and_floor(axes: int) -> Law:
-    return replace(_product_with_floor(axes), rivals=(_product_alone(axes),))
-
-
-_EXPONENTS = (-0.5, -0.1, 0.05, 0.2, 0.4, 0.7, 1.2)
-_FEW = 3  # axes of a product whose mesh has all of them
 _HOFFMANN = "Hoffmann et al. 2022, arXiv 2203.15556, eq. 2"
 
 LAWS: dict[str, Law] = {
@@ -404,7 +350,7 @@ LAWS: dict[str, Law] = {
             rivals=("power", "power+floor"),
             surrounded="x_opt",
         ),
-        _product(2),
-        _product_and_floor(2),
+        product(2),
+        product_and_floor(2),
     )
 }

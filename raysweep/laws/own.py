@@ -16,9 +16,12 @@ from itertools import product
 import numpy as np
 
 from raysweep.errors import nearest
-from raysweep.laws.constraint import Constraints, constrained
+from raysweep.laws.constrained import constrained
+from raysweep.laws.constraint import Constraints
 from raysweep.laws.definition import Array, Evaluate, Implicit, Law, Parameter
 from raysweep.laws.expression import FUNCTIONS, Expression, names_of, parsed
+from raysweep.laws.products import product as powers
+from raysweep.laws.products import product_and_floor
 from raysweep.laws.refusal import RequestError
 from raysweep.laws.search import Search, best, solved
 
@@ -26,6 +29,7 @@ __all__ = ["FORMULA", "log_of", "own_law"]
 
 FORMULA = "formula"  # what the law is called
 _MOST = 12  # parameters
+_MOST_AXES = 8
 _MESH = 1000  # points of the mesh, at most
 _STARTS = 3
 _LEAST, _GREATEST = 1e-300, 1e300  # what a formula without a positive value counts as
@@ -49,6 +53,8 @@ def own_law(text: str, columns: tuple[str, ...], positive: tuple[str, ...] = ())
     Raises:
         RequestError: It is no such formula.
     """
+    if not 0 < len(columns) <= _MOST_AXES:
+        raise RequestError("x", f"must name 1 to {_MOST_AXES} columns, but got {len(columns)}. Name fewer.")
     found = names_of(text)
     axes = tuple(_axis(text, column, i, columns, found) for i, column in enumerate(columns))
     form = parsed(text, axes, positive)
@@ -79,7 +85,7 @@ def own_law(text: str, columns: tuple[str, ...], positive: tuple[str, ...] = ())
         levelled=False,
         starts=min(blocks, _STARTS),
         implicit=Implicit(log_of(form.value), _same, search, blocks, linear, linear, form.value),
-        rivals=_RIVALS.get(len(axes), ()),
+        rivals=_RIVALS.get(len(axes)) or (product_and_floor(len(axes)), powers(len(axes))),
         proved=False,
     )
     floors = [p.name for p in parameters if p.name in form.alone and not p.log]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from raysweep.errors import FitError, nearest
 from raysweep.laws import forms
-from raysweep.laws.constraint import Constraints, constrained
+from raysweep.laws.constrained import constrained
+from raysweep.laws.constraint import Constraints
 from raysweep.laws.definition import Law
 from raysweep.laws.own import FORMULA, own_law
 from raysweep.laws.refusal import RequestError

@@ -37,6 +37,16 @@ def test_a_formula_is_reported_as_any_law(cli: Cli, runs: str) -> None:
     assert [p["name"] for p in record["params"]] == ["A", "a", "B"]
 
 
+def test_a_law_of_three_scales_is_drawn(cli: Cli, runs: str, tmp_path: Path) -> None:
+    rates = pl.Series([1e-3, 3e-3, 1e-2, 3e-2, 1e-1] * 5).shuffle(seed=1)
+    pl.read_csv(runs).with_columns(lr=rates).write_csv(tmp_path / "three.csv")
+    arguments = ["--law", "product", "--x", "N", "--x", "D", "--y", "loss", "--bootstrap", "60", "--figure", "own.png"]
+    code, out, err = cli("fit", "three.csv", *arguments, "--x", "lr")
+    assert code == 0, err
+    assert "where x1 is column N and x2 is column D and x3 is column lr" in out
+    assert Path("own.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_an_allocation_keeps_constraints(cli: Cli, runs: str) -> None:
     arguments = ["allocate", runs, *OWN[4:], "--bootstrap", "60", "--budget", "1e20", "--json"]
     (record,) = json.loads(cli(*arguments, "--fix", "alpha=0.34", "--fix", "beta=0.28")[1])

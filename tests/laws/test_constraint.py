@@ -6,7 +6,8 @@ import pytest
 from test_forms import EVERY, scales, truth
 
 from raysweep.laws import fit, law
-from raysweep.laws.constraint import Constraints, constrained
+from raysweep.laws.constrained import constrained
+from raysweep.laws.constraint import Constraints
 from raysweep.laws.estimate import estimate
 from raysweep.laws.refusal import RequestError
 
