@@ -43,7 +43,7 @@ class Expression:
         axes: Names of the scales, in the order of every array of scales.
         parameters: Names of the parameters, in the order of every array of values.
         linear: Parameters that the formula is linear in, jointly.
-        alone: Those of them that are a term by themselves, such as a floor.
+        alone: Those of them that are a term by themselves, such as a floor, in a sum without a minus.
     """
 
     text: str
@@ -139,14 +139,16 @@ def _ordered(node: ast.AST) -> Iterator[ast.AST]:
 
 def _linear(tree: ast.expr, parameters: Sequence[str], first: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Parameters that appear once, as a factor of a term of the sum, at most one of each term; and those that are a
-    term by themselves."""
+    term by themselves, in a sum without a minus."""
     all_names = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name)]
     linear, alone = [], []
-    for term, positive in _terms(tree, True):
+    terms = list(_terms(tree, True))
+    added = all(positive for _, positive in terms)
+    for term, _ in terms:
         found = [name for name in _factors(term) if name in parameters and all_names.count(name) == 1]
         found.sort(key=lambda name: name not in first)
         linear += found[:1]
-        alone += found[:1] if isinstance(term, ast.Name) and positive else []
+        alone += found[:1] if isinstance(term, ast.Name) and added else []
     return tuple(name for name in parameters if name in linear), tuple(alone)
 
 
