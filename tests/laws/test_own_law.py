@@ -106,7 +106,9 @@ def test_a_level_from_which_something_is_taken_is_no_floor():
     low, high = found.interval("T")
     assert abs(found.params["T"] - 0.9) < high - low < 0.02
     assert "formula, T = 0" not in {rival.law for rival in found.rivals}
-    assert fit(frame, formula="-E + 3*x**-a", x="x", y="y", bootstrap=0).only.params["E"] < 0  # any sign
+    falling = pl.DataFrame({"x": ONE, "y": 0.3 + 4 * ONE**-0.4})
+    signed = fit(falling, formula="-E + A*x**-a", positive=["A"], x="x", y="y", bootstrap=0).only
+    assert signed.params == pytest.approx({"E": -0.3, "A": 4, "a": 0.4}, rel=1e-6)
 
 
 def test_scales_go_by_their_columns_or_by_x():
