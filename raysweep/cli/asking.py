@@ -29,6 +29,19 @@ InWindow = Annotated[
     str | None,
     typer.Option("--window", metavar="YAML", help='Bounds of x, formulas of other columns: "{low: 10, high: n / 2}".'),
 ]
+OwnFormula = Annotated[
+    str | None,
+    typer.Option("--formula", metavar="EXPR", help='A law of your own, for --law: "E + A*N**-a + B*D**-b".'),
+]
+Positive = Annotated[
+    list[str] | None, typer.Option("--positive", metavar="NAMES", help="Its parameters that are above 0: A,B.")
+]
+Fix = Annotated[list[str] | None, typer.Option("--fix", metavar="NAME=VALUE", help="A parameter that is not fitted.")]
+Tie = Annotated[list[str] | None, typer.Option("--tie", metavar="NAME=NAME", help="Two parameters that are equal.")]
+Bound = Annotated[
+    list[str] | None,
+    typer.Option("--bound", metavar="NAME=LOW:HIGH", help="Lowest and highest value of a parameter; either may lack."),
+]
 At = Annotated[
     str, typer.Option("--at", metavar="best|last|T", help="Snapshot of a run: best on <y>_select, last, or a time.")
 ]
@@ -70,6 +83,11 @@ class Asked:
     bootstrap: Draws = 1000
     level: Level = 0.95
     seed: Seed = 0
+    formula: OwnFormula = None
+    positive: Positive = None
+    fix: Fix = None
+    tie: Tie = None
+    bound: Bound = None
     given: frozenset[str] = frozenset()
 
     def request(self, command: str) -> FitRequest:
@@ -86,7 +104,12 @@ class Asked:
         x, by = tuple(self.x), tuple(self.by or ())
         try:
             options, window = self._options(), self._window(command)
-            return FitRequest(x, self.y, self.law, by, self.where, self.at, self.run, self.se, options, window)
+            return FitRequest(
+                **{
+                    "x": x, "y": self.y, "law": self.law, "by": by, "where": self.where, "at": self.at, "run": self.run,
+                    "se": self.se, "options": options, "window": window, **self._form(),
+                }
+            )  # fmt: skip
         except RequestError as error:
             raise FitError(f"{command}: --{error.key}: {error.rule}") from error
 
@@ -109,12 +132,29 @@ class Asked:
         if self.where is not None:
             changed["where"] = self.where if request.where is None else f"({request.where}) AND ({self.where})"
         try:
+            changed |= self._form()
             if self.window is not None:
                 changed["window"] = self._window("fit")
             return replace(request, options=how, **changed)
         except RequestError as error:
             fit = f"{request.law} of {request.y} in {', '.join(request.x)}"
             raise FitError(f"fit: --{error.key}: {error.rule} (The sweep names the fit {fit}.)") from error
+
+    def _form(self) -> dict[str, Any]:
+        """What the options say of the law itself, each part only where one of them is given."""
+        from raysweep.laws.constraint import Constraints
+        from raysweep.laws.own import FORMULA
+
+        out: dict[str, Any] = {}
+        if self.formula is not None:
+            out = {"formula": self.formula, "law": self.law if "law" in self.given else FORMULA}
+        elif "law" in self.given and self.law != FORMULA:
+            out = {"formula": None, "positive": ()}
+        if self.positive:
+            out["positive"] = tuple(name.strip() for names in self.positive for name in names.split(","))
+        if self.fix or self.tie or self.bound or "law" in out or "law" in self.given:
+            out["constraints"] = Constraints.of_words(self.fix or (), self.tie or (), self.bound or ())
+        return out
 
     def _window(self, command: str) -> Window | None:
         from raysweep.laws.window import Window

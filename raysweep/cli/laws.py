@@ -109,6 +109,8 @@ def allocate(
         )
     from raysweep.laws.forms import LAWS
 
+    if asked.formula is not None:
+        raise FitError("allocate: it takes no formula, whose loss may fall without bound: name a --law of two scales")
     paid = [name for name, one in LAWS.items() if one.derived]
     if asked.law not in paid:
         raise FitError(

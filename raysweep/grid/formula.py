@@ -19,7 +19,7 @@ from typing import Any
 from raysweep.errors import SweepError, nearest
 from raysweep.grid.values import Value
 
-__all__ = ["FUNCTIONS", "Formula", "is_formula", "parse_formula"]
+__all__ = ["FUNCTIONS", "Formula", "is_formula", "parse_formula", "parse_syntax"]
 
 _LONGEST = 1000  # characters of a formula
 _DEEPEST = 40  # operations within operations
@@ -95,11 +95,7 @@ def parse_formula(text: str, names: Collection[str] | None, where: str) -> Formu
         SweepError: an invalid expression, too long or too deep, or one with parts that formulas may not have; the
             message lists those they may have.
     """
-    if len(text) > _LONGEST:
-        raise SweepError(f"{where}: a formula may have {_LONGEST:,} characters, but this one has {len(text):,}")
-    tree = _parsed(text)
-    if tree is None:
-        raise SweepError(f'{where}: a formula must be one expression, e.g. "width * 4", but got {text!r}')
+    tree = parse_syntax(text, where)
     known, unknown = _named(tree, names)
     if unknown and names is not None:
         name = sorted(unknown)[0]
@@ -111,6 +107,20 @@ def parse_formula(text: str, names: Collection[str] | None, where: str) -> Formu
         return Formula(text, tuple(sorted(known)), _step(tree, 0))
     except ValueError as error:
         raise SweepError(f"{where}: {error}, but got {text!r}") from error
+
+
+def parse_syntax(text: str, where: str) -> ast.expr:
+    """The syntax of a formula, whatever its parts.
+
+    Raises:
+        SweepError: an invalid expression, or one that is too long.
+    """
+    if len(text) > _LONGEST:
+        raise SweepError(f"{where}: a formula may have {_LONGEST:,} characters, but this one has {len(text):,}")
+    tree = _parsed(text)
+    if tree is None:
+        raise SweepError(f'{where}: a formula must be one expression, e.g. "width * 4", but got {text!r}')
+    return tree
 
 
 def _parsed(text: str) -> ast.expr | None:

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from raysweep.errors import FitError
-from raysweep.laws import forms
 from raysweep.laws.bootstrap import Bootstrap, Resample, resample
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.estimate import distinct, solve
@@ -68,13 +67,15 @@ def solve_all(groups: Sequence[Group], weights: Sequence[Array], huber: float | 
         length = group.data.y.size
         padded = 1 << (length - 1).bit_length()  # few lengths, at most twice the work
         buckets.setdefault((group.law.name, padded), []).append(i)
-    for (name, length), index in buckets.items():
-        u = np.zeros((len(index), len(forms.law(name).axes), length))
+    for (_, length), index in buckets.items():
+        law = groups[index[0]].law
+        u = np.zeros((len(index), len(law.axes), length))
         t, w = np.zeros((len(index), length)), np.zeros((len(index), length))
         for row, i in enumerate(index):
             n = groups[i].data.y.size
             u[row, :, :n], t[row, :n], w[row, :n] = np.log(groups[i].data.x), np.log(groups[i].data.y), weights[i]
-        fitted = solve(forms.law(name), u, t, w, huber)
+            u[row, :, n:] = u[row, :, n - 1 : n]  # a law may have no value elsewhere
+        fitted = solve(law, u, t, w, huber)
         for row, i in enumerate(index):
             out[i] = (fitted.values[row], int(fitted.status[row]))
     return out
@@ -111,7 +112,8 @@ def bootstraps(
         parts[i] = _problems(group, samples[i], w, options)
         length = parts[i].w.shape[1]
         buckets.setdefault((group.law.name, length, i if length > _LONG else -1), []).append(i)
-    for (name, length, _), index in buckets.items():
+    for (_, length, _), index in buckets.items():
+        law = groups[index[0]].law
         some = [parts[i] for i in index]
         counts = [len(one.w) for one in some]
         t, w = np.concatenate([one.t for one in some]), np.concatenate([one.w for one in some])
@@ -119,10 +121,10 @@ def bootstraps(
         if length <= _LONG:
             u = np.concatenate([np.broadcast_to(one.u, (len(one.w), *one.u.shape[1:])) for one in some])
         start = np.repeat([groups[i].values for i in index], counts, axis=0)
-        warm = solve(forms.law(name), u, t, w, options.huber, start, _DRAWN)
+        warm = solve(law, u, t, w, options.huber, start, _DRAWN)
         fitted = warm.values
-        if forms.law(name).starts > 1:  # several basins: a draw's optimum may lie in another one than the estimate's
-            cold = solve(forms.law(name), u, t, w, options.huber, None, _DRAWN)
+        if law.starts > 1:  # several basins: a draw's optimum may lie in another one than the estimate's
+            cold = solve(law, u, t, w, options.huber, None, _DRAWN)
             fitted = np.where((cold.objective < warm.objective)[:, None], cold.values, warm.values)
         for i, values in zip(index, np.split(fitted, np.cumsum(counts)[:-1]), strict=True):
             out[i] = (samples[i].solved(groups[i].law, groups[i].values, values), "")

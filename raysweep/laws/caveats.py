@@ -13,9 +13,10 @@ from raysweep.laws.definition import Array, Law
 from raysweep.laws.estimate import Status, distinct
 from raysweep.laws.forms import compared
 from raysweep.laws.group import Holdout, lack_of_fit
+from raysweep.laws.own import FORMULA
 from raysweep.laws.request import Options
 
-__all__ = ["of_holdout", "of_residuals", "of_rivals", "of_search", "of_window"]
+__all__ = ["of_holdout", "of_place", "of_residuals", "of_rivals", "of_search", "of_window"]
 
 _SUSPICIOUS = 0.001  # p-value below which a fit is flagged
 _UNCERTAIN = 0.05  # p-value of no floor above which the data cannot distinguish a floor from none
@@ -73,6 +74,22 @@ def of_window(group: Group, names: Sequence[str], residual: Array) -> dict[str, 
     return {"narrow_window": text}
 
 
+def of_place(group: Group) -> dict[str, str]:
+    """A parameter that is a scale and lies beyond the data."""
+    name = group.law.surrounded
+    if not name:
+        return {}
+    value, x = float(group.values[group.law.names.index(name)]), group.data.x[0]
+    if x.min() < value < x.max():
+        return {}
+    return {
+        "outside_scales": (
+            f"{name} = {value:.4g} lies outside the scales that were measured, {x.min():.4g} to {x.max():.4g}: no "
+            "data show what lies on its other side. Add scales there."
+        )
+    }
+
+
 def of_holdout(law: Law, holdout: Holdout | None, options: Options) -> dict[str, str]:
     """How well the second fit predicted the points held out."""
     if holdout is None:
@@ -92,17 +109,28 @@ def of_holdout(law: Law, holdout: Holdout | None, options: Options) -> dict[str,
     }
 
 
+def _asked(law: str) -> str:
+    return "the formula with it" if law == FORMULA else f"--law {law}"
+
+
 def of_rivals(law: Law, rivals: Sequence[Evidence]) -> dict[str, str]:
     """Whether the data need the floor that a law has, or one that it has not."""
     out = {}
+    known = {one.name: one for one in (law, *map(compared, law.rivals))}
     for rival in rivals:
         if rival.law == law.floorless and rival.p_value is not None and rival.p_value > _UNCERTAIN:
             out["floor_not_needed"] = (
                 f"A floor of E = 0 fits as well (likelihood ratio, p = {rival.p_value:.2g}): these data cannot "
                 "distinguish a floor from no floor."
             )
-        if compared(rival.law).floorless == law.name and (rival.p_value or 1.0) < _SUSPICIOUS:
+        if rival.law == law.inside and rival.p_value is not None and rival.p_value < _SUSPICIOUS:
+            out["constraint_contradicted"] = (
+                f"{rival.law} fits better without these constraints ({law.name.removeprefix(rival.law + ', ')}; "
+                f"likelihood ratio, p = {rival.p_value:.1g}): the data contradict them."
+            )
+        if known[rival.law].floorless == law.name and (rival.p_value or 1.0) < _SUSPICIOUS:
             out["floor_needed"] = (
-                f"A floor fits better than none (likelihood ratio, p = {rival.p_value:.1g}). Look at --law {rival.law}."
+                f"A floor fits better than none (likelihood ratio, p = {rival.p_value:.1g}). Look at "
+                f"{_asked(rival.law)}."
             )
     return out

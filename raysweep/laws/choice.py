@@ -212,16 +212,18 @@ def _compared(form: Law, x: Array, y: Array, w: Array, kept: Array) -> _Compared
 def _p_value(own: _Compared, other: _Compared, n: int) -> float | None:
     """The p-value of the likelihood-ratio test of two laws on n points; None where neither contains the other."""
     a, b = own.form, other.form
-    if not (b.name in a.contains or a.name in b.contains) or min(own.squares, other.squares) <= 0:
+    nested = b.name in a.contains or a.name in b.contains or a.inside == b.name
+    if not nested or min(own.squares, other.squares) <= 0:
         return None
     small, large = (other, own) if b.free < a.free else (own, other)
-    return likelihood_ratio(small.squares, large.squares, n, abs(a.free - b.free))
+    edge = small.form.inside != large.form.name
+    return likelihood_ratio(small.squares, large.squares, n, abs(a.free - b.free), edge)
 
 
-def likelihood_ratio(small: float, large: float, n: int, extra: int) -> float:
+def likelihood_ratio(small: float, large: float, n: int, extra: int, edge: bool = True) -> float:
     """The p-value of `extra` parameters being 0, from the sums of squares without and with them, of n points.
 
-    A single extra parameter lies on the edge of its range (a floor of 0): half of chi-squared (Self & Liang 1987).
+    A single extra parameter at the `edge` of its range (a floor of 0): half of chi-squared (Self & Liang 1987).
     """
     ratio = max(n * math.log(small / large), 0.0)  # below 0 only by a failed search
-    return float(chdtrc(extra, ratio)) / (2 if extra == 1 and ratio > 0 else 1)
+    return float(chdtrc(extra, ratio)) / (2 if edge and extra == 1 and ratio > 0 else 1)

@@ -67,6 +67,9 @@ class Implicit:
             [problems, points] to parameters on a mesh, [problems, mesh, parameters], and their objective.
         blocks: How many values the mesh's fastest index takes; the best point of each is kept.
         inner: Parameters that are solved again after each step of the others, as amplitudes are.
+        linear: Parameters that y is linear in, jointly.
+        value: y itself, of any sign, and its derivative in each parameter: what `evaluate` gives the log of. None where
+            y is positive for all parameters within their bounds.
     """
 
     evaluate: Evaluate
@@ -74,6 +77,8 @@ class Implicit:
     starts: Callable[[Array, Array, Array], tuple[Array, Array]]
     blocks: int
     inner: tuple[int, ...]
+    linear: tuple[int, ...] = ()
+    value: Evaluate | None = None
 
 
 @dataclass(frozen=True)
@@ -92,15 +97,22 @@ class Law:
         terms, restore_terms: See `raysweep.laws.terms`.
         levels: Fewest distinct values of each scale.
         centred: Which scales a fit may divide by a typical one.
+        levelled: Whether a fit may divide y by a typical one.
         derived: Quantities that follow from the parameters.
         starts: How many starts of the search are polished.
         pairs: (amplitude, parameter) of each term that is exp(log amplitude + exponent * slope(x)): where all terms but
             a constant one are such, second derivatives are known too, and the polish is Newton's method.
         implicit: How a law that is not a sum of terms is evaluated; None for the others.
-        rivals: Laws that a fit is compared with: names that `forms.compared` knows.
+        rivals: Laws that a fit is compared with: names that `forms.compared` knows, or laws.
         contains: Those of them that are this law with a part (a floor, a shift, a break) taken out, so that a
             likelihood-ratio test compares the two.
         floorless: The one of `contains` that lacks only the floor E; empty where a law has none.
+        inside: The one of `rivals` that is this law with its constraints lifted, which hold no parameter at the edge of
+            its range; empty where there is none.
+        surrounded: A parameter that is a scale, which an estimate should have data on both sides of; empty for none.
+        of_axes: The same law of another number of axes; None where the number is fixed.
+        proved: Whether the parameters are known to be distinguishable wherever scales suffice. Where they are not, as
+            in a formula of one's own, a fit whose parameters the data do not determine is refused.
         sees: Whether the data, distinct scales [scales], show what an estimate, [parameters], says lies beyond them: a
             law whose data do not is not a candidate of `choice.choose`. None where no check is needed.
     """
@@ -117,13 +129,18 @@ class Law:
     restore_terms: Callable[[Array, Array], Restored] | None = None
     levels: tuple[int, ...] = (2,)
     centred: tuple[bool, ...] = (True,)
+    levelled: bool = True
     derived: tuple[Derived, ...] = ()
     starts: int = 1
     pairs: tuple[tuple[int, int], ...] = ()
     implicit: Implicit | None = None
-    rivals: tuple[str, ...] = ()
+    rivals: tuple[str | Law, ...] = ()
     contains: tuple[str, ...] = ()
     floorless: str = ""
+    inside: str = ""
+    surrounded: str = ""
+    of_axes: Callable[[int], Law] | None = None
+    proved: bool = True
     sees: Callable[[Array, Array], bool] | None = None
 
     @property
@@ -139,6 +156,14 @@ class Law:
     def free(self) -> int:
         """How many parameters can move: those between unequal bounds."""
         return sum(p.low < p.high for p in self.parameters)
+
+    def value(self, u: Array, values: Array) -> tuple[Array, list[Array]]:
+        """y, [..., points], and its derivative in each parameter; see `evaluate`."""
+        if self.implicit is not None and self.implicit.value is not None:
+            return self.implicit.value(u, values)
+        log, rows = self.evaluate(u, values)
+        y = np.exp(log)
+        return y, [y * row for row in rows]
 
     def without_floor(self) -> Law:
         """The same law, its first amplitude held at 0."""

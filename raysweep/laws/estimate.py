@@ -170,7 +170,7 @@ def solve(
     there = np.asarray((w > 0).any(axis=0, keepdims=True) if len(u) == len(t) == 1 else w > 0)
     count = there.sum(axis=1)
     u0 = (u * there[:, None]).sum(axis=2) / count[:, None] * np.array(law.centred)
-    t0 = (t * there).sum(axis=1) / count
+    t0 = (t * there).sum(axis=1) / count * law.levelled
     if len(u) == 1:  # scales that problems share stay shared
         u0 = u0.mean(axis=0, keepdims=True)
     u, t = u - u0[..., None], t - t0[:, None]

@@ -14,6 +14,7 @@ from raysweep.laws.batch import Group, bootstraps, solve_all, weights_of
 from raysweep.laws.bootstrap import Bootstrap
 from raysweep.laws.choice import choose, evidence, held_out
 from raysweep.laws.definition import Array, Law
+from raysweep.laws.determined import undetermined
 from raysweep.laws.estimate import Status, check, distinct, scales_of
 from raysweep.laws.group import Data, GroupFit, Holdout
 from raysweep.laws.request import Options
@@ -40,7 +41,7 @@ def fit_groups(
     begun = [_begin(law, data, options) for data in groups]
     sound = [i for i, group in enumerate(begun) if group.error is None]
     for i, group in zip(sound, _estimated([begun[i] for i in sound], options.huber), strict=True):
-        begun[i] = group
+        begun[i] = _judged(group)
     drawn = _drawn(begun, options, keep=len(groups) <= _KEEP)
     second = _held_out(begun, options) if options.holdout else [None] * len(begun)
     compare = len(groups) <= _SHOWN
@@ -48,6 +49,14 @@ def fit_groups(
         _outcome(group, x, y, options, sample, holdout, compare)
         for group, sample, holdout in zip(begun, drawn, second, strict=True)
     ]
+
+
+def _judged(group: Group) -> Group:
+    """The group, refused where its data do not determine the law."""
+    if group.law.proved:
+        return group
+    there = group.weights > 0
+    return replace(group, error=undetermined(group.law, group.data.x[:, there], group.values))
 
 
 def _begin(law: Law | None, data: Data, options: Options) -> Group:
@@ -222,6 +231,7 @@ def _outcome(
         **caveats.of_search(Status(group.status)),
         **caveats.of_residuals(group, residual),
         **caveats.of_window(group, x, residual),
+        **caveats.of_place(group),
         **caveats.of_holdout(law, holdout, options),
         **caveats.of_rivals(law, rivals),
         **drawn.notes,

@@ -10,6 +10,7 @@ import numpy as np
 from raysweep.errors import FitError, nearest
 from raysweep.laws import m4, terms
 from raysweep.laws.definition import Array, Derived, Implicit, Law, Parameter
+from raysweep.laws.products import product, product_and_floor
 
 __all__ = ["LAWS", "compared", "law"]
 
@@ -25,8 +26,10 @@ def law(name: str) -> Law:
     return LAWS[name]
 
 
-def compared(name: str) -> Law:
-    """A law that others name as a rival: one of `LAWS`, or "..., E = 0", which cannot be requested directly."""
+def compared(name: str | Law) -> Law:
+    """A law that others name as a rival: one of `LAWS`, "..., E = 0", which cannot be requested directly, or itself."""
+    if isinstance(name, Law):
+        return name
     return LAWS[name] if name in LAWS else LAWS[name.partition(", ")[0]].without_floor()
 
 
@@ -56,6 +59,14 @@ _A = Parameter("A", "y x^alpha", 0.0, math.inf, log=True)
 def _falling(name: str, low: float, high: float, count: int) -> Parameter:
     """An exponent of decay."""
     return Parameter(name, "1", 0.0, _STEEPEST, search=_mesh(low, high, count))
+
+
+def _log10_nc(values: Array) -> Array:
+    return np.asarray(np.log10(values[..., 0]) / values[..., 1])
+
+
+def _log10_dc(values: Array) -> Array:
+    return np.asarray(np.log10(values[..., 0]) / values[..., 2] + np.log10(values[..., 3]))
 
 
 _HOFFMANN = "Hoffmann et al. 2022, arXiv 2203.15556, eq. 2"
@@ -274,5 +285,72 @@ LAWS: dict[str, Law] = {
             centred=(False, True),
             starts=3,
         ),
+        Law(
+            name="kaplan1.5",
+            formula="y = A (N^-(alpha / beta) + R / D)^beta",
+            axes=("N", "D"),
+            amplitudes=(Parameter("A", "y N^alpha", 0.0, math.inf, log=True),),
+            exponents=(
+                _falling("alpha", 0.02, 3.0, 10),
+                Parameter("beta", "1", 1e-3, _STEEPEST, log=True, search=_mesh(0.02, 3.0, 10)),
+                Parameter("R", "D N^-(alpha / beta)", 0.0, math.inf, log=True, search=(0.1, 1.0, 10.0)),
+            ),
+            fewest_scales=6,
+            source="Kaplan et al. 2020, arXiv 2001.08361, eq. 1.5",
+            when="Kaplan's own equation, without a floor: alpha_N, alpha_D, N_c and D_c.",
+            terms=terms.bottleneck,
+            restore_terms=terms.bottleneck_restore,
+            levels=(3, 3),
+            centred=(True, True),
+            derived=(
+                Derived("log10_Nc", "log10 of N_c, y = ((N_c / N)^(alpha / beta) + D_c / D)^beta", _log10_nc),
+                Derived("log10_Dc", "log10 of D_c", _log10_dc),
+                Derived("a_opt", "N* ~ C^a_opt under C ~ N D", _share(1, 2)),
+                Derived("b_opt", "D* ~ C^b_opt under C ~ N D", _share(2, 1)),
+            ),
+            starts=3,
+            rivals=("kaplan", "chinchilla"),
+        ),
+        Law(
+            name="sigmoid",
+            formula="y = C + (T - C) / (1 + (x / d)^-k)",
+            axes=("x",),
+            amplitudes=(
+                Parameter("C", "y", 0.0, math.inf),
+                Parameter("T", "y", 0.0, math.inf, log=True),
+            ),
+            exponents=(
+                Parameter("d", "x", 0.0, math.inf, log=True, search=_mesh(0.01, 100.0, 13)),
+                Parameter("k", "1", 0.01, 50.0, log=True, search=_mesh(0.1, 8.0, 9)),
+            ),
+            fewest_scales=6,
+            source="Srivastava et al. 2022, arXiv 2206.04615 (sigmoidal accuracy)",
+            when="An accuracy that rises from chance C to a ceiling T, half way at x = d. Needs both plateaus in view.",
+            terms=terms.steps,
+            restore_terms=terms.steps_restore,
+            starts=3,
+            rivals=("power", "power+floor", "shifted"),
+            surrounded="d",
+        ),
+        Law(
+            name="valley",
+            formula="y = A exp(k (log(x / x_opt))^2)",
+            axes=("x",),
+            amplitudes=(Parameter("A", "y", 0.0, math.inf, log=True),),
+            exponents=(
+                Parameter("k", "1", 0.0, math.inf, search=_mesh(0.003, 3.0, 9)),
+                Parameter("x_opt", "x", 0.0, math.inf, log=True, search=_mesh(0.01, 100.0, 13)),
+            ),
+            fewest_scales=4,
+            source="a parabola in log y and log x",
+            when="A loss over learning rate or batch size at fixed scale: its optimum x_opt and its least loss A.",
+            terms=terms.valley,
+            restore_terms=terms.valley_restore,
+            starts=2,
+            rivals=("power", "power+floor"),
+            surrounded="x_opt",
+        ),
+        product(2),
+        product_and_floor(2),
     )
 }

@@ -162,6 +162,7 @@ class GroupFit:
         record: dict[str, Any] = {
             "group": dict(self.group),
             "law": self.law.name,
+            "formula": self.law.formula,
             "params": named(self.params),
             "notes": list(self.notes),
             "derived": named(self.derived),

@@ -100,8 +100,7 @@ class Problems:
         """
         law, k = self.law, len(self.law.amplitudes)
         if law.implicit is not None:
-            q = np.clip(self._inner(q, np.array(law.implicit.inner)), low, high)
-            return q, self.normal(q)
+            return self._settled(q, np.array(law.implicit.inner, dtype=np.int64), low, high)
         if k < 2 or law.terms is None:
             return q, self.normal(q)
         values = self.decode(q)
@@ -119,9 +118,23 @@ class Problems:
         q = np.clip(self.encode(values), low, high)
         return q, self.normal(q, (each, slopes))
 
-    def _inner(self, q: Array, inner: npt.NDArray[np.int64]) -> Array:
-        """A step of the parameters `inner`, the others held."""
-        _, gradient, matrix = self.normal(q)
+    def _settled(
+        self, q: Array, inner: npt.NDArray[np.int64], low: Array, high: Array
+    ) -> tuple[Array, tuple[Array, Array, Array]]:
+        """q after a step of the parameters `inner`, the others held, where that step is an improvement."""
+        before = self.normal(q)
+        if not inner.size:
+            return q, before
+        moved = np.clip(self._inner(q, inner, before), low, high)
+        after = self.normal(moved)
+        worse = ~(after[0] <= before[0])
+        for new, old in zip((moved, *after), (q, *before), strict=True):
+            new[worse] = old[worse]
+        return moved, after
+
+    @staticmethod
+    def _inner(q: Array, inner: npt.NDArray[np.int64], normal: tuple[Array, Array, Array]) -> Array:
+        _, gradient, matrix = normal
         gradient, matrix = gradient[:, inner], matrix[:, inner][:, :, inner]
         bad = ~(np.isfinite(matrix).all(axis=(1, 2)) & np.isfinite(gradient).all(axis=1))
         matrix[bad], gradient[bad] = np.eye(inner.size), 0.0

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 from raysweep.errors import FitError, nearest
 from raysweep.laws import forms
+from raysweep.laws.constrained import constrained
+from raysweep.laws.constraint import Constraints
 from raysweep.laws.definition import Law
+from raysweep.laws.own import FORMULA, own_law
 from raysweep.laws.refusal import RequestError
 from raysweep.laws.window import Window
 
@@ -18,6 +21,8 @@ __all__ = ["AUTO", "FitRequest", "Options", "RequestError"]
 
 AUTO = "auto"
 _MOST_HELD_OUT = 0.9
+_MOST_AXES = 8  # of a law of any number of them
+_FREE = Constraints()
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class FitRequest:
     Attributes:
         x: Columns of the scales, in the order of the law's axes.
         y: Column of the measurement.
-        law: A key of `LAWS`, or `auto`.
+        law: A key of `LAWS`, `auto`, or `formula`.
         by: Columns whose every combination of values is fitted separately.
         where: A Polars SQL condition on the rows.
         at: The snapshot of a run that counts: `best`, `last`, or a time.
@@ -80,10 +85,13 @@ class FitRequest:
         se: Column of y's standard error; None for what a ledger says.
         options: How to fit.
         window: Bounds on a scale that the rows must keep, once they are grouped.
+        formula: What y equals, for the law `formula`; see `own.own_law`.
+        positive: Parameters of the formula that are above 0.
+        constraints: What else must hold of the law's parameters.
 
     Raises:
         RequestError: There is no such law, it has another number of scales, a column is named twice, `at` is no moment,
-            or the window bounds no scale.
+            the window bounds no scale, or the formula or a constraint is none.
     """
 
     x: tuple[str, ...]
@@ -96,8 +104,12 @@ class FitRequest:
     se: str | None = None
     options: Options = Options()
     window: Window | None = None
+    formula: str | None = None
+    positive: tuple[str, ...] = ()
+    constraints: Constraints = _FREE
 
     def __post_init__(self) -> None:
+        _check_formula(self)
         _check_scales(self)
         for key, names in (("x", self.x), ("y", (*self.x, self.y)), ("by", (*self.x, self.y, *self.by))):
             if len(set(names)) < len(names):
@@ -114,7 +126,17 @@ class FitRequest:
     @property
     def form(self) -> Law | None:
         """The law; None under `auto`."""
-        return None if self.law == AUTO else forms.law(self.law)
+        if self.law == AUTO:
+            return None
+        if self.formula is None:
+            law = forms.law(self.law)
+            if law.of_axes is not None:
+                if not 0 < len(self.x) <= _MOST_AXES:
+                    raise RequestError("x", f"must name 1 to {_MOST_AXES} columns, but got {len(self.x)}. Name fewer.")
+                law = law.of_axes(len(self.x))
+        else:
+            law = own_law(self.formula, self.x, self.positive)
+        return constrained(law, self.constraints) if self.constraints else law
 
     @property
     def moment(self) -> float | None:
@@ -127,11 +149,30 @@ class FitRequest:
         return self.x[0] if self.window is None or self.window.x is None else self.window.x
 
 
+def _check_formula(request: FitRequest) -> None:
+    if (request.formula is None) == (request.law == FORMULA):
+        given = "no formula" if request.formula is None else f"the formula {request.formula!r}, too"
+        raise RequestError(
+            "law", f"must be {FORMULA!r} where a formula is given, and only there, but got {request.law!r} and {given}."
+        )
+    if request.positive and request.formula is None:
+        raise RequestError(
+            "positive",
+            f"must come with a formula, but got {', '.join(request.positive)} and the law {request.law!r}. Use bound.",
+        )
+    if request.law == AUTO and request.constraints:
+        raise RequestError(
+            "law", f"must name one law whose parameters are constrained, but got {AUTO!r}. Name it, as in power+floor."
+        )
+
+
 def _check_scales(request: FitRequest) -> None:
     try:
         form = request.form
+    except RequestError:
+        raise
     except FitError as error:
-        names = nearest(request.law, [*forms.LAWS, AUTO])
+        names = nearest(request.law, [*forms.LAWS, FORMULA, AUTO])
         raise RequestError("law", f"There is no law {request.law!r}. {names}") from error
     axes, about = (("x",), "of one scale") if form is None else (form.axes, form.formula)
     if len(request.x) != len(axes):

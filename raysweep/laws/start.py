@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from raysweep.laws.definition import Array, Law
 
-__all__ = ["NEGLIGIBLE", "nnls", "starts"]
+__all__ = ["NEGLIGIBLE", "nnls", "pilot", "starts"]
 
 NEGLIGIBLE = 1e-6  # an amplitude whose share of y is below this at every point lies on its bound, 0
 _CHUNK = 2**22  # numbers held at a time
@@ -47,16 +47,16 @@ def starts(law: Law, u: Array, t: Array, w: Array) -> Array:
 
 
 def _projected(law: Law, u: Array, t: Array, w: Array, mesh: Array) -> Array:
-    pilot = _pilot(u, t, w)
+    base = pilot(u, t, w)
     assert law.terms is not None
     logs, _ = law.terms(u[:, None], np.broadcast_to(mesh, (1, *mesh.shape)))
-    shape = (len(pilot), len(mesh), w.shape[1])
+    shape = (len(base), len(mesh), w.shape[1])
     # Beyond e^300 a term is far from any fit; clipped, it stays finite.
-    columns = np.stack([np.exp(np.clip(np.broadcast_to(g, shape) - pilot[:, None], -300, 300)) for g in logs], axis=2)
+    columns = np.stack([np.exp(np.clip(np.broadcast_to(g, shape) - base[:, None], -300, 300)) for g in logs], axis=2)
     columns *= np.array([a.high > 0 for a in law.amplitudes])[:, None]  # an amplitude that must be 0 has no column
     weighted = columns * w[:, None, None, :]
     gram = weighted @ np.swapaxes(columns, 2, 3)
-    moment = (weighted @ np.broadcast_to(1 + t - pilot, w.shape)[:, None, :, None])[..., 0]
+    moment = (weighted @ np.broadcast_to(1 + t - base, w.shape)[:, None, :, None])[..., 0]
     amplitudes, gain = nnls(gram, moment)
     # A positive amplitude starts just above 0, where its logarithm still has a gradient.
     least = np.where([p.log for p in law.amplitudes], NEGLIGIBLE / np.maximum(columns.max(axis=3), 1e-300), 0.0)
@@ -73,7 +73,7 @@ def _best(law: Law, tried: Array, gain: Array, blocks: int) -> Array:
     return np.take_along_axis(tried, np.take_along_axis(at, order, axis=1)[..., None], axis=1)
 
 
-def _pilot(u: Array, t: Array, w: Array) -> Array:
+def pilot(u: Array, t: Array, w: Array) -> Array:
     """A parabola in each log scale, through the points that count in any of the problems that share them."""
     count = w.mean(axis=0, keepdims=True) if len(u) == len(t) == 1 else w
     rows = np.concatenate([np.ones_like(u[:, :1]), u, u**2], axis=1)

@@ -9,9 +9,11 @@ import numpy as np
 import polars as pl
 
 from raysweep.errors import FitError
+from raysweep.laws.constraint import Constraints
 from raysweep.laws.fitting import fit_groups
 from raysweep.laws.group import Data
 from raysweep.laws.notes import group_name
+from raysweep.laws.own import FORMULA
 from raysweep.laws.points import Points, points
 from raysweep.laws.request import FitRequest, Options
 from raysweep.laws.result import Fit, stretches
@@ -23,7 +25,7 @@ __all__ = ["fit", "fit_points"]
 
 def fit(
     data: Source,
-    law: str = "power",
+    law: str | None = None,
     *,
     x: str | Sequence[str],
     y: str,
@@ -38,6 +40,11 @@ def fit(
     seed: int = 0,
     huber: float | None = None,
     holdout: float = 0.3,
+    formula: str | None = None,
+    positive: str | Sequence[str] = (),
+    fix: Mapping[str, float] | None = None,
+    tie: Mapping[str, str] | None = None,
+    bound: Mapping[str, Sequence[float | None]] | None = None,
 ) -> Fit:
     """Fit a law y(x) to every group of a table, with bootstrap intervals over independent clusters.
 
@@ -46,7 +53,7 @@ def fit(
             Several paths, or a pattern such as `runs/*.csv`, are one table with the column `file`. A ledger's tables
             say what each column is, by their metadata or by their column `columns`; of any other table only the
             columns named here count.
-        law: A key of `LAWS`; or `auto`, the one-axis law that predicts held-out scales best.
+        law: A key of `LAWS`, `power` if not given; or `auto`, the one-axis law that predicts held-out scales best.
         x: Column of the scale, positive; of a law of several axes one column for each, in their order.
         y: Column of the measurement, positive.
         by: Columns whose every combination of values is fitted separately, as if the others did not exist.
@@ -66,6 +73,11 @@ def fit(
         huber: Where Huber's loss on log residuals turns linear (Hoffmann et al. use 1e-3); least squares if not given.
         holdout: Share of the distinct scales, from the largest down, that a second fit does without and is judged on;
             0 for none.
+        formula: A law of one's own in place of `law`, such as `"E + A*N**-a"`: see `raysweep.laws.own.own_law`.
+        positive: Parameters of the formula that are above 0.
+        fix: Values of parameters that are not fitted.
+        tie: Parameters that are equal, in pairs.
+        bound: The lowest and the highest value of parameters, None for no bound.
 
     Raises:
         FitError: An unknown law or column, a bad `where`, a table that mixes worlds, a frame of a store that has lost
@@ -74,7 +86,7 @@ def fit(
     request = FitRequest(
         x=_names(x),
         y=y,
-        law=law,
+        law=law or ("power" if formula is None else FORMULA),
         by=_names(by),
         where=where,
         at=at,
@@ -82,6 +94,9 @@ def fit(
         se=se,
         options=Options(level=level, draws=bootstrap, seed=seed, huber=huber, holdout=holdout),
         window=window if window is None or isinstance(window, Window) else Window.of_mapping(window),
+        formula=formula,
+        positive=_names(positive),
+        constraints=Constraints.of_mappings(fix, tie, bound),
     )
     return fit_points(points(data, request), request)
 

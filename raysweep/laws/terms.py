@@ -131,5 +131,70 @@ def steepening_restore(q: Array, u0: Array) -> Restored:
     return out, np.zeros((*q.shape[:-1], 1))
 
 
+def product(u: Array, q: Array) -> Terms:
+    """x1^-a1 x2^-a2 ..."""
+    return (-(q[..., None] * u).sum(axis=-2),), tuple((0, j, -u[..., j, :]) for j in range(u.shape[-2]))
+
+
+def product_restore(q: Array, u0: Array) -> Restored:
+    return q, (q * u0).sum(axis=-1, keepdims=True)
+
+
+def floor_product(u: Array, q: Array) -> Terms:
+    """1, x1^-a1 x2^-a2 ..."""
+    (log,), slopes = product(u, q)
+    return (_ONE, log), tuple((1, j, slope) for _, j, slope in slopes)
+
+
+def floor_product_restore(q: Array, u0: Array) -> Restored:
+    grown = (q * u0).sum(axis=-1)
+    return q, np.stack([np.zeros_like(grown), grown], axis=-1)
+
+
+def bottleneck(u: Array, q: Array) -> Terms:
+    """(x^-(a/b) + R / t)^b; exponents a, b, R."""
+    (a, b, r), n, d = _columns(q), u[..., 0, :], u[..., 1, :]
+    first, second = -a / b * n, np.log(r) - d
+    total = np.logaddexp(first, second)
+    share = np.exp(first - total)
+    slopes = (0, 0, -share * n), (0, 1, total + share * a / b * n), (0, 2, b * (1.0 - share) / r)
+    return (b * total,), slopes
+
+
+def bottleneck_restore(q: Array, u0: Array) -> Restored:
+    a, b = q[..., 0], q[..., 1]
+    out = np.array(np.broadcast_to(q, (*np.broadcast_shapes(q.shape[:-1], u0.shape[:-1]), q.shape[-1])))
+    out[..., 2] *= np.exp(u0[..., 1] - a / b * u0[..., 0])
+    return out, (a * u0[..., 0])[..., None]
+
+
+def steps(u: Array, q: Array) -> Terms:
+    """1 / (1 + (x/d)^k), 1 / (1 + (x/d)^-k): before and after a step at d; exponents d, k."""
+    d, k = _columns(q)
+    far = u[..., 0, :] - np.log(d)
+    before, after = sigmoid(-k * far), sigmoid(k * far)
+    slopes = (0, 0, after * k / d), (0, 1, -after * far), (1, 0, -before * k / d), (1, 1, before * far)
+    return (-softplus(k * far), -softplus(-k * far)), slopes
+
+
+def steps_restore(q: Array, u0: Array) -> Restored:
+    out = np.array(np.broadcast_to(q, (*np.broadcast_shapes(q.shape[:-1], u0.shape[:-1]), q.shape[-1])))
+    out[..., 0] *= np.exp(u0[..., 0])
+    return out, np.zeros_like(out)
+
+
+def valley(u: Array, q: Array) -> Terms:
+    """exp(k log(x / o)^2); exponents k, o."""
+    k, o = _columns(q)
+    far = u[..., 0, :] - np.log(o)
+    return (k * far**2,), ((0, 0, far**2), (0, 1, -2 * k * far / o))
+
+
+def valley_restore(q: Array, u0: Array) -> Restored:
+    out = np.array(np.broadcast_to(q, (*np.broadcast_shapes(q.shape[:-1], u0.shape[:-1]), q.shape[-1])))
+    out[..., 1] *= np.exp(u0[..., 0])
+    return out, np.zeros_like(out[..., :1])
+
+
 def _columns(q: Array) -> tuple[Array, ...]:
     return tuple(q[..., j, None] for j in range(q.shape[-1]))

@@ -32,7 +32,8 @@ def diagnostics_figure(fit: Fit, points: Points, labels: Mapping[str, str] = NO_
     """One row per group, for the first few that could be fitted: the law through its data, and the residuals.
 
     Hollow points were held out: the dashed law was fitted without them. A law of two scales is drawn as curves over the
-    one with more values, at levels of the other, which is the colour.
+    one with more values, at levels of the other, which is the colour; one of more scales as measurements against the
+    law's values.
     """
     groups = [group for group in fit if group.error is None][:_MOST]
     with plt.rc_context(STYLE):
@@ -48,7 +49,7 @@ def diagnostics_figure(fit: Fit, points: Points, labels: Mapping[str, str] = NO_
             rows = sample(points.of(group.group))
             x, y = np.stack([numbers(rows, name) for name in group.x]), numbers(rows, group.y)
             out = held_out(x, group.holdout.share) if group.holdout is not None else np.zeros(y.size, dtype=bool)
-            (_curve if len(x) == 1 else _surface)(left, group, x, y, out, labels)
+            (_curve, _surface, _agreement)[min(len(x), 3) - 1](left, group, x, y, out, labels)
             _residuals(right, group, x, y, out, labels)
             left.set_title(title(group))
         if len(fit) > len(groups):
@@ -107,6 +108,19 @@ def _surface(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels:
     legend = axis.legend(loc="best")
     for line in legend.get_lines():
         line.set_color("#555555")
+
+
+def _agreement(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels: Mapping[str, str]) -> None:
+    """A law of more than two scales: the measurements against the law's values; on the line they are equal."""
+    law, colour = group.predict(x), COLOURS[0]
+    ends = [law.min(), law.max()]
+    axis.plot(ends, ends, color=colour, lw=1.6, label="all points")
+    axis.plot(law[~out], y[~out], "o", ms=3.5, color=colour, alpha=0.5, mew=0)
+    if out.any():
+        axis.plot(law[out], y[out], "o", ms=4, mfc="none", mec=colour, mew=0.8, alpha=0.8, label="held out")
+    name = axis_name(group.y, labels)
+    _logs(axis, f"{name} by the law", name)
+    axis.legend(loc="best")
 
 
 def _residuals(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels: Mapping[str, str]) -> None:

@@ -99,8 +99,8 @@ def formula(group: GroupFit) -> str:
     text = re.sub(r"\by\b", lambda _: group.y, text)
     if len(group.x) == 1:
         return re.sub(rf"\b{group.law.axes[0]}\b", lambda _: group.x[0], text)
-    meant = [f"{axis} is column {name}" for axis, name in zip(group.law.axes, group.x, strict=True)]
-    return f"{text} where {' and '.join(meant)}"
+    meant = [f"{axis} is column {name}" for axis, name in zip(group.law.axes, group.x, strict=True) if axis != name]
+    return f"{text} where {' and '.join(meant)}" if meant else text
 
 
 def _paragraph(group: GroupFit, columns: int | None) -> list[str]:

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from raysweep.errors import nearest
+from raysweep.laws.constraint import Constraints
 from raysweep.laws.request import FitRequest, Options
 from raysweep.laws.window import Window
 from raysweep.oracle.recipe import Recipe, kinds, recipe_of
@@ -44,6 +45,11 @@ def _listed(names: Any) -> Any:
     return [names] if isinstance(names, str) else names
 
 
+def _names(given: Any) -> Any:
+    """Names in one text, separated by commas, or in a list."""
+    return [name.strip() for name in given.split(",")] if isinstance(given, str) else given
+
+
 def _window(given: Any) -> Any:
     if given is not None and not isinstance(given, Mapping):
         raise ValueError("must be a mapping such as {low: 10, high: 1000}")
@@ -53,7 +59,7 @@ def _window(given: Any) -> Any:
 class FitSpec(_Strict):
     """One law to fit and draw in the report, as written in the file; `request` checks it."""
 
-    law: str = Field("power", description="a key of LAWS, or auto")
+    law: str = Field("power", description="a key of LAWS, auto, or formula")
     x: str | tuple[str, ...] = Field(description="one column for each scale of the law")
     y: str
     by: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
@@ -65,6 +71,21 @@ class FitSpec(_Strict):
     se: str | None = Field(None, description="standard error of y; <y>_se if there is one")
     huber: float | None = Field(None, description="Huber's loss on log residuals, linear beyond this")
     holdout: float = Field(0.3, description="share of the largest scales a second fit is judged on")
+    formula: str | None = Field(None, description='a law of your own: what y equals, as in "E + A * x**-a"')
+    positive: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        (), description="parameters of the formula that are above 0"
+    )
+    fix: dict[str, Any] | None = Field(None, description="parameters and their values, as in {alpha: 0.5}")
+    tie: dict[str, Any] | None = Field(None, description="parameters that are equal, as in {beta: alpha}")
+    bound: dict[str, Any] | None = Field(None, description="lowest and highest values, as in {alpha: [0, 1]}")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        """A formula is a law by itself."""
+        if isinstance(given, Mapping) and given.get("formula") is not None:
+            return {"law": "formula", **given}
+        return given
 
     @property
     def scales(self) -> tuple[str, ...]:
@@ -81,7 +102,18 @@ class FitSpec(_Strict):
         options = Options(huber=self.huber, holdout=self.holdout)
         window = None if self.window is None else Window.of_mapping(self.window)
         return FitRequest(
-            self.scales, self.y, self.law, self.by, self.where, self.at, se=self.se, options=options, window=window
+            self.scales,
+            self.y,
+            self.law,
+            self.by,
+            self.where,
+            self.at,
+            se=self.se,
+            options=options,
+            window=window,
+            formula=self.formula,
+            positive=self.positive,
+            constraints=Constraints.of_mappings(self.fix, self.tie, self.bound),
         )
 
 

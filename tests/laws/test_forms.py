@@ -22,6 +22,11 @@ TRUTHS = {
     "time": [0.1, 20, 5, 0.5, 0.3],
     "passk": [2, 0.4],
     "passk+training": [0.9, 2.5, 2.4, 70, 1.62],
+    "kaplan1.5": [3, 0.5, 0.7, 0.6],
+    "sigmoid": [0.1, 0.95, 1500, 1.2],
+    "valley": [0.3, 0.1, 2000],
+    "product": [3, 0.4, -0.2],
+    "product+floor": [0.3, 3, 0.4, 0.2],
 }
 EVERY = pytest.mark.parametrize("form", LAWS.values(), ids=LAWS)
 
@@ -52,6 +57,16 @@ def formula(form, x, v):
             return E + A * x[0] ** -v[3] + v[2] * x[1] ** -v[4]
         case "kaplan":
             return E + A * (x[0] ** -v[2] + v[5] * x[1] ** -v[3]) ** v[4]
+        case "kaplan1.5":
+            return v[0] * (x[0] ** -(v[1] / v[2]) + v[3] / x[1]) ** v[2]
+        case "sigmoid":
+            return v[0] + (v[1] - v[0]) / (1 + (x[0] / v[2]) ** -v[3])
+        case "valley":
+            return v[0] * np.exp(v[1] * np.log(x[0] / v[2]) ** 2)
+        case "product":
+            return v[0] * x[0] ** -v[1] * x[1] ** -v[2]
+        case "product+floor":
+            return E + A * x[0] ** -v[2] * x[1] ** -v[3]
         case "passk+training":
             return v[0] * x[0] ** -(v[1] - v[2] / (1 + (x[1] / v[3]) ** v[4]))
 
