@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from raysweep.cli.asking import Asked, Json, asking
+from raysweep.cli.predict import Predict, places, sentences
 from raysweep.cli.show import print_json, print_table, say, terminal_width
 from raysweep.errors import FitError
 
@@ -68,19 +69,40 @@ def fit(
     figure: Annotated[
         str | None, typer.Option(metavar="FILE", help="Draw data, law, residuals and hold-out: .png, .pdf or .svg.")
     ] = None,
+    predict: Predict = None,
     json: Json = False,
 ) -> None:
     """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits that the sweep names."""
     requests = [asked.request("fit")] if asked.x or asked.y is not None else _named(data, asked)
+    wanted = [places(predict or (), request.x, "fit: --predict") for request in requests]
     fitted = _fitted("fit", data, asked, requests, rows, json)
     if figure is not None:
-        _draw(fitted, Path(figure))
-    if json:
-        print_json([record for law, _ in fitted for record in law.to_json()])
-        return
-    from raysweep.reports.tables import paragraphs
+        _draw(fitted, wanted, Path(figure))
+    show_fits([law for law, _ in fitted], wanted, json)
 
-    for i, paragraph in enumerate(p for law, _ in fitted for p in paragraphs(law, terminal_width())):
+
+def show_fits(fits: Sequence[Fit], wanted: Sequence[Sequence[Mapping[str, float]]], json: bool) -> None:
+    """Print fits with their predictions at the points that are wanted of each."""
+    from raysweep.laws.predicted import predicted
+
+    made = [[(group, predicted(group, points)) for group in law] for law, points in zip(fits, wanted, strict=True)]
+    if json:
+        records = [
+            {**group.to_json(), **({"predictions": [one.to_json() for one in found]} if points else {})}
+            for groups, points in zip(made, wanted, strict=True)
+            for group, found in groups
+        ]
+        print_json(records)
+        return
+    from raysweep.reports.tables import MOST, paragraphs
+
+    lines: list[list[str]] = []
+    for law, groups in zip(fits, made, strict=True):
+        own = paragraphs(law, terminal_width())
+        for paragraph, (group, found) in zip(own, groups[:MOST], strict=False):
+            paragraph.extend(sentences(group, found))
+        lines += own
+    for i, paragraph in enumerate(lines):
         say(*([""] * bool(i)), *paragraph)
 
 
@@ -213,8 +235,8 @@ def _fitted(
         raise FitError(f"{command}: --{error.key}: {error.rule}") from error
 
 
-def _draw(fitted: Sequence[tuple[Fit, Points]], path: Path) -> None:
-    """One file per fit: FILE, then FILE with -2, -3, ... before its ending."""
+def _draw(fitted: Sequence[tuple[Fit, Points]], wanted: Sequence[Sequence[Mapping[str, float]]], path: Path) -> None:
+    """One file per fit, drawn to where it predicts: FILE, then FILE with -2, -3, ... before its ending."""
     if path.suffix not in (".png", ".pdf", ".svg") or not path.parent.is_dir():
         raise FitError(f"fit: --figure must be a .png, .pdf or .svg in a folder that exists, but got {str(path)!r}")
     import matplotlib
@@ -223,9 +245,9 @@ def _draw(fitted: Sequence[tuple[Fit, Points]], path: Path) -> None:
     from raysweep.reports.diagnostics import diagnostics_figure
     from raysweep.reports.style import tame
 
-    for i, (law, kept) in enumerate(fitted):
+    for i, ((law, kept), ahead) in enumerate(zip(fitted, wanted, strict=True)):
         name = path if i == 0 else path.with_stem(f"{path.stem}-{i + 1}")
-        tame(diagnostics_figure(law, kept)).savefig(name, dpi=_DPI)
+        tame(diagnostics_figure(law, kept, predict=ahead)).savefig(name, dpi=_DPI)
 
 
 def _allocation(
