@@ -35,7 +35,7 @@ def diagnostics_figure(
     """One row per group, for the first few that could be fitted: the law through its data, and the residuals.
 
     Hollow points were held out: the dashed law was fitted without them. A law of two scales is drawn as curves over the
-    one with more values, at levels of the other, which is the colour. Bands are those of the mean law and, of a law of one
+    one with more values, at levels of the other, which is the colour. Bands are of the mean law and, for one
     scale, of a new run. Laws reach to the points of scales `predict`, where diamonds have the interval of a new run.
     """
     groups = [group for group in fit if group.error is None][:_MOST]

@@ -31,6 +31,7 @@ COMMANDS = [
         "run",
         "fit",
         "allocate",
+        "isoflop",
         "passk",
         "difficulty",
         "peak",
