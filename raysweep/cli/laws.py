@@ -12,8 +12,9 @@ import typer
 from typer.core import TyperCommand
 
 from raysweep.cli.asking import Asked, Json, asking
-from raysweep.cli.predict import Predict, places, sentences
-from raysweep.cli.show import print_json, print_table, say, terminal_width
+from raysweep.cli.fitted import Printed, Table, WithDraws
+from raysweep.cli.predict import Predict, places
+from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import FitError
 
 __all__ = ["Data", "Rows", "add_to", "source"]
@@ -70,40 +71,26 @@ def fit(
         str | None, typer.Option(metavar="FILE", help="Draw data, law, residuals and hold-out: .png, .pdf or .svg.")
     ] = None,
     predict: Predict = None,
+    table: Table = None,
+    draws: WithDraws = False,
+    save: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Save the fits, for `raysweep predict FILE`: .json.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits that the sweep names."""
+    printed = Printed(json, table, draws)
     requests = [asked.request("fit")] if asked.x or asked.y is not None else _named(data, asked)
     wanted = [places(predict or (), request.x, "fit: --predict") for request in requests]
     fitted = _fitted("fit", data, asked, requests, rows, json)
     if figure is not None:
         _draw(fitted, wanted, Path(figure))
-    show_fits([law for law, _ in fitted], wanted, json)
+    fits = [law for law, _ in fitted]
+    if save is not None:
+        from raysweep.laws.saved import save_fits
 
-
-def show_fits(fits: Sequence[Fit], wanted: Sequence[Sequence[Mapping[str, float]]], json: bool) -> None:
-    """Print fits with their predictions at the points that are wanted of each."""
-    from raysweep.laws.predicted import predicted
-
-    made = [[(group, predicted(group, points)) for group in law] for law, points in zip(fits, wanted, strict=True)]
-    if json:
-        records = [
-            {**group.to_json(), **({"predictions": [one.to_json() for one in found]} if points else {})}
-            for groups, points in zip(made, wanted, strict=True)
-            for group, found in groups
-        ]
-        print_json(records)
-        return
-    from raysweep.reports.tables import MOST, paragraphs
-
-    lines: list[list[str]] = []
-    for law, groups in zip(fits, made, strict=True):
-        own = paragraphs(law, terminal_width())
-        for paragraph, (group, found) in zip(own, groups[:MOST], strict=False):
-            paragraph.extend(sentences(group, found))
-        lines += own
-    for i, paragraph in enumerate(lines):
-        say(*([""] * bool(i)), *paragraph)
+        save_fits(save, fits)
+    printed.show(fits, wanted)
 
 
 def allocate(

@@ -1,29 +1,47 @@
-"""Predictions of fitted laws: the points that a command line asks for, and how the answers are printed."""
+"""Predictions of fitted laws: the points that a command line asks for, and the command that reads saved fits."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from raysweep.cli.asking import Json
+from raysweep.cli.fitted import Printed, Table, WithDraws
 from raysweep.errors import FitError
 
-if TYPE_CHECKING:
-    from raysweep.laws.group import GroupFit
-    from raysweep.laws.predicted import Prediction
+__all__ = ["Predict", "add_to", "places"]
 
-__all__ = ["Predict", "places", "sentences"]
-
+_FORM = "1e10, or n=1e10,width=64 for several scales"
 Predict = Annotated[
     list[str] | None,
-    typer.Option(
-        "--predict",
-        metavar="X",
-        help="Also predict y at this scale: 1e10, or n=1e10,width=64 for several scales; may be repeated.",
-    ),
+    typer.Option("--predict", metavar="X", help=f"Also predict y at this scale: {_FORM}; may be repeated."),
 ]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command()(predict)
+
+
+def predict(
+    fit: Annotated[str, typer.Argument(metavar="FIT", help="A file that `raysweep fit --save` wrote.")],
+    x: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="X...", help=f"Scales to predict at: {_FORM}.", show_default=False),
+    ] = None,
+    table: Table = None,
+    draws: WithDraws = False,
+    json: Json = False,
+) -> None:
+    """Predict from saved fits, without their data. Without X: show the fits."""
+    printed = Printed(json, table, draws)
+    from raysweep.laws.saved import load_fits
+
+    fits = load_fits(fit)
+    printed.show(fits, [places(x or (), one.x, "predict: X") for one in fits])
 
 
 def places(texts: Sequence[str], x: Sequence[str], option: str) -> list[dict[str, float]]:
@@ -56,18 +74,3 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
-
-
-def sentences(group: GroupFit, found: Sequence[Prediction]) -> list[str]:
-    """A line for each prediction of a group."""
-    return [_sentence(group, one) for one in found]
-
-
-def _sentence(group: GroupFit, one: Prediction) -> str:
-    where = ", ".join(f"{name} = {value:.6g}" for name, value in one.x.items())
-    text = f"  predicted at {where}: {group.y} = {one.value:.4g}"
-    if one.interval is not None:
-        text += f" [{one.interval[0]:.4g}, {one.interval[1]:.4g}]"
-    if one.new_run is not None:
-        text += f", of a new run [{one.new_run[0]:.4g}, {one.new_run[1]:.4g}]"
-    return text + (f"; {one.beyond:.3g} times beyond the range that was fitted" if one.beyond > 1 else "")

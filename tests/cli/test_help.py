@@ -31,6 +31,7 @@ COMMANDS = [
         "run",
         "fit",
         "allocate",
+        "predict",
         "isoflop",
         "passk",
         "difficulty",

@@ -97,3 +97,36 @@ def test_a_figure_reaches_to_what_is_predicted(two: str, one: str, cli: Cli) -> 
     (own,) = [line for line in left.get_lines() if line.get_linestyle() == "-."]
     assert max(own.get_xdata()) == pytest.approx(1e12)  # the scale with more values is drawn along
     assert len(left.collections) == 2 + 4 + 1  # points seen and held out; bands of four levels and of the prediction
+
+
+def test_a_saved_fit_predicts_without_its_table(cli: Cli, one: str) -> None:
+    arguments = ["fit", one, *FLOOR, "--predict", "1e8", "--json", "--draws"]
+    (record,) = json.loads(cli(*arguments, "--save", "fit.json")[1])
+    assert len(record["draws"]["values"]["E"]) == 100
+    assert record["covariance"]["names"] == ["E", "log A", "alpha"]
+    Path(one).unlink()
+    assert json.loads(cli("predict", "fit.json", "1e8", "--json", "--draws")[1]) == [record]
+    assert "predicted at n = 1e+08: loss = " in cli("predict", "fit.json", "n=1e8")[1]
+    assert cli("predict", "fit.json")[1].startswith("power+floor: loss = E + A n^-alpha")
+    code, out, err = cli("predict", "fit.json", "d=1e8")
+    assert (code, out, "for n, but got 'd=1e8'" in err) == (2, "", True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--table", "html"], "--table must be one of md, latex, csv, but got 'html'"),
+        (["--table", "md", "--json"], "give one of them"),
+        (["--draws"], "--draws adds to --json"),
+    ],
+)
+def test_one_form_is_printed(cli: Cli, one: str, options: list[str], said: str) -> None:
+    code, out, err = cli("fit", one, *FLOOR, *options)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_a_table_is_printed_alone(cli: Cli, one: str) -> None:
+    out = cli("fit", one, *FLOOR, "--predict", "1e8", "--table", "csv")[1]
+    assert out.startswith("law,name,value,ci_low,ci_high,")
+    assert [line.split(",")[1] for line in out.splitlines()[1:]] == ["E", "A", "alpha", "loss(n=1e+08)"]
