@@ -10,7 +10,7 @@ from raysweep.laws.definition import Array
 __all__ = ["merged"]
 
 _CELLS = 4096  # of the range of one log scale: a law's bend inside one moves log y by about 1e-7
-_ROWS = 16  # weightings whose points of weight are told apart
+_ROWS = 16  # weightings that can be distinguished
 _WORTH = 0.5  # share of the points that must be saved
 
 

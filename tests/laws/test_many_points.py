@@ -55,13 +55,16 @@ def test_many_points_have_the_estimate_of_a_search_of_all(
     np.testing.assert_allclose(ours.values, plain.values, rtol=1e-4)
 
 
-@pytest.mark.parametrize("huber", [None, 1e-2])
-def test_weightings_that_share_their_points_have_the_optima_of_each_alone(huber: float | None) -> None:
-    u, t = kaplan(0.02)
-    w = np.random.default_rng(1).multinomial(120, np.full(120, 1 / 120), size=12).astype(float)
-    shared = solve(law("kaplan"), u, t, w, huber)
+@pytest.mark.parametrize(("huber", "points"), [(None, 120), (1e-2, 120), (1e-3, 500)])
+def test_draws_that_share_their_points_have_the_optima_of_each_alone(huber: float | None, points: int) -> None:
+    u, t = kaplan(0.02, points)
+    w = np.random.default_rng(1).multinomial(points, np.full(points, 1 / points), size=8).astype(float)
+    whole = solve(law("kaplan"), u, t, np.ones((1, points)), huber).values
+    warm = solve(law("kaplan"), u, t, w, huber, np.broadcast_to(whole, (8, 6)))
+    cold = solve(law("kaplan"), u, t, w, huber, known=warm.values)
     alone = [solve(law("kaplan"), u, t, row[None], huber).objective[0] for row in w]
-    np.testing.assert_allclose(shared.objective, alone, rtol=1e-6)
+    np.testing.assert_allclose(solve(law("kaplan"), u, t, w, huber).objective, alone, rtol=1e-6)
+    np.testing.assert_allclose(np.minimum(warm.objective, cold.objective), alone, rtol=1e-6)
 
 
 @pytest.mark.parametrize("huber", [None, 1e-2])
