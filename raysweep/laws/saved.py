@@ -14,7 +14,7 @@ from typing import Any
 from raysweep.errors import FitError
 from raysweep.laws.choice import Evidence
 from raysweep.laws.covariance import draws_of
-from raysweep.laws.forms import law
+from raysweep.laws.forms import LAWS, law
 from raysweep.laws.group import GroupFit, Holdout
 from raysweep.laws.result import Fit
 from raysweep.laws.window import Bounds, Window
@@ -34,8 +34,13 @@ def save_fits(path: str | Path, fits: Sequence[Fit]) -> None:
     """Write fits with their draws to a JSON file, which `load_fits` reads.
 
     Raises:
-        FitError: The file cannot be written.
+        FitError: The file cannot be written, or a law is none of `LAWS`, by whose name it is read back.
     """
+    for own in (each for fit in fits for each in fit.laws):
+        if LAWS.get(own.name) != own:
+            raise FitError(
+                f"A saved fit must be of one of {', '.join(LAWS)}, but got {own.name!r} in a form of its own."
+            )
     text = json.dumps({_KEY: _FORMAT, "fits": [[_record(group) for group in fit] for fit in fits]}, default=str)
     try:
         Path(path).write_text(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,10 @@ def test_a_file_that_is_no_saved_fit_is_refused(tmp_path: Path) -> None:
             load_fits(path)
     with pytest.raises(FitError, match="must be a file that can be read"):
         load_fits(tmp_path / "nowhere.json")
+    good_one = fitted().groups[0]
+    own = replace(good_one, law=good_one.law.without_floor())
+    with pytest.raises(FitError, match="in a form of its own"):
+        save_fits(path, [Fit(("n",), "loss", (own,))])
     with pytest.raises(FitError, match="a folder that exists"):
         save_fits(tmp_path / "nowhere" / "fit.json", [fitted()])
 
