@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from raysweep import __version__
-from raysweep.cli import difficulty, export, imports, laws, oracle, passk, peak, read, sweep
+from raysweep.cli import difficulty, export, imports, isoflop, laws, oracle, passk, peak, predict, read, sweep
 from raysweep.cli.commands import Commands
 from raysweep.cli.show import say
 from raysweep.errors import RaysweepError
@@ -35,6 +35,8 @@ _BROADEST = 80  # columns of help, however wide the terminal
 _UsageError: Any = typer.BadParameter.__base__  # typer brings its own click and does not export this
 sweep.add_to(app)
 laws.add_to(app)
+predict.add_to(app)
+isoflop.add_to(app)
 passk.add_to(app)
 difficulty.add_to(app)
 peak.add_to(app)

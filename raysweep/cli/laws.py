@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,9 @@ import typer
 from typer.core import TyperCommand
 
 from raysweep.cli.asking import Asked, Json, asking
-from raysweep.cli.show import print_json, print_table, say, terminal_width
+from raysweep.cli.fitted import Printed, Table, WithDraws
+from raysweep.cli.predict import Predict, places
+from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import FitError
 
 __all__ = ["Data", "Rows", "add_to", "source"]
@@ -68,20 +70,27 @@ def fit(
     figure: Annotated[
         str | None, typer.Option(metavar="FILE", help="Draw data, law, residuals and hold-out: .png, .pdf or .svg.")
     ] = None,
+    predict: Predict = None,
+    table: Table = None,
+    draws: WithDraws = False,
+    save: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Save the fits, for `raysweep predict FILE`: .json.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits that the sweep names."""
+    printed = Printed(json, table, draws)
     requests = [asked.request("fit")] if asked.x or asked.y is not None else _named(data, asked)
+    wanted = [places(predict or (), request.x, "fit: --predict") for request in requests]
     fitted = _fitted("fit", data, asked, requests, rows, json)
     if figure is not None:
-        _draw(fitted, Path(figure))
-    if json:
-        print_json([record for law, _ in fitted for record in law.to_json()])
-        return
-    from raysweep.reports.tables import paragraphs
+        _draw(fitted, wanted, Path(figure))
+    fits = [law for law, _ in fitted]
+    if save is not None:
+        from raysweep.laws.saved import save_fits
 
-    for i, paragraph in enumerate(p for law, _ in fitted for p in paragraphs(law, terminal_width())):
-        say(*([""] * bool(i)), *paragraph)
+        save_fits(save, fits)
+    printed.show(fits, wanted)
 
 
 def allocate(
@@ -215,8 +224,8 @@ def _fitted(
         raise FitError(f"{command}: --{error.key}: {error.rule}") from error
 
 
-def _draw(fitted: Sequence[tuple[Fit, Points]], path: Path) -> None:
-    """One file per fit: FILE, then FILE with -2, -3, ... before its ending."""
+def _draw(fitted: Sequence[tuple[Fit, Points]], wanted: Sequence[Sequence[Mapping[str, float]]], path: Path) -> None:
+    """One file per fit, drawn to where it predicts: FILE, then FILE with -2, -3, ... before its ending."""
     if path.suffix not in (".png", ".pdf", ".svg") or not path.parent.is_dir():
         raise FitError(f"fit: --figure must be a .png, .pdf or .svg in a folder that exists, but got {str(path)!r}")
     import matplotlib
@@ -225,9 +234,9 @@ def _draw(fitted: Sequence[tuple[Fit, Points]], path: Path) -> None:
     from raysweep.reports.diagnostics import diagnostics_figure
     from raysweep.reports.style import tame
 
-    for i, (law, kept) in enumerate(fitted):
+    for i, ((law, kept), ahead) in enumerate(zip(fitted, wanted, strict=True)):
         name = path if i == 0 else path.with_stem(f"{path.stem}-{i + 1}")
-        tame(diagnostics_figure(law, kept)).savefig(name, dpi=_DPI)
+        tame(diagnostics_figure(law, kept, predict=ahead)).savefig(name, dpi=_DPI)
 
 
 def _allocation(

@@ -24,7 +24,7 @@ __all__ = ["Group", "bootstraps", "solve_all", "weights_of"]
 
 _RATIO = 10.0  # largest weight over the smallest: beyond this, a mistaken standard error could dominate a fit
 _MOST = 20_000  # points of a group whose draws are held at a time
-_LONG = 1000  # distinct scales beyond which a group is solved alone, with one copy of its scales for all draws
+_LONG = 100  # distinct scales beyond which a group is solved alone, with one copy of its scales for all draws
 _DRAWN = 1e-6  # see `estimate`'s relative: ends of intervals move by 0.03 standard errors at most
 
 
@@ -62,12 +62,12 @@ def weights_of(group: Group) -> Array:
 def solve_all(groups: Sequence[Group], weights: Sequence[Array], huber: float | None) -> list[tuple[Array, int]]:
     """Values and status of each group under its weights, solved in batches of the same law and padded length."""
     out: list[tuple[Array, int]] = [(np.zeros(0), 0)] * len(groups)
-    buckets: dict[tuple[str, int], list[int]] = {}
+    buckets: dict[tuple[str, int, int], list[int]] = {}
     for i, group in enumerate(groups):
         length = group.data.y.size
         padded = 1 << (length - 1).bit_length()  # few lengths, at most twice the work
-        buckets.setdefault((group.law.name, padded), []).append(i)
-    for (_, length), index in buckets.items():
+        buckets.setdefault((group.law.name, padded, i if padded > _MOST else -1), []).append(i)
+    for (_, length, _), index in buckets.items():
         law = groups[index[0]].law
         u = np.zeros((len(index), len(law.axes), length))
         t, w = np.zeros((len(index), length)), np.zeros((len(index), length))
@@ -109,22 +109,24 @@ def bootstraps(
         except FitError as error:
             out[i] = (None, str(error))
             continue
-        parts[i] = _problems(group, samples[i], w, options)
-        length = parts[i].w.shape[1]
-        buckets.setdefault((group.law.name, length, i if length > _LONG else -1), []).append(i)
-    for (_, length, _), index in buckets.items():
+        whole = _problems(group, samples[i], w, options)
+        long = whole.w.shape[1] > _LONG
+        parts[i] = whole if long else whole.compact()
+        buckets.setdefault((group.law.name, parts[i].w.shape[1], i if long else -1), []).append(i)
+    for (_, _, alone), index in buckets.items():
         law = groups[index[0]].law
         some = [parts[i] for i in index]
         counts = [len(one.w) for one in some]
-        t, w = np.concatenate([one.t for one in some]), np.concatenate([one.w for one in some])
-        u = some[0].u
-        if length <= _LONG:
+        u, t, w = some[0].u, some[0].t, some[0].w
+        if alone < 0:
+            w = np.concatenate([one.w for one in some])
+            t = np.concatenate([np.broadcast_to(one.t, one.w.shape) for one in some])
             u = np.concatenate([np.broadcast_to(one.u, (len(one.w), *one.u.shape[1:])) for one in some])
         start = np.repeat([groups[i].values for i in index], counts, axis=0)
         warm = solve(law, u, t, w, options.huber, start, _DRAWN)
         fitted = warm.values
         if law.starts > 1:  # several basins: a draw's optimum may lie in another one than the estimate's
-            cold = solve(law, u, t, w, options.huber, None, _DRAWN)
+            cold = solve(law, u, t, w, options.huber, None, _DRAWN, known=warm.values)
             fitted = np.where((cold.objective < warm.objective)[:, None], cold.values, warm.values)
         for i, values in zip(index, np.split(fitted, np.cumsum(counts)[:-1]), strict=True):
             out[i] = (samples[i].solved(groups[i].law, groups[i].values, values), "")
@@ -139,7 +141,7 @@ def _problems(group: Group, sample: Resample, weights: Array, options: Options) 
     there = weights > 0
     x, y = group.data.x[:, there], group.data.y[there]
     shape = (options.draws - sample.discarded, y.size)
-    t = np.broadcast_to(np.log(y if sample.y is None else sample.y), shape)
+    t = np.log(np.atleast_2d(y if sample.y is None else sample.y))
     w = np.broadcast_to(weights[there] if sample.weights is None else sample.weights, shape)
     if options.huber is None and distinct(x) < y.size:
         x, at = np.unique(x, axis=1, return_inverse=True)
@@ -148,4 +150,4 @@ def _problems(group: Group, sample: Resample, weights: Array, options: Options) 
         total = w @ member
         t = ((w * t) @ member) / np.where(total > 0, total, 1.0)
         w = total
-    return Problems(group.law, np.log(x)[None], t, w, options.huber).compact()
+    return Problems(group.law, np.log(x)[None], t, w, options.huber)

@@ -14,11 +14,15 @@ import numpy.typing as npt
 
 from raysweep.errors import FitError
 from raysweep.laws.definition import Array, Law
-from raysweep.laws.polish import ITERATIONS, Problems, polish
+from raysweep.laws.merged import merged
+from raysweep.laws.polish import ITERATIONS, Optima, Problems, polish
 from raysweep.laws.start import NEGLIGIBLE, starts
 
 __all__ = ["Estimate", "Status", "check", "distinct", "estimate", "scales_of", "solve"]
 
+_ROUGH = 1e-3  # tolerance of a search that only leads to where another begins
+_MANY = 20_000  # points beyond which the search is one of merged points, and only its end one of all
+_FEW = 150  # points that suffice for it
 _OFF_LINE = 0.05  # two scales closer to one line than this share of their spread are one scale
 _CHUNK = 2**16  # points of problems that are solved together: what a core's cache holds
 
@@ -156,6 +160,7 @@ def solve(
     start: Array | None = None,
     relative: float = 1e-13,
     iterations: int = ITERATIONS,
+    known: Array | None = None,
 ) -> Estimate:
     """`estimate` for points that are already checked, each problem with its own if there are as many as weights.
 
@@ -165,7 +170,13 @@ def solve(
         w: Weights, [problems, points]; 0 pads problems of fewer points (whose u and t are then any finite numbers).
         start: Parameters to start from, [problems or 1, parameters].
         iterations: Steps of the polish at most.
+        known: Parameters of an optimum of each problem, [problems, parameters]: searches that come close to it stop,
+            and the result is only to be used where its objective is lower.
     """
+    if start is None and huber is None and len(u) == len(t) == 1 and w.shape[1] > _MANY:
+        few = merged(u[0], t[0], w)
+        if few is not None:
+            start = solve(law, few[0][None], few[1][None], few[2], None, None, relative, iterations).values
     # Centred logs: amplitudes and exponents are then nearly uncorrelated, and units cannot matter.
     there = np.asarray((w > 0).any(axis=0, keepdims=True) if len(u) == len(t) == 1 else w > 0)
     count = there.sum(axis=1)
@@ -183,26 +194,30 @@ def solve(
         if start is not None:
             begin = law.restore(start if len(start) == 1 else start[part], -one_u0, -one_t0)
             problems = problems.compact() if len(u) == 1 else problems
-        values, objective, status = _solved(problems, begin, relative, iterations)
+        optima = None if known is None else law.restore(known[part], -one_u0, -one_t0)
+        values, objective, status = _solved(problems, begin, relative, iterations, optima)
         parts.append((law.restore(values, one_u0, one_t0), objective, status))
     values, objective, status = (np.concatenate(p) for p in zip(*parts, strict=True))
     return Estimate(law, values, objective, status)
 
 
 def _solved(
-    problems: Problems, begin: Array | None, relative: float, iterations: int
+    problems: Problems, begin: Array | None, relative: float, iterations: int, known: Array | None = None
 ) -> tuple[Array, Array, npt.NDArray[np.int64]]:
     """The best optimum of each problem from its starts, or from `begin`."""
     law, n = problems.law, len(problems.w)
     if begin is None:
         tried = starts(law, problems.u, problems.t, problems.w)
         several = tried.shape[1]
-        many = problems.take(np.repeat(np.arange(n), several))
-        if problems.huber is not None and several == 1:  # the square's optimum is a better start than the mesh's
-            q, _, _ = polish(Problems(law, many.u, many.t, many.w), many.encode(tried.reshape(n, -1)), 1e-6)
-        else:
-            q = many.encode(tried.reshape(n * several, -1))
-        q, objective, converged = polish(many, q, relative, iterations)
+        own = problems.compact() if len(problems.u) == 1 < n else problems
+        each = np.repeat(np.arange(n), several)
+        many, optima = own.take(each), None if known is None else Optima.of(own, known).take(each)
+        q = many.encode(tried.reshape(n * several, -1))
+        if problems.huber is not None and (several == 1 or optima is not None):
+            # The square's optimum is a better start than the mesh's, and its search the quicker one.
+            square = Problems(law, many.u, many.t, many.w)
+            q, _, _ = polish(square, q, 1e-6) if several == 1 else polish(square.thinned(_FEW), q, _ROUGH)
+        q, objective, converged = polish(many, q, relative, iterations, optima)
         best = objective.reshape(n, several).argmin(axis=1) + several * np.arange(n)
         q, objective, converged = q[best], objective[best], converged[best]
     else:

@@ -14,6 +14,7 @@ from scipy.special import fdtrc
 from raysweep.errors import FitError, nearest
 from raysweep.laws.bootstrap import Bootstrap
 from raysweep.laws.choice import Evidence
+from raysweep.laws.covariance import covariance, draws_record
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.window import Bounds
 
@@ -150,8 +151,12 @@ class GroupFit:
         x = np.atleast_2d(np.asarray(x, dtype=np.float64))
         return np.full((x.shape[1], 2), np.nan) if self.draws is None else self.draws.prediction(x, self.level)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain Python values only: JSON-safe, None where there is no number."""
+    def to_json(self, draws: bool = False) -> dict[str, Any]:
+        """Plain Python values only: JSON-safe, None where there is no number.
+
+        Args:
+            draws: Also the draws of the parameters and their covariance, see `laws.covariance`.
+        """
         nothing = (None, None)
 
         def named(values: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -184,6 +189,9 @@ class GroupFit:
         }
         if self.bounds is not None:
             record["bounds"] = self.bounds.to_json()
+        if draws:
+            record["draws"] = None if self.draws is None else draws_record(self.draws)
+            record["covariance"] = None if self.draws is None else covariance(self.draws)
         return record if self.error is None else {**record, "error": self.error}
 
 

@@ -12,7 +12,7 @@ from raysweep.laws.definition import Array, Law
 from raysweep.laws.start import nnls
 from raysweep.laws.terms import Slopes
 
-__all__ = ["ITERATIONS", "Problems", "polish"]
+__all__ = ["ITERATIONS", "Optima", "Problems", "polish"]
 
 ITERATIONS = 100
 _TOLERANCE = 1e-10  # size of a step, relative to 1 + |parameter|, in centred log units
@@ -22,6 +22,7 @@ _LEAST = math.exp(_LEAST_LOG)
 _DAMPING_FLOOR = 1e-12
 _SPARSE = 0.8  # share of points with weight below which it pays to gather each problem's own
 _STEADY = (0.2, 0.95)  # shares of the step before between which it is extrapolated; found by trial
+_NEAR = 0.01  # share of a point's cost: a start this close to a known optimum, a tenth of a standard error, ends there
 _OUTLIER = 0.35  # how much of its majorising curvature a residual beyond Huber's delta adds; found by trial
 
 
@@ -70,6 +71,13 @@ class Problems:
         t = np.broadcast_to(self.t, self.w.shape)
         u, t, w = np.take_along_axis(u, there[:, None], 2), *(np.take_along_axis(a, there, 1) for a in (t, self.w))
         return Problems(self.law, u, t, w, self.huber)
+
+    def thinned(self, most: int) -> Problems:
+        """The same problems with about `most` of their points, evenly spaced; all, where a problem would lose all."""
+        some = np.linspace(0, self.w.shape[1] - 1, most).astype(int)
+        if self.w.shape[1] <= most or not (self.w[:, some] > 0).sum(axis=1).min() > most // 2:
+            return self
+        return Problems(self.law, self.u[..., some], self.t[:, some], self.w[:, some], self.huber)
 
     def encode(self, values: Array) -> Array:
         return np.where(self.log, np.log(np.where(self.log, np.maximum(values, _LEAST), 1.0)), values)
@@ -172,8 +180,47 @@ class Problems:
         return cost, gradient, matrix
 
 
+@dataclass(frozen=True)
+class Optima:
+    """Optima that are known already, where further starts need not arrive.
+
+    Attributes:
+        q: Encoded parameters, [problems, parameters].
+        cost: The objective, [problems].
+        matrix: That of the step, [problems, parameters, parameters].
+        points: Number of points with weight, [problems].
+    """
+
+    q: Array
+    cost: Array
+    matrix: Array
+    points: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, problems: Problems, values: Array) -> Optima:
+        """Those of `problems` at parameter values, centred, [problems, parameters]."""
+        q = problems.encode(values)
+        with np.errstate(all="ignore"):
+            cost, _, matrix = problems.normal(q)
+        return cls(q, cost, matrix, (problems.w > 0).sum(axis=1))
+
+    def take(self, index: npt.NDArray[np.int64]) -> Optima:
+        return Optima(self.q[index], self.cost[index], self.matrix[index], self.points[index])
+
+    def reached(self, q: Array, cost: Array) -> npt.NDArray[np.bool_]:
+        """Whether a search has come so close to the optimum of its problem that it will end there."""
+        away = q - self.q
+        near = _NEAR * self.cost / self.points
+        size = np.abs((away * (self.matrix @ away[..., None])[..., 0]).sum(axis=1))
+        return np.asarray((np.abs(cost - self.cost) <= near) & (size <= 2 * near))
+
+
 def polish(
-    problems: Problems, q: Array, relative: float = 1e-13, iterations: int = ITERATIONS
+    problems: Problems,
+    q: Array,
+    relative: float = 1e-13,
+    iterations: int = ITERATIONS,
+    known: Optima | None = None,
 ) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
     """Move every problem's parameters to its nearest optimum.
 
@@ -181,6 +228,7 @@ def polish(
         q: Where to start, encoded, [problems, parameters].
         relative: A step that promises less than this share of the objective is the last.
         iterations: Steps tried at most.
+        known: Optima of the problems; a search that comes close to one stops there.
 
     Returns:
         q, the objective, [problems], and whether each problem settled.
@@ -221,6 +269,8 @@ def polish(
             damping[active] = np.where(
                 poor, np.maximum(damping[active] * 4, 1e-3), np.maximum(damping[active] / 10, _DAMPING_FLOOR)
             )
+            if known is not None:
+                settled |= known.take(active).reached(q[active], cost[active])
             if settled.any():
                 active = active[~settled]
                 if not active.size:

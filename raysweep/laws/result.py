@@ -185,9 +185,9 @@ class Fit:
                 rows.append({**group.group, **one, **shared})
         return pl.DataFrame(rows, infer_schema_length=None)
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self, draws: bool = False) -> list[dict[str, Any]]:
         """One record per group; see `GroupFit.to_json`."""
-        return [group.to_json() for group in self.groups]
+        return [group.to_json(draws) for group in self.groups]
 
 
 def stretches(owner: np.ndarray[Any, Any]) -> Iterator[tuple[int, slice]]:

@@ -37,6 +37,8 @@ def starts(law: Law, u: Array, t: Array, w: Array) -> Array:
         return _best(law, mesh, -objective, law.implicit.blocks)
     meshes = np.array(list(product(*(p.search for p in law.exponents))))
     k, m = len(law.amplitudes), len(meshes)
+    if len(u) == len(t) == 1 < len(w):
+        return _shared(law, u, t, w, meshes)
     rows = max(1, _CHUNK // (m * k * w.shape[1]))
     out = []
     for first in range(0, len(w), rows):
@@ -47,21 +49,50 @@ def starts(law: Law, u: Array, t: Array, w: Array) -> Array:
 
 
 def _projected(law: Law, u: Array, t: Array, w: Array, mesh: Array) -> Array:
+    """The best starts of problems with points of their own."""
     base = pilot(u, t, w)
-    assert law.terms is not None
-    logs, _ = law.terms(u[:, None], np.broadcast_to(mesh, (1, *mesh.shape)))
-    shape = (len(base), len(mesh), w.shape[1])
-    # Beyond e^300 a term is far from any fit; clipped, it stays finite.
-    columns = np.stack([np.exp(np.clip(np.broadcast_to(g, shape) - base[:, None], -300, 300)) for g in logs], axis=2)
-    columns *= np.array([a.high > 0 for a in law.amplitudes])[:, None]  # an amplitude that must be 0 has no column
+    columns = _columns(law, u, base, mesh)
     weighted = columns * w[:, None, None, :]
     gram = weighted @ np.swapaxes(columns, 2, 3)
     moment = (weighted @ np.broadcast_to(1 + t - base, w.shape)[:, None, :, None])[..., 0]
+    return _solved(law, columns.max(axis=3), gram, moment, mesh)
+
+
+def _shared(law: Law, u: Array, t: Array, w: Array, mesh: Array) -> Array:
+    """The best starts of problems that differ in their weights alone: terms are evaluated, and multiplied, once."""
+    base = pilot(u, t, w)
+    columns = _columns(law, u, base, mesh)[0]
+    m, k, points = columns.shape
+    products = (columns[:, :, None] * columns[:, None]).reshape(-1, points).T
+    target = (columns * (1 + t - base)).reshape(-1, points).T
+    largest = columns.max(axis=2)[None]
+    rows = max(1, _CHUNK // (m * k * (k + len(law.parameters))))
+    out = []
+    for first in range(0, len(w), rows):
+        part = w[first : first + rows]
+        gram, moment = (part @ products).reshape(-1, m, k, k), (part @ target).reshape(-1, m, k)
+        out.append(_solved(law, largest, gram, moment, mesh))
+    return np.concatenate(out)
+
+
+def _columns(law: Law, u: Array, pilot: Array, mesh: Array) -> Array:
+    """The law's terms over the pilot, [problems or 1, mesh, terms, points]."""
+    assert law.terms is not None
+    logs, _ = law.terms(u[:, None], np.broadcast_to(mesh, (1, *mesh.shape)))
+    shape = (len(pilot), len(mesh), pilot.shape[1])
+    # Beyond e^300 a term is far from any fit; clipped, it stays finite.
+    columns = np.stack([np.exp(np.clip(np.broadcast_to(g, shape) - pilot[:, None], -300, 300)) for g in logs], axis=2)
+    columns *= np.array([a.high > 0 for a in law.amplitudes])[:, None]  # an amplitude that must be 0 has no column
+    return np.asarray(columns)
+
+
+def _solved(law: Law, largest: Array, gram: Array, moment: Array, mesh: Array) -> Array:
+    """The best starts, from normal equations [problems, mesh, terms(, terms)] and each term's largest value."""
     amplitudes, gain = nnls(gram, moment)
     # A positive amplitude starts just above 0, where its logarithm still has a gradient.
-    least = np.where([p.log for p in law.amplitudes], NEGLIGIBLE / np.maximum(columns.max(axis=3), 1e-300), 0.0)
+    least = np.where([p.log for p in law.amplitudes], NEGLIGIBLE / np.maximum(largest, 1e-300), 0.0)
     amplitudes = np.maximum(amplitudes, least)
-    tried = np.concatenate([amplitudes, np.broadcast_to(mesh, (len(w), *mesh.shape))], axis=2)
+    tried = np.concatenate([amplitudes, np.broadcast_to(mesh, (len(gram), *mesh.shape))], axis=2)
     return _best(law, tried, gain, len(law.exponents[-1].search))
 
 

@@ -102,9 +102,11 @@ def coupled(u: Array, q: Array) -> Terms:
     """1, (x^-a + R t^-b)^g; exponents a, b, g, R."""
     (a, b, g, r), n, d = _columns(q), u[..., 0, :], u[..., 1, :]
     first, second = -a * n, np.log(r) - b * d
-    total = np.logaddexp(first, second)
-    share = np.exp(first - total)
-    rest = 1.0 - share
+    less = second < first
+    e = np.exp(-np.abs(second - first))
+    large = 1.0 / (1.0 + e)
+    total = np.maximum(first, second) - np.log(large)
+    share, rest = np.where(less, large, e * large), np.where(less, e * large, large)
     return (_ONE, g * total), ((1, 0, -g * share * n), (1, 1, -g * rest * d), (1, 2, total), (1, 3, g * rest / r))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import matplotlib.pyplot as plt
@@ -16,6 +16,7 @@ from raysweep.laws import Fit, GroupFit
 from raysweep.laws.choice import held_out
 from raysweep.laws.definition import Array
 from raysweep.laws.points import Points
+from raysweep.laws.predicted import Prediction, predicted
 from raysweep.laws.source import numbers
 from raysweep.reports.style import COLOURS, NO_LABELS, PANEL, STYLE, axis_name, sample
 from raysweep.reports.tables import title
@@ -28,12 +29,15 @@ _MAP = ListedColormap(plt.get_cmap("viridis")(np.linspace(0.0, 0.88, 256)))  # i
 Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-def diagnostics_figure(fit: Fit, points: Points, labels: Mapping[str, str] = NO_LABELS) -> Figure:
+def diagnostics_figure(
+    fit: Fit, points: Points, labels: Mapping[str, str] = NO_LABELS, predict: Sequence[Mapping[str, float]] = ()
+) -> Figure:
     """One row per group, for the first few that could be fitted: the law through its data, and the residuals.
 
     Hollow points were held out: the dashed law was fitted without them. A law of two scales is drawn as curves over the
     one with more values, at levels of the other, which is the colour; one of more scales as measurements against the
-    law's values.
+    law's values. Bands are of the mean law and, for one scale, of a new run. Laws reach to the points of scales
+    `predict`, where diamonds have the interval of a new run.
     """
     groups = [group for group in fit if group.error is None][:_MOST]
     with plt.rc_context(STYLE):
@@ -49,7 +53,8 @@ def diagnostics_figure(fit: Fit, points: Points, labels: Mapping[str, str] = NO_
             rows = sample(points.of(group.group))
             x, y = np.stack([numbers(rows, name) for name in group.x]), numbers(rows, group.y)
             out = held_out(x, group.holdout.share) if group.holdout is not None else np.zeros(y.size, dtype=bool)
-            (_curve, _surface, _agreement)[min(len(x), 3) - 1](left, group, x, y, out, labels)
+            drawn = (_curve, _surface, _agreement)[min(len(x), 3) - 1]
+            drawn(left, group, x, y, out, labels, predicted(group, predict))
             _residuals(right, group, x, y, out, labels)
             left.set_title(title(group))
         if len(fit) > len(groups):
@@ -57,9 +62,11 @@ def diagnostics_figure(fit: Fit, points: Points, labels: Mapping[str, str] = NO_
     return figure
 
 
-def _curve(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels: Mapping[str, str]) -> None:
+def _curve(
+    axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels: Mapping[str, str], ahead: Sequence[Prediction]
+) -> None:
     """A law of one scale, with the band of the mean law."""
-    colour, grid = COLOURS[0], np.geomspace(*group.window[0], 200)
+    colour, grid = COLOURS[0], np.geomspace(*_reach(group, 0, ahead), 200)
     axis.plot(x[0, ~out], y[~out], "o", ms=3.5, color=colour, alpha=0.5, mew=0)
     if out.any():
         axis.plot(x[0, out], y[out], "o", ms=4, mfc="none", mec=colour, mew=0.8, alpha=0.8, label="held out")
@@ -71,16 +78,34 @@ def _curve(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels: M
     if group.holdout is not None:
         axis.plot(grid, _second(group, grid[None]), "--", color=COLOURS[1], lw=1.4, label="without what was held out")
         axis.axvline(group.holdout.cut, color="#888888", lw=0.8, ls=":")
+    _diamonds(axis, group, 0, ahead, [colour] * len(ahead))
     _logs(axis, axis_name(group.x[0], labels), axis_name(group.y, labels))
     axis.legend(loc="best")
 
 
-def _surface(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels: Mapping[str, str]) -> None:
+def _reach(group: GroupFit, scale: int, ahead: Sequence[Prediction]) -> tuple[float, float]:
+    """The range of one scale with the points that are predicted."""
+    values = [*group.window[scale], *(one.x[group.x[scale]] for one in ahead)]
+    return min(values), max(values)
+
+
+def _diamonds(axis: Axes, group: GroupFit, scale: int, ahead: Sequence[Prediction], colours: Sequence[Any]) -> None:
+    """What is predicted, with the interval of a new run, over one of the scales."""
+    for i, (one, colour) in enumerate(zip(ahead, colours, strict=True)):
+        x = one.x[group.x[scale]]
+        if one.new_run is not None:
+            axis.plot([x, x], one.new_run, color=colour, lw=1.1)
+        axis.plot([x], [one.value], "D", ms=4.5, mfc="white", mec=colour, label="predicted" if i == 0 else None)
+
+
+def _surface(
+    axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels: Mapping[str, str], ahead: Sequence[Prediction]
+) -> None:
     """A law of two scales: curves over the first of them that has more values, coloured by the other."""
     values = [np.unique(scale) for scale in x]
     along = int(values[1].size > values[0].size)
     other = 1 - along
-    norm = LogNorm(*group.window[other])
+    norm = LogNorm(*_reach(group, other, ahead))
     colours = _MAP(norm(x[other]))
     axis.scatter(x[along, ~out], y[~out], s=16, c=colours[~out], alpha=0.75, lw=0)
     axis.scatter(x[along, out], y[out], s=20, facecolors="none", edgecolors=colours[out], lw=0.9)
@@ -96,9 +121,18 @@ def _surface(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels:
         scales[along], scales[other] = part, level
         colour = _MAP(norm(level))
         axis.plot(part, group.predict(scales), color=colour, lw=1.5, label="all points" if i == 0 else None)
+        _band(axis, group, part, scales, colour)
         if group.holdout is not None:
             name = "without what was held out" if i == 0 else None
             axis.plot(part, _second(group, scales), "--", color=colour, lw=1.2, label=name)
+    for one in ahead:  # a curve of its own, from where the data begin
+        level = one.x[group.x[other]]
+        part = np.geomspace(*_reach(group, along, [one]), 200)
+        scales = np.empty((2, part.size))
+        scales[along], scales[other] = part, level
+        axis.plot(part, group.predict(scales), "-.", color=_MAP(norm(level)), lw=1.0)
+        _band(axis, group, part, scales, _MAP(norm(level)))
+    _diamonds(axis, group, along, ahead, [_MAP(norm(one.x[group.x[other]])) for one in ahead])
     bar = axis.figure.colorbar(plt.cm.ScalarMappable(norm, _MAP), ax=axis, pad=0.02, aspect=30)
     bar.ax.set_title(axis_name(group.x[other], labels), fontsize=8, loc="left")
     bar.outline.set_visible(False)
@@ -110,7 +144,9 @@ def _surface(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels:
         line.set_color("#555555")
 
 
-def _agreement(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels: Mapping[str, str]) -> None:
+def _agreement(
+    axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels: Mapping[str, str], ahead: Sequence[Prediction]
+) -> None:
     """A law of more than two scales: the measurements against the law's values; on the line they are equal."""
     law, colour = group.predict(x), COLOURS[0]
     ends = [law.min(), law.max()]
@@ -121,6 +157,13 @@ def _agreement(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, label
     name = axis_name(group.y, labels)
     _logs(axis, f"{name} by the law", name)
     axis.legend(loc="best")
+
+
+def _band(axis: Axes, group: GroupFit, along: Array, scales: Array, colour: Any) -> None:
+    """The band of the mean law at scales, [axes, points], over the one that is drawn, where there are draws."""
+    ends = group.band(scales)
+    if np.isfinite(ends).all():
+        axis.fill_between(along, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, lw=0)
 
 
 def _residuals(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels: Mapping[str, str]) -> None:

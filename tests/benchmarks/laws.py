@@ -8,6 +8,7 @@ Run: .venv/bin/python tests/benchmarks/laws.py all   (or one of the sub-commands
     tables    real tables: the joint law without the largest budgets predicts them
     isoflop   coverage of intervals of compute-optimal sizes by parabola and by cubic
     scale     10^5 groups; a table of 10^8 rows in a child process
+    speed     auto on 10^6 rows, and Huber's loss of kaplan on 10^3 points, against SciPy
     figure    laws.png from laws.json
 
 Times are CPU-seconds of this process with one thread, but for `scale`, which says what it used. Real data is found at
@@ -24,7 +25,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-VERBS = ("curves", "joint", "recovery", "tables", "isoflop", "scale")
+VERBS = ("curves", "joint", "recovery", "tables", "isoflop", "scale", "speed")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -44,6 +45,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         if verb in ("scale", "all"):
             p.add_argument("--groups", type=int, default=100_000)
             p.add_argument("--rows", type=int, default=100_000_000, help="of the parquet table; less if disk is short")
+        if verb in ("speed", "all"):
+            p.add_argument("--auto-rows", type=int, default=1_000_000)
+            p.add_argument("--naive-rows", type=int, default=50_000, help="of SciPy's fits, which are extrapolated")
+            p.add_argument("--naive-draws", type=int, default=3, help="of SciPy's fits, which are extrapolated")
     return parser.parse_args(argv)
 
 
@@ -57,6 +62,7 @@ def main() -> None:
     import laws_isoflop
     import laws_joint
     import laws_scale
+    import laws_speed
     import laws_worlds
     from laws_data import MissingData, save
 
@@ -67,6 +73,7 @@ def main() -> None:
         "tables": laws_joint.run_tables,
         "isoflop": laws_isoflop.run,
         "scale": laws_scale.run,
+        "speed": laws_speed.run,
     }
     missing = 0
     for verb in VERBS if args.verb == "all" else [args.verb] if args.verb in verbs else []:

@@ -31,6 +31,8 @@ COMMANDS = [
         "run",
         "fit",
         "allocate",
+        "predict",
+        "isoflop",
         "passk",
         "difficulty",
         "peak",

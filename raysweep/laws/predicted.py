@@ -1,0 +1,63 @@
+"""What a fitted law says about y at scales that were not measured, with its intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raysweep.laws.definition import Array
+from raysweep.laws.group import GroupFit
+
+__all__ = ["Prediction", "predicted"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A law's y at one point of scales.
+
+    Attributes:
+        x: The value of each scale by its column.
+        value: The mean law.
+        interval: Low and high of the mean law at the level of the fit; None without draws.
+        new_run: Low and high of a new run's measurement; None without draws.
+        beyond: How many times the farthest scale lies outside the range that was fitted; 1 for a point inside.
+    """
+
+    x: Mapping[str, float]
+    value: float
+    interval: tuple[float, float] | None
+    new_run: tuple[float, float] | None
+    beyond: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, None where there is no finite number."""
+        ends = [*(self.interval or (math.nan,) * 2), *(self.new_run or (math.nan,) * 2)]
+        names = ("value", "ci_low", "ci_high", "new_low", "new_high", "beyond")
+        numbers = zip(names, (self.value, *ends, self.beyond), strict=True)
+        return {"x": dict(self.x), **{name: n if math.isfinite(n) else None for name, n in numbers}}
+
+
+def predicted(group: GroupFit, points: Sequence[Mapping[str, float]]) -> tuple[Prediction, ...]:
+    """The predictions of a group's fit at points of scales; none where the fit failed.
+
+    Args:
+        points: The value of each scale, positive, by its column.
+    """
+    if group.error is not None or not points:
+        return ()
+    x = np.array([[point[name] for point in points] for name in group.x])
+    mean, band, new = group.predict(x), group.band(x), group.prediction(x)
+    low, high = np.array(group.window).T[..., None]
+    beyond = np.maximum(np.maximum(x / high, low / x), 1.0).max(axis=0)
+    return tuple(
+        Prediction(point, float(mean[i]), _ends(band[i]), _ends(new[i]), float(beyond[i]))
+        for i, point in enumerate(points)
+    )
+
+
+def _ends(ends: Array) -> tuple[float, float] | None:
+    return None if np.isnan(ends).any() else (float(ends[0]), float(ends[1]))

@@ -1,0 +1,121 @@
+"""Saved fits: results in a JSON file, draws included, that predict as the fits themselves do.
+
+A file holds numbers and names, no code, and may come from anywhere: it is read up to a limit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from raysweep.errors import FitError
+from raysweep.laws.choice import Evidence
+from raysweep.laws.covariance import draws_of
+from raysweep.laws.forms import LAWS, law
+from raysweep.laws.group import GroupFit, Holdout
+from raysweep.laws.result import Fit
+from raysweep.laws.window import Bounds, Window
+
+__all__ = ["load_fits", "save_fits"]
+
+_FORMAT = 1  # of the file; a later one is refused
+_KEY = "raysweep_fits"
+_MOST = 1 << 28  # bytes that are read
+_SAME = (
+    *("y", "group", "status", "n_points", "n_clusters", "cluster", "n_scales", "level", "rmse_log", "huber"),
+    "details",
+)
+
+
+def save_fits(path: str | Path, fits: Sequence[Fit]) -> None:
+    """Write fits with their draws to a JSON file, which `load_fits` reads.
+
+    Raises:
+        FitError: The file cannot be written, or a law is none of `LAWS`, by whose name it is read back.
+    """
+    for own in (each for fit in fits for each in fit.laws):
+        if LAWS.get(own.name) != own:
+            raise FitError(
+                f"A saved fit must be of one of {', '.join(LAWS)}, but got {own.name!r} in a form of its own."
+            )
+    text = json.dumps({_KEY: _FORMAT, "fits": [[_record(group) for group in fit] for fit in fits]}, default=str)
+    try:
+        Path(path).write_text(text)
+    except OSError as error:
+        raise FitError(
+            f"A fit is saved to a file in a folder that exists, but {path} cannot be written: {error}"
+        ) from error
+
+
+def load_fits(path: str | Path) -> tuple[Fit, ...]:
+    """The fits of a file that `save_fits` wrote, with their draws: they predict without their data.
+
+    Raises:
+        FitError: The file cannot be read, is none of saved fits, or is one of a later version.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(_MOST + 1)
+        if len(text) > _MOST:
+            raise FitError(f"A saved fit has at most {_MOST:,} bytes, but {path} is longer. Save fewer groups.")
+        found = json.loads(text)
+        version = found[_KEY]
+        if version != _FORMAT:
+            raise FitError(f"Saved fits of format {_FORMAT} are read, but {path} has {version!r}. Upgrade raysweep.")
+        fits = tuple(_fit([_group(record) for record in records]) for records in found["fits"])
+    except OSError as error:
+        raise FitError(f"A saved fit must be a file that can be read, but {path} is not: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+        raise FitError(
+            f"{path} must be a file that `raysweep fit --save` wrote, but it is not ({type(error).__name__}: {error}). "
+            "Fit and save again."
+        ) from error
+    if not fits:
+        raise FitError(f"{path} must hold a fit, but holds none. Fit and save again.")
+    return fits
+
+
+def _record(group: GroupFit) -> dict[str, Any]:
+    record = {**group.to_json(draws=True), "x": list(group.x)}
+    if group.bounds is not None:
+        rule = group.bounds.window
+        record["bounds"] = {**group.bounds.to_json(), "window": {"low": rule.low, "high": rule.high, "x": rule.x}}
+    return record
+
+
+def _fit(groups: Sequence[GroupFit]) -> Fit:
+    return Fit(groups[0].x, groups[0].y, tuple(groups))
+
+
+def _group(record: Mapping[str, Any]) -> GroupFit:
+    form = law(record["law"])
+    params, derived = ({one["name"]: one["value"] for one in record[key]} for key in ("params", "derived"))
+    ends = {one["name"]: (one["ci_low"], one["ci_high"]) for one in (*record["params"], *record["derived"])}
+    spans = record["window"] if len(record["x"]) > 1 else [record["window"]]
+    held, draws, error = record["holdout"], record["draws"], record.get("error")
+    return GroupFit(
+        law=form,
+        x=tuple(record["x"]),
+        params=params,
+        derived=derived,
+        intervals={name: both for name, both in ends.items() if None not in both},
+        window=tuple((_number(low, math.nan), _number(high, math.nan)) for low, high in spans),
+        holdout=None if held is None else Holdout(**held),
+        rivals=tuple(Evidence(**{**one, "aicc": _number(one["aicc"], math.inf)}) for one in record["rivals"]),
+        draws=None if draws is None else draws_of(draws, form, params),
+        error=error,
+        bounds=None if "bounds" not in record else _bounds(record["bounds"]),
+        **{name: record[name] for name in _SAME},
+    )
+
+
+def _bounds(record: Mapping[str, Any]) -> Bounds:
+    low, high = _number(record["low"], -math.inf), _number(record["high"], math.inf)
+    return Bounds(Window(**record["window"]), record["x"], low, high, record["kept"], record["rows"])
+
+
+def _number(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else float(value)
