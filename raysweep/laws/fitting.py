@@ -14,6 +14,7 @@ from raysweep.laws.batch import Group, bootstraps, solve_all, weights_of
 from raysweep.laws.bootstrap import Bootstrap
 from raysweep.laws.choice import choose, evidence, held_out
 from raysweep.laws.definition import Array, Law
+from raysweep.laws.dependence import dependence
 from raysweep.laws.estimate import Status, check, distinct, scales_of
 from raysweep.laws.group import Data, GroupFit, Holdout
 from raysweep.laws.request import Options
@@ -40,7 +41,7 @@ def fit_groups(
     begun = [_begin(law, data, options) for data in groups]
     sound = [i for i, group in enumerate(begun) if group.error is None]
     for i, group in zip(sound, _estimated([begun[i] for i in sound], options.huber), strict=True):
-        begun[i] = group
+        begun[i] = _clustered(group, x)
     drawn = _drawn(begun, options, keep=len(groups) <= _KEEP)
     second = _held_out(begun, options) if options.holdout else [None] * len(begun)
     compare = len(groups) <= _SHOWN
@@ -54,13 +55,7 @@ def _begin(law: Law | None, data: Data, options: Options) -> Group:
     """Points in a canonical order, so that neither the last digit nor a draw depends on the order of rows."""
     run = np.arange(data.y.size) if data.run is None else np.unique(data.run, return_inverse=True)[1]
     order = np.lexsort((run, data.y, *data.x[::-1]) if data.run is not None else (data.y, *data.x[::-1]))
-    data = replace(
-        data,
-        x=data.x[:, order],
-        y=data.y[order],
-        run=None if data.run is None else data.run[order],
-        se=None if data.se is None else data.se[order],
-    )
+    data = data.take(order)
     run = run[order] if data.run is not None else run
     details, weights = dict(data.details), np.ones(data.y.size)
     form, error = law or forms.law("power"), None
@@ -108,7 +103,7 @@ def _batched(data: Data, run: npt.NDArray[np.int64]) -> tuple[Data, npt.NDArray[
     # Rows that are runs of their own remain so as batches.
     batch = np.arange(first.size) if data.run is None else run[first] % _BATCHES
     label = None if data.run is None else batch
-    return replace(data, x=data.x[:, first], y=y, run=label, se=se), batch, count.astype(np.float64)
+    return replace(data, x=data.x[:, first], y=y, run=label, se=se, others={}), batch, count.astype(np.float64)
 
 
 def _estimated(groups: Sequence[Group], huber: float | None) -> list[Group]:
@@ -123,6 +118,25 @@ def _estimated(groups: Sequence[Group], huber: float | None) -> list[Group]:
         for i, g, (v, s) in zip(noisy, some, solved, strict=True):
             out[i] = replace(g, values=v, status=s)
     return out
+
+
+def _clustered(group: Group, names: Sequence[str]) -> Group:
+    """The group with clusters that its residuals show, where its rows are their own and neighbours' are correlated."""
+    data, law = group.data, group.law
+    if data.run is not None:
+        return group
+    found = dependence(law, names, data.x, data.y, group.weights, group.values, data.others)
+    if found is None:
+        return group
+    count = int(found.cluster.max()) + 1
+    units = f"{count} blocks of neighbouring points" if found.unit == "block" else f"the {count} values of {found.unit}"
+    text = (
+        f"Residuals of neighbouring points along {found.along} are correlated ({found.z:.1f} standard errors), as those "
+        f"of checkpoints of one run are, or those of a law of the wrong form. Intervals take {units} as their "
+        "independent units, not rows. Where rows belong to several runs, name the column of runs with run=."
+    )
+    data = replace(data, run=found.cluster, cluster=found.unit)
+    return replace(group, data=data, details={**group.details, "correlated_rows": text})
 
 
 @dataclass(frozen=True)
@@ -262,7 +276,7 @@ def _failed(group: Group, x: Sequence[str], y: str, options: Options) -> GroupFi
         intervals={},
         status="FAILED",
         n_points=data.y.size,
-        n_clusters=int(np.unique(group.run).size),
+        n_clusters=int(np.unique(group.run if data.run is None else data.run).size),
         cluster=data.cluster,
         n_scales=distinct(data.x),
         window=tuple((float(s.min()), float(s.max())) if s.size else (np.nan, np.nan) for s in data.x),
