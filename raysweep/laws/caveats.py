@@ -8,15 +8,26 @@ from collections.abc import Sequence
 import numpy as np
 
 from raysweep.laws.batch import Group
-from raysweep.laws.choice import Evidence
+from raysweep.laws.choice import Evidence, f_test
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.estimate import Status, distinct
 from raysweep.laws.forms import compared
 from raysweep.laws.group import Holdout, lack_of_fit
 from raysweep.laws.request import Options
+from raysweep.laws.trend import trend
 
-__all__ = ["of_holdout", "of_residuals", "of_rivals", "of_search", "of_window"]
+__all__ = [
+    "MOST_COMPARED",
+    "of_comparison",
+    "of_holdout",
+    "of_residuals",
+    "of_rivals",
+    "of_search",
+    "of_trend",
+    "of_window",
+]
 
+MOST_COMPARED = 50  # groups beyond which rivals are not fitted
 _SUSPICIOUS = 0.001  # p-value below which a fit is flagged
 _UNCERTAIN = 0.05  # p-value of no floor above which the data cannot distinguish a floor from none
 _NARROW = 2.0  # ratio of scales below which an exponent is not to be trusted
@@ -35,6 +46,36 @@ def of_search(status: Status) -> dict[str, str]:
     if status is Status.MAX_ITER:
         text = "The search did not fully converge: the parameters are nearly interchangeable here."
         return {"not_settled": text}
+    return {}
+
+
+def of_trend(group: Group, names: Sequence[str], y: str) -> dict[str, str]:
+    """Whether y does not depend on the scales, called `names`, or rises with one and the law does not."""
+    data, law = group.data, group.law
+    found = trend(data.x, data.y, group.weights)
+    if found is None:
+        return {}
+    predicted = law.predict(data.x, group.values)
+    if found.flat > _UNCERTAIN:
+        constant = np.average(np.log(data.y), weights=group.weights)
+        small = float((group.weights * (np.log(data.y) - constant) ** 2).sum())
+        large = float((group.weights * (np.log(data.y) - np.log(predicted)) ** 2).sum())
+        spare = data.y.size - law.free
+        if spare < 1 or large <= 0 or f_test(small, large, spare, law.free - 1) > _SUSPICIOUS:
+            text = (
+                f"{y} does not change with {', '.join(names)} beyond its noise (F test, p = {found.flat:.2g}): a "
+                f"constant, {math.exp(constant):.4g}, fits as well, and no exponent or floor can be read from it."
+            )
+            return {"no_trend": text}
+    followed = trend(data.x, predicted, group.weights)
+    for axis in np.flatnonzero(found.rising < _SUSPICIOUS).tolist():
+        slope, name = found.slopes[axis], names[axis]
+        shown = f"{y} rises with {name} (about as {name}^{slope:.2g})"
+        cure = "fit what is left to its ceiling as a column of its own, such as 1 - accuracy"
+        if followed is None or followed.slopes[axis] < slope / 2:
+            return {"rising": f"{shown}, which {law.name!r} cannot follow: {cure}."}
+        if data.y.max() <= 1.0:
+            return {"rising": f"{shown}, and {law.name!r} has no ceiling: if {y} is a share, {cure}."}
     return {}
 
 
@@ -92,17 +133,32 @@ def of_holdout(law: Law, holdout: Holdout | None, options: Options) -> dict[str,
     }
 
 
+def of_comparison(compared: bool, options: Options) -> dict[str, str]:
+    """Where rivals are missing, or judged by another loss than the law."""
+    if not compared:
+        text = (
+            f"Rivals, and tests of a floor, are for at most {MOST_COMPARED} groups at a time: choose groups with where."
+        )
+        return {"no_rivals": text}
+    if options.huber is not None:
+        text = (
+            "Rivals, and tests of a floor, compare fits by least squares, not by Huber's loss: outliers count in full."
+        )
+        return {"rivals_by_least_squares": text}
+    return {}
+
+
 def of_rivals(law: Law, rivals: Sequence[Evidence]) -> dict[str, str]:
     """Whether the data need the floor that a law has, or one that it has not."""
     out = {}
     for rival in rivals:
         if rival.law == law.floorless and rival.p_value is not None and rival.p_value > _UNCERTAIN:
             out["floor_not_needed"] = (
-                f"A floor of E = 0 fits as well (likelihood ratio, p = {rival.p_value:.2g}): these data cannot "
+                f"A floor of E = 0 fits as well (F test, p = {rival.p_value:.2g}): these data cannot "
                 "distinguish a floor from no floor."
             )
         if compared(rival.law).floorless == law.name and (rival.p_value or 1.0) < _SUSPICIOUS:
             out["floor_needed"] = (
-                f"A floor fits better than none (likelihood ratio, p = {rival.p_value:.1g}). Look at --law {rival.law}."
+                f"A floor fits better than none (F test, p = {rival.p_value:.1g}). Look at --law {rival.law}."
             )
     return out

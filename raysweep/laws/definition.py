@@ -99,7 +99,7 @@ class Law:
         implicit: How a law that is not a sum of terms is evaluated; None for the others.
         rivals: Laws that a fit is compared with: names that `forms.compared` knows.
         contains: Those of them that are this law with a part (a floor, a shift, a break) taken out, so that a
-            likelihood-ratio test compares the two.
+            test compares the two.
         floorless: The one of `contains` that lacks only the floor E; empty where a law has none.
         sees: Whether the data, distinct scales [scales], show what an estimate, [parameters], says lies beyond them: a
             law whose data do not is not a candidate of `choice.choose`. None where no check is needed.

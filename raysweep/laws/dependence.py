@@ -7,18 +7,20 @@ neighbouring points (Künsch 1989).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from raysweep.laws.batch import Group
 from raysweep.laws.definition import Array, Law
-from raysweep.laws.resampling import tangent
+from raysweep.laws.resampling import beyond, tangent
 
-__all__ = ["Dependence", "dependence", "levels_of"]
+__all__ = ["Dependence", "clustered", "dependence", "levels_of"]
 
-_CORRELATED = 3.0  # standard errors; in independent worlds exceeded in under 0.1 % (tests/benchmarks/laws_notes.py)
+_CORRELATED = 2.5  # standard errors; in independent worlds exceeded in under 0.6 % (tests/benchmarks/laws_notes.py)
 _FEWEST = 16  # points below which correlation is not seen and blocks are too short
 _BLOCKS = 8  # found by coverage
 _LEVELS = 50  # values of a column beyond which it is not looked at
@@ -77,6 +79,25 @@ def levels_of(column: Labels, x: Array) -> Labels | None:
     return None if follows else code
 
 
+def clustered(group: Group, names: Sequence[str]) -> Group:
+    """The group with clusters that its residuals show, where its rows are their own and neighbours' are correlated."""
+    data, law = group.data, group.law
+    if data.run is not None:
+        return group
+    found = dependence(law, names, data.x, data.y, group.weights, group.values, data.others)
+    if found is None:
+        return group
+    count = int(found.cluster.max()) + 1
+    units = f"{count} blocks of neighbouring points" if found.unit == "block" else f"the {count} values of {found.unit}"
+    text = (
+        f"Residuals of neighbouring points along {found.along} are correlated ({found.z:.1f} standard errors), as "
+        f"those of checkpoints of one run are, or those of a law of the wrong form. Intervals take {units} as their "
+        "independent units, not rows. Where rows belong to several runs, name the column of runs with run=."
+    )
+    data = replace(data, run=found.cluster, cluster=found.unit)
+    return replace(group, data=data, details={**group.details, "correlated_rows": text})
+
+
 def dependence(
     law: Law, names: Sequence[str], x: Array, y: Array, weights: Array, fitted: Array, others: Mapping[str, Labels]
 ) -> Dependence | None:
@@ -115,24 +136,22 @@ def _sequences(names: Sequence[str], x: Array, others: Mapping[str, Labels]) -> 
     for a, name in enumerate(names):
         rest = np.delete(x, a, axis=0)
         if len(rest):
-            chain = np.unique(rest, axis=1, return_inverse=True)[1].ravel()
+            chain: Labels = np.unique(rest, axis=1, return_inverse=True)[1].ravel().astype(np.int64)
         else:
             chain = np.zeros(x.shape[1], dtype=np.int64)
         unit = ", ".join(other for other in names if other != name)
         yield _Chains(name, unit, chain, x[a], column=False)
     size = np.log(x).sum(axis=0)
     for name, column in others.items():
-        chain = levels_of(column, x)
-        if chain is not None and np.unique(np.stack([chain, size]), axis=1).shape[1] == size.size:
-            yield _Chains(", ".join(names), name, chain, size, column=True)
+        code = levels_of(column, x)
+        if code is not None and np.unique(np.stack([code, size]), axis=1).shape[1] == size.size:
+            yield _Chains(", ".join(names), name, code, size, column=True)
 
 
 def _statistic(chains: _Chains, residual: Array, root: Array, q: Array) -> float:
     """The correlation of neighbours in standard errors; 0 where there are too few."""
-    if chains.column:  # levels of the column are another matter: they are taken out
-        level = np.eye(chains.chain.max() + 1)[chains.chain] * root[:, None]
-        more, size, _ = np.linalg.svd(level - q @ (q.T @ level), full_matrices=False)
-        more = more[:, size > 1e-9 * size[0]]
+    if chains.column:  # levels of the column are another matter (`pooling`): they are taken out
+        more = beyond(q, np.eye(chains.chain.max() + 1)[chains.chain] * root[:, None])
         residual, q = residual - more @ (more.T @ residual), np.hstack([q, more])
     order = np.lexsort((chains.place, chains.chain))
     chain, place = chains.chain[order], chains.place[order]
@@ -151,8 +170,8 @@ def _statistic(chains: _Chains, residual: Array, root: Array, q: Array) -> float
     product = e[pair] * e[pair + 1]
     variance = float(e @ e) / spare
     taken = variance * float((rows[pair] * rows[pair + 1]).sum())  # a fit makes neighbours' residuals differ
-    error = max(np.sqrt(pair.size) * variance, float(np.sqrt((product**2).sum())))
-    return (float(product.sum()) + taken) / error
+    error = max(math.sqrt(pair.size) * variance, math.sqrt(float((product**2).sum())))
+    return float((product.sum() + taken) / error)
 
 
 def _units(chains: _Chains, x: Array, fewest: int) -> Labels:

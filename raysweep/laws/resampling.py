@@ -10,7 +10,17 @@ import numpy.typing as npt
 from raysweep.errors import FitError
 from raysweep.laws.definition import Array, Law
 
-__all__ = ["Residuals", "canonical", "measured", "multiplicities", "multipliers", "residuals", "spent_by", "tangent"]
+__all__ = [
+    "Residuals",
+    "beyond",
+    "canonical",
+    "measured",
+    "multiplicities",
+    "multipliers",
+    "residuals",
+    "spent_by",
+    "tangent",
+]
 
 _REDRAWS = 100
 _SCALES = 200
@@ -155,6 +165,12 @@ def tangent(law: Law, u: Array, t: Array, w: Array, fitted: Array) -> tuple[Arra
     size = np.linalg.norm(jacobian, axis=0)
     left, values, _ = np.linalg.svd(jacobian / np.where(size > 0, size, 1.0), full_matrices=False)
     return centre, root, left[:, values > 1e-9 * values[0]]
+
+
+def beyond(q: Array, columns: Array) -> Array:
+    """An orthonormal basis, [points, rank], of what `columns`, [points, k], add to the directions `q`."""
+    more, size, _ = np.linalg.svd(columns - q @ (q.T @ columns), full_matrices=False)
+    return np.asarray(more[:, size > 1e-9 * max(float(size[0]), 1.0)])
 
 
 def residuals(law: Law, u: Array, t: Array, w: Array, fitted: Array, cluster: npt.NDArray[np.int64]) -> Residuals:
