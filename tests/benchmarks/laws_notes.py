@@ -116,6 +116,16 @@ def curve(form: str, points: int, seeds: int, sigma: float, of: Callable[[Array]
     return Design(form, make, {}, speaks)
 
 
+def declared(design: Design) -> Design:
+    """Every row a run of its own, as the user says."""
+
+    def make(rng: np.random.Generator) -> Data:
+        data = design.make(rng)
+        return replace(data, run=np.arange(data.y.size))
+
+    return replace(design, make=make, speaks="")
+
+
 def doubled(design: Design) -> Design:
     def make(rng: np.random.Generator) -> Data:
         data = design.make(rng)
@@ -160,6 +170,7 @@ def designs() -> dict[str, Design]:
         "one run of 20, AR(.9)": line(20, phi=0.9),
         "one run of 40, AR(.5)": line(40, phi=0.5),
         "one run of 40, AR(.9)": line(40, phi=0.9),
+        "one run of 40, AR(.9), rows declared runs": declared(line(40, phi=0.9)),
         "one run of 200, AR(.9)": line(200, phi=0.9),
         "one run of 200, AR(.97)": line(200, phi=0.97),
         "three runs of 30, AR(.9)": line(30, 3, phi=0.9),
