@@ -8,18 +8,31 @@ from collections.abc import Sequence
 import numpy as np
 
 from raysweep.laws.batch import Group
-from raysweep.laws.choice import Evidence
+from raysweep.laws.choice import Evidence, f_test
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.estimate import Status, distinct
 from raysweep.laws.forms import compared
 from raysweep.laws.group import Holdout, lack_of_fit
 from raysweep.laws.own import FORMULA
 from raysweep.laws.request import Options
+from raysweep.laws.trend import trend
 
-__all__ = ["of_holdout", "of_place", "of_residuals", "of_rivals", "of_search", "of_window"]
+__all__ = [
+    "MOST_COMPARED",
+    "of_comparison",
+    "of_holdout",
+    "of_place",
+    "of_residuals",
+    "of_rivals",
+    "of_search",
+    "of_trend",
+    "of_window",
+]
 
+MOST_COMPARED = 50  # groups beyond which rivals are not fitted
 _SUSPICIOUS = 0.001  # p-value below which a fit is flagged
 _UNCERTAIN = 0.05  # p-value of no floor above which the data cannot distinguish a floor from none
+_FAR = 1e60  # times the largest scale: a power of .05 has grown a thousandfold
 _NARROW = 2.0  # ratio of scales below which an exponent is not to be trusted
 _JUDGED = 8  # points held out that can speak against a law
 _MISSED = 0.15  # a coverage this far below the nominal one is reported
@@ -37,6 +50,44 @@ def of_search(status: Status) -> dict[str, str]:
         text = "The search did not fully converge: the parameters are nearly interchangeable here."
         return {"not_settled": text}
     return {}
+
+
+def of_trend(group: Group, names: Sequence[str], y: str) -> dict[str, str]:
+    """Whether y does not depend on the scales, called `names`, or rises with one and the law does not."""
+    data, law = group.data, group.law
+    found = trend(data.x, data.y, group.weights)
+    if found is None:
+        return {}
+    predicted = law.predict(data.x, group.values)
+    if found.flat > _UNCERTAIN:
+        constant = np.average(np.log(data.y), weights=group.weights)
+        small = float((group.weights * (np.log(data.y) - constant) ** 2).sum())
+        large = float((group.weights * (np.log(data.y) - np.log(predicted)) ** 2).sum())
+        spare = data.y.size - law.free
+        if spare < 1 or large <= 0 or f_test(small, large, spare, law.free - 1) > _SUSPICIOUS:
+            text = (
+                f"{y} does not change with {', '.join(names)} beyond its noise (F test, p = {found.flat:.2g}): a "
+                f"constant, {math.exp(constant):.4g}, fits as well, and no exponent or floor can be read from it."
+            )
+            return {"no_trend": text}
+    followed = trend(data.x, predicted, group.weights)
+    for axis in np.flatnonzero(found.rising < _SUSPICIOUS).tolist():
+        slope, name = found.slopes[axis], names[axis]
+        shown = f"{y} rises with {name} (about as {name}^{slope:.2g})"
+        cure = "fit what is left to its ceiling as a column of its own, such as 1 - accuracy"
+        if followed is None or followed.slopes[axis] < slope / 2:
+            return {"rising": f"{shown}, which {law.name!r} cannot follow: {cure}."}
+        if data.y.max() <= 1.0 and not _levels_off(group, axis):
+            return {"rising": f"{shown}, and {law.name!r} has no ceiling: if {y} is a share, {cure}."}
+    return {}
+
+
+def _levels_off(group: Group, axis: int) -> bool:
+    """Whether the law stays near the data far beyond them along an axis."""
+    far = group.data.x.copy()
+    far[axis] = far[axis].max() * _FAR
+    with np.errstate(over="ignore"):
+        return bool(group.law.predict(far, group.values).max() < 10 * group.data.y.max())
 
 
 def of_residuals(group: Group, residual: Array) -> dict[str, str]:
@@ -113,6 +164,21 @@ def _asked(law: str) -> str:
     return "the formula with it" if law == FORMULA else f"--law {law}"
 
 
+def of_comparison(compared: bool, options: Options) -> dict[str, str]:
+    """Where rivals are missing, or judged by another loss than the law."""
+    if not compared:
+        text = (
+            f"Rivals, and tests of a floor, are for at most {MOST_COMPARED} groups at a time: choose groups with where."
+        )
+        return {"no_rivals": text}
+    if options.huber is not None:
+        text = (
+            "Rivals, and tests of a floor, compare fits by least squares, not by Huber's loss: outliers count in full."
+        )
+        return {"rivals_by_least_squares": text}
+    return {}
+
+
 def of_rivals(law: Law, rivals: Sequence[Evidence]) -> dict[str, str]:
     """Whether the data need the floor that a law has, or one that it has not."""
     out = {}
@@ -120,17 +186,16 @@ def of_rivals(law: Law, rivals: Sequence[Evidence]) -> dict[str, str]:
     for rival in rivals:
         if rival.law == law.floorless and rival.p_value is not None and rival.p_value > _UNCERTAIN:
             out["floor_not_needed"] = (
-                f"A floor of E = 0 fits as well (likelihood ratio, p = {rival.p_value:.2g}): these data cannot "
+                f"A floor of E = 0 fits as well (F test, p = {rival.p_value:.2g}): these data cannot "
                 "distinguish a floor from no floor."
             )
         if rival.law == law.inside and rival.p_value is not None and rival.p_value < _SUSPICIOUS:
             out["constraint_contradicted"] = (
                 f"{rival.law} fits better without these constraints ({law.name.removeprefix(rival.law + ', ')}; "
-                f"likelihood ratio, p = {rival.p_value:.1g}): the data contradict them."
+                f"F test, p = {rival.p_value:.1g}): the data contradict them."
             )
-        if known[rival.law].floorless == law.name and (rival.p_value or 1.0) < _SUSPICIOUS:
+        if known[rival.law].floorless == law.name and rival.p_value is not None and rival.p_value < _SUSPICIOUS:
             out["floor_needed"] = (
-                f"A floor fits better than none (likelihood ratio, p = {rival.p_value:.1g}). Look at "
-                f"{_asked(rival.law)}."
+                f"A floor fits better than none (F test, p = {rival.p_value:.1g}). Look at {_asked(rival.law)}."
             )
     return out

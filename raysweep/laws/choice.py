@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import chdtrc
+from scipy.special import fdtrc
 
 from raysweep.errors import FitError
 from raysweep.laws.definition import Array, Law
-from raysweep.laws.estimate import Estimate, distinct, scales_of, solve
+from raysweep.laws.estimate import Estimate, Status, distinct, scales_of, solve
 from raysweep.laws.forms import LAWS, compared
 from raysweep.laws.polish import ITERATIONS
 
-__all__ = ["CANDIDATES", "Choice", "Evidence", "choose", "evidence", "held_out", "likelihood_ratio"]
+__all__ = ["CANDIDATES", "Choice", "Evidence", "choose", "evidence", "f_test", "held_out"]
 
 # Fewest parameters first. Without power and power+floor, limits of these that win short hold-outs by luck. Candidates,
 # cuts and margin were picked on the 92 curves of Alabdulmohsin et al. (2022), test parts included (analysis/LOG.md).
@@ -26,6 +26,7 @@ _FALLBACK = ("power+floor", "power")  # where scales are too few to compare: the
 _CUTS = (0.2, 0.5)  # shares of distinct scales left out: one shallow, one deep; the worse of the two scores counts
 _MARGIN = 1.05  # a law with more parameters must be better by this factor
 _SCORED = 25  # iterations of a fit that is only scored
+_AS_WELL = 1 + 1e-6  # ratio of objectives of two laws that fit the same
 _RELATIVE = 1e-6  # tolerance of a fit that is compared: far below the differences between laws
 
 
@@ -71,7 +72,8 @@ def choose(
     Each law is fitted without the top 20 % and without the top 50 % of distinct scales; its score is the worse log RMSE
     on the scales left out. The law with the fewest parameters within 5 % of the best is taken. A law whose data do not
     show what it says (`Law.sees`) is not a candidate. Where scales are too few for the deep cut the shallow one
-    decides alone; where they are too few for that, `power+floor` is taken, or `power`.
+    decides alone; where they are too few for that, `power+floor` is taken, or `power`. A law whose estimate lies on a
+    bound gives way to one that it contains and that fits as well (`power+floor` for a shift of 0).
 
     Args:
         x: Scales, positive, [points].
@@ -113,7 +115,17 @@ def choose(
     name = next(n for n in ranked if scores[n] <= _MARGIN * best)
     start = fits[name].values[:1]
     final = solve(LAWS[name], np.log(scales)[None], np.log(y)[None], w[None], huber, start)
-    return Choice(LAWS[name], final, scores)
+    return Choice(*_without_idle(LAWS[name], final, scales, y, w, huber), scores)
+
+
+def _without_idle(form: Law, fit: Estimate, x: Array, y: Array, w: Array, huber: float | None) -> tuple[Law, Estimate]:
+    """The simplest law that fits as well, where an estimate lies on a bound: what idles there would widen intervals."""
+    if fit.status[0] == Status.BOUND_HIT:
+        for smaller in sorted((LAWS[name] for name in form.contains if name in LAWS), key=lambda law: law.free):
+            tried = _fit(smaller, x, y, w[None], huber)
+            if tried.objective[0] <= fit.objective[0] * _AS_WELL:
+                return smaller, tried
+    return form, fit
 
 
 def _fit(form: Law, x: Array, y: Array, w: Array, huber: float | None, iterations: int = ITERATIONS) -> Estimate:
@@ -140,9 +152,9 @@ class Evidence:
         rmse_log: Root mean squared log residual.
         aicc: Akaike's criterion, corrected for few points, less that of the best of the laws; inf where points are too
             few for it. Points are taken to be independent.
-        p_value: The p-value of the likelihood-ratio test of a nested pair: that the extra part of the fitted law, or of
-            this one, is 0. None where neither contains the other. A parameter on the edge of its range (a floor of 0)
-            counts half (Self & Liang 1987).
+        p_value: The p-value of the F test of a nested pair: that the extra part of the fitted law, or of this one, is
+            0. None where neither contains the other. A parameter on the edge of its range (a floor of 0) counts half
+            (Self & Liang 1987).
         holdout: Log RMSE on the top 30 % of scales, fitted without them; None where scales are too few.
     """
 
@@ -210,20 +222,24 @@ def _compared(form: Law, x: Array, y: Array, w: Array, kept: Array) -> _Compared
 
 
 def _p_value(own: _Compared, other: _Compared, n: int) -> float | None:
-    """The p-value of the likelihood-ratio test of two laws on n points; None where neither contains the other."""
+    """The p-value of the F test of two laws on n points; None where neither contains the other, or none is spare."""
     a, b = own.form, other.form
     nested = b.name in a.contains or a.name in b.contains or a.inside == b.name
     if not nested or min(own.squares, other.squares) <= 0:
         return None
     small, large = (other, own) if b.free < a.free else (own, other)
-    edge = small.form.inside != large.form.name
-    return likelihood_ratio(small.squares, large.squares, n, abs(a.free - b.free), edge)
+    spare, edge = n - large.form.free, small.form.inside != large.form.name
+    return f_test(small.squares, large.squares, spare, abs(a.free - b.free), edge) if spare > 0 else None
 
 
-def likelihood_ratio(small: float, large: float, n: int, extra: int, edge: bool = True) -> float:
-    """The p-value of `extra` parameters being 0, from the sums of squares without and with them, of n points.
+def f_test(small: float, large: float, spare: int, extra: int, edge: bool = True) -> float:
+    """The p-value of `extra` parameters being 0, from the sums of squares without and with them.
 
-    A single extra parameter at the `edge` of its range (a floor of 0): half of chi-squared (Self & Liang 1987).
+    The F distribution in place of the limit of many points, chi-squared, which four points are far from. A single extra
+    parameter at the `edge` of its range (a floor of 0): half of it (Self & Liang 1987).
+
+    Args:
+        spare: Points less the parameters of the larger law, > 0.
     """
-    ratio = max(n * math.log(small / large), 0.0)  # below 0 only by a failed search
-    return float(chdtrc(extra, ratio)) / (2 if edge and extra == 1 and ratio > 0 else 1)
+    ratio = max((small / large - 1.0) * spare / extra, 0.0)  # below 0 only by a failed search
+    return float(fdtrc(extra, spare, ratio)) / (2 if edge and extra == 1 and ratio > 0 else 1)

@@ -105,7 +105,7 @@ class Law:
         implicit: How a law that is not a sum of terms is evaluated; None for the others.
         rivals: Laws that a fit is compared with: names that `forms.compared` knows, or laws.
         contains: Those of them that are this law with a part (a floor, a shift, a break) taken out, so that a
-            likelihood-ratio test compares the two.
+            test compares the two.
         floorless: The one of `contains` that lacks only the floor E; empty where a law has none.
         inside: The one of `rivals` that is this law with its constraints lifted, which hold no parameter at the edge of
             its range; empty where there is none.

@@ -13,10 +13,13 @@ from raysweep.laws import caveats, forms
 from raysweep.laws.batch import Group, bootstraps, solve_all, weights_of
 from raysweep.laws.bootstrap import Bootstrap
 from raysweep.laws.choice import choose, evidence, held_out
+from raysweep.laws.copies import counted_once
 from raysweep.laws.definition import Array, Law
+from raysweep.laws.dependence import clustered
 from raysweep.laws.determined import undetermined
 from raysweep.laws.estimate import Status, check, distinct, scales_of
 from raysweep.laws.group import Data, GroupFit, Holdout
+from raysweep.laws.pooling import pooled
 from raysweep.laws.request import Options
 
 __all__ = ["fit_groups"]
@@ -25,8 +28,9 @@ _ROUNDS = 3  # alternations of weights and fit
 _BATCH = 4_000_000  # numbers of draws' points held at a time
 _MANY = 5_000  # points of a group beyond which runs are averaged in batches
 _BATCHES = 100
+_SAME = 1e-12  # relative spread of y below which it is constant
 _KEEP = 2000  # groups beyond which draws are not kept, only their intervals
-_SHOWN = 50  # groups beyond which rivals are not fitted
+_OF_A_LINE = 2  # parameters of a straight line in logs, which a flat or rising y determines, too
 
 
 def fit_groups(
@@ -41,10 +45,10 @@ def fit_groups(
     begun = [_begin(law, data, options) for data in groups]
     sound = [i for i, group in enumerate(begun) if group.error is None]
     for i, group in zip(sound, _estimated([begun[i] for i in sound], options.huber), strict=True):
-        begun[i] = _judged(group)
+        begun[i] = _judged(clustered(group, x))
     drawn = _drawn(begun, options, keep=len(groups) <= _KEEP)
     second = _held_out(begun, options) if options.holdout else [None] * len(begun)
-    compare = len(groups) <= _SHOWN
+    compare = len(groups) <= caveats.MOST_COMPARED
     return [
         _outcome(group, x, y, options, sample, holdout, compare)
         for group, sample, holdout in zip(begun, drawn, second, strict=True)
@@ -62,16 +66,14 @@ def _judged(group: Group) -> Group:
 def _begin(law: Law | None, data: Data, options: Options) -> Group:
     """Points in a canonical order, so that neither the last digit nor a draw depends on the order of rows."""
     run = np.arange(data.y.size) if data.run is None else np.unique(data.run, return_inverse=True)[1]
-    order = np.lexsort((run, data.y, *data.x[::-1]) if data.run is not None else (data.y, *data.x[::-1]))
-    data = replace(
-        data,
-        x=data.x[:, order],
-        y=data.y[order],
-        run=None if data.run is None else data.run[order],
-        se=None if data.se is None else data.se[order],
-    )
-    run = run[order] if data.run is not None else run
-    details, weights = dict(data.details), np.ones(data.y.size)
+    ties = (run,) if data.run is not None else ()
+    order = np.lexsort((*data.others.values(), *ties, data.y, *data.x[::-1]))
+    data, run = data.take(order), run[order] if data.run is not None else run
+    details = dict(data.details)
+    kept, said = counted_once(data)
+    if said:
+        details["duplicated_rows"], data, run = said, data.take(kept), run[kept]
+    weights = np.ones(data.y.size)
     form, error = law or forms.law("power"), None
     try:
         if law is None:
@@ -85,16 +87,15 @@ def _begin(law: Law | None, data: Data, options: Options) -> Group:
                 else f"{form.name} was taken: scales are too few to choose a law by hold-out."
             )
         check(form, scales_of(form, data.x), data.y)
+        if np.ptp(data.y) <= _SAME * data.y.max():
+            raise FitError(
+                f"A law needs a y that changes, but y is {data.y[0]:.6g} at all {data.y.size} points. Check the "
+                "column, or fit another one."
+            )
         if data.se is not None and not (np.isfinite(data.se).all() and (data.se >= 0).all()):
             raise FitError("Standard errors must be finite and >= 0. Filter the rows without one, or leave se out.")
     except FitError as refused:
         error = str(refused)
-    same = (np.diff(data.x, axis=1) == 0).all(axis=0) & (np.diff(data.y) == 0) if data.run is None else np.zeros(1)
-    if same.any():
-        details["duplicated_rows"] = (
-            f"{int(same.sum())} of {data.y.size} rows equal another in every number and were taken for runs of their "
-            "own: if they are copies, remove them."
-        )
     if error is None and data.y.size > _MANY and distinct(data.x) * _BATCHES < data.y.size:
         rows = data.y.size
         data, run, weights = _batched(data, run)
@@ -117,7 +118,7 @@ def _batched(data: Data, run: npt.NDArray[np.int64]) -> tuple[Data, npt.NDArray[
     # Rows that are runs of their own remain so as batches.
     batch = np.arange(first.size) if data.run is None else run[first] % _BATCHES
     label = None if data.run is None else batch
-    return replace(data, x=data.x[:, first], y=y, run=label, se=se), batch, count.astype(np.float64)
+    return replace(data, x=data.x[:, first], y=y, run=label, se=se, others={}), batch, count.astype(np.float64)
 
 
 def _estimated(groups: Sequence[Group], huber: float | None) -> list[Group]:
@@ -226,23 +227,33 @@ def _outcome(
     law, data, values = group.law, group.data, group.values
     residual = np.log(data.y) - np.log(law.predict(data.x, values))
     rivals = tuple(evidence(law, data.x, data.y, group.weights, options.holdout)) if compare else ()
+    trend = caveats.of_trend(group, x, y)
     details = {
         **group.details,
         **caveats.of_search(Status(group.status)),
+        **trend,
         **caveats.of_residuals(group, residual),
+        **pooled(group, residual),
         **caveats.of_window(group, x, residual),
         **caveats.of_place(group),
         **caveats.of_holdout(law, holdout, options),
-        **caveats.of_rivals(law, rivals),
+        **({} if trend else caveats.of_rivals(law, rivals)),
+        **caveats.of_comparison(compare, options),
         **drawn.notes,
     }
+    intervals = drawn.intervals
+    if trend and law.free > _OF_A_LINE and intervals:
+        intervals = {}
+        details["no_interval"] = f"These data do not determine the parameters of {law.name!r}. " + "".join(
+            trend.values()
+        )
     with np.errstate(divide="ignore", invalid="ignore"):
         derived = {d.name: float(d.of(values)) for d in law.derived}
     return replace(
         failed,
         params=dict(zip(law.names, values.tolist(), strict=True)),
         derived={name: value for name, value in derived.items() if np.isfinite(value)},
-        intervals=drawn.intervals,
+        intervals=intervals,
         status=Status(group.status).name,
         rmse_log=float(np.sqrt((residual**2).mean())),
         details=details,
@@ -272,7 +283,7 @@ def _failed(group: Group, x: Sequence[str], y: str, options: Options) -> GroupFi
         intervals={},
         status="FAILED",
         n_points=data.y.size,
-        n_clusters=int(np.unique(group.run).size),
+        n_clusters=int(np.unique(group.run if data.run is None else data.run).size),
         cluster=data.cluster,
         n_scales=distinct(data.x),
         window=tuple((float(s.min()), float(s.max())) if s.size else (np.nan, np.nan) for s in data.x),

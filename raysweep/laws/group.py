@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class Data:
         details: Notes already known about these points.
         cluster: What `run` holds, for the reader.
         bounds: The window that kept these points; None without one.
+        others: The values, numbered from 0, of columns that the fit does not use, [points] each.
     """
 
     x: Array
@@ -44,6 +45,18 @@ class Data:
     details: Mapping[str, str] = field(default_factory=dict)
     cluster: str = "run"
     bounds: Bounds | None = None
+    others: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+
+    def take(self, rows: npt.NDArray[Any]) -> Data:
+        """Some of the points, by a mask or by their numbers."""
+        return replace(
+            self,
+            x=self.x[:, rows],
+            y=self.y[rows],
+            run=None if self.run is None else self.run[rows],
+            se=None if self.se is None else self.se[rows],
+            others={name: codes[rows] for name, codes in self.others.items()},
+        )
 
 
 @dataclass(frozen=True)

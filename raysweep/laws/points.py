@@ -37,6 +37,7 @@ __all__ = ["Part", "Points", "points"]
 
 _OWN = ("lane", "shape")  # kinds of axes whose values each have runs of their own
 _HELD = 5_000_000  # rows that are simply read: a few hundred MB
+_LOOKED = 100_000  # rows up to which columns that nobody named are looked at
 _SHOWN = 6  # groups without a row that a note names
 
 
@@ -75,6 +76,7 @@ class Points:
         by: Columns whose every combination of values is fitted separately.
         parts: What is known about each group, in the order of the by-columns' values; also of groups of which a window
             left no row.
+        others: Columns of a plain table that nobody named; those of a ledger are accounted for.
     """
 
     frame: pl.DataFrame
@@ -82,6 +84,7 @@ class Points:
     y: str
     by: tuple[str, ...]
     parts: tuple[Part, ...]
+    others: tuple[str, ...] = ()
 
     def of(self, group: Mapping[str, Any]) -> pl.DataFrame:
         """The rows of one group."""
@@ -124,7 +127,8 @@ def points(data: Source, request: FitRequest, keep: Sequence[str] = ()) -> Point
     kept = keep_measured(table.rows, table.columns, request.y, table.measured)
     if request.window is not None:
         kept, keep = replace(kept, rows=bounded(kept.rows, request.window)), (*keep, *BOUNDS)
-    rows = _carried(kept, table, request, keep)
+    others = _unnamed(kept, table, request, keep)
+    rows = _carried(kept, table, request, (*keep, *others))
     if table.columns and kept.count:
         reduced = _of_ledger(rows, table, request, keep)
     else:
@@ -148,7 +152,16 @@ def points(data: Source, request: FitRequest, keep: Sequence[str] = ()) -> Point
     parts = _parts(frame, groups, clusters, errors, notes)
     if windowed is not None:
         parts = _with_bounds(parts, counts(frame, every), every, of_groups(windowed, request))
-    return Points(frame, request.x, request.y, grouping.by, parts)
+    return Points(frame, request.x, request.y, grouping.by, parts, tuple(n for n in others if n in frame.columns))
+
+
+def _unnamed(kept: Kept, table: Table, request: FitRequest, keep: Sequence[str]) -> tuple[str, ...]:
+    """The columns of a plain table, if it is not too long, in which different set-ups may lie pooled."""
+    if table.columns or kept.count > _LOOKED:
+        return ()
+    named = {*request.x, request.y, *request.by, *keep, table.run, table.se}
+    schema = kept.rows.collect_schema()
+    return tuple(name for name, kind in schema.items() if name not in named and not kind.is_nested())
 
 
 def _carried(kept: Kept, table: Table, request: FitRequest, keep: Sequence[str]) -> pl.LazyFrame:

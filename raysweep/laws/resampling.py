@@ -10,7 +10,17 @@ import numpy.typing as npt
 from raysweep.errors import FitError
 from raysweep.laws.definition import Array, Law
 
-__all__ = ["Residuals", "canonical", "measured", "multiplicities", "multipliers", "residuals", "spent_by"]
+__all__ = [
+    "Residuals",
+    "beyond",
+    "canonical",
+    "measured",
+    "multiplicities",
+    "multipliers",
+    "residuals",
+    "spent_by",
+    "tangent",
+]
 
 _REDRAWS = 100
 _SCALES = 200
@@ -138,6 +148,31 @@ class Residuals:
         return np.asarray((factor * taken / size)[:, self.cluster])
 
 
+def tangent(law: Law, u: Array, t: Array, w: Array, fitted: Array) -> tuple[Array, Array, Array]:
+    """Fitted log y, [points]; root weights over their mean, [points]; and the directions in which the law can bend.
+
+    The directions, [points, rank], are an orthonormal basis q of the law's slopes times the root weights: the hat
+    matrix is q q'. Arguments as in `residuals`.
+    """
+    centre, rows = law.evaluate(u, fitted)
+    # A parameter on its bound cannot bend the law.
+    columns = [
+        np.broadcast_to(row * value if p.log else row, t.shape) * (p.low < value < p.high)
+        for row, value, p in zip(rows, fitted, law.parameters, strict=True)
+    ]
+    root = np.sqrt(w / w.mean())
+    jacobian = np.stack(columns, axis=1) * root[:, None]
+    size = np.linalg.norm(jacobian, axis=0)
+    left, values, _ = np.linalg.svd(jacobian / np.where(size > 0, size, 1.0), full_matrices=False)
+    return centre, root, left[:, values > 1e-9 * values[0]]
+
+
+def beyond(q: Array, columns: Array) -> Array:
+    """An orthonormal basis, [points, rank], of what `columns`, [points, k], add to the directions `q`."""
+    more, size, _ = np.linalg.svd(columns - q @ (q.T @ columns), full_matrices=False)
+    return np.asarray(more[:, size > 1e-9 * max(float(size[0]), 1.0)])
+
+
 def residuals(law: Law, u: Array, t: Array, w: Array, fitted: Array, cluster: npt.NDArray[np.int64]) -> Residuals:
     """Residuals of a fit, enlarged by leverage.
 
@@ -152,17 +187,7 @@ def residuals(law: Law, u: Array, t: Array, w: Array, fitted: Array, cluster: np
         fitted: The law's values, [parameters].
         cluster: The run of each point, from 0, [points].
     """
-    centre, rows = law.evaluate(u, fitted)
-    # A parameter on its bound cannot bend the law.
-    columns = [
-        np.broadcast_to(row * value if p.log else row, t.shape) * (p.low < value < p.high)
-        for row, value, p in zip(rows, fitted, law.parameters, strict=True)
-    ]
-    root = np.sqrt(w / w.mean())
-    jacobian = np.stack(columns, axis=1) * root[:, None]
-    size = np.linalg.norm(jacobian, axis=0)
-    left, values, _ = np.linalg.svd(jacobian / np.where(size > 0, size, 1.0), full_matrices=False)
-    q = left[:, values > 1e-9 * values[0]]
+    centre, root, q = tangent(law, u, t, w, fitted)
     residual = (t - centre) * root
     # Through p x p matrices, however many points a run has: H_cc = q_c q_c'.
     runs = int(cluster.max()) + 1

@@ -127,6 +127,7 @@ def _groups(taken: Points) -> list[Data]:
     x, y = np.stack([numbers(frame, name) for name in taken.x]), numbers(frame, taken.y)
     runs = _clusters(frame, taken)
     errors = {name: numbers(frame, name) for name in {part.se for part in taken.parts} if name is not None}
+    others = {name: _numbered(frame[name]) for name in taken.others}
     owner = frame.select(pl.struct(by).rle_id()).to_series().to_numpy() if by else np.zeros(frame.height, np.int64)
     return [
         Data(
@@ -138,6 +139,7 @@ def _groups(taken: Points) -> list[Data]:
             details=part.details,
             cluster=part.cluster,
             bounds=part.bounds,
+            others={name: codes[rows] for name, codes in others.items()},
         )
         for rows, part in zip(_stretches(owner, taken), taken.parts, strict=True)
     ]
@@ -150,6 +152,11 @@ def _stretches(owner: np.ndarray[Any, Any], taken: Points) -> Iterator[slice]:
         yield slice(0, 0) if part.bounds is not None and not part.bounds.kept else next(known)[1]
 
 
+def _numbered(column: pl.Series) -> np.ndarray[Any, Any]:
+    """A number for each distinct value, [rows], from 1 in the order of their names."""
+    return column.cast(pl.String).fill_null("").rank("dense").to_numpy().astype(np.int64)
+
+
 def _clusters(frame: pl.DataFrame, taken: Points) -> dict[str, np.ndarray[Any, Any]]:
     """A number for each row's cluster, [rows], by each column that identifies the clusters of some group.
 
@@ -158,6 +165,6 @@ def _clusters(frame: pl.DataFrame, taken: Points) -> dict[str, np.ndarray[Any, A
     """
     runs, before = {}, 0
     for name in sorted({part.run for part in taken.parts if part.run is not None}):
-        runs[name] = frame[name].cast(pl.String).fill_null("").rank("dense").to_numpy().astype(np.int64) + before
+        runs[name] = _numbered(frame[name]) + before
         before = int(runs[name].max())
     return runs

@@ -5,7 +5,7 @@ import pytest
 
 from raysweep.errors import FitError
 from raysweep.laws import law
-from raysweep.laws.choice import choose, evidence, held_out, likelihood_ratio
+from raysweep.laws.choice import choose, evidence, f_test, held_out
 from raysweep.laws.estimate import estimate
 
 X = np.geomspace(10, 1e6, 24)
@@ -56,11 +56,11 @@ def test_two_scales_are_held_out_by_their_product():
     assert sorted(zip(n[left], d[left], strict=True)) == [(3.0, 9.0), (9.0, 3.0), (9.0, 9.0)]
 
 
-def test_likelihood_ratio_of_no_floor_has_its_nominal_size():
+def test_the_f_test_of_no_floor_has_its_nominal_size():
     """Without a floor, P(p < 0.05) is 0.05: half of the time the floor is estimated at 0 (Self & Liang 1987)."""
     worlds = np.stack([noisy("power", [3, 0.5], sigma=0.05, seed=seed) for seed in range(2000)])
     small, large = (estimate(law(name), X, worlds).objective for name in ("power", "power+floor"))
-    p = np.array([likelihood_ratio(a, b, X.size, 1) for a, b in zip(small, large, strict=True)])
+    p = np.array([f_test(a, b, X.size - 3, 1) for a, b in zip(small, large, strict=True)])
     assert (p < 0.05).mean() == pytest.approx(0.05, abs=0.025)  # 24 points: the chi-squared limit is not reached
     assert (p > 0.49).mean() == pytest.approx(0.5, abs=0.05)
 

@@ -52,9 +52,13 @@ def test_a_ledgers_seed_is_the_unit_unless_another_is_named():
     assert (named.n_clusters, named.cluster) == (40, "run")
 
 
-def test_a_plain_table_says_nothing_of_seeds():
+def test_a_plain_table_says_nothing_of_seeds_but_its_residuals_may():
     plain = pl.DataFrame(grid(5)).drop("init_seed", "labels")
-    assert fit(plain, x="n_train", y="loss").only.n_clusters == 40
+    without = fit(plain.drop("seed"), x="n_train", y="loss").only
+    assert (without.n_clusters, without.cluster) == (40, "run")
+    only = fit(plain, x="n_train", y="loss").only
+    assert (only.n_clusters, only.cluster) == (5, "seed")
+    assert "correlated_rows" in only.notes
 
 
 def test_two_seeds_are_too_few_and_a_note_says_so():

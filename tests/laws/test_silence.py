@@ -1,0 +1,196 @@
+"""Data that make an interval wrong are spoken of, and right worlds are left alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from raysweep.errors import FitError
+from raysweep.laws import fit, law
+from raysweep.laws.dependence import dependence, levels_of
+from raysweep.laws.fitting import fit_groups
+from raysweep.laws.forms import LAWS
+from raysweep.laws.group import Data
+from raysweep.laws.request import Options
+from raysweep.laws.trend import trend
+
+QUICK = Options(draws=0, holdout=0)
+VALUES = np.array([0.4, 6.0, 0.45])
+
+
+def clean(x):
+    return law("power+floor").predict(x, VALUES)
+
+
+def carried(rng, chains, points, phi):
+    e = rng.standard_normal((chains, points))
+    for i in range(1, points):
+        e[:, i] = phi * e[:, i - 1] + np.sqrt(1 - phi**2) * e[:, i]
+    return e
+
+
+def fitted(name, x, y, options=QUICK, **more):
+    return fit_groups(
+        law(name), [Data(np.atleast_2d(x), y, **more)], list("nd")[: np.atleast_2d(x).shape[0]], "y", options
+    )[0]
+
+
+# Correlated rows
+
+
+def test_checkpoints_of_one_run_become_blocks_and_independent_rows_stay():
+    rng, x = np.random.default_rng(3), np.geomspace(50, 5e4, 60)
+    options = Options(draws=200, holdout=0)
+    own = fitted("power+floor", x, clean(x) * np.exp(0.02 * rng.standard_normal(60)), options)
+    assert (own.n_clusters, own.cluster) == (60, "run")
+    assert "correlated_rows" not in own.notes
+    y = clean(x) * np.exp(0.02 * carried(rng, 1, 60, 0.9)[0])
+    one, declared = (fitted("power+floor", x, y, options, run=run) for run in (None, np.arange(60)))
+    assert (one.n_clusters, one.cluster) == (8, "block")
+    assert "Residuals of neighbouring points along n are correlated" in one.details["correlated_rows"]
+    assert "correlated_rows" not in declared.notes  # whoever names the runs is believed
+    assert np.ptp(one.interval("alpha")) > 1.5 * np.ptp(declared.interval("alpha"))
+
+
+def test_runs_are_found_in_a_scale_or_in_another_column():
+    rng = np.random.default_rng(4)
+    n, d = (a.ravel() for a in np.meshgrid(np.geomspace(1e6, 1e8, 9), np.geomspace(1e8, 1e10, 25), indexing="ij"))
+    y = law("chinchilla").predict(np.stack([n, d]), np.array([1.5, 300, 500, 0.33, 0.3]))
+    joint = fitted("chinchilla", np.stack([n, d]), y * np.exp(0.01 * carried(rng, 9, 25, 0.85).ravel()))
+    assert (joint.n_clusters, joint.cluster) == (9, "n")
+    x = np.tile(np.geomspace(50, 5e4, 25), 4)
+    y = clean(x) * np.exp(0.01 * carried(rng, 4, 25, 0.85).ravel())
+    table = pl.DataFrame({"n": x, "loss": y, "job": np.repeat(list("abcd"), 25)})
+    found = fit(table, "power+floor", x="n", y="loss", bootstrap=0).only
+    assert (found.n_clusters, found.cluster) == (4, "job")
+    named = fit(table, "power+floor", x="n", y="loss", bootstrap=0, run="job").only
+    assert "correlated_rows" not in named.notes
+    assert named.params == found.params
+
+
+@pytest.mark.parametrize("growth", [1.0, 8.0])
+def test_independent_rows_are_rarely_called_correlated(growth):
+    rng, x, form = np.random.default_rng(5), np.geomspace(50, 5e4, 40), LAWS["power+floor"]
+    sigma, fired = 0.02 * np.geomspace(growth**-0.5, growth**0.5, 40), 0
+    for _ in range(300):  # residuals about the truth: a fit's own are less alike
+        y = clean(x) * np.exp(sigma * rng.standard_normal(40))
+        fired += dependence(form, ["n"], x[None], y, np.ones(40), VALUES, {}) is not None
+    assert fired <= 9  # 3 %
+
+
+def test_a_column_that_follows_a_scale_is_no_set_up():
+    x = np.array([[1.0, 1, 2, 2, 3, 3, 4, 4]])
+    assert levels_of(np.array([0, 0, 1, 1, 2, 2, 3, 3]), x) is None
+    assert levels_of(np.array([0, 0, 0, 0, 5, 5, 5, 5]), x) is None  # small and large
+    assert levels_of(np.arange(8), x) is None
+    assert levels_of(np.zeros(8, int), x) is None
+    assert levels_of(np.array([3, 7] * 4), x).tolist() == [0, 1] * 4
+
+
+# Pooled set-ups
+
+
+@pytest.mark.parametrize(("shift", "speaks"), [(0.0, False), (0.08, True)])
+def test_set_ups_in_a_column_that_nobody_named_are_spoken_of(shift, speaks):
+    rng, x = np.random.default_rng(6), np.tile(np.geomspace(50, 5e4, 8), 4)
+    optimiser, seed = np.repeat(["adam", "sgd"], 16), np.tile(np.repeat([0, 1], 8), 2)
+    y = clean(x) * np.exp(shift * (optimiser == "sgd") + 0.01 * rng.standard_normal(32))
+    table = pl.DataFrame({"n": x, "loss": y, "optimiser": optimiser, "seed": seed, "seconds": rng.random(32)})
+    notes = fit(table, "power+floor", x="n", y="loss", bootstrap=0).only.notes
+    assert [note for note in notes if note.startswith("pooled_")] == ["pooled_optimiser"] * speaks
+    apart = fit(table, "power+floor", x="n", y="loss", by="optimiser", bootstrap=0)
+    assert not any(note.startswith("pooled_") for group in apart for note in group.notes)
+
+
+def test_set_ups_are_compared_by_clusters_where_rows_form_some():
+    rng, x = np.random.default_rng(7), np.tile(np.geomspace(50, 5e4, 6), 10)
+    run, arm = np.repeat(np.arange(10), 6), np.repeat(np.arange(10) % 2, 6)
+    offset = 0.05 * np.repeat(rng.standard_normal(10), 6)  # runs differ, set-ups do not
+    y = clean(x) * np.exp(offset + 0.01 * rng.standard_normal(60))
+    same = fitted("power+floor", x, y, run=run, others={"arm": arm})
+    assert "pooled_arm" not in same.notes
+    assert "pooled_arm" in fitted("power+floor", x, y * np.exp(0.4 * arm), run=run, others={"arm": arm}).notes
+
+
+# Flat and rising y
+
+
+def test_a_constant_is_refused_and_a_flat_y_has_no_floor():
+    x = np.geomspace(1e3, 1e6, 9)
+    table = pl.DataFrame({"n": x, "loss": np.full(9, 0.8333)})
+    with pytest.raises(FitError, match=r"y is 0\.8333 at all 9 points"):
+        fit(table, "power+floor", x="n", y="loss")
+    noise = np.random.default_rng(18).standard_normal(9)
+    flat = fitted("power+floor", x, 0.8333 * np.exp(0.01 * noise), Options(draws=100))
+    assert {"no_trend", "no_interval"} <= set(flat.notes)
+    assert not {"floor_needed", "floor_not_needed"} & set(flat.notes)
+    assert dict(flat.intervals) == {}
+    low, high = flat.band([1e4])[0]
+    assert low < 0.8333 < high
+    line = fitted("power", x, 0.8333 * np.exp(0.01 * noise), Options(draws=100))
+    assert line.interval("alpha")[0] < 0 < line.interval("alpha")[1]  # a straight line may be flat
+
+
+def test_a_rising_y_is_spoken_of_where_the_law_cannot_follow_or_has_no_ceiling():
+    x, noise = np.geomspace(1e3, 1e6, 9), np.exp(0.005 * np.random.default_rng(9).standard_normal(9))
+    accuracy = (0.9 - 0.5 * (x / 1e3) ** -0.2) * noise
+    assert "cannot follow" in fitted("power+floor", x, accuracy).details["rising"]
+    assert "no ceiling" in fitted("power", x, accuracy).details["rising"]
+    assert "rising" not in fitted("power+floor", x, 1 - accuracy).notes
+    assert "rising" not in fitted("power", x, 40 * x**0.5 * noise).notes  # an optimal size against compute
+
+
+def test_the_trend_is_a_straight_line_in_logs():
+    rng = np.random.default_rng(10)
+    x = np.exp(rng.standard_normal((2, 30)))
+    exact = trend(x, 3 * x[0] ** 0.4 / x[1], np.ones(30))
+    assert exact.slopes == pytest.approx([0.4, -1.0])
+    flat = [trend(x, np.exp(rng.standard_normal(30)), np.ones(30)).flat for _ in range(300)]
+    assert np.mean(flat) == pytest.approx(0.5, abs=0.07)  # uniform
+    assert trend(x[:, :4], x[0, :4], np.ones(4)) is None
+
+
+# Rows that stand twice
+
+
+def test_copies_count_once_and_numbers_of_few_digits_may_agree():
+    rng, x = np.random.default_rng(11), np.geomspace(50, 5e4, 10)
+    y, options = clean(x) * np.exp(0.01 * rng.standard_normal(10)), Options(draws=200, holdout=0)
+    once, thrice = (fitted("power+floor", np.tile(x, k), np.tile(y, k), options) for k in (1, 3))
+    assert thrice.n_points == 10
+    assert thrice.intervals == once.intervals
+    assert thrice.details["duplicated_rows"].startswith("20 of 30 rows equal another in every number and were counted")
+    some = fitted("power+floor", np.append(x, x[:2]), np.append(y, y[:2]))
+    assert some.n_points == 10
+    short = np.append(np.round(y, 3), np.round(y[:2], 3))
+    assert fitted("power+floor", np.append(x, x[:2]), short).n_points == 12
+    apart = {"seed": np.repeat([0, 1], 10)}
+    assert fitted("power+floor", np.tile(x, 2), np.tile(y, 2), others=apart).n_points == 20
+
+
+# Limits
+
+
+def test_few_points_do_not_need_a_floor_by_chance():
+    rng, x = np.random.default_rng(12), np.geomspace(1e3, 1e6, 4)
+    worlds = [Data(x[None], 5 * x**-0.3 * np.exp(0.05 * rng.standard_normal(4))) for _ in range(50)]
+    found = fit_groups(law("power"), worlds, ["n"], "y", QUICK)
+    assert sum("floor_needed" in group.notes for group in found) <= 1  # nominally 1 in 1,000
+
+
+def test_missing_rivals_and_those_of_another_loss_are_spoken_of():
+    rng, x = np.random.default_rng(13), np.geomspace(1e3, 1e6, 6)
+    worlds = [Data(x[None], x**-0.3 * np.exp(0.05 * rng.standard_normal(6))) for _ in range(51)]
+    assert all("no_rivals" in group.notes for group in fit_groups(law("power"), worlds, ["n"], "y", QUICK))
+    huber = fitted("power", x, worlds[0].y, Options(draws=0, holdout=0, huber=1e-3))
+    assert "rivals_by_least_squares" in huber.notes
+    assert not {"no_rivals", "rivals_by_least_squares"} & set(fitted("power", x, worlds[0].y).notes)
+
+
+def test_auto_takes_no_shift_that_is_nought():
+    rng, x = np.random.default_rng(14), np.geomspace(50, 5e4, 20)
+    worlds = [Data(x[None], clean(x) * np.exp(0.005 * rng.standard_normal(20))) for _ in range(12)]
+    found = fit_groups(None, worlds, ["n"], "y", QUICK)
+    assert "power+floor" in {group.law.name for group in found}
+    assert not any(group.law.name == "shifted" and group.params["s"] < 1e-6 * x[0] for group in found)
