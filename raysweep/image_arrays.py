@@ -231,20 +231,20 @@ def _checked(file: Path, train: _Part, test: _Part) -> Images:
     return Images(np.concatenate(x), np.concatenate(y), classes, len(y[0]))
 
 
-def _is_square(numbers: int) -> bool:
-    try:
-        channels_and_side(numbers)
-    except SweepError:
-        return False
-    return True
+def _is_of_images(shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape may hold square images."""
+    if len(shape) == 2:
+        try:
+            channels_and_side(shape[1])
+        except SweepError:
+            return False
+        return True
+    return len(shape) in (3, 4) and shape[1] == shape[2] > 0 and shape[3:] in ((), (1,), (3,))
 
 
 def _pixels(file: Path, name: str, x: Array) -> Bytes:
     """[n, channels * side^2], channel by channel, of grey levels in one of the accepted shapes."""
-    shape = x.shape[1:]
-    if not (
-        _is_square(shape[0]) if len(shape) == 1 else shape in {(*shape[:1] * 2, *last) for last in ((), (1,), (3,))}
-    ):
+    if not _is_of_images(x.shape):
         raise _fault(
             file,
             f"{name} must have the shape [n, side, side], [n, side, side, 1 or 3], or [n, numbers] of square images, "
