@@ -22,15 +22,8 @@ import numpy.typing as npt
 
 from raysweep import hub, image_folder
 from raysweep.errors import SweepError, nearest
-from raysweep.image_arrays import (
-    LEVELS,
-    Images,
-    ImageShape,
-    channels_and_side,
-    images_in,
-    require_classes,
-    shape_in,
-)
+from raysweep.image_arrays import LEVELS, Images, ImageShape, channels_and_side, require_classes
+from raysweep.image_file import images_in, shape_in
 from raysweep.image_folder import Files
 
 __all__ = [
@@ -116,14 +109,20 @@ def fingerprint(name: str) -> str:
     """The SHA-256 of `images(name)`: of the file, or of the digits' own arrays.
 
     Raises:
-        SweepError: there is no such file.
+        SweepError: there is no such file, or it may not be read.
     """
     if name == "digits":
         return load(name).sha256
-    if files := _listed(name):
-        return image_folder.digest(files)
-    with open(_file(name), "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        if files := _listed(name):
+            return image_folder.digest(files)
+        with open(_file(name), "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise SweepError(
+            f"data: every file of {name!r} must be readable, but one is not: {error}. Change its permissions, or "
+            "take it out"
+        ) from error
 
 
 @cache

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raysweep.errors import SweepError
-from raysweep.image_arrays import unreadable
+from raysweep.image_file import unreadable
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

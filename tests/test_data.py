@@ -2,13 +2,14 @@
 
 import hashlib
 import io
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from raysweep import data, image_arrays
+from raysweep import data, image_file
 from raysweep.errors import SweepError
 
 
@@ -55,7 +56,7 @@ def test_images_of_a_file_are_channel_by_channel_and_sized_without_being_decoded
 def test_images_may_be_jpeg_that_share_a_header(tmp_path, monkeypatch):
     image = pytest.importorskip("PIL.Image")
     monkeypatch.setenv("RAYSWEEP_DATA", str(tmp_path))
-    monkeypatch.setattr(image_arrays, "_JPEG_TEST", 1)
+    monkeypatch.setattr(image_file, "_JPEG_TEST", 1)
     greys = (40, 200, 120)
     files = []
     for grey in greys:
@@ -135,7 +136,7 @@ def test_images_may_be_lists_in_a_parquet_file(tmp_path, monkeypatch, kind):
 def test_a_parquet_file_that_holds_no_images_is_refused(tmp_path, columns, message):
     parquet.write_table(table(**columns), tmp_path / "odd.parquet")
     with pytest.raises(SweepError, match=rf"(?s)^data: (?=.*odd\.parquet).*{message}"):
-        image_arrays.shape_in(tmp_path / "odd.parquet")
+        image_file.shape_in(tmp_path / "odd.parquet")
 
 
 def test_a_parquet_file_with_broken_pages_is_refused(tmp_path):
@@ -145,7 +146,7 @@ def test_a_parquet_file_with_broken_pages_is_refused(tmp_path):
     content[4:120] = b"\xff" * 116
     file.write_bytes(content)
     with pytest.raises(SweepError, match=r"must have the columns x .*odd\.parquet has not"):
-        image_arrays.shape_in(file)
+        image_file.shape_in(file)
 
 
 X, Y = np.random.default_rng(1).integers(0, 256, (12, 8, 8), dtype=np.uint8), np.arange(12) % 3
@@ -166,11 +167,11 @@ def arrays(**changed):
 def test_arrays_of_one_meaning_are_the_same_images(tmp_path, changed):
     for name, some in (("plain", arrays()), ("changed", arrays(**changed))):
         np.savez(tmp_path / f"{name}.npz", **some)
-    one, other = (image_arrays.images_in(tmp_path / f"{name}.npz") for name in ("plain", "changed"))
+    one, other = (image_file.images_in(tmp_path / f"{name}.npz") for name in ("plain", "changed"))
     np.testing.assert_array_equal(one.x, np.concatenate([X, X[:6]]).reshape(18, 64))
     np.testing.assert_array_equal(one.x, other.x)
     np.testing.assert_array_equal(one.y, other.y)
-    assert one.shape == other.shape == image_arrays.shape_in(tmp_path / "changed.npz") == data.ImageShape(64, 3, 12, 6)
+    assert one.shape == other.shape == image_file.shape_in(tmp_path / "changed.npz") == data.ImageShape(64, 3, 12, 6)
     assert other.x.dtype == np.uint8
 
 
@@ -206,7 +207,7 @@ def test_arrays_of_one_meaning_are_the_same_images(tmp_path, changed):
 def test_arrays_that_are_no_labelled_images_are_refused(tmp_path, changed, message):
     np.savez(tmp_path / "odd.npz", **arrays(**changed))
     with pytest.raises(SweepError, match=rf"(?s)^data: (?=.*odd\.npz).*{message}"):
-        image_arrays.shape_in(tmp_path / "odd.npz")
+        image_file.shape_in(tmp_path / "odd.npz")
 
 
 def flipped(content):
@@ -230,4 +231,15 @@ def test_broken_files_of_arrays_are_refused(tmp_path, spoil, why):
     np.savez(file, **arrays())
     file.write_bytes(spoil(file.read_bytes()))
     with pytest.raises(SweepError, match=f"an .npz must hold arrays of numbers .*{why}"):
-        image_arrays.shape_in(file)
+        image_file.shape_in(file)
+
+
+def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAYSWEEP_DATA", str(tmp_path))
+    np.savez(tmp_path / "locked.npz", **arrays())
+    denied = PermissionError(13, "Permission denied", "locked.npz")
+    with (
+        patch("builtins.open", side_effect=denied),
+        pytest.raises(SweepError, match=r"every file of 'locked' must be readable, .*Permission denied: 'locked\.npz'"),
+    ):
+        data.fingerprint("locked")
