@@ -214,7 +214,7 @@ def labels_of(file: Path, name: str, y: Array) -> Integers:
             file,
             f"{name} must have the shape [n], the class of each image",
             f"it is {list(y.shape)}",
-            "Of one-hot labels, take y.argmax(1)",
+            "For one-hot labels, save y.argmax(1)",
         )
     if not len(y):
         raise fault(file, f"{name} must hold labels", "there are none", "Add some")
