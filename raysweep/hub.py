@@ -43,9 +43,7 @@ class _Column(Sequence[Path | Encoded]):
         row = range(len(self))[at]
         for part, rows in self.parts.items():
             if row < len(rows):
-                held = rows[row][self.name]
-                data = held["bytes"] if held["bytes"] is not None else Path(held["path"]).read_bytes()
-                return Encoded(data, f"{part}/{row}")
+                return Encoded(_bytes(rows[row][self.name]), f"{part}/{row}")
             row -= len(rows)
         raise IndexError(at)
 
@@ -77,10 +75,22 @@ def listed(name: str) -> Files:
     features = loaded["train"].features
     image, label = (_first(name, features, kind) for kind in (package.Image, package.ClassLabel))
     parts = {part: loaded[part].cast_column(image, package.Image(decode=False)) for part in ("train", test)}
-    y = np.concatenate([np.asarray(rows[label], dtype=np.int64) for rows in parts.values()])
+    if empty := [part for part, rows in parts.items() if not len(rows)]:
+        raise SweepError(f"data: must have images for training and for testing, but {name!r} has none in {empty}")
+    labels = [-1 if one is None else one for rows in parts.values() for one in rows[label]]
+    y = np.asarray(labels, dtype=np.int64)
     if y.min() < 0:
         raise SweepError(f"data: every image must have a class, but {int((y < 0).sum())} of {name!r} have none")
     return Files(_Column(parts, image), y, len(parts["train"]), tuple(features[label].names))
+
+
+def _bytes(image: Mapping[str, Any] | None) -> bytes:
+    """The file of an image; empty, so that it counts as unreadable, where there is none."""
+    if image is None:
+        return b""
+    if image["bytes"] is not None:
+        return bytes(image["bytes"])
+    return Path(image["path"]).read_bytes() if image["path"] and Path(image["path"]).is_file() else b""
 
 
 def _package(name: str) -> ModuleType:

@@ -1,7 +1,8 @@
 """Images in folders, a folder per class, of any size and format that Pillow reads.
 
 Either FOLDER/train/CLASS/... and FOLDER/test/CLASS/... (or `val`), or FOLDER/CLASS/..., of which a sixth, by a hash of
-the file's name, is for testing. Each image is scaled so that its shorter side fits, and its middle is cut out.
+the file's name, is for testing. Each image is scaled so that its shorter side fits, and its middle is cut out. Grey
+levels of 16 bits become 8 bits; images whose levels have no known range (32 bits, floating point) count as unreadable.
 """
 
 from __future__ import annotations
@@ -9,26 +10,33 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from raysweep.errors import SweepError
+from raysweep.image_file import unreadable
 
-__all__ = ["TESTS", "Encoded", "Files", "channels", "decoded", "digest", "listed"]
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+__all__ = ["TESTS", "Encoded", "Files", "channels", "decoded", "digest", "listed", "require_readable"]
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 _ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"))
+_NAMED = 5  # files in a message
 _TEST_SHARE = 6  # one in so many, where nobody says which are for testing
 TESTS = ("test", "val", "valid", "validation")  # names of a part for testing
-_GREY = ("1", "L", "LA", "I", "I;16", "F")  # Pillow's modes
-_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, MemoryError)  # what Pillow raises for what it cannot read
+_DEEP = ("I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes: 16 bits
+_GREY = ("1", "L", "LA", "I", "F", *_DEEP)
+_BYTES_OF_16 = 257  # 65,535 / 255
 
 
 class Encoded(io.BytesIO):
@@ -102,8 +110,9 @@ def channels(files: Files) -> int:
     from PIL import Image
 
     for path in files.paths:
-        with contextlib.suppress(*_UNREADABLE), Image.open(path) as opened:
-            return 1 if opened.mode in _GREY else 3
+        with contextlib.suppress(*unreadable()), Image.open(path) as opened:
+            if _bits(opened.mode, opened.format):
+                return 1 if opened.mode in _GREY else 3
     raise SweepError(
         f"data: images must be readable, but none of {len(files.paths)} is; the first is {files.paths[0].name}"
     )
@@ -125,6 +134,46 @@ def decoded(files: Files, side: int) -> tuple[Bytes, npt.NDArray[np.int64], int,
                 x[i], good[i] = np.moveaxis(np.atleast_3d(one), 2, 0).ravel(), True
     skipped = tuple(files.paths[i].name for i in np.flatnonzero(~good).tolist())
     return (x[good] if skipped else x), files.y[good], int(good[: files.train].sum()), skipped
+
+
+def require_readable(files: Files, side: int, batch: int) -> None:
+    """Decode images until there are enough of them for training.
+
+    Args:
+        batch: Images for training that there must be.
+
+    Raises:
+        SweepError: fewer than a batch can be read, or none of a class for training, or none for testing.
+    """
+    mode = "L" if channels(files) == 1 else "RGB"
+    bad: set[int] = set()
+
+    def good(at: Iterable[int]) -> Iterator[int]:
+        for i in at:
+            if _decoded(files.paths[i], mode, side) is not None:
+                yield i
+            else:
+                bad.add(i)
+
+    def refuse(rule: str, found: int, of: int) -> SweepError:
+        names = ", ".join(files.paths[i].name for i in sorted(bad)[:_NAMED])
+        return SweepError(
+            f"data: {rule}, but {found} of {of} can be read; not {names}{' and others' if len(bad) > _NAMED else ''}. "
+            "Replace these files or delete them"
+        )
+
+    train, held = range(files.train), range(files.train, len(files.y))
+    firsts: set[int] = set()
+    for label, name in enumerate(files.classes):
+        own = np.flatnonzero(files.y[: files.train] == label).tolist()
+        if (first := next(good(own), None)) is None:
+            raise refuse(f"an image of class {name!r} for training must be readable", 0, len(own))
+        firsts.add(first)
+    found = len(firsts) + sum(1 for _ in islice(good(i for i in train if i not in firsts), max(0, batch - len(firsts))))
+    if found < batch:
+        raise refuse(f"as many images for training as a batch (batch={batch}) must be readable", found, len(train))
+    if next(good(held), None) is None:
+        raise refuse("an image for testing must be readable", 0, len(held))
 
 
 def _classes(folder: Path) -> list[str]:
@@ -149,7 +198,30 @@ def _decoded(path: Path | Encoded, mode: str, side: int) -> Bytes | None:
 
     try:
         with Image.open(path) as opened:
-            turned = ImageOps.exif_transpose(opened).convert(mode)
+            turned = _of_bytes(ImageOps.exif_transpose(opened), opened.format).convert(mode)
             return np.asarray(ImageOps.fit(turned, (side, side), Image.Resampling.LANCZOS), dtype=np.uint8)
-    except _UNREADABLE:
+    except unreadable():
         return None
+
+
+def _of_bytes(image: Picture, form: str | None) -> Picture:
+    """The image with levels of 8 bits; Pillow would clip deeper ones.
+
+    Raises:
+        ValueError: the range of its levels is not known.
+    """
+    from PIL import Image
+
+    bits = _bits(image.mode, form)
+    if bits == 8:
+        return image
+    if not bits:
+        raise ValueError(f"levels of mode {image.mode} have no known range")
+    return Image.fromarray(np.rint(np.asarray(image) / _BYTES_OF_16).astype(np.uint8))
+
+
+def _bits(mode: str, form: str | None) -> int:
+    """Of a level, in one of Pillow's modes, of a file of this format: 8 or 16; 0 where the range is not known."""
+    if mode in _DEEP or (mode == "I" and form in ("PNG", "PPM")):
+        return 16
+    return 0 if mode in ("I", "F") else 8

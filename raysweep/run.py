@@ -29,7 +29,7 @@ from raysweep.ledger.log import CELLS, Ledger, Scan, sequence
 from raysweep.ledger.remaining import subtract
 from raysweep.ledger.rows import STATUSES, Counts, Stamp, failure_rows, row_schema
 from raysweep.oracle.audits import settings
-from raysweep.oracle.recipe import recipe_hash
+from raysweep.oracle.recipe import is_made, recipe_hash
 from raysweep.pack import Pack
 from raysweep.plan import Plan, make_plan, whole
 from raysweep.progress import Progress
@@ -93,6 +93,8 @@ def run(
     started = time.monotonic()
     for observed in sweep.runs.observed:  # refuses invalid runs before anything is written
         observed.listable()
+    if (recipe := sweep.file.world) is not None and not is_made(store, recipe):
+        recipe.require_makeable()
     progress = Progress(stream)
     ask(store, sweep)
     token = open_store(store, sweep, progress, accept_code, same_as)
@@ -128,7 +130,7 @@ def run(
             store.sweep()
             with executor.session(job, ray_log(store)), hold(store, executor.dashboard) as claims:
                 sha = None
-                if (recipe := sweep.file.world) is not None:
+                if recipe is not None:
                     wanted = settings(recipe, sweep.runs.values)
                     sha = made(recipe, wanted, store, executor, resources.oracle_workers, claims, progress).sha
                 plan = make_plan(sweep, store, executor.slots, skip_failed, retry_diverged, _Probe(executor, job))

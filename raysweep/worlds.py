@@ -41,7 +41,8 @@ def fit_world(
         RaysweepError: an unusable store, training or the audit failed.
         KeyboardInterrupt: Ctrl-C; the same call continues from the last checkpoint.
     """
-    _ = recipe.shape  # refuses what cannot be made before anything is started or written
+    if not is_made(store, recipe):
+        recipe.require_makeable(workers)  # before anything is started or written
     store.create("store.json", json.dumps({"id": secrets.token_hex(8), "sweep": ""}).encode())
     progress = Progress(stream)
     job = Job(

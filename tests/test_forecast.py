@@ -158,13 +158,14 @@ def test_files_of_arrays_are_tasks(tmp_path: Path):
         ({"x": np.ones((5, 2)), "y": np.arange(5)}, "5 items of 5 classes. If y is not a class"),
         ({"x": np.ones((5, 2)), "y": np.array([None] * 5)}, "cannot be read as one"),
         (
-            dict.fromkeys(("x_train", "x_test"), np.ones((5, 2, 2))) | {"y_train": np.ones(5), "y_test": np.ones(5)},
+            dict.fromkeys(("x_train", "x_test"), np.ones((5, 2, 2), np.uint8))
+            | dict.fromkeys(("y_train", "y_test"), np.arange(5) % 2),
             "vary",
         ),
         (
-            dict.fromkeys(("x_train", "x_test"), np.eye(4).reshape(4, 2, 2))
-            | dict.fromkeys(("y_train", "y_test"), -np.ones(4)),
-            "labels, which are integers from 0 on, but got 4 images and 4 labels from -1 on",
+            dict.fromkeys(("x_train", "x_test"), np.eye(4, dtype=int).reshape(4, 2, 2))
+            | dict.fromkeys(("y_train", "y_test"), -np.ones(4, int)),
+            "y_train must hold classes, whole numbers from 0 on, but it is int64, -1 to -1",
         ),
         ({"a": np.ones(3)}, "x and y, or x_train, y_train, x_test and y_test, but holds a"),
     ],

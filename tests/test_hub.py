@@ -122,3 +122,22 @@ def test_without_the_package_the_message_says_how_to_get_it(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(SweepError, match=r"needs the package datasets.*pip install 'raysweep\[hf\]'"):
         data.fingerprint("hf:mnist")
+
+
+def test_labels_and_images_that_are_missing_are_noticed(served: dict[str, Any]) -> None:
+    good = [row(0, png((1, 1, 1))), row(1, png((2, 2, 2)))]
+    gone = {**row(0, None), "picture": None}
+    served["pictures", None] = {"train": Rows([*good, gone, row(1, None, "absent.png")], FEATURES)}
+    served["labels", None] = {"train": Rows([*good, {**row(0, png((1, 1, 1))), "animal": None}], FEATURES)}
+    served["empty", None] = {"train": Rows([], FEATURES)}
+    served["one", None] = {"train": Rows(good[:1], FEATURES)}
+    for found in served.values():
+        found["test"] = Rows(good, FEATURES)
+    assert data.images("hf:pictures", 2).skipped == ("train/2", "train/3")
+    for name, message in {
+        "labels": "every image must have a class, but 1 of",
+        "empty": r"'hf:empty' has none in \['train'\]",
+        "one": "class 1 of hf:one has none",
+    }.items():
+        with pytest.raises(SweepError, match=message):
+            data.image_shape(f"hf:{name}", 2)

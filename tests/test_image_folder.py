@@ -104,3 +104,71 @@ def test_what_makes_no_data_set_is_refused(folder: Path) -> None:
         path.write_bytes(b"x")
     with pytest.raises(SweepError, match="none of 4 is"):
         data.image_shape("pets", 8)
+
+
+@pytest.mark.parametrize(("name", "other"), [("png", "L"), ("tif", "L"), ("png", "RGB")])
+def test_levels_of_16_bits_are_scaled_to_8(folder: Path, name: str, other: str) -> None:
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    for part in ("train/b/2.png", "test/b/3.png", "train/a/0.png"):
+        put(folder / part, mode=other, colour=90 if other == "L" else (90, 90, 90))
+    deep = folder / f"train/a/1.{name}"
+    Image.fromarray(ramp).save(deep)
+    with Image.open(deep) as opened:
+        assert opened.mode == "I;16"
+    found = data.images("pets", 8)
+    planes = 1 if other == "L" else 3
+    expected = np.tile(np.rint(ramp.ravel() / 257), planes)
+    np.testing.assert_allclose(found.x[1], expected, atol=1)
+    assert (found.x[0] == 90).all()
+    assert found.skipped == ()
+
+
+def test_levels_without_a_known_range_and_huge_images_are_left_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("train/a/1.png", "train/b/2.png", "test/b/3.png"):
+        put(folder / part)
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(folder / "train/a/0.tif")
+    Image.fromarray(np.arange(64, dtype=np.int32).reshape(8, 8)).save(folder / "train/b/4.tif")
+    put(folder / "train/b/5.png", (60, 60))
+    (folder / "train/b/6.pgm").write_bytes(b"P5\n2 2\n4095\n" + np.array([0, 4095] * 2, ">u2").tobytes())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    found = data.images("pets", 2)
+    assert found.skipped == ("0.tif", "4.tif", "5.png")
+    assert found.x[2].tolist() == [0, 255] * 6  # the .pgm; its levels are 12 bits
+    data.require_trainable("pets", 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "batch", "message"),
+    [
+        (
+            ("test/a/3.png", "test/b/3.png"),
+            2,
+            r"an image for testing must be readable, but 0 of 2 .*not 3\.png, 3\.png",
+        ),
+        (("train/a/1.png", "train/a/2.png"), 2, r"an image of class 'a' for training .*0 of 2 .*not 1\.png, 2\.png"),
+        (("train/a/1.png",), 4, r"as a batch \(batch=4\) must be readable, but 3 of 4 .*not 1\.png"),
+        (("train/a/1.png", "test/a/3.png"), 3, None),
+    ],
+)
+def test_too_few_readable_images_are_refused(folder: Path, spoilt: tuple[str, ...], batch: int, message: str) -> None:
+    for label in "ab":
+        for part in ("train/{}/1.png", "train/{}/2.png", "test/{}/3.png"):
+            put(folder / part.format(label))
+    for name in spoilt:
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) - 30])  # its header is sound
+    if message is None:
+        data.require_trainable("pets", 4, batch)
+        return
+    with pytest.raises(SweepError, match=message):
+        data.require_trainable("pets", 4, batch)
+
+
+def test_a_class_without_an_image_for_training_is_refused(folder: Path) -> None:
+    for name in ("train/a/1.png", "train/b/1.png", "test/c/1.png"):
+        put(folder / name)
+    (folder / "train/c").mkdir()
+    with pytest.raises(SweepError, match=r"class 2 of pets has none \(classes=3"):
+        data.image_shape("pets", 4)

@@ -61,6 +61,11 @@ def fit(
     from raysweep.store import Store
     from raysweep.worlds import fit_world
 
+    if executor == "inline" and workers > 1:
+        raise OracleError(
+            f"oracle fit: --executor inline must have one worker, this process, but got (workers={workers}). Leave "
+            "--workers out, or train on Ray"
+        )
     recipe, target = _recipe(file, set_ or ()), Store(store)
     world = fit_world(recipe, target, make_executor(executor, address), workers)
     folder = folder_of(recipe)

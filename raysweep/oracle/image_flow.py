@@ -69,6 +69,15 @@ class ImageRecipe(Recipe):
             )
         return Shape(found.inputs, found.classes)
 
+    def require_makeable(self, workers: int = 1) -> None:
+        super().require_makeable(workers)
+        if self.batch < workers * self.accumulate:
+            raise SweepError(
+                f"world.accumulate: each part of a worker's share of a batch must have an image, but got (batch="
+                f"{self.batch}, workers={workers}, accumulate={self.accumulate}). Take a larger batch or fewer parts"
+            )
+        datasets.require_trainable(self.data, self.side, self.batch)
+
     @property
     def ingredients(self) -> Mapping[str, str]:
         return {"data_sha256": datasets.fingerprint(self.data)}

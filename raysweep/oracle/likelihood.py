@@ -37,7 +37,7 @@ _SPREAD = 1_000_003  # between the seeds of runs
 
 @dataclass(frozen=True)
 class Score:
-    """Mean bits per dimension of grey levels, its standard error over images, and how many there were."""
+    """Mean bits per dimension of grey levels, its standard error over images (NaN of one), and how many there were."""
 
     bits: float
     error: float
@@ -191,7 +191,8 @@ def _scored(flow: nn.Module, test: _Images) -> Score:
     for x, y in zip(test.x.split(_SCORED), test.y.split(_SCORED), strict=True):
         found.append(-flow.log_prob(test.noisy(x, generator).to(weight.dtype), y).double())  # type: ignore[operator]
     each = torch.cat(found) / test.x.shape[1]
-    error = float(each.std()) / math.sqrt(len(each)) / math.log(2)
+    spread = float(each.std()) if len(each) > 1 else math.nan  # which one image does not show
+    error = spread / math.sqrt(len(each)) / math.log(2)
     return Score(_bits(float(each.mean()), test.levels), error, len(each))
 
 

@@ -88,6 +88,17 @@ class Recipe(BaseModel, ABC):
     def shape(self) -> Shape:
         """Shape of the world, which is not made for this."""
 
+    def require_makeable(self, workers: int = 1) -> None:
+        """Refuse what cannot be made; called before anything is started or written.
+
+        Args:
+            workers: On which training is spread.
+
+        Raises:
+            SweepError: as for `shape`; or its data or its parameters do not fit training.
+        """
+        _ = self.shape
+
     @property
     def ingredients(self) -> Mapping[str, str]:
         """Whatever else the world depends on besides the recipe's own fields, such as the hash of its data."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from raysweep import data as images
 from raysweep.cli import app
 from raysweep.errors import RaysweepError
 from raysweep.executors.inline import Inline
@@ -22,10 +25,11 @@ from raysweep.yamlfile import dump_yaml
 
 TINY = {"kind": "transformer", "patch": 4, "width": 16, "blocks": 2, "layers": 1, "batch": 64}
 RECIPE = dump_yaml({**TINY, "steps": 12})
+Image = pytest.importorskip("PIL.Image")
 GAUSSIAN = "kind: gaussian\ndim: 3\n"
 
 
-FIT = ("{files}/flow.yaml", "--store", "{files}/s")
+FIT = ("fit", "{files}/flow.yaml", "--store", "{files}/s")
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +97,9 @@ def test_a_world_goes_to_a_folder_and_into_another_store(files: Path) -> None:
         ),
         (("fit", "{files}/flow.yaml", "--store", "{files}/s", "--set", "patch=3"), "patch=3, side=8"),
         (("fit", "{files}/flow.yaml", "--store", "{files}/s", "--set", "layer=3"), "layer"),
+        ((*FIT, "--workers", "2", "--executor", "inline"), r"must have one worker, .*workers=2"),
+        ((*FIT, "--set", "batch=10", "--set", "accumulate=20"), "batch=10, workers=1, accumulate=20"),
+        ((*FIT, "--set", "accumulate=40", "--workers", "2"), "batch=64, workers=2, accumulate=40"),
         (("export", "{files}/empty", "{files}/out"), "has 0"),
         (("import", "{files}/empty", "{files}/out"), "has 0"),
     ],
@@ -104,7 +111,78 @@ def test_what_cannot_be_done_is_one_error_and_leaves_nothing(
     with pytest.raises(RaysweepError, match=message):
         CliRunner().invoke(app, ["oracle", *(a.format(files=files) for a in arguments)], catch_exceptions=False)
     assert not (files / "out").exists()
-    assert not list(files.glob("s/oracle/*/weights.safetensors"))
+    assert not (files / "s").exists()
+
+
+def put_images(folder: Path) -> None:
+    """NAME.npz and the folder `pets`, which are good, of images whose side is 8."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (30, 8, 8), dtype=np.uint8), np.arange(30) % 2
+    np.savez(folder / "good.npz", x_train=x[:20], y_train=y[:20], x_test=x[20:], y_test=y[20:])
+    for i, image in enumerate(x):
+        file = folder / f"pets/{'train' if i < 20 else 'test'}/{'ab'[i % 2]}/{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+
+
+@pytest.mark.parametrize("executor", ["inline", "ray"])
+@pytest.mark.parametrize(
+    ("spoil", "data", "message"),
+    [
+        (lambda folder: (folder / "good.npz").write_bytes(b"text"), "good", r"an .npz must hold .*good\.npz"),
+        (
+            lambda folder: [file.write_bytes(b"no image") for file in folder.glob("pets/test/*/*")],
+            "pets",
+            "an image for testing must be readable, but 0 of 10",
+        ),
+        (
+            lambda folder: [file.write_bytes(b"no image") for file in folder.glob("pets/train/*/1?.png")],
+            "pets",
+            "batch=16. must be readable, but 10 of 20",
+        ),
+    ],
+    ids=["no npz", "no tests", "no batch"],
+)
+def test_data_that_cannot_be_trained_on_are_one_error_before_anything_is_started(
+    spoil: Callable[[Path], Any], data: str, message: str, executor: str, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_images(files)
+    spoil(files)
+    forget_data()
+    monkeypatch.setenv("RAYSWEEP_DATA", str(files))
+    side = ("--set", "side=8") if data == "pets" else ()
+    given = (str(files / "flow.yaml"), "--store", str(files / "s"), "--set", f"data={data}", "--set", "batch=16", *side)
+    with (
+        patch("raysweep.executors.work.Job.__init__", side_effect=AssertionError("started")),
+        pytest.raises(RaysweepError, match=message),
+    ):
+        CliRunner().invoke(app, ["oracle", "fit", *given, "--executor", executor], catch_exceptions=False)
+    assert not (files / "s").exists()
+
+
+def test_a_sweep_over_such_data_is_refused_before_its_store_is_made(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_images(files)
+    for file in files.glob("pets/test/*/*"):
+        file.write_bytes(file.read_bytes()[:60])
+    forget_data()
+    monkeypatch.setenv("RAYSWEEP_DATA", str(files))
+    world = {**TINY, "steps": 2, "batch": 16, "data": "pets", "side": 8}
+    sweep = {"name": "pets", "experiment": "classifier", "world": world, "grid": {"n_train": 32, "width": 8}}
+    (files / "sweep.yaml").write_text(dump_yaml(sweep))
+    with pytest.raises(RaysweepError, match="an image for testing must be readable"):
+        CliRunner().invoke(
+            app,
+            ["run", str(files / "sweep.yaml"), "--store", str(files / "s"), "--executor", "inline"],
+            catch_exceptions=False,
+        )
+    assert not (files / "s").exists()
+
+
+def forget_data() -> None:
+    for cached in (images.images, images.image_shape, images.fingerprint):
+        cached.cache_clear()
 
 
 def test_two_worlds_of_one_recipe_are_not_mixed(files: Path) -> None:
