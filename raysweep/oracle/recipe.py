@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -59,10 +60,22 @@ returns the files."""
 
 @dataclass(frozen=True)
 class Shape:
-    """Dimensions of x and number of classes of a world, which need not exist yet."""
+    """What is known of a world that need not exist yet.
+
+    Attributes:
+        dim: Dimensions of x.
+        classes: Number of classes.
+        prior: [classes] in proportion to their probabilities; None where all are equal.
+    """
 
     dim: int
     classes: int
+    prior: tuple[float, ...] | None = None
+
+    @property
+    def largest_imbalance(self) -> float:
+        """KL(v || w) in nats of the shift `imbalance` of `oracle.shift` that leaves a single class, the last."""
+        return math.log(self.classes) if self.prior is None else math.log(sum(self.prior) / self.prior[-1])
 
 
 class Recipe(BaseModel, ABC):
