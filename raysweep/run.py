@@ -39,6 +39,7 @@ from raysweep.store.leases import Claims, hold
 from raysweep.sweep import Sweep
 from raysweep.sweep.current import Current, adopt_renamed, ledger_of, left_out, own_rows
 from raysweep.sweep.provenance import accepted_codes, ask, equal_codes, remember
+from raysweep.sweep.stored import at_store
 from raysweep.terminal import counted
 from raysweep.worlds import made, ray_log
 
@@ -92,6 +93,7 @@ def run(
         KeyboardInterrupt: Ctrl-C; finished rows are in the ledger, and the same call continues from there.
     """
     started = time.monotonic()
+    sweep = at_store(sweep, store)
     for observed in sweep.runs.observed:  # refuses invalid runs before anything is written
         observed.listable()
     progress = Progress(stream)

@@ -58,10 +58,12 @@ def fit(
     """Train a world by itself, audit it, and keep it. A sweep over it, in the same store, then finds it there."""
     from raysweep.executors import make_executor
     from raysweep.oracle.recipe import folder_of
+    from raysweep.oracle.world import with_source
     from raysweep.store import Store
     from raysweep.worlds import fit_world
 
-    recipe, target = _recipe(file, set_ or ()), Store(store)
+    target = Store(store)
+    recipe = with_source(_recipe(file, set_ or ()), target)
     world = fit_world(recipe, target, make_executor(executor, address), workers)
     folder = folder_of(recipe)
     if json:
@@ -86,7 +88,7 @@ def export(
     to: Annotated[str, typer.Argument(metavar="FOLDER", help="A folder or URI, new or empty.", show_default=False)],
 ) -> None:
     """Copy a finished world to a folder of its own: recipe, weights, audit, curve and card."""
-    from raysweep.oracle.world import load_world
+    from raysweep.oracle.world import keep_source, load_recipe, load_world
     from raysweep.store import Store
 
     source, target = Store(oracle), Store(to)
@@ -94,6 +96,7 @@ def export(
     if any(target.exists(name) for name in (*_FILES, *_BESIDE)):
         raise OracleError(f"oracle export: FOLDER must hold no world, but {to} does. Take another folder")
     world = load_world(source, folder)
+    keep_source(target, "", load_recipe(source, folder))  # a world of an older raysweep lacks the file
     _copy(source, folder, target, "")
     say(f"{to}: world with weights {world.sha[:8]}")
 
@@ -106,7 +109,7 @@ def import_(
 ) -> None:
     """Put a finished world into a store, where sweeps over its recipe find it; its files are checked first."""
     from raysweep.oracle.recipe import folder_of, is_made
-    from raysweep.oracle.world import load_recipe, load_world
+    from raysweep.oracle.world import keep_source, load_recipe, load_world
     from raysweep.store import Store
 
     source, target = Store(oracle), Store(store)
@@ -118,6 +121,7 @@ def import_(
             f"oracle import: {store} must hold no other world of this recipe, but has one with weights {kept.sha[:8]}, "
             f"not {world.sha[:8]}. Rows measured on the two would differ: take another store"
         )
+    keep_source(target, place, recipe)
     _copy(source, folder, target, place)
     say(f"{store}/{place}: world with weights {world.sha[:8]}")
 

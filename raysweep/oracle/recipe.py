@@ -11,10 +11,10 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from raysweep.errors import OracleError, nearest
 from raysweep.experiment import Dist, World
@@ -30,6 +30,7 @@ __all__ = [
     "Point",
     "Recipe",
     "Shape",
+    "Source",
     "Train",
     "TrainFunction",
     "checked_recipe",
@@ -78,6 +79,21 @@ class Shape:
         return math.log(self.classes) if self.prior is None else math.log(sum(self.prior) / self.prior[-1])
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a finished world keeps of the data it was made from, so that it can be used where they are not.
+
+    It follows from a recipe and its data, and is no parameter: any two are equal, so that recipes are equal without it.
+
+    Attributes:
+        shape: The world's; None where nothing is kept.
+        ingredients: The recipe's.
+    """
+
+    shape: Shape | None = field(default=None, compare=False)
+    ingredients: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+
 class Recipe(BaseModel, ABC):
     """One kind of world. A subclass names its kind, adds its parameters, and says how the world is made and loaded.
 
@@ -95,16 +111,25 @@ class Recipe(BaseModel, ABC):
     version: ClassVar[int] = 1
     audited: ClassVar[Mapping[str, float] | None] = None
     keeps_samples: ClassVar[bool] = False
+    _source: Source = PrivateAttr(default=Source())
 
     @property
     @abstractmethod
     def shape(self) -> Shape:
-        """Shape of the world, which is not made for this."""
+        """Shape of the world, which is not made for this. A kind that reads data returns that of `_source` if there is
+        one, and so it does for `ingredients`: a finished world then needs no data.
+        """
 
     @property
     def ingredients(self) -> Mapping[str, str]:
         """Whatever else the world depends on besides the recipe's own fields, such as the hash of its data."""
         return {}
+
+    def made_from(self, source: Source) -> Self:
+        """The same recipe, with what its finished world keeps of its data."""
+        copy = self.model_copy()
+        copy._source = source
+        return copy
 
     @abstractmethod
     def make(self, train: Train) -> bytes:

@@ -47,7 +47,12 @@ class TransformerRecipe(ImageRecipe):
 
     @property
     def least_bytes(self) -> int:
-        return 4 * self.blocks * self.layers * 12 * self.width**2
+        shape = self.shape
+        channels, side = datasets.channels_and_side(shape.dim)
+        tokens, size = (side // self.patch) ** 2, channels * self.patch**2
+        confused = shape.classes**2 if self.confusion else 0
+        each = self.layers * 12 * self.width + tokens + shape.classes + 3 * size
+        return 4 * (self.blocks * self.width * each + confused)
 
     def fresh(self) -> ConditionalFlow:
         import torch
