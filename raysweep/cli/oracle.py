@@ -10,7 +10,7 @@ import typer
 from raysweep.cli.asking import Json
 from raysweep.cli.commands import Commands
 from raysweep.cli.show import print_json, say
-from raysweep.errors import OracleError
+from raysweep.errors import OracleError, SweepError
 
 if TYPE_CHECKING:
     from raysweep.oracle.recipe import Recipe
@@ -64,6 +64,10 @@ def fit(
 
     target = Store(store)
     recipe = with_source(_recipe(file, set_ or ()), target)
+    try:
+        _ = recipe.shape
+    except SweepError as error:  # which a sweep would report as keys of its `world`
+        raise OracleError(f"{file}: {str(error).removeprefix('world.')}") from error
     world = fit_world(recipe, target, make_executor(executor, address), workers)
     folder = folder_of(recipe)
     if json:

@@ -222,9 +222,11 @@ def checked_recipe(raw: Any, where: str) -> Recipe:
         if isinstance(error, ValidationError):
             fault = first_fault(error.errors(), raw)
             reason = f"{'.'.join(map(str, fault.place))}: {fault.broken}"
+            if fault.kind == "unknown":
+                reason += f". {nearest(str(fault.place[-1]), _KINDS[raw['kind']].model_fields)}"
         else:
             reason = " ".join(str(error).split())
-        given = "" if "but got" in reason else f", but got {str(raw)[:300]}"
+        given = "" if "but got" in reason or "Valid names" in reason else f", but got {str(raw)[:300]}"
         own = isinstance(raw, Mapping) and isinstance(raw.get("kind"), str) and raw["kind"] not in _KINDS
         raise OracleError(f"{where}: must hold a recipe: {reason}{given}" + (_NOT_IMPORTED if own else "")) from error
 
