@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from raysweep.errors import RaysweepError, SweepError
 from raysweep.store import Store
 from raysweep.sweep.current import cells
 from raysweep.sweep.stored import stored_sweep
@@ -42,16 +43,44 @@ def chosen(rows: Iterable[Mapping[str, Any]]) -> tuple[Rates, list[str]]:
         means = {lr: float(np.mean(values)) for lr, values in by_rate.items()}
         lr = min(means, key=means.__getitem__)
         if not np.isfinite(means[lr]):
-            raise ValueError(f"{model} at N = {n}: one rate must train every seed, but none of {list(means)} does")
+            raise ValueError(
+                f"{model} at N = {n}: one rate must train every seed, but none of {list(means)} does. Add smaller rates"
+            )
         found[model][n] = lr
         if len(means) > 1 and lr in (min(means), max(means)):
             ends.append(f"{model} at N = {n:,}: {lr:g} is at the end of the rates")
     return dict(found), ends
 
 
+def first_stage(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    """The grid of the first stage.
+
+    Raises:
+        SweepError: the sweep is another one.
+    """
+    match sweep:
+        case {"experiment": "classifier", "grid": {"n_train": _, "seed": {"range": int()}, "concat": [*parts]}} if all(
+            isinstance(part.get("model"), list) for part in parts
+        ):
+            return dict(sweep["grid"])
+    raise SweepError(
+        "STORE must be that of the first stage of sweeps/oracle_scaling.yaml, whose grid has n_train, seed: {range: N} "
+        f"and `concat` with lists of models, but the sweep last run into it is {sweep['name']}: {sweep['grid']}. Give "
+        "another store"
+    )
+
+
 def second(sweep: Mapping[str, Any], rates: Rates, seeds: int) -> dict[str, Any]:
-    """The sweep of the second stage."""
-    grid = dict(sweep["grid"])
+    """The sweep of the second stage.
+
+    Raises:
+        SweepError: the sweep is not the first stage, or a model has no rates.
+    """
+    grid = first_stage(sweep)
+    if lacking := {model for part in grid["concat"] for model in part["model"]} - rates.keys():
+        raise SweepError(
+            f"the first stage must have rows of every model, but has none of {', '.join(sorted(lacking))}. Run it first"
+        )
     first = range(grid["seed"]["range"])
     del grid["n_train"]
     grid.pop("lr", None)  # where all models have the same
@@ -69,14 +98,19 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     parser.add_argument("--seeds", type=int, default=5, help="fresh ones")
     given = parser.parse_args()
-    store = Store(str(given.store))
-    sweep = stored_sweep(store)[0].model_dump(mode="json", exclude_unset=True)
-    rates, ends = chosen(cells(store)[0].to_pylist())
+    try:
+        store = Store(str(given.store))
+        sweep = stored_sweep(store)[0].model_dump(mode="json", exclude_unset=True)
+        first_stage(sweep)
+        rates, ends = chosen(cells(store)[0].to_pylist())
+        next_stage = second(sweep, rates, given.seeds)
+    except (RaysweepError, ValueError) as error:
+        parser.exit(2, f"error: {error}\n")
     for line in ends:
         print(line)
     for model, by_size in rates.items():
         print(model, ", ".join(f"{n:,}: {lr:g}" for n, lr in by_size.items()))
-    (given.store / "chosen.yaml").write_text(dump_yaml(second(sweep, rates, given.seeds)), encoding="utf-8")
+    (given.store / "chosen.yaml").write_text(dump_yaml(next_stage), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -179,6 +179,8 @@ def _files(name: str, side: int) -> Files | None:
     """
     files = _listed(name)
     if files is None and side:
+        if name != "digits":
+            _file(name)  # refuses what is not there at all
         raise SweepError(
             f"side: is given for images in files of their own, which are scaled to it, but got (side={side}) for "
             f"{name!r}, whose images have theirs. Leave it out"
@@ -196,9 +198,19 @@ def _file(name: str) -> Path:
     for ending in ("npz", "parquet") if name.isidentifier() and folder else ():
         if (file := Path(folder) / f"{name}.{ending}").is_file():
             return file
+    wanted = (
+        "data: must be digits or NAME for a file NAME.npz or NAME.parquet in the folder RAYSWEEP_DATA, or for a folder "
+        "NAME of images there"
+    )
+    if not name.isidentifier():
+        raise SweepError(
+            f"{wanted}, and NAME must be letters, digits and underscores, the first of them no digit, but got "
+            f"(data={name!r}). Rename the file"
+        )
+    absent = ", which is no folder" if folder and not Path(folder).is_dir() else ""
     raise SweepError(
-        f"data: must be digits or NAME for a file NAME.npz or NAME.parquet in the folder RAYSWEEP_DATA, but got "
-        f"(data={name!r}, RAYSWEEP_DATA={folder!r}). Set the variable to the folder that holds the file"
+        f"{wanted}, but got (data={name!r}, RAYSWEEP_DATA={folder!r}{absent}). Set the variable to the folder that "
+        "holds it"
     )
 
 

@@ -18,6 +18,7 @@ from typing import IO
 
 from raysweep import __version__
 from raysweep.capacity import Device
+from raysweep.errors import PackError
 from raysweep.executors import Executor, Feed, Job
 from raysweep.executors.keeping import sweep_up
 from raysweep.executors.quiet import terminal
@@ -38,6 +39,7 @@ from raysweep.store.leases import Claims, hold
 from raysweep.sweep import Sweep
 from raysweep.sweep.current import Current, adopt_renamed, ledger_of, left_out, own_rows
 from raysweep.sweep.provenance import accepted_codes, ask, equal_codes, remember
+from raysweep.sweep.stored import at_store
 from raysweep.terminal import counted
 from raysweep.worlds import made, ray_log
 
@@ -91,19 +93,26 @@ def run(
         KeyboardInterrupt: Ctrl-C; finished rows are in the ledger, and the same call continues from there.
     """
     started = time.monotonic()
+    sweep = at_store(sweep, store)
     for observed in sweep.runs.observed:  # refuses invalid runs before anything is written
         observed.listable()
     if (recipe := sweep.file.world) is not None and not is_made(store, recipe):
         recipe.require_makeable()
     progress = Progress(stream)
     ask(store, sweep)
+    resources = sweep.file.resources
+    try:
+        executor.check(resources.cpus, resources.gpus, resources.workers_per_run)
+    except PackError:
+        before = ledger_of(store, sweep.runs, dict(sweep.axes), sweep.identity)
+        if same_as is None and len(before.pending(sweep.runs, skip_failed, retry_diverged)):
+            raise  # else, where nothing is left to run, there is no need
     token = open_store(store, sweep, progress, accept_code, same_as)
     if weak := store.weaknesses():
         progress.say(f"warning: store {store.uri}: {'; '.join(weak)}")
     ledger = ledger_of(store, sweep.runs, dict(sweep.axes), sweep.identity)
     own = own_rows(sweep.runs, sweep.axes, sweep.identity)
     stopped = ""
-    resources = sweep.file.resources
     job = Job(
         sweep=json.dumps(sweep.file.model_dump(mode="json")),
         path=sweep.path,

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import io
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import polars as pl
 import pytest
+from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP
 
-from raysweep.sweep import from_mapping, load_sweep
+from raysweep.errors import SweepError
+from raysweep.progress import Progress
+from raysweep.run import open_store
+from raysweep.store import Store
+from raysweep.sweep import Sweep, from_mapping, load_sweep
 from raysweep.yamlfile import read_yaml
 
 ROOT = Path(__file__).parent.parent
@@ -125,3 +132,34 @@ def test_the_second_stage_has_fresh_seeds_and_one_rate_per_model_and_size(rates:
     assert len(rows) == 5 * sum(map(len, picked.values()))
     assert {row["seed"] for row in rows} == set(range(2, 7))
     assert all(row["lr"] == picked[str(row["model"])][int(row["n_train"])] for row in rows)
+
+
+def test_a_store_that_is_not_the_first_stages_is_one_error(
+    rates: ModuleType,
+    tmp_path: Path,
+    make_sweep: Callable[..., Sweep],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refused(store: str) -> str:
+        monkeypatch.setattr("sys.argv", ["oracle_rates.py", store])
+        with pytest.raises(SystemExit) as ended:
+            rates.main()
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    assert "must hold env.json" in refused(str(tmp_path / "nowhere"))
+    for name, base, grid in (
+        ("function", FUNCTION_SWEEP, {}),
+        ("classifier", CLASSIFIER_SWEEP, {}),
+        ("second", CLASSIFIER_SWEEP, {"seed": {"range": [2, 4]}, "width": 4, "concat": [{"model": ["mlp"]}]}),
+    ):
+        open_store(Store(str(tmp_path / name)), make_sweep(base, grid), Progress(io.StringIO))
+        assert "error: STORE must be that of the first stage" in refused(str(tmp_path / name))
+    first = make_sweep(CLASSIFIER_SWEEP, {"concat": [{"model": ["mlp"]}]})
+    open_store(Store(str(tmp_path / "new")), first, Progress(io.StringIO))
+    assert "error: store" in (said := refused(str(tmp_path / "new")))
+    assert "must hold finished cells" in said
+    with pytest.raises(SweepError, match="must have rows of every model, but has none of mlp"):
+        rates.second(first.file.model_dump(mode="json"), {"vit": {32: 0.1}}, 5)
+    assert not list(tmp_path.rglob("chosen.yaml"))

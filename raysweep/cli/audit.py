@@ -135,12 +135,11 @@ def used_settings(store: Store, folder: str, recipe: Recipe) -> list[Setting]:
         store: A store, or a world's own folder.
     """
     from raysweep.oracle.audits import settings, stored_audits
-    from raysweep.oracle.recipe import folder_of
     from raysweep.sweep.stored import stored_runs, stored_sweep
 
     used = [one["at"] for one in stored_audits(store, folder) if {*one["at"]} == {*(recipe.audited or {})}]
     if store.exists("env.json"):
         world = stored_sweep(store)[0].world
-        if world is not None and folder == folder_of(world) and (runs := stored_runs(store)) is not None:
+        if world == recipe and (runs := stored_runs(store)) is not None:
             used += [one for one in settings(recipe, runs.values) if one not in used]
     return sorted(used, key=lambda one: sorted(one.items())) or settings(recipe, {})

@@ -10,7 +10,7 @@ import typer
 from raysweep.cli.asking import Json
 from raysweep.cli.commands import Commands
 from raysweep.cli.show import print_json, say
-from raysweep.errors import OracleError
+from raysweep.errors import OracleError, SweepError
 
 if TYPE_CHECKING:
     from raysweep.oracle.recipe import Recipe
@@ -58,6 +58,7 @@ def fit(
     """Train a world by itself, audit it, and keep it. A sweep over it, in the same store, then finds it there."""
     from raysweep.executors import make_executor
     from raysweep.oracle.recipe import folder_of
+    from raysweep.oracle.world import with_source
     from raysweep.store import Store
     from raysweep.worlds import fit_world
 
@@ -66,7 +67,12 @@ def fit(
             f"oracle fit: --executor inline must have one worker, this process, but got (workers={workers}). Leave "
             "--workers out, or train on Ray"
         )
-    recipe, target = _recipe(file, set_ or ()), Store(store)
+    target = Store(store)
+    recipe = with_source(_recipe(file, set_ or ()), target)
+    try:
+        _ = recipe.shape
+    except SweepError as error:  # which a sweep would report as keys of its `world`
+        raise OracleError(f"{file}: {str(error).removeprefix('world.')}") from error
     world = fit_world(recipe, target, make_executor(executor, address), workers)
     folder = folder_of(recipe)
     if json:
@@ -91,7 +97,7 @@ def export(
     to: Annotated[str, typer.Argument(metavar="FOLDER", help="A folder or URI, new or empty.", show_default=False)],
 ) -> None:
     """Copy a finished world to a folder of its own: recipe, weights, audit, curve and card."""
-    from raysweep.oracle.world import load_world
+    from raysweep.oracle.world import keep_source, load_recipe, load_world
     from raysweep.store import Store
 
     source, target = Store(oracle), Store(to)
@@ -99,6 +105,7 @@ def export(
     if any(target.exists(name) for name in (*_FILES, *_BESIDE)):
         raise OracleError(f"oracle export: FOLDER must hold no world, but {to} does. Take another folder")
     world = load_world(source, folder)
+    keep_source(target, "", load_recipe(source, folder))  # a world of an older raysweep lacks the file
     _copy(source, folder, target, "")
     say(f"{to}: world with weights {world.sha[:8]}")
 
@@ -111,7 +118,7 @@ def import_(
 ) -> None:
     """Put a finished world into a store, where sweeps over its recipe find it; its files are checked first."""
     from raysweep.oracle.recipe import folder_of, is_made
-    from raysweep.oracle.world import load_recipe, load_world
+    from raysweep.oracle.world import keep_source, load_recipe, load_world
     from raysweep.store import Store
 
     source, target = Store(oracle), Store(store)
@@ -123,6 +130,7 @@ def import_(
             f"oracle import: {store} must hold no other world of this recipe, but has one with weights {kept.sha[:8]}, "
             f"not {world.sha[:8]}. Rows measured on the two would differ: take another store"
         )
+    keep_source(target, place, recipe)
     _copy(source, folder, target, place)
     say(f"{store}/{place}: world with weights {world.sha[:8]}")
 

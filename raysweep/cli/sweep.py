@@ -142,16 +142,18 @@ def _say_work(found: Mapping[str, Any], planned: Plan, store: str, skip_failed: 
 def _sweep(file: str, overrides: Sequence[str] | None, preset: str | None, store: str | None) -> Sweep:
     """The sweep, of which a plain function may be given axes that its store knows."""
     from raysweep.sweep import load_sweep
-    from raysweep.sweep.stored import stored_declaration
+    from raysweep.sweep.stored import at_store, stored_declaration
 
     if not overrides:
-        return load_sweep(file, (), preset)
+        plain = load_sweep(file, (), preset)
+        return at_store(plain, _store(plain, store))
     known: list[str] = []
     with contextlib.suppress(RaysweepError):
         plain = load_sweep(file, (), preset)
         declaration = stored_declaration(_store(plain, store))
         known = list(declaration.axes) if declaration is not None else []
-    return load_sweep(file, overrides, preset, known)
+    sweep = load_sweep(file, overrides, preset, known)
+    return at_store(sweep, _store(sweep, store))
 
 
 def _slots(sweep: Sweep) -> int:

@@ -40,26 +40,36 @@ class Inline:
     slots = 1
     dashboard = ""
 
+    def check(self, cpus: float, gpus: float, workers: int) -> None:
+        """See `Executor.check`.
+
+        Raises:
+            PackError: packs need a GPU, and there is none; or several workers each.
+        """
+        if workers > 1:
+            raise PackError(
+                f"resources.workers_per_run: packs of several workers must run on Ray, but got (workers_per_run="
+                f"{workers}, executor=inline). Run without --executor inline, or leave gpus_per_run and "
+                "workers_per_run out"
+            )
+        if not gpus:
+            return
+        import torch
+
+        if not torch.cuda.is_available():
+            raise PackError(
+                f"resources.gpus: a pack needs {gpus:g} GPUs, but torch sees none here. Ask for none, or run on a "
+                "machine with one"
+            )
+
     @contextlib.contextmanager
     def session(self, job: Job, log: Path) -> Iterator[None]:
         """Nothing to start.
 
         Raises:
-            PackError: packs need a GPU, and there is none; or several workers each.
+            PackError: as `check`.
         """
-        import torch
-
-        if job.workers > 1:
-            raise PackError(
-                f"resources.workers_per_run: packs of several workers must run on Ray, but got (workers_per_run="
-                f"{job.workers}, executor=inline). Run without --executor inline, or leave gpus_per_run and "
-                "workers_per_run out"
-            )
-        if job.gpus and not torch.cuda.is_available():
-            raise PackError(
-                f"resources.gpus: a pack needs {job.gpus:g} GPUs, but torch sees none here. Ask for none, or run on a "
-                "machine with one"
-            )
+        self.check(job.cpus, job.gpus, job.workers)
         with threads(job.cpus):
             yield
 

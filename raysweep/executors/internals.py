@@ -2,9 +2,10 @@
 
 Tune has no public way to release cached actors during a run, nor to forget a trial that ended. Without the first, a
 driver that waits for another one keeps the CPUs that the other needs. Without the second, each of 10,000 packs costs
-35 KB for good and 6 ms at the end. Ray has no public way to ask where a node keeps its workers' logs, nor a public
-name for the error of a trainer that found no room. Seen to work with Ray 2.60.0; `tests/executors/test_internals.py`
-fails on a Ray that lacks one of these names, and pyproject.toml bounds the version.
+35 KB for good and 6 ms at the end. Ray has no public way to ask where a node keeps its workers' logs, nor what it would
+find on this machine before it is started, nor a public name for the error of a trainer that found no room. Seen to work
+with Ray 2.60.0; `tests/executors/test_internals.py` fails on a Ray that lacks one of these names, and pyproject.toml
+bounds the version.
 """
 
 from __future__ import annotations
@@ -13,10 +14,20 @@ import time
 from typing import Any
 
 import ray
+from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray._raylet import PlacementGroupID
 from ray.util.placement_group import PlacementGroup
 
-__all__ = ["forget", "had_no_room", "inside", "own_logs", "release_actors", "remove_group", "wait_for_actors"]
+__all__ = [
+    "forget",
+    "had_no_room",
+    "inside",
+    "own_logs",
+    "own_resources",
+    "release_actors",
+    "remove_group",
+    "wait_for_actors",
+]
 
 
 def own_logs(node: str) -> str:
@@ -25,6 +36,12 @@ def own_logs(node: str) -> str:
         return ""
     own = ray._private.worker.global_worker.node
     return str(own.get_logs_dir_path()) if own is not None else ""
+
+
+def own_resources() -> dict[str, float]:
+    """CPUs and GPUs that Ray will find on this machine."""
+    found = ResourceAndLabelSpec().resolve(is_head=True, node_ip_address="127.0.0.1")
+    return {"CPU": float(found.num_cpus), "GPU": float(found.num_gpus)}
 
 
 def had_no_room(error: BaseException | None) -> bool:

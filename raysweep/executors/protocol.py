@@ -29,6 +29,17 @@ class Executor(Protocol):
         """Address of a web page about the workers, or ""; valid inside `session`."""
         ...
 
+    def check(self, cpus: float, gpus: float, workers: int) -> None:
+        """Refuse packs that can never run here, as far as that is known before anything is started.
+
+        Args:
+            cpus, gpus: Of each worker of a pack.
+
+        Raises:
+            PackError: a pack needs more than there is.
+        """
+        ...
+
     def session(self, job: Job, log: Path) -> contextlib.AbstractContextManager[None]:
         """Start what is needed, and stop it at the end. Noise goes to `log`."""
         ...

@@ -39,7 +39,14 @@ from raysweep.errors import LedgerError, PackError, RaysweepError, tail  # noqa:
 from raysweep.executors.cluster import check_nodes, resources, room  # noqa: E402
 from raysweep.executors.feed import Feed  # noqa: E402
 from raysweep.executors.hosts import Hosts  # noqa: E402
-from raysweep.executors.internals import forget, inside, release_actors, remove_group, wait_for_actors  # noqa: E402
+from raysweep.executors.internals import (  # noqa: E402
+    forget,
+    inside,
+    own_resources,
+    release_actors,
+    remove_group,
+    wait_for_actors,
+)
 from raysweep.executors.lastwords import at_work, last_words, said  # noqa: E402
 from raysweep.executors.limit import HELD, LATE, took_longer  # noqa: E402
 from raysweep.executors.quiet import quiet  # noqa: E402
@@ -234,6 +241,22 @@ class RayExecutor:
         self.slots = 1
         self.dashboard = ""
 
+    def check(self, cpus: float, gpus: float, workers: int) -> None:
+        """See `Executor.check`. What a cluster has is known once this process is connected to it."""
+        if ray.is_initialized():
+            total = resources()
+        elif self.address is None:
+            total = own_resources()
+        else:
+            return
+        of = f" for its {workers} workers" if workers > 1 else ""
+        for name, need in (("CPU", cpus * workers), ("GPU", gpus * workers)):
+            if need > total.get(name, 0.0):
+                raise PackError(
+                    f"resources.{name.lower()}s: a pack needs {need:g} {name}s{of}, but this Ray has "
+                    f"{total.get(name, 0.0):g}. Ask for fewer, or give --address of a larger cluster"
+                )
+
     @contextlib.contextmanager
     def session(self, job: Job, log: Path) -> Iterator[None]:
         """Start Ray, with its noise in `log`, and stop it. A Ray already connected to this process is used and kept."""
@@ -255,14 +278,7 @@ class RayExecutor:
                 found = ray.init(ignore_reinit_error=True, log_to_driver=False)
             self.dashboard = f"http://{found.dashboard_url}" if found.dashboard_url else ""
             try:
-                total = resources()
-                of = f" for its {job.workers} workers" if job.workers > 1 else ""
-                for name, need in (("CPU", job.cpus * job.workers), ("GPU", job.gpus * job.workers)):
-                    if need > total.get(name, 0.0):
-                        raise PackError(
-                            f"resources.{name.lower()}s: a pack needs {need:g} {name}s{of}, but this Ray has "
-                            f"{total.get(name, 0.0):g}. Ask for fewer, or give --address of a larger cluster"
-                        )
+                self.check(job.cpus, job.gpus, job.workers)
                 self.slots = room(job)
                 check_nodes(job)
                 yield

@@ -32,6 +32,7 @@ from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Observed, Runs
 from raysweep.grid.values import Value
 from raysweep.models import Architecture
+from raysweep.oracle.recipe import Shape
 from raysweep.training.legs import legs
 
 if TYPE_CHECKING:  # torch takes seconds to import, and planning needs none of it
@@ -107,6 +108,13 @@ class Classifier:
                     raise SweepError(
                         f"grid.{when}_shift: a shift needs a distance, and a distance a shift, but got {given}. Use "
                         "`concat` for both with and without"
+                    )
+                kl, kind = float(row[f"{when}_kl"]), row[f"{when}_shift"]
+                if kind == "imbalance" and isinstance(world, Shape) and kl >= world.largest_imbalance:
+                    raise SweepError(
+                        f"grid.{when}_kl: an imbalance must be less than that of a single class, "
+                        f"{world.largest_imbalance:.4g} nats in a world of {world.classes} classes, but got "
+                        f"({when}_kl={kl:g}). Take less"
                     )
         if world is not None:
             for first in runs.examples(_SHAPE):

@@ -52,12 +52,14 @@ def of_search(status: Status) -> dict[str, str]:
     return {}
 
 
-def of_trend(group: Group, names: Sequence[str], y: str) -> dict[str, str]:
-    """Whether y does not depend on the scales, called `names`, or rises with one and the law does not."""
+def of_trend(group: Group, names: Sequence[str], y: str) -> tuple[dict[str, str], bool]:
+    """Whether y does not depend on the scales, called `names`, or rises with one and the law does not; and whether the
+    data still determine the law's parameters.
+    """
     data, law = group.data, group.law
     found = trend(data.x, data.y, group.weights)
     if found is None:
-        return {}
+        return {}, True
     predicted = law.predict(data.x, group.values)
     if found.flat > _UNCERTAIN:
         constant = np.average(np.log(data.y), weights=group.weights)
@@ -69,17 +71,17 @@ def of_trend(group: Group, names: Sequence[str], y: str) -> dict[str, str]:
                 f"{y} does not change with {', '.join(names)} beyond its noise (F test, p = {found.flat:.2g}): a "
                 f"constant, {math.exp(constant):.4g}, fits as well, and no exponent or floor can be read from it."
             )
-            return {"no_trend": text}
+            return {"no_trend": text}, False
     followed = trend(data.x, predicted, group.weights)
     for axis in np.flatnonzero(found.rising < _SUSPICIOUS).tolist():
         slope, name = found.slopes[axis], names[axis]
         shown = f"{y} rises with {name} (about as {name}^{slope:.2g})"
         cure = "fit what is left to its ceiling as a column of its own, such as 1 - accuracy"
         if followed is None or followed.slopes[axis] < slope / 2:
-            return {"rising": f"{shown}, which {law.name!r} cannot follow: {cure}."}
+            return {"rising": f"{shown}, which {law.name!r} cannot follow: {cure}."}, False
         if data.y.max() <= 1.0 and not _levels_off(group, axis):
-            return {"rising": f"{shown}, and {law.name!r} has no ceiling: if {y} is a share, {cure}."}
-    return {}
+            return {"rising": f"{shown}, and {law.name!r} has no ceiling: if {y} is a share, {cure}."}, True
+    return {}, True
 
 
 def _levels_off(group: Group, axis: int) -> bool:

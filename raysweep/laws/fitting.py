@@ -227,7 +227,7 @@ def _outcome(
     law, data, values = group.law, group.data, group.values
     residual = np.log(data.y) - np.log(law.predict(data.x, values))
     rivals = tuple(evidence(law, data.x, data.y, group.weights, options.holdout)) if compare else ()
-    trend = caveats.of_trend(group, x, y)
+    trend, determined = caveats.of_trend(group, x, y)
     details = {
         **group.details,
         **caveats.of_search(Status(group.status)),
@@ -237,12 +237,12 @@ def _outcome(
         **caveats.of_window(group, x, residual),
         **caveats.of_place(group),
         **caveats.of_holdout(law, holdout, options),
-        **({} if trend else caveats.of_rivals(law, rivals)),
+        **(caveats.of_rivals(law, rivals) if determined else {}),
         **caveats.of_comparison(compare, options),
         **drawn.notes,
     }
     intervals = drawn.intervals
-    if trend and law.free > _OF_A_LINE and intervals:
+    if not determined and law.free > _OF_A_LINE and intervals:
         intervals = {}
         details["no_interval"] = f"These data do not determine the parameters of {law.name!r}. " + "".join(
             trend.values()

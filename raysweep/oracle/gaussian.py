@@ -53,7 +53,7 @@ class GaussianRecipe(Recipe):
 
     @property
     def shape(self) -> Shape:
-        return Shape(self.dim, self.classes)
+        return Shape(self.dim, self.classes, self.prior)
 
     def make(self, train: Train) -> bytes:
         from raysweep.oracle.flow_world import packed

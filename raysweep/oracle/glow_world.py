@@ -41,7 +41,11 @@ class GlowRecipe(ImageRecipe):
 
     @property
     def least_bytes(self) -> int:
-        return 4 * self.levels * self.depth * self.layers * 10 * self.width**2
+        shape = self.shape
+        last = datasets.channels_and_side(shape.dim)[0] << (self.levels + 1)  # channels of the last level
+        each = self.layers * 10 * self.width**2 + shape.classes * self.width
+        ends = 2 * shape.classes * shape.dim + (shape.classes**2 if self.confusion else 0)
+        return 4 * (self.levels * self.depth * each + self.depth * last * (2 * last + 13 * self.width) + ends)
 
     def fresh(self) -> ConditionalFlow:
         import torch

@@ -61,6 +61,8 @@ class ImageRecipe(Recipe):
 
     @property
     def shape(self) -> Shape:
+        if self._source.shape is not None:
+            return self._source.shape
         found = datasets.image_shape(self.data, self.side)
         if self.batch > found.train:
             raise SweepError(
@@ -80,7 +82,7 @@ class ImageRecipe(Recipe):
 
     @property
     def ingredients(self) -> Mapping[str, str]:
-        return {"data_sha256": datasets.fingerprint(self.data)}
+        return self._source.ingredients or {"data_sha256": datasets.fingerprint(self.data)}
 
     def make(self, train: Train) -> bytes:
         from raysweep.oracle.likelihood import trained, weights_of

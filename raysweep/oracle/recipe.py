@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from raysweep.errors import OracleError, nearest
 from raysweep.experiment import Dist, World
@@ -29,6 +30,7 @@ __all__ = [
     "Point",
     "Recipe",
     "Shape",
+    "Source",
     "Train",
     "TrainFunction",
     "checked_recipe",
@@ -59,10 +61,37 @@ returns the files."""
 
 @dataclass(frozen=True)
 class Shape:
-    """Dimensions of x and number of classes of a world, which need not exist yet."""
+    """What is known of a world that need not exist yet.
+
+    Attributes:
+        dim: Dimensions of x.
+        classes: Number of classes.
+        prior: [classes] in proportion to their probabilities; None where all are equal.
+    """
 
     dim: int
     classes: int
+    prior: tuple[float, ...] | None = None
+
+    @property
+    def largest_imbalance(self) -> float:
+        """KL(v || w) in nats of the shift `imbalance` of `oracle.shift` that leaves a single class, the last."""
+        return math.log(self.classes) if self.prior is None else math.log(sum(self.prior) / self.prior[-1])
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a finished world keeps of the data it was made from, so that it can be used where they are not.
+
+    It follows from a recipe and its data, and is no parameter: any two are equal, so that recipes are equal without it.
+
+    Attributes:
+        shape: The world's; None where nothing is kept.
+        ingredients: The recipe's.
+    """
+
+    shape: Shape | None = field(default=None, compare=False)
+    ingredients: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 class Recipe(BaseModel, ABC):
@@ -82,11 +111,14 @@ class Recipe(BaseModel, ABC):
     version: ClassVar[int] = 1
     audited: ClassVar[Mapping[str, float] | None] = None
     keeps_samples: ClassVar[bool] = False
+    _source: Source = PrivateAttr(default=Source())
 
     @property
     @abstractmethod
     def shape(self) -> Shape:
-        """Shape of the world, which is not made for this."""
+        """Shape of the world, which is not made for this. A kind that reads data returns that of `_source` if there is
+        one, and so it does for `ingredients`: a finished world then needs no data.
+        """
 
     def require_makeable(self, workers: int = 1) -> None:
         """Refuse what cannot be made; called before anything is started or written.
@@ -103,6 +135,12 @@ class Recipe(BaseModel, ABC):
     def ingredients(self) -> Mapping[str, str]:
         """Whatever else the world depends on besides the recipe's own fields, such as the hash of its data."""
         return {}
+
+    def made_from(self, source: Source) -> Self:
+        """The same recipe, with what its finished world keeps of its data."""
+        copy = self.model_copy()
+        copy._source = source
+        return copy
 
     @abstractmethod
     def make(self, train: Train) -> bytes:
@@ -195,9 +233,11 @@ def checked_recipe(raw: Any, where: str) -> Recipe:
         if isinstance(error, ValidationError):
             fault = first_fault(error.errors(), raw)
             reason = f"{'.'.join(map(str, fault.place))}: {fault.broken}"
+            if fault.kind == "unknown":
+                reason += f". {nearest(str(fault.place[-1]), _KINDS[raw['kind']].model_fields)}"
         else:
             reason = " ".join(str(error).split())
-        given = "" if "but got" in reason else f", but got {str(raw)[:300]}"
+        given = "" if "but got" in reason or "Valid names" in reason else f", but got {str(raw)[:300]}"
         own = isinstance(raw, Mapping) and isinstance(raw.get("kind"), str) and raw["kind"] not in _KINDS
         raise OracleError(f"{where}: must hold a recipe: {reason}{given}" + (_NOT_IMPORTED if own else "")) from error
 

@@ -45,12 +45,14 @@ class FlowRecipe(Recipe):
 
     @property
     def shape(self) -> Shape:
+        if self._source.shape is not None:
+            return self._source.shape
         source = datasets.load(self.data)
         return Shape(source.x.shape[1], source.classes)
 
     @property
     def ingredients(self) -> Mapping[str, str]:
-        return {"data_sha256": datasets.load(self.data).sha256}
+        return self._source.ingredients or {"data_sha256": datasets.load(self.data).sha256}
 
     def make(self, train: Train) -> bytes:
         from raysweep.oracle.fit import trained, weights_of
@@ -60,7 +62,8 @@ class FlowRecipe(Recipe):
     def load(self, data: bytes, sha: str) -> World:
         from raysweep.oracle.flow_world import unpacked
 
-        least = 4 * self.layers * self.blocks * 2 * self.hidden**2  # float32, inside residual blocks alone
+        # float32, inside residual blocks and in the nets' first layers alone
+        least = 4 * self.layers * self.hidden * (self.blocks * 2 * self.hidden + self.shape.dim // 2)
         if len(data) < least:  # a few words may ask for much
             raise ValueError(f"it has {len(data):,} bytes, but such a flow at least {least:,}")
         return unpacked(self, fresh_flow, data, sha)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from raysweep import data as datasets
 from raysweep.errors import SweepError
@@ -24,15 +24,16 @@ class TransformerRecipe(ImageRecipe):
 
     kind: Literal["transformer"] = "transformer"
     patch: int = Field(2, ge=1, le=64, description="side of a patch; it divides the images' side")
-    width: int = Field(64, ge=8, le=8192, multiple_of=8, description="of the transformers; heads are 64 wide")
+    width: int = Field(64, ge=8, le=8192, description="of the transformers; heads are 64 wide")
     blocks: int = Field(4, ge=1, le=64, description="autoregressive blocks, in alternating order")
     layers: int = Field(2, ge=1, le=64, description="layers of each block's transformer")
 
-    @model_validator(mode="after")
-    def _heads_fit(self) -> TransformerRecipe:
-        if self.width > 64 and self.width % 64:
-            raise ValueError(f"width must be a multiple of 64 above 64, but got {self.width}")
-        return self
+    @field_validator("width")
+    @classmethod
+    def _heads_fit(cls, width: int) -> int:
+        if width % (8 if width < 64 else 64):
+            raise ValueError(f"must be a multiple of 64, or 8, 16, 24, ... or 56, but got {width}")
+        return width
 
     @property
     def shape(self) -> Shape:
@@ -47,7 +48,12 @@ class TransformerRecipe(ImageRecipe):
 
     @property
     def least_bytes(self) -> int:
-        return 4 * self.blocks * self.layers * 12 * self.width**2
+        shape = self.shape
+        channels, side = datasets.channels_and_side(shape.dim)
+        tokens, size = (side // self.patch) ** 2, channels * self.patch**2
+        confused = shape.classes**2 if self.confusion else 0
+        each = self.layers * 12 * self.width + tokens + shape.classes + 3 * size
+        return 4 * (self.blocks * self.width * each + confused)
 
     def fresh(self) -> ConditionalFlow:
         import torch

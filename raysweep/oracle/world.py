@@ -2,25 +2,61 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import replace
 
-from raysweep.errors import OracleError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from raysweep.errors import OracleError, SweepError
 from raysweep.experiment import World
-from raysweep.oracle.recipe import WEIGHTS, Recipe, Train, folder_of, is_made, parse_recipe
+from raysweep.oracle.recipe import WEIGHTS, Recipe, Shape, Source, Train, folder_of, is_made, parse_recipe
 from raysweep.store import Store
 
-__all__ = ["adopt", "load_recipe", "load_world", "prepare", "world_of_worker"]
+__all__ = ["adopt", "keep_source", "load_recipe", "load_world", "prepare", "with_source", "world_of_worker"]
 
-_RECIPE = "recipe.json"
+_RECIPE, _SOURCE = "recipe.json", "source.json"
 _MAX_BYTES = 1 << 32  # largest file of weights
+
+
+class _Kept(BaseModel):
+    """A `Source` as a store keeps it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    dim: int = Field(ge=1)
+    classes: int = Field(ge=1)
+    ingredients: dict[str, str]
+
+
+def keep_source(store: Store, folder: str, recipe: Recipe) -> None:
+    """Keep what the finished world needs of its data beside its recipe."""
+    if ingredients := recipe.ingredients:
+        shape = recipe.shape
+        kept = _Kept(dim=shape.dim, classes=shape.classes, ingredients=dict(ingredients))
+        store.create(f"{folder}/{_SOURCE}".lstrip("/"), kept.model_dump_json(indent=1).encode())
+
+
+def with_source(recipe: Recipe, store: Store) -> Recipe:
+    """The recipe; where its data are not here, with what the store's only world of this recipe keeps of them."""
+    try:
+        _ = recipe.ingredients
+    except SweepError:
+        made: list[Recipe] = []
+        for name in store.folders("oracle"):
+            with contextlib.suppress(OracleError):  # unfinished, or of a kind that is not known here
+                made.append(load_recipe(store, f"oracle/{name}"))
+        same = [one for one in made if one == recipe]
+        return same[0] if len(same) == 1 else recipe
+    return recipe
 
 
 def adopt(store: Store, recipe: Recipe, data: bytes) -> World:
     """Keep a finished world's file in the store, unless another writer already did; return the world that is kept."""
     folder = folder_of(recipe)
     store.create(f"{folder}/{_RECIPE}", json.dumps(recipe.model_dump(mode="json"), indent=1).encode())
+    keep_source(store, folder, recipe)
     store.create(f"{folder}/{WEIGHTS}", data)
     return load_world(store, folder)
 
@@ -33,7 +69,8 @@ def prepare(store: Store, recipe: Recipe, train: Train) -> tuple[World, bool]:
 
 
 def load_recipe(store: Store, folder: str = "") -> Recipe:
-    """The recipe of a world's folder of `recipe.json` and `weights.safetensors`.
+    """The recipe of a world's folder of `recipe.json` and `weights.safetensors`, with what `source.json` keeps of its
+    data; without that file, which older worlds lack, the data themselves are needed.
 
     Raises:
         OracleError: the folder holds no world, or one of an unknown kind.
@@ -42,7 +79,17 @@ def load_recipe(store: Store, folder: str = "") -> Recipe:
     for name in (_RECIPE, WEIGHTS):
         if not store.exists(prefix + name):
             raise OracleError(f"oracle {store.uri}/{folder}: must hold {_RECIPE} and {WEIGHTS}, but lacks {name}")
-    return parse_recipe(store.read_text(prefix + _RECIPE), f"{store.uri}/{prefix}{_RECIPE}")
+    recipe = parse_recipe(store.read_text(prefix + _RECIPE), f"{store.uri}/{prefix}{_RECIPE}")
+    if not store.exists(prefix + _SOURCE):
+        return recipe
+    try:
+        kept = _Kept.model_validate_json(store.read_text(prefix + _SOURCE))
+    except ValidationError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise OracleError(
+            f"oracle {store.uri}/{folder}: {_SOURCE} must hold dim, classes and ingredients, but does not: {reason}"
+        ) from error
+    return recipe.made_from(Source(Shape(kept.dim, kept.classes), kept.ingredients))
 
 
 def load_world(store: Store, folder: str = "") -> World:

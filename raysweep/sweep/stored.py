@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -17,11 +17,13 @@ from raysweep.grid.enumeration import enumerate_runs
 from raysweep.grid.expand import expand
 from raysweep.grid.runs import Runs
 from raysweep.oracle.recipe import kinds
+from raysweep.oracle.world import with_source
 from raysweep.store import Store
+from raysweep.sweep.resolve import Sweep
 from raysweep.sweep.schema import SweepFile, explain
 from raysweep.yamlfile import MAX_BYTES, parse_yaml
 
-__all__ = ["Declaration", "stored_declaration", "stored_display", "stored_runs", "stored_sweep"]
+__all__ = ["Declaration", "at_store", "stored_declaration", "stored_display", "stored_runs", "stored_sweep"]
 
 
 def stored_sweep(store: Store) -> tuple[SweepFile, str]:
@@ -48,6 +50,14 @@ def stored_sweep(store: Store) -> tuple[SweepFile, str]:
         return SweepFile.model_validate(raw), name
     except ValidationError as error:
         raise LedgerError(f"store {store.uri}: {explain(error, raw, name)}") from error
+
+
+def at_store(sweep: Sweep, store: Store) -> Sweep:
+    """The sweep, over the world that the store holds where the data of its recipe are not here."""
+    if sweep.file.world is None:
+        return sweep
+    world = with_source(sweep.file.world, store)
+    return sweep if world is sweep.file.world else replace(sweep, file=sweep.file.model_copy(update={"world": world}))
 
 
 @dataclass(frozen=True)

@@ -57,12 +57,16 @@ def test_each_world_is_audited_at_the_temperatures_that_were_used(store: Store) 
 
 
 def used(store: Store, folder: str) -> list[float]:
-    return [at["temperature"] for at in used_settings(store, folder, GaussianRecipe())]
+    return [at["temperature"] for at in used_settings(store, folder, own_recipe())]
 
 
 def mine(store: Store) -> str:
     """The folder of the sweep's world."""
-    return folder_of(GaussianRecipe(**{k: v for k, v in CLASSIFIER_SWEEP["world"].items() if k != "kind"}))
+    return folder_of(own_recipe())
+
+
+def own_recipe() -> GaussianRecipe:
+    return GaussianRecipe(**CLASSIFIER_SWEEP["world"])
 
 
 def test_what_is_asked_for_goes_first(store: Store) -> None:

@@ -13,6 +13,7 @@ from test_cli import Cli, cli
 
 from raysweep.errors import FitError, SweepError
 from raysweep.laws import Window, fit
+from raysweep.laws.constraint import Constraints
 from raysweep.laws.request import FitRequest, Options, RequestError
 from raysweep.sweep import from_mapping
 from raysweep.sweep.schema import FitSpec
@@ -66,11 +67,20 @@ def test_every_key_of_a_sweep_files_fit_reaches_the_request() -> None:
         "law": "power+floor", "x": "width", "y": "error", "by": ("seed",), "where": "size > 1", "at": "last",
         "se": "error_se", "huber": 1e-3, "holdout": 0.0, "window": {"low": 10, "high": "seed + 5"},
     }  # fmt: skip
-    assert set(values) == set(FitSpec.model_fields)
+    constraints = {"fix": {"alpha": 0.5}, "tie": {"beta": "alpha"}, "bound": {"alpha": [0, 1]}}
+    own = {"formula": "E + A * size**-a", "positive": ("A",)}
+    assert {*values, *constraints, *own} == set(FitSpec.model_fields)
     for key, value in values.items():
         changed = plain.model_copy(update={key: value}).request
         place = changed.options if key in {one.name for one in fields(Options)} else changed
         wanted = {"x": (value,), "window": Window(10, "seed + 5")}.get(key, value)
         assert getattr(place, key) == wanted
         assert changed != plain.request
+    joint = FitSpec(law="chinchilla", x=("size", "width"), y="loss")
+    for key, value in constraints.items():
+        changed = joint.model_copy(update={key: value}).request
+        assert changed.constraints == Constraints.of_mappings(**{"fix": None, "tie": None, "bound": None, key: value})
+        assert changed != joint.request
+    asked = FitSpec(x="size", y="loss", **own).request  # type: ignore[arg-type]
+    assert (asked.law, asked.formula, asked.positive) == ("formula", own["formula"], own["positive"])
     assert plain.request == FitRequest(("size",), "loss")

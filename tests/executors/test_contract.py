@@ -94,3 +94,12 @@ def test_inline_refuses_what_it_cannot_give(tmp_path: Path, make_sweep: Callable
         sweep = make_sweep(FUNCTION_SWEEP, resources={"gpus": 1})
         with pytest.raises(PackError, match="a pack needs 1 GPUs, but torch sees none here"):
             run(sweep, Store(str(tmp_path / "store")), make_executor("inline"))
+        assert not (tmp_path / "store").exists()
+
+
+def test_a_sweep_that_is_finished_needs_no_resources(tmp_path: Path, make_sweep: Callable[..., Sweep]) -> None:
+    store = Store(str(tmp_path))
+    run(make_sweep(FUNCTION_SWEEP), store, make_executor("inline"))
+    sweep = make_sweep(FUNCTION_SWEEP, resources={"gpus": 1000})
+    for name in ("inline", "ray"):
+        assert run(sweep, store, make_executor(name)).pending == 0

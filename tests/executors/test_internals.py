@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import os
 from pathlib import Path
 
 import pytest
 import ray
+import torch
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.execution.failure_handling.default import RETRYABLE_CONTROLLER_ERRORS
 from ray.tune.execution.tune_controller import TrialRunnerWrapper, TuneController
 from ray.tune.experiment import Trial
 
-from raysweep.executors.internals import forget, had_no_room, inside, own_logs
+from raysweep.executors.internals import forget, had_no_room, inside, own_logs, own_resources
 
 OTHER = (
     f"Ray {ray.__version__} is not the Tune that raysweep/executors/internals.py was written for (2.60.0): "
@@ -45,6 +47,12 @@ def test_a_trainer_without_room_is_distinguished_from_one_that_failed() -> None:
     failed, no_room = (ControllerError(kind(2)) for kind in RETRYABLE_CONTROLLER_ERRORS)  # type: ignore[arg-type]
     assert had_no_room(no_room), OTHER
     assert not any(map(had_no_room, (failed, WorkerGroupError("died", {}), None)))
+
+
+def test_what_ray_will_have_here_is_known_before_it_starts() -> None:
+    found = own_resources()
+    assert 1 <= found["CPU"] <= (os.cpu_count() or 1), OTHER
+    assert found["GPU"] == torch.cuda.device_count(), OTHER
 
 
 @pytest.mark.usefixtures("ray_up")

@@ -83,10 +83,12 @@ def test_a_pack_with_more_workers_than_ray_can_hold_is_refused_at_once(
 ) -> None:
     sweep = make_sweep(CLASSIFIER_SWEEP, resources={"workers_per_run": 3})
     with pytest.raises(PackError, match=r"a pack needs 3 CPUs for its 3 workers, but this Ray has 2"):
-        run(sweep, Store(str(tmp_path)), make_executor("ray"))
+        run(sweep, Store(str(tmp_path / "store")), make_executor("ray"))
+    assert not (tmp_path / "store").exists()
 
 
 def test_the_inline_executor_refuses_workers(tmp_path: Path, make_sweep: Callable[..., Sweep]) -> None:
     sweep = make_sweep(CLASSIFIER_SWEEP, resources={"workers_per_run": 2})
     with pytest.raises(PackError, match=r"must run on Ray, but got \(workers_per_run=2, executor=inline\)"):
-        run(sweep, Store(str(tmp_path)), make_executor("inline"))
+        run(sweep, Store(str(tmp_path / "store")), make_executor("inline"))
+    assert not (tmp_path / "store").exists()

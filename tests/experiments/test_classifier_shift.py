@@ -24,6 +24,22 @@ def test_a_shift_and_its_distance_go_together(
             _ = make_sweep(CLASSIFIER_SWEEP, changed).runs
 
 
+def test_an_imbalance_is_below_that_of_a_single_class_or_refused_at_plan_time(
+    make_sweep: Callable[..., Sweep],
+) -> None:
+    def runs(when: str, kl: float, **world: object) -> int:
+        known = {"kind": "gaussian", "dim": 4, "classes": 3, **world}
+        return len(make_sweep(CLASSIFIER_SWEEP, {f"{when}_shift": "imbalance", f"{when}_kl": kl}, world=known).runs)
+
+    assert runs("train", 1.09) == 8
+    with pytest.raises(SweepError, match=r"grid\.train_kl: .* 1\.099 nats .* 3 classes, but got \(train_kl=1\.1\)"):
+        runs("train", 1.1)
+    uneven = {"prior": (5, 4, 1)}  # a single class of probability .1 is log(10) = 2.303 nats away
+    assert runs("test", 2.3, **uneven) == 8
+    with pytest.raises(SweepError, match=r"grid\.test_kl: .* 2\.303 nats"):
+        runs("test", 2.31, **uneven)
+
+
 def test_shifted_items_are_scored_against_their_own_posterior_and_the_worlds(tmp_path: Path) -> None:
     grid = {
         "n_train": 512,
