@@ -104,16 +104,3 @@ def test_what_makes_no_data_set_is_refused(folder: Path) -> None:
         path.write_bytes(b"x")
     with pytest.raises(SweepError, match="none of 4 is"):
         data.image_shape("pets", 8)
-
-
-def test_what_is_not_there_is_refused_for_that_and_not_for_its_side(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for folder, name, message in (
-        (tmp_path / "gone", "absent", r"data: must be .*'absent', RAYSWEEP_DATA='.*/gone', which is no folder\)"),
-        (tmp_path, "absent", r"data: must be .*'absent', RAYSWEEP_DATA='[^,]*'\)"),
-        (tmp_path, "fashion-mnist", r"NAME must be letters, digits and underscores, .*'fashion-mnist'\). Rename"),
-    ):
-        monkeypatch.setenv("RAYSWEEP_DATA", str(folder))
-        with pytest.raises(SweepError, match=message):
-            data.image_shape(name, 8)
