@@ -62,9 +62,8 @@ def fit(
     from raysweep.store import Store
     from raysweep.worlds import fit_world
 
-    target = Store(store)
-    recipe = with_source(_recipe(file, set_ or ()), target)
-    where = make_executor(executor, address)
+    recipe, target = _recipe(file, set_ or ()), Store(store)
+    recipe, where = with_source(recipe, target), make_executor(executor, address)
     try:
         world = fit_world(recipe, target, where, workers)
     except SweepError as error:  # of a key, which a sweep has below `world`
