@@ -67,13 +67,12 @@ def fit(
             f"oracle fit: --executor inline must have one worker, this process, but got (workers={workers}). Leave "
             "--workers out, or train on Ray"
         )
-    target = Store(store)
-    recipe = with_source(_recipe(file, set_ or ()), target)
+    recipe, target = _recipe(file, set_ or ()), Store(store)
+    recipe, where = with_source(recipe, target), make_executor(executor, address)
     try:
-        _ = recipe.shape
-    except SweepError as error:  # which a sweep would report as keys of its `world`
+        world = fit_world(recipe, target, where, workers)
+    except SweepError as error:  # of a key, which a sweep has below `world`
         raise OracleError(f"{file}: {str(error).removeprefix('world.')}") from error
-    world = fit_world(recipe, target, make_executor(executor, address), workers)
     folder = folder_of(recipe)
     if json:
         print_json(

@@ -27,6 +27,8 @@ TINY = {"kind": "transformer", "patch": 4, "width": 16, "blocks": 2, "layers": 1
 RECIPE = dump_yaml({**TINY, "steps": 12})
 Image = pytest.importorskip("PIL.Image")
 GAUSSIAN = "kind: gaussian\ndim: 3\n"
+
+
 FIT = ("fit", "{files}/flow.yaml", "--store", "{files}/s")
 
 
@@ -90,7 +92,7 @@ def test_a_world_goes_to_a_folder_and_into_another_store(files: Path) -> None:
     ("arguments", "message"),
     [
         (
-            (*FIT, "--set", "steps"),
+            ("fit", "{files}/flow.yaml", "--store", "{files}/s", "--set", "steps"),
             "--set must be FIELD=VALUE, but got 'steps'",
         ),
         ((*FIT, "--workers", "2", "--executor", "inline"), r"must have one worker, .*workers=2"),
@@ -232,3 +234,20 @@ def test_inline_training_that_was_stopped_continues_from_its_checkpoint(
     resumed = fit_world(recipe, store, Inline())
     assert points[13:] == [12] * len(points[13:])
     assert resumed.sha == straight.sha
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("patch=3", "patch: must divide .*side=8"),
+        ("layer=3", r"must hold a recipe: layer: unknown key\. Did you mean 'layers'\? Valid names: acc"),
+        ("data=x", r"data: must be digits or NAME for a file NAME\.npz"),
+        ("side=8", "side: is given for images in files of their own"),
+        ("width=100", "must hold a recipe: width: must be a multiple of 64, or 8, 16, .*, but got 100"),
+        ("width=20", "must hold a recipe: width: must be a multiple of 64, or 8, 16, .*, but got 20"),
+    ],
+)
+def test_what_is_wrong_with_a_recipe_is_said_with_its_file_and_its_key(files: Path, given: str, message: str) -> None:
+    arguments = (a.format(files=files) for a in (*FIT, "--set", given))
+    with pytest.raises(RaysweepError, match=rf"flow\.yaml: {message}"):
+        CliRunner().invoke(app, ["oracle", *arguments], catch_exceptions=False)
