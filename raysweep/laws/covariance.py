@@ -39,7 +39,7 @@ def draws_record(sample: Bootstrap) -> dict[str, Any]:
     """A bootstrap as plain data: `values`, the draws of each parameter by its name, and how they were drawn."""
     columns = {name: sample.draws[:, j].tolist() for j, name in enumerate(sample.law.names)}
     labels = None if sample.labels is None else sample.labels.tolist()
-    return {**{name: getattr(sample, name) for name in _SCALARS}, "labels": labels, "values": columns}
+    return {**{name: getattr(sample, name) for name in _SCALARS}, "units": labels, "values": columns}
 
 
 def draws_of(record: Mapping[str, Any], law: Law, params: Mapping[str, float]) -> Bootstrap:
@@ -53,6 +53,6 @@ def draws_of(record: Mapping[str, Any], law: Law, params: Mapping[str, float]) -
         law=law,
         values=np.array([params[name] for name in law.names], dtype=np.float64),
         draws=np.stack(columns, axis=1),
-        labels=None if record["labels"] is None else np.asarray(record["labels"]),
+        labels=None if record["units"] is None else np.asarray(record["units"]),
         **{name: record[name] for name in _SCALARS},
     )

@@ -29,6 +29,7 @@ def test_the_heartbeat_tells_where_the_dashboard_is(
     monkeypatch.setattr(ray, "is_initialized", lambda: connected)
     monkeypatch.setattr(ray, "init", lambda **given: SimpleNamespace(dashboard_url=told))
     monkeypatch.setattr(raytune, "resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(raytune, "room", lambda job: 2)
     monkeypatch.setattr(raytune, "check_nodes", lambda job: None)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     sweep, store, executor = make_sweep(FUNCTION_SWEEP), Store(str(tmp_path / "store")), RayExecutor("auto")

@@ -158,7 +158,9 @@ def test_what_a_run_printed_before_its_process_crashed_is_its_log(
     (tmp_path / "error.txt").write_text(DIED)
     job: Any = SimpleNamespace(store=memory_store, seconds=seconds)
     watch = raytune.PackWatch(cast(Any, feed), lambda counts: None, cast(Any, None), job)
-    trial = SimpleNamespace(config={"pack": feed}, error_file=str(tmp_path / "error.txt"), run_metadata=Mock())
+    trial = SimpleNamespace(
+        config={"pack": feed}, error_file=str(tmp_path / "error.txt"), run_metadata=Mock(), last_result=None
+    )
     watch.on_trial_error(0, [], trial)
     ((told, was_final),) = feed.reasons
     assert (reason in told, was_final) == (True, final)
