@@ -36,6 +36,7 @@ SWEEPS: dict[str, dict[str, Any]] = {
             "steps": 3,
             "batch": 8,
             "width": 4,
+            "bmd_points": 4,
             "pool": 128,
             "eval_items": 32,
             "precision": "float64",

@@ -19,6 +19,7 @@ import pyarrow as pa
 from raysweep.display import Bound, Companion, Display
 from raysweep.errors import PackError, SweepError
 from raysweep.experiment import Context, Cost, Metric, WorldShape
+from raysweep.experiments.classifier_axes import BMD_METRICS, bmd_flops
 from raysweep.experiments.classifier_axes import METRICS as OF_CLASSIFIER
 from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Observed, Runs
@@ -40,6 +41,8 @@ AXES = (
     Axis("temperature", float, "lane", 1.0, low=1e-3, high=1e3, help="latent temperature of the world: difficulty"),
     Axis("pool", int, "shape", 8192, low=1, high=2**22, unit="items", help="that are chosen from"),
     Axis("eval_items", int, "shape", 4096, low=16, high=2**22, unit="items", help="evaluation sample"),
+    Axis("bmd_points", int, "shape", 0, low=0, high=10**6, unit="points",
+         help="points of the Boolean mean dimension of the logits, an even number; 0: it is not measured"),
     # The model.
     Axis("model", str, "shape", "mlp", choices=KINDS, help="classifier"),
     Axis("width", int, "shape", 64, low=1, high=65536, unit="units", help="hidden units; channels; token size"),
@@ -65,6 +68,7 @@ METRICS = (
     *(metric for metric in OF_CLASSIFIER if metric.name in _SCORES),
     Metric("labelled_entropy", "nats", "mean entropy of the exact posterior of the labelled items"),
     Metric("labelled_balance", "", "the rarest class among them, as a share of an equal share"),
+    *BMD_METRICS,
 )
 DISPLAY = Display(
     labels={"labelled": "labelled items", "epistemic": "epistemic error (nats)", "accuracy": "accuracy"},
@@ -108,12 +112,17 @@ class Active:
         return Cost(
             parameters=layout.size,
             flops=float(models) * (max(asked) + 1) * int(run["steps"]) * a_step,
-            flops_eval=float(scored) * layout.forward_flops,
+            flops_eval=float(scored) * layout.forward_flops + len(asked) * bmd_flops(run, layout, world.dim),
             bytes=float(models) * (wide * numbers + 8 * int(run["pool"]) * (1 + 2 * world.classes)),
         )
 
     def check(self, runs: Runs, world: WorldShape | None, gpus: float) -> None:
         """The pool holds what is asked for, in whole rounds; and models take the world's items."""
+        for i in runs.examples(("bmd_points",)):
+            if (points := int(runs.row(i)["bmd_points"])) and (points < 4 or points % 2):
+                raise SweepError(
+                    f"grid.bmd_points: must be 0, or even and at least 4, but got (bmd_points={points}). 100 are usual"
+                )
         for i in runs.examples(("initial", "query", "pool")):
             row = runs.row(i)
             for observed in runs.observed:

@@ -15,9 +15,11 @@ from torch import Tensor
 from raysweep.errors import PackError
 from raysweep.experiment import Context, Sample, World
 from raysweep.experiments.active import METRICS, architecture_of, members_of, rounds_of, scored_items
-from raysweep.experiments.held_out import HeldOut
+from raysweep.experiments.classifier_axes import bmd_flops
+from raysweep.experiments.held_out import HeldOut, boolean_mean_dimension
 from raysweep.grid.runs import Runs
 from raysweep.models.initial import initial_parameters
+from raysweep.models.layout import Layout
 from raysweep.streams import member_seed
 from raysweep.training.batches import Batches, nested_rows
 from raysweep.training.legs import Leg
@@ -115,9 +117,10 @@ def rounds(pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
         failed_at = torch.where(stage.carried["failed_at"] < 0, own, stage.carried["failed_at"])
         at = _by_run(failed_at, first, models)
         here = np.array([number in rounds_ for rounds_ in asked])
-        evaluated = _evaluated(pack, asked, number) * layout.forward_flops
+        evaluated = _evaluated(pack, asked, number, layout, world.dim)
         if here.any():
             found = _measured(model, snapshot, held, np.flatnonzero(here & (at < 0)), first)
+            found |= _dimension(pack, model, snapshot, first, np.flatnonzero(here & (at < 0)), world.dim)
             found |= _about(pool, chosen[first][:, :labelled], np.flatnonzero(here & (at < 0)), world.classes)
             spent = np.where(at < 0, (number + 1) * int(row["steps"]), at) * a_step
             yield _rows(labelled, np.flatnonzero(here), at[here], found, spent[here], evaluated[here])
@@ -244,16 +247,34 @@ def _measured(
     model: Any, snapshot: Snapshot, held: HeldOut, sound: npt.NDArray[np.int64], first: npt.NDArray[np.int64]
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Scores of each sound run's first model on the evaluation sample."""
+    items = len(held.parts[0].y)
+    found = held.measure(model, _lone(snapshot, first), sound, items, torch.ones(1, dtype=torch.float64))
+    known = {metric.name for metric in METRICS}
+    return {name: value for name, value in found.items() if name in known}
+
+
+def _dimension(
+    pack: Runs,
+    model: Any,
+    snapshot: Snapshot,
+    first: npt.NDArray[np.int64],
+    sound: npt.NDArray[np.int64],
+    inputs: int,
+) -> dict[str, npt.NDArray[np.float64]]:
+    """`bmd` and `bmd_se` of each sound run's first model, on inputs of the run's seed."""
+    seeds, points = pack.column("seed"), int(pack.value("bmd_points"))
+    own = [int(seeds[run]) for run in sound]
+    return boolean_mean_dimension(model, _lone(snapshot, first), sound, own, inputs, points)
+
+
+def _lone(snapshot: Snapshot, first: npt.NDArray[np.int64]) -> Snapshot:
+    """The snapshot of each run's first model alone, as if runs were lanes."""
     at = torch.as_tensor(first, device=snapshot.lanes.device)
-    lone = replace(
+    return replace(
         snapshot,
         lanes=torch.arange(len(first), device=at.device),
         parameters={name: p[at] for name, p in snapshot.parameters.items()},
     )
-    items = len(held.parts[0].y)
-    found = held.measure(model, lone, sound, items, torch.ones(1, dtype=torch.float64))
-    known = {metric.name for metric in METRICS}
-    return {name: value for name, value in found.items() if name in known}
 
 
 def _about(
@@ -280,11 +301,12 @@ def _by_run(failed_at: Tensor, first: npt.NDArray[np.int64], models: npt.NDArray
     return np.array([-1 if step == most else step for step in earliest])
 
 
-def _evaluated(pack: Runs, asked: list[list[int]], number: int) -> npt.NDArray[np.float64]:
-    """[runs] items in forward passes up to a round's evaluation: the pool once per earlier round."""
+def _evaluated(pack: Runs, asked: list[list[int]], number: int, layout: Layout, inputs: int) -> npt.NDArray[np.float64]:
+    """[runs] FLOPs of evaluations up to a round's: the pool is scored once per earlier round."""
     done = np.array([sum(1 for one in own if one <= number) for own in asked], dtype=float)
     scored = np.array([scored_items(pack.row(i)) for i in range(len(pack))])
-    return np.asarray(done * int(pack.value("eval_items")) + number * scored)
+    each = int(pack.value("eval_items")) * layout.forward_flops + bmd_flops(pack.row(0), layout, inputs)
+    return np.asarray(done * each + number * scored * layout.forward_flops)
 
 
 def _rows(

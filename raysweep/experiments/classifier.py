@@ -22,11 +22,11 @@ from raysweep.experiment import Context, Cost, Metric, WorldShape
 from raysweep.experiments.classifier_axes import (
     AXES,
     BMD_METRICS,
-    BMD_VARIANCE_POINTS,
     DISPLAY,
     LABELS,
     METRICS,
     SHIFT_METRICS,
+    bmd_flops,
 )
 from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Observed, Runs
@@ -36,7 +36,6 @@ from raysweep.oracle.recipe import Shape
 from raysweep.training.legs import legs
 
 if TYPE_CHECKING:  # torch takes seconds to import, and planning needs none of it
-    from raysweep.models.layout import Layout
     from raysweep.training.loop import Snapshot
 
 __all__ = ["EXPERIMENT", "Classifier"]
@@ -69,7 +68,7 @@ class Classifier:
         for leg in legs(str(run["schedule"]), times, float(run["decay"])):
             trained += leg.stop - done
             done = done if leg.decay else leg.stop
-        flops_eval = sum(_evaluated(run, t) * layout.forward_flops + _bmd_flops(run, layout, world.dim) for t in times)
+        flops_eval = sum(_evaluated(run, t) * layout.forward_flops + bmd_flops(run, layout, world.dim) for t in times)
         wide = _BYTES["float64"] if run["precision"] == "float64" else 4
         narrow = _BYTES.get(str(run["precision"]), 4)
         state = 2 + _MOMENTS.get(str(run["optimiser"]), 1)
@@ -180,7 +179,7 @@ class Classifier:
                             columns[name + suffix] = values
                 own = [int(seeds[run]) for run in sound]
                 columns |= boolean_mean_dimension(model, snapshot, sound, own, world.dim, points)
-                evaluation = _evaluated(row, snapshot.step) * layout.forward_flops + _bmd_flops(row, layout, world.dim)
+                evaluation = _evaluated(row, snapshot.step) * layout.forward_flops + bmd_flops(row, layout, world.dim)
                 spent[sound] += float(pack.value("members")) * evaluation
                 trained = np.where(diverged[here] < 0, snapshot.step, diverged[here])
                 cost = {"flops": step_flops * trained, "flops_eval": spent[here]}
@@ -226,15 +225,6 @@ def _items(run: Mapping[str, Value], stream: str, step: int) -> int:
 def _evaluated(run: Mapping[str, Value], step: int) -> int:
     """Items in the forward passes of a snapshot."""
     return _items(run, "eval", step) + _items(run, "select", step)
-
-
-def _bmd_flops(run: Mapping[str, Value], layout: Layout, inputs: int) -> int:
-    """FLOPs of a snapshot's mean dimension; a perceptron's first layer is not computed again for changed inputs."""
-    points = int(run["bmd_points"])
-    if not points:
-        return 0
-    first = 2 * sum(p.macs for p in layout.parameters if p.first) if run["model"] == "mlp" else 0
-    return (points + BMD_VARIANCE_POINTS) * layout.forward_flops + points * inputs * (layout.forward_flops - first)
 
 
 def _by_run(snapshot: Snapshot, pack: Runs) -> npt.NDArray[np.int64]:

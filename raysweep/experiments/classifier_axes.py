@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from raysweep.display import Bound, Companion, Display, Figure
 from raysweep.experiment import Metric
 from raysweep.grid.axes import Axis, KindBy
+from raysweep.grid.values import Value
 from raysweep.models import ACTIVATIONS, KINDS
+
+if TYPE_CHECKING:
+    from raysweep.models.layout import Layout
 
 __all__ = [
     "AXES", "BMD_METRICS", "BMD_VARIANCE_POINTS", "DISPLAY", "LABELS", "METRICS", "PRECISIONS", "SHIFTS",
-    "SHIFT_METRICS",
+    "SHIFT_METRICS", "bmd_flops",
 ]  # fmt: skip
 
 LABELS = ("hard", "argmax", "soft")
@@ -102,7 +109,7 @@ BMD_METRICS = (
         "Boolean mean dimension of the logits on inputs of -1 and +1, pooled; null if bmd_points is 0, or "
         "the logits are constant or change at no point",
     ),
-    Metric("bmd_se", "", "Monte-Carlo standard error of bmd; all runs are measured on the same inputs"),
+    Metric("bmd_se", "", "Monte-Carlo standard error of bmd; runs of one seed are measured on the same inputs"),
 )
 
 _BROKEN = "A classifier beat the Bayes classifier: do not trust this world."
@@ -142,3 +149,12 @@ DISPLAY = Display(
         ),
     ),
 )
+
+
+def bmd_flops(run: Mapping[str, Value], layout: Layout, inputs: int) -> int:
+    """FLOPs of a snapshot's mean dimension; a perceptron's first layer is not computed again for changed inputs."""
+    points = int(run["bmd_points"])
+    if not points:
+        return 0
+    first = 2 * sum(p.macs for p in layout.parameters if p.first) if run["model"] == "mlp" else 0
+    return (points + BMD_VARIANCE_POINTS) * layout.forward_flops + points * inputs * (layout.forward_flops - first)

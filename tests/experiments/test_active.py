@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -116,9 +117,21 @@ def test_rounds_that_nobody_asks_for_are_trained_all_the_same(tmp_path: Any) -> 
     [
         ({"labelled": [8, 20]}, r"labelled: must be initial \+ query x rounds.*labelled=20, initial=8, query=8"),
         ({"labelled": 4}, r"labelled=4, initial=8"),
+        ({"bmd_points": 5}, r"bmd_points: must be 0, or even and at least 4, but got \(bmd_points=5\)"),
         ({"labelled": 264}, r"`labelled <= pool` must hold.*labelled=264, pool=256"),
     ],
 )
 def test_numbers_that_no_round_has_are_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(SweepError, match=message):
         _ = sweep(**changed).runs
+
+
+def test_the_mean_dimension_is_that_of_each_runs_first_model(tmp_path: Any) -> None:
+    """On two inputs it can be enumerated: strategies share the first round's model, and with it its dimension."""
+    asked = {"strategy": ["random", "bald"], "labelled": [8, 16], "activation": "tanh", "bmd_points": 40}
+    store = Store(str(tmp_path))
+    assert run(sweep(**asked), store, make_executor("inline"), stream=io.StringIO).counts.ok == 4
+    found = pl.DataFrame(cells(store)[0]).sort("labelled", "strategy")
+    values, errors = found["bmd"].to_list(), found["bmd_se"].to_list()
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+    assert all(1 - 4 * error < value < 2 + 4 * error for value, error in zip(values, errors, strict=True))
