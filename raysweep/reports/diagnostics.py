@@ -78,7 +78,7 @@ def _curve(
     if group.holdout is not None:
         axis.plot(grid, _second(group, grid[None]), "--", color=COLOURS[1], lw=1.4, label="without what was held out")
         axis.axvline(group.holdout.cut, color="#888888", lw=0.8, ls=":")
-    _diamonds(axis, group, 0, ahead, [colour] * len(ahead))
+    _diamonds(axis, [one.x[group.x[0]] for one in ahead], ahead, [colour] * len(ahead))
     _logs(axis, axis_name(group.x[0], labels), axis_name(group.y, labels))
     axis.legend(loc="best")
 
@@ -89,10 +89,9 @@ def _reach(group: GroupFit, scale: int, ahead: Sequence[Prediction]) -> tuple[fl
     return min(values), max(values)
 
 
-def _diamonds(axis: Axes, group: GroupFit, scale: int, ahead: Sequence[Prediction], colours: Sequence[Any]) -> None:
-    """What is predicted, with the interval of a new run, over one of the scales."""
-    for i, (one, colour) in enumerate(zip(ahead, colours, strict=True)):
-        x = one.x[group.x[scale]]
+def _diamonds(axis: Axes, at: Sequence[float], ahead: Sequence[Prediction], colours: Sequence[Any]) -> None:
+    """What is predicted, with the interval of a new run, at places on the horizontal axis."""
+    for i, (x, one, colour) in enumerate(zip(at, ahead, colours, strict=True)):
         if one.new_run is not None:
             axis.plot([x, x], one.new_run, color=colour, lw=1.1)
         axis.plot([x], [one.value], "D", ms=4.5, mfc="white", mec=colour, label="predicted" if i == 0 else None)
@@ -132,7 +131,8 @@ def _surface(
         scales[along], scales[other] = part, level
         axis.plot(part, group.predict(scales), "-.", color=_MAP(norm(level)), lw=1.0)
         _band(axis, group, part, scales, _MAP(norm(level)))
-    _diamonds(axis, group, along, ahead, [_MAP(norm(one.x[group.x[other]])) for one in ahead])
+    places = [one.x[group.x[along]] for one in ahead]
+    _diamonds(axis, places, ahead, [_MAP(norm(one.x[group.x[other]])) for one in ahead])
     bar = axis.figure.colorbar(plt.cm.ScalarMappable(norm, _MAP), ax=axis, pad=0.02, aspect=30)
     bar.ax.set_title(axis_name(group.x[other], labels), fontsize=8, loc="left")
     bar.outline.set_visible(False)
@@ -149,11 +149,13 @@ def _agreement(
 ) -> None:
     """A law of more than two scales: the measurements against the law's values; on the line they are equal."""
     law, colour = group.predict(x), COLOURS[0]
-    ends = [law.min(), law.max()]
+    places = [one.value for one in ahead]
+    ends = [min([law.min(), *places]), max([law.max(), *places])]
     axis.plot(ends, ends, color=colour, lw=1.6, label="all points")
     axis.plot(law[~out], y[~out], "o", ms=3.5, color=colour, alpha=0.5, mew=0)
     if out.any():
         axis.plot(law[out], y[out], "o", ms=4, mfc="none", mec=colour, mew=0.8, alpha=0.8, label="held out")
+    _diamonds(axis, places, ahead, [colour] * len(ahead))
     name = axis_name(group.y, labels)
     _logs(axis, f"{name} by the law", name)
     axis.legend(loc="best")

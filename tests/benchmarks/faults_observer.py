@@ -65,7 +65,7 @@ class Seen:
 
 
 def verdict(store: Store, seen: Seen) -> dict[str, Any]:
-    """Every part read anew and compared with what was seen; the compacted table against both."""
+    """Every part read again and compared with what was seen; the compacted table against both."""
     again = Seen()
     again.look(store)
     lost_parts = [n for n, sha in seen.parts.items() if again.parts.get(n) != sha]

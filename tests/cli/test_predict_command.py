@@ -99,6 +99,20 @@ def test_a_figure_reaches_to_what_is_predicted(two: str, one: str, cli: Cli) -> 
     assert len(left.collections) == 2 + 4 + 1  # points seen and held out; bands of four levels and of the prediction
 
 
+def test_a_law_of_three_scales_shows_what_is_predicted_on_its_line(cli: Cli, tmp_path: Path) -> None:
+    a, b, c = (g.ravel() for g in np.meshgrid([1e3, 1e4, 1e5], [10.0, 100.0, 1000.0], [2.0, 8.0]))
+    noise = np.exp(0.01 * np.random.default_rng(0).standard_normal(a.size))
+    pl.DataFrame({"a": a, "b": b, "c": c, "loss": 50 * a**-0.2 * b**-0.1 * c**-0.3 * noise}).write_csv("three.csv")
+    request = FitRequest(("a", "b", "c"), "loss", "product", options=Options(draws=50))
+    found = points("three.csv", request)
+    law = fit_points(found, request)
+    left = diagnostics_figure(law, found, predict=[{"a": 1e9, "b": 1e5, "c": 32}]).axes[0]
+    lines = {line.get_label(): line for line in left.get_lines()}
+    value = law.only.predict(np.array([[1e9], [1e5], [32.0]])).item()
+    assert lines["predicted"].get_xydata()[0] == pytest.approx([value, value])
+    assert min(lines["all points"].get_xdata()) == pytest.approx(value)
+
+
 def test_a_saved_fit_predicts_without_its_table(cli: Cli, one: str) -> None:
     arguments = ["fit", one, *FLOOR, "--predict", "1e8", "--json", "--draws"]
     (record,) = json.loads(cli(*arguments, "--save", "fit.json")[1])
