@@ -99,7 +99,7 @@ def test_a_figure_reaches_to_what_is_predicted(two: str, one: str, cli: Cli) -> 
     assert len(left.collections) == 2 + 4 + 1  # points seen and held out; bands of four levels and of the prediction
 
 
-def test_a_law_of_three_scales_shows_what_is_predicted_on_its_line(cli: Cli, tmp_path: Path) -> None:
+def test_a_law_of_three_scales_shows_what_is_predicted_on_its_line(cli: Cli) -> None:
     a, b, c = (g.ravel() for g in np.meshgrid([1e3, 1e4, 1e5], [10.0, 100.0, 1000.0], [2.0, 8.0]))
     noise = np.exp(0.01 * np.random.default_rng(0).standard_normal(a.size))
     pl.DataFrame({"a": a, "b": b, "c": c, "loss": 50 * a**-0.2 * b**-0.1 * c**-0.3 * noise}).write_csv("three.csv")
