@@ -94,4 +94,6 @@ def _sentence(group: GroupFit, one: Prediction) -> str:
         text += f" [{one.interval[0]:.4g}, {one.interval[1]:.4g}]"
     if one.new_run is not None:
         text += f", of a new run [{one.new_run[0]:.4g}, {one.new_run[1]:.4g}]"
+    if one.bent is not None:
+        text += f", if the law may bend [{one.bent[0]:.4g}, {one.bent[1]:.4g}]"
     return text + (f"; {one.beyond:.3g} times beyond the range that was fitted" if one.beyond > 1 else "")

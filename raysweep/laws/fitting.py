@@ -19,7 +19,9 @@ from raysweep.laws.dependence import clustered
 from raysweep.laws.determined import undetermined
 from raysweep.laws.estimate import Status, check, distinct, scales_of
 from raysweep.laws.group import Data, GroupFit, Holdout
+from raysweep.laws.misfit import of_form
 from raysweep.laws.pooling import pooled
+from raysweep.laws.remains import remains
 from raysweep.laws.request import Options
 
 __all__ = ["fit_groups"]
@@ -228,6 +230,7 @@ def _outcome(
     residual = np.log(data.y) - np.log(law.predict(data.x, values))
     rivals = tuple(evidence(law, data.x, data.y, group.weights, options.holdout)) if compare else ()
     trend, determined = caveats.of_trend(group, x, y)
+    left = None if drawn.sample is None else remains(np.log(data.x), residual, group.weights)
     details = {
         **group.details,
         **caveats.of_search(Status(group.status)),
@@ -238,6 +241,7 @@ def _outcome(
         **caveats.of_place(group),
         **caveats.of_holdout(law, holdout, options),
         **(caveats.of_rivals(law, rivals) if determined else {}),
+        **(of_form(group, left, rivals) if compare and determined and left is not None else {}),
         **caveats.of_comparison(compare, options),
         **drawn.notes,
     }
@@ -260,6 +264,7 @@ def _outcome(
         holdout=holdout,
         rivals=rivals,
         draws=drawn.sample,
+        left=left,
     )
 
 

@@ -16,6 +16,7 @@ from raysweep.laws.bootstrap import Bootstrap
 from raysweep.laws.choice import Evidence
 from raysweep.laws.covariance import covariance, draws_record
 from raysweep.laws.definition import Array, Law
+from raysweep.laws.remains import Remains
 from raysweep.laws.window import Bounds
 
 __all__ = ["Data", "GroupFit", "Holdout", "lack_of_fit"]
@@ -104,6 +105,7 @@ class GroupFit:
         draws: The bootstrap behind the intervals.
         error: Why there is no estimate.
         bounds: The rule by which rows were kept, and its values here; None where none was asked for.
+        left: What the fit leaves of the data, for intervals of a law that may bend; None without draws.
     """
 
     law: Law
@@ -128,6 +130,7 @@ class GroupFit:
     draws: Bootstrap | None = field(default=None, repr=False)
     error: str | None = None
     bounds: Bounds | None = None
+    left: Remains | None = field(default=None, repr=False)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from raysweep.laws.definition import Array
 from raysweep.laws.group import GroupFit
+from raysweep.laws.misfit import UNTRUSTED, wide_band
 
 __all__ = ["Prediction", "predicted"]
 
@@ -22,8 +23,10 @@ class Prediction:
     Attributes:
         x: The value of each scale by its column.
         value: The mean law.
-        interval: Low and high of the mean law at the level of the fit; None without draws.
-        new_run: Low and high of a new run's measurement; None without draws.
+        interval: Low and high of the mean law at the level of the fit; None without draws, and beyond the data where
+            these speak against the law (note `extrapolation_untrusted`).
+        new_run: Low and high of a new run's measurement; None as `interval`.
+        bent: Low and high of the mean if the law may bend; None without draws.
         beyond: How many times the farthest scale lies outside the range that was fitted; 1 for a point inside.
     """
 
@@ -31,12 +34,13 @@ class Prediction:
     value: float
     interval: tuple[float, float] | None
     new_run: tuple[float, float] | None
+    bent: tuple[float, float] | None
     beyond: float
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, None where there is no finite number."""
-        ends = [*(self.interval or (math.nan,) * 2), *(self.new_run or (math.nan,) * 2)]
-        names = ("value", "ci_low", "ci_high", "new_low", "new_high", "beyond")
+        ends = [end for pair in (self.interval, self.new_run, self.bent) for end in pair or (math.nan,) * 2]
+        names = ("value", "ci_low", "ci_high", "new_low", "new_high", "bent_low", "bent_high", "beyond")
         numbers = zip(names, (self.value, *ends, self.beyond), strict=True)
         return {"x": dict(self.x), **{name: n if math.isfinite(n) else None for name, n in numbers}}
 
@@ -53,8 +57,12 @@ def predicted(group: GroupFit, points: Sequence[Mapping[str, float]]) -> tuple[P
     mean, band, new = group.predict(x), group.band(x), group.prediction(x)
     low, high = np.array(group.window).T[..., None]
     beyond = np.maximum(np.maximum(x / high, low / x), 1.0).max(axis=0)
+    wide = wide_band(group, x)
+    if UNTRUSTED in group.details:
+        band, new = (np.where(beyond[:, None] > 1, np.nan, ends) for ends in (band, new))
+    bent = np.full_like(band, np.nan) if wide is None else wide
     return tuple(
-        Prediction(point, float(mean[i]), _ends(band[i]), _ends(new[i]), float(beyond[i]))
+        Prediction(point, float(mean[i]), _ends(band[i]), _ends(new[i]), _ends(bent[i]), float(beyond[i]))
         for i, point in enumerate(points)
     )
 

@@ -16,6 +16,7 @@ from raysweep.laws.choice import Evidence
 from raysweep.laws.covariance import draws_of
 from raysweep.laws.forms import LAWS, law
 from raysweep.laws.group import GroupFit, Holdout
+from raysweep.laws.remains import Remains
 from raysweep.laws.result import Fit
 from raysweep.laws.window import Bounds, Window
 
@@ -79,7 +80,8 @@ def load_fits(path: str | Path) -> tuple[Fit, ...]:
 
 
 def _record(group: GroupFit) -> dict[str, Any]:
-    record = {**group.to_json(draws=True), "x": list(group.x)}
+    left = None if group.left is None else group.left.to_json()
+    record = {**group.to_json(draws=True), "x": list(group.x), "left": left}
     if group.bounds is not None:
         rule = group.bounds.window
         record["bounds"] = {**group.bounds.to_json(), "window": {"low": rule.low, "high": rule.high, "x": rule.x}}
@@ -96,6 +98,7 @@ def _group(record: Mapping[str, Any]) -> GroupFit:
     ends = {one["name"]: (one["ci_low"], one["ci_high"]) for one in (*record["params"], *record["derived"])}
     spans = record["window"] if len(record["x"]) > 1 else [record["window"]]
     held, draws, error = record["holdout"], record["draws"], record.get("error")
+    left = record.get("left")  # earlier files have none
     return GroupFit(
         law=form,
         x=tuple(record["x"]),
@@ -108,6 +111,7 @@ def _group(record: Mapping[str, Any]) -> GroupFit:
         draws=None if draws is None else draws_of(draws, form, params),
         error=error,
         bounds=None if "bounds" not in record else _bounds(record["bounds"]),
+        left=None if left is None else Remains.of(left),
         **{name: record[name] for name in _SAME},
     )
 

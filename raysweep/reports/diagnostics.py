@@ -37,7 +37,7 @@ def diagnostics_figure(
     Hollow points were held out: the dashed law was fitted without them. A law of two scales is drawn as curves over the
     one with more values, at levels of the other, which is the colour; one of more scales as measurements against the
     law's values. Bands are of the mean law and, for one scale, of a new run. Laws reach to the points of scales
-    `predict`, where diamonds have the interval of a new run.
+    `predict`, where diamonds have the interval of a new run and, dotted, that of a law that may bend.
     """
     groups = [group for group in fit if group.error is None][:_MOST]
     with plt.rc_context(STYLE):
@@ -90,10 +90,12 @@ def _reach(group: GroupFit, scale: int, ahead: Sequence[Prediction]) -> tuple[fl
 
 
 def _diamonds(axis: Axes, at: Sequence[float], ahead: Sequence[Prediction], colours: Sequence[Any]) -> None:
-    """What is predicted, with the interval of a new run, at places on the horizontal axis."""
+    """What is predicted, with the interval of a new run and that of a law that may bend, along the horizontal axis."""
     for i, (x, one, colour) in enumerate(zip(at, ahead, colours, strict=True)):
         if one.new_run is not None:
             axis.plot([x, x], one.new_run, color=colour, lw=1.1)
+        if one.bent is not None:
+            axis.plot([x, x], one.bent, color=colour, lw=0.9, ls=":", label="if the law may bend" if i == 0 else None)
         axis.plot([x], [one.value], "D", ms=4.5, mfc="white", mec=colour, label="predicted" if i == 0 else None)
 
 

@@ -54,15 +54,16 @@ def _frame(fit: Fit, points: Sequence[Mapping[str, float]]) -> pl.DataFrame:
     """The parameters of a fit, and its predictions."""
     frame = fit.to_frame()
     rows = [
-        {**group.group, "law": group.law.name, "name": _called(group, one), "value": one.value, **_ends(one)}
+        {**group.group, "law": group.law.name, "name": name, "value": one.value, **_ends(ends)}
         for group in fit
         for one in predicted(group, points)
+        for name, ends in _named(group, one).items()
     ]
     return pl.concat([frame, pl.DataFrame(rows, infer_schema_length=None)], how="diagonal_relaxed") if rows else frame
 
 
-def _ends(one: Prediction) -> dict[str, float | None]:
-    low, high = one.interval or (None, None)
+def _ends(ends: tuple[float, float] | None) -> dict[str, float | None]:
+    low, high = ends or (None, None)
     return {"ci_low": low, "ci_high": high}
 
 
@@ -70,11 +71,18 @@ def _called(group: GroupFit, one: Prediction) -> str:
     return f"{group.y}({', '.join(f'{name}={value:g}' for name, value in one.x.items())})"
 
 
+def _named(group: GroupFit, one: Prediction) -> dict[str, tuple[float, float] | None]:
+    """The intervals of a prediction: its own, and that of a law that may bend."""
+    name = _called(group, one)
+    return {name: one.interval} | ({} if one.bent is None else {f"{name} if the law may bend": one.bent})
+
+
 def _cells(group: GroupFit, points: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, ...]]:
     """Each quantity of a group by its name: its value and, where they are known, the ends of its interval."""
     numbers = {**group.params, **group.derived}
     cells = {name: (value, *group.intervals.get(name, ())) for name, value in numbers.items()}
-    return cells | {_called(group, one): (one.value, *(one.interval or ())) for one in predicted(group, points)}
+    ahead = [(one.value, _named(group, one)) for one in predicted(group, points)]
+    return cells | {name: (value, *(ends or ())) for value, both in ahead for name, ends in both.items()}
 
 
 def _columns(groups: Sequence[GroupFit], points: Sequence[Mapping[str, float]]) -> tuple[list[str], list[Any]]:

@@ -36,6 +36,8 @@ def test_csv_has_every_number_in_full(fitted: Fit) -> None:
         (low, high) = group.band(1e8)[0]
         found = rows["loss_1(n=1e+08)"]
         assert (found["value"], found["ci_low"], found["ci_high"]) == (group.predict(1e8)[0], low, high)
+        bent = rows["loss_1(n=1e+08) if the law may bend"]
+        assert bent["ci_low"] <= low <= high <= bent["ci_high"]
     assert "needs at least 4 distinct scales" in table.filter(arm="short")["notes"].item()
 
 
@@ -44,26 +46,38 @@ def test_markdown_has_a_row_of_equal_cells_for_each_group(fitted: Fit) -> None:
     about, _, *table = text.splitlines()
     assert r"loss\_1 = E + A n^-alpha; [low, high] is the 95% interval" in about
     cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table]
-    assert {len(row) for row in cells} == {1 + 3 + 1 + 2}
+    assert {len(row) for row in cells} == {1 + 3 + 2 + 2}
     head, _, *rows = ([cell.strip() for cell in row] for row in cells)
-    assert head == ["arm", "E", "A", "alpha", r"loss\_1(n=1e+08)", "points", "rms"]
+    assert head == [
+        "arm",
+        "E",
+        "A",
+        "alpha",
+        r"loss\_1(n=1e+08)",
+        r"loss\_1(n=1e+08) if the law may bend",
+        "points",
+        "rms",
+    ]
     assert {row[0] for row in rows} == {r"a\|b", "50% & $x$", "short"}
     group = fitted.group(arm="a|b").only
     (row,) = [row for row in rows if row[0] == r"a\|b"]
     low, high = group.interval("alpha")
     assert row[3] == f"{group.params['alpha']:.4g} [{low:.4g}, {high:.4g}]"
     (short,) = [row for row in rows if row[0] == "short"]
-    assert short[1:5] == [""] * 4
+    assert short[1:6] == [""] * 5
     assert short[-1] == "not fitted"
 
 
 def test_latex_is_mathematics_and_nothing_in_it_is_a_command(fitted: Fit) -> None:
     lines = parameter_table([fitted], "latex", [[{"n": 1e8}]]).splitlines()
-    assert lines[1] == r"\begin{tabular}{lrrrrrr}"
-    assert lines[3] == r"arm & $E$ & $A$ & $\alpha$ & loss\_1(n=1e+08) & points & rms \\"
+    assert lines[1] == r"\begin{tabular}{lrrrrrrr}"
+    assert (
+        lines[3]
+        == r"arm & $E$ & $A$ & $\alpha$ & loss\_1(n=1e+08) & loss\_1(n=1e+08) if the law may bend & points & rms \\"
+    )
     rows = [line for line in lines[5:] if line.endswith(r"\\")]
     assert len(rows) == 3
-    assert all(len(re.findall(r"(?<!\\)&", row)) == 6 for row in rows)
+    assert all(len(re.findall(r"(?<!\\)&", row)) == 7 for row in rows)
     assert all(len(re.findall(r"(?<!\\)\$", row)) % 2 == 0 for row in rows)
     assert any(row.startswith(r"50\% \& \$x\$ & $") for row in rows)
     assert r" \times 10^{12}" in rows[0]

@@ -1,0 +1,69 @@
+"""Intervals and a note for a law that may be wrong: what the data say against its form, and how far it may then err."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from raysweep.laws.batch import Group
+from raysweep.laws.choice import Evidence
+from raysweep.laws.definition import Array
+from raysweep.laws.deviation import departure, deviation
+from raysweep.laws.group import GroupFit
+from raysweep.laws.remains import Remains
+
+__all__ = ["UNTRUSTED", "of_form", "wide_band"]
+
+UNTRUSTED = "extrapolation_untrusted"
+_SUSPICIOUS = 0.02  # p-value of the law's form below which its extrapolation is not trusted
+_LEAD = 10.0  # by which a rival's AICc then is better
+
+
+def of_form(group: Group, left: Remains, rivals: Sequence[Evidence]) -> dict[str, str]:
+    """Whether the data speak against the form of a group's law, where rows are independent.
+
+    Args:
+        left: What the fit leaves of the data.
+        rivals: The comparison with other laws.
+    """
+    if not _independent(group):
+        return {}
+    law, said = group.law, []
+    p_value = departure(law, group.values, left)
+    if p_value is not None and p_value < _SUSPICIOUS:
+        said.append(f"its residuals follow a smooth curve (restricted likelihood ratio, p = {p_value:.1g})")
+    own = next((one.aicc for one in rivals if one.law == law.name), 0.0)
+    best = min((one for one in rivals if one.parameters >= law.free), key=lambda one: one.aicc, default=None)
+    if best is not None and own - best.aicc > _LEAD:
+        said.append(f"{best.law} fits better by {own - best.aicc:.0f} in AICc")
+    if not said:
+        return {}
+    text = (
+        f"The data do not follow {law.name!r}: {' and '.join(said)}. Beyond the data its interval is withheld from "
+        "predictions, and only that of a law that may bend is shown. Try another form or window."
+    )
+    return {UNTRUSTED: text}
+
+
+def _independent(group: Group) -> bool:
+    """Whether every row is a run of its own: the rows of one run may have correlated errors, which look like a bend."""
+    if group.data.run is None:
+        return True
+    runs = np.unique(group.data.run).size
+    return bool(np.unique(np.vstack([group.data.x, group.run]), axis=1).shape[1] == runs)
+
+
+def wide_band(group: GroupFit, x: Array) -> Array | None:
+    """Low and high of the mean at scales x > 0, [axes, points], if the law may bend: [points, 2]; None if unknown.
+
+    It holds the interval of the law itself, and that of the law times a smooth deviation, see `laws.deviation`.
+    """
+    if group.error is not None or group.left is None:
+        return None
+    values = np.array([group.params[name] for name in group.law.names])
+    found = deviation(group.law, values, group.left)
+    if found is None:
+        return None
+    own, bent = group.band(x), found.interval(x, group.level)
+    return np.stack([np.fmin(own[:, 0], bent[:, 0]), np.fmax(own[:, 1], bent[:, 1])], axis=1)
