@@ -16,23 +16,26 @@ from raysweep.laws.remains import Remains
 __all__ = ["UNTRUSTED", "of_form", "wide_band"]
 
 UNTRUSTED = "extrapolation_untrusted"
-_SUSPICIOUS = 0.02  # p-value of the law's form below which its extrapolation is not trusted
+_SUSPICIOUS = 0.03  # p-value of the law's form below which its extrapolation is not trusted
 _LEAD = 10.0  # by which a rival's AICc then is better
 
 
 def of_form(group: Group, left: Remains, rivals: Sequence[Evidence]) -> dict[str, str]:
-    """Whether the data speak against the form of a group's law, where rows are independent.
+    """Whether the data speak against the form of a group's law, or against independent rows, which look the same.
 
     Args:
         left: What the fit leaves of the data.
         rivals: The comparison with other laws.
     """
-    if not _independent(group):
-        return {}
     law, said = group.law, []
-    p_value = departure(law, group.values, left)
-    if p_value is not None and p_value < _SUSPICIOUS:
-        said.append(f"its residuals follow a smooth curve (restricted likelihood ratio, p = {p_value:.1g})")
+    if "correlated_rows" in group.details:
+        said.append("residuals of neighbouring points are correlated")
+    elif not _independent(group):
+        return {}
+    else:
+        p_value = departure(law, group.values, left)
+        if p_value is not None and p_value < _SUSPICIOUS:
+            said.append(f"residuals follow a smooth curve (restricted likelihood ratio, p = {p_value:.1g})")
     own = next((one.aicc for one in rivals if one.law == law.name), 0.0)
     best = min((one for one in rivals if one.parameters >= law.free), key=lambda one: one.aicc, default=None)
     if best is not None and own - best.aicc > _LEAD:
