@@ -241,10 +241,11 @@ def _outcome(
         **caveats.of_place(group),
         **caveats.of_holdout(law, holdout, options),
         **(caveats.of_rivals(law, rivals) if determined else {}),
-        **(of_form(group, left, rivals) if compare and determined and left is not None else {}),
         **caveats.of_comparison(compare, options),
         **drawn.notes,
     }
+    if compare and determined and left is not None:
+        details |= of_form(group, left, rivals, details)
     intervals = drawn.intervals
     if not determined and law.free > _OF_A_LINE and intervals:
         intervals = {}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from raysweep.laws.batch import Group
 from raysweep.laws.choice import Evidence
-from raysweep.laws.definition import Array
+from raysweep.laws.definition import Array, Law
 from raysweep.laws.deviation import departure, deviation
 from raysweep.laws.group import GroupFit
 from raysweep.laws.remains import Remains
@@ -16,37 +16,45 @@ from raysweep.laws.remains import Remains
 __all__ = ["UNTRUSTED", "of_form", "wide_band"]
 
 UNTRUSTED = "extrapolation_untrusted"
-_SUSPICIOUS = 0.03  # p-value of the law's form below which its extrapolation is not trusted
+_SUSPICIOUS = 0.025  # p-value of the law's form below which its extrapolation is not trusted
 _LEAD = 10.0  # by which a rival's AICc then is better
 
 
-def of_form(group: Group, left: Remains, rivals: Sequence[Evidence]) -> dict[str, str]:
+def of_form(group: Group, left: Remains, rivals: Sequence[Evidence], details: Mapping[str, str]) -> dict[str, str]:
     """Whether the data speak against the form of a group's law, or against independent rows, which look the same.
 
     Args:
         left: What the fit leaves of the data.
         rivals: The comparison with other laws.
+        details: Notes that are known already.
     """
-    law, said = group.law, []
-    if "correlated_rows" in group.details:
+    said = []
+    if "correlated_rows" in details:
         said.append("residuals of neighbouring points are correlated")
-    elif not _independent(group):
+    if "lack_of_fit" in details:
+        said.append("means at each scale deviate by more than the spread of runs explains")
+    if _independent(group):
+        said += _against(group.law, departure(group.law, group.values, left), rivals)
+    if not said:
         return {}
-    else:
-        p_value = departure(law, group.values, left)
-        if p_value is not None and p_value < _SUSPICIOUS:
-            said.append(f"residuals follow a smooth curve (restricted likelihood ratio, p = {p_value:.1g})")
+    text = (
+        f"The data do not follow {group.law.name!r} with independent errors: {'; '.join(said)}. Beyond the data its "
+        "interval is withheld from predictions, and only that of a law that may bend is shown. Try another form or "
+        "window."
+    )
+    return {UNTRUSTED: text}
+
+
+def _against(law: Law, p_value: float | None, rivals: Sequence[Evidence]) -> list[str]:
+    """What speaks against a law's form where rows are independent."""
+    said = []
+    if p_value is not None and p_value < _SUSPICIOUS:
+        said.append(f"residuals follow a smooth curve (restricted likelihood ratio, p = {p_value:.1g})")
     own = next((one.aicc for one in rivals if one.law == law.name), 0.0)
     best = min((one for one in rivals if one.parameters >= law.free), key=lambda one: one.aicc, default=None)
     if best is not None and own - best.aicc > _LEAD:
         said.append(f"{best.law} fits better by {own - best.aicc:.0f} in AICc")
-    if not said:
-        return {}
-    text = (
-        f"The data do not follow {law.name!r}: {' and '.join(said)}. Beyond the data its interval is withheld from "
-        "predictions, and only that of a law that may bend is shown. Try another form or window."
-    )
-    return {UNTRUSTED: text}
+    return said
 
 
 def _independent(group: Group) -> bool:

@@ -175,10 +175,10 @@ def test_where_the_data_speak_against_the_form_its_interval_beyond_them_is_withh
 
 def test_rows_of_one_run_are_not_judged_and_correlated_ones_are_not_trusted():
     rng = np.random.default_rng(6)
-    x = np.tile(np.geomspace(1e3, 1e6, 20), 4)
+    x = np.geomspace(1e3, 1e6, 40)
     y = bend(x) * np.exp(0.01 * rng.standard_normal(x.size))
-    runs = Data(x[None], y, run=np.repeat(np.arange(4), 20))
-    for data, expected in ((runs, False), (replace(runs, run=np.arange(80)), True), (replace(runs, run=None), True)):
+    runs = Data(x[None], y, run=np.arange(40) % 4)
+    for data, expected in ((runs, False), (replace(runs, run=np.arange(40)), True), (replace(runs, run=None), True)):
         (group,) = fit_groups(law("power+floor"), [data], ["x"], "y", OPTIONS)
         assert (UNTRUSTED in group.notes) is expected
 
