@@ -4,6 +4,8 @@ Run: .venv/bin/python tests/benchmarks/laws_misfit.py [--worlds 200] [--draws 20
 (writes laws-misfit.json and its figure beside itself unless only some designs are run; asserts nothing)
      .venv/bin/python tests/benchmarks/laws_misfit.py real
 (adds real runs whose largest scales are held out; $RAYSWEEP_DATA names the folder that holds them)
+     .venv/bin/python tests/benchmarks/laws_misfit.py limits
+(adds how often a test that knows the true curve would notice each wrong law)
 
 A world is one data set: the truth times exp(noise). Its law predicts the mean at 10 times the largest scale (of two
 scales: of each). `plain` is the interval of the law, `bent` the one of a law that may bend, which holds it. Widths are
@@ -31,9 +33,11 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 from laws_notes import carried  # noqa: E402
+from scipy.stats import f, ncf  # noqa: E402
 
 from raysweep.laws import law  # noqa: E402
 from raysweep.laws.deviation import deviation  # noqa: E402
+from raysweep.laws.estimate import estimate  # noqa: E402
 from raysweep.laws.fitting import fit_groups  # noqa: E402
 from raysweep.laws.group import Data, GroupFit  # noqa: E402
 from raysweep.laws.misfit import UNTRUSTED, wide_band  # noqa: E402
@@ -236,6 +240,23 @@ def judged(design: Design, found: Sequence[GroupFit]) -> dict[str, Any]:
     return {key: value if not isinstance(value, float) else round(value, 4) for key, value in out.items()}
 
 
+def limits() -> dict[str, float]:
+    """The power at 5 % of the F test of the one direction in which each wrong law differs from the truth.
+
+    A test that does not know the true curve notices less, where errors are normal and independent.
+    """
+    out = {}
+    for name, design in designs().items():
+        if design.right or design.run is not None:
+            continue
+        form, clean = law(design.form), design.truth(design.x)
+        rest = np.log(clean) - np.log(form.predict(design.x, estimate(form, design.x, clean).values[0]))
+        noise = np.array([design.noise(np.random.default_rng(seed)) for seed in range(200)])
+        away, spare = float(rest @ rest / noise.var()), clean.size - form.free - 1
+        out[name] = round(float(ncf.sf(f.isf(0.05, 1, spare), 1, spare, away)), 3)
+    return out
+
+
 def real(draws: int) -> dict[str, Any]:
     """Held-out measurements of real runs: the share inside the interval of a new run, and its median width."""
     from laws_data import curves, tables
@@ -283,7 +304,7 @@ def _held_out(form: str, data: Data, x: Array, y: Array, options: Options) -> tu
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", nargs="?", choices=("worlds", "real", "figure"), default="worlds")
+    parser.add_argument("verb", nargs="?", choices=("worlds", "real", "limits", "figure"), default="worlds")
     parser.add_argument("--worlds", type=int, default=200)
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--only", default="", help="designs whose name contains this; writes nothing")
@@ -298,6 +319,8 @@ def main() -> None:
         for name, one in found.items():
             print(f"{name:60s}", json.dumps(one))
         save(path, "real", {"draws": args.draws, "cpu_s": round(time.process_time() - begun, 1), "results": found})
+    elif args.verb == "limits":
+        save(path, "limits", {"power": limits()})
     elif args.verb == "worlds":
         table = {}
         for name, design in designs().items():
