@@ -113,7 +113,8 @@ class Deviation:
             noise: Of a new run's measurement, in place of the mean.
         """
         u = np.log(x)
-        centre, tangent = _tangent(self.law, u, self.values)
+        with np.errstate(all="ignore"):  # far outside its window a law may vanish or overflow
+            centre, tangent = _tangent(self.law, u, self.values)
         by = self._data.fit.T @ tangent.T
         own = (by**2).sum(axis=0) + float(noise)
         moved, scale = [], []

@@ -13,7 +13,7 @@ from raysweep.laws.deviation import departure, deviation
 from raysweep.laws.group import GroupFit
 from raysweep.laws.remains import Remains
 
-__all__ = ["UNTRUSTED", "of_form", "wide_band"]
+__all__ = ["UNTRUSTED", "of_form", "bent_band"]
 
 UNTRUSTED = "extrapolation_untrusted"
 _SUSPICIOUS = 0.025  # p-value of the law's form below which its extrapolation is not trusted
@@ -65,7 +65,7 @@ def _independent(group: Group) -> bool:
     return bool(np.unique(np.vstack([group.data.x, group.run]), axis=1).shape[1] == runs)
 
 
-def wide_band(group: GroupFit, x: Array) -> Array | None:
+def bent_band(group: GroupFit, x: Array) -> Array | None:
     """Low and high of the mean at scales x > 0, [axes, points], if the law may bend: [points, 2]; None if unknown.
 
     It holds the interval of the law itself, and that of the law times a smooth deviation, see `laws.deviation`.

@@ -11,7 +11,7 @@ import numpy as np
 
 from raysweep.laws.definition import Array
 from raysweep.laws.group import GroupFit
-from raysweep.laws.misfit import UNTRUSTED, wide_band
+from raysweep.laws.misfit import UNTRUSTED, bent_band
 
 __all__ = ["Prediction", "predicted"]
 
@@ -57,7 +57,7 @@ def predicted(group: GroupFit, points: Sequence[Mapping[str, float]]) -> tuple[P
     mean, band, new = group.predict(x), group.band(x), group.prediction(x)
     low, high = np.array(group.window).T[..., None]
     beyond = np.maximum(np.maximum(x / high, low / x), 1.0).max(axis=0)
-    wide = wide_band(group, x)
+    wide = bent_band(group, x)
     if UNTRUSTED in group.details:
         band, new = (np.where(beyond[:, None] > 1, np.nan, ends) for ends in (band, new))
     bent = np.full_like(band, np.nan) if wide is None else wide

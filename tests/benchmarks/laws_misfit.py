@@ -40,7 +40,7 @@ from raysweep.laws.deviation import deviation  # noqa: E402
 from raysweep.laws.estimate import estimate  # noqa: E402
 from raysweep.laws.fitting import fit_groups  # noqa: E402
 from raysweep.laws.group import Data, GroupFit  # noqa: E402
-from raysweep.laws.misfit import UNTRUSTED, wide_band  # noqa: E402
+from raysweep.laws.misfit import UNTRUSTED, bent_band  # noqa: E402
 from raysweep.laws.request import Options  # noqa: E402
 
 Array = npt.NDArray[np.float64]
@@ -219,7 +219,7 @@ def judged(design: Design, found: Sequence[GroupFit]) -> dict[str, Any]:
     truth = float(design.truth(ahead)[0])
     kept = [g for g in found if g.error is None and g.draws is not None]
     plain = np.array([g.band(ahead)[0] for g in kept])
-    bent = np.array([wide_band(g, ahead)[0] for g in kept])  # type: ignore[index]
+    bent = np.array([bent_band(g, ahead)[0] for g in kept])  # type: ignore[index]
     held = {name: (ends[:, 0] <= truth) & (truth <= ends[:, 1]) for name, ends in (("plain", plain), ("bent", bent))}
     against = np.array([any(note in g.notes for note in AGAINST) for g in kept])
     spoke = np.array([UNTRUSTED in g.notes for g in kept])

@@ -47,11 +47,12 @@ def test_a_fit_predicts_where_it_is_asked_to(cli: Cli, one: str) -> None:
     assert far["value"] == pytest.approx(p["E"] + p["A"] * 1e8 ** -p["alpha"])
     assert far["new_low"] < far["ci_low"] < far["value"] < far["ci_high"] < far["new_high"]
     assert far["ci_low"] < 0.3 + 4 * 1e8**-0.3 < far["ci_high"]
+    assert far["bent_low"] < far["ci_low"] < far["ci_high"] < far["bent_high"]
     assert (far["beyond"], near["beyond"]) == (pytest.approx(100), 1)
     assert far["ci_high"] - far["ci_low"] > near["ci_high"] - near["ci_low"]
     out = cli("fit", one, *FLOOR, "--predict", "1e8", "--predict", "500")[1]
     assert f"predicted at n = 1e+08: loss = {far['value']:.4g} [{far['ci_low']:.4g}, " in out
-    assert "100 times beyond the range" in out
+    assert f"if the law may bend [{far['bent_low']:.4g}, {far['bent_high']:.4g}]; 100 times beyond the range" in out
     assert "2 times beyond the range" in out  # below it
     assert "predictions" not in json.loads(cli("fit", one, *FLOOR, "--json")[1])[0]
 

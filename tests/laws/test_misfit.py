@@ -14,7 +14,7 @@ from raysweep.laws import fit, law
 from raysweep.laws.deviation import departure, deviation
 from raysweep.laws.fitting import fit_groups
 from raysweep.laws.group import Data
-from raysweep.laws.misfit import UNTRUSTED, wide_band
+from raysweep.laws.misfit import UNTRUSTED, bent_band
 from raysweep.laws.predicted import predicted
 from raysweep.laws.remains import Remains, remains
 from raysweep.laws.request import Options
@@ -103,7 +103,7 @@ def test_it_holds_the_laws_own_interval_of_one_scale_and_of_two():
     (joint,) = fit_groups(law("chinchilla"), [Data(np.stack([n, d]), y)], ["n", "d"], "y", OPTIONS)
     (single,) = worlds(floored, X, 0.01, 1)
     for group, x in ((single, np.geomspace(1e2, 1e8, 7)[None]), (joint, np.array([[1e8, 1e10], [1e10, 1e12]]))):
-        own, wide = group.band(x), wide_band(group, x)
+        own, wide = group.band(x), bent_band(group, x)
         assert (wide[:, 0] <= own[:, 0]).all()
         assert (wide[:, 1] >= own[:, 1]).all()
 
@@ -113,7 +113,7 @@ def test_a_bend_is_covered_and_a_right_law_stays_near():
     for truth, most in ((floored, 0.3), (bend, 0.9)):
         found = worlds(truth, X, 0.01, 25)
         plain, wide = (
-            np.log([ends(g)[0] for g in found]) for ends in (lambda g: g.band(far), lambda g: wide_band(g, far))
+            np.log([ends(g)[0] for g in found]) for ends in (lambda g: g.band(far), lambda g: bent_band(g, far))
         )
         y = np.log(truth(far[0]))
         held = [float(((ends[:, 0] <= y) & (y <= ends[:, 1])).mean()) for ends in (plain, wide)]
