@@ -25,7 +25,7 @@ from raysweep.laws.remains import Remains
 __all__ = ["Deviation", "departure", "deviation"]
 
 _DECADE = math.log(10.0)
-_USUAL = (0.1, 0.2)  # median of tau over the law's slope, for one scale and for several; found by coverage
+_USUAL = (0.05, 0.2)  # median of tau over the law's slope, for one scale and for several; found by coverage
 _LESSER = 0.2  # tau of the other walks where one is larger
 _RATIOS = np.geomspace(1e-3, 1e3, 37)  # largest variance of the deviation in the data, over that of the noise
 _COARSE = slice(None, None, 3)  # of them, for the test
