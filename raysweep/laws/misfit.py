@@ -13,7 +13,7 @@ from raysweep.laws.deviation import departure, deviation
 from raysweep.laws.group import GroupFit
 from raysweep.laws.remains import Remains
 
-__all__ = ["UNTRUSTED", "of_form", "bent_band"]
+__all__ = ["UNTRUSTED", "bent_band", "of_form"]
 
 UNTRUSTED = "extrapolation_untrusted"
 _SUSPICIOUS = 0.025  # p-value of the law's form below which its extrapolation is not trusted
