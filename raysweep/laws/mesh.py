@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from scipy.special import betainc, betaln, gammaln
+from scipy.special import betainc, expit
 
 from raysweep.laws.definition import Array
 
@@ -16,19 +17,23 @@ _ABOVE = 4.0  # log units of the odds above the most trials at which a rate coun
 _MOST = 400  # distinct counts that are kept apart
 _EXACT = 30  # counts up to here are never rounded
 _FINE = 0.03  # relative rounding beyond
+_INSIDE = 5  # points of a cell that a distribution function is averaged over
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Cells of success rates.
+    """Cells of success rates, and what they say of counts c of n, [pairs].
 
     Attributes:
+        c, n: The counts.
         odds: Log-odds of the middle of each cell, [cells]; -inf for the first, an atom of rates that count as 0.
         step: Width of the cells, in log-odds.
-        chance: Mean chance of each of the counts over a cell, [pairs, cells].
+        chance: Mean chance of c successes over a cell, [pairs, cells].
         failure: Mean of (1 - p)^k over a cell, [cells, budgets].
     """
 
+    c: Array
+    n: Array
     odds: Array
     step: float
     chance: Array
@@ -40,7 +45,15 @@ class Mesh:
         most = max(float(n.max()), float(k.max()))
         edges = np.arange(-np.log(most) - _BELOW, np.log(float(n.max())) + _ABOVE, step)
         odds = np.concatenate([[-np.inf], edges[:-1] + step / 2])
-        return cls(odds, step, _chance(c, n, edges, step), _mean_power(k, edges).T)
+        return cls(c, n, odds, step, _chance(c, n, edges, step), _mean_power(k, edges).T)
+
+    @cached_property
+    def upto(self) -> Array:
+        """Mean chance of c successes or fewer over a cell, [pairs, cells]."""
+        inside = (np.arange(_INSIDE) + 0.5) / _INSIDE - 0.5
+        rates = expit(self.odds[:, None] + inside * self.step)
+        c, more = self.c[:, None, None], (self.n - self.c)[:, None, None]
+        return np.asarray(1 - np.where(more > 0, betainc(c + 1, np.maximum(more, 1), rates), 0.0).mean(axis=2))
 
 
 def merged(c: Array, n: Array, most: int = _MOST) -> tuple[Array, Array, Array]:
@@ -81,7 +94,6 @@ def _chance(c: Array, n: Array, edges: Array, step: float) -> Array:
     found[all_, 1:] = _mean_power(n[all_], -edges[::-1])[:, :0:-1]
     some = ~(none | all_)
     a, b = c[some][:, None], (n - c)[some][:, None]
-    rates = 1 / (1 + np.exp(-edges))
-    scale = np.exp(gammaln(a + b + 1) - gammaln(a + 1) - gammaln(b + 1) + betaln(a, b))
-    found[some, 1:] = np.diff(betainc(a, b, rates), axis=1) * scale / step
+    rates = expit(edges)
+    found[some, 1:] = np.diff(betainc(a, b, rates), axis=1) * (a + b) / (a * b) / step
     return found

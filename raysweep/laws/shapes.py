@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy.special import bdtr, betaln, chdtrc, expit, log_ndtr
+from scipy.special import betaln, chdtrc, log_ndtr
 
 from raysweep.laws.definition import Array
 from raysweep.laws.mesh import Mesh
 
-__all__ = ["SHAPES", "Shape", "Shaped", "misfit"]
+__all__ = ["SHAPES", "Shape", "Shaped"]
 
 _SIDE = 25  # points of the grid along each parameter
 _DROPS = (1000.0, 200.0, 50.0, 15.0, 6.0)  # of log likelihood, framed by the grids one after another
@@ -56,18 +56,14 @@ class Shaped:
 
     Attributes:
         shape: The family.
-        likelihood: Largest log likelihood.
         aicc: Akaike's criterion with the correction for few problems.
-        share: Share of each cell at the maximum, [cells].
         impossible: Share of impossible problems at the maximum.
         failure: 1 - pass@k at the maximum, [budgets], and its interval, [budgets, 2].
         p_value: Of the chi-squared test of counts against the fit.
     """
 
     shape: Shape
-    likelihood: float
     aicc: float
-    share: Array
     impossible: float
     failure: Array
     interval: Array
@@ -75,44 +71,82 @@ class Shaped:
 
     @classmethod
     def fitted(cls, shape: Shape, mesh: Mesh, weights: Array, drop: float) -> Shaped:
-        """The fit of a shape to `weights` problems of each of the mesh's counts, [pairs]; see `Shape`, `extremes`."""
-        low, high = np.array([*shape.low, 0.0]), np.array([*shape.high, 1.0])
+        """The fit of a shape to `weights` problems that have each of the mesh's counts, [pairs].
+
+        Args:
+            drop: How far the log likelihood may lie below its maximum in the interval.
+        """
         sides = (_SIDE, _SIDE, _SIDE if shape.impossible else 1)
-        for reach in (*(max(each, drop) for each in _DROPS), drop, None):
-            axes = [np.linspace(a, b, side) for a, b, side in zip(low, high, sides, strict=True)]
-            if not shape.impossible:
-                axes[2] = np.zeros(1)
-            first, second = (part.ravel() for part in np.meshgrid(axes[0], axes[1], indexing="ij"))
-            share = np.exp(shape.cells(first, second, mesh))
-            likely = share @ mesh.chance.T  # [points, pairs]
-            log = np.zeros((first.size, axes[2].size))
-            for j, missing in enumerate(axes[2]):
-                log[:, j] = np.log(np.maximum(missing * mesh.chance[:, 0] + (1 - missing) * likely, _TINY)) @ weights
-            best = np.unravel_index(np.argmax(log), log.shape)
-            if reach is None:
-                break
-            near = (log >= log[best] - 1.5 * reach).reshape(_SIDE, _SIDE, -1)
-            for i, axis in enumerate(axes[: shape.parameters]):
+        low, high = np.array([*shape.low, 0.0]), np.array([*shape.high, 1.0 if shape.impossible else 0.0])
+        for reach in (*(max(each, drop) for each in _DROPS), drop):
+            points = _Points.on(shape, mesh, weights, low, high, sides)
+            near = (points.log >= points.log.max() - 1.5 * reach).reshape(sides)
+            for i in range(shape.parameters):
                 held = np.flatnonzero(near.any(axis=tuple({0, 1, 2} - {i})))
-                margin = axis[1] - axis[0]
-                low[i], high[i] = max(low[i], axis[held[0]] - margin), min(high[i], axis[held[-1]] + margin)
-        missing = axes[2]
-        failure = (share @ mesh.failure)[:, None] * (1 - missing[:, None]) + missing[:, None]
-        inside = failure[log >= log[best] - drop]
-        count, most = float(weights.sum()), float(log[best])
-        mix = (1 - missing[best[1]]) * share[best[0]]
-        mix[0] += missing[best[1]]
-        spare = max(count - shape.parameters - 1, 1.0)
+                step = (high[i] - low[i]) / (_SIDE - 1)
+                ends = low[i] + step * (held[0] - 1), low[i] + step * (held[-1] + 1)
+                low[i], high[i] = max(low[i], ends[0]), min(high[i], ends[1])
+        points = _Points.on(shape, mesh, weights, low, high, sides)
+        at, missing = np.unravel_index(np.argmax(points.log), points.log.shape)
+        most, impossible = float(points.log[at, missing]), float(points.missing[missing])
+        failure = points.missing[:, None] + (1 - points.missing[:, None]) * (points.share @ mesh.failure)[:, None]
+        inside = failure[points.log >= most - drop]
+        share = (1 - impossible) * points.share[at]
+        share[0] += impossible
+        free, spare = shape.parameters, max(float(weights.sum()) - shape.parameters - 1, 1.0)
         return cls(
             shape=shape,
-            likelihood=most,
-            aicc=2 * (shape.parameters - most) + 2 * shape.parameters * (shape.parameters + 1) / spare,
-            share=mix,
-            impossible=float(missing[best[1]]),
-            failure=failure[best],
+            aicc=2 * (free - most) + 2 * free * (free + 1) / spare,
+            impossible=impossible,
+            failure=failure[at, missing],
             interval=np.stack([inside.min(axis=0), inside.max(axis=0)], axis=1),
-            p_value=float("nan"),
+            p_value=_p_value(share, free, mesh, weights),
         )
+
+
+@dataclass(frozen=True)
+class _Points:
+    """A grid of parameters: shares of cells, [points, cells], shares of impossible problems, [missing], and the log
+    likelihood, [points, missing].
+    """
+
+    share: Array
+    missing: Array
+    log: Array
+
+    @classmethod
+    def on(cls, shape: Shape, mesh: Mesh, weights: Array, low: Array, high: Array, sides: tuple[int, ...]) -> _Points:
+        one, other, missing = (np.linspace(*each) for each in zip(low, high, sides, strict=True))
+        first, second = (part.ravel() for part in np.meshgrid(one, other, indexing="ij"))
+        share = np.exp(shape.cells(first, second, mesh))
+        chance, never = share @ mesh.chance.T, mesh.chance[:, 0] == 1  # counts without a success
+        some = np.log(np.maximum(chance[:, ~never], _TINY)) @ weights[~never]
+        log = some[:, None] + weights[~never].sum() * np.log(np.maximum(1 - missing, _TINY))
+        for zero, weight in zip(chance[:, never].T, weights[never], strict=True):
+            log += weight * np.log(np.maximum(missing + (1 - missing) * zero[:, None], _TINY))
+        return cls(share, missing, log)
+
+
+def _p_value(share: Array, free: int, mesh: Mesh, weights: Array) -> float:
+    """Of a chi-squared test of counts against shares of cells that have `free` parameters; NaN for too few classes.
+
+    Classes are intervals of the fit's distribution function that expect 5 problems or more. A problem whose count spans
+    several adds to each its part (Czado, Gneiting and Held 2009), so that trials may differ.
+    """
+    high = np.clip(mesh.upto @ share, 0, 1)
+    low = np.clip(high - mesh.chance @ share, 0, high)
+    count = float(weights.sum())
+    least, edges = max(_EXPECTED / count, 1 / _CLASSES), [0.0]
+    for edge in np.unique(high):
+        if edges[-1] + least <= edge <= 1 - least:
+            edges.append(float(edge))
+    bounds = np.array([*edges, 1.0])
+    freedom = bounds.size - 2 - free
+    if freedom < 1:
+        return float("nan")
+    part = np.diff(np.clip((bounds - low[:, None]) / np.maximum(high - low, _TINY)[:, None], 0, 1), axis=1)
+    expected = count * np.diff(bounds)
+    return float(chdtrc(freedom, float(((weights @ part - expected) ** 2 / expected).sum())))
 
 
 def _beta(first: Array, second: Array, mesh: Mesh) -> Array:
@@ -151,26 +185,3 @@ SHAPES = tuple(
     )
 )
 
-
-def misfit(shaped: Shaped, mesh: Mesh, c: Array, n: Array, weights: Array) -> float:
-    """p-value of a chi-squared test of counts c of n, [pairs], against a fit; NaN where classes are too few.
-
-    Classes are intervals of the fit's distribution function, with an expectation of 5 problems or more each. A problem
-    whose count spans several adds to each its part (Czado, Gneiting and Held 2009), so that trials may differ.
-    """
-    rates = expit(mesh.odds)
-    upto = bdtr(c[:, None], n[:, None], rates) @ shaped.share
-    high = np.clip(upto, 0, 1)
-    low = np.clip(high - mesh.chance @ shaped.share, 0, high)
-    count = float(weights.sum())
-    least, edges = max(_EXPECTED / count, 1 / _CLASSES), [0.0]
-    for edge in np.unique(high):
-        if edge >= edges[-1] + least and edge <= 1 - least:
-            edges.append(float(edge))
-    bounds = np.array([*edges, 1.0])
-    freedom = bounds.size - 2 - shaped.shape.parameters
-    if freedom < 1:
-        return float("nan")
-    part = np.diff(np.clip((bounds - low[:, None]) / np.maximum(high - low, _TINY)[:, None], 0, 1), axis=1)
-    expected = count * np.diff(bounds)
-    return float(chdtrc(freedom, float(((weights @ part - expected) ** 2 / expected).sum())))

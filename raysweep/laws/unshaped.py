@@ -21,12 +21,12 @@ _MAXIMUM = 5e-3  # of the log likelihood, to its maximum
 _CENTRED = 1e-3  # decrement at which a weight is done with
 
 
-def extremes(mesh: Mesh, weights: Array, drop: float) -> tuple[Array, float]:
-    """Least and largest 1 - pass@k at each budget, [budgets, 2], and the largest log likelihood of any G.
+def extremes(mesh: Mesh, weights: Array, drop: float) -> Array:
+    """Least and largest 1 - pass@k at each budget, [budgets, 2].
 
     Args:
         weights: Problems that have each of the mesh's counts, [pairs].
-        drop: How far below its maximum the log likelihood may lie.
+        drop: How far the log likelihood may lie below its maximum.
     """
     cells = mesh.odds.size
     best = np.full(cells, 1 / cells)
@@ -43,7 +43,7 @@ def extremes(mesh: Mesh, weights: Array, drop: float) -> tuple[Array, float]:
                 push *= _GROWTH
                 mix = _climbed(mix, sign * failure, push, mesh.chance, weights, top - drop)
             found[j, end] = failure @ mix + sign * (cells + 1) / push  # the barriers' duality gap: never too narrow
-    return np.clip(found, 0, 1), top
+    return np.clip(found, 0, 1)
 
 
 def _climbed(mix: Array, aim: Array, push: float, chance: Array, weights: Array, floor: float | None) -> Array:
