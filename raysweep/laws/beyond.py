@@ -9,7 +9,7 @@ its test in most and misses pass@10,000 in nearly all (tests/benchmarks/passk_be
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import stdtrit
@@ -19,9 +19,8 @@ from raysweep.laws.mesh import Mesh, merged
 from raysweep.laws.shapes import SHAPES, Shaped
 from raysweep.laws.unshaped import extremes
 
-__all__ = ["BETA", "Beyond", "beyond"]
+__all__ = ["Beyond", "beyond"]
 
-BETA = SHAPES[0].name
 _FINE, _COARSE = 0.1, 0.25  # log-odds of a cell: a shape is smooth, and bounds hardly change below a quarter
 _REJECTED = 0.01  # p-value of the counts below which a shape is rejected
 _EXCLUDED = 10.0  # AICc above the best shape's at which one has essentially no support (Burnham and Anderson 2002)
@@ -43,10 +42,14 @@ class Beyond:
     shapes: tuple[Shaped, ...]
     notes: dict[str, str]
 
+    @property
+    def least(self) -> float:
+        """The least AICc of a shape; NaN without shapes."""
+        return min((one.aicc for one in self.shapes), default=float("nan"))
 
-def supported(shape: Shaped, shapes: Sequence[Shaped]) -> bool:
-    """Whether the counts contradict neither a shape by itself nor beside the others."""
-    return not shape.p_value < _REJECTED and shape.aicc <= min(one.aicc for one in shapes) + _EXCLUDED
+    def supports(self, shape: Shaped) -> bool:
+        """Whether the counts contradict neither a shape by itself nor beside the others."""
+        return not shape.p_value < _REJECTED and shape.aicc <= self.least + _EXCLUDED
 
 
 def beyond(c: Array, n: Array, k: Array, level: float) -> Beyond:
@@ -65,28 +68,29 @@ def beyond(c: Array, n: Array, k: Array, level: float) -> Beyond:
     if (c > 0).any() and (c < n).any():
         mesh = Mesh.over(pairs, trials, k if k.size else trials[:1], _FINE)
         shapes = tuple(Shaped.fitted(shape, mesh, weights, usual) for shape in SHAPES)
-    left = [one for one in shapes if supported(one, shapes)]
-    failure = np.full(k.size, np.nan)
+    found = Beyond(np.full(k.size, np.nan), interval, shapes, {})
+    left = [one for one in shapes if found.supports(one)]
     if left and k.size:
-        failure = np.clip(min(left, key=lambda one: one.aicc).failure, *interval.T)
-    return Beyond(failure, interval, shapes, _notes(shapes, left, n, k))
+        found.failure[:] = np.clip(min(left, key=lambda one: one.aicc).failure, *interval.T)
+    return replace(found, notes=_notes(found, left, n, k))
 
 
-def _notes(shapes: Sequence[Shaped], left: Sequence[Shaped], n: Array, k: Array) -> dict[str, str]:
+def _notes(found: Beyond, left: Sequence[Shaped], n: Array, k: Array) -> dict[str, str]:
     notes = {}
     if k.size:
-        said = f"by {min(left, key=lambda one: one.aicc).shape.name} success rates" if left else "not given"
+        said = f"that of a {min(left, key=lambda one: one.aicc).shape.name}" if left else "not given"
         notes["extrapolated"] = (
             f"k above {n.min():,.0f}, the fewest trials of a problem, is extrapolated: problems that were never solved "
-            f"may be impossible, or just hard enough. The interval holds for any success rates; the value is {said}."
+            "may be impossible, or just hard enough. The interval holds for any distribution of success rates; the "
+            f"value is {said}."
         )
-    if not shapes:
+    if not found.shapes:
         return notes
-    best, beta = min(shapes, key=lambda one: one.aicc), shapes[0]
+    best, beta = min(found.shapes, key=lambda one: one.aicc), found.shapes[0]
     if beta not in left:
         why = [f"counts deviate from it (chi-squared test, p = {beta.p_value:.1g})"] * (beta.p_value < _REJECTED)
         if beta.aicc > best.aicc + _EXCLUDED:
-            why.append(f"{best.shape.name} success rates fit better (AICc lower by {beta.aicc - best.aicc:.3g})")
+            why.append(f"a {best.shape.name} fits better (AICc lower by {beta.aicc - best.aicc:.3g})")
         notes["beta_rejected"] = (
             f"Success rates do not follow a Beta distribution: {', and '.join(why)}. Do not believe its exponent for "
             "large k."

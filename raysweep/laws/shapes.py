@@ -175,7 +175,7 @@ def _whole(below: Array, inside: Array) -> Array:
 
 
 SHAPES = tuple(
-    Shape(name + (" and impossible problems" if impossible else ""), cells, low, high, impossible)
+    Shape(name + (" with impossible problems" if impossible else ""), cells, low, high, impossible)
     for (name, cells, low, high), impossible in product(
         (
             ("Beta", _beta, (-7.0, -3.0), (5.0, 12.0)),
