@@ -66,7 +66,7 @@ def beyond(c: Array, n: Array, k: Array, level: float) -> Beyond:
         interval = extremes(Mesh.over(pairs, trials, k, _COARSE), weights, max(usual, -np.log1p(-level)))
     shapes: tuple[Shaped, ...] = ()
     if (c > 0).any() and (c < n).any():
-        mesh = Mesh.over(pairs, trials, k if k.size else trials[:1], _FINE)
+        mesh = Mesh.over(pairs, trials, k, _FINE)
         shapes = tuple(Shaped.fitted(shape, mesh, weights, usual) for shape in SHAPES)
     found = Beyond(np.full(k.size, np.nan), interval, shapes, {})
     left = [one for one in shapes if found.supports(one)]

@@ -42,7 +42,7 @@ class Mesh:
     @classmethod
     def over(cls, c: Array, n: Array, k: Array, step: float) -> Mesh:
         """The mesh for counts c of n, [pairs], and budgets k, [budgets]; beyond n = 10^9 digits are lost."""
-        most = max(float(n.max()), float(k.max()))
+        most = max([float(n.max()), *k.tolist()])
         edges = np.arange(-np.log(most) - _BELOW, np.log(float(n.max())) + _ABOVE, step)
         odds = np.concatenate([[-np.inf], edges[:-1] + step / 2])
         return cls(c, n, odds, step, _chance(c, n, edges, step), _mean_power(k, edges).T)

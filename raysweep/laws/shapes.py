@@ -23,6 +23,7 @@ __all__ = ["SHAPES", "Shape", "Shaped"]
 
 _SIDE = 25  # points of the grid along each parameter
 _DROPS = (1000.0, 200.0, 50.0, 15.0, 6.0)  # of log likelihood, framed by the grids one after another
+_NEAR = 0.1  # the same, around the estimate
 _TINY = 1e-300
 _EXPECTED = 5.0  # problems in a class of the chi-squared test
 _CLASSES = 12  # at most
@@ -78,8 +79,10 @@ class Shaped:
         """
         sides = (_SIDE, _SIDE, _SIDE if shape.impossible else 1)
         low, high = np.array([*shape.low, 0.0]), np.array([*shape.high, 1.0 if shape.impossible else 0.0])
-        for reach in (*(max(each, drop) for each in _DROPS), drop):
+        for reach in (*(max(each, drop) for each in _DROPS), drop, _NEAR):
             points = _Points.on(shape, mesh, weights, low, high, sides)
+            if reach == _NEAR:  # the grid frames the region now
+                inside = points.failure(mesh)[points.log >= points.log.max() - drop]
             near = (points.log >= points.log.max() - 1.5 * reach).reshape(sides)
             for i in range(shape.parameters):
                 held = np.flatnonzero(near.any(axis=tuple({0, 1, 2} - {i})))
@@ -89,8 +92,6 @@ class Shaped:
         points = _Points.on(shape, mesh, weights, low, high, sides)
         at, missing = np.unravel_index(np.argmax(points.log), points.log.shape)
         most, impossible = float(points.log[at, missing]), float(points.missing[missing])
-        failure = points.missing[:, None] + (1 - points.missing[:, None]) * (points.share @ mesh.failure)[:, None]
-        inside = failure[points.log >= most - drop]
         share = (1 - impossible) * points.share[at]
         share[0] += impossible
         free, spare = shape.parameters, max(float(weights.sum()) - shape.parameters - 1, 1.0)
@@ -98,7 +99,7 @@ class Shaped:
             shape=shape,
             aicc=2 * (free - most) + 2 * free * (free + 1) / spare,
             impossible=impossible,
-            failure=failure[at, missing],
+            failure=points.failure(mesh)[at, missing],
             interval=np.stack([inside.min(axis=0), inside.max(axis=0)], axis=1),
             p_value=_p_value(share, free, mesh, weights),
         )
@@ -125,6 +126,11 @@ class _Points:
         for zero, weight in zip(chance[:, never].T, weights[never], strict=True):
             log += weight * np.log(np.maximum(missing + (1 - missing) * zero[:, None], _TINY))
         return cls(share, missing, log)
+
+    def failure(self, mesh: Mesh) -> Array:
+        """1 - pass@k, [points, missing, budgets]."""
+        missing = self.missing[:, None]
+        return np.asarray(missing + (1 - missing) * (self.share @ mesh.failure)[:, None])
 
 
 def _p_value(share: Array, free: int, mesh: Mesh, weights: Array) -> float:
@@ -184,4 +190,3 @@ SHAPES = tuple(
         (False, True),
     )
 )
-

