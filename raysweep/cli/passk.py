@@ -153,6 +153,23 @@ def _record(group: dict[str, Any], found: Attempts | str, later: Prediction | No
             }
             for j in range(len(found.k))
         ],
+        "shapes": [
+            {
+                "name": one.shape.name,
+                "parameters": one.shape.parameters,
+                "aicc": _plain(one.aicc - found.further.least),
+                "p_value": _plain(one.p_value),
+                "impossible": one.impossible,
+                "supported": found.further.supports(one),
+                "pass_at_k": [
+                    {"k": int(k), "value": 1 - value, "interval": [1 - ends[1], 1 - ends[0]]}
+                    for k, value, ends in zip(
+                        found.k[found.extrapolated].tolist(), one.failure.tolist(), one.interval.tolist(), strict=True
+                    )
+                ],
+            }
+            for one in found.further.shapes
+        ],
         "exponent": {
             "value": _plain(found.exponent),
             "interval": [_plain(end) for end in found.exponent_interval],
@@ -187,19 +204,32 @@ def _show(group: dict[str, Any], found: Attempts | str, later: Prediction | None
     for j, budget in enumerate(found.k):
         ends = found.failure_interval[j]
         mark = " extrapolated" if found.extrapolated[j] else ""
-        rows.append([f"{budget:,.0f}", f"{1 - found.failure[j]:.4g} [{1 - ends[1]:.4g}, {1 - ends[0]:.4g}]{mark}"])
+        value = f"{1 - found.failure[j]:.4g} " if math.isfinite(found.failure[j]) else "between "
+        rows.append([f"{budget:,.0f}", f"{value}[{1 - ends[1]:.4g}, {1 - ends[0]:.4g}]{mark}"])
     print_table(["k", "pass@k"], rows)
+    if found.extrapolated.any() and found.further.shapes:
+        _show_shapes(found)
     say(
         f"  exponent of 1 - pass@k over k = {found.window[0]:,} to {found.window[1]:,}: {found.exponent:.3g} "
         f"[{found.exponent_interval[0]:.3g}, {found.exponent_interval[1]:.3g}]",
-        f"  as k grows, by a Beta distribution of success rates: {found.tail:.3g} "
+        f"  as k grows, by a Beta distribution of success rates (0 if a problem is impossible): {found.tail:.3g} "
         f"[{found.tail_interval[0]:.3g}, {found.tail_interval[1]:.3g}]",
     )
-    if later is not None and not all(map(math.isfinite, later.predicted.tolist())):
-        say(f"  nothing can be predicted from {counted(later.trials, 'trial')} per problem: none of those succeeded")
-    elif later is not None:
+    if later is not None:
+        off = f"rms log error of 1 - pass@k {later.error:.3g}" if math.isfinite(later.error) else "no value"
         say(
-            f"  predicted from {later.trials:,} trials per problem up to k = {later.k[-1]:,.0f}: rms log error of "
-            f"1 - pass@k {later.error:.3g}; {later.covered:.0%} of budgets in the {found.level:.0%} interval"
+            f"  predicted from {later.trials:,} trials per problem up to k = {later.k[-1]:,.0f}: {off}; "
+            f"{later.covered:.0%} of budgets in the {found.level:.0%} interval"
         )
     say(*(f"  {code}: {text}" for code, text in found.notes.items()))
+
+
+def _show_shapes(found: Attempts) -> None:
+    """What each shape of success rates says of the largest k, where the counts do not contradict it."""
+    rows = []
+    for one in found.further.shapes:
+        low, high = 1 - one.interval[-1, ::-1]
+        said = f"{1 - one.failure[-1]:.4g} [{low:.4g}, {high:.4g}]" if found.further.supports(one) else "rejected"
+        fit = f"{one.p_value:.2g}" if math.isfinite(one.p_value) else "-"
+        rows.append([one.shape.name, f"+{one.aicc - found.further.least:.3g}", fit, said])
+    print_table(["if success rates are", "AICc", "p of fit", f"pass@{found.k[found.extrapolated][-1]:,.0f}"], rows)
