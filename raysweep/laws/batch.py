@@ -17,6 +17,7 @@ from raysweep.laws.bootstrap import Bootstrap, Resample, resample
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.estimate import distinct, solve
 from raysweep.laws.group import Data
+from raysweep.laws.growth import Growth
 from raysweep.laws.polish import Problems
 from raysweep.laws.request import Options
 
@@ -40,6 +41,7 @@ class Group:
     status: int
     details: Mapping[str, str]
     error: str | None = None
+    growth: Growth | None = None
 
 
 def weights_of(group: Group) -> Array:
@@ -104,7 +106,7 @@ def bootstraps(
         try:
             samples[i] = resample(
                 group.law, d.x[:, there], d.y[there], group.values,
-                None if d.run is None else d.run[there], w[there], options.draws, options.seed,
+                None if d.run is None else d.run[there], w[there], options.draws, options.seed, group.growth,
             )  # fmt: skip
         except FitError as error:
             out[i] = (None, str(error))

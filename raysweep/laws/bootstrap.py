@@ -25,11 +25,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri, stdtrit
 
 from raysweep.laws.definition import Array, Law
+from raysweep.laws.growth import Growth
 from raysweep.laws.estimate import estimate, scales_of, solve
 from raysweep.laws.resampling import canonical, measured, multiplicities, residuals, spent_by
 
@@ -68,6 +71,7 @@ class Resample:
     spread: float = 0.0
     labels: npt.NDArray[Any] | None = field(default=None, repr=False)
     seed: int = 0
+    growth: Growth | None = None
 
     def solved(self, law: Law, values: Array, draws: Array) -> Bootstrap:
         """The bootstrap these draws make: `draws` [draws, parameters] solve `weights` and `y`."""
@@ -83,6 +87,7 @@ class Resample:
             self.spread,
             self.labels,
             self.seed,
+            self.growth,
         )
 
 
@@ -107,6 +112,7 @@ class Bootstrap:
     spread: float = 0.0
     labels: npt.NDArray[Any] | None = field(default=None, repr=False)
     seed: int = 0
+    growth: Growth | None = None
 
     @property
     def freedom(self) -> int:
@@ -155,7 +161,9 @@ class Bootstrap:
                 quadrature, of a finite evaluation. What the residuals show (`spread`) if not given.
         """
         x = np.asarray(x, dtype=np.float64)
-        sd = self.spread if noise is None else np.asarray(noise, dtype=np.float64)
+        sd = np.asarray(self.spread if noise is None else noise, dtype=np.float64)
+        if noise is None and self.growth is not None:
+            sd = self.spread * self.growth.at(np.atleast_2d(x))
         centre, draws = (np.log(self.law.predict(x, values)) for values in (self.values, self.draws))
         # Every quantile of Student's t once, in an order independent of the draws'.
         count = len(draws)
@@ -307,6 +315,7 @@ def resample(
     weights: npt.ArrayLike | None = None,
     draws: int = 1000,
     seed: int = 0,
+    growth: Growth | None = None,
 ) -> Resample:
     """The problems to solve for the draws of a bootstrap around the estimate `fitted`, [parameters]; see `bootstrap`.
 
@@ -324,11 +333,15 @@ def resample(
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     u, t = np.log(x[:, order]), np.log(y[order])
     left = residuals(law, u, t, w[order], fitted, cluster)
+    spread = left.spread if growth is None else left.spread * math.sqrt(float(w[order].mean()))
     if runs > _MANY:
         counts, redrawn = multiplicities(has, len(law.parameters), draws, rng)
         drawn = np.zeros((len(counts), y.size))
         drawn[:, order] = counts[:, cluster] * w[order]
-        return Resample("case", drawn, None, runs, spent, redrawn, draws - len(counts), left.spread, labels, seed)
+        return Resample("case", drawn, None, runs, spent, redrawn, draws - len(counts), spread, labels, seed, growth)
     drawn = np.tile(y, (draws, 1))
-    drawn[:, order] = np.exp(left.centre + np.clip(left.drawn(runs - spent, draws, rng), -_FAR, _FAR))
-    return Resample("wild", None, drawn, runs, spent, 0, 0, left.spread, labels, seed)
+    away = left.drawn(runs - spent, draws, rng)
+    if growth is not None and left.single:
+        away *= growth.varied(u, draws, rng)
+    drawn[:, order] = np.exp(left.centre + np.clip(away, -_FAR, _FAR))
+    return Resample("wild", None, drawn, runs, spent, 0, 0, spread, labels, seed, growth)

@@ -19,6 +19,7 @@ from raysweep.laws.dependence import clustered
 from raysweep.laws.determined import undetermined
 from raysweep.laws.estimate import Status, check, distinct, scales_of
 from raysweep.laws.group import Data, GroupFit, Holdout
+from raysweep.laws.noise import followed
 from raysweep.laws.pooling import pooled
 from raysweep.laws.request import Options
 
@@ -46,6 +47,7 @@ def fit_groups(
     sound = [i for i, group in enumerate(begun) if group.error is None]
     for i, group in zip(sound, _estimated([begun[i] for i in sound], options.huber), strict=True):
         begun[i] = _judged(clustered(group, x))
+    begun = followed(begun, x, options.huber)
     drawn = _drawn(begun, options, keep=len(groups) <= _KEEP)
     second = _held_out(begun, options) if options.holdout else [None] * len(begun)
     compare = len(groups) <= caveats.MOST_COMPARED
@@ -203,6 +205,8 @@ def _held_out(groups: Sequence[Group], options: Options) -> list[Holdout | None]
         coverage = None
         if sample is not None:
             noise = sample.spread if data.se is None else np.hypot(sample.spread, data.se[left] / data.y[left])
+            if group.growth is not None:
+                noise = sample.spread / np.sqrt(group.weights[left])
             ends = sample.prediction(data.x[:, left], options.level, noise)
             coverage = float(((data.y[left] >= ends[:, 0]) & (data.y[left] <= ends[:, 1])).mean())
         size = np.exp(np.log(data.x).sum(axis=0))
