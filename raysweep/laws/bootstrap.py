@@ -21,19 +21,18 @@ tests/benchmarks/laws-coverage.json has the table.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-import math
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri, stdtrit
 
 from raysweep.laws.definition import Array, Law
-from raysweep.laws.growth import Growth
 from raysweep.laws.estimate import estimate, scales_of, solve
+from raysweep.laws.growth import Growth
 from raysweep.laws.resampling import canonical, measured, multiplicities, residuals, spent_by
 
 __all__ = ["Bootstrap", "Difference", "Resample", "bootstrap", "compare", "resample"]
@@ -59,6 +58,7 @@ class Resample:
         spread: Standard deviation of log y about the law, from the residuals.
         labels: Sorted labels of the runs, [runs]; None if none were given.
         seed: Seed of the draws.
+        growth: How the spread changes with scale, `spread` being that at its centre; None where it does not.
     """
 
     kind: Kind
@@ -98,7 +98,7 @@ class Bootstrap:
     Attributes:
         values: The estimate the draws surround, [parameters].
         draws: Parameter values of each draw, in the estimate's units, [draws, parameters].
-        redrawn, discarded, runs, spent, kind, spread, labels, seed: See `Resample`.
+        redrawn, discarded, runs, spent, kind, spread, labels, seed, growth: See `Resample`.
     """
 
     law: Law
@@ -158,12 +158,11 @@ class Bootstrap:
             x: Where.
             level: Nominal coverage.
             noise: Standard deviation of log y about the law, a number or [points]: between runs and, added in
-                quadrature, of a finite evaluation. What the residuals show (`spread`) if not given.
+                quadrature, of a finite evaluation. What the residuals show (`spread`, `growth`) if not given.
         """
         x = np.asarray(x, dtype=np.float64)
-        sd = np.asarray(self.spread if noise is None else noise, dtype=np.float64)
-        if noise is None and self.growth is not None:
-            sd = self.spread * self.growth.at(np.atleast_2d(x))
+        known = self.spread if self.growth is None else self.spread * self.growth.at(np.atleast_2d(x))
+        sd = np.asarray(known if noise is None else noise, dtype=np.float64)
         centre, draws = (np.log(self.law.predict(x, values)) for values in (self.values, self.draws))
         # Every quantile of Student's t once, in an order independent of the draws'.
         count = len(draws)
@@ -319,6 +318,9 @@ def resample(
 ) -> Resample:
     """The problems to solve for the draws of a bootstrap around the estimate `fitted`, [parameters]; see `bootstrap`.
 
+    Args:
+        growth: How the spread changes with scale; None where it does not.
+
     Raises:
         FitError: There are too few independent runs to judge an error by.
     """
@@ -333,15 +335,17 @@ def resample(
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     u, t = np.log(x[:, order]), np.log(y[order])
     left = residuals(law, u, t, w[order], fitted, cluster)
-    spread = left.spread if growth is None else left.spread * math.sqrt(float(w[order].mean()))
+    scale = np.ones(order.size) if growth is None else growth.at(x[:, order])
+    spread = left.spread / math.sqrt(float(np.average(scale**2, weights=w[order])))
     if runs > _MANY:
         counts, redrawn = multiplicities(has, len(law.parameters), draws, rng)
         drawn = np.zeros((len(counts), y.size))
         drawn[:, order] = counts[:, cluster] * w[order]
         return Resample("case", drawn, None, runs, spent, redrawn, draws - len(counts), spread, labels, seed, growth)
     drawn = np.tile(y, (draws, 1))
-    away = left.drawn(runs - spent, draws, rng)
-    if growth is not None and left.single:
-        away *= growth.varied(u, draws, rng)
+    # Weights that follow the spread already make residuals alike.
+    away = left.drawn(runs - spent, draws, rng, scale if growth is not None and not growth.found else None)
+    if growth is not None and growth.found and left.single:
+        away *= growth.varied(x[:, order], draws, rng)
     drawn[:, order] = np.exp(left.centre + np.clip(away, -_FAR, _FAR))
     return Resample("wild", None, drawn, runs, spent, 0, 0, spread, labels, seed, growth)

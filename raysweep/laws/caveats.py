@@ -95,6 +95,8 @@ def _levels_off(group: Group, axis: int) -> bool:
 def of_residuals(group: Group, residual: Array) -> dict[str, str]:
     """Whether log residuals, [points], exceed what the spread of runs explains, and whether that spread is known."""
     data, out = group.data, {}
+    if group.growth is not None and group.growth.found:
+        residual = residual * np.sqrt(group.weights)
     p_value = lack_of_fit(data.x, residual, len(group.law.parameters), group.run)
     if p_value is not None and p_value < _SUSPICIOUS:
         out["lack_of_fit"] = (

@@ -206,7 +206,7 @@ def _held_out(groups: Sequence[Group], options: Options) -> list[Holdout | None]
         if sample is not None:
             noise = sample.spread if data.se is None else np.hypot(sample.spread, data.se[left] / data.y[left])
             if group.growth is not None:
-                noise = sample.spread / np.sqrt(group.weights[left])
+                noise = sample.spread * group.growth.at(data.x[:, left])
             ends = sample.prediction(data.x[:, left], options.level, noise)
             coverage = float(((data.y[left] >= ends[:, 0]) & (data.y[left] <= ends[:, 1])).mean())
         size = np.exp(np.log(data.x).sum(axis=0))

@@ -1,4 +1,4 @@
-"""Growth: a spread of log y that changes with scale, as a power of it."""
+"""Growth: a spread of log y that is a power of scale."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ __all__ = ["Growth"]
 
 @dataclass(frozen=True)
 class Growth:
-    """The variance of log y over what it is at `centre`: exp(slope * (v - centre)), with v the sum of some log scales.
+    """The variance of log y, over what it is at `centre`: exp(slope * (v - centre)), with v the sum of some log scales.
 
     Attributes:
         along: 1 for each scale in that sum, 0 for the others, [axes].
-        slope: The exponent of the variance in that product of scales.
+        slope: The exponent of the variance in the product of these scales.
         error: Its standard error.
-        centre: Where the variance is that of a point of weight 1.
+        centre: The mean v of the data.
         window: Smallest and largest v of the data.
         p_value: That of the test that the slope is 0.
+        found: Whether the test found it: weights follow it then. Otherwise only draws and bands do.
     """
 
     along: tuple[float, ...]
@@ -31,6 +32,7 @@ class Growth:
     centre: float
     window: tuple[float, float]
     p_value: float
+    found: bool
 
     @property
     def factor(self) -> float:
@@ -39,16 +41,12 @@ class Growth:
         return float(np.exp(0.5 * self.slope * (high - low)))
 
     def at(self, x: npt.ArrayLike) -> Array:
-        """The spread over that at `centre`, at scales x > 0, [axes, points]: beyond the data it may grow, not fall."""
+        """The spread at scales x > 0, [axes, points], over that at `centre`. Beyond the data it may grow, not fall."""
         least = min(self.slope * (end - self.centre) for end in self.window)
-        return np.asarray(np.exp(0.5 * np.maximum(self.slope * (self.sums(np.log(x)) - self.centre), least)))
+        v = np.array(self.along) @ np.log(np.asarray(x, dtype=np.float64))
+        return np.asarray(np.exp(0.5 * np.maximum(self.slope * (v - self.centre), least)))
 
-    def sums(self, u: Array) -> Array:
-        """v of log scales u, [axes, points]."""
-        return np.asarray(np.array(self.along) @ u)
-
-    def varied(self, u: Array, draws: int, rng: np.random.Generator) -> Array:
-        """What the slope's own error makes of the spread at log scales u, in each draw: factors, [draws, points]."""
-        away = self.sums(u)
-        error = self.error * rng.standard_normal((draws, 1))
-        return np.asarray(np.exp(0.5 * error * (away - away.mean())))
+    def varied(self, x: Array, draws: int, rng: np.random.Generator) -> Array:
+        """What the slope's own error makes of the spread at scales x, in each draw: factors, [draws, points]."""
+        v = np.array(self.along) @ np.log(x)
+        return np.asarray(np.exp(0.5 * self.error * rng.standard_normal((draws, 1)) * (v - v.mean())))

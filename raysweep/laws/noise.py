@@ -25,51 +25,35 @@ from raysweep.laws.resampling import tangent
 __all__ = ["followed", "growth"]
 
 _FOUND = 0.01  # p-value below which the spread is taken to change with scale
+_HINTED = 0.4  # p-value below which draws and bands follow it even so; found by coverage
 _MISFIT = 0.05  # p-value of lack of fit below which replicates alone tell the spread
 _FEWEST = 5.0  # degrees of freedom below which nothing is tested
 _LEAST, _MOST = 1.25, 100.0  # largest spread over the smallest that counts, and that is believed
+_ALL = 0.99  # a point of which the fit took this share, or more, tells nothing
 _EXACT = 1e-8  # residuals below this are rounding errors
 _ROUNDS = 3  # alternations of fit and weights
-_STEPS = 50
+_STEPS, _SETTLED = 50, 1e-6
 
 
 def followed(groups: Sequence[Group], names: Sequence[str], huber: float | None) -> list[Group]:
-    """The groups, whose scales are called `names`; those whose spread changes are weighted by it and fitted again."""
-    out, base = list(groups), [g.weights / g.weights.mean() for g in groups]
-    found = {i: one for i, group in enumerate(groups) if (one := growth(group, base[i])) is not None}
-    for again in range(_ROUNDS):
-        some = [_weighted(out[i], base[i], one) for i, one in found.items()]
+    """The groups, whose scales are called `names`, with how their spread changes; where that is found, weighted by its
+    inverse square and fitted again."""
+    out, base = list(groups), [g.weights / g.weights.mean() if g.error is None else g.weights for g in groups]
+    known = {i: one for i, group in enumerate(groups) if (one := growth(group, base[i])) is not None}
+    for i, one in known.items():
+        out[i] = replace(out[i], growth=one)
+    found = [i for i, one in known.items() if one.found]
+    for again in reversed(range(_ROUNDS)):
+        some = [_weighted(out[i], base[i]) for i in found]
         solved = solve_all(some, [g.weights for g in some], huber)
         for i, group, (values, status) in zip(found, some, solved, strict=True):
-            out[i] = replace(group, values=values, status=status)
-        if again < _ROUNDS - 1:
-            found = {i: replace(one, **_slope(_units(out[i], base[i]), one)) for i, one in found.items()}
-    return [_noted(group, names) if group.growth is not None else group for group in out]
-
-
-def _weighted(group: Group, base: Array, found: Growth) -> Group:
-    """The group weighted by the inverse variance, mean 1; the growth is centred where the weight is 1."""
-    v = found.sums(np.log(group.data.x))
-    raw = base * np.exp(-found.slope * (v - v.mean()))
-    centre = float(v.mean() - math.log(raw.mean()) / found.slope)
-    return replace(group, weights=raw / raw.mean(), growth=replace(found, centre=centre))
-
-
-def _noted(group: Group, names: Sequence[str]) -> Group:
-    one = group.growth
-    assert one is not None
-    along = [name for name, there in zip(names, one.along, strict=True) if there]
-    code, verb = ("noise_grows", "grows") if one.slope > 0 else ("noise_falls", "falls")
-    factor = one.factor if one.slope > 0 else 1 / one.factor
-    text = (
-        f"The spread about the law {verb} with {' times '.join(along)}, by a factor of {factor:.2g} over the data (t "
-        f"test, p = {one.p_value:.1g}). Points weigh by its inverse square, and intervals and predictions follow it."
-    )
-    return replace(group, details={**group.details, code: text})
+            fitted = replace(group, values=values, status=status)
+            out[i] = _regrown(fitted, base[i]) if again else _noted(fitted, names)
+    return out
 
 
 def growth(group: Group, base: Array) -> Growth | None:
-    """How the spread of a fit's residuals changes with scale; None where no test finds that it does.
+    """How the spread of a fit's residuals changes with scale; None where nothing hints that it does.
 
     Args:
         group: Fitted with the weights `base`, mean 1, [points].
@@ -82,12 +66,38 @@ def growth(group: Group, base: Array) -> Growth | None:
     u = np.log(group.data.x)
     tried = [(_p_value(units, np.array(along) @ u, group.run), along) for along in _directions(len(u))]
     p_value, along = min(tried)
-    if p_value * len(tried) >= _FOUND:
+    p_value *= len(tried)  # Bonferroni
+    if p_value >= _HINTED:
         return None
     v = np.array(along) @ u
-    start = Growth(along, 0.0, 0.0, float(v.mean()), (float(v.min()), float(v.max())), p_value * len(tried))
-    found = replace(start, **_slope(units, start))
-    return found if max(found.factor, 1 / found.factor) >= _LEAST else None
+    window = float(v.min()), float(v.max())
+    start = Growth(along, 0.0, 0.0, float(v.mean()), window, p_value, found=p_value < _FOUND)
+    out = _sloped(start, units)
+    return out if max(out.factor, 1 / out.factor) >= _LEAST else None
+
+
+def _weighted(group: Group, base: Array) -> Group:
+    assert group.growth is not None
+    weights = base / group.growth.at(group.data.x) ** 2
+    return replace(group, weights=weights / weights.mean())
+
+
+def _regrown(group: Group, base: Array) -> Group:
+    assert group.growth is not None
+    return replace(group, growth=_sloped(group.growth, _units(group, base)))
+
+
+def _noted(group: Group, names: Sequence[str]) -> Group:
+    one = group.growth
+    assert one is not None
+    along = " times ".join(name for name, there in zip(names, one.along, strict=True) if there)
+    code, verb = ("noise_grows", "grows") if one.slope > 0 else ("noise_falls", "falls")
+    text = (
+        f"The spread about the law {verb} with {along}, by a factor of {max(one.factor, 1 / one.factor):.2g} over the "
+        f"data (t test, p = {one.p_value:.1g}). Points are weighted by its inverse square, and intervals and "
+        "predictions follow it."
+    )
+    return replace(group, details={**group.details, code: text})
 
 
 def _directions(axes: int) -> Iterator[tuple[float, ...]]:
@@ -125,9 +135,9 @@ def _units(group: Group, base: Array) -> _Units:
         total = np.bincount(at, base)
         residual = (t - (np.bincount(at, base * t) / total)[at]) * np.sqrt(base)
         taken = base / total[at]
-    free = 1.0 - taken
-    rows = np.flatnonzero(free > 0.01)
-    return _Units(np.abs(residual[rows]) / np.sqrt(free[rows]), free[rows], u[:, rows], rows)
+    rows = np.flatnonzero(taken < _ALL)
+    free = 1.0 - taken[rows]
+    return _Units(np.abs(residual[rows]) / np.sqrt(free), free, u[:, rows], rows)
 
 
 def _p_value(units: _Units, v: Array, run: npt.NDArray[np.int64]) -> float:
@@ -153,20 +163,18 @@ def _p_value(units: _Units, v: Array, run: npt.NDArray[np.int64]) -> float:
     return float(2 * stdtr(spare, -abs(slope) / error)) if spare > 0 and error > 0 else 1.0
 
 
-def _slope(units: _Units, found: Growth) -> dict[str, float]:
-    """The slope of the log variance along v, with its standard error: Fisher scoring of a gamma regression."""
-    v = found.sums(units.u)
+def _sloped(start: Growth, units: _Units) -> Growth:
+    """The slope of the log variance, with its standard error: Fisher scoring of a gamma regression."""
+    v = np.array(start.along) @ units.u
     weight = units.free / units.free.sum()
     away = v - weight @ v
     spread = float(weight @ away**2)
-    most = 2 * math.log(_MOST) / max(found.window[1] - found.window[0], 1e-12)
-    square = units.size**2
-    slope = found.slope
+    most = 2 * math.log(_MOST) / (start.window[1] - start.window[0])
+    slope = start.slope
     for _ in range(_STEPS):
-        ratio = square * np.exp(-slope * away)
-        ratio = ratio / (weight @ ratio) - 1.0
-        step = float(weight @ (ratio * away)) / spread
+        ratio = units.size**2 * np.exp(-slope * away)
+        step = float(weight @ ((ratio / (weight @ ratio) - 1.0) * away)) / spread
         slope, before = min(max(slope + step, -most), most), slope
-        if abs(slope - before) < 1e-6 * most:
+        if abs(slope - before) < _SETTLED * most:
             break
-    return {"slope": slope, "error": math.sqrt(2.0 / (float(units.free.sum()) * spread))}
+    return replace(start, slope=slope, error=math.sqrt(2.0 / (float(units.free.sum()) * spread)))
