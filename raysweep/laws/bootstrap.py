@@ -35,9 +35,9 @@ from raysweep.laws.estimate import estimate, scales_of, solve
 from raysweep.laws.growth import Growth
 from raysweep.laws.resampling import canonical, measured, multiplicities, residuals, spent_by
 
-__all__ = ["Bootstrap", "Difference", "Resample", "bootstrap", "compare", "resample"]
+__all__ = ["MANY_RUNS", "Bootstrap", "Difference", "Resample", "bootstrap", "compare", "resample"]
 
-_MANY = 30  # runs beyond which whole runs are drawn, not multipliers of their residuals
+MANY_RUNS = 30  # runs beyond which whole runs are drawn, not multipliers of their residuals
 _FAR = 50.0  # in log y, beyond any interval: with one degree of freedom some draws of y would overflow
 _RELATIVE = 1e-6  # how far a draw is polished: far below the spread of draws
 Kind = Literal["case", "wild"]
@@ -337,7 +337,7 @@ def resample(
     left = residuals(law, u, t, w[order], fitted, cluster)
     scale = np.ones(order.size) if growth is None else growth.at(x[:, order])
     spread = left.spread / math.sqrt(float(np.average(scale**2, weights=w[order])))
-    if runs > _MANY:
+    if runs > MANY_RUNS:
         counts, redrawn = multiplicities(has, len(law.parameters), draws, rng)
         drawn = np.zeros((len(counts), y.size))
         drawn[:, order] = counts[:, cluster] * w[order]

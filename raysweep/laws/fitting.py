@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from raysweep.errors import FitError
 from raysweep.laws import caveats, forms
-from raysweep.laws.batch import Group, bootstraps, solve_all, weights_of
+from raysweep.laws.batch import MOST_POINTS, Group, bootstraps, solve_all, weights_of
 from raysweep.laws.bootstrap import Bootstrap
 from raysweep.laws.choice import choose, evidence, held_out
 from raysweep.laws.copies import counted_once
@@ -154,13 +154,19 @@ def _drawn(groups: Sequence[Group], options: Options, keep: bool) -> list[Drawn]
 
     def flush() -> None:
         nonlocal batch, size
-        for sample, why in bootstraps(batch, [g.weights for g in batch], options):
+        for group, (sample, why) in zip(batch, bootstraps(batch, [g.weights for g in batch], options), strict=True):
             notes = {"no_interval": why} if why else {}
             intervals = {} if sample is None else _intervals(sample, options.level)
             if sample is not None and sample.redrawn:
                 notes["draws_redrawn"] = (
                     f"{sample.redrawn} of {options.draws} draws lost too many scales to fit the law and were drawn "
                     f"again; {sample.discarded} were discarded."
+                )
+            if sample is not None and group.data.y.size > MOST_POINTS:
+                drawn = "clusters" if np.unique(group.run).size == sample.runs else "random batches of independent rows"
+                notes["binned_draws"] = (
+                    f"There are more than {MOST_POINTS:,} points: draws are of {sample.runs:,} {drawn}, and "
+                    "measurements of neighbouring scales are averaged."
                 )
             out.append(Drawn(sample if keep else None, intervals, notes))
         batch, size = [], 0
