@@ -168,18 +168,13 @@ def _asked(law: str) -> str:
     return "the formula with it" if law == FORMULA else f"--law {law}"
 
 
-def of_comparison(compared: bool, options: Options) -> dict[str, str]:
-    """Where rivals are missing, or judged by another loss than the law."""
+def of_comparison(compared: bool) -> dict[str, str]:
+    """Where rivals are missing."""
     if not compared:
         text = (
             f"Rivals, and tests of a floor, are for at most {MOST_COMPARED} groups at a time: choose groups with where."
         )
         return {"no_rivals": text}
-    if options.huber is not None:
-        text = (
-            "Rivals, and tests of a floor, compare fits by least squares, not by Huber's loss: outliers count in full."
-        )
-        return {"rivals_by_least_squares": text}
     return {}
 
 

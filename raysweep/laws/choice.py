@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy.special import fdtrc
 
 from raysweep.errors import FitError
+from raysweep.laws import robust
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.estimate import Estimate, Status, distinct, scales_of, solve
 from raysweep.laws.forms import LAWS, compared
@@ -169,19 +170,22 @@ class Evidence:
         return {k: v if v is None or isinstance(v, str) or math.isfinite(v) else None for k, v in vars(self).items()}
 
 
-def evidence(law: Law, x: Array, y: Array, weights: Array | None = None, holdout: float = 0.3) -> list[Evidence]:
-    """`law` and its rivals on the same points by least squares, best AICc first, without laws that need more scales.
+def evidence(
+    law: Law, x: Array, y: Array, weights: Array | None = None, holdout: float = 0.3, huber: float | None = None
+) -> list[Evidence]:
+    """`law` and its rivals on the same points, best AICc first, without laws that need more scales.
 
     Args:
         x: Scales, positive, [axes, points].
         y: Measurements, positive, [points].
         weights: See `estimate`.
         holdout: Share of distinct scales left out for the last column; 0 for none.
+        huber: See `estimate`. The likelihood is then that of Huber's density, and the F test one of its losses.
     """
     w = np.ones(y.size) if weights is None else weights
     kept = np.stack([np.ones(y.size), ~held_out(x, holdout)]) if holdout else np.ones((1, y.size))
     able = [form for form in (law, *map(compared, law.rivals)) if distinct(x) >= form.fewest_scales]
-    rows = [_compared(form, x, y, w, kept) for form in able]
+    rows = [_compared(form, x, y, w, kept, huber) for form in able]
     least = min((row.aicc for row in rows), default=0.0)
     own = next((row for row in rows if row.form is law), None)
     table = [
@@ -200,36 +204,53 @@ def evidence(law: Law, x: Array, y: Array, weights: Array | None = None, holdout
 
 @dataclass(frozen=True)
 class _Compared:
-    """A law fitted by least squares: its sum of squares, AICc, and log RMSE on what was held out."""
+    """A law fitted to the points.
+
+    Attributes:
+        squares: Sum of squared residuals.
+        loss: What the fit minimised: the same, or twice the sum of Huber's losses.
+        noise: What the F test compares a difference of losses with: the same, or see `robust.noise`.
+        holdout: Log RMSE on what was held out.
+    """
 
     form: Law
     squares: float
+    loss: float
+    noise: float
     aicc: float
     holdout: float | None
 
 
-def _compared(form: Law, x: Array, y: Array, w: Array, kept: Array) -> _Compared:
+def _compared(form: Law, x: Array, y: Array, w: Array, kept: Array, huber: float | None) -> _Compared:
     """The rows of `kept`, [1 or 2, points], are 1 for all points and, if scales are held out, for the others."""
     second = len(kept) > 1 and distinct(x[:, kept[1] > 0]) >= form.fewest_scales
-    fit = _fit(form, x, y, w * (kept if second else kept[:1]), None)
+    fit = _fit(form, x, y, w * (kept if second else kept[:1]), huber)
     with np.errstate(all="ignore"):
         missed = np.log(form.predict(x, fit.values)) - np.log(y)
     n, p = y.size, form.free
     squares = float(np.average(missed[0] ** 2, weights=w)) * n
     spare = n - p - 2  # the spread is one more
-    aicc = n * math.log(max(squares, 1e-300) / n) + 2 * (p + 1) * n / spare if spare > 0 else math.inf
-    return _Compared(form, squares, aicc, float(np.sqrt(np.mean(missed[1, kept[1] == 0] ** 2))) if second else None)
+    if huber is None:
+        loss = noise = squares
+        fits = n * math.log(max(squares, 1e-300) / n)
+    else:
+        part = (missed[0], w / w.mean(), huber)
+        loss, noise, fits = robust.loss(*part), robust.noise(*part), robust.deviance(*part)
+    aicc = fits + 2 * (p + 1) * n / spare if spare > 0 else math.inf
+    holdout = float(np.sqrt(np.mean(missed[1, kept[1] == 0] ** 2))) if second else None
+    return _Compared(form, squares, loss, noise, aicc, holdout)
 
 
 def _p_value(own: _Compared, other: _Compared, n: int) -> float | None:
     """The p-value of the F test of two laws on n points; None where neither contains the other, or none is spare."""
     a, b = own.form, other.form
     nested = b.name in a.contains or a.name in b.contains or a.inside == b.name
-    if not nested or min(own.squares, other.squares) <= 0:
+    if not nested or min(own.noise, other.noise) <= 0:
         return None
     small, large = (other, own) if b.free < a.free else (own, other)
     spare, edge = n - large.form.free, small.form.inside != large.form.name
-    return f_test(small.squares, large.squares, spare, abs(a.free - b.free), edge) if spare > 0 else None
+    without = small.loss + (large.noise - large.loss)
+    return f_test(without, large.noise, spare, abs(a.free - b.free), edge) if spare > 0 else None
 
 
 def f_test(small: float, large: float, spare: int, extra: int, edge: bool = True) -> float:

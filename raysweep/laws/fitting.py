@@ -236,7 +236,7 @@ def _outcome(
         return failed
     law, data, values = group.law, group.data, group.values
     residual = np.log(data.y) - np.log(law.predict(data.x, values))
-    rivals = tuple(evidence(law, data.x, data.y, group.weights, options.holdout)) if compare else ()
+    rivals = tuple(evidence(law, data.x, data.y, group.weights, options.holdout, options.huber)) if compare else ()
     trend, determined = caveats.of_trend(group, x, y)
     details = {
         **group.details,
@@ -248,7 +248,7 @@ def _outcome(
         **caveats.of_place(group),
         **caveats.of_holdout(law, holdout, options),
         **(caveats.of_rivals(law, rivals) if determined else {}),
-        **caveats.of_comparison(compare, options),
+        **caveats.of_comparison(compare),
         **drawn.notes,
     }
     intervals = drawn.intervals
