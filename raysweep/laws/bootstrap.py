@@ -160,6 +160,29 @@ class Bootstrap:
             noise: Standard deviation of log y about the law, a number or [points]: between runs and, added in
                 quadrature, of a finite evaluation. What the residuals show (`spread`, `growth`) if not given.
         """
+        centre, away = self._new(x, level, noise)
+        return np.asarray(np.exp(_ends(centre, away, level, self._at_bounds())))
+
+    def missed(
+        self, x: npt.ArrayLike, y: npt.ArrayLike, level: float = 0.95, noise: npt.ArrayLike | None = None
+    ) -> tuple[float, float]:
+        """The share of new measurements y, [points], outside their interval at scales x, and how likely as many are.
+
+        The draws say how many points would be missed if the law holds: those of one draw share its error.
+        Arguments as in `prediction`.
+
+        Returns:
+            The share, and the p-value.
+        """
+        centre, away = self._new(x, level, noise)
+        low, high = _ends(centre, away, level, self._at_bounds()).T
+        t, draws = np.log(np.asarray(y, dtype=np.float64)), centre + away
+        outside = (t < low) | (t > high)
+        as_many = ((draws < low) | (draws > high)).sum(axis=1) >= outside.sum()
+        return float(outside.mean()), float((1 + as_many.sum()) / (1 + len(draws)))
+
+    def _new(self, x: npt.ArrayLike, level: float, noise: npt.ArrayLike | None) -> tuple[Array, Array]:
+        """Log y of the law at scales x, [points], and deviations of new measurements from it, [draws, points]."""
         x = np.asarray(x, dtype=np.float64)
         known = self.spread if self.growth is None else self.spread * self.growth.at(np.atleast_2d(x))
         sd = np.asarray(known if noise is None else noise, dtype=np.float64)
@@ -168,8 +191,7 @@ class Bootstrap:
         count = len(draws)
         errors = stdtrit(self.freedom, (np.arange(count) + 0.5) / count)
         errors = np.random.default_rng(self.seed).permuted(np.broadcast_to(errors[:, None], draws.shape), axis=0)
-        away = self._away(centre, draws, level) + sd * errors
-        return np.asarray(np.exp(_ends(centre, away, level, self._at_bounds())))
+        return centre, self._away(centre, draws, level) + sd * errors
 
     def _at_bounds(self) -> list[npt.NDArray[np.bool_]]:
         """For each bound that some draw lies on, a mask of the draws on it, [draws]."""

@@ -154,11 +154,14 @@ def of_holdout(law: Law, holdout: Holdout | None, options: Options) -> dict[str,
         return {
             "no_holdout": f"Too few scales remain without the top {share} to fit {law.name!r}, so nothing was held out."
         }
-    if holdout.n_points < _JUDGED or holdout.coverage is None or holdout.coverage >= options.level - _MISSED:
+    coverage, p_value = holdout.coverage, holdout.p_value
+    if coverage is None or p_value is None or holdout.n_points < _JUDGED:
+        return {}
+    if coverage >= options.level - _MISSED or p_value > _UNCERTAIN:
         return {}
     return {
         "holdout_missed": (
-            f"Only {holdout.coverage:.0%} of the points held out fell into their {options.level:.0%} interval: the law "
+            f"Only {coverage:.0%} of the points held out fell into their {options.level:.0%} interval: the law "
             "does not reach that far, and neither will intervals beyond the data."
         )
     }

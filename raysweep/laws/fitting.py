@@ -208,13 +208,13 @@ def _held_out(groups: Sequence[Group], options: Options) -> list[Holdout | None]
     for i, group, (sample, _) in zip(index, second, samples, strict=True):
         left, data = rest[i], group.data
         missed = np.log(group.law.predict(data.x[:, left], group.values)) - np.log(data.y[left])
-        coverage = None
+        coverage = p_value = None
         if sample is not None:
             noise = sample.spread if data.se is None else np.hypot(sample.spread, data.se[left] / data.y[left])
             if group.growth is not None:
                 noise = sample.spread * group.growth.at(data.x[:, left])
-            ends = sample.prediction(data.x[:, left], options.level, noise)
-            coverage = float(((data.y[left] >= ends[:, 0]) & (data.y[left] <= ends[:, 1])).mean())
+            outside, p_value = sample.missed(data.x[:, left], data.y[left], options.level, noise)
+            coverage = 1.0 - outside
         size = np.exp(np.log(data.x).sum(axis=0))
         out[i] = Holdout(
             options.holdout,
@@ -223,6 +223,7 @@ def _held_out(groups: Sequence[Group], options: Options) -> list[Holdout | None]
             int(left.sum()),
             float(np.sqrt((missed**2).mean())),
             coverage,
+            p_value,
         )
     return out
 
