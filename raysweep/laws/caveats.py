@@ -19,6 +19,7 @@ from raysweep.laws.trend import trend
 
 __all__ = [
     "MOST_COMPARED",
+    "MOST_FLOORS",
     "of_comparison",
     "of_holdout",
     "of_place",
@@ -29,7 +30,8 @@ __all__ = [
     "of_window",
 ]
 
-MOST_COMPARED = 50  # groups beyond which rivals are not fitted
+MOST_COMPARED = 50  # groups beyond which rivals are not fitted, but for a floor
+MOST_FLOORS = 2000  # groups beyond which a floor is not tested either
 _SUSPICIOUS = 0.001  # p-value below which a fit is flagged
 _UNCERTAIN = 0.05  # p-value of no floor above which the data cannot distinguish a floor from none
 _FAR = 1e60  # times the largest scale: a power of .05 has grown a thousandfold
@@ -175,7 +177,8 @@ def of_comparison(compared: bool) -> dict[str, str]:
     """Where rivals are missing."""
     if not compared:
         text = (
-            f"Rivals, and tests of a floor, are for at most {MOST_COMPARED} groups at a time: choose groups with where."
+            f"Rivals are fitted in at most {MOST_COMPARED} groups at a time, and a floor is tested in at most "
+            f"{MOST_FLOORS:,}: choose groups with where."
         )
         return {"no_rivals": text}
     return {}

@@ -18,7 +18,7 @@ from raysweep.laws.estimate import Estimate, Status, distinct, scales_of, solve
 from raysweep.laws.forms import LAWS, compared
 from raysweep.laws.polish import ITERATIONS
 
-__all__ = ["CANDIDATES", "Choice", "Evidence", "choose", "evidence", "f_test", "held_out"]
+__all__ = ["CANDIDATES", "Choice", "Evidence", "choose", "evidence", "f_test", "floor_evidence", "held_out"]
 
 # Fewest parameters first. Without power and power+floor, limits of these that win short hold-outs by luck. Candidates,
 # cuts and margin were picked on the 92 curves of Alabdulmohsin et al. (2022), test parts included (analysis/LOG.md).
@@ -185,16 +185,28 @@ def evidence(
     w = np.ones(y.size) if weights is None else weights
     kept = np.stack([np.ones(y.size), ~held_out(x, holdout)]) if holdout else np.ones((1, y.size))
     able = [form for form in (law, *map(compared, law.rivals)) if distinct(x) >= form.fewest_scales]
-    rows = [_compared(form, x, y, w, kept, huber) for form in able]
+    return _table(law, [_compared(form, x, y, w, kept, huber) for form in able], y.size)
+
+
+def floor_evidence(
+    law: Law, other: Law, values: tuple[Array, Array], x: Array, y: Array, weights: Array, huber: float | None
+) -> list[Evidence]:
+    """`evidence` on a law and that with or without its floor, both fitted: `values` are theirs; nothing is held out."""
+    kept = np.ones((1, y.size))
+    rows = [_row(form, v[None], x, y, weights, kept, huber) for form, v in zip((law, other), values, strict=True)]
+    return _table(law, rows, y.size)
+
+
+def _table(law: Law, rows: Sequence[_Compared], n: int) -> list[Evidence]:
     least = min((row.aicc for row in rows), default=0.0)
     own = next((row for row in rows if row.form is law), None)
     table = [
         Evidence(
             row.form.name,
             row.form.free,
-            math.sqrt(row.squares / y.size),
+            math.sqrt(row.squares / n),
             row.aicc - least if math.isfinite(row.aicc) else math.inf,
-            None if own is None else _p_value(own, row, y.size),
+            None if own is None else _p_value(own, row, n),
             row.holdout,
         )
         for row in rows
@@ -224,9 +236,14 @@ class _Compared:
 def _compared(form: Law, x: Array, y: Array, w: Array, kept: Array, huber: float | None) -> _Compared:
     """The rows of `kept`, [1 or 2, points], are 1 for all points and, if scales are held out, for the others."""
     second = len(kept) > 1 and distinct(x[:, kept[1] > 0]) >= form.fewest_scales
-    fit = _fit(form, x, y, w * (kept if second else kept[:1]), huber)
+    kept = kept if second else kept[:1]
+    return _row(form, _fit(form, x, y, w * kept, huber).values, x, y, w, kept, huber)
+
+
+def _row(form: Law, values: Array, x: Array, y: Array, w: Array, kept: Array, huber: float | None) -> _Compared:
+    """`values`, [1 or 2, parameters], are those of the fits to the rows of `kept`."""
     with np.errstate(all="ignore"):
-        missed = np.log(form.predict(x, fit.values)) - np.log(y)
+        missed = np.log(form.predict(x, values)) - np.log(y)
     n, p = y.size, form.free
     squares = float(np.average(missed[0] ** 2, weights=w)) * n
     spare = n - p - 2  # the spread is one more
@@ -237,7 +254,7 @@ def _compared(form: Law, x: Array, y: Array, w: Array, kept: Array, huber: float
         part = (missed[0], w / w.mean(), huber)
         loss, noise, fits = robust.loss(*part), robust.noise(*part), robust.deviance(*part)
     aicc = fits + 2 * (p + 1) * n / spare if spare > 0 else math.inf
-    holdout = float(np.sqrt(np.mean(missed[1, kept[1] == 0] ** 2))) if second else None
+    holdout = float(np.sqrt(np.mean(missed[1, kept[1] == 0] ** 2))) if len(kept) > 1 else None
     return _Compared(form, squares, loss, noise, aicc, holdout)
 
 
