@@ -13,17 +13,19 @@ import numpy as np
 import numpy.typing as npt
 
 from raysweep.errors import FitError
+from raysweep.laws.binned import binned
 from raysweep.laws.bootstrap import Bootstrap, Resample, resample
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.estimate import distinct, solve
 from raysweep.laws.group import Data
+from raysweep.laws.growth import Growth
 from raysweep.laws.polish import Problems
 from raysweep.laws.request import Options
 
-__all__ = ["Group", "bootstraps", "solve_all", "weights_of"]
+__all__ = ["MOST_POINTS", "Group", "bootstraps", "solve_all", "weights_of"]
 
 _RATIO = 10.0  # largest weight over the smallest: beyond this, a mistaken standard error could dominate a fit
-_MOST = 20_000  # points of a group whose draws are held at a time
+MOST_POINTS = 20_000  # points of a group beyond which draws are those of its sums
 _LONG = 100  # distinct scales beyond which a group is solved alone, with one copy of its scales for all draws
 _DRAWN = 1e-6  # see `estimate`'s relative: ends of intervals move by 0.03 standard errors at most
 
@@ -40,6 +42,7 @@ class Group:
     status: int
     details: Mapping[str, str]
     error: str | None = None
+    growth: Growth | None = None
 
 
 def weights_of(group: Group) -> Array:
@@ -66,7 +69,7 @@ def solve_all(groups: Sequence[Group], weights: Sequence[Array], huber: float | 
     for i, group in enumerate(groups):
         length = group.data.y.size
         padded = 1 << (length - 1).bit_length()  # few lengths, at most twice the work
-        buckets.setdefault((group.law.name, padded, i if padded > _MOST else -1), []).append(i)
+        buckets.setdefault((group.law.name, padded, i if padded > MOST_POINTS else -1), []).append(i)
     for (_, length, _), index in buckets.items():
         law = groups[index[0]].law
         u = np.zeros((len(index), len(law.axes), length))
@@ -95,16 +98,20 @@ def bootstraps(
             continue
         there = w > 0
         d = group.data
-        if there.sum() > _MOST:
-            out[i] = (
-                None,
-                f"An interval is drawn for at most {_MOST:,} distinct scales, but there are more. Average points.",
-            )
-            continue
+        own = None if d.run is None else d.run[there]
         try:
+            if there.sum() > MOST_POINTS:
+                out[i] = (
+                    binned(
+                        group.law, d.x[:, there], d.y[there], w[there], group.values,
+                        own, options.draws, options.seed, options.huber, group.growth,
+                    ),
+                    "",
+                )  # fmt: skip
+                continue
             samples[i] = resample(
                 group.law, d.x[:, there], d.y[there], group.values,
-                None if d.run is None else d.run[there], w[there], options.draws, options.seed,
+                own, w[there], options.draws, options.seed, group.growth,
             )  # fmt: skip
         except FitError as error:
             out[i] = (None, str(error))

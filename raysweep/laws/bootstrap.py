@@ -21,6 +21,7 @@ tests/benchmarks/laws-coverage.json has the table.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -31,11 +32,12 @@ from scipy.special import ndtri, stdtrit
 
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.estimate import estimate, scales_of, solve
+from raysweep.laws.growth import Growth
 from raysweep.laws.resampling import canonical, measured, multiplicities, residuals, spent_by
 
-__all__ = ["Bootstrap", "Difference", "Resample", "bootstrap", "compare", "resample"]
+__all__ = ["MANY_RUNS", "Bootstrap", "Difference", "Resample", "bootstrap", "compare", "resample"]
 
-_MANY = 30  # runs beyond which whole runs are drawn, not multipliers of their residuals
+MANY_RUNS = 30  # runs beyond which whole runs are drawn, not multipliers of their residuals
 _FAR = 50.0  # in log y, beyond any interval: with one degree of freedom some draws of y would overflow
 _RELATIVE = 1e-6  # how far a draw is polished: far below the spread of draws
 Kind = Literal["case", "wild"]
@@ -56,6 +58,7 @@ class Resample:
         spread: Standard deviation of log y about the law, from the residuals.
         labels: Sorted labels of the runs, [runs]; None if none were given.
         seed: Seed of the draws.
+        growth: How the spread changes with scale, `spread` being that at its centre; None where it does not.
     """
 
     kind: Kind
@@ -68,6 +71,7 @@ class Resample:
     spread: float = 0.0
     labels: npt.NDArray[Any] | None = field(default=None, repr=False)
     seed: int = 0
+    growth: Growth | None = None
 
     def solved(self, law: Law, values: Array, draws: Array) -> Bootstrap:
         """The bootstrap these draws make: `draws` [draws, parameters] solve `weights` and `y`."""
@@ -83,6 +87,7 @@ class Resample:
             self.spread,
             self.labels,
             self.seed,
+            self.growth,
         )
 
 
@@ -93,7 +98,7 @@ class Bootstrap:
     Attributes:
         values: The estimate the draws surround, [parameters].
         draws: Parameter values of each draw, in the estimate's units, [draws, parameters].
-        redrawn, discarded, runs, spent, kind, spread, labels, seed: See `Resample`.
+        redrawn, discarded, runs, spent, kind, spread, labels, seed, growth: See `Resample`.
     """
 
     law: Law
@@ -107,6 +112,7 @@ class Bootstrap:
     spread: float = 0.0
     labels: npt.NDArray[Any] | None = field(default=None, repr=False)
     seed: int = 0
+    growth: Growth | None = None
 
     @property
     def freedom(self) -> int:
@@ -152,17 +158,40 @@ class Bootstrap:
             x: Where.
             level: Nominal coverage.
             noise: Standard deviation of log y about the law, a number or [points]: between runs and, added in
-                quadrature, of a finite evaluation. What the residuals show (`spread`) if not given.
+                quadrature, of a finite evaluation. What the residuals show (`spread`, `growth`) if not given.
         """
+        centre, away = self._new(x, level, noise)
+        return np.asarray(np.exp(_ends(centre, away, level, self._at_bounds())))
+
+    def missed(
+        self, x: npt.ArrayLike, y: npt.ArrayLike, level: float = 0.95, noise: npt.ArrayLike | None = None
+    ) -> tuple[float, float]:
+        """The share of new measurements y, [points], outside their interval at scales x, and how likely as many are.
+
+        The draws say how many points would be missed if the law holds: those of one draw share its error.
+        Arguments as in `prediction`.
+
+        Returns:
+            The share, and the p-value.
+        """
+        centre, away = self._new(x, level, noise)
+        low, high = _ends(centre, away, level, self._at_bounds()).T
+        t, draws = np.log(np.asarray(y, dtype=np.float64)), centre + away
+        outside = (t < low) | (t > high)
+        as_many = ((draws < low) | (draws > high)).sum(axis=1) >= outside.sum()
+        return float(outside.mean()), float((1 + as_many.sum()) / (1 + len(draws)))
+
+    def _new(self, x: npt.ArrayLike, level: float, noise: npt.ArrayLike | None) -> tuple[Array, Array]:
+        """Log y of the law at scales x, [points], and deviations of new measurements from it, [draws, points]."""
         x = np.asarray(x, dtype=np.float64)
-        sd = self.spread if noise is None else np.asarray(noise, dtype=np.float64)
+        known = self.spread if self.growth is None else self.spread * self.growth.at(np.atleast_2d(x))
+        sd = np.asarray(known if noise is None else noise, dtype=np.float64)
         centre, draws = (np.log(self.law.predict(x, values)) for values in (self.values, self.draws))
         # Every quantile of Student's t once, in an order independent of the draws'.
         count = len(draws)
         errors = stdtrit(self.freedom, (np.arange(count) + 0.5) / count)
         errors = np.random.default_rng(self.seed).permuted(np.broadcast_to(errors[:, None], draws.shape), axis=0)
-        away = self._away(centre, draws, level) + sd * errors
-        return np.asarray(np.exp(_ends(centre, away, level, self._at_bounds())))
+        return centre, self._away(centre, draws, level) + sd * errors
 
     def _at_bounds(self) -> list[npt.NDArray[np.bool_]]:
         """For each bound that some draw lies on, a mask of the draws on it, [draws]."""
@@ -307,8 +336,12 @@ def resample(
     weights: npt.ArrayLike | None = None,
     draws: int = 1000,
     seed: int = 0,
+    growth: Growth | None = None,
 ) -> Resample:
     """The problems to solve for the draws of a bootstrap around the estimate `fitted`, [parameters]; see `bootstrap`.
+
+    Args:
+        growth: How the spread changes with scale; None where it does not.
 
     Raises:
         FitError: There are too few independent runs to judge an error by.
@@ -324,11 +357,17 @@ def resample(
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     u, t = np.log(x[:, order]), np.log(y[order])
     left = residuals(law, u, t, w[order], fitted, cluster)
-    if runs > _MANY:
+    scale = np.ones(order.size) if growth is None else growth.at(x[:, order])
+    spread = left.spread / math.sqrt(float(np.average(scale**2, weights=w[order])))
+    if runs > MANY_RUNS:
         counts, redrawn = multiplicities(has, len(law.parameters), draws, rng)
         drawn = np.zeros((len(counts), y.size))
         drawn[:, order] = counts[:, cluster] * w[order]
-        return Resample("case", drawn, None, runs, spent, redrawn, draws - len(counts), left.spread, labels, seed)
+        return Resample("case", drawn, None, runs, spent, redrawn, draws - len(counts), spread, labels, seed, growth)
     drawn = np.tile(y, (draws, 1))
-    drawn[:, order] = np.exp(left.centre + np.clip(left.drawn(runs - spent, draws, rng), -_FAR, _FAR))
-    return Resample("wild", None, drawn, runs, spent, 0, 0, left.spread, labels, seed)
+    # Weights that follow the spread already make residuals alike.
+    away = left.drawn(runs - spent, draws, rng, scale if growth is not None and not growth.found else None)
+    if growth is not None and growth.found and left.single:
+        away *= growth.varied(x[:, order], draws, rng)
+    drawn[:, order] = np.exp(left.centre + np.clip(away, -_FAR, _FAR))
+    return Resample("wild", None, drawn, runs, spent, 0, 0, spread, labels, seed, growth)

@@ -10,15 +10,16 @@ import numpy.typing as npt
 
 from raysweep.errors import FitError
 from raysweep.laws import caveats, forms
-from raysweep.laws.batch import Group, bootstraps, solve_all, weights_of
+from raysweep.laws.batch import MOST_POINTS, Group, bootstraps, solve_all, weights_of
 from raysweep.laws.bootstrap import Bootstrap
-from raysweep.laws.choice import choose, evidence, held_out
+from raysweep.laws.choice import Evidence, choose, evidence, floor_evidence, held_out
 from raysweep.laws.copies import counted_once
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.dependence import clustered
 from raysweep.laws.determined import undetermined
 from raysweep.laws.estimate import Status, check, distinct, scales_of
 from raysweep.laws.group import Data, GroupFit, Holdout
+from raysweep.laws.noise import followed
 from raysweep.laws.pooling import pooled
 from raysweep.laws.request import Options
 
@@ -46,13 +47,37 @@ def fit_groups(
     sound = [i for i, group in enumerate(begun) if group.error is None]
     for i, group in zip(sound, _estimated([begun[i] for i in sound], options.huber), strict=True):
         begun[i] = _judged(clustered(group, x))
+    begun = followed(begun, x, options.huber)
     drawn = _drawn(begun, options, keep=len(groups) <= _KEEP)
     second = _held_out(begun, options) if options.holdout else [None] * len(begun)
     compare = len(groups) <= caveats.MOST_COMPARED
+    floors: dict[int, tuple[Evidence, ...]] = {}
+    if not compare and len(groups) <= caveats.MOST_FLOORS:
+        floors = _floors(begun, options.huber)
     return [
-        _outcome(group, x, y, options, sample, holdout, compare)
-        for group, sample, holdout in zip(begun, drawn, second, strict=True)
+        _outcome(group, x, y, options, sample, holdout, None if compare else floors.get(i, ()))
+        for i, (group, sample, holdout) in enumerate(zip(begun, drawn, second, strict=True))
     ]
+
+
+def _floors(groups: Sequence[Group], huber: float | None) -> dict[int, tuple[Evidence, ...]]:
+    """Each group's law beside the same with or without a floor, all fitted together."""
+    others = {}
+    for i, group in enumerate(groups):
+        law = group.law
+        for one in map(forms.compared, law.rivals) if group.error is None else ():
+            pair = one.name == law.floorless or one.floorless == law.name
+            if pair and distinct(group.data.x) >= one.fewest_scales:
+                others[i] = one
+    solved = solve_all(
+        [replace(groups[i], law=one) for i, one in others.items()], [groups[i].weights for i in others], huber
+    )
+    out = {}
+    for (i, one), (values, _) in zip(others.items(), solved, strict=True):
+        group, data = groups[i], groups[i].data
+        both = group.values, values
+        out[i] = tuple(floor_evidence(group.law, one, both, data.x, data.y, group.weights, huber))
+    return out
 
 
 def _judged(group: Group) -> Group:
@@ -152,13 +177,19 @@ def _drawn(groups: Sequence[Group], options: Options, keep: bool) -> list[Drawn]
 
     def flush() -> None:
         nonlocal batch, size
-        for sample, why in bootstraps(batch, [g.weights for g in batch], options):
+        for group, (sample, why) in zip(batch, bootstraps(batch, [g.weights for g in batch], options), strict=True):
             notes = {"no_interval": why} if why else {}
             intervals = {} if sample is None else _intervals(sample, options.level)
             if sample is not None and sample.redrawn:
                 notes["draws_redrawn"] = (
                     f"{sample.redrawn} of {options.draws} draws lost too many scales to fit the law and were drawn "
                     f"again; {sample.discarded} were discarded."
+                )
+            if sample is not None and group.data.y.size > MOST_POINTS:
+                drawn = "clusters" if np.unique(group.run).size == sample.runs else "random batches of independent rows"
+                notes["binned_draws"] = (
+                    f"There are more than {MOST_POINTS:,} points: draws are of {sample.runs:,} {drawn}, and "
+                    "measurements of neighbouring scales are averaged."
                 )
             out.append(Drawn(sample if keep else None, intervals, notes))
         batch, size = [], 0
@@ -200,11 +231,13 @@ def _held_out(groups: Sequence[Group], options: Options) -> list[Holdout | None]
     for i, group, (sample, _) in zip(index, second, samples, strict=True):
         left, data = rest[i], group.data
         missed = np.log(group.law.predict(data.x[:, left], group.values)) - np.log(data.y[left])
-        coverage = None
+        coverage = p_value = None
         if sample is not None:
             noise = sample.spread if data.se is None else np.hypot(sample.spread, data.se[left] / data.y[left])
-            ends = sample.prediction(data.x[:, left], options.level, noise)
-            coverage = float(((data.y[left] >= ends[:, 0]) & (data.y[left] <= ends[:, 1])).mean())
+            if group.growth is not None:
+                noise = sample.spread * group.growth.at(data.x[:, left])
+            outside, p_value = sample.missed(data.x[:, left], data.y[left], options.level, noise)
+            coverage = 1.0 - outside
         size = np.exp(np.log(data.x).sum(axis=0))
         out[i] = Holdout(
             options.holdout,
@@ -213,12 +246,19 @@ def _held_out(groups: Sequence[Group], options: Options) -> list[Holdout | None]
             int(left.sum()),
             float(np.sqrt((missed**2).mean())),
             coverage,
+            p_value,
         )
     return out
 
 
 def _outcome(
-    group: Group, x: Sequence[str], y: str, options: Options, drawn: Drawn, holdout: Holdout | None, compare: bool
+    group: Group,
+    x: Sequence[str],
+    y: str,
+    options: Options,
+    drawn: Drawn,
+    holdout: Holdout | None,
+    rivals: tuple[Evidence, ...] | None,
 ) -> GroupFit:
     """The result of a group's fit, with all caveats."""
     failed = _failed(group, x, y, options)
@@ -226,7 +266,9 @@ def _outcome(
         return failed
     law, data, values = group.law, group.data, group.values
     residual = np.log(data.y) - np.log(law.predict(data.x, values))
-    rivals = tuple(evidence(law, data.x, data.y, group.weights, options.holdout)) if compare else ()
+    compare = rivals is None
+    if rivals is None:
+        rivals = tuple(evidence(law, data.x, data.y, group.weights, options.holdout, options.huber))
     trend, determined = caveats.of_trend(group, x, y)
     details = {
         **group.details,
@@ -238,7 +280,7 @@ def _outcome(
         **caveats.of_place(group),
         **caveats.of_holdout(law, holdout, options),
         **(caveats.of_rivals(law, rivals) if determined else {}),
-        **caveats.of_comparison(compare, options),
+        **caveats.of_comparison(compare),
         **drawn.notes,
     }
     intervals = drawn.intervals

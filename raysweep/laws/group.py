@@ -70,6 +70,7 @@ class Holdout:
         n_points: Points left out.
         rmse_log: Root mean squared error of log y on them.
         coverage: Share of them inside the interval of a new measurement, at the fit's level; None without draws.
+        p_value: How likely as few of them are inside, if the law holds.
     """
 
     share: float
@@ -78,6 +79,7 @@ class Holdout:
     n_points: int
     rmse_log: float
     coverage: float | None
+    p_value: float | None = None
 
 
 @dataclass(frozen=True)

@@ -128,13 +128,16 @@ class Residuals:
         """Standard deviation of log y about the law at the mean weight."""
         return float(np.sqrt((self.even**2).mean()))
 
-    def drawn(self, freedom: int, draws: int, rng: np.random.Generator) -> Array:
+    def drawn(
+        self, freedom: int, draws: int, rng: np.random.Generator, scale: npt.NDArray[np.float64] | None = None
+    ) -> Array:
         """Deviations of log y from the fit, [draws, points], for a wild bootstrap with some borrowed residuals.
 
         A run at one scale says little about its own variance. So where all runs are such, a draw gives each run, at
         random, its own residual (wild, Wu 1986) or that of any run (Efron 1979): nearly always the latter with few
         degrees of freedom, nearly always the former with many. The choice is the same in data sets of the same runs,
-        and a draw is linear in the residuals: comparisons stay paired.
+        and a draw is linear in the residuals: comparisons stay paired. A borrowed residual is enlarged by the ratio
+        of `scale`, the spread at each point in any unit, [points].
         """
         runs = int(self.cluster.max()) + 1
         factor = multipliers(runs, freedom, draws, rng)
@@ -144,7 +147,8 @@ class Residuals:
         size = np.sqrt(np.bincount(self.cluster, self.root**2))
         own, even = (np.bincount(self.cluster, self.root * e) / size for e in (self.own, self.even))
         borrows = rng.random((draws, runs)) < _BORROWED / (_BORROWED + freedom)
-        taken = np.where(borrows, even[rng.integers(0, runs, size=(draws, runs))], own)
+        each = np.ones(runs) if scale is None else np.sqrt(np.bincount(self.cluster, scale**2)) / size
+        taken = np.where(borrows, (even / each)[rng.integers(0, runs, size=(draws, runs))] * each, own)
         return np.asarray((factor * taken / size)[:, self.cluster])
 
 
