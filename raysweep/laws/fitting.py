@@ -12,12 +12,13 @@ from raysweep.errors import FitError
 from raysweep.laws import caveats, forms
 from raysweep.laws.batch import MOST_POINTS, Group, bootstraps, solve_all, weights_of
 from raysweep.laws.bootstrap import Bootstrap
-from raysweep.laws.choice import Evidence, choose, evidence, floor_evidence, held_out
+from raysweep.laws.choice import Evidence, choose, evidence, held_out
 from raysweep.laws.copies import counted_once
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.dependence import clustered
 from raysweep.laws.determined import undetermined
 from raysweep.laws.estimate import Status, check, distinct, scales_of
+from raysweep.laws.floors import floors
 from raysweep.laws.group import Data, GroupFit, Holdout
 from raysweep.laws.noise import followed
 from raysweep.laws.pooling import pooled
@@ -51,33 +52,11 @@ def fit_groups(
     drawn = _drawn(begun, options, keep=len(groups) <= _KEEP)
     second = _held_out(begun, options) if options.holdout else [None] * len(begun)
     compare = len(groups) <= caveats.MOST_COMPARED
-    floors: dict[int, tuple[Evidence, ...]] = {}
-    if not compare and len(groups) <= caveats.MOST_FLOORS:
-        floors = _floors(begun, options.huber)
+    tested = {} if compare or len(groups) > caveats.MOST_FLOORS else floors(begun, options.huber)
     return [
-        _outcome(group, x, y, options, sample, holdout, None if compare else floors.get(i, ()))
+        _outcome(group, x, y, options, sample, holdout, None if compare else tested.get(i, ()))
         for i, (group, sample, holdout) in enumerate(zip(begun, drawn, second, strict=True))
     ]
-
-
-def _floors(groups: Sequence[Group], huber: float | None) -> dict[int, tuple[Evidence, ...]]:
-    """Each group's law beside the same with or without a floor, all fitted together."""
-    others = {}
-    for i, group in enumerate(groups):
-        law = group.law
-        for one in map(forms.compared, law.rivals) if group.error is None else ():
-            pair = one.name == law.floorless or one.floorless == law.name
-            if pair and distinct(group.data.x) >= one.fewest_scales:
-                others[i] = one
-    solved = solve_all(
-        [replace(groups[i], law=one) for i, one in others.items()], [groups[i].weights for i in others], huber
-    )
-    out = {}
-    for (i, one), (values, _) in zip(others.items(), solved, strict=True):
-        group, data = groups[i], groups[i].data
-        both = group.values, values
-        out[i] = tuple(floor_evidence(group.law, one, both, data.x, data.y, group.weights, huber))
-    return out
 
 
 def _judged(group: Group) -> Group:
