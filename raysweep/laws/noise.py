@@ -31,6 +31,7 @@ _FEWEST = 5.0  # degrees of freedom below which nothing is tested
 _LEAST, _MOST = 1.25, 100.0  # largest spread over the smallest that counts, and that is believed
 _ALL = 0.99  # a point of which the fit took this share, or more, tells nothing
 _EXACT = 1e-8  # residuals below this are rounding errors
+_DEPENDENT = {"few_seeds", "crossed_seeds"}  # notes of points that are correlated: a few curves' swings are no spread
 _ROUNDS = 3  # alternations of fit and weights
 _STEPS, _SETTLED = 50, 1e-6
 
@@ -58,7 +59,7 @@ def growth(group: Group, base: Array) -> Growth | None:
     Args:
         group: Fitted with the weights `base`, mean 1, [points].
     """
-    if group.error is not None or not (base > 0).all():
+    if group.error is not None or not (base > 0).all() or _DEPENDENT & group.data.details.keys():
         return None
     units = _units(group, base)
     if units.free.sum() < _FEWEST or math.sqrt(float((units.size**2).mean())) < _EXACT:
