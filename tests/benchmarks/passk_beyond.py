@@ -108,8 +108,13 @@ def world(design: Design, problems: int, seed: int) -> tuple[dict[str, Array], d
 def rows_of(design: Design, problems: int, worlds: int) -> list[dict[str, Any]]:
     found = [world(design, problems, seed) for seed in range(worlds)]
     rows: list[dict[str, Any]] = [
-        {"design": design.name, "problems": problems, "k": int(k), "failure": round(float(design.failure[j]), 5),
-         "worlds": worlds}
+        {
+            "design": design.name,
+            "problems": problems,
+            "k": int(k),
+            "failure": round(float(design.failure[j]), 5),
+            "worlds": worlds,
+        }
         for j, k in enumerate(K)
     ]
     for way in WAYS:
