@@ -108,7 +108,13 @@ def world(design: Design, problems: int, seed: int) -> tuple[dict[str, Array], d
 def rows_of(design: Design, problems: int, worlds: int) -> list[dict[str, Any]]:
     found = [world(design, problems, seed) for seed in range(worlds)]
     rows: list[dict[str, Any]] = [
-        {"design": design.name, "problems": problems, "k": int(k), "failure": round(float(design.failure[j]), 5)}
+        {
+            "design": design.name,
+            "problems": problems,
+            "k": int(k),
+            "failure": round(float(design.failure[j]), 5),
+            "worlds": worlds,
+        }
         for j, k in enumerate(K)
     ]
     for way in WAYS:
@@ -139,7 +145,7 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(), "command": "python tests/benchmarks/passk_beyond.py",
         "python": platform.python_version(), "cpus": os.cpu_count(),
         "versions": {name: version(name) for name in ("raysweep", "numpy", "scipy")},
-        "worlds": given.worlds, "trials": TRIALS, "level": LEVEL, "cpu_seconds": round(time.process_time() - begin, 1),
+        "trials": TRIALS, "level": LEVEL, "cpu_seconds": round(time.process_time() - begin, 1),
         "least_coverage": {way: min(row[way]["covered"] for row in further) for way in WAYS},
         "designs": rows,
     }  # fmt: skip
