@@ -367,7 +367,7 @@ def resample(
     drawn = np.tile(y, (draws, 1))
     # Weights that follow the spread already make residuals alike.
     away = left.drawn(runs - spent, draws, rng, scale if growth is not None and not growth.found else None)
-    if growth is not None and left.single:
+    if growth is not None and growth.found and left.single:
         away *= growth.varied(x[:, order], draws, rng)
     drawn[:, order] = np.exp(left.centre + np.clip(away, -_FAR, _FAR))
     return Resample("wild", None, drawn, runs, spent, 0, 0, spread, labels, seed, growth)
