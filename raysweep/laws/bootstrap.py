@@ -11,6 +11,8 @@ The unit is the independently trained run: all points of one run move together, 
   so that draws of a linear law follow Student's t. Runs at one scale each borrow residuals from each other, see
   `resampling.Residuals.drawn`. Percentiles are the interval as they stand: it bends as the law does, keeps to the
   bounds, and is the same for a quantity and for a monotone function of it.
+* A spread that changes with scale (`growth.Growth`): weights make residuals alike where a test found the change, and
+  draws then vary its slope by its error; where there is only a hint of it, borrowed residuals are scaled.
 * A parameter on its bound: a bootstrap is not consistent there (Andrews 2000). As long as a share of the draws beyond
   the tail lies on a bound, the data do not exclude the law without that parameter, and the interval of every quantity
   also holds the percentiles of those draws alone.
@@ -367,7 +369,7 @@ def resample(
     drawn = np.tile(y, (draws, 1))
     # Weights that follow the spread already make residuals alike.
     away = left.drawn(runs - spent, draws, rng, scale if growth is not None and not growth.found else None)
-    if growth is not None and left.single:
+    if growth is not None and growth.found and left.single:
         away *= growth.varied(x[:, order], draws, rng)
     drawn[:, order] = np.exp(left.centre + np.clip(away, -_FAR, _FAR))
     return Resample("wild", None, drawn, runs, spent, 0, 0, spread, labels, seed, growth)

@@ -1,9 +1,12 @@
 """Noise that grows or falls with scale is seen, weighted by, and carried beyond the data; constant noise is left."""
 
+from pathlib import Path
+
 import numpy as np
+import polars as pl
 import pytest
 
-from raysweep.laws import law
+from raysweep.laws import fit, law
 from raysweep.laws.batch import Group
 from raysweep.laws.estimate import estimate
 from raysweep.laws.fitting import fit_groups
@@ -11,6 +14,7 @@ from raysweep.laws.group import Data
 from raysweep.laws.growth import Growth
 from raysweep.laws.noise import followed, growth
 from raysweep.laws.request import Options
+from raysweep.laws.saved import load_fits, save_fits
 
 FLOOR, TRUTH = law("power+floor"), np.array([1.7, 1.7 * 1e6**0.35, 0.35])
 X = np.tile(np.geomspace(1e6, 1e9, 10), 3)
@@ -99,3 +103,26 @@ def test_what_runs_share_and_what_a_wrong_law_leaves_is_no_noise() -> None:
     bend = 0.3 + 2 * (X / 1e6) ** -0.6 * (1 + (X / 3e7) ** (1 / 0.3)) ** (0.45 * 0.3)
     found = [growth(fitted(data), np.ones(30)) for data in worlds(100, 1.0, mean=bend)]
     assert sum(one is not None and one.found for one in found) <= 5
+
+
+def test_a_saved_fit_keeps_how_its_noise_grows(tmp_path: Path) -> None:
+    (data,) = worlds(1, 10.0, np.tile(X, 3))
+    law = fit(pl.DataFrame({"n": data.x[0], "y": data.y}), "power+floor", x="n", y="y", bootstrap=60)
+    save_fits(tmp_path / "fit.json", [law])
+    (back,) = load_fits(tmp_path / "fit.json")
+    assert back.only.draws.growth == law.only.draws.growth is not None
+    np.testing.assert_array_equal(back.only.prediction(FAR), law.only.prediction(FAR))
+    near, far = np.ptp(np.log(law.only.prediction([1e6, 1e9])), axis=1)
+    assert far > 5 * near  # tenfold, but for the error of the law
+
+
+def test_points_missed_are_those_outside_their_interval_and_rare_ones_are_called_so() -> None:
+    (found,) = fit_groups(FLOOR, worlds(1, 1.0), ["n"], "y", Options(draws=400))
+    x, sample = np.tile(np.geomspace(1e9, 3e9, 5), 2)[None], found.draws
+    ends = sample.prediction(x)
+    inside, outside = np.sqrt(ends[:, 0] * ends[:, 1]), 1.1 * ends[:, 1]
+    assert sample.missed(x, inside) == (0.0, 1.0)
+    assert sample.missed(x, outside) == (1.0, pytest.approx(0.0, abs=0.02))
+    share, p_value = sample.missed(x, np.where(np.arange(10) < 1, outside, inside))
+    assert share == pytest.approx(0.1)
+    assert 0.1 < p_value < 0.6  # of ten points, one outside is usual
