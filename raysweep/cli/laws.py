@@ -50,7 +50,7 @@ class _OfLaws(TyperCommand):
         from raysweep.laws.forms import LAWS
 
         only = self.name == "allocate"
-        laws = [one for one in LAWS.values() if one.derived or not only]
+        laws = [one for one in LAWS.values() if one.costs or not only]
         about = [f"{one.name}: {one.formula}; --x {' --x '.join(one.axes)}. {one.when}" for one in laws]
         auto = [] if only else ["auto: the one-axis law that predicts held-out scales best."]
         self.epilog = "\n\n".join(["Laws (--law):", *about, *auto])
@@ -120,7 +120,7 @@ def allocate(
 
     if asked.formula is not None:
         raise FitError("allocate: it takes no formula, whose loss may fall without bound: name a --law of two scales")
-    paid = [name for name, one in LAWS.items() if one.derived]
+    paid = [name for name, one in LAWS.items() if one.costs]
     if asked.law not in paid:
         raise FitError(
             f"allocate: --law must have two scales whose product costs FLOPs, but got {asked.law!r}. Such laws are "
