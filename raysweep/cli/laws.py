@@ -52,7 +52,14 @@ class _OfLaws(TyperCommand):
         only = self.name == "allocate"
         laws = [one for one in LAWS.values() if one.costs or not only]
         about = [f"{one.name}: {one.formula}; --x {' --x '.join(one.axes)}. {one.when}" for one in laws]
-        auto = [] if only else ["auto: the one-axis law that predicts held-out scales best."]
+        auto = (
+            []
+            if only
+            else [
+                "auto: the one-axis law that predicts held-out scales best.",
+                "bnsl: power+floor, bnsl1, bnsl2 or bnsl3, whichever has the least AICc.",
+            ]
+        )
         self.epilog = "\n\n".join(["Laws (--law):", *about, *auto])
         super().format_epilog(ctx, formatter)
 

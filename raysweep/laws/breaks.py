@@ -58,7 +58,7 @@ def breaks(count: int) -> Law:
         starts=3,
         profile=Profile(_search(count), len(_FLOORS) * len(_WIDTHS)),
         derived=tuple(Derived(f"c{i}", f"change of slope at d{i}", _change(i)) for i in names),
-        rivals=tuple(f"bnsl{n}" for n in (count - 1, count + 1) if 0 < n <= _MOST) + ("power+floor", "shifted"),
+        rivals=(*(f"bnsl{n}" for n in (count - 1, count + 1) if 0 < n <= _MOST), "power+floor", "shifted"),
         surrounded=tuple(f"d{i}" for i in names),
     )
 

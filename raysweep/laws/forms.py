@@ -9,8 +9,8 @@ import numpy as np
 
 from raysweep.errors import FitError, nearest
 from raysweep.laws import m4, terms
-from raysweep.laws.definition import Array, Derived, Implicit, Law, Parameter
 from raysweep.laws.breaks import BREAKS
+from raysweep.laws.definition import Array, Derived, Implicit, Law, Parameter
 from raysweep.laws.overtrained import BY_COMPUTE, OVERTRAINED
 from raysweep.laws.products import product, product_and_floor
 from raysweep.laws.repeated import EXCESS, EXCESS_BY_EPOCHS, REPEATED, REPEATED_BY_EPOCHS

@@ -37,7 +37,7 @@ def _best_multiplier(values: Array) -> Array:
 
 
 BY_COMPUTE = Law(
-    name="overtrained:CM",
+    name="overtrained-CM",
     formula="y = E + (a M^eta + b M^-eta) C^-eta",
     axes=("C", "M"),
     amplitudes=(
@@ -54,9 +54,9 @@ BY_COMPUTE = Law(
     levels=(2, 2),
     centred=(True, True),
     derived=(Derived("M_opt", "tokens per parameter of least loss for a given C", _best_multiplier),),
-    rivals=("overtrained:CM, E = 0",),
-    contains=("overtrained:CM, E = 0",),
-    floorless="overtrained:CM, E = 0",
+    rivals=("overtrained-CM, E = 0",),
+    contains=("overtrained-CM, E = 0",),
+    floorless="overtrained-CM, E = 0",
     proved=False,
 )
 

@@ -1,4 +1,4 @@
-"""A law on other axes: the same law of scales whose logs are linear in those of its own, such as C = 6 N D, M = D / N."""
+"""A law on other axes: the same law of scales whose logs are linear in its own, such as C = 6 N D and M = D / N."""
 
 from __future__ import annotations
 

@@ -193,10 +193,10 @@ EXCESS = replace(
 
 _FRESH_BY_EPOCHS = recast(_FRESH, _FRESH.name, _EPOCHS)
 REPEATED_BY_EPOCHS = recast(
-    REPEATED, "repeated:epochs", _EPOCHS, (_FRESH_BY_EPOCHS, "repeated+excess:epochs"),
+    REPEATED, "repeated-epochs", _EPOCHS, (_FRESH_BY_EPOCHS, "repeated+excess-epochs"),
     formula=f"{REPEATED.formula}, U = D / epochs", when="The same with --x epochs in place of unique tokens.",
 )  # fmt: skip
 EXCESS_BY_EPOCHS = recast(
-    EXCESS, "repeated+excess:epochs", _EPOCHS, ("repeated:epochs", _FRESH_BY_EPOCHS),
+    EXCESS, "repeated+excess-epochs", _EPOCHS, ("repeated-epochs", _FRESH_BY_EPOCHS),
     formula=f"{EXCESS.formula}, U = D / epochs", when="The same with --x epochs in place of unique tokens.",
 )  # fmt: skip

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from raysweep.errors import FitError, nearest
-from raysweep.laws import forms
+from raysweep.laws import breaks, forms
 from raysweep.laws.constrained import constrained
 from raysweep.laws.constraint import Constraints
 from raysweep.laws.definition import Law
@@ -20,6 +20,7 @@ from raysweep.laws.window import Window
 __all__ = ["AUTO", "FitRequest", "Options", "RequestError"]
 
 AUTO = "auto"
+BREAKS = "bnsl"  # the number of breaks is chosen
 _MOST_HELD_OUT = 0.9
 _MOST_AXES = 8  # of a law of any number of them
 _FREE = Constraints()
@@ -77,7 +78,7 @@ class FitRequest:
     Attributes:
         x: Columns of the scales, in the order of the law's axes.
         y: Column of the measurement.
-        law: A key of `LAWS`, `auto`, or `formula`.
+        law: A key of `LAWS`, `auto`, `bnsl`, or `formula`.
         by: Columns whose every combination of values is fitted separately.
         where: A Polars SQL condition on the rows.
         at: The snapshot of a run that counts: `best`, `last`, or a time.
@@ -125,8 +126,8 @@ class FitRequest:
 
     @property
     def form(self) -> Law | None:
-        """The law; None under `auto`."""
-        if self.law == AUTO:
+        """The law; None where it is chosen."""
+        if self.law in (AUTO, BREAKS):
             return None
         if self.formula is None:
             law = forms.law(self.law)
@@ -137,6 +138,11 @@ class FitRequest:
         else:
             law = own_law(self.formula, self.x, self.positive)
         return constrained(law, self.constraints) if self.constraints else law
+
+    @property
+    def family(self) -> tuple[Law, ...]:
+        """The laws to choose from, the one that needs the fewest scales first; none where they are not the question."""
+        return (*breaks.BREAKS, forms.law("power+floor")) if self.law == BREAKS else ()
 
     @property
     def moment(self) -> float | None:
@@ -160,9 +166,10 @@ def _check_formula(request: FitRequest) -> None:
             "positive",
             f"must come with a formula, but got {', '.join(request.positive)} and the law {request.law!r}. Use bound.",
         )
-    if request.law == AUTO and request.constraints:
+    if request.law in (AUTO, BREAKS) and request.constraints:
         raise RequestError(
-            "law", f"must name one law whose parameters are constrained, but got {AUTO!r}. Name it, as in power+floor."
+            "law",
+            f"must name one law whose parameters are constrained, but got {request.law!r}. Name it, as in power+floor.",
         )
 
 
@@ -172,7 +179,7 @@ def _check_scales(request: FitRequest) -> None:
     except RequestError:
         raise
     except FitError as error:
-        names = nearest(request.law, [*forms.LAWS, FORMULA, AUTO])
+        names = nearest(request.law, [*forms.LAWS, FORMULA, AUTO, BREAKS])
         raise RequestError("law", f"There is no law {request.law!r}. {names}") from error
     axes, about = (("x",), "of one scale") if form is None else (form.axes, form.formula)
     if len(request.x) != len(axes):

@@ -59,7 +59,7 @@ def _window(given: Any) -> Any:
 class FitSpec(_Strict):
     """One law to fit and draw in the report, as written in the file; `request` checks it."""
 
-    law: str = Field("power", description="a key of LAWS, auto, or formula")
+    law: str = Field("power", description="a key of LAWS, auto, bnsl, or formula")
     x: str | tuple[str, ...] = Field(description="one column for each scale of the law")
     y: str
     by: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()

@@ -13,13 +13,13 @@ TWO = np.stack([axis.ravel() for axis in np.meshgrid(np.geomspace(10, 1e4, 6), n
 SIZES, EPOCHS = np.geomspace(1e7, 3e9, 5), np.array([1.0, 2, 5, 12, 40])
 MANY = np.stack([axis.ravel() for axis in np.meshgrid(SIZES, np.geomspace(1e8, 2e10, 4), EPOCHS)])
 OWN = {  # scales at which a law says what it has to say
-    "overtrained:CM": np.stack([a.ravel() for a in np.meshgrid(np.geomspace(1e17, 1e20, 6), [5.0, 20, 80, 320])]),
+    "overtrained-CM": np.stack([a.ravel() for a in np.meshgrid(np.geomspace(1e17, 1e20, 6), [5.0, 20, 80, 320])]),
     "repeated": np.stack([MANY[0], MANY[1] * MANY[2], MANY[1]]),
-    "repeated:epochs": np.stack([MANY[0], MANY[1] * MANY[2], MANY[2]]),
+    "repeated-epochs": np.stack([MANY[0], MANY[1] * MANY[2], MANY[2]]),
     "bnsl2": np.geomspace(10, 1e6, 40)[None],
     "bnsl3": np.geomspace(10, 1e7, 80)[None],
 }
-OWN |= {f"repeated+excess{end}": OWN[f"repeated{end}"] for end in ("", ":epochs")}
+OWN |= {f"repeated+excess{end}": OWN[f"repeated{end}"] for end in ("", "-epochs")}
 MUENNIGHOFF = [np.exp(0.6254804), np.exp(6.255414), np.exp(7.3049974), 0.3526596, 0.3526596, 15.387756]
 TRUTHS = {
     "power": [3, 0.5],
@@ -39,9 +39,9 @@ TRUTHS = {
     "product": [3, 0.4, -0.2],
     "product+floor": [0.3, 3, 0.4, 0.2],
     "overtrained": [1.5, 140, 190, 0.12],
-    "overtrained:CM": [1.5, 140, 190, 0.12],
-    **{f"repeated{end}": MUENNIGHOFF for end in ("", ":epochs")},
-    **{f"repeated+excess{end}": [*MUENNIGHOFF, 5.309743] for end in ("", ":epochs")},
+    "overtrained-CM": [1.5, 140, 190, 0.12],
+    **{f"repeated{end}": MUENNIGHOFF for end in ("", "-epochs")},
+    **{f"repeated+excess{end}": [*MUENNIGHOFF, 5.309743] for end in ("", "-epochs")},
     "bnsl1": [0.05, 3, 0.1, 0.7, 1000, 0.4],
     "bnsl2": [0.02, 3, 0.1, 0.8, 300, 0.3, -0.3, 3e4, 0.2],
     "bnsl3": [0.02, 9, 0.05, 0.9, 200, 0.2, 0.1, 5000, 0.3, 0.7, 2e5, 0.2],
@@ -85,11 +85,11 @@ def formula(form, x, v):
             return v[0] * x[0] ** -v[1] * x[1] ** -v[2]
         case "product+floor":
             return E + A * x[0] ** -v[2] * x[1] ** -v[3]
-        case "overtrained" | "overtrained:CM":
+        case "overtrained" | "overtrained-CM":
             compute, ratio = (6 * x[0] * x[1], x[1] / x[0]) if form.name == "overtrained" else x
             return E + (v[1] * ratio ** v[3] + v[2] * ratio ** -v[3]) * compute ** -v[3]
-        case "repeated" | "repeated:epochs" | "repeated+excess" | "repeated+excess:epochs":
-            size, tokens, unique = x if ":" not in form.name else (x[0], x[1], x[1] / x[2])
+        case "repeated" | "repeated-epochs" | "repeated+excess" | "repeated+excess-epochs":
+            size, tokens, unique = x if "epochs" not in form.name else (x[0], x[1], x[1] / x[2])
             if "excess" in form.name:  # as published: N_opt by way of the compute-optimal G
                 g = (v[3] * A / v[4] / v[2]) ** (1 / (v[3] + v[4]))
                 fit = np.minimum((unique * g) ** (v[4] / v[3]) * g, size)
