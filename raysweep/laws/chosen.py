@@ -12,6 +12,8 @@ from raysweep.laws.estimate import check, scales_of
 
 __all__ = ["chosen"]
 
+_AS_GOOD = 4.0  # AICc above the least up to which a law with fewer parameters is taken: positions are searched, too
+
 
 def chosen(x: Array, y: Array, huber: float | None, family: Sequence[Law] = ()) -> tuple[Law, str]:
     """A one-axis law, and why it was chosen.
@@ -20,8 +22,8 @@ def chosen(x: Array, y: Array, huber: float | None, family: Sequence[Law] = ()) 
         x: Scales, positive, [1, points].
         y: Measurements, positive, [points].
         huber: See `estimate`.
-        family: Laws of which the one with the least AICc is taken, by least squares; `choice.choose` decides where
-            there are none.
+        family: Laws of which the one with the fewest parameters is taken whose AICc, by least squares, exceeds the
+            least by at most 4; `choice.choose` decides where there are none.
 
     Raises:
         FitError: No law can be fitted; of a family: its first law needs more scales.
@@ -36,5 +38,6 @@ def chosen(x: Array, y: Array, huber: float | None, family: Sequence[Law] = ()) 
     check(first, scales_of(first, x), y)
     table = evidence(replace(first, rivals=tuple(others)), x, y, holdout=0.0)
     shown = ", ".join(f"{one.law} {one.aicc:.3g}" for one in table if math.isfinite(one.aicc))
-    best = next(one for one in family if one.name == table[0].law)
-    return best, f"{best.name} has the least AICc (above it: {shown})."
+    simple = min((one for one in table if one.aicc <= _AS_GOOD), key=lambda one: one.parameters, default=table[0])
+    best = next(one for one in family if one.name == simple.law)
+    return best, f"{best.name} has the fewest breaks within {_AS_GOOD:g} of the least AICc (above it: {shown})."
