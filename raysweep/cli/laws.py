@@ -83,13 +83,28 @@ def fit(
     save: Annotated[
         str | None, typer.Option(metavar="FILE", help="Save the fits, for `raysweep predict FILE`: .json.")
     ] = None,
+    then: Annotated[
+        str | None,
+        typer.Option(metavar="sigmoid|exponential", help="A second step: a law of --metric over --y, its loss."),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(metavar="COL", help="With --then: the metric that is predicted through both steps.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits that the sweep names."""
     printed = Printed(json, table, draws)
-    requests = [asked.request("fit")] if asked.x or asked.y is not None else _named(data, asked)
-    wanted = [places(predict or (), request.x, "fit: --predict") for request in requests]
-    fitted = _fitted("fit", data, asked, requests, rows, json)
+    if then is not None or metric is not None:
+        from raysweep.cli.chain import two_steps
+
+        if save is not None:
+            raise FitError("fit: --save keeps laws of one step, but --then was given, too; leave one of them out")
+        request, fitted = two_steps(data, asked, then, metric, rows, json)
+        wanted = [places(predict or (), request.x, "fit: --predict")] * 2
+    else:
+        requests = [asked.request("fit")] if asked.x or asked.y is not None else _named(data, asked)
+        wanted = [places(predict or (), request.x, "fit: --predict") for request in requests]
+        fitted = _fitted("fit", data, asked, requests, rows, json)
     if figure is not None:
         _draw(fitted, wanted, Path(figure))
     fits = [law for law, _ in fitted]
