@@ -94,17 +94,12 @@ def fit(
 ) -> None:
     """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits that the sweep names."""
     printed = Printed(json, table, draws)
-    if then is not None or metric is not None:
-        from raysweep.cli.chain import two_steps
-
-        if save is not None:
-            raise FitError("fit: --save keeps laws of one step, but --then was given, too; leave one of them out")
-        request, fitted = two_steps(data, asked, then, metric, rows, json)
-        wanted = [places(predict or (), request.x, "fit: --predict")] * 2
-    else:
-        requests = [asked.request("fit")] if asked.x or asked.y is not None else _named(data, asked)
-        wanted = [places(predict or (), request.x, "fit: --predict") for request in requests]
-        fitted = _fitted("fit", data, asked, requests, rows, json)
+    if then is not None and save is not None:
+        raise FitError("fit: --save keeps laws of one step, but --then was given, too; leave one of them out")
+    requests = [asked.request("fit")] if asked.x or asked.y is not None else _named(data, asked)
+    requests = _with_steps(requests, then, metric)
+    wanted = [places(predict or (), request.x, "fit: --predict") for request in requests for _ in range(_fits(request))]
+    fitted = _fitted("fit", data, asked, requests, rows, json)
     if figure is not None:
         _draw(fitted, wanted, Path(figure))
     fits = [law for law, _ in fitted]
@@ -184,6 +179,26 @@ def _named(data: Sequence[str], asked: Asked) -> list[FitRequest]:
     raise FitError(f"fit: --x and --y must be given, for {' '.join(data)} names no fits")
 
 
+def _with_steps(requests: Sequence[FitRequest], then: str | None, metric: str | None) -> list[FitRequest]:
+    """The fits with the second step that the command line names.
+
+    Raises:
+        FitError: It is none.
+    """
+    from raysweep.laws.request import RequestError
+
+    if then is None and metric is None:
+        return list(requests)
+    try:
+        return [replace(request, then=then, metric=metric) for request in requests]
+    except RequestError as error:
+        raise FitError(f"fit: --{error.key}: {error.rule}") from error
+
+
+def _fits(request: FitRequest) -> int:
+    return 1 if request.then is None else 2
+
+
 def _store(data: Sequence[str]) -> Store | None:
     """The store that is named; None where the names are of tables. A folder with an env.json is a store."""
     from raysweep.store import Store
@@ -232,14 +247,13 @@ def _fitted(
     Raises:
         FitError: The table cannot answer; an option at fault is named.
     """
+    from raysweep.laws.chain import fits_of
     from raysweep.laws.points import points
     from raysweep.laws.request import RequestError
-    from raysweep.laws.table import fit_points
 
     table = source(data, rows, quiet)
     try:
-        taken = ((points(table, request, keep), request) for request in requests)
-        return [(fit_points(kept, request), kept) for kept, request in taken]
+        return [one for request in requests for one in fits_of(points(table, request, keep), request)]
     except RequestError as error:
         if error.key not in asked.given:  # the sweep's own fit is at fault
             raise

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from raysweep.errors import FitError, nearest
+from raysweep.errors import FitError
 from raysweep.laws.bootstrap import Bootstrap
 from raysweep.laws.choice import held_out
 from raysweep.laws.definition import Array, Law
@@ -20,14 +20,13 @@ from raysweep.laws.fitting import fit_groups
 from raysweep.laws.group import Data, GroupFit, Holdout
 from raysweep.laws.kept import finite
 from raysweep.laws.points import Points, points
-from raysweep.laws.refusal import RequestError
 from raysweep.laws.request import FitRequest
 from raysweep.laws.result import Fit
 from raysweep.laws.source import Source
 from raysweep.laws.steps import STEPS, Step
 from raysweep.laws.table import data_of, fit_points
 
-__all__ = ["Chain", "chained", "fit_chain"]
+__all__ = ["Chain", "fit_chain", "fits_of"]
 
 _OF_A_SCALE = ("one_run_per_scale", "narrow_window")  # notes that mean a scale one chooses, not a loss one measures
 
@@ -71,48 +70,39 @@ class _Draws(Bootstrap):
         return super().prediction(x, level, noise)
 
 
-def fit_chain(data: Source, request: FitRequest, then: str, metric: str) -> tuple[Fit, Fit]:
+def fit_chain(data: Source, request: FitRequest) -> tuple[Fit, ...]:
     """Fit a loss over scales, and a metric over that loss.
 
     Args:
         data: See `table.fit`.
-        request: The fit of the loss.
-        then: The step from loss to metric, a key of `STEPS`.
-        metric: Column of the metric, positive; rows without one count for the loss alone.
+        request: The fit of the loss, with the step that follows; rows without the metric count for the loss alone.
 
     Returns:
         The fit of the loss; that of the metric over the same scales, whose intervals, predictions and hold-out go
         through both steps.
 
     Raises:
-        FitError: As `table.fit`; or no group's second step could be fitted.
-        RequestError: There is no such step, or `metric` is named already.
+        FitError: As `table.fit`; the metric is no column of numbers; or no group's second step could be fitted.
     """
-    check(request, then, metric)
-    first, second, _ = chained(points(data, request, keep=(metric,)), request, then, metric)
-    return first, second
+    return tuple(one for one, _ in fits_of(points(data, request), request))
 
 
-def check(request: FitRequest, then: str, metric: str) -> None:
-    """Refuse a chain that no table could answer; see `fit_chain`."""
-    if then not in STEPS:
-        raise RequestError("then", f"must be {' or '.join(STEPS)}, but got {then!r}. {nearest(then, STEPS)}")
-    if metric in (*request.x, request.y, *request.by):
-        raise RequestError(
-            "metric", f"must be a column that is neither x, y nor in by, but got {metric!r}. Name another."
-        )
-
-
-def chained(taken: Points, request: FitRequest, then: str, metric: str) -> tuple[Fit, Fit, Points]:
-    """`fit_chain` for points that already exist and hold the metric; also the points of the second step.
+def fits_of(taken: Points, request: FitRequest) -> list[tuple[Fit, Points]]:
+    """The fit that was requested, and the one of its second step where that was, each with its points.
 
     Raises:
         FitError: As `fit_chain`.
     """
-    step = STEPS[then]
+    first = fit_points(taken, request)
+    return [(first, taken)] + ([] if request.then is None else [_second(first, taken, request)])
+
+
+def _second(first: Fit, taken: Points, request: FitRequest) -> tuple[Fit, Points]:
+    assert request.then is not None
+    assert request.metric is not None
+    step, metric = STEPS[request.then], request.metric
     if not taken.frame[metric].dtype.is_numeric():
         raise FitError(f"The metric must be a column of numbers, but {metric!r} holds {taken.frame[metric].dtype}.")
-    first = fit_points(taken, request)
     losses, metrics = data_of(taken), data_of(replace(taken, y=metric))
     found = []
     for one, loss, other in zip(first, losses, metrics, strict=True):
@@ -123,7 +113,7 @@ def chained(taken: Points, request: FitRequest, then: str, metric: str) -> tuple
     if all(group.error is not None for group in found):
         raise FitError(str(found[0].error))
     kept = replace(taken, y=metric, frame=taken.frame.filter(finite(metric)))
-    return first, Fit(taken.x, metric, tuple(found)), kept
+    return Fit(taken.x, metric, tuple(found)), kept
 
 
 def _fitted(first: GroupFit, loss: Data, metric: Data, step: Step, request: FitRequest, name: str) -> GroupFit:

@@ -15,6 +15,7 @@ from raysweep.laws.constraint import Constraints
 from raysweep.laws.definition import Law
 from raysweep.laws.own import FORMULA, own_law
 from raysweep.laws.refusal import RequestError
+from raysweep.laws.steps import STEPS
 from raysweep.laws.window import Window
 
 __all__ = ["AUTO", "FitRequest", "Options", "RequestError"]
@@ -89,10 +90,12 @@ class FitRequest:
         formula: What y equals, for the law `formula`; see `own.own_law`.
         positive: Parameters of the formula that are above 0.
         constraints: What else must hold of the law's parameters.
+        then: The step from y, a loss, to a metric: a key of `STEPS`; None where y is all that is asked for.
+        metric: Column of that metric.
 
     Raises:
         RequestError: There is no such law, it has another number of scales, a column is named twice, `at` is no moment,
-            the window bounds no scale, or the formula or a constraint is none.
+            the window bounds no scale, or the formula, a constraint or the second step is none.
     """
 
     x: tuple[str, ...]
@@ -108,6 +111,8 @@ class FitRequest:
     formula: str | None = None
     positive: tuple[str, ...] = ()
     constraints: Constraints = _FREE
+    then: str | None = None
+    metric: str | None = None
 
     def __post_init__(self) -> None:
         _check_formula(self)
@@ -123,6 +128,7 @@ class FitRequest:
             raise RequestError("at", f"must be 'best', 'last' or a time, but got {self.at!r}.")
         if self.window is not None:
             _check_window(self.window, self.x)
+        _check_steps(self)
 
     @property
     def form(self) -> Law | None:
@@ -200,6 +206,17 @@ def _check_window(window: Window, scales: tuple[str, ...]) -> None:
             f"{{low: 10, x: {scales[0]}}}.",
         )
     window.checked(named)
+
+
+def _check_steps(request: FitRequest) -> None:
+    then, metric = request.then, request.metric
+    if (then is None) != (metric is None):
+        key, other = ("then", "metric") if metric is None else ("metric", "then")
+        raise RequestError(key, f"must be given together with {other}, which is not. Give both, or neither.")
+    if then is not None and then not in STEPS:
+        raise RequestError("then", f"must be {' or '.join(STEPS)}, but got {then!r}. {nearest(then, STEPS)}")
+    if metric in (*request.x, request.y, *request.by):
+        raise RequestError("metric", f"must be a column that is neither x, y nor in by, but got {metric!r}.")
 
 
 def _is_number(text: str | float) -> bool:

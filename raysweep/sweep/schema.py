@@ -78,6 +78,8 @@ class FitSpec(_Strict):
     fix: dict[str, Any] | None = Field(None, description="parameters and their values, as in {alpha: 0.5}")
     tie: dict[str, Any] | None = Field(None, description="parameters that are equal, as in {beta: alpha}")
     bound: dict[str, Any] | None = Field(None, description="lowest and highest values, as in {alpha: [0, 1]}")
+    then: str | None = Field(None, description="a second step from y, a loss, to the metric: sigmoid or exponential")
+    metric: str | None = Field(None, description="what the second step predicts")
 
     @model_validator(mode="before")
     @classmethod
@@ -114,6 +116,8 @@ class FitSpec(_Strict):
             formula=self.formula,
             positive=self.positive,
             constraints=Constraints.of_mappings(self.fix, self.tie, self.bound),
+            then=self.then,
+            metric=self.metric,
         )
 
 

@@ -73,7 +73,9 @@ def of_law(name: str, worlds: int) -> dict[str, Any]:
 def of_chain(name: str, worlds: int) -> dict[str, Any]:
     """The same of a metric through two steps."""
     form, metric = law("chinchilla"), STEPS[name]
-    asked = FitRequest(x=("N", "D"), y="loss", law="chinchilla", options=Options(draws=200, holdout=0))
+    asked = FitRequest(
+        x=("N", "D"), y="loss", law="chinchilla", options=Options(draws=200, holdout=0), then=name, metric="y"
+    )
 
     def made(rng: np.random.Generator) -> tuple[GroupFit, dict[str, float], float]:
         def run(x: Any) -> tuple[Any, Any]:
@@ -82,7 +84,7 @@ def of_chain(name: str, worlds: int) -> dict[str, Any]:
 
         loss, y = run(TOKENS)
         table = pl.DataFrame({"N": TOKENS[0], "D": TOKENS[1], "loss": loss, "y": y})
-        found = fit_chain(table, asked, name, "y")[1].only
+        found = fit_chain(table, asked)[1].only
         return found, {"y(10x)": float(metric(form.predict(AHEAD, HOFFMANN))[0])}, float(run(AHEAD)[1][0])
 
     return covered(made, AHEAD, worlds)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from test_cli import Cli, cli
 
 __all__ = ["cli"]
@@ -38,8 +39,8 @@ def test_a_metric_is_predicted_through_its_loss(cli: Cli, table: str, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--then", "sigmoid"], "fit: --then and --metric must be given together, but got --then alone"),
-        (["--metric", "error"], "fit: --then and --metric must be given together, but got --metric alone"),
+        (["--then", "sigmoid"], "fit: --then: must be given together with metric, which is not"),
+        (["--metric", "error"], "fit: --metric: must be given together with then, which is not"),
         (["--then", "sgmoid", "--metric", "error"], "fit: --then: must be sigmoid or exponential, but got 'sgmoid'"),
         (["--then", "sigmoid", "--metric", "loss"], "fit: --metric: must be a column that is neither x, y nor in by"),
         (["--then", "sigmoid", "--metric", "acc"], "There is no column 'acc'"),
@@ -51,3 +52,21 @@ def test_steps_that_cannot_be_taken_are_one_clear_error(cli: Cli, table: str, op
     assert (code, out) == (2, "")
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_sweep_names_a_second_step(cli: Cli) -> None:
+    grid = {"size": [10, 20, 50, 100, 300, 1000, 3000, 10000], "epoch": [1, 2]}
+    spec = {"x": "size", "y": "loss", "law": "power", "where": "epoch = 2", "then": "exponential", "metric": "acc"}
+    (Path("stepped.py")).write_text(
+        "import math\n\n\ndef train(config):\n    for epoch in (1, 2):\n"
+        "        loss = 9 * config['size'] ** -0.3 / epoch\n"
+        "        yield {'epoch': epoch, 'loss': loss, 'acc': 0.1 + 0.8 * math.exp(-loss)}\n"
+    )
+    sweep = {"name": "toy", "experiment": "stepped:train", "observed": ["epoch"], "grid": grid, "fit": [spec]}
+    Path("toy.yaml").write_text(yaml.safe_dump(sweep))
+    code, out, err = cli("run", "toy.yaml", "--executor", "inline")
+    assert code == 0, err
+    assert "acc = eps - k exp(-gamma L), L = A size^-alpha" in out + err
+    assert {"1-power-loss-size.png", "2-power-acc-size.png"} <= {p.name for p in Path("results/toy/figures").iterdir()}
+    _, second = json.loads(cli("fit", "results/toy", "--json", "--bootstrap", "0", "--predict", "1e6")[1])
+    assert second["predictions"][0]["value"] == pytest.approx(0.1 + 0.8 * np.exp(-4.5 * 1e6**-0.3), rel=1e-4)

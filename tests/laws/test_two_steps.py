@@ -1,5 +1,7 @@
 """A metric over a loss over scales: exact slopes, recovery, and intervals that carry both steps."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -36,10 +38,9 @@ def runs(name, of_loss=0.003, of_metric=0.01, seed=0, x=X):
     return pl.DataFrame({"N": x[0], "D": x[1], "loss": loss, "acc": y})
 
 
-def request(**options):
-    return FitRequest(
-        x=("N", "D"), y="loss", law="chinchilla", options=Options(**{"draws": 60, "holdout": 0, "level": 0.9} | options)
-    )
+def request(name, **options):
+    how = Options(**{"draws": 60, "holdout": 0, "level": 0.9} | options)
+    return FitRequest(x=("N", "D"), y="loss", law="chinchilla", options=how, then=name, metric="acc")
 
 
 @EACH
@@ -60,7 +61,7 @@ def test_a_step_is_its_formula_and_its_slopes_are_derivatives(name):
 
 @EACH
 def test_both_steps_are_recovered_and_the_chain_has_their_slopes(name):
-    first, second = fit_chain(runs(name, 0.0, 0.0), request(draws=0), name, "acc")
+    first, second = fit_chain(runs(name, 0.0, 0.0), request(name, draws=0))
     chain = second.only
     truth = np.array([*HOFFMANN, *STEP[name]])
     assert list(chain.params.values()) == pytest.approx(truth, rel=1e-4)
@@ -77,7 +78,7 @@ def test_both_steps_are_recovered_and_the_chain_has_their_slopes(name):
 def test_an_interval_carries_the_uncertainty_of_both_steps(rows):
     x = np.repeat(X, rows // 20, axis=1)
     loss, metric_alone, both = (
-        fit_chain(runs("exponential", *noise, x=x), request(), "exponential", "acc")[1].only
+        fit_chain(runs("exponential", *noise, x=x), request("exponential"))[1].only
         for noise in ((0.006, 1e-5), (1e-5, 0.02), (0.006, 0.02))
     )
     assert both.draws.kind == ("wild" if rows == 20 else "case")
@@ -96,9 +97,9 @@ def test_an_interval_carries_the_uncertainty_of_both_steps(rows):
 
 
 def test_the_largest_scales_are_predicted_through_both_steps():
-    held = fit_chain(runs("sigmoid"), request(holdout=0.3), "sigmoid", "acc")[1].only.holdout
+    held = fit_chain(runs("sigmoid"), request("sigmoid", holdout=0.3))[1].only.holdout
     rest = runs("sigmoid").filter(pl.col("N") * pl.col("D") <= held.cut * (1 + 1e-9))
-    alone = fit_chain(rest, request(), "sigmoid", "acc")[1].only
+    alone = fit_chain(rest, request("sigmoid"))[1].only
     assert held.params == pytest.approx(dict(alone.params), rel=1e-6)
     assert held.n_points == X.shape[1] - rest.height > 4
     assert held.coverage >= 0.5
@@ -106,7 +107,7 @@ def test_the_largest_scales_are_predicted_through_both_steps():
 
 def test_rows_without_a_metric_count_for_the_loss():
     frame = runs("exponential").with_row_index("i").with_columns(acc=pl.when(pl.col("i") % 4 > 0).then("acc"))
-    first, second = fit_chain(frame, request(draws=0), "exponential", "acc")
+    first, second = fit_chain(frame, request("exponential", draws=0))
     assert (first.only.n_points, second.only.n_points) == (20, 15)
     assert "5 of 20 rows have no finite acc" in second.only.details["dropped_no_metric"]
 
@@ -114,8 +115,8 @@ def test_rows_without_a_metric_count_for_the_loss():
 def test_groups_are_chained_each_and_may_fail_alone():
     good, bad = runs("exponential"), runs("exponential", seed=1).with_columns(acc=pl.lit(0.5))
     frame = pl.concat([good.with_columns(arm=pl.lit("a")), bad.with_columns(arm=pl.lit("b"))])
-    asked = FitRequest(x=("N", "D"), y="loss", law="kaplan", by=("arm",), options=Options(draws=0, holdout=0))
-    one, other = fit_chain(frame, asked, "exponential", "acc")[1]
+    asked = replace(request("exponential", draws=0), law="kaplan", by=("arm",))
+    one, other = fit_chain(frame, asked)[1]
     assert "gamma_then" in one.params  # kaplan has a gamma of its own
     assert "exp(-gamma_then L)" in one.law.formula
     assert other.error.startswith("From loss to acc: A law needs a y that changes")
@@ -123,11 +124,11 @@ def test_groups_are_chained_each_and_may_fail_alone():
 
 def test_a_chain_that_no_table_can_answer_is_refused():
     with pytest.raises(RequestError, match=r"then: must be sigmoid or exponential, but got 'sigmid'\. Did you mean"):
-        fit_chain(runs("sigmoid"), request(), "sigmid", "acc")
+        request("sigmid")
     with pytest.raises(RequestError, match="metric: must be a column that is neither x, y nor in by, but got 'D'"):
-        fit_chain(runs("sigmoid"), request(), "sigmoid", "D")
+        replace(request("sigmoid"), metric="D")
     small = runs("sigmoid").with_row_index("i").with_columns(acc=pl.when(pl.col("i") < 4).then("acc"))
     with pytest.raises(FitError, match=r"From loss to acc: .* needs at least 6 distinct scales, but got 4"):
-        fit_chain(small, request(), "sigmoid", "acc")
+        fit_chain(small, request("sigmoid"))
     with pytest.raises(FitError, match="The metric must be a column of numbers, but 'acc' holds String"):
-        fit_chain(runs("sigmoid").with_columns(acc=pl.lit("good")), request(), "sigmoid", "acc")
+        fit_chain(runs("sigmoid").with_columns(acc=pl.lit("good")), request("sigmoid"))
