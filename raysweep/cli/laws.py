@@ -52,16 +52,21 @@ class _OfLaws(TyperCommand):
         only = self.name == "allocate"
         laws = [one for one in LAWS.values() if one.costs or not only]
         about = [f"{one.name}: {one.formula}; --x {' --x '.join(one.axes)}. {one.when}" for one in laws]
-        auto = (
-            []
-            if only
-            else [
-                "auto: the one-axis law that predicts held-out scales best.",
-                "bnsl: power+floor, bnsl1, bnsl2 or bnsl3, whichever has the least AICc.",
-            ]
-        )
-        self.epilog = "\n\n".join(["Laws (--law):", *about, *auto])
+        self.epilog = "\n\n".join(["Laws (--law):", *about, *([] if only else _further())])
         super().format_epilog(ctx, formatter)
+
+
+def _further() -> list[str]:
+    """Paragraphs on what only `fit` takes: laws that are chosen, and second steps."""
+    from raysweep.laws.steps import STEPS
+
+    steps = [f"{name}: {step.law.formula}, L the loss. {step.law.when}" for name, step in STEPS.items()]
+    return [
+        "auto: the one-axis law that predicts held-out scales best.",
+        "bnsl: power+floor, bnsl1, bnsl2 or bnsl3: the fewest breaks whose AICc is within 4 of the least.",
+        "Second steps (--then):",
+        *steps,
+    ]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -94,10 +99,10 @@ def fit(
 ) -> None:
     """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits that the sweep names."""
     printed = Printed(json, table, draws)
-    if then is not None and save is not None:
-        raise FitError("fit: --save keeps laws of one step, but --then was given, too; leave one of them out")
     requests = [asked.request("fit")] if asked.x or asked.y is not None else _named(data, asked)
     requests = _with_steps(requests, then, metric)
+    if save is not None and any(request.then for request in requests):
+        raise FitError("fit: --save keeps laws of one step, but a second one is named (then); leave one of them out")
     wanted = [places(predict or (), request.x, "fit: --predict") for request in requests for _ in range(_fits(request))]
     fitted = _fitted("fit", data, asked, requests, rows, json)
     if figure is not None:

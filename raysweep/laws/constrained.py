@@ -18,7 +18,7 @@ import numpy as np
 
 from raysweep.errors import nearest
 from raysweep.laws.constraint import Constraints
-from raysweep.laws.definition import Array, Derived, Evaluate, Implicit, Law, Parameter
+from raysweep.laws.definition import Array, Evaluate, Implicit, Law, Parameter
 from raysweep.laws.refusal import RequestError
 from raysweep.laws.search import best, solved
 
@@ -55,7 +55,7 @@ def constrained(law: Law, what: Constraints) -> Law:
         levels=tuple(min(level, fewest) for level in law.levels),
         centred=(False,) * len(law.axes),
         levelled=False,
-        derived=tuple(Derived(d.name, d.about, parts.after(d.of)) for d in law.derived),
+        derived=tuple(replace(d, of=parts.after(d.of)) for d in law.derived),
         starts=min(law.starts, blocks),
         pairs=(),
         implicit=Implicit(parts.through(law.evaluate), _same, search, blocks, inner, linear, value),

@@ -46,11 +46,13 @@ class Derived:
         name: As it appears in tables and JSON.
         about: A description of it.
         of: Parameter values [..., parameters] to the quantity, [...].
+        log: Strictly positive, and its error is multiplicative.
     """
 
     name: str
     about: str
     of: Callable[[Array], Array]
+    log: bool = False
 
 
 Evaluate: TypeAlias = Callable[[Array, Array], tuple[Array, list[Array]]]

@@ -176,7 +176,7 @@ def _intervals(sample: Bootstrap, level: float) -> dict[str, tuple[float, float]
     law = sample.law
     ends = dict(zip(law.names, map(tuple, sample.interval(level).tolist()), strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):
-        derived = {d.name: tuple(sample.interval_of(d.of, level).tolist()) for d in law.derived}
+        derived = {d.name: tuple(sample.interval_of(d.of, level, d.log).tolist()) for d in law.derived}
     return ends | {name: both for name, both in derived.items() if np.isfinite(both).all()}
 
 

@@ -53,7 +53,7 @@ BY_COMPUTE = Law(
     restore_terms=restore,
     levels=(2, 2),
     centred=(True, True),
-    derived=(Derived("M_opt", "tokens per parameter of least loss for a given C", _best_multiplier),),
+    derived=(Derived("M_opt", "tokens per parameter of least loss for a given C", _best_multiplier, log=True),),
     rivals=("overtrained-CM, E = 0",),
     contains=("overtrained-CM, E = 0",),
     floorless="overtrained-CM, E = 0",

@@ -153,7 +153,7 @@ REPEATED = replace(
     when=_WHEN,
     terms=terms,
     restore_terms=restore,
-    derived=(Derived("epochs_half", "epochs after which a repeated token is worth less than half", _half(5)),),
+    derived=(Derived("epochs_half", "epochs beyond which a repeated token is worth under half", _half(5), log=True),),
     starts=2,
     rivals=("repeated, E = 0", _FRESH, "repeated+excess"),
     contains=("repeated, E = 0",),
@@ -182,7 +182,7 @@ EXCESS = replace(
     restore_terms=None,
     derived=(
         *REPEATED.derived,
-        Derived("excess_half", "N over U_N beyond which a further parameter is worth less than half", _half(6)),
+        Derived("excess_half", "N over U_N beyond which a further parameter is worth under half", _half(6), log=True),
     ),
     starts=3,
     implicit=Implicit(evaluate, _restore_all, _starts, len(_VALUES_N), inner=(0, 1, 2)),
