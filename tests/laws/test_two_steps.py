@@ -132,3 +132,18 @@ def test_a_chain_that_no_table_can_answer_is_refused():
         fit_chain(small, request("sigmoid"))
     with pytest.raises(FitError, match="The metric must be a column of numbers, but 'acc' holds String"):
         fit_chain(runs("sigmoid").with_columns(acc=pl.lit("good")), request("sigmoid"))
+
+
+@pytest.mark.parametrize("rows", [20, 40], ids=["wild", "case"])
+def test_errors_that_both_steps_share_cancel(rows):
+    """A metric of the law's loss, not of the run's own: the step's residuals undo those of the loss."""
+    x = np.repeat(X, rows // 20, axis=1)
+    frame = runs("exponential", 0.006, 0.0, x=x)
+    truth = metric("exponential", law("chinchilla").predict(x, HOFFMANN))
+    shared = fit_chain(frame.with_columns(acc=pl.Series(truth)), request("exponential", draws=200))[1].only
+    split = np.random.default_rng(0).permutation(200)
+    k = len(shared.law.first.parameters)
+    mixed = np.concatenate([shared.draws.draws[:, :k], shared.draws.draws[split, k:]], axis=1)
+    inside = np.array([[3e8], [1e10]])
+    together, apart = (np.log(shared.law.predict(inside, draws)).std() for draws in (shared.draws.draws, mixed))
+    assert together < 0.6 * apart
