@@ -1,7 +1,7 @@
 """Second steps: what a downstream metric is of a loss that a scaling law predicts.
 
 Top-1 error as an exponential of loss (Gadre et al. 2024, arXiv 2403.08540, eq. 5), and accuracy as a sigmoid of it
-(Bhagia et al. 2024, arXiv 2412.04403, eq. 3).
+(Bhagia et al. 2024, arXiv 2412.04403).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _SIGMOID = Law(
         Parameter("k", "1 / L", 1e-3, 1e3, log=True, search=tuple(np.geomspace(0.5, 100.0, 12).tolist())),
     ),
     fewest_scales=6,
-    source="Bhagia et al. 2024, arXiv 2412.04403, eq. 3",
+    source="Bhagia et al. 2024, arXiv 2412.04403",
     when="An accuracy that rises from chance C to T as the loss falls, half way at L0.",
     terms=terms,
     restore_terms=restore,

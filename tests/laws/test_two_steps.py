@@ -147,3 +147,15 @@ def test_errors_that_both_steps_share_cancel(rows):
     inside = np.array([[3e8], [1e10]])
     together, apart = (np.log(shared.law.predict(inside, draws)).std() for draws in (shared.draws.draws, mixed))
     assert together < 0.6 * apart
+
+
+def test_few_seeds_give_an_interval_though_no_two_runs_have_the_same_loss():
+    x = np.tile(np.geomspace(1e3, 1e8, 12), 3)
+    rng = np.random.default_rng(0)
+    loss = (1.8 + 30 * x**-0.3) * np.exp(0.003 * rng.standard_normal(x.size))
+    y = metric("sigmoid", loss) * np.exp(0.01 * rng.standard_normal(x.size))
+    frame = pl.DataFrame({"x": x, "seed": np.repeat([0, 1, 2], 12), "loss": loss, "acc": y})
+    asked = FitRequest(x=("x",), y="loss", law="power+floor", run="seed", then="sigmoid", metric="acc")
+    found = fit_chain(frame, replace(asked, options=Options(draws=100, holdout=0)))[1].only
+    low, high = found.band([1e9])[0]
+    assert low < metric("sigmoid", 1.8 + 30 * 1e9**-0.3) < high < 1.3 * low
