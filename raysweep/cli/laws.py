@@ -50,11 +50,23 @@ class _OfLaws(TyperCommand):
         from raysweep.laws.forms import LAWS
 
         only = self.name == "allocate"
-        laws = [one for one in LAWS.values() if one.derived or not only]
+        laws = [one for one in LAWS.values() if one.costs or not only]
         about = [f"{one.name}: {one.formula}; --x {' --x '.join(one.axes)}. {one.when}" for one in laws]
-        auto = [] if only else ["auto: the one-axis law that predicts held-out scales best."]
-        self.epilog = "\n\n".join(["Laws (--law):", *about, *auto])
+        self.epilog = "\n\n".join(["Laws (--law):", *about, *([] if only else _further())])
         super().format_epilog(ctx, formatter)
+
+
+def _further() -> list[str]:
+    """Paragraphs on what only `fit` takes: laws that are chosen, and second steps."""
+    from raysweep.laws.steps import STEPS
+
+    steps = [f"{name}: {step.law.formula}, L the loss. {step.law.when}" for name, step in STEPS.items()]
+    return [
+        "auto: the one-axis law that predicts held-out scales best.",
+        "bnsl: power+floor, bnsl1, bnsl2 or bnsl3: the fewest breaks whose AICc is within 4 of the least.",
+        "Second steps (--then):",
+        *steps,
+    ]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -76,12 +88,22 @@ def fit(
     save: Annotated[
         str | None, typer.Option(metavar="FILE", help="Save the fits, for `raysweep predict FILE`: .json.")
     ] = None,
+    then: Annotated[
+        str | None,
+        typer.Option(metavar="sigmoid|exponential", help="A second step: a law of --metric over --y, its loss."),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(metavar="COL", help="With --then: the metric that is predicted through both steps.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits that the sweep names."""
     printed = Printed(json, table, draws)
     requests = [asked.request("fit")] if asked.x or asked.y is not None else _named(data, asked)
-    wanted = [places(predict or (), request.x, "fit: --predict") for request in requests]
+    requests = _with_steps(requests, then, metric)
+    if save is not None and any(request.then for request in requests):
+        raise FitError("fit: --save keeps laws of one step, but a second one is named (then); leave one of them out")
+    wanted = [places(predict or (), request.x, "fit: --predict") for request in requests for _ in range(_fits(request))]
     fitted = _fitted("fit", data, asked, requests, rows, json)
     if figure is not None:
         _draw(fitted, wanted, Path(figure))
@@ -120,7 +142,7 @@ def allocate(
 
     if asked.formula is not None:
         raise FitError("allocate: it takes no formula, whose loss may fall without bound: name a --law of two scales")
-    paid = [name for name, one in LAWS.items() if one.derived]
+    paid = [name for name, one in LAWS.items() if one.costs]
     if asked.law not in paid:
         raise FitError(
             f"allocate: --law must have two scales whose product costs FLOPs, but got {asked.law!r}. Such laws are "
@@ -160,6 +182,26 @@ def _named(data: Sequence[str], asked: Asked) -> list[FitRequest]:
         if display.x and display.y:
             return [replace(asked, x=[display.x], y=display.y).request("fit")]
     raise FitError(f"fit: --x and --y must be given, for {' '.join(data)} names no fits")
+
+
+def _with_steps(requests: Sequence[FitRequest], then: str | None, metric: str | None) -> list[FitRequest]:
+    """The fits with the second step that the command line names.
+
+    Raises:
+        FitError: It is none.
+    """
+    from raysweep.laws.request import RequestError
+
+    if then is None and metric is None:
+        return list(requests)
+    try:
+        return [replace(request, then=then, metric=metric) for request in requests]
+    except RequestError as error:
+        raise FitError(f"fit: --{error.key}: {error.rule}") from error
+
+
+def _fits(request: FitRequest) -> int:
+    return 1 if request.then is None else 2
 
 
 def _store(data: Sequence[str]) -> Store | None:
@@ -210,14 +252,13 @@ def _fitted(
     Raises:
         FitError: The table cannot answer; an option at fault is named.
     """
+    from raysweep.laws.chain import fits_of
     from raysweep.laws.points import points
     from raysweep.laws.request import RequestError
-    from raysweep.laws.table import fit_points
 
     table = source(data, rows, quiet)
     try:
-        taken = ((points(table, request, keep), request) for request in requests)
-        return [(fit_points(kept, request), kept) for kept, request in taken]
+        return [one for request in requests for one in fits_of(points(table, request, keep), request)]
     except RequestError as error:
         if error.key not in asked.given:  # the sweep's own fit is at fault
             raise

@@ -183,7 +183,7 @@ def allocate(
     """
     cost = Cost() if cost is None else cost
     budgets = np.atleast_1d(np.asarray(budget, dtype=np.float64))
-    if not law.derived:
+    if not law.costs:
         raise FitError(
             f"An allocation trades two scales against each other, but the law {law.name!r} is over "
             f"{', '.join(law.axes)}. Fit a joint law, such as chinchilla; `split` trades attempts against training."

@@ -132,16 +132,15 @@ def of_window(group: Group, names: Sequence[str], residual: Array) -> dict[str, 
 
 
 def of_place(group: Group) -> dict[str, str]:
-    """A parameter that is a scale and lies beyond the data."""
-    name = group.law.surrounded
-    if not name:
-        return {}
-    value, x = float(group.values[group.law.names.index(name)]), group.data.x[0]
-    if x.min() < value < x.max():
+    """The parameters that are scales and lie beyond the data."""
+    x = group.data.x[0]
+    values = {name: float(group.values[group.law.names.index(name)]) for name in group.law.surrounded}
+    out = [f"{name} = {value:.4g}" for name, value in values.items() if not x.min() < value < x.max()]
+    if not out:
         return {}
     return {
         "outside_scales": (
-            f"{name} = {value:.4g} lies outside the scales that were measured, {x.min():.4g} to {x.max():.4g}: no "
+            f"{', '.join(out)} lies outside the scales that were measured, {x.min():.4g} to {x.max():.4g}: no "
             "data show what lies on its other side. Add scales there."
         )
     }

@@ -98,7 +98,7 @@ def check(law: Law, x: Array, y: Array) -> None:
                 f"The law {law.name!r} ({law.formula}) needs at least {need} distinct {name}, but there are {have}. "
                 f"Add values of {name}."
             )
-    if several and _straight(x) < _OFF_LINE and law.derived:
+    if law.costs and _straight(x) < _OFF_LINE:
         raise FitError(
             f"The law {law.name!r} ({law.formula}) needs {' and '.join(law.axes)} that vary independently, but "
             f"here one follows from the other (in logs, to {_straight(x):.1%} of its spread): their terms cannot be "

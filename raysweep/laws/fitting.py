@@ -12,7 +12,8 @@ from raysweep.errors import FitError
 from raysweep.laws import caveats, forms
 from raysweep.laws.batch import MOST_POINTS, Group, bootstraps, solve_all, weights_of
 from raysweep.laws.bootstrap import Bootstrap
-from raysweep.laws.choice import Evidence, choose, evidence, held_out
+from raysweep.laws.choice import Evidence, evidence, held_out
+from raysweep.laws.chosen import chosen
 from raysweep.laws.copies import counted_once
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.dependence import clustered
@@ -36,15 +37,21 @@ _OF_A_LINE = 2  # parameters of a straight line in logs, which a flat or rising 
 
 
 def fit_groups(
-    law: Law | None, groups: Sequence[Data], x: Sequence[str], y: str, options: Options | None = None
+    law: Law | None,
+    groups: Sequence[Data],
+    x: Sequence[str],
+    y: str,
+    options: Options | None = None,
+    family: Sequence[Law] = (),
 ) -> list[GroupFit]:
     """Fit `law` to each group's points; a refusal becomes a `FAILED` fit, not an exception.
 
     Args:
-        law: What to fit; None to choose a one-axis law for each group by hold-out.
+        law: What to fit; None to choose a one-axis law for each group, see `chosen.chosen`.
+        family: The laws to choose from.
     """
     options = options or Options()
-    begun = [_begin(law, data, options) for data in groups]
+    begun = [_begin(law, data, options, family) for data in groups]
     sound = [i for i, group in enumerate(begun) if group.error is None]
     for i, group in zip(sound, _estimated([begun[i] for i in sound], options.huber), strict=True):
         begun[i] = _judged(clustered(group, x))
@@ -67,7 +74,7 @@ def _judged(group: Group) -> Group:
     return replace(group, error=undetermined(group.law, group.data.x[:, there], group.values))
 
 
-def _begin(law: Law | None, data: Data, options: Options) -> Group:
+def _begin(law: Law | None, data: Data, options: Options, family: Sequence[Law]) -> Group:
     """Points in a canonical order, so that neither the last digit nor a draw depends on the order of rows."""
     run = np.arange(data.y.size) if data.run is None else np.unique(data.run, return_inverse=True)[1]
     ties = (run,) if data.run is not None else ()
@@ -82,14 +89,7 @@ def _begin(law: Law | None, data: Data, options: Options) -> Group:
     try:
         if law is None:
             check(form, scales_of(form, data.x), data.y)
-            choice = choose(data.x, data.y, huber=options.huber)
-            form = choice.law
-            shown = ", ".join(f"{n} {s:.3g}" for n, s in choice.scores.items() if np.isfinite(s))
-            details["law_chosen"] = (
-                f"{form.name} was chosen by hold-out of the largest scales (log RMSE: {shown})."
-                if shown
-                else f"{form.name} was taken: scales are too few to choose a law by hold-out."
-            )
+            form, details["law_chosen"] = chosen(data.x, data.y, options.huber, family)
         check(form, scales_of(form, data.x), data.y)
         if np.ptp(data.y) <= _SAME * data.y.max():
             raise FitError(
@@ -186,7 +186,7 @@ def _intervals(sample: Bootstrap, level: float) -> dict[str, tuple[float, float]
     law = sample.law
     ends = dict(zip(law.names, map(tuple, sample.interval(level).tolist()), strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):
-        derived = {d.name: tuple(sample.interval_of(d.of, level).tolist()) for d in law.derived}
+        derived = {d.name: tuple(sample.interval_of(d.of, level, d.log).tolist()) for d in law.derived}
     return ends | {name: both for name, both in derived.items() if np.isfinite(both).all()}
 
 

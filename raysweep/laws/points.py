@@ -123,6 +123,7 @@ def points(data: Source, request: FitRequest, keep: Sequence[str] = ()) -> Point
         FitError: An unknown column, one that holds no numbers, a bad `where`, a time without a snapshot, a table that
             mixes worlds or snapshots, or no row left.
     """
+    keep = keep if request.metric is None else (*keep, request.metric)
     table = opened(data, request, keep)
     kept = keep_measured(table.rows, table.columns, request.y, table.measured)
     if request.window is not None:

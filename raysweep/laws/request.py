@@ -9,17 +9,19 @@ import math
 from dataclasses import dataclass
 
 from raysweep.errors import FitError, nearest
-from raysweep.laws import forms
+from raysweep.laws import breaks, forms
 from raysweep.laws.constrained import constrained
 from raysweep.laws.constraint import Constraints
 from raysweep.laws.definition import Law
 from raysweep.laws.own import FORMULA, own_law
 from raysweep.laws.refusal import RequestError
+from raysweep.laws.steps import STEPS
 from raysweep.laws.window import Window
 
 __all__ = ["AUTO", "FitRequest", "Options", "RequestError"]
 
 AUTO = "auto"
+BREAKS = "bnsl"  # the number of breaks is chosen
 _MOST_HELD_OUT = 0.9
 _MOST_AXES = 8  # of a law of any number of them
 _FREE = Constraints()
@@ -77,7 +79,7 @@ class FitRequest:
     Attributes:
         x: Columns of the scales, in the order of the law's axes.
         y: Column of the measurement.
-        law: A key of `LAWS`, `auto`, or `formula`.
+        law: A key of `LAWS`, `auto`, `bnsl`, or `formula`.
         by: Columns whose every combination of values is fitted separately.
         where: A Polars SQL condition on the rows.
         at: The snapshot of a run that counts: `best`, `last`, or a time.
@@ -88,10 +90,12 @@ class FitRequest:
         formula: What y equals, for the law `formula`; see `own.own_law`.
         positive: Parameters of the formula that are above 0.
         constraints: What else must hold of the law's parameters.
+        then: The step from y, a loss, to a metric: a key of `STEPS`; None where y is all that is asked for.
+        metric: Column of that metric.
 
     Raises:
         RequestError: There is no such law, it has another number of scales, a column is named twice, `at` is no moment,
-            the window bounds no scale, or the formula or a constraint is none.
+            the window bounds no scale, or the formula, a constraint or the second step is none.
     """
 
     x: tuple[str, ...]
@@ -107,6 +111,8 @@ class FitRequest:
     formula: str | None = None
     positive: tuple[str, ...] = ()
     constraints: Constraints = _FREE
+    then: str | None = None
+    metric: str | None = None
 
     def __post_init__(self) -> None:
         _check_formula(self)
@@ -122,11 +128,12 @@ class FitRequest:
             raise RequestError("at", f"must be 'best', 'last' or a time, but got {self.at!r}.")
         if self.window is not None:
             _check_window(self.window, self.x)
+        _check_steps(self)
 
     @property
     def form(self) -> Law | None:
-        """The law; None under `auto`."""
-        if self.law == AUTO:
+        """The law; None where it is chosen."""
+        if self.law in (AUTO, BREAKS):
             return None
         if self.formula is None:
             law = forms.law(self.law)
@@ -137,6 +144,11 @@ class FitRequest:
         else:
             law = own_law(self.formula, self.x, self.positive)
         return constrained(law, self.constraints) if self.constraints else law
+
+    @property
+    def family(self) -> tuple[Law, ...]:
+        """The laws to choose from, the one that needs the fewest scales first; none where they are not the question."""
+        return (*breaks.BREAKS, forms.law("power+floor")) if self.law == BREAKS else ()
 
     @property
     def moment(self) -> float | None:
@@ -160,9 +172,10 @@ def _check_formula(request: FitRequest) -> None:
             "positive",
             f"must come with a formula, but got {', '.join(request.positive)} and the law {request.law!r}. Use bound.",
         )
-    if request.law == AUTO and request.constraints:
+    if request.law in (AUTO, BREAKS) and request.constraints:
         raise RequestError(
-            "law", f"must name one law whose parameters are constrained, but got {AUTO!r}. Name it, as in power+floor."
+            "law",
+            f"must name one law whose parameters are constrained, but got {request.law!r}. Name it, as in power+floor.",
         )
 
 
@@ -172,7 +185,7 @@ def _check_scales(request: FitRequest) -> None:
     except RequestError:
         raise
     except FitError as error:
-        names = nearest(request.law, [*forms.LAWS, FORMULA, AUTO])
+        names = nearest(request.law, [*forms.LAWS, FORMULA, AUTO, BREAKS])
         raise RequestError("law", f"There is no law {request.law!r}. {names}") from error
     axes, about = (("x",), "of one scale") if form is None else (form.axes, form.formula)
     if len(request.x) != len(axes):
@@ -193,6 +206,17 @@ def _check_window(window: Window, scales: tuple[str, ...]) -> None:
             f"{{low: 10, x: {scales[0]}}}.",
         )
     window.checked(named)
+
+
+def _check_steps(request: FitRequest) -> None:
+    then, metric = request.then, request.metric
+    if (then is None) != (metric is None):
+        key, other = ("then", "metric") if metric is None else ("metric", "then")
+        raise RequestError(key, f"must be given together with {other}, which is not. Give both, or neither.")
+    if then is not None and then not in STEPS:
+        raise RequestError("then", f"must be {' or '.join(STEPS)}, but got {then!r}. {nearest(then, STEPS)}")
+    if metric in (*request.x, request.y, *request.by):
+        raise RequestError("metric", f"must be a column that is neither x, y nor in by, but got {metric!r}.")
 
 
 def _is_number(text: str | float) -> bool:

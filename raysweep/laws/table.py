@@ -20,7 +20,7 @@ from raysweep.laws.result import Fit, stretches
 from raysweep.laws.source import Source, numbers
 from raysweep.laws.window import Window
 
-__all__ = ["fit", "fit_points"]
+__all__ = ["data_of", "fit", "fit_points"]
 
 
 def fit(
@@ -53,7 +53,8 @@ def fit(
             Several paths, or a pattern such as `runs/*.csv`, are one table with the column `file`. A ledger's tables
             say what each column is, by their metadata or by their column `columns`; of any other table only the
             columns named here count.
-        law: A key of `LAWS`, `power` if not given; or `auto`, the one-axis law that predicts held-out scales best.
+        law: A key of `LAWS`, `power` if not given; or `auto`, the one-axis law that predicts held-out scales best;
+            or `bnsl`, the number of breaks with the least AICc.
         x: Column of the scale, positive; of a law of several axes one column for each, in their order.
         y: Column of the measurement, positive.
         by: Columns whose every combination of values is fitted separately, as if the others did not exist.
@@ -111,7 +112,7 @@ def fit_points(taken: Points, request: FitRequest) -> Fit:
     Raises:
         FitError: As `fit`.
     """
-    groups = fit_groups(request.form, _groups(taken), taken.x, taken.y, request.options)
+    groups = fit_groups(request.form, data_of(taken), taken.x, taken.y, request.options, request.family)
     if all(g.error is not None for g in groups):
         if len(groups) == 1:
             raise FitError(str(groups[0].error))
@@ -120,7 +121,7 @@ def fit_points(taken: Points, request: FitRequest) -> Fit:
     return Fit(taken.x, taken.y, tuple(groups))
 
 
-def _groups(taken: Points) -> list[Data]:
+def data_of(taken: Points) -> list[Data]:
     """The points of every group, in the order of the by-columns' values."""
     by = list(taken.by)
     frame = taken.frame.sort(by, maintain_order=True) if by else taken.frame

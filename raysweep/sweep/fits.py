@@ -124,6 +124,8 @@ def _settings(terms: Sequence[Term], names: Sequence[str], axes: Mapping[str, Ax
 def _measured(asked: FitRequest) -> Iterator[tuple[str, str]]:
     yield from (("x", name) for name in asked.x)
     yield "y", asked.y
+    if asked.metric:
+        yield "metric", asked.metric
     if asked.se:
         yield "se", asked.se
     if asked.window is not None:

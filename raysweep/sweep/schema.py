@@ -59,7 +59,7 @@ def _window(given: Any) -> Any:
 class FitSpec(_Strict):
     """One law to fit and draw in the report, as written in the file; `request` checks it."""
 
-    law: str = Field("power", description="a key of LAWS, auto, or formula")
+    law: str = Field("power", description="a key of LAWS, auto, bnsl, or formula")
     x: str | tuple[str, ...] = Field(description="one column for each scale of the law")
     y: str
     by: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
@@ -78,6 +78,8 @@ class FitSpec(_Strict):
     fix: dict[str, Any] | None = Field(None, description="parameters and their values, as in {alpha: 0.5}")
     tie: dict[str, Any] | None = Field(None, description="parameters that are equal, as in {beta: alpha}")
     bound: dict[str, Any] | None = Field(None, description="lowest and highest values, as in {alpha: [0, 1]}")
+    then: str | None = Field(None, description="a second step from y, a loss, to the metric: sigmoid or exponential")
+    metric: str | None = Field(None, description="what the second step predicts")
 
     @model_validator(mode="before")
     @classmethod
@@ -114,6 +116,8 @@ class FitSpec(_Strict):
             formula=self.formula,
             positive=self.positive,
             constraints=Constraints.of_mappings(self.fix, self.tie, self.bound),
+            then=self.then,
+            metric=self.metric,
         )
 
 

@@ -69,7 +69,8 @@ def test_every_key_of_a_sweep_files_fit_reaches_the_request() -> None:
     }  # fmt: skip
     constraints = {"fix": {"alpha": 0.5}, "tie": {"beta": "alpha"}, "bound": {"alpha": [0, 1]}}
     own = {"formula": "E + A * size**-a", "positive": ("A",)}
-    assert {*values, *constraints, *own} == set(FitSpec.model_fields)
+    steps = {"then": "sigmoid", "metric": "accuracy"}
+    assert {*values, *constraints, *own, *steps} == set(FitSpec.model_fields)
     for key, value in values.items():
         changed = plain.model_copy(update={key: value}).request
         place = changed.options if key in {one.name for one in fields(Options)} else changed
@@ -83,4 +84,6 @@ def test_every_key_of_a_sweep_files_fit_reaches_the_request() -> None:
         assert changed != joint.request
     asked = FitSpec(x="size", y="loss", **own).request  # type: ignore[arg-type]
     assert (asked.law, asked.formula, asked.positive) == ("formula", own["formula"], own["positive"])
+    stepped = plain.model_copy(update=steps).request
+    assert (stepped.then, stepped.metric) == ("sigmoid", "accuracy")
     assert plain.request == FitRequest(("size",), "loss")
