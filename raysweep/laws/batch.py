@@ -20,7 +20,7 @@ from raysweep.laws.group import Data
 from raysweep.laws.polish import Problems
 from raysweep.laws.request import Options
 
-__all__ = ["Group", "bootstraps", "solve_all", "weights_of"]
+__all__ = ["Group", "bootstraps", "problems_of", "solve_all", "weights_of"]
 
 _RATIO = 10.0  # largest weight over the smallest: beyond this, a mistaken standard error could dominate a fit
 _MOST = 20_000  # points of a group whose draws are held at a time
@@ -109,7 +109,7 @@ def bootstraps(
         except FitError as error:
             out[i] = (None, str(error))
             continue
-        whole = _problems(group, samples[i], w, options)
+        whole = problems_of(group, samples[i], w, options)
         long = whole.w.shape[1] > _LONG
         parts[i] = whole if long else whole.compact()
         buckets.setdefault((group.law.name, parts[i].w.shape[1], i if long else -1), []).append(i)
@@ -133,7 +133,7 @@ def bootstraps(
     return out
 
 
-def _problems(group: Group, sample: Resample, weights: Array, options: Options) -> Problems:
+def problems_of(group: Group, sample: Resample, weights: Array, options: Options) -> Problems:
     """The draws of one group.
 
     Least squares sees only the mean log y and the weight at each point of scales, so replicates are merged.

@@ -22,7 +22,7 @@ from raysweep.laws.group import Data, GroupFit, Holdout
 from raysweep.laws.pooling import pooled
 from raysweep.laws.request import Options
 
-__all__ = ["fit_groups"]
+__all__ = ["Drawn", "begin", "fit_groups", "intervals_of", "outcome", "scored"]
 
 _ROUNDS = 3  # alternations of weights and fit
 _BATCH = 4_000_000  # numbers of draws' points held at a time
@@ -42,7 +42,7 @@ def fit_groups(
         law: What to fit; None to choose a one-axis law for each group by hold-out.
     """
     options = options or Options()
-    begun = [_begin(law, data, options) for data in groups]
+    begun = [begin(law, data, options) for data in groups]
     sound = [i for i, group in enumerate(begun) if group.error is None]
     for i, group in zip(sound, _estimated([begun[i] for i in sound], options.huber), strict=True):
         begun[i] = _judged(clustered(group, x))
@@ -50,7 +50,7 @@ def fit_groups(
     second = _held_out(begun, options) if options.holdout else [None] * len(begun)
     compare = len(groups) <= caveats.MOST_COMPARED
     return [
-        _outcome(group, x, y, options, sample, holdout, compare)
+        outcome(group, x, y, options, sample, holdout, compare)
         for group, sample, holdout in zip(begun, drawn, second, strict=True)
     ]
 
@@ -63,7 +63,7 @@ def _judged(group: Group) -> Group:
     return replace(group, error=undetermined(group.law, group.data.x[:, there], group.values))
 
 
-def _begin(law: Law | None, data: Data, options: Options) -> Group:
+def begin(law: Law | None, data: Data, options: Options) -> Group:
     """Points in a canonical order, so that neither the last digit nor a draw depends on the order of rows."""
     run = np.arange(data.y.size) if data.run is None else np.unique(data.run, return_inverse=True)[1]
     ties = (run,) if data.run is not None else ()
@@ -154,7 +154,7 @@ def _drawn(groups: Sequence[Group], options: Options, keep: bool) -> list[Drawn]
         nonlocal batch, size
         for sample, why in bootstraps(batch, [g.weights for g in batch], options):
             notes = {"no_interval": why} if why else {}
-            intervals = {} if sample is None else _intervals(sample, options.level)
+            intervals = {} if sample is None else intervals_of(sample, options.level)
             if sample is not None and sample.redrawn:
                 notes["draws_redrawn"] = (
                     f"{sample.redrawn} of {options.draws} draws lost too many scales to fit the law and were drawn "
@@ -172,7 +172,7 @@ def _drawn(groups: Sequence[Group], options: Options, keep: bool) -> list[Drawn]
     return out
 
 
-def _intervals(sample: Bootstrap, level: float) -> dict[str, tuple[float, float]]:
+def intervals_of(sample: Bootstrap, level: float) -> dict[str, tuple[float, float]]:
     law = sample.law
     ends = dict(zip(law.names, map(tuple, sample.interval(level).tolist()), strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -198,26 +198,31 @@ def _held_out(groups: Sequence[Group], options: Options) -> list[Holdout | None]
     second = [replace(groups[i], values=v) for i, (v, _) in zip(index, solved, strict=True)]
     samples = bootstraps(second, weights, options) if len(groups) <= _KEEP else [(None, "")] * len(index)
     for i, group, (sample, _) in zip(index, second, samples, strict=True):
-        left, data = rest[i], group.data
-        missed = np.log(group.law.predict(data.x[:, left], group.values)) - np.log(data.y[left])
-        coverage = None
-        if sample is not None:
-            noise = sample.spread if data.se is None else np.hypot(sample.spread, data.se[left] / data.y[left])
-            ends = sample.prediction(data.x[:, left], options.level, noise)
-            coverage = float(((data.y[left] >= ends[:, 0]) & (data.y[left] <= ends[:, 1])).mean())
-        size = np.exp(np.log(data.x).sum(axis=0))
-        out[i] = Holdout(
-            options.holdout,
-            float(size[~left].max()),
-            dict(zip(group.law.names, group.values.tolist(), strict=True)),
-            int(left.sum()),
-            float(np.sqrt((missed**2).mean())),
-            coverage,
-        )
+        out[i] = scored(group, rest[i], sample, options)
     return out
 
 
-def _outcome(
+def scored(group: Group, left: npt.NDArray[np.bool_], sample: Bootstrap | None, options: Options) -> Holdout:
+    """How well a fit without the points `left` predicted them."""
+    data = group.data
+    missed = np.log(group.law.predict(data.x[:, left], group.values)) - np.log(data.y[left])
+    coverage = None
+    if sample is not None:
+        noise = sample.spread if data.se is None else np.hypot(sample.spread, data.se[left] / data.y[left])
+        ends = sample.prediction(data.x[:, left], options.level, noise)
+        coverage = float(((data.y[left] >= ends[:, 0]) & (data.y[left] <= ends[:, 1])).mean())
+    size = np.exp(np.log(data.x).sum(axis=0))
+    return Holdout(
+        options.holdout,
+        float(size[~left].max()),
+        dict(zip(group.law.names, group.values.tolist(), strict=True)),
+        int(left.sum()),
+        float(np.sqrt((missed**2).mean())),
+        coverage,
+    )
+
+
+def outcome(
     group: Group, x: Sequence[str], y: str, options: Options, drawn: Drawn, holdout: Holdout | None, compare: bool
 ) -> GroupFit:
     """The result of a group's fit, with all caveats."""

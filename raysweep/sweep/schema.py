@@ -19,6 +19,7 @@ from pydantic import (
 
 from raysweep.errors import nearest
 from raysweep.laws.constraint import Constraints
+from raysweep.laws.prior import of_mapping
 from raysweep.laws.request import FitRequest, Options
 from raysweep.laws.window import Window
 from raysweep.oracle.recipe import Recipe, kinds, recipe_of
@@ -78,6 +79,11 @@ class FitSpec(_Strict):
     fix: dict[str, Any] | None = Field(None, description="parameters and their values, as in {alpha: 0.5}")
     tie: dict[str, Any] | None = Field(None, description="parameters that are equal, as in {beta: alpha}")
     bound: dict[str, Any] | None = Field(None, description="lowest and highest values, as in {alpha: [0, 1]}")
+    shared: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        (), description="parameters that are the same in all groups"
+    )
+    prior: dict[str, Any] | None = Field(None, description="mean and standard deviation, as in {alpha: [0.5, 0.1]}")
+    envelope: float | None = Field(None, description="weight of residuals above the law, in (0, 1); 0.1: a lower envelope")
 
     @model_validator(mode="before")
     @classmethod
@@ -99,7 +105,7 @@ class FitSpec(_Strict):
         Raises:
             RequestError: No table could answer it.
         """
-        options = Options(huber=self.huber, holdout=self.holdout)
+        options = Options(huber=self.huber, holdout=self.holdout, envelope=self.envelope)
         window = None if self.window is None else Window.of_mapping(self.window)
         return FitRequest(
             self.scales,
@@ -114,6 +120,8 @@ class FitSpec(_Strict):
             formula=self.formula,
             positive=self.positive,
             constraints=Constraints.of_mappings(self.fix, self.tie, self.bound),
+            shared=self.shared,
+            priors=of_mapping(self.prior),
         )
 
 
