@@ -168,6 +168,13 @@ def _asked(law: str) -> str:
 
 def of_comparison(compared: bool, options: Options) -> dict[str, str]:
     """Where rivals are missing, or judged by another loss than the law."""
+    if options.envelope is not None:
+        tau = options.envelope
+        text = (
+            f"The law is not of the mean: squared log residuals count {tau:g} where y lies above it and {1 - tau:g} where "
+            "below (an expectile). Rivals, tests of the fit and intervals of a new run are of the mean, and left out."
+        )
+        return {"envelope": text}
     if not compared:
         text = (
             f"Rivals, and tests of a floor, are for at most {MOST_COMPARED} groups at a time: choose groups with where."

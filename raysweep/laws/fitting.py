@@ -46,6 +46,11 @@ def fit_groups(
     sound = [i for i, group in enumerate(begun) if group.error is None]
     for i, group in zip(sound, _estimated([begun[i] for i in sound], options.huber), strict=True):
         begun[i] = _judged(clustered(group, x))
+    if options.envelope is not None:  # weights and clusters are those of the mean
+        some = [begun[i] for i in sound]
+        found = solve_all(some, [g.weights for g in some], None, options.envelope)
+        for i, group, (values, status) in zip(sound, some, found, strict=True):
+            begun[i] = replace(group, values=values, status=status)
     drawn = _drawn(begun, options, keep=len(groups) <= _KEEP)
     second = _held_out(begun, options) if options.holdout else [None] * len(begun)
     compare = len(groups) <= caveats.MOST_COMPARED
@@ -194,9 +199,10 @@ def _held_out(groups: Sequence[Group], options: Options) -> list[Holdout | None]
                 rest[i] = left
     index = list(rest)
     weights = [groups[i].weights * ~rest[i] for i in index]
-    solved = solve_all([groups[i] for i in index], weights, options.huber)
+    solved = solve_all([groups[i] for i in index], weights, options.huber, options.envelope)
     second = [replace(groups[i], values=v) for i, (v, _) in zip(index, solved, strict=True)]
-    samples = bootstraps(second, weights, options) if len(groups) <= _KEEP else [(None, "")] * len(index)
+    covered = len(groups) <= _KEEP and options.envelope is None  # an envelope has no interval of a measurement
+    samples = bootstraps(second, weights, options) if covered else [(None, "")] * len(index)
     for i, group, (sample, _) in zip(index, second, samples, strict=True):
         out[i] = scored(group, rest[i], sample, options)
     return out
@@ -231,14 +237,14 @@ def outcome(
         return failed
     law, data, values = group.law, group.data, group.values
     residual = np.log(data.y) - np.log(law.predict(data.x, values))
-    rivals = tuple(evidence(law, data.x, data.y, group.weights, options.holdout)) if compare else ()
+    mean = options.envelope is None  # what compares laws of the mean says nothing of an envelope
+    rivals = tuple(evidence(law, data.x, data.y, group.weights, options.holdout)) if compare and mean else ()
     trend, determined = caveats.of_trend(group, x, y)
     details = {
         **group.details,
         **caveats.of_search(Status(group.status)),
         **trend,
-        **caveats.of_residuals(group, residual),
-        **pooled(group, residual),
+        **(caveats.of_residuals(group, residual) | pooled(group, residual) if mean else {}),
         **caveats.of_window(group, x, residual),
         **caveats.of_place(group),
         **caveats.of_holdout(law, holdout, options),
@@ -296,6 +302,7 @@ def _failed(group: Group, x: Sequence[str], y: str, options: Options) -> GroupFi
         rmse_log=None,
         details=group.details,
         huber=options.huber,
+        envelope=options.envelope,
         error=error,
         bounds=bounds,
     )

@@ -107,6 +107,7 @@ def _group(record: Mapping[str, Any]) -> GroupFit:
         rivals=tuple(Evidence(**{**one, "aicc": _number(one["aicc"], math.inf)}) for one in record["rivals"]),
         draws=None if draws is None else draws_of(draws, form, params),
         error=error,
+        envelope=record.get("envelope"),
         bounds=None if "bounds" not in record else _bounds(record["bounds"]),
         **{name: record[name] for name in _SAME},
     )
