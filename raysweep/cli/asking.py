@@ -51,7 +51,9 @@ WithPrior = Annotated[
 ]
 Envelope = Annotated[
     float | None,
-    typer.Option("--envelope", metavar="TAU", help="Weight of residuals above the law, in (0, 1): .1 for the best runs."),
+    typer.Option(
+        "--envelope", metavar="TAU", help="Weight of residuals above the law, in (0, 1): .1 for the best runs."
+    ),
 ]
 At = Annotated[
     str, typer.Option("--at", metavar="best|last|T", help="Snapshot of a run: best on <y>_select, last, or a time.")

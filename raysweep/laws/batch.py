@@ -133,7 +133,9 @@ def bootstraps(
         else:
             warm = solve_expectile(law, u, t, w, options.envelope, start, _DRAWN)
         fitted = warm.values
-        if law.starts > 1 and options.envelope is None:  # several basins: a draw's optimum may lie in another one than the estimate's
+        if (
+            law.starts > 1 and options.envelope is None
+        ):  # several basins: a draw's optimum may lie in another one than the estimate's
             cold = solve(law, u, t, w, options.huber, None, _DRAWN, known=warm.values)
             fitted = np.where((cold.objective < warm.objective)[:, None], cold.values, warm.values)
         for i, values in zip(index, np.split(fitted, np.cumsum(counts)[:-1]), strict=True):

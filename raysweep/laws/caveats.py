@@ -171,7 +171,7 @@ def of_comparison(compared: bool, options: Options) -> dict[str, str]:
     if options.envelope is not None:
         tau = options.envelope
         text = (
-            f"The law is not of the mean: squared log residuals count {tau:g} where y lies above it and {1 - tau:g} where "
+            f"The law is not of the mean: squared log residuals count {tau:g} where y lies above it and {1 - tau:g} "
             "below (an expectile). Rivals, tests of the fit and intervals of a new run are of the mean, and left out."
         )
         return {"envelope": text}

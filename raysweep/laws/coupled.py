@@ -40,6 +40,7 @@ _ROUNDS = 3  # alternations of weights and fit
 _RELATIVE = 1e-6  # see `estimate`: draws are polished as far as those of one group
 _CONTRADICTED = 3.0  # standard deviations between prior and data
 _DIFFERENT = 0.001  # p-value below which groups do not share a parameter
+_OF_A_LINE = 2  # parameters of a straight line in logs
 _OF_RIVALS = (
     *("floor_needed", "floor_not_needed", "constraint_contradicted", "shared", "shared_contradicted"),
     *("rivals_by_least_squares", "no_rivals"),
@@ -62,7 +63,8 @@ def fit_coupled(
     """
     if shared and len(groups) == 1:
         raise RequestError(
-            "shared", f"must have groups to share {', '.join(shared)}, but there is one. Name the column of groups (by)."
+            "shared",
+            f"must have groups to share {', '.join(shared)}, but there is one. Name the column of groups (by).",
         )
     plain: Sequence[GroupFit | None] = [None] * len(groups)
     if priors and shared:
@@ -145,6 +147,12 @@ class _Coupled:
     def law(self) -> Law:
         return self.groups[0].law
 
+    @property
+    def _given(self) -> bool:
+        """Whether a group's own parameters are no more than any straight line determines."""
+        given = {*self.shared, *(prior.name for prior in self.priors)}
+        return sum(p.low < p.high and p.name not in given for p in self.law.parameters) <= _OF_A_LINE
+
     def outcomes(self) -> list[GroupFit]:
         """The fit of each group."""
         joint = Joint(self.law, self.shared, len(self.groups), tuple((one.name, one.mean) for one in self.priors))
@@ -161,7 +169,8 @@ class _Coupled:
         if points < count:
             error = f"{count} parameters in all need at least as many points, but there are {points}. Add scales."
         elif not self.law.proved:
-            u, t, w = pulls.beside(np.log(whole.data.x)[None], np.log(whole.data.y)[None], whole.weights[None], pulls.mean[None])
+            logs = np.log(whole.data.x)[None], np.log(whole.data.y)[None]
+            u, *_ = pulls.beside(*logs, whole.weights[None], pulls.mean[None])
             error = undetermined(joint.law, np.exp(u[0]), whole.values)
         each = [clustered(group, self.x) for group in self._apart(joint, whole)]
         if error is not None:
@@ -174,8 +183,11 @@ class _Coupled:
         made = []
         for group, sample, holdout, plain in zip(each, drawn, second, self.plain, strict=True):
             one = outcome(group, self.x, self.y, self.options, sample, holdout, False)
-            details = {code: text for code, text in one.details.items() if code != "no_rivals"} | said
-            one = replace(one, details=details, rivals=rivals)
+            dropped, intervals = {"no_rivals"}, one.intervals
+            if "no_trend" in one.details and self._given:  # what is shared, or known, determines a flat group, too
+                dropped, intervals = {"no_rivals", "no_trend", "no_interval"} - {*sample.notes}, sample.intervals
+            details = {code: text for code, text in one.details.items() if code not in dropped} | said
+            one = replace(one, details=details, rivals=rivals, intervals=intervals)
             made.append(self._beside(one, plain) if self.priors else one)
         return made
 
@@ -229,7 +241,10 @@ class _Coupled:
         if not options.draws:
             return None, ""
         if data.y.size > _MOST_POINTS:
-            return None, f"An interval is drawn for at most {_MOST_POINTS:,} points, but there are more. Average points."
+            return (
+                None,
+                f"An interval is drawn for at most {_MOST_POINTS:,} points, but there are more. Average points.",
+            )
         precision = np.zeros(whole.values.size)
         precision[pulls.index] = pulls.weight
         try:
@@ -291,6 +306,8 @@ class _Coupled:
             return (), {}
         names = " and ".join(self.shared)
         said = f"{names} {'are' if len(self.shared) > 1 else 'is'} the same in {len(self.groups)} groups"
+        if len(groups) == 1:
+            return (), {"shared": f"No other group could be fitted, so {names} is of this one alone."}
         able = [group for group in groups if distinct(group.data.x) >= self.law.fewest_scales]
         if len(able) < 2:
             text = f"{said}; no two of them have enough scales to be fitted by themselves, so this was not tested."
@@ -335,7 +352,7 @@ class _Coupled:
                         "disagrees. Look at the data's notes, or leave the prior out."
                     )
             said.append(text)
-        kept["prior"] = f"Priors: {'; '.join(said)}."
+        kept["prior"] = f"Priors: {'; '.join(said).removesuffix('.')}."
         if contradicted:
             kept["prior_contradicted"] = " ".join(contradicted)
         return replace(one, details={**one.details, **kept}, rivals=plain.rivals)
@@ -377,5 +394,3 @@ def _units(groups: Sequence[Group]) -> npt.NDArray[np.int64] | None:
                 key = (one.cluster, one.run[i])
             out.append(known.setdefault(key, len(known)))
     return np.array(out, dtype=np.int64)
-
-

@@ -162,12 +162,11 @@ class GroupFit:
         return np.full((x.shape[1], 2), np.nan) if self.draws is None else self.draws.band(x, self.level)
 
     def prediction(self, x: npt.ArrayLike) -> Array:
-        """Low and high of a new run's measurement at scales x > 0, [points, 2]; NaN where there are no draws, and for an
-        envelope.
-        """
+        """Low and high of a new run's measurement at scales x > 0, [points, 2]; NaN for an envelope and without draws."""
         x = np.atleast_2d(np.asarray(x, dtype=np.float64))
-        unknown = self.draws is None or self.envelope is not None
-        return np.full((x.shape[1], 2), np.nan) if unknown else self.draws.prediction(x, self.level)
+        if self.draws is None or self.envelope is not None:
+            return np.full((x.shape[1], 2), np.nan)
+        return self.draws.prediction(x, self.level)
 
     def to_json(self, draws: bool = False) -> dict[str, Any]:
         """Plain Python values only: JSON-safe, None where there is no number.

@@ -1,14 +1,13 @@
 """Several groups as one law: parameters that groups share, and priors as measurements of parameters.
 
 A joint law has one more axis, exp(code). A point whose code is g >= 0 belongs to group g, where the law holds with the
-shared parameters and the group's own. A point of code -1 - k measures the joint law's parameter k itself (its logarithm,
-if it has one): a normal prior is such a point, with the ratio of variances as its weight. Everything that fits, draws
-and tests laws then does so for groups and priors together.
+shared parameters and the group's own. A point of code -1 - k measures the joint law's parameter k itself, or its
+logarithm if that is what is searched: a normal prior is such a point, with the ratio of variances as its weight. So
+everything that fits, draws and tests laws does so for groups and priors together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -71,18 +70,12 @@ class Joint:
     @cached_property
     def law(self) -> Law:
         """The joint law."""
-        base, names = self.base, {int(k): "" for k in self.place.ravel()}
-        parameters: dict[int, Parameter] = {}
+        base, parameters = self.base, {}
         for g, row in enumerate(self.place):
             for p, k in zip(base.parameters, row.tolist(), strict=True):
                 parameters[k] = replace(p, name=p.name if p.name in self.shared else f"{p.name}[{g}]")
-        count = len(names)
+        count, rivals = len(parameters), self._rivals()
         centred = not self.means and self._keeps_sharing()
-        floorless = compared(base.floorless) if base.floorless else None
-        kept = () if floorless is None or not {*self.shared} <= {*floorless.names} else (floorless,)
-        separate, simpler = ((replace(self, shared=()).law,) if self.shared else ()), ()
-        if self.shared:
-            simpler = tuple(replace(self, base=one).law for one in kept)
         return Law(
             name=", ".join([base.name, *([f"{' and '.join(self.shared)} shared"] if self.shared else [])]),
             formula=base.formula,
@@ -96,13 +89,23 @@ class Joint:
             centred=(*(base.centred if centred else (False,) * len(base.axes)), False),
             levelled=base.levelled and centred,
             implicit=Implicit(self._evaluate, self._restore if centred else _same, self._starts, 1, self._inner),
-            rivals=(*separate, *simpler),
-            contains=tuple(one.name for one in simpler),
-            floorless=simpler[0].name if simpler else "",
+            rivals=rivals,
+            contains=tuple(one.name for one in rivals[1:]),
+            floorless=rivals[1].name if len(rivals) > 1 else "",
             inside=base.name if self.shared else "",
             proved=base.proved,
             pooled=True,
         )
+
+    def _rivals(self) -> tuple[Law, ...]:
+        """Of a law with shared parameters: the one in which all are the groups' own; and, if they are parameters of it,
+        the one without a floor.
+        """
+        if not self.shared:
+            return ()
+        floorless = compared(self.base.floorless) if self.base.floorless else None
+        some = () if floorless is None or not {*self.shared} <= {*floorless.names} else (floorless,)
+        return (replace(self, shared=()).law, *(replace(self, base=one).law for one in some))
 
     @property
     def _linear(self) -> tuple[int, ...]:
@@ -157,8 +160,7 @@ class Joint:
     def _starts(self, u: Array, t: Array, w: Array) -> tuple[Array, Array]:
         """Where the search begins, [problems, candidates, joint parameters], and the objective there.
 
-        The shared values of each group by itself, their median, those of all points as one group, and the means of
-        priors; the other parameters are each group's own, solved again where y is linear in them.
+        The shared values of each group by itself, their median, and the means of priors; the other parameters are each group's own, solved again where y is linear in them.
         """
         code = np.rint(u[0, -1]).astype(np.int64)
         each = self._alone(u, t, w, code)
@@ -170,16 +172,18 @@ class Joint:
             one[..., index] = vector[:, None, index]
             tried.append(one)
         if pulled:
-            tried += [_held(one, pulled, [mean for _, mean in self.means]) for one in tried[-1:]]
+            held = tried[-1].copy()
+            held[..., pulled] = [mean for _, mean in self.means]
+            tried.append(held)
         linear = [j for j in self._linear if j not in (*index, *pulled)]
         candidates = []
-        for one in tried[1:] if index else tried:
+        for vectors in tried[1:] if index else tried:
             for g in range(self.groups if linear else 0):
-                at = code == g
-                some = self.base.value, self.base.parameters, linear, one[:, None, g]
-                found = solved(*some, u[:, :-1, at], t[:, at], w[:, at])[0][:, 0]
-                one[:, g] = np.where(np.isfinite(found), found, one[:, g])
-            candidates.append(self.joined(one))
+                at, begin = code == g, vectors[:, None, g]
+                problem = u[:, :-1, at], t[:, at], w[:, at]
+                found = solved(self.base.value, self.base.parameters, linear, begin, *problem)[0][:, 0]
+                vectors[:, g] = np.where(np.isfinite(found), found, vectors[:, g])
+            candidates.append(self.joined(vectors))
         mesh = np.stack(candidates, axis=1)
         log, _ = self._evaluate(u[:, None], mesh)
         squares = (w[:, None] * (log - t[:, None]) ** 2).sum(axis=-1)
@@ -196,14 +200,8 @@ class Joint:
 
         masks = [code == g for g in range(self.groups)]
         enough = [distinct(u[0, :-1, at & (w > 0).any(axis=0)]) >= base.fewest_scales for at in masks]
-        whole = None if all(enough) else of(code >= 0)
+        whole = of(code >= 0) if not all(enough) else np.zeros(0)
         return np.stack([of(at) if able else whole for at, able in zip(masks, enough, strict=True)], axis=1)
-
-
-def _held(one: Array, index: list[int], means: list[float]) -> Array:
-    out = one.copy()
-    out[..., index] = means
-    return out
 
 
 def _taken(values: Array, index: npt.NDArray[np.int64]) -> Array:

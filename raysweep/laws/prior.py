@@ -105,7 +105,8 @@ def _prior(name: str, given: Any) -> Prior:
         both = None if found is None else found.groups()
     if isinstance(both, str) or not isinstance(both, Iterable) or len(both := list(both)) != 2:
         raise RequestError(
-            "prior", f"{name} must have a mean and a standard deviation, as in 0.5+-0.1 or [0.5, 0.1], but got {given!r}."
+            "prior",
+            f"{name} must have a mean and a standard deviation, as in 0.5+-0.1 or [0.5, 0.1], but got {given!r}.",
         )
     mean, sd = (_number(name, one) for one in both)
     if sd <= 0:

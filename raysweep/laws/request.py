@@ -211,7 +211,9 @@ def _check_coupling(request: FitRequest) -> None:
         if form is None:
             raise RequestError(key, f"must come with one law, but got {AUTO!r}. Name it, as in power+floor.")
         if options.envelope is not None:
-            raise RequestError(key, f"must not come with envelope, but got envelope={options.envelope:g}, too. Drop one.")
+            raise RequestError(
+                key, f"must not come with envelope, but got envelope={options.envelope:g}, too. Drop one."
+            )
     if form is None:
         if options.envelope is not None:
             raise RequestError("envelope", f"must come with one law, but got {AUTO!r}. Name it, as in power+floor.")

@@ -83,7 +83,9 @@ class FitSpec(_Strict):
         (), description="parameters that are the same in all groups"
     )
     prior: dict[str, Any] | None = Field(None, description="mean and standard deviation, as in {alpha: [0.5, 0.1]}")
-    envelope: float | None = Field(None, description="weight of residuals above the law, in (0, 1); 0.1: a lower envelope")
+    envelope: float | None = Field(
+        None, description="weight of residuals above the law, in (0, 1); 0.1: a lower envelope"
+    )
 
     @model_validator(mode="before")
     @classmethod
