@@ -61,7 +61,7 @@ def of_trend(group: Group, names: Sequence[str], y: str) -> tuple[dict[str, str]
     if found is None:
         return {}, True
     predicted = law.predict(data.x, group.values)
-    if found.flat > _UNCERTAIN:
+    if found.flat > _UNCERTAIN and law.free > 1:
         constant = np.average(np.log(data.y), weights=group.weights)
         small = float((group.weights * (np.log(data.y) - constant) ** 2).sum())
         large = float((group.weights * (np.log(data.y) - np.log(predicted)) ** 2).sum())

@@ -315,7 +315,7 @@ class _Coupled:
         joint = Joint(self.law, self.shared, len(able))
         data = _combined(joint, able)
         rows = tuple(evidence(joint.law, data.x, data.y, np.concatenate([group.weights for group in able]), 0.0))
-        p_value = next(row.p_value for row in rows if row.law == self.law.name)
+        p_value = next(row.p_value for row in rows if row.law == joint.law.inside)
         notes = {**caveats.of_rivals(joint.law, rows), **caveats.of_comparison(True, self.options)}
         notes.pop("constraint_contradicted", None)
         some = "" if len(able) == len(groups) else f" (of the {len(able)} that can be fitted by themselves)"

@@ -162,7 +162,7 @@ class GroupFit:
         return np.full((x.shape[1], 2), np.nan) if self.draws is None else self.draws.band(x, self.level)
 
     def prediction(self, x: npt.ArrayLike) -> Array:
-        """Low and high of a new run's measurement at scales x > 0, [points, 2]; NaN for an envelope and without draws."""
+        """Low and high of a new run's measurement at scales x > 0, [points, 2]; NaN without draws or of an envelope."""
         x = np.atleast_2d(np.asarray(x, dtype=np.float64))
         if self.draws is None or self.envelope is not None:
             return np.full((x.shape[1], 2), np.nan)

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from raysweep.laws.definition import Array, Implicit, Law, Parameter
+from raysweep.laws.definition import Array, Implicit, Law
 from raysweep.laws.estimate import distinct, solve
 from raysweep.laws.forms import compared
 from raysweep.laws.search import solved
@@ -77,7 +77,7 @@ class Joint:
         count, rivals = len(parameters), self._rivals()
         centred = not self.means and self._keeps_sharing()
         return Law(
-            name=", ".join([base.name, *([f"{' and '.join(self.shared)} shared"] if self.shared else [])]),
+            name=f"{base.name}, {' and '.join(self.shared) or 'nothing'} shared",
             formula=base.formula,
             axes=(*base.axes, "group"),
             amplitudes=(),
@@ -92,7 +92,7 @@ class Joint:
             rivals=rivals,
             contains=tuple(one.name for one in rivals[1:]),
             floorless=rivals[1].name if len(rivals) > 1 else "",
-            inside=base.name if self.shared else "",
+            inside=rivals[0].name if rivals else "",
             proved=base.proved,
             pooled=True,
         )
@@ -103,9 +103,9 @@ class Joint:
         """
         if not self.shared:
             return ()
-        floorless = compared(self.base.floorless) if self.base.floorless else None
-        some = () if floorless is None or not {*self.shared} <= {*floorless.names} else (floorless,)
-        return (replace(self, shared=()).law, *(replace(self, base=one).law for one in some))
+        known = [one for one in map(compared, self.base.rivals) if one.name == self.base.floorless != self.base.name]
+        some = [replace(self, base=one).law for one in known if {*self.shared} <= {*one.names}]
+        return (replace(self, shared=()).law, *some)
 
     @property
     def _linear(self) -> tuple[int, ...]:
@@ -160,7 +160,8 @@ class Joint:
     def _starts(self, u: Array, t: Array, w: Array) -> tuple[Array, Array]:
         """Where the search begins, [problems, candidates, joint parameters], and the objective there.
 
-        The shared values of each group by itself, their median, and the means of priors; the other parameters are each group's own, solved again where y is linear in them.
+        The shared values of each group by itself, their median, and the means of priors; the other parameters are each
+        group's own, solved again where y is linear in them.
         """
         code = np.rint(u[0, -1]).astype(np.int64)
         each = self._alone(u, t, w, code)
