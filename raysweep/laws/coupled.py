@@ -8,26 +8,25 @@ an interval holds both. Groups that share parameters are drawn together, by clus
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
 
 from raysweep.errors import FitError
 from raysweep.laws import caveats
 from raysweep.laws.batch import Group, problems_of, weights_of
 from raysweep.laws.bootstrap import Bootstrap, resample
 from raysweep.laws.choice import Evidence, evidence, held_out
-from raysweep.laws.definition import Array, Law
+from raysweep.laws.definition import Law
 from raysweep.laws.dependence import clustered
 from raysweep.laws.determined import undetermined
 from raysweep.laws.estimate import Status, distinct, solve
 from raysweep.laws.fitting import Drawn, begin, fit_groups, intervals_of, outcome, scored
 from raysweep.laws.group import Data, GroupFit, Holdout
 from raysweep.laws.joint import Joint
+from raysweep.laws.posterior import Pulls, beside_data
 from raysweep.laws.prior import Prior
 from raysweep.laws.refusal import RequestError
 from raysweep.laws.request import Options
@@ -38,13 +37,8 @@ _MOST = 100  # parameters of a joint law
 _MOST_POINTS = 20_000
 _ROUNDS = 3  # alternations of weights and fit
 _RELATIVE = 1e-6  # see `estimate`: draws are polished as far as those of one group
-_CONTRADICTED = 3.0  # standard deviations between prior and data
 _DIFFERENT = 0.001  # p-value below which groups do not share a parameter
 _OF_A_LINE = 2  # parameters of a straight line in logs
-_OF_RIVALS = (
-    *("floor_needed", "floor_not_needed", "constraint_contradicted", "shared", "shared_contradicted"),
-    *("rivals_by_least_squares", "no_rivals"),
-)
 
 
 def fit_coupled(
@@ -94,45 +88,12 @@ def _eased(law: Law, shared: tuple[str, ...], priors: tuple[Prior, ...]) -> Law:
 
 
 @dataclass(frozen=True)
-class _Pulls:
-    """Priors as measurements of a joint law's parameters, [priors] each; mean and sd of its logarithm if it has one."""
-
-    index: npt.NDArray[np.int64]
-    mean: Array
-    sd: Array
-    weight: Array
-
-    @classmethod
-    def of(cls, joint: Joint, priors: Sequence[Prior], variance: float) -> _Pulls:
-        base = joint.base
-        found = {
-            int(k): prior.coded(base.parameters[base.names.index(prior.name)])
-            for prior in priors
-            for k in joint.place[:, base.names.index(prior.name)]
-        }
-        mean, sd = (np.array([one[end] for one in found.values()]) for end in (0, 1))
-        return cls(np.array([*found], dtype=np.int64), mean, sd, variance / sd**2)
-
-    def beside(self, u: Array, t: Array, w: Array, means: Array) -> tuple[Array, Array, Array]:
-        """Points with these measurements, of `means` [problems or 1, priors], beside them."""
-        more = np.repeat(u.mean(axis=2, keepdims=True), self.index.size, axis=2)
-        more[:, -1] = -1 - self.index
-        t = np.broadcast_to(t, (max(len(t), len(means)), t.shape[1]))
-        w = np.broadcast_to(w, (max(len(w), len(means)), w.shape[1]))
-        return (
-            np.concatenate([u, more], axis=2),
-            np.concatenate([t, np.broadcast_to(means, (len(t), self.index.size))], axis=1),
-            np.concatenate([w, np.broadcast_to(self.weight, (len(w), self.index.size))], axis=1),
-        )
-
-
-@dataclass(frozen=True)
 class _Coupled:
     """Groups that are fitted together.
 
     Attributes:
         groups: Sound groups, of one law.
-        plain: Their fits without priors, if there are priors.
+        plain: Their fits without priors; None for each where there are no priors.
     """
 
     groups: Sequence[Group]
@@ -188,12 +149,12 @@ class _Coupled:
                 dropped, intervals = {"no_rivals", "no_trend", "no_interval"} - {*sample.notes}, sample.intervals
             details = {code: text for code, text in one.details.items() if code not in dropped} | said
             one = replace(one, details=details, rivals=rivals, intervals=intervals)
-            made.append(self._beside(one, plain) if self.priors else one)
+            made.append(one if plain is None else beside_data(one, plain, self.priors))
         return made
 
-    def _estimated(self, joint: Joint) -> tuple[Group, _Pulls]:
+    def _estimated(self, joint: Joint) -> tuple[Group, Pulls]:
         """All groups as one, with its values, and the priors."""
-        none = _Pulls.of(joint, (), 1.0)
+        none = Pulls.of(joint, (), 1.0)
         whole = self._solved(joint, self.groups, none)
         for _ in range(_ROUNDS if any(group.data.se is not None for group in self.groups) else 0):
             each = self._apart(joint, whole)
@@ -201,7 +162,7 @@ class _Coupled:
             whole = self._solved(joint, each, none)
         if not self.priors:
             return whole, none
-        pulls = _Pulls.of(joint, self.priors, self._variance(joint, whole))
+        pulls = Pulls.of(joint, self.priors, self._variance(joint, whole))
         return self._solved(joint, self._apart(joint, whole), pulls), pulls
 
     def _variance(self, joint: Joint, whole: Group) -> float:
@@ -209,11 +170,11 @@ class _Coupled:
         spare = whole.data.y.size - joint.law.free
         if spare < 1:
             spare += len(self.priors)
-            whole = self._solved(joint, self._apart(joint, whole), _Pulls.of(joint, self.priors, 1e6))
+            whole = self._solved(joint, self._apart(joint, whole), Pulls.of(joint, self.priors, 1e6))
         residual = np.log(joint.law.predict(whole.data.x, whole.values)) - np.log(whole.data.y)
         return float((whole.weights * residual**2).sum() / max(spare, 1))
 
-    def _solved(self, joint: Joint, groups: Sequence[Group], pulls: _Pulls) -> Group:
+    def _solved(self, joint: Joint, groups: Sequence[Group], pulls: Pulls) -> Group:
         """All groups as one, solved."""
         data = _combined(joint, groups)
         w = np.concatenate([group.weights for group in groups])
@@ -235,7 +196,7 @@ class _Coupled:
             out.append(replace(group, values=values, weights=w, status=int(status)))
         return out
 
-    def _drawn(self, joint: Joint, whole: Group, pulls: _Pulls) -> tuple[Bootstrap | None, str]:
+    def _drawn(self, joint: Joint, whole: Group, pulls: Pulls) -> tuple[Bootstrap | None, str]:
         """The draws of the joint law; or why there are none."""
         options, data = self.options, whole.data
         if not options.draws:
@@ -327,44 +288,6 @@ class _Coupled:
                 "and its interval is of that average. Fit the groups separately, or find what sets them apart."
             )
         return rows, notes
-
-    def _beside(self, one: GroupFit, plain: GroupFit | None) -> GroupFit:
-        """A fit with priors, with what the data alone say."""
-        assert plain is not None
-        kept = {code: plain.details[code] for code in _OF_RIVALS if code in plain.details}
-        said, contradicted = [], []
-        for prior in self.priors:
-            p = self.law.parameters[self.law.names.index(prior.name)]
-            text = prior.text(p)
-            if plain.error is not None:
-                said.append(f"{text}; without it there is no fit: {plain.error}")
-                continue
-            alone, ends = plain.params[prior.name], plain.intervals.get(prior.name)
-            text += f"; without it {alone:.4g}"
-            if ends is not None:
-                text += f" [{ends[0]:.4g}, {ends[1]:.4g}]"
-                away = _away(prior, alone, ends, p.log, plain.level)
-                text += f", {away:.1f} standard deviations away"
-                if away > _CONTRADICTED:
-                    contradicted.append(
-                        f"The data alone put {prior.name} at {alone:.4g}, {away:.1f} standard deviations (of prior and "
-                        f"data together) from its prior {prior.mean:g} +- {prior.sd:g}: the fit averages what "
-                        "disagrees. Look at the data's notes, or leave the prior out."
-                    )
-            said.append(text)
-        kept["prior"] = f"Priors: {'; '.join(said).removesuffix('.')}."
-        if contradicted:
-            kept["prior_contradicted"] = " ".join(contradicted)
-        return replace(one, details={**one.details, **kept}, rivals=plain.rivals)
-
-
-def _away(prior: Prior, alone: float, ends: tuple[float, float], log: bool, level: float) -> float:
-    """How many standard deviations, of prior and data together, lie between a prior's mean and the data's estimate."""
-    mean, sd = (math.log(prior.mean), prior.sd / prior.mean) if log else (prior.mean, prior.sd)
-    with np.errstate(divide="ignore"):
-        alone, low, high = (float(np.log(end)) if log else end for end in (alone, *ends))
-    side = high - alone if mean > alone else alone - low  # towards the prior
-    return abs(alone - mean) / math.hypot(sd, side / float(ndtri((1 + level) / 2)))
 
 
 def _combined(joint: Joint, groups: Sequence[Group]) -> Data:
