@@ -148,7 +148,9 @@ class _Coupled:
             if "no_trend" in one.details and self._given:  # what is shared, or known, determines a flat group, too
                 dropped, intervals = {"no_rivals", "no_trend", "no_interval"} - {*sample.notes}, sample.intervals
             details = {code: text for code, text in one.details.items() if code not in dropped} | said
-            one = replace(one, details=details, rivals=rivals, intervals=intervals)
+            one = replace(
+                one, details=details, rivals=rivals, intervals=intervals, shared=self.shared, priors=self.priors
+            )
             made.append(one if plain is None else beside_data(one, plain, self.priors))
         return made
 

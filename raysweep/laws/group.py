@@ -16,6 +16,7 @@ from raysweep.laws.bootstrap import Bootstrap
 from raysweep.laws.choice import Evidence
 from raysweep.laws.covariance import covariance, draws_record
 from raysweep.laws.definition import Array, Law
+from raysweep.laws.prior import Prior
 from raysweep.laws.window import Bounds
 
 __all__ = ["Data", "GroupFit", "Holdout", "lack_of_fit"]
@@ -102,6 +103,8 @@ class GroupFit:
         rivals: Comparison of the law with others on the same points, best first.
         huber: Where the loss turned linear, in log units; None for least squares.
         envelope: Weight of squared residuals above the law against those below; None for a law of the mean.
+        shared: Parameters that are the same in all groups of the fit.
+        priors: What was known of parameters beforehand.
         draws: The bootstrap behind the intervals.
         error: Why there is no estimate.
         bounds: The rule by which rows were kept, and its values here; None where none was asked for.
@@ -127,6 +130,8 @@ class GroupFit:
     rivals: tuple[Evidence, ...] = ()
     huber: float | None = None
     envelope: float | None = None
+    shared: tuple[str, ...] = ()
+    priors: tuple[Prior, ...] = ()
     draws: Bootstrap | None = field(default=None, repr=False)
     error: str | None = None
     bounds: Bounds | None = None
@@ -201,6 +206,8 @@ class GroupFit:
             "rmse_log": self.rmse_log,
             "huber": self.huber,
             "envelope": self.envelope,
+            "shared": list(self.shared),
+            "priors": [vars(prior) for prior in self.priors],
             "holdout": None if self.holdout is None else {**vars(self.holdout), "params": dict(self.holdout.params)},
             "rivals": [rival.to_json() for rival in self.rivals],
             "details": dict(self.details),

@@ -11,6 +11,8 @@ import pytest
 from conftest import FUNCTION_SWEEP
 from test_cli import Cli, cli, write
 
+from raysweep.laws.saved import load_fits
+
 __all__ = ["cli"]
 
 OPTIONS = ["--law", "power+floor", "--x", "x", "--y", "y", "--by", "arm", "--bootstrap", "60"]
@@ -43,6 +45,10 @@ def test_shared_parameters_and_a_prior_are_reported(cli: Cli, runs: str) -> None
     assert one["params"][0] != other["params"][0]
     code, out, err = cli("predict", "fits.json", "1e7")
     assert code == 0, err
+    assert one["shared"] == ["alpha", "A"]
+    table = cli("fit", runs, *OPTIONS, "--shared", "alpha", "--prior", "E=.5+-1", "--table", "md")[1]
+    assert "; alpha shared by all groups; prior E = 0.5 +- 1; [low, high]" in table
+    assert load_fits("fits.json")[0].groups[0].shared == ("alpha", "A")
 
 
 def test_an_envelope_is_reported_without_a_new_run(cli: Cli, runs: str) -> None:
