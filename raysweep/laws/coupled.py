@@ -37,7 +37,7 @@ _MOST = 100  # parameters of a joint law
 _MOST_POINTS = 20_000
 _ROUNDS = 3  # alternations of weights and fit
 _RELATIVE = 1e-6  # see `estimate`: draws are polished as far as those of one group
-_DIFFERENT = 0.001  # p-value below which groups do not share a parameter
+_DIFFERENT = 0.01  # p-value below which groups do not share a parameter
 _OF_A_LINE = 2  # parameters of a straight line in logs
 
 
@@ -126,7 +126,7 @@ class _Coupled:
             )
         whole, pulls = self._estimated(joint)
         error = None
-        points = distinct(whole.data.x) + len(self.priors)
+        points = distinct(whole.data.x) + pulls.index.size
         if points < count:
             error = f"{count} parameters in all need at least as many points, but there are {points}. Add scales."
         elif not self.law.proved:

@@ -101,6 +101,7 @@ def main() -> None:
         "prior, from which alpha is drawn, three runs per scale": prior(3, X, options),
         "prior, from which alpha is drawn, three scales of two runs": prior(2, three, options),
         "prior that is off by .4, three runs per scale": prior(3, X, options, shift=0.4),
+        "prior that is off by .4, thirty runs per scale": prior(30, X, options, shift=0.4),
         **{
             f"envelope {tau:g}, three runs per scale": envelope(tau, Options(draws=args.draws, holdout=0, envelope=tau))
             for tau in EXPECTILES
