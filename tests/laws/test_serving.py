@@ -54,7 +54,7 @@ def test_without_inference_nothing_is_saved_and_with_it_models_are_smaller_and_t
     alone = cheapest(form, values, LOSSES)
     assert beside(alone, values).saved == pytest.approx(0, abs=1e-9)
     before = alone
-    for tokens in (1e10, 1e12, 1e14):
+    for tokens in (1e11, 1e14):
         made = cheapest(form, values, LOSSES, Cost(tokens=tokens))
         other = beside(made, values)
         assert other.x == pytest.approx(alone.x, rel=1e-6)
@@ -67,7 +67,7 @@ def test_without_inference_nothing_is_saved_and_with_it_models_are_smaller_and_t
 def test_intervals_of_the_cheapest_way_come_from_every_draw():
     rng = np.random.default_rng(0)
     cost = Cost(tokens=1e12)
-    sample = Draws(HOFFMANN, HOFFMANN * np.exp(0.01 * rng.standard_normal((8, 5))), 1e9)
+    sample = Draws(HOFFMANN, HOFFMANN * np.exp(0.01 * rng.standard_normal((5, 5))), 1e9)
     made = cheapest(CHINCHILLA, sample, LOSSES, cost, level=0.5)
     each = np.array([cheapest(CHINCHILLA, draw, LOSSES, cost).budget for draw in sample.draws])
     for ends, share in zip(made.intervals["budget"].T, (0.25, 0.75), strict=True):

@@ -76,11 +76,11 @@ def test_nothing_but_sharing_narrows_the_interval_of_an_exponent():
 def test_the_test_of_sharing_is_uniform_and_sees_a_difference():
     names = ("power+floor, alpha shared", "power+floor, nothing shared")
     below = []
-    for seed in range(40):
+    for seed in range(24):
         rivals = {one.law: one for one in fitted(arms(seed=seed, runs=1), holdout=0).groups[0].rivals}
         assert [rivals[name].parameters for name in names] == [7, 9]
         below.append(rivals[names[1]].p_value < 0.5)
-    assert 0.3 < np.mean(below) < 0.7
+    assert 0.25 < np.mean(below) < 0.75
     other = fitted(arms(alphas=(0.4, 0.5, 0.3)))
     assert all("shared_contradicted" in group.notes for group in other)
 
