@@ -42,6 +42,19 @@ Bound = Annotated[
     list[str] | None,
     typer.Option("--bound", metavar="NAME=LOW:HIGH", help="Lowest and highest value of a parameter; either may lack."),
 ]
+Shared = Annotated[
+    list[str] | None, typer.Option("--shared", metavar="NAMES", help="Parameters that all groups share: alpha,E.")
+]
+WithPrior = Annotated[
+    list[str] | None,
+    typer.Option("--prior", metavar="NAME=MEAN+-SD", help="What is known of a parameter beforehand: alpha=.5+-.1."),
+]
+Envelope = Annotated[
+    float | None,
+    typer.Option(
+        "--envelope", metavar="TAU", help="Weight of residuals above the law, in (0, 1): .1 for the best runs."
+    ),
+]
 At = Annotated[
     str, typer.Option("--at", metavar="best|last|T", help="Snapshot of a run: best on <y>_select, last, or a time.")
 ]
@@ -88,6 +101,9 @@ class Asked:
     fix: Fix = None
     tie: Tie = None
     bound: Bound = None
+    shared: Shared = None
+    prior: WithPrior = None
+    envelope: Envelope = None
     given: frozenset[str] = frozenset()
 
     def request(self, command: str) -> FitRequest:
@@ -123,7 +139,7 @@ class Asked:
         from raysweep.laws.request import RequestError
 
         mine, own = self._options(), request.options
-        how = replace(mine, **{name: getattr(own, name) for name in {"huber", "holdout"} - self.given})
+        how = replace(mine, **{name: getattr(own, name) for name in {"huber", "holdout", "envelope"} - self.given})
         changed: dict[str, Any] = {
             name: getattr(self, name) for name in ("law", "at", "run", "se") if name in self.given
         }
@@ -144,6 +160,7 @@ class Asked:
         """What the options say of the law itself, each part only where one of them is given."""
         from raysweep.laws.constraint import Constraints
         from raysweep.laws.own import FORMULA
+        from raysweep.laws.prior import of_words
 
         out: dict[str, Any] = {}
         if self.formula is not None:
@@ -154,6 +171,10 @@ class Asked:
             out["positive"] = tuple(name.strip() for names in self.positive for name in names.split(","))
         if self.fix or self.tie or self.bound or "law" in out or "law" in self.given:
             out["constraints"] = Constraints.of_words(self.fix or (), self.tie or (), self.bound or ())
+        if self.shared or "law" in out or "law" in self.given:
+            out["shared"] = tuple(name.strip() for names in self.shared or () for name in names.split(","))
+        if self.prior or "law" in out or "law" in self.given:
+            out["priors"] = of_words(self.prior or ())
         return out
 
     def _window(self, command: str) -> Window | None:
@@ -165,7 +186,7 @@ class Asked:
     def _options(self) -> Options:
         from raysweep.laws.request import Options
 
-        return Options(self.level, self.bootstrap, self.seed, self.huber, self.holdout)
+        return Options(self.level, self.bootstrap, self.seed, self.huber, self.holdout, self.envelope)
 
 
 def asking(command: Callable[..., None], **defaults: Any) -> Callable[..., None]:

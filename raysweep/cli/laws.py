@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -117,8 +117,16 @@ def fit(
 
 def allocate(
     data: Data,
-    budget: Annotated[list[float], typer.Option(metavar="FLOPS", help="Compute to spend; may be repeated.")],
     asked: Asked,
+    budget: Annotated[
+        list[float] | None, typer.Option(metavar="FLOPS", help="Compute to spend, in all; may be repeated.")
+    ] = None,
+    loss: Annotated[
+        list[float] | None, typer.Option(metavar="Y", help="Or a loss to reach at the least cost; may be repeated.")
+    ] = None,
+    inference_tokens: Annotated[
+        float, typer.Option(metavar="T", help="Tokens to serve, at 2 FLOPs each per unit of the first scale.")
+    ] = 0.0,
     rows: Rows = "current",
     cost_per: Annotated[
         float | None, typer.Option(metavar="C", help="FLOPs are C times both scales; 6 if neither is given.")
@@ -129,9 +137,18 @@ def allocate(
     json: Json = False,
 ) -> None:
     """Show how to spend a budget on two scales, by a fitted law. The answer has intervals."""
-    bad = next((b for b in budget if not 0 < b < float("inf")), None)
-    if bad is not None:
-        raise FitError(f"allocate: a --budget is FLOPs, positive and finite, but got {bad:g}")
+    if (not budget) == (not loss):
+        given = "both" if budget else "neither"
+        raise FitError(f"allocate: --budget or --loss must be given, and not both, but got {given}. Give one of them")
+    for option, numbers in (("a --budget is FLOPs", budget), ("a --loss is a value of y", loss)):
+        bad = next((b for b in numbers or () if not 0 < b < float("inf")), None)
+        if bad is not None:
+            raise FitError(f"allocate: {option}, positive and finite, but got {bad:g}")
+    if not 0 <= inference_tokens < float("inf"):
+        raise FitError(
+            f"allocate: --inference-tokens must be finite and at least 0, but got {inference_tokens:g}. Leave it out "
+            "for training alone"
+        )
     if cost_per is not None and flops is not None:
         raise FitError("allocate: --cost-per states what training costs and --flops measures it; give one of them")
     if cost_per is not None and not 0 < cost_per < float("inf"):
@@ -150,7 +167,8 @@ def allocate(
         )
     requests = [asked.request("allocate")]
     ((fitted, points),) = _fitted("allocate", data, asked, requests, rows, json, keep=(flops,) if flops else ())
-    made = [(group, _allocation(group, points, budget, cost_per or 6.0, flops)) for group in fitted]
+    target = _Target(tuple(budget or ()), tuple(loss or ()), cost_per or 6.0, flops, inference_tokens)
+    made = [(group, _allocation(group, points, target)) for group in fitted]
     if all(isinstance(one, str) for _, one in made):
         raise FitError(str(made[0][1]))
     if json:
@@ -280,11 +298,21 @@ def _draw(fitted: Sequence[tuple[Fit, Points]], wanted: Sequence[Sequence[Mappin
         tame(diagnostics_figure(law, kept, predict=ahead)).savefig(name, dpi=_DPI)
 
 
-def _allocation(
-    group: GroupFit, points: Points, budget: Sequence[float], cost_per: float, flops: str | None
-) -> Allocation | str:
-    """The best use of each budget under a group's law, or why there is none."""
+@dataclass(frozen=True)
+class _Target:
+    """What is allocated: budgets or losses, and what training and inference cost."""
+
+    budgets: tuple[float, ...]
+    losses: tuple[float, ...]
+    cost_per: float
+    flops: str | None
+    tokens: float
+
+
+def _allocation(group: GroupFit, points: Points, target: _Target) -> Allocation | str:
+    """The best use of each budget, or the cheapest way to each loss, under a group's law; or why there is none."""
     from raysweep.laws.allocate import Cost, allocate, fit_cost
+    from raysweep.laws.serving import cheapest
     from raysweep.laws.source import numbers
 
     if group.error is not None:
@@ -292,42 +320,65 @@ def _allocation(
     rows = points.of(group.group)
     x, t = (numbers(rows, name) for name in group.x)
     try:
-        cost = Cost(cost_per) if flops is None else fit_cost(x, t, numbers(rows, flops))
+        cost = Cost(target.cost_per) if target.flops is None else fit_cost(x, t, numbers(rows, target.flops))
         spent = cost.flops(x, t)
-        known = group.draws or list(group.params.values())
-        window = (float(spent.min()), float(spent.max()))
-        return allocate(group.law, known, list(budget), cost, level=group.level, window=window)
+        window, cost = (float(spent.min()), float(spent.max())), replace(cost, tokens=target.tokens)
+        if target.losses:
+            return cheapest(group.law, _known(group), list(target.losses), cost, level=group.level, window=window)
+        return allocate(group.law, _known(group), list(target.budgets), cost, level=group.level, window=window)
     except FitError as error:
         return str(error)
 
 
+def _known(group: GroupFit) -> Any:
+    """A group's parameters, with their draws where there are any."""
+    return group.draws or list(group.params.values())
+
+
 def _records(group: GroupFit, made: Allocation | str) -> list[dict[str, Any]]:
+    from raysweep.laws.serving import beside
+
     head = {"group": dict(group.group), "x": list(group.x)}
     if isinstance(made, str):
         return [{**head, "law": group.law.name, "error": made}]
     details = {**group.details, **made.details}
-    return [{**head, **record, "notes": list(details), "details": details} for record in made.to_json()]
+    records = [{**head, **record, "notes": list(details), "details": details} for record in made.to_json()]
+    if made.cost.tokens:
+        alone = beside(made, _known(group)).to_json()
+        return [{**record, "training_only": one} for record, one in zip(records, alone, strict=True)]
+    return records
 
 
 def _show_allocation(group: GroupFit, made: Allocation | str) -> None:
+    from raysweep.laws.serving import beside
     from raysweep.reports.tables import formula, title
 
     say(f"{title(group)}: {formula(group)}")
     if isinstance(made, str):
         say(f"  no allocation: {made}")
         return
+    columns = (("budget", made.budget), ("x", made.x), ("t", made.t), ("loss", made.loss))
     rows = []
-    for i, spent in enumerate(made.budget):
-        row = [f"{spent:.4g}"]
-        for key, best in (("x", made.x), ("t", made.t), ("loss", made.loss)):
+    for i in range(made.budget.size):
+        row = []
+        for key, best in columns:
             ends = made.intervals.get(key)
             row.append(f"{best[i]:.4g}" + ("" if ends is None else f" [{ends[i, 0]:.4g}, {ends[i, 1]:.4g}]"))
         rows.append(row)
-    print_table(["FLOPs", *(f"best {name}" for name in group.x), group.y], rows)
+    head = ["FLOPs", *(f"best {name}" for name in group.x), group.y]
     cost, (one, other) = made.cost, group.law.axes
+    if cost.tokens:
+        alone = beside(made, _known(group))
+        head += [*(f"training-only {name}" for name in group.x), "its FLOPs"]
+        for row, *numbers, saved in zip(rows, alone.x, alone.t, alone.budget, alone.saved, strict=True):
+            row += [*(f"{number:.4g}" for number in numbers[:2]), f"{numbers[2]:.4g} (saved: {saved:.1%})"]
+    print_table(head, rows)
     fitted = "" if cost.r2 is None else f", fitted to measured FLOPs (within {cost.misfit:.1%})"
     price = f"{cost.c:.4g} {_power(one, cost.p)} {_power(other, cost.q)}"
-    say(f"  FLOPs = {price}{fitted}" + (f"; intervals: {made.level:.0%}" if made.intervals else ""))
+    served = f" + 2 {one} x {cost.tokens:.4g} tokens of inference" if cost.tokens else ""
+    say(f"  FLOPs = {price}{served}{fitted}" + (f"; intervals: {made.level:.0%}" if made.intervals else ""))
+    if cost.tokens:
+        say("  training-only: the optimum of training alone that reaches the same loss, and its FLOPs with inference")
     say(*(f"  {code}: {text}" for code, text in {**group.details, **made.details}.items()))
 
 

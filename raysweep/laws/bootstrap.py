@@ -35,7 +35,7 @@ from scipy.special import ndtri, stdtrit
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.estimate import estimate, scales_of, solve
 from raysweep.laws.growth import Growth
-from raysweep.laws.resampling import canonical, measured, multiplicities, residuals, spent_by
+from raysweep.laws.resampling import canonical, measured, multiplicities, residuals, spent_by, tangent
 
 __all__ = ["MANY_RUNS", "Bootstrap", "Difference", "Resample", "bootstrap", "compare", "resample"]
 
@@ -339,11 +339,15 @@ def resample(
     draws: int = 1000,
     seed: int = 0,
     growth: Growth | None = None,
+    kind: Kind | None = None,
+    precision: Array | None = None,
 ) -> Resample:
     """The problems to solve for the draws of a bootstrap around the estimate `fitted`, [parameters]; see `bootstrap`.
 
     Args:
         growth: How the spread changes with scale; None where it does not.
+        kind: By the number of runs if not given; a law of groups is always drawn by its residuals.
+        precision: See `resampling.residuals`; the draws of the priors themselves are left to the caller.
 
     Raises:
         FitError: There are too few independent runs to judge an error by.
@@ -355,13 +359,16 @@ def resample(
     order = order[w[order] > 0]
     labels, cluster = (None, np.arange(order.size)) if given is None else np.unique(given[order], return_inverse=True)
     has = measured(x[:, order], cluster)
-    runs, spent = len(has), spent_by(law, x[:, order], cluster, has)
-    rng = np.random.default_rng(np.random.SeedSequence(seed))
     u, t = np.log(x[:, order]), np.log(y[order])
-    left = residuals(law, u, t, w[order], fitted, cluster)
+    known = None  # how many parameters the data determine beside priors
+    if precision is not None:
+        known = max(1, round(float((tangent(law, u, t, w[order], fitted, precision)[2] ** 2).sum())))
+    runs, spent = len(has), spent_by(law, x[:, order], cluster, has, known)
+    rng = np.random.default_rng(np.random.SeedSequence(seed))
+    left = residuals(law, u, t, w[order], fitted, cluster, precision)
     scale = np.ones(order.size) if growth is None else growth.at(x[:, order])
     spread = left.spread / math.sqrt(float(np.average(scale**2, weights=w[order])))
-    if runs > MANY_RUNS:
+    if kind == "case" or (kind is None and runs > MANY_RUNS and not law.pooled):
         counts, redrawn = multiplicities(has, len(law.parameters), draws, rng)
         drawn = np.zeros((len(counts), y.size))
         drawn[:, order] = counts[:, cluster] * w[order]

@@ -63,7 +63,7 @@ def of_trend(group: Group, names: Sequence[str], y: str) -> tuple[dict[str, str]
     if found is None:
         return {}, True
     predicted = law.predict(data.x, group.values)
-    if found.flat > _UNCERTAIN:
+    if found.flat > _UNCERTAIN and law.free > 1:
         constant = np.average(np.log(data.y), weights=group.weights)
         small = float((group.weights * (np.log(data.y) - constant) ** 2).sum())
         large = float((group.weights * (np.log(data.y) - np.log(predicted)) ** 2).sum())
@@ -172,8 +172,15 @@ def _asked(law: str) -> str:
     return "the formula with it" if law == FORMULA else f"--law {law}"
 
 
-def of_comparison(compared: bool) -> dict[str, str]:
+def of_comparison(compared: bool, options: Options) -> dict[str, str]:
     """Where rivals are missing."""
+    if options.envelope is not None:
+        tau = options.envelope
+        text = (
+            f"The law is not of the mean: squared log residuals count {tau:g} where y lies above it and {1 - tau:g} "
+            "below (an expectile). Rivals, tests of the fit and intervals of a new run are of the mean, and left out."
+        )
+        return {"envelope": text}
     if not compared:
         text = (
             f"Rivals are fitted in at most {MOST_COMPARED} groups at a time, and a floor is tested in at most "

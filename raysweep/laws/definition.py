@@ -127,6 +127,7 @@ class Law:
             in a formula of one's own, a fit whose parameters the data do not determine is refused.
         sees: Whether the data, distinct scales [scales], show what an estimate, [parameters], says lies beyond them: a
             law whose data do not is not a candidate of `choice.choose`. None where no check is needed.
+        pooled: Whether points belong to groups, with parameters of their own that a draw of whole runs could lose.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Law:
     of_axes: Callable[[int], Law] | None = None
     proved: bool = True
     sees: Callable[[Array, Array], bool] | None = None
+    pooled: bool = False
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:

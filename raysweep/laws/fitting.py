@@ -25,7 +25,7 @@ from raysweep.laws.noise import followed
 from raysweep.laws.pooling import pooled
 from raysweep.laws.request import Options
 
-__all__ = ["fit_groups"]
+__all__ = ["Drawn", "begin", "fit_groups", "intervals_of", "outcome", "scored"]
 
 _ROUNDS = 3  # alternations of weights and fit
 _BATCH = 4_000_000  # numbers of draws' points held at a time
@@ -51,17 +51,23 @@ def fit_groups(
         family: The laws to choose from.
     """
     options = options or Options()
-    begun = [_begin(law, data, options, family) for data in groups]
+    begun = [begin(law, data, options, family) for data in groups]
     sound = [i for i, group in enumerate(begun) if group.error is None]
     for i, group in zip(sound, _estimated([begun[i] for i in sound], options.huber), strict=True):
         begun[i] = _judged(clustered(group, x))
-    begun = followed(begun, x, options.huber)
+    if options.envelope is None:
+        begun = followed(begun, x, options.huber)
+    else:  # weights and clusters are those of the mean
+        some = [begun[i] for i in sound]
+        found = solve_all(some, [g.weights for g in some], None, options.envelope)
+        for i, group, (values, status) in zip(sound, some, found, strict=True):
+            begun[i] = replace(group, values=values, status=status)
     drawn = _drawn(begun, options, keep=len(groups) <= _KEEP)
     second = _held_out(begun, options) if options.holdout else [None] * len(begun)
     compare = len(groups) <= caveats.MOST_COMPARED
     tested = {} if compare or len(groups) > caveats.MOST_FLOORS else floors(begun, options.huber)
     return [
-        _outcome(group, x, y, options, sample, holdout, None if compare else tested.get(i, ()))
+        outcome(group, x, y, options, sample, holdout, None if compare else tested.get(i, ()))
         for i, (group, sample, holdout) in enumerate(zip(begun, drawn, second, strict=True))
     ]
 
@@ -74,7 +80,7 @@ def _judged(group: Group) -> Group:
     return replace(group, error=undetermined(group.law, group.data.x[:, there], group.values))
 
 
-def _begin(law: Law | None, data: Data, options: Options, family: Sequence[Law]) -> Group:
+def begin(law: Law | None, data: Data, options: Options, family: Sequence[Law] = ()) -> Group:
     """Points in a canonical order, so that neither the last digit nor a draw depends on the order of rows."""
     run = np.arange(data.y.size) if data.run is None else np.unique(data.run, return_inverse=True)[1]
     ties = (run,) if data.run is not None else ()
@@ -158,7 +164,7 @@ def _drawn(groups: Sequence[Group], options: Options, keep: bool) -> list[Drawn]
         nonlocal batch, size
         for group, (sample, why) in zip(batch, bootstraps(batch, [g.weights for g in batch], options), strict=True):
             notes = {"no_interval": why} if why else {}
-            intervals = {} if sample is None else _intervals(sample, options.level)
+            intervals = {} if sample is None else intervals_of(sample, options.level)
             if sample is not None and sample.redrawn:
                 notes["draws_redrawn"] = (
                     f"{sample.redrawn} of {options.draws} draws lost too many scales to fit the law and were drawn "
@@ -182,7 +188,7 @@ def _drawn(groups: Sequence[Group], options: Options, keep: bool) -> list[Drawn]
     return out
 
 
-def _intervals(sample: Bootstrap, level: float) -> dict[str, tuple[float, float]]:
+def intervals_of(sample: Bootstrap, level: float) -> dict[str, tuple[float, float]]:
     law = sample.law
     ends = dict(zip(law.names, map(tuple, sample.interval(level).tolist()), strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -204,33 +210,39 @@ def _held_out(groups: Sequence[Group], options: Options) -> list[Holdout | None]
                 rest[i] = left
     index = list(rest)
     weights = [groups[i].weights * ~rest[i] for i in index]
-    solved = solve_all([groups[i] for i in index], weights, options.huber)
+    solved = solve_all([groups[i] for i in index], weights, options.huber, options.envelope)
     second = [replace(groups[i], values=v) for i, (v, _) in zip(index, solved, strict=True)]
-    samples = bootstraps(second, weights, options) if len(groups) <= _KEEP else [(None, "")] * len(index)
+    covered = len(groups) <= _KEEP and options.envelope is None  # an envelope has no interval of a measurement
+    samples = bootstraps(second, weights, options) if covered else [(None, "")] * len(index)
     for i, group, (sample, _) in zip(index, second, samples, strict=True):
-        left, data = rest[i], group.data
-        missed = np.log(group.law.predict(data.x[:, left], group.values)) - np.log(data.y[left])
-        coverage = p_value = None
-        if sample is not None:
-            noise = sample.spread if data.se is None else np.hypot(sample.spread, data.se[left] / data.y[left])
-            if group.growth is not None:
-                noise = sample.spread * group.growth.at(data.x[:, left])
-            outside, p_value = sample.missed(data.x[:, left], data.y[left], options.level, noise)
-            coverage = 1.0 - outside
-        size = np.exp(np.log(data.x).sum(axis=0))
-        out[i] = Holdout(
-            options.holdout,
-            float(size[~left].max()),
-            dict(zip(group.law.names, group.values.tolist(), strict=True)),
-            int(left.sum()),
-            float(np.sqrt((missed**2).mean())),
-            coverage,
-            p_value,
-        )
+        out[i] = scored(group, rest[i], sample, options)
     return out
 
 
-def _outcome(
+def scored(group: Group, left: npt.NDArray[np.bool_], sample: Bootstrap | None, options: Options) -> Holdout:
+    """How well a fit without the points `left` predicted them."""
+    data = group.data
+    missed = np.log(group.law.predict(data.x[:, left], group.values)) - np.log(data.y[left])
+    coverage = p_value = None
+    if sample is not None:
+        noise = sample.spread if data.se is None else np.hypot(sample.spread, data.se[left] / data.y[left])
+        if group.growth is not None:
+            noise = sample.spread * group.growth.at(data.x[:, left])
+        outside, p_value = sample.missed(data.x[:, left], data.y[left], options.level, noise)
+        coverage = 1.0 - outside
+    size = np.exp(np.log(data.x).sum(axis=0))
+    return Holdout(
+        options.holdout,
+        float(size[~left].max()),
+        dict(zip(group.law.names, group.values.tolist(), strict=True)),
+        int(left.sum()),
+        float(np.sqrt((missed**2).mean())),
+        coverage,
+        p_value,
+    )
+
+
+def outcome(
     group: Group,
     x: Sequence[str],
     y: str,
@@ -246,20 +258,21 @@ def _outcome(
     law, data, values = group.law, group.data, group.values
     residual = np.log(data.y) - np.log(law.predict(data.x, values))
     compare = rivals is None
-    if rivals is None:
+    if options.envelope is not None:  # what compares laws of the mean says nothing of an envelope
+        rivals = ()
+    elif rivals is None:
         rivals = tuple(evidence(law, data.x, data.y, group.weights, options.holdout, options.huber))
     trend, determined = caveats.of_trend(group, x, y)
     details = {
         **group.details,
         **caveats.of_search(Status(group.status)),
         **trend,
-        **caveats.of_residuals(group, residual),
-        **pooled(group, residual),
+        **(caveats.of_residuals(group, residual) | pooled(group, residual) if options.envelope is None else {}),
         **caveats.of_window(group, x, residual),
         **caveats.of_place(group),
         **caveats.of_holdout(law, holdout, options),
         **(caveats.of_rivals(law, rivals) if determined else {}),
-        **caveats.of_comparison(compare),
+        **caveats.of_comparison(compare, options),
         **drawn.notes,
     }
     intervals = drawn.intervals
@@ -312,6 +325,7 @@ def _failed(group: Group, x: Sequence[str], y: str, options: Options) -> GroupFi
         rmse_log=None,
         details=group.details,
         huber=options.huber,
+        envelope=options.envelope,
         error=error,
         bounds=bounds,
     )

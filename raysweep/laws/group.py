@@ -16,6 +16,7 @@ from raysweep.laws.bootstrap import Bootstrap
 from raysweep.laws.choice import Evidence
 from raysweep.laws.covariance import covariance, draws_record
 from raysweep.laws.definition import Array, Law
+from raysweep.laws.prior import Prior
 from raysweep.laws.window import Bounds
 
 __all__ = ["Data", "GroupFit", "Holdout", "lack_of_fit"]
@@ -103,6 +104,9 @@ class GroupFit:
         holdout: The fit without the largest scales; None if there are too few, or none was asked for.
         rivals: Comparison of the law with others on the same points, best first.
         huber: Where the loss turned linear, in log units; None for least squares.
+        envelope: Weight of squared residuals above the law against those below; None for a law of the mean.
+        shared: Parameters that are the same in all groups of the fit.
+        priors: What was known of parameters beforehand.
         draws: The bootstrap behind the intervals.
         error: Why there is no estimate.
         bounds: The rule by which rows were kept, and its values here; None where none was asked for.
@@ -127,6 +131,9 @@ class GroupFit:
     holdout: Holdout | None = None
     rivals: tuple[Evidence, ...] = ()
     huber: float | None = None
+    envelope: float | None = None
+    shared: tuple[str, ...] = ()
+    priors: tuple[Prior, ...] = ()
     draws: Bootstrap | None = field(default=None, repr=False)
     error: str | None = None
     bounds: Bounds | None = None
@@ -162,9 +169,11 @@ class GroupFit:
         return np.full((x.shape[1], 2), np.nan) if self.draws is None else self.draws.band(x, self.level)
 
     def prediction(self, x: npt.ArrayLike) -> Array:
-        """Low and high of a new run's measurement at scales x > 0, [points, 2]; NaN where there are no draws."""
+        """Low and high of a new run's measurement at scales x > 0, [points, 2]; NaN without draws or of an envelope."""
         x = np.atleast_2d(np.asarray(x, dtype=np.float64))
-        return np.full((x.shape[1], 2), np.nan) if self.draws is None else self.draws.prediction(x, self.level)
+        if self.draws is None or self.envelope is not None:
+            return np.full((x.shape[1], 2), np.nan)
+        return self.draws.prediction(x, self.level)
 
     def to_json(self, draws: bool = False) -> dict[str, Any]:
         """Plain Python values only: JSON-safe, None where there is no number.
@@ -198,6 +207,9 @@ class GroupFit:
             "bootstrap": 0 if self.draws is None else len(self.draws.draws),
             "rmse_log": self.rmse_log,
             "huber": self.huber,
+            "envelope": self.envelope,
+            "shared": list(self.shared),
+            "priors": [vars(prior) for prior in self.priors],
             "holdout": None if self.holdout is None else {**vars(self.holdout), "params": dict(self.holdout.params)},
             "rivals": [rival.to_json() for rival in self.rivals],
             "details": dict(self.details),

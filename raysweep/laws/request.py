@@ -14,6 +14,7 @@ from raysweep.laws.constrained import constrained
 from raysweep.laws.constraint import Constraints
 from raysweep.laws.definition import Law
 from raysweep.laws.own import FORMULA, own_law
+from raysweep.laws.prior import Prior, checked
 from raysweep.laws.refusal import RequestError
 from raysweep.laws.steps import STEPS
 from raysweep.laws.window import Window
@@ -37,6 +38,8 @@ class Options:
         seed: Seed of the draws.
         huber: Huber's delta on log residuals, > 0; None for least squares.
         holdout: Share of distinct scales (of compute, for several) that a second fit leaves out; 0 for none.
+        envelope: Weight of squared log residuals above the law against those below, in (0, 1): under .5 the law is that
+            of the best (lowest) runs (an expectile: Newey & Powell 1987); None for equal weights.
 
     Raises:
         RequestError: A value is out of its range.
@@ -47,6 +50,7 @@ class Options:
     seed: int = 0
     huber: float | None = None
     holdout: float = 0.3
+    envelope: float | None = None
 
     def __post_init__(self) -> None:
         level, huber, holdout = self.level, self.huber, self.holdout
@@ -70,6 +74,15 @@ class Options:
                 f"must be a share of the scales in [0, {_MOST_HELD_OUT:g}], but got {holdout=:g}. Try 0.3, or 0 for "
                 "none.",
             )
+        if self.envelope is not None and not 0 < self.envelope < 1:
+            raise RequestError(
+                "envelope",
+                f"must lie in (0, 1), below .5 for the law of the lowest y, but got {self.envelope:g}. Try 0.1.",
+            )
+        if self.envelope is not None and huber is not None:
+            raise RequestError(
+                "envelope", f"must not come with huber, another loss, but got huber={huber:g}, too. Drop one."
+            )
 
 
 @dataclass(frozen=True)
@@ -92,6 +105,8 @@ class FitRequest:
         constraints: What else must hold of the law's parameters.
         then: The step from y, a loss, to a metric: a key of `STEPS`; None where y is all that is asked for.
         metric: Column of that metric.
+        shared: Parameters that are the same in all groups, which are then fitted together.
+        priors: What is known of parameters beforehand.
 
     Raises:
         RequestError: There is no such law, it has another number of scales, a column is named twice, `at` is no moment,
@@ -113,6 +128,8 @@ class FitRequest:
     constraints: Constraints = _FREE
     then: str | None = None
     metric: str | None = None
+    shared: tuple[str, ...] = ()
+    priors: tuple[Prior, ...] = ()
 
     def __post_init__(self) -> None:
         _check_formula(self)
@@ -129,6 +146,7 @@ class FitRequest:
         if self.window is not None:
             _check_window(self.window, self.x)
         _check_steps(self)
+        _check_coupling(self)
 
     @property
     def form(self) -> Law | None:
@@ -194,6 +212,45 @@ def _check_scales(request: FitRequest) -> None:
             f"the law {request.law!r} ({about}) takes {len(axes)} column{'s' * (len(axes) > 1)} of x "
             f"({', '.join(axes)}), but got {len(request.x)}: {', '.join(request.x)}. Name one column for each, in this "
             "order.",
+        )
+
+
+def _check_coupling(request: FitRequest) -> None:
+    """Shared parameters and priors, and what they do not go together with."""
+    form, options = request.form, request.options
+    for key, given in (("shared", request.shared), ("prior", request.priors)):
+        if not given:
+            continue
+        if form is None:
+            raise RequestError(key, f"must come with one law, but got {request.law!r}. Name it, as in power+floor.")
+        if options.envelope is not None:
+            raise RequestError(
+                key, f"must not come with envelope, but got envelope={options.envelope:g}, too. Drop one."
+            )
+    for key, asked in (
+        ("shared", bool(request.shared)), ("prior", bool(request.priors)), ("envelope", options.envelope is not None),
+    ):  # fmt: skip
+        if asked and request.then is not None:
+            raise RequestError(key, f"must not come with a second step, but got then={request.then}, too. Drop one.")
+    if form is None:
+        if options.envelope is not None:
+            raise RequestError(
+                "envelope", f"must come with one law, but got {request.law!r}. Name it, as in power+floor."
+            )
+        return
+    for name in request.shared:
+        if name not in form.names:
+            raise RequestError(
+                "shared", f"must name parameters of {form.formula}, but got {name!r}. {nearest(name, form.names)}"
+            )
+    if len(set(request.shared)) < len(request.shared):
+        raise RequestError("shared", f"must name each parameter once, but got {', '.join(request.shared)}. Drop one.")
+    checked(request.priors, form)
+    if request.priors and options.huber is not None:
+        raise RequestError(
+            "prior",
+            f"must come with least squares, whose residual scale weighs it, but got huber={options.huber:g}, too. Drop "
+            "one.",
         )
 
 

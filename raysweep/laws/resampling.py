@@ -48,18 +48,19 @@ def measured(x: Array, cluster: npt.NDArray[np.int64]) -> Array:
     return has
 
 
-def spent_by(law: Law, x: Array, cluster: npt.NDArray[np.int64], has: Array) -> int:
+def spent_by(law: Law, x: Array, cluster: npt.NDArray[np.int64], has: Array, parameters: int | None = None) -> int:
     """Degrees of freedom the law takes from the runs: p, but 1 where each run alone could be fitted.
 
     Args:
         x: Scales, [axes, points].
         cluster: The run of each point, from 0, [points].
         has: See `measured`.
+        parameters: How many parameters the data determine, p; all of the law's if not given.
 
     Raises:
         FitError: There are too few independent runs to judge an error by.
     """
-    runs, p = len(has), len(law.parameters)
+    runs, p = len(has), len(law.parameters) if parameters is None else parameters
     if runs < 2:
         raise FitError(
             "An interval needs independent runs, but all points come from 1 run. "
@@ -152,11 +153,13 @@ class Residuals:
         return np.asarray((factor * taken / size)[:, self.cluster])
 
 
-def tangent(law: Law, u: Array, t: Array, w: Array, fitted: Array) -> tuple[Array, Array, Array]:
+def tangent(
+    law: Law, u: Array, t: Array, w: Array, fitted: Array, precision: Array | None = None
+) -> tuple[Array, Array, Array]:
     """Fitted log y, [points]; root weights over their mean, [points]; and the directions in which the law can bend.
 
     The directions, [points, rank], are an orthonormal basis q of the law's slopes times the root weights: the hat
-    matrix is q q'. Arguments as in `residuals`.
+    matrix is q q'. With a `precision` they are shorter, by what the priors hold. Arguments as in `residuals`.
     """
     centre, rows = law.evaluate(u, fitted)
     # A parameter on its bound cannot bend the law.
@@ -166,9 +169,11 @@ def tangent(law: Law, u: Array, t: Array, w: Array, fitted: Array) -> tuple[Arra
     ]
     root = np.sqrt(w / w.mean())
     jacobian = np.stack(columns, axis=1) * root[:, None]
+    if precision is not None:
+        jacobian = np.concatenate([jacobian, np.diag(np.sqrt(precision / w.mean()))])
     size = np.linalg.norm(jacobian, axis=0)
     left, values, _ = np.linalg.svd(jacobian / np.where(size > 0, size, 1.0), full_matrices=False)
-    return centre, root, left[:, values > 1e-9 * values[0]]
+    return centre, root, left[: t.size, values > 1e-9 * values[0]]
 
 
 def beyond(q: Array, columns: Array) -> Array:
@@ -177,7 +182,15 @@ def beyond(q: Array, columns: Array) -> Array:
     return np.asarray(more[:, size > 1e-9 * max(float(size[0]), 1.0)])
 
 
-def residuals(law: Law, u: Array, t: Array, w: Array, fitted: Array, cluster: npt.NDArray[np.int64]) -> Residuals:
+def residuals(
+    law: Law,
+    u: Array,
+    t: Array,
+    w: Array,
+    fitted: Array,
+    cluster: npt.NDArray[np.int64],
+    precision: Array | None = None,
+) -> Residuals:
     """Residuals of a fit, enlarged by leverage.
 
     A residual is smaller than the error it stands for, because the law bends towards its run. With H the hat matrix,
@@ -190,8 +203,9 @@ def residuals(law: Law, u: Array, t: Array, w: Array, fitted: Array, cluster: np
         w: Weights, positive, [points].
         fitted: The law's values, [parameters].
         cluster: The run of each point, from 0, [points].
+        precision: How strongly priors hold each parameter, in the units of `w`, [parameters]; None without priors.
     """
-    centre, root, q = tangent(law, u, t, w, fitted)
+    centre, root, q = tangent(law, u, t, w, fitted, precision)
     residual = (t - centre) * root
     # Through p x p matrices, however many points a run has: H_cc = q_c q_c'.
     runs = int(cluster.max()) + 1

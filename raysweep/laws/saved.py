@@ -16,6 +16,7 @@ from raysweep.laws.choice import Evidence
 from raysweep.laws.covariance import draws_of
 from raysweep.laws.forms import LAWS, law
 from raysweep.laws.group import GroupFit, Holdout
+from raysweep.laws.prior import Prior
 from raysweep.laws.result import Fit
 from raysweep.laws.window import Bounds, Window
 
@@ -107,6 +108,9 @@ def _group(record: Mapping[str, Any]) -> GroupFit:
         rivals=tuple(Evidence(**{**one, "aicc": _number(one["aicc"], math.inf)}) for one in record["rivals"]),
         draws=None if draws is None else draws_of(draws, form, params),
         error=error,
+        envelope=record.get("envelope"),
+        shared=tuple(record.get("shared", ())),
+        priors=tuple(Prior(**one) for one in record.get("priors", ())),
         bounds=None if "bounds" not in record else _bounds(record["bounds"]),
         **{name: record[name] for name in _SAME},
     )

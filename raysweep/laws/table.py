@@ -10,11 +10,13 @@ import polars as pl
 
 from raysweep.errors import FitError
 from raysweep.laws.constraint import Constraints
+from raysweep.laws.coupled import fit_coupled
 from raysweep.laws.fitting import fit_groups
 from raysweep.laws.group import Data
 from raysweep.laws.notes import group_name
 from raysweep.laws.own import FORMULA
 from raysweep.laws.points import Points, points
+from raysweep.laws.prior import of_mapping
 from raysweep.laws.request import FitRequest, Options
 from raysweep.laws.result import Fit, stretches
 from raysweep.laws.source import Source, numbers
@@ -45,6 +47,9 @@ def fit(
     fix: Mapping[str, float] | None = None,
     tie: Mapping[str, str] | None = None,
     bound: Mapping[str, Sequence[float | None]] | None = None,
+    shared: str | Sequence[str] = (),
+    prior: Mapping[str, Sequence[float] | str] | None = None,
+    envelope: float | None = None,
 ) -> Fit:
     """Fit a law y(x) to every group of a table, with bootstrap intervals over independent clusters.
 
@@ -79,6 +84,11 @@ def fit(
         fix: Values of parameters that are not fitted.
         tie: Parameters that are equal, in pairs.
         bound: The lowest and the highest value of parameters, None for no bound.
+        shared: Parameters that are the same in all groups, which are then fitted together.
+        prior: Mean and standard deviation of parameters, known beforehand: `{"alpha": (0.5, 0.1)}`. Normal; lognormal
+            for amplitudes and others that are positive on the log scale. See `raysweep.laws.prior`.
+        envelope: Weight of squared log residuals above the law against those below, in (0, 1): under .5 the law is
+            that of the lowest y.
 
     Raises:
         FitError: An unknown law or column, a bad `where`, a table that mixes worlds, a frame of a store that has lost
@@ -93,11 +103,13 @@ def fit(
         at=at,
         run=run,
         se=se,
-        options=Options(level=level, draws=bootstrap, seed=seed, huber=huber, holdout=holdout),
+        options=Options(level, bootstrap, seed, huber, holdout, envelope),
         window=window if window is None or isinstance(window, Window) else Window.of_mapping(window),
         formula=formula,
         positive=_names(positive),
         constraints=Constraints.of_mappings(fix, tie, bound),
+        shared=_names(shared),
+        priors=of_mapping(prior),
     )
     return fit_points(points(data, request), request)
 
@@ -112,7 +124,11 @@ def fit_points(taken: Points, request: FitRequest) -> Fit:
     Raises:
         FitError: As `fit`.
     """
-    groups = fit_groups(request.form, data_of(taken), taken.x, taken.y, request.options, request.family)
+    form, data, how = request.form, data_of(taken), request.options
+    if form is not None and (request.shared or request.priors):
+        groups = fit_coupled(form, data, taken.x, taken.y, how, request.shared, request.priors)
+    else:
+        groups = fit_groups(form, data, taken.x, taken.y, how, request.family)
     if all(g.error is not None for g in groups):
         if len(groups) == 1:
             raise FitError(str(groups[0].error))

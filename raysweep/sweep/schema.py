@@ -19,6 +19,7 @@ from pydantic import (
 
 from raysweep.errors import nearest
 from raysweep.laws.constraint import Constraints
+from raysweep.laws.prior import of_mapping
 from raysweep.laws.request import FitRequest, Options
 from raysweep.laws.window import Window
 from raysweep.oracle.recipe import Recipe, kinds, recipe_of
@@ -80,6 +81,13 @@ class FitSpec(_Strict):
     bound: dict[str, Any] | None = Field(None, description="lowest and highest values, as in {alpha: [0, 1]}")
     then: str | None = Field(None, description="a second step from y, a loss, to the metric: sigmoid or exponential")
     metric: str | None = Field(None, description="what the second step predicts")
+    shared: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        (), description="parameters that are the same in all groups"
+    )
+    prior: dict[str, Any] | None = Field(None, description="mean and standard deviation, as in {alpha: [0.5, 0.1]}")
+    envelope: float | None = Field(
+        None, description="weight of residuals above the law, in (0, 1); 0.1: a lower envelope"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -101,7 +109,7 @@ class FitSpec(_Strict):
         Raises:
             RequestError: No table could answer it.
         """
-        options = Options(huber=self.huber, holdout=self.holdout)
+        options = Options(huber=self.huber, holdout=self.holdout, envelope=self.envelope)
         window = None if self.window is None else Window.of_mapping(self.window)
         return FitRequest(
             self.scales,
@@ -118,6 +126,8 @@ class FitSpec(_Strict):
             constraints=Constraints.of_mappings(self.fix, self.tie, self.bound),
             then=self.then,
             metric=self.metric,
+            shared=self.shared,
+            priors=of_mapping(self.prior),
         )
 
 

@@ -14,6 +14,7 @@ from test_cli import Cli, cli
 from raysweep.errors import FitError, SweepError
 from raysweep.laws import Window, fit
 from raysweep.laws.constraint import Constraints
+from raysweep.laws.prior import Prior
 from raysweep.laws.request import FitRequest, Options, RequestError
 from raysweep.sweep import from_mapping
 from raysweep.sweep.schema import FitSpec
@@ -32,6 +33,8 @@ FAULTS: list[tuple[str, dict[str, Any]]] = [
     ("window", {"window": {"high": "2 * size"}}),
     ("huber", {"huber": -1.0}),
     ("holdout", {"holdout": 0.95}),
+    ("envelope", {"envelope": 1.5}),
+    ("shared", {"shared": "beta"}),
 ]
 
 
@@ -68,9 +71,10 @@ def test_every_key_of_a_sweep_files_fit_reaches_the_request() -> None:
         "se": "error_se", "huber": 1e-3, "holdout": 0.0, "window": {"low": 10, "high": "seed + 5"},
     }  # fmt: skip
     constraints = {"fix": {"alpha": 0.5}, "tie": {"beta": "alpha"}, "bound": {"alpha": [0, 1]}}
+    coupling = {"shared": ("alpha",), "prior": {"alpha": [0.5, 0.1]}, "envelope": 0.1}
     own = {"formula": "E + A * size**-a", "positive": ("A",)}
     steps = {"then": "sigmoid", "metric": "accuracy"}
-    assert {*values, *constraints, *own, *steps} == set(FitSpec.model_fields)
+    assert {*values, *constraints, *coupling, *own, *steps} == set(FitSpec.model_fields)
     for key, value in values.items():
         changed = plain.model_copy(update={key: value}).request
         place = changed.options if key in {one.name for one in fields(Options)} else changed
@@ -82,6 +86,10 @@ def test_every_key_of_a_sweep_files_fit_reaches_the_request() -> None:
         changed = joint.model_copy(update={key: value}).request
         assert changed.constraints == Constraints.of_mappings(**{"fix": None, "tie": None, "bound": None, key: value})
         assert changed != joint.request
+    requests = {key: plain.model_copy(update={key: value}).request for key, value in coupling.items()}
+    assert requests["shared"].shared == ("alpha",)
+    assert requests["prior"].priors == (Prior("alpha", 0.5, 0.1),)
+    assert requests["envelope"].options.envelope == 0.1
     asked = FitSpec(x="size", y="loss", **own).request  # type: ignore[arg-type]
     assert (asked.law, asked.formula, asked.positive) == ("formula", own["formula"], own["positive"])
     stepped = plain.model_copy(update=steps).request
