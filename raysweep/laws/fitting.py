@@ -31,6 +31,7 @@ _ROUNDS = 3  # alternations of weights and fit
 _BATCH = 4_000_000  # numbers of draws' points held at a time
 _MANY = 5_000  # points of a group beyond which runs are averaged in batches
 _BATCHES = 100
+_SCORED = 5_000  # points held out whose intervals are looked at
 _SAME = 1e-12  # relative spread of y below which it is constant
 _KEEP = 2000  # groups beyond which draws are not kept, only their intervals
 _OF_A_LINE = 2  # parameters of a straight line in logs, which a flat or rising y determines, too
@@ -225,10 +226,13 @@ def scored(group: Group, left: npt.NDArray[np.bool_], sample: Bootstrap | None, 
     missed = np.log(group.law.predict(data.x[:, left], group.values)) - np.log(data.y[left])
     coverage = p_value = None
     if sample is not None:
-        noise = sample.spread if data.se is None else np.hypot(sample.spread, data.se[left] / data.y[left])
+        some = np.flatnonzero(left)
+        some = some[:: -(-some.size // _SCORED)]  # evenly spaced, as draws of every point may not fit in memory
+        x, y = data.x[:, some], data.y[some]
+        noise = sample.spread if data.se is None else np.hypot(sample.spread, data.se[some] / y)
         if group.growth is not None:
-            noise = sample.spread * group.growth.at(data.x[:, left])
-        outside, p_value = sample.missed(data.x[:, left], data.y[left], options.level, noise)
+            noise = sample.spread * group.growth.at(x)
+        outside, p_value = sample.missed(x, y, options.level, noise)
         coverage = 1.0 - outside
     size = np.exp(np.log(data.x).sum(axis=0))
     return Holdout(
