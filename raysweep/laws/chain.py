@@ -18,6 +18,7 @@ from raysweep.laws.choice import held_out
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.fitting import fit_groups
 from raysweep.laws.group import Data, GroupFit, Holdout
+from raysweep.laws.growth import Growth
 from raysweep.laws.kept import finite
 from raysweep.laws.points import Points, points
 from raysweep.laws.request import FitRequest
@@ -59,14 +60,20 @@ class Chain(Law):
 
 @dataclass(frozen=True)
 class _Draws(Bootstrap):
-    """Draws of a chain; a new run's metric also varies with its own loss, by `of_loss` in log units."""
+    """Draws of a chain; a new run's metric also varies with its own loss, by `of_loss` in log units. Either spread may
+    change: that of the loss with scale (`grows`), that of the metric with the loss (`grows_then`)."""
 
     of_loss: float = 0.0
+    grows: Growth | None = None
+    grows_then: Growth | None = None
 
     def prediction(self, x: npt.ArrayLike, level: float = 0.95, noise: npt.ArrayLike | None = None) -> Array:
         if noise is None and isinstance(self.law, Chain):
-            moved = self.law.slope(np.asarray(x, dtype=np.float64), self.values)
-            noise = np.hypot(moved * self.of_loss, self.spread)
+            x, first = np.atleast_2d(np.asarray(x, dtype=np.float64)), self.law.first
+            loss = first.predict(x, self.values[: len(first.names)])[None]
+            of_loss = self.of_loss * (1.0 if self.grows is None else self.grows.at(x))
+            own = self.spread * (1.0 if self.grows_then is None else self.grows_then.at(loss))
+            noise = np.hypot(self.law.slope(x, self.values) * of_loss, own)
         return super().prediction(x, level, noise)
 
 
@@ -204,6 +211,8 @@ def _joined(law: Chain, a: Bootstrap | None, b: Bootstrap | None) -> Bootstrap |
         labels=a.labels,
         seed=a.seed,
         of_loss=a.spread,
+        grows=a.growth,
+        grows_then=b.growth,
     )
 
 
