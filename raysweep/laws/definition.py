@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from raysweep.laws.constraint import Constraints
 from raysweep.laws.terms import Array, Restored, Slopes, Terms
 
 __all__ = ["Array", "Derived", "Implicit", "Law", "Parameter"]
@@ -115,6 +116,7 @@ class Law:
             in a formula of one's own, a fit whose parameters the data do not determine is refused.
         sees: Whether the data, distinct scales [scales], show what an estimate, [parameters], says lies beyond them: a
             law whose data do not is not a candidate of `choice.choose`. None where no check is needed.
+        of: The law that this one is under constraints, and the constraints; None where there are none.
     """
 
     name: str
@@ -142,6 +144,7 @@ class Law:
     of_axes: Callable[[int], Law] | None = None
     proved: bool = True
     sees: Callable[[Array, Array], bool] | None = None
+    of: tuple[Law, Constraints] | None = None
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
