@@ -103,7 +103,7 @@ class Asked:
             raise FitError(f"{command}: --x and --y must be given together, but got {given}")
         x, by = tuple(self.x), tuple(self.by or ())
         try:
-            options, window = self._options(), self._window(command)
+            options, window = self.options(), self._window(command)
             return FitRequest(
                 **{
                     "x": x, "y": self.y, "law": self.law, "by": by, "where": self.where, "at": self.at, "run": self.run,
@@ -122,7 +122,7 @@ class Asked:
         """
         from raysweep.laws.request import RequestError
 
-        mine, own = self._options(), request.options
+        mine, own = self.options(), request.options
         how = replace(mine, **{name: getattr(own, name) for name in {"huber", "holdout"} - self.given})
         changed: dict[str, Any] = {
             name: getattr(self, name) for name in ("law", "at", "run", "se") if name in self.given
@@ -162,7 +162,8 @@ class Asked:
 
         return None if self.window is None else Window.of_mapping(parse_yaml(self.window, f"{command}: --window"))
 
-    def _options(self) -> Options:
+    def options(self) -> Options:
+        """How to fit."""
         from raysweep.laws.request import Options
 
         return Options(self.level, self.bootstrap, self.seed, self.huber, self.holdout)

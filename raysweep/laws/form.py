@@ -1,4 +1,4 @@
-"""The form of a fitted law as plain data: a name or a formula, and constraints. It is all that a saved fit needs of it."""
+"""The form of a fitted law as plain data, which a saved fit keeps: a name or a formula, and constraints."""
 
 from __future__ import annotations
 

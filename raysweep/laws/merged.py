@@ -1,4 +1,4 @@
-"""Many points as few, whose optimum is a start near that of all: merged for least squares, a share of them for Huber."""
+"""Many points as few, whose optimum is a start near that of all: merged, or a share of them under Huber's loss."""
 
 from __future__ import annotations
 
