@@ -107,7 +107,7 @@ def _laws(
     try:
         return compare_arms(table, request, arms_of(table, column, values), pair, shape != "difference", at)
     except RequestError as error:
-        raise FitError(f"compare: --{error.key}: {error.rule}") from error
+        raise FitError(f"compare: --{error.key.replace('_', '-')}: {error.rule}") from error
 
 
 def _counts(

@@ -221,7 +221,7 @@ def _fitted(
     except RequestError as error:
         if error.key not in asked.given:  # the sweep's own fit is at fault
             raise
-        raise FitError(f"{command}: --{error.key}: {error.rule}") from error
+        raise FitError(f"{command}: --{error.key.replace('_', '-')}: {error.rule}") from error
 
 
 def _draw(fitted: Sequence[tuple[Fit, Points]], wanted: Sequence[Sequence[Mapping[str, float]]], path: Path) -> None:
