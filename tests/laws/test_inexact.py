@@ -58,7 +58,7 @@ def test_intervals_cover_where_exact_ones_do_not() -> None:
         data = [Data(x[None], y, x_se=x[None] if with_errors else None) for x, y in worlds]
         found = fit_groups(law("power"), data, ["x"], "y", Options(draws=100, holdout=0))
         ends = np.array([one.interval("alpha") for one in found])
-        covered.append(((ends[:, 0] <= 0.4) & (0.4 <= ends[:, 1])).mean())
+        covered.append(((ends[:, 0] <= 0.4) & (ends[:, 1] >= 0.4)).mean())
     ours, plain = covered
     assert ours > 0.85
     assert plain < 0.7
