@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raysweep.cli.asking import Asked, Json, asking
-from raysweep.cli.laws import Data, Rows, source
+from raysweep.cli.laws import Data, OfLaws, Rows, source
 from raysweep.cli.passk import counted_rows, whole
 from raysweep.cli.predict import Predict, places
 from raysweep.cli.show import print_json, print_table, say
@@ -26,7 +26,7 @@ _DPI = 150
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command()(asking(compare, law="power+floor", holdout=0.0))
+    app.command(cls=OfLaws)(asking(compare, law="power+floor", holdout=0.0))
 
 
 def compare(

@@ -17,7 +17,7 @@ from raysweep.cli.predict import Predict, places
 from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import FitError
 
-__all__ = ["Data", "Rows", "add_to", "source"]
+__all__ = ["Data", "OfLaws", "Rows", "add_to", "source"]
 
 if TYPE_CHECKING:
     from raysweep.laws import GroupFit
@@ -43,7 +43,7 @@ _LARGE = 1 << 28  # bytes of a compacted ledger
 _DPI = 150
 
 
-class _OfLaws(TyperCommand):
+class OfLaws(TyperCommand):
     """A command whose --help ends with a paragraph on each law, for which alone the laws are imported."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
@@ -51,6 +51,8 @@ class _OfLaws(TyperCommand):
 
         only = self.name == "allocate"
         laws = [one for one in LAWS.values() if one.derived or not only]
+        if self.name == "compare":
+            laws = [one for one in laws if len(one.axes) == 1]
         about = [f"{one.name}: {one.formula}; --x {' --x '.join(one.axes)}. {one.when}" for one in laws]
         auto = [] if only else ["auto: the one-axis law that predicts held-out scales best."]
         self.epilog = "\n\n".join(["Laws (--law):", *about, *auto])
@@ -59,8 +61,8 @@ class _OfLaws(TyperCommand):
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.command(cls=_OfLaws)(asking(fit))
-    app.command(cls=_OfLaws)(asking(allocate, law="chinchilla"))
+    app.command(cls=OfLaws)(asking(fit))
+    app.command(cls=OfLaws)(asking(allocate, law="chinchilla"))
 
 
 def fit(

@@ -169,7 +169,10 @@ def arms_of(data: Source, column: str, names: Sequence[str]) -> Arm:
             f"An arm must be two values of a column, but got {len(set(names))}: {', '.join(names)}. "
             f"{column!r} has {_listed(held)}. Write {column}=A,B."
         )
-    return Arm(column, (_value(held, column, names[0]), _value(held, column, names[1])))
+    one, other = (_value(held, column, name) for name in names)
+    if one == other:
+        raise FitError(f"An arm must be two values of a column, but {names[0]} and {names[1]} are one value.")
+    return Arm(column, (one, other))
 
 
 def _value(held: Sequence[Any], column: str, name: str) -> Any:

@@ -58,15 +58,15 @@ def compare_arms(
     _check(request, arm, pair)
     request = replace(request, by=(*request.by, arm.column), where=_where(arm, request.where), run=pair or request.run)
     taken = points(data, request)
-    details: dict[str, str] = {}
+    details = _differing(taken.frame, arm)
     if pair is not None:
         taken, left = _pairs(taken, arm, pair)
         if left:
             details["unpaired_left_out"] = left
     found = list(fit_points(taken, request))
     out = []
-    for key, (one, other), more in _matched(found, arm):
-        made = _compared(one, other, arm, key, ratio, at, {**details, **more}, must=pair)
+    for key, (one, other) in _matched(found, arm):
+        made = _compared(one, other, arm, key, ratio, at, details, must=pair)
         rows = [taken.of(fit.group) for fit in (one, other)]
         seen = tuple((numbers(own, taken.x[0]), numbers(own, taken.y)) for own in rows)
         out.append(replace(made, seen=seen))
@@ -126,10 +126,21 @@ def _pairs(taken: Points, arm: Arm, pair: str) -> tuple[Points, str]:
     return replace(taken, frame=frame, parts=parts), text
 
 
-def _matched(
-    found: Sequence[GroupFit], arm: Arm
-) -> list[tuple[dict[str, Any], tuple[GroupFit, GroupFit], dict[str, str]]]:
-    """The groups that both arms have, with notes; columns that follow the arm do not tell groups apart.
+def _differing(frame: pl.DataFrame, arm: Arm) -> dict[str, str]:
+    """Notes on the columns that follow the arm: of one value in each, and another in the other."""
+    sides = [frame.filter(pl.col(arm.column) == value) for value in arm.values]
+    notes = {}
+    for name in frame.columns:
+        held = [side[name].drop_nulls().unique() for side in sides]
+        if name != arm.column and all(len(one) == 1 for one in held) and held[0][0] != held[1][0]:
+            notes[f"differs_{name}"] = (
+                f"{name} differs between the arms, too ({held[0][0]} and {held[1][0]}): they are compared in both."
+            )
+    return notes
+
+
+def _matched(found: Sequence[GroupFit], arm: Arm) -> list[tuple[dict[str, Any], tuple[GroupFit, GroupFit]]]:
+    """The groups that both arms have; columns that follow the arm do not tell groups apart.
 
     Raises:
         FitError: There are none, or several of one arm for one of the other.
@@ -142,11 +153,6 @@ def _matched(
     held = {name: [{str(group.group[name]) for group in side} for side in sides] for name in others}
     follows = [name for name in others if max(map(len, held[name])) == 1 and held[name][0] != held[name][1]]
     key = [name for name in others if name not in follows]
-    notes = {
-        f"follows_{name}": f"{name} differs between the arms, too ({' and '.join(min(one) for one in held[name])}): "
-        "the comparison is of both together."
-        for name in follows
-    }
     by_key: list[dict[tuple[str, ...], list[GroupFit]]] = [{}, {}]
     for side, mine in zip(sides, by_key, strict=True):
         for group in side:
@@ -160,7 +166,7 @@ def _matched(
                 f"{len(others_at)}. Choose rows with where."
             )
         if others_at:
-            out.append(({name: ones[0].group[name] for name in key}, (ones[0], others_at[0]), notes))
+            out.append(({name: ones[0].group[name] for name in key}, (ones[0], others_at[0])))
     if not out:
         raise FitError(
             f"The arms have no group in common: {', '.join(key)} never agree. Choose rows with where, or leave out by."

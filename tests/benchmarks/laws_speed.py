@@ -30,7 +30,9 @@ def _timed(work: Callable[[], Any]) -> tuple[dict[str, float], Any]:
 
 
 def _auto(rows: int, naive_rows: int) -> dict[str, Any]:
-    """`--law auto` on rows at as many scales, and at 1,000, also under Huber's loss; naive: curve_fit of two of its three laws at each cut."""
+    """`--law auto` on rows at as many scales, and at 1,000, also under Huber's loss; naive: curve_fit of two of its
+    three laws at each cut.
+    """
     from raysweep.laws import fit
 
     entry: dict[str, Any] = {"rows": rows}

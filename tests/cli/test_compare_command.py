@@ -58,6 +58,7 @@ def test_pass_at_k_is_compared_with_its_figure(cli: Cli, runs: str) -> None:
     ("arguments", "said"),
     [
         ([*ARMS[2:], "--arm", "lr=0.1"], "--arm must be COL=A,B"),
+        ([*ARMS[2:], "--arm", "lr=1,1.0"], "1 and 1.0 are one value"),
         ([*ARMS[2:], "--arm", "lr=0.1,2"], "No row has lr = 2"),
         ([*ARMS[2:], "--arm", "nowhere=0.1,2"], "no column 'nowhere'"),
         ([*ARMS[2:], "--arm", "n=100,1000000"], "a column besides x, y and by"),

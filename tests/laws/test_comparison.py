@@ -95,7 +95,7 @@ def test_arms_without_anything_in_common_are_refused(change, options, said) -> N
     request = FitRequest(("n",), "loss", "power", by, options=REQUEST.options)
     arm = arms_of(frame, "labels", ["hard", "soft"])
     if said is None:
-        assert "follows_k" in compare_arms(frame, request, arm)[0].details
+        assert "differs_k" in compare_arms(frame, request, arm)[0].details
         return
     with pytest.raises(FitError, match=said):
         compare_arms(frame, request, arm, **options)
