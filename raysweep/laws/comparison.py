@@ -64,12 +64,21 @@ def compare_arms(
         if left:
             details["unpaired_left_out"] = left
     found = list(fit_points(taken, request))
-    out = []
+    out, refused = [], {}
     for key, (one, other) in _matched(found, arm):
-        made = _compared(one, other, arm, key, ratio, at, details, must=pair)
+        try:
+            made = _compared(one, other, arm, key, ratio, at, details, must=pair)
+        except FitError as error:
+            refused[group_name(key)] = str(error)
+            continue
         rows = [taken.of(fit.group) for fit in (one, other)]
         seen = tuple((numbers(own, taken.x[0]), numbers(own, taken.y)) for own in rows)
         out.append(replace(made, seen=seen))
+    if not out:
+        raise FitError(next(iter(refused.values())))
+    if refused:
+        text = " ".join(f"{name}: {why}" for name, why in refused.items())
+        out[0] = replace(out[0], details={**out[0].details, "groups_left_out": f"Not compared: {text}"})
     return tuple(out)
 
 
@@ -108,7 +117,8 @@ def _pairs(taken: Points, arm: Arm, pair: str) -> tuple[Points, str]:
     Raises:
         FitError: The arms have no pair in common.
     """
-    here = [name for name in taken.by if name != arm.column and taken.frame[name].n_unique() > 1]
+    most = taken.frame.group_by(arm.column).agg(pl.col(taken.by).n_unique().name.suffix("_count"))
+    here = [name for name in taken.by if most[f"{name}_count"].max() != 1]  # others follow the arm, or are the same
     both = taken.frame.group_by([*here, pair]).agg(pl.col(arm.column).n_unique().alias("_arms"))
     alone = both.filter(pl.col("_arms") < 2).height
     if both.height - alone < 2:
@@ -280,7 +290,7 @@ def contrasted(one: GroupFit, other: GroupFit, x: Array, ratio: bool = True, tog
 
 
 def _parameters(one: GroupFit, other: GroupFit, together: bool) -> tuple[Parameter, ...]:
-    """The parameters and derived quantities of both laws, where they are one law."""
+    """The parameters of both laws, where these are one."""
     a, b = one.draws, other.draws
     assert a is not None
     assert b is not None

@@ -101,6 +101,23 @@ def test_arms_without_anything_in_common_are_refused(change, options, said) -> N
         compare_arms(frame, request, arm, **options)
 
 
+def test_a_group_that_cannot_be_compared_is_named() -> None:
+    frame = table()
+    both = pl.concat([frame.with_columns(w=1), frame.with_columns(w=2).filter(pl.col("n") < 1e3)])
+    request = FitRequest(("n",), "loss", "power", ("w",), options=REQUEST.options)
+    (one,) = compare_arms(both, request, arms_of(both, "labels", ["hard", "soft"]), pair="seed")
+    assert one.group == {"w": 1}
+    assert "w=2" in one.details["groups_left_out"]
+
+
+def test_pairs_are_matched_though_a_column_follows_the_arm() -> None:
+    frame = table().with_columns(lr=pl.when(pl.col("labels") == "hard").then(0.1).otherwise(0.3))
+    request = FitRequest(("n",), "loss", "power", ("lr",), options=REQUEST.options)
+    (one,) = compare_arms(frame, request, arms_of(frame, "labels", ["hard", "soft"]), pair="seed")
+    assert (one.paired, one.units, dict(one.group)) == (True, (5, 5), {})
+    assert one.details["differs_lr"].startswith("lr differs between the arms, too (0.1 and 0.3)")
+
+
 def test_the_simultaneous_band_holds_whole_curves_and_the_pointwise_one_does_not() -> None:
     """Lines with normal errors of intercept and slope: Scheffe-like coverage, known by simulation of the lines."""
     rng = np.random.default_rng(0)
