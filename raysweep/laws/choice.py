@@ -122,7 +122,7 @@ def _without_idle(form: Law, fit: Estimate, x: Array, y: Array, w: Array, huber:
     """The simplest law that fits as well, where an estimate lies on a bound: what idles there would widen intervals."""
     if fit.status[0] == Status.BOUND_HIT:
         for smaller in sorted((LAWS[name] for name in form.contains if name in LAWS), key=lambda law: law.free):
-            tried = solve(smaller, np.log(x)[None], np.log(y)[None], w[None], huber)  # to the last digit, as `fit` is
+            tried = _fit(smaller, x, y, w[None], huber)
             if tried.objective[0] <= fit.objective[0] * _AS_WELL:
                 return smaller, tried
     return form, fit

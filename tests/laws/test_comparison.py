@@ -10,11 +10,14 @@ import polars as pl
 import pytest
 
 from raysweep.errors import FitError
+from raysweep.laws import law
 from raysweep.laws.arms import arms_of
 from raysweep.laws.attempt_arms import compare_attempts, compare_counts
 from raysweep.laws.bootstrap import Deviations
-from raysweep.laws.comparison import compare_arms
+from raysweep.laws.comparison import compare_arms, contrasted
 from raysweep.laws.contrast import contrast, crossings
+from raysweep.laws.fitting import fit_groups
+from raysweep.laws.group import Data
 from raysweep.laws.request import FitRequest, Options
 
 N = np.geomspace(1e2, 1e6, 6)
@@ -203,3 +206,27 @@ def test_problems_are_matched_by_name() -> None:
     assert one.contrast.value[0] == pytest.approx((kept[0].mean() - kept[1].mean()) / 8)
     with pytest.raises(FitError, match="one row in each arm"):
         compare_counts(pl.concat([frame, frame]), "c", "n", arm, "p")
+
+
+def test_five_pairs_cover_a_whole_ratio_and_where_it_is_one() -> None:
+    """60 worlds of two power laws that cross at x = e^4: seeds share errors, and the band of their ratio holds it."""
+    u = np.linspace(0, 8, 6)
+    true = -0.1 * (u - 4)  # log ratio
+    rng = np.random.default_rng(0)
+    groups = []
+    for _ in range(60):
+        shared = 0.1 * rng.standard_normal((5, 1)) + np.zeros(6)
+        for curve in (true - 0.4 * u, -0.4 * u):
+            y = np.exp(curve + shared + 0.02 * rng.standard_normal((5, 6)))
+            run = np.repeat(np.arange(5), 6)
+            groups.append(Data(np.exp(np.tile(u, 5))[None], y.ravel(), run=run, cluster="seed"))
+    fits = fit_groups(law("power"), groups, ["x"], "y", Options(draws=1000, holdout=0))
+    grid = np.exp(np.linspace(0, 8, 41))
+    found = [contrasted(one, other, grid) for one, other in zip(fits[::2], fits[1::2], strict=True)]
+    truth = -0.1 * (np.log(grid) - 4)
+    held = [((c.simultaneous[:, 0] <= truth) & (truth <= c.simultaneous[:, 1])).all() for c in found]
+    at = math.exp(4)
+    inside = [any(low <= at <= high for low, high in c.crossings(False).sets) for c in found]
+    assert np.mean(held) > 0.87
+    assert np.mean(inside) > 0.87
+    assert all(c.crossings().words("x", "a", "b").startswith("they cross between") for c in found)
