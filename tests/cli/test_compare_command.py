@@ -85,7 +85,7 @@ def test_wrong_input_is_one_clear_error(cli: Cli, runs: str, arguments: list[str
 
 def test_errors_of_x_are_stated_for_an_arm_as_for_a_fit(cli: Cli, runs: str) -> None:
     pl.read_csv(runs).with_columns(se=0.3 * pl.col("n")).write_csv("errors.csv")
-    (record,) = json.loads(cli("compare", "errors.csv", *ARMS, "--x-se", "se", "--pair", "seed", "--json")[1])
+    (record,) = json.loads(cli("compare", "errors.csv", *ARMS, "--x-se", "se", "--json")[1])
     assert all("errors_in_x" in fit["notes"] for fit in record["fits"])
     (alone,) = json.loads(cli("fit", "errors.csv", *ARMS[2:], "--x-se", "se", "--where", "lr < 1", "--json")[1])
     assert "errors_in_x" in alone["notes"]
