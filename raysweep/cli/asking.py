@@ -62,6 +62,10 @@ Run = Annotated[
     str | None, typer.Option("--run", metavar="COL", help="Column of independent clusters (a ledger: seed).")
 ]
 Se = Annotated[str | None, typer.Option("--se", metavar="COL", help="Standard error of y from finite evaluation.")]
+XSe = Annotated[
+    list[str] | None,
+    typer.Option("--x-se", metavar="COL", help="Standard error of x as measured, in its units; once per scale."),
+]
 Huber = Annotated[
     float | None, typer.Option(metavar="DELTA", help="Huber's loss on log residuals, linear beyond this: 1e-3.")
 ]
@@ -91,6 +95,7 @@ class Asked:
     at: At = "best"
     run: Run = None
     se: Se = None
+    x_se: XSe = None
     huber: Huber = None
     holdout: HoldOut = 0.3
     bootstrap: Draws = 1000
@@ -119,15 +124,15 @@ class Asked:
             raise FitError(f"{command}: --x and --y must be given together, but got {given}")
         x, by = tuple(self.x), tuple(self.by or ())
         try:
-            options, window = self._options(), self._window(command)
+            options, window = self.options(), self._window(command)
             return FitRequest(
                 **{
                     "x": x, "y": self.y, "law": self.law, "by": by, "where": self.where, "at": self.at, "run": self.run,
-                    "se": self.se, "options": options, "window": window, **self._form(),
+                    "se": self.se, "x_se": tuple(self.x_se or ()), "options": options, "window": window, **self._form(),
                 }
             )  # fmt: skip
         except RequestError as error:
-            raise FitError(f"{command}: --{error.key}: {error.rule}") from error
+            raise FitError(f"{command}: --{error.key.replace('_', '-')}: {error.rule}") from error
 
     def applied(self, request: FitRequest) -> FitRequest:
         """A fit that a sweep names, with every option that the command line gives: its condition on rows holds besides
@@ -138,11 +143,13 @@ class Asked:
         """
         from raysweep.laws.request import RequestError
 
-        mine, own = self._options(), request.options
+        mine, own = self.options(), request.options
         how = replace(mine, **{name: getattr(own, name) for name in {"huber", "holdout", "envelope"} - self.given})
         changed: dict[str, Any] = {
             name: getattr(self, name) for name in ("law", "at", "run", "se") if name in self.given
         }
+        if self.x_se:
+            changed["x_se"] = tuple(self.x_se)
         if self.by:
             changed["by"] = tuple(self.by)
         if self.where is not None:
@@ -154,7 +161,9 @@ class Asked:
             return replace(request, options=how, **changed)
         except RequestError as error:
             fit = f"{request.law} of {request.y} in {', '.join(request.x)}"
-            raise FitError(f"fit: --{error.key}: {error.rule} (The sweep names the fit {fit}.)") from error
+            raise FitError(
+                f"fit: --{error.key.replace('_', '-')}: {error.rule} (The sweep names the fit {fit}.)"
+            ) from error
 
     def _form(self) -> dict[str, Any]:
         """What the options say of the law itself, each part only where one of them is given."""
@@ -183,7 +192,8 @@ class Asked:
 
         return None if self.window is None else Window.of_mapping(parse_yaml(self.window, f"{command}: --window"))
 
-    def _options(self) -> Options:
+    def options(self) -> Options:
+        """How to fit."""
         from raysweep.laws.request import Options
 
         return Options(self.level, self.bootstrap, self.seed, self.huber, self.holdout, self.envelope)

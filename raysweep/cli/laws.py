@@ -17,7 +17,7 @@ from raysweep.cli.predict import Predict, places
 from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import FitError
 
-__all__ = ["Data", "Rows", "add_to", "source"]
+__all__ = ["Data", "OfLaws", "Rows", "add_to", "source"]
 
 if TYPE_CHECKING:
     from raysweep.laws import GroupFit
@@ -43,7 +43,7 @@ _LARGE = 1 << 28  # bytes of a compacted ledger
 _DPI = 150
 
 
-class _OfLaws(TyperCommand):
+class OfLaws(TyperCommand):
     """A command whose --help ends with a paragraph on each law, for which alone the laws are imported."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
@@ -51,6 +51,8 @@ class _OfLaws(TyperCommand):
 
         only = self.name == "allocate"
         laws = [one for one in LAWS.values() if one.costs or not only]
+        if self.name == "compare":
+            laws = [one for one in laws if len(one.axes) == 1]
         about = [f"{one.name}: {one.formula}; --x {' --x '.join(one.axes)}. {one.when}" for one in laws]
         self.epilog = "\n\n".join(["Laws (--law):", *about, *([] if only else _further())])
         super().format_epilog(ctx, formatter)
@@ -71,8 +73,8 @@ def _further() -> list[str]:
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.command(cls=_OfLaws)(asking(fit))
-    app.command(cls=_OfLaws)(asking(allocate, law="chinchilla"))
+    app.command(cls=OfLaws)(asking(fit))
+    app.command(cls=OfLaws)(asking(allocate, law="chinchilla"))
 
 
 def fit(
@@ -280,7 +282,7 @@ def _fitted(
     except RequestError as error:
         if error.key not in asked.given:  # the sweep's own fit is at fault
             raise
-        raise FitError(f"{command}: --{error.key}: {error.rule}") from error
+        raise FitError(f"{command}: --{error.key.replace('_', '-')}: {error.rule}") from error
 
 
 def _draw(fitted: Sequence[tuple[Fit, Points]], wanted: Sequence[Sequence[Mapping[str, float]]], path: Path) -> None:

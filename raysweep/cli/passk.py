@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from raysweep.laws.attempts import Attempts, Prediction
 
+__all__ = ["counted_rows", "whole"]
+
 _MOST = 20  # groups that are shown
 
 
@@ -60,8 +62,8 @@ def passk(
         raise FitError(f"passk: --bootstrap must be at least 100, for the intervals, but got {bootstrap}")
     if not 0.5 <= level < 1:
         raise FitError(f"passk: --level must be in [0.5, 1), but got {level:g}")
-    budgets = None if k is None else _whole(k, "--k")
-    ends = None if window is None else _whole(window, "--window")
+    budgets = None if k is None else whole("passk", k, "--k")
+    ends = None if window is None else whole("passk", window, "--window")
     if ends is not None and len(ends) != 2:
         raise FitError(f"passk: --window must be LOW,HIGH, but got {window!r}")
     found: list[tuple[dict[str, Any], Attempts | str, Prediction | None]] = []
@@ -86,7 +88,7 @@ def passk(
         say("", f"... and {len(found) - _MOST:,} more groups; --json has them all")
 
 
-def _whole(text: str, option: str) -> list[int]:
+def whole(command: str, text: str, option: str) -> list[int]:
     """Whole numbers separated by commas, also such as 1e6."""
     try:
         found = [float(part) for part in text.split(",")]
@@ -94,13 +96,13 @@ def _whole(text: str, option: str) -> list[int]:
             return [int(value) for value in found]
     except (ValueError, OverflowError):
         pass
-    raise FitError(f"passk: {option} must be whole numbers separated by commas, but got {text!r}")
+    raise FitError(f"{command}: {option} must be whole numbers separated by commas, but got {text!r}")
 
 
-def _groups(
-    table: Sequence[str], successes: str, trials: str, by: Sequence[str], where: str | None
-) -> list[tuple[dict[str, Any], pl.DataFrame]]:
-    """The rows of each value of the columns `by`, in their order.
+def counted_rows(
+    table: Sequence[str], successes: str, trials: str, names: Sequence[str], where: str | None
+) -> pl.DataFrame:
+    """The rows of a table with the columns `names` and counts, as numbers.
 
     Raises:
         FitError: The table, a column or the condition is invalid; counts are missing or not numbers; no row is left.
@@ -113,18 +115,25 @@ def _groups(
     rows, _ = scan(source)
     named = " ".join(table)
     schema = rows.collect_schema()
-    for name in (successes, trials, *by):
+    for name in (successes, trials, *names):
         require(schema.names(), name)
     for name in (successes, trials):
         if not schema[name].is_numeric() and gather(rows.select(name).head(1)).is_empty():
             raise FitError(f"{named}: must hold one row per problem, but holds none.")
     rows = selected(rows, where, (successes, trials), source)
-    frame = gather(rows.select(list(dict.fromkeys((*by, successes, trials)))))
+    frame = gather(rows.select(list(dict.fromkeys((*names, successes, trials)))))
     if missing := sum(frame[name].null_count() for name in {successes, trials}):
         raise FitError(f"{named}: {successes} and {trials} must be given in every row, but {missing:,} are missing.")
     if frame.is_empty():
         raise FitError(f"{named}: no row is left" + (f" by --where {where!r}." if where else "."))
-    frame = frame.with_columns(pl.col(successes, trials).cast(pl.Float64))
+    return frame.with_columns(pl.col(successes, trials).cast(pl.Float64))
+
+
+def _groups(
+    table: Sequence[str], successes: str, trials: str, by: Sequence[str], where: str | None
+) -> list[tuple[dict[str, Any], pl.DataFrame]]:
+    """The rows of each value of the columns `by`, in their order."""
+    frame = counted_rows(table, successes, trials, by, where)
     if not by:
         return [({}, frame)]
     return [(dict(zip(by, key, strict=True)), rows) for key, rows in frame.group_by(list(by), maintain_order=True)]

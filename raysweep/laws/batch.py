@@ -23,9 +23,9 @@ from raysweep.laws.growth import Growth
 from raysweep.laws.polish import Problems
 from raysweep.laws.request import Options
 
-__all__ = ["MOST_POINTS", "Group", "bootstraps", "problems_of", "solve_all", "weights_of"]
+__all__ = ["MOST_POINTS", "RATIO", "Group", "bootstraps", "problems_of", "solve_all", "weights_of"]
 
-_RATIO = 10.0  # largest weight over the smallest: beyond this, a mistaken standard error could dominate a fit
+RATIO = 10.0  # largest weight over the smallest: beyond this, a mistaken standard error could dominate a fit
 MOST_POINTS = 20_000  # points of a group beyond which draws are those of its sums
 _LONG = 100  # distinct scales beyond which a group is solved alone, with one copy of its scales for all draws
 _DRAWN = 1e-6  # see `estimate`'s relative: ends of intervals move by 0.03 standard errors at most
@@ -59,7 +59,7 @@ def weights_of(group: Group) -> Array:
     spare = max(data.y.size - p, 1)
     between = max(0.0, float(np.average(residual**2, weights=group.weights)) * data.y.size / spare - float(own.mean()))
     weights = 1.0 / np.maximum(between + own, 1e-300)
-    weights = np.clip(weights, None, _RATIO * weights.min())
+    weights = np.clip(weights, None, RATIO * weights.min())
     return np.asarray(weights / weights.mean())
 
 

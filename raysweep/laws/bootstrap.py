@@ -24,7 +24,7 @@ tests/benchmarks/laws-coverage.json has the table.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -37,7 +37,10 @@ from raysweep.laws.estimate import estimate, scales_of, solve
 from raysweep.laws.growth import Growth
 from raysweep.laws.resampling import canonical, measured, multiplicities, residuals, spent_by, tangent
 
-__all__ = ["MANY_RUNS", "Bootstrap", "Difference", "Resample", "bootstrap", "compare", "resample"]
+__all__ = [
+    "MANY_RUNS", "Bootstrap", "Deviations", "Difference", "Resample", "bootstrap", "compare", "differences", "paired",
+    "resample",
+]  # fmt: skip
 
 MANY_RUNS = 30  # runs beyond which whole runs are drawn, not multipliers of their residuals
 _FAR = 50.0  # in log y, beyond any interval: with one degree of freedom some draws of y would overflow
@@ -216,7 +219,7 @@ class Bootstrap:
         return np.asarray(factor * (draws - centre))
 
 
-def _ends(centre: Array, away: Array, level: float, at_bounds: list[npt.NDArray[np.bool_]]) -> Array:
+def _ends(centre: Array, away: Array, level: float, at_bounds: Sequence[npt.NDArray[np.bool_]]) -> Array:
     """Ends of the interval of a quantity, [..., 2], from its deviations, [draws, ...]."""
     low, high = _percentiles(away, level)
     for side in at_bounds:
@@ -255,6 +258,60 @@ class Difference:
     paired: bool
 
 
+@dataclass(frozen=True)
+class Deviations:
+    """Quantities with draws of their errors.
+
+    Attributes:
+        centre: The estimates, [...].
+        away: Deviations whose percentiles are those of the errors, [draws, ...].
+        at_bounds: Masks of draws on a bound of a parameter, [draws] each: see the module's last rule.
+    """
+
+    centre: Array
+    away: Array = field(repr=False)
+    at_bounds: tuple[npt.NDArray[np.bool_], ...] = field(default=(), repr=False)
+
+    def interval(self, level: float) -> Array:
+        """Low and high of each quantity, [..., 2]."""
+        return _ends(self.centre, self.away, level, self.at_bounds)
+
+
+def paired(a: Bootstrap, b: Bootstrap) -> bool:
+    """Whether two data sets share their runs' draws: the same labels of runs, drawn with the same seed."""
+    return (
+        a.labels is not None
+        and b.labels is not None
+        and np.array_equal(a.labels, b.labels)
+        and (a.seed, a.kind, len(a.draws)) == (b.seed, b.kind, len(b.draws))
+    )
+
+
+def differences(
+    a: Bootstrap,
+    b: Bootstrap,
+    functions: tuple[Callable[[Array], Array], Callable[[Array], Array]],
+    level: float = 0.95,
+    together: bool = True,
+) -> Deviations:
+    """What the first of `functions` makes of `a` minus what the second makes of `b`.
+
+    Args:
+        functions: Parameter values, [..., parameters], to quantities, [..., quantities].
+        together: Difference draws one by one where the two share them; else they are taken to be independent.
+    """
+    count = min(len(a.draws), len(b.draws))
+    # Unpaired draws of one seed still have their multipliers in common; in another order they do not.
+    same = together and paired(a, b)
+    order = np.arange(count) if same else np.random.default_rng(b.seed).permutation(len(b.draws))[:count]
+    of_a, of_b = functions
+    first, second = np.asarray(of_a(a.values)), np.asarray(of_b(b.values))
+    away = a._away(first, np.asarray(of_a(a.draws)), level)[:count]
+    away = away - b._away(second, np.asarray(of_b(b.draws)), level)[order]
+    sides = [side[:count] for side in a._at_bounds()] + [side[order] for side in b._at_bounds()]
+    return Deviations(first - second, away, tuple(sides))
+
+
 def compare(a: Bootstrap, b: Bootstrap, function: Callable[[Array], Array], level: float = 0.95) -> Difference:
     """The difference of `function` between `a` and `b`, with an interval.
 
@@ -266,21 +323,9 @@ def compare(a: Bootstrap, b: Bootstrap, function: Callable[[Array], Array], leve
         function: Parameter values, [..., parameters], to a quantity, [...].
         level: Nominal coverage.
     """
-    paired = (
-        a.labels is not None
-        and b.labels is not None
-        and np.array_equal(a.labels, b.labels)
-        and (a.seed, a.kind, len(a.draws)) == (b.seed, b.kind, len(b.draws))
-    )
-    count = min(len(a.draws), len(b.draws))
-    # Unpaired draws of one seed still have their multipliers in common; in another order they do not.
-    order = np.arange(count) if paired else np.random.default_rng(b.seed).permutation(len(b.draws))[:count]
-    first, second = np.asarray(function(a.values)), np.asarray(function(b.values))
-    away = a._away(first, np.asarray(function(a.draws)), level)[:count]
-    away = away - b._away(second, np.asarray(function(b.draws)), level)[order]
-    sides = [side[:count] for side in a._at_bounds()] + [side[order] for side in b._at_bounds()]
-    low, high = _ends(first - second, away, level, sides)
-    return Difference(float(first - second), float(low), float(high), paired)
+    found = differences(a, b, (function, function), level)
+    low, high = found.interval(level)
+    return Difference(float(found.centre), float(low), float(high), paired(a, b))
 
 
 def bootstrap(

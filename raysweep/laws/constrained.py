@@ -68,6 +68,7 @@ def constrained(law: Law, what: Constraints) -> Law:
         of_axes=None,
         proved=False,
         sees=None if law.sees is None else _seen(law.sees, parts),
+        of=(law, what),
     )
 
 

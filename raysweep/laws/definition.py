@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from raysweep.laws.constraint import Constraints
 from raysweep.laws.terms import Array, Restored, Slopes, Terms
 
 __all__ = ["Array", "Derived", "Implicit", "Law", "Parameter", "Profile"]
@@ -128,6 +129,7 @@ class Law:
         sees: Whether the data, distinct scales [scales], show what an estimate, [parameters], says lies beyond them: a
             law whose data do not is not a candidate of `choice.choose`. None where no check is needed.
         pooled: Whether points belong to groups, with parameters of their own that a draw of whole runs could lose.
+        of: The law that this one is under constraints, and the constraints; None where there are none.
     """
 
     name: str
@@ -158,6 +160,7 @@ class Law:
     proved: bool = True
     sees: Callable[[Array, Array], bool] | None = None
     pooled: bool = False
+    of: tuple[Law, Constraints] | None = None
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:

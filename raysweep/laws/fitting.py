@@ -21,6 +21,7 @@ from raysweep.laws.determined import undetermined
 from raysweep.laws.estimate import Status, check, distinct, scales_of
 from raysweep.laws.floors import floors
 from raysweep.laws.group import Data, GroupFit, Holdout
+from raysweep.laws.inexact import moved
 from raysweep.laws.noise import followed
 from raysweep.laws.pooling import pooled
 from raysweep.laws.request import Options
@@ -103,11 +104,12 @@ def begin(law: Law | None, data: Data, options: Options, family: Sequence[Law] =
                 f"A law needs a y that changes, but y is {data.y[0]:.6g} at all {data.y.size} points. Check the "
                 "column, or fit another one."
             )
-        if data.se is not None and not (np.isfinite(data.se).all() and (data.se >= 0).all()):
+        errors = [one for one in (data.se, data.x_se) if one is not None]
+        if not all(np.isfinite(one).all() and (one >= 0).all() for one in errors):
             raise FitError("Standard errors must be finite and >= 0. Filter the rows without one, or leave se out.")
     except FitError as refused:
         error = str(refused)
-    if error is None and data.y.size > _MANY and distinct(data.x) * _BATCHES < data.y.size:
+    if error is None and data.x_se is None and data.y.size > _MANY and distinct(data.x) * _BATCHES < data.y.size:
         rows = data.y.size
         data, run, weights = _batched(data, run)
         details["batched_runs"] = (
@@ -143,7 +145,7 @@ def _estimated(groups: Sequence[Group], huber: float | None) -> list[Group]:
         solved = solve_all(some, [g.weights for g in some], huber)
         for i, g, (v, s) in zip(noisy, some, solved, strict=True):
             out[i] = replace(g, values=v, status=s)
-    return out
+    return [group if group.data.x_se is None else moved(group, huber) for group in out]
 
 
 @dataclass(frozen=True)
@@ -304,6 +306,7 @@ def outcome(
 def _failed(group: Group, x: Sequence[str], y: str, options: Options) -> GroupFit:
     """What is known about a group apart from its fit."""
     data, bounds, error = group.data, group.data.bounds, group.error
+    seen = data.x if data.x_seen is None else data.x_seen
     if error is not None and bounds is not None and bounds.kept < bounds.rows:
         left = f"The window ({bounds.window.text(bounds.x)}, here {bounds.span}) left {bounds.kept:,} of "
         left += f"{bounds.rows:,} rows"
@@ -323,8 +326,8 @@ def _failed(group: Group, x: Sequence[str], y: str, options: Options) -> GroupFi
         n_points=data.y.size,
         n_clusters=int(np.unique(group.run if data.run is None else data.run).size),
         cluster=data.cluster,
-        n_scales=distinct(data.x),
-        window=tuple((float(s.min()), float(s.max())) if s.size else (np.nan, np.nan) for s in data.x),
+        n_scales=distinct(seen),
+        window=tuple((float(s.min()), float(s.max())) if s.size else (np.nan, np.nan) for s in seen),
         level=options.level,
         rmse_log=None,
         details=group.details,

@@ -36,6 +36,8 @@ class Data:
         cluster: What `run` holds, for the reader.
         bounds: The window that kept these points; None without one.
         others: The values, numbered from 0, of columns that the fit does not use, [points] each.
+        x_se: Standard error of each x from its measurement, [axes, points]; None where x is exact.
+        x_seen: x as measured, [axes, points], where the fit moved the points (`inexact`); None where it did not.
     """
 
     x: Array
@@ -47,6 +49,8 @@ class Data:
     cluster: str = "run"
     bounds: Bounds | None = None
     others: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    x_se: Array | None = None
+    x_seen: Array | None = None
 
     def take(self, rows: npt.NDArray[Any]) -> Data:
         """Some of the points, by a mask or by their numbers."""
@@ -57,6 +61,8 @@ class Data:
             run=None if self.run is None else self.run[rows],
             se=None if self.se is None else self.se[rows],
             others={name: codes[rows] for name, codes in self.others.items()},
+            x_se=None if self.x_se is None else self.x_se[:, rows],
+            x_seen=None if self.x_seen is None else self.x_seen[:, rows],
         )
 
 

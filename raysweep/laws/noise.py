@@ -59,7 +59,12 @@ def growth(group: Group, base: Array) -> Growth | None:
     Args:
         group: Fitted with the weights `base`, mean 1, [points].
     """
-    if group.error is not None or not (base > 0).all() or _DEPENDENT & group.data.details.keys():
+    if (
+        group.error is not None
+        or group.data.x_se is not None
+        or not (base > 0).all()
+        or _DEPENDENT & group.data.details.keys()
+    ):
         return None
     units = _units(group, base)
     if units.free.sum() < _FEWEST or math.sqrt(float((units.size**2).mean())) < _EXACT:

@@ -160,7 +160,7 @@ def _unnamed(kept: Kept, table: Table, request: FitRequest, keep: Sequence[str])
     """The columns of a plain table, if it is not too long, in which different set-ups may lie pooled."""
     if table.columns or kept.count > _LOOKED:
         return ()
-    named = {*request.x, request.y, *request.by, *keep, table.run, table.se}
+    named = {*request.x, request.y, *request.by, *request.x_se, *keep, table.run, table.se}
     schema = kept.rows.collect_schema()
     return tuple(name for name, kind in schema.items() if name not in named and not kind.is_nested())
 

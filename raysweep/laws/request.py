@@ -98,6 +98,7 @@ class FitRequest:
         at: The snapshot of a run that counts: `best`, `last`, or a time.
         run: Column that identifies independent clusters of rows; None for what a ledger says.
         se: Column of y's standard error; None for what a ledger says.
+        x_se: Columns of the standard errors of x, one for each of x; none where x is exact.
         options: How to fit.
         window: Bounds on a scale that the rows must keep, once they are grouped.
         formula: What y equals, for the law `formula`; see `own.own_law`.
@@ -130,6 +131,7 @@ class FitRequest:
     metric: str | None = None
     shared: tuple[str, ...] = ()
     priors: tuple[Prior, ...] = ()
+    x_se: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_formula(self)
@@ -141,6 +143,12 @@ class FitRequest:
                     f"x, y and by must be different columns, but got x={', '.join(self.x)}, y={self.y}, "
                     f"by={', '.join(self.by) or 'nothing'}.",
                 )
+        if self.x_se and len(self.x_se) != len(self.x):
+            raise RequestError(
+                "x_se",
+                f"must name the standard errors of each x ({', '.join(self.x)}), but got {', '.join(self.x_se)}. Name "
+                "a column of zeros for one that is exact.",
+            )
         if self.at not in ("best", "last") and not _is_number(self.at):
             raise RequestError("at", f"must be 'best', 'last' or a time, but got {self.at!r}.")
         if self.window is not None:
@@ -232,6 +240,12 @@ def _check_coupling(request: FitRequest) -> None:
     ):  # fmt: skip
         if asked and request.then is not None:
             raise RequestError(key, f"must not come with a second step, but got then={request.then}, too. Drop one.")
+        if asked and request.x_se:
+            raise RequestError(
+                key, f"must not come with errors in x, but got x_se={', '.join(request.x_se)}, too. Drop one."
+            )
+    if request.x_se and request.then is not None:
+        raise RequestError("x_se", f"must not come with a second step, but got then={request.then}, too. Drop one.")
     if form is None:
         if options.envelope is not None:
             raise RequestError(

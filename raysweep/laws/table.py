@@ -37,6 +37,7 @@ def fit(
     at: str | float = "best",
     run: str | None = None,
     se: str | None = None,
+    x_se: str | Sequence[str] = (),
     level: float = 0.95,
     bootstrap: int = 1000,
     seed: int = 0,
@@ -73,6 +74,8 @@ def fit(
             else its runs; rows of a plain table are independent.
         se: Column of the standard error of y from finite evaluation, without which a row does not count; a ledger's own
             is `<y>_se`, in groups whose every row has it.
+        x_se: Column of the standard error of x from its measurement, in the units of x; of several scales one column
+            for each. Not for a nominal x about which the true one scatters.
         level: Nominal coverage of the intervals.
         bootstrap: Draws; 0 for estimates without intervals.
         seed: Seed of the draws; groups with the same runs share their draws.
@@ -103,6 +106,7 @@ def fit(
         at=at,
         run=run,
         se=se,
+        x_se=_names(x_se),
         options=Options(level, bootstrap, seed, huber, holdout, envelope),
         window=window if window is None or isinstance(window, Window) else Window.of_mapping(window),
         formula=formula,
@@ -124,7 +128,7 @@ def fit_points(taken: Points, request: FitRequest) -> Fit:
     Raises:
         FitError: As `fit`.
     """
-    form, data, how = request.form, data_of(taken), request.options
+    form, data, how = request.form, data_of(taken, request.x_se), request.options
     if form is not None and (request.shared or request.priors):
         groups = fit_coupled(form, data, taken.x, taken.y, how, request.shared, request.priors)
     else:
@@ -137,11 +141,12 @@ def fit_points(taken: Points, request: FitRequest) -> Fit:
     return Fit(taken.x, taken.y, tuple(groups))
 
 
-def data_of(taken: Points) -> list[Data]:
+def data_of(taken: Points, x_se: Sequence[str] = ()) -> list[Data]:
     """The points of every group, in the order of the by-columns' values."""
     by = list(taken.by)
     frame = taken.frame.sort(by, maintain_order=True) if by else taken.frame
     x, y = np.stack([numbers(frame, name) for name in taken.x]), numbers(frame, taken.y)
+    of_x = np.stack([numbers(frame, name) for name in x_se]) if x_se else None
     runs = _clusters(frame, taken)
     errors = {name: numbers(frame, name) for name in {part.se for part in taken.parts} if name is not None}
     others = {name: _numbered(frame[name]) for name in taken.others}
@@ -157,6 +162,7 @@ def data_of(taken: Points) -> list[Data]:
             cluster=part.cluster,
             bounds=part.bounds,
             others={name: codes[rows] for name, codes in others.items()},
+            x_se=None if of_x is None else of_x[:, rows],
         )
         for rows, part in zip(_stretches(owner, taken), taken.parts, strict=True)
     ]

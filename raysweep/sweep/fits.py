@@ -128,6 +128,7 @@ def _measured(asked: FitRequest) -> Iterator[tuple[str, str]]:
         yield "metric", asked.metric
     if asked.se:
         yield "se", asked.se
+    yield from (("x_se", name) for name in asked.x_se)
     if asked.window is not None:
         yield from (("window", name) for name in asked.window.names)
 

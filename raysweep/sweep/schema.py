@@ -70,6 +70,9 @@ class FitSpec(_Strict):
     )
     at: float | str = Field("best", description="the snapshot of a run that is fitted: best, last, or a time")
     se: str | None = Field(None, description="standard error of y; <y>_se if there is one")
+    x_se: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
+        (), description="standard errors of x as measured, one for each of x"
+    )
     huber: float | None = Field(None, description="Huber's loss on log residuals, linear beyond this")
     holdout: float = Field(0.3, description="share of the largest scales a second fit is judged on")
     formula: str | None = Field(None, description='a law of your own: what y equals, as in "E + A * x**-a"')
@@ -128,6 +131,7 @@ class FitSpec(_Strict):
             metric=self.metric,
             shared=self.shared,
             priors=of_mapping(self.prior),
+            x_se=self.x_se,
         )
 
 

@@ -31,6 +31,7 @@ FAULTS: list[tuple[str, dict[str, Any]]] = [
     ("window", {"window": {"low": 100, "hihg": 10}}),
     ("window", {"window": {"low": "epoch.real"}}),
     ("window", {"window": {"high": "2 * size"}}),
+    ("x_se", {"x_se": ["epoch", "epoch"]}),
     ("huber", {"huber": -1.0}),
     ("holdout", {"holdout": 0.95}),
     ("envelope", {"envelope": 1.5}),
@@ -51,10 +52,10 @@ def test_three_doors_one_check(cli: Cli, key: str, fault: dict[str, Any]) -> Non
         part
         for name, value in asked.items()
         for one in (value if isinstance(value, list) else [value])
-        for part in (f"--{name}", json.dumps(one) if isinstance(one, dict) else str(one))
+        for part in (f"--{name.replace('_', '-')}", json.dumps(one) if isinstance(one, dict) else str(one))
     ]
     code, out, err = cli("fit", "no.csv", *options)  # before a table is looked for
-    assert (code, out, err) == (2, "", f"error: fit: --{key}: {caught.value.rule}\n")
+    assert (code, out, err) == (2, "", f"error: fit: --{key.replace('_', '-')}: {caught.value.rule}\n")
 
 
 @pytest.mark.parametrize("options", [{"level": 1.0}, {"level": float("nan")}, {"draws": -1}, {"draws": 39}])
@@ -68,7 +69,8 @@ def test_every_key_of_a_sweep_files_fit_reaches_the_request() -> None:
     plain = FitSpec(x="size", y="loss")
     values: dict[str, Any] = {
         "law": "power+floor", "x": "width", "y": "error", "by": ("seed",), "where": "size > 1", "at": "last",
-        "se": "error_se", "huber": 1e-3, "holdout": 0.0, "window": {"low": 10, "high": "seed + 5"},
+        "se": "error_se", "x_se": ("width_se",), "huber": 1e-3, "holdout": 0.0,
+        "window": {"low": 10, "high": "seed + 5"},
     }  # fmt: skip
     constraints = {"fix": {"alpha": 0.5}, "tie": {"beta": "alpha"}, "bound": {"alpha": [0, 1]}}
     coupling = {"shared": ("alpha",), "prior": {"alpha": [0.5, 0.1]}, "envelope": 0.1}
