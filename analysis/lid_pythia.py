@@ -52,6 +52,7 @@ def checkpoints(table: pl.DataFrame, draws: int) -> pl.DataFrame:
                 "tail": found.tail,
                 "tail_low": found.tail_interval[0],
                 "tail_high": found.tail_interval[1],
+                "beta_rejected": "beta_rejected" in found.notes,
                 **{f"pass_at_{k}": 1 - found.failure[j] for j, k in enumerate(BUDGETS)},
             }
         )

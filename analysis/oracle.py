@@ -119,7 +119,9 @@ def claim(
     one: Curves, id_: str, statement: str, what: str, paper: float | str, value: Any, ends: Any, rule: Rule,
     why: str = "",
 ) -> Claim:  # fmt: skip
-    window = f"N {one.sizes[0]:,.0f} to {one.sizes[-1]:,.0f}"
+    window = f"N {one.sizes[0]:,.0f} to {one.sizes[-1]:,.0f}, at most {one.horizon:,} steps"
+    if one.still_falls:
+        why = "; ".join(filter(None, [why, "not converged: at the largest N the last step is the best"]))
     found = measured(window, one.seeds, value, ends)
     setting = f"{NAMES[one.world]}, {one.model}: {what}"
     theory = 0.0 if rule.kind == "near theory" else ""
@@ -155,7 +157,7 @@ def of_model(one: Curves) -> list[Claim]:
     if flat is None:
         value, ends = one.over_seeds(values["total"], lambda v: local_slopes(sizes, v).min(), last)
         rows.append(claim(one, "H6", H6, "smallest local slope of the total loss", "", value, ends, Rule("below", FLAT),
-                          "a total loss that is nowhere flat cannot test it"))  # fmt: skip
+                          "no slope of the mean loss is below it, so there is no flat part to test"))  # fmt: skip
     else:
         value, ends = one.over_seeds(values["epistemic"], lambda v: local_slopes(sizes, v)[flat], last)
         at = f"N {sizes[flat]:,.0f} to {sizes[flat + 1]:,.0f}"

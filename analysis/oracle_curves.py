@@ -24,6 +24,7 @@ class Curves:
     Attributes:
         values: {metric: [sizes, seeds]}.
         rates, steps: [sizes] learning rates, and mean times of the chosen snapshots.
+        horizon: The last time that was read.
         pool: Items that all seeds draw from.
         frame: One row per run, for fits.
     """
@@ -34,12 +35,18 @@ class Curves:
     values: dict[str, Array]
     rates: Array
     steps: Array
+    horizon: int
     pool: int
     frame: pl.DataFrame
 
     @property
     def seeds(self) -> int:
         return int(self.values["total"].shape[1])
+
+    @property
+    def still_falls(self) -> bool:
+        """Whether every seed of the largest N is best at the last time: more training would lower its error."""
+        return bool(self.steps[-1] == self.horizon)
 
     def widening(self, n: float) -> float:
         """By how much intervals up to a size must be widened, because seeds share items."""
@@ -83,8 +90,9 @@ def curves(world: str, rows: pl.DataFrame) -> list[Curves]:
             own[name].cast(pl.Float64).to_numpy().reshape(shape) for name in ("n_train", "lr", "steps")
         )
         frame = own.select(pl.col("n_train", "epistemic", "seed").cast(pl.Float64))
+        horizon, pool = rows.filter(model=model)["steps"].max(), int(own["pool"][0])
         found.append(
-            Curves(world, str(model), sizes[:, 0], values, rates[:, 0], steps.mean(1), int(own["pool"][0]), frame)
+            Curves(world, str(model), sizes[:, 0], values, rates[:, 0], steps.mean(1), int(horizon), pool, frame)  # type: ignore[arg-type]
         )
     return found
 

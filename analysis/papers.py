@@ -44,7 +44,11 @@ class Paper:
 
 
 PAPERS = (
-    Paper("2602.00315", "Exact-posterior oracle", ("oracle", "oracle_active", "oracle_labels", "oracle_shift")),
+    Paper(
+        "2602.00315",
+        "Exact-posterior oracle",
+        ("oracle", "oracle_active", "oracle_labels", "oracle_shift", "oracle_shift_cells"),
+    ),
     Paper("2409.17858", "Feature learning and scaling laws", ("features", "richness")),
     Paper("2601.03764", "Latent instance difficulty", ("lid", "lid_cifar", "lid_gsm8k")),
     Paper("2401.12610", "Boolean mean dimension", ("bmd", "bmd_detector", "bmd_networks")),

@@ -70,17 +70,20 @@ def fit_to_device(
         if len(group.index) * group.cost.bytes > _CLOSE * memory and len(group.index) > _LANES[0]:
             key = _key(group, experiment, device, workers)
             if key not in kept:
-                kept[key] = _measured(runs, group, probe)
+                kept[key] = _measured(runs, group, probe, memory)
                 _write(kept)
             group = replace(group, cost=replace(group.cost, bytes=kept[key]))
         found.append(group)
     return found, memory
 
 
-def _measured(runs: Runs, group: Group, probe: Probe) -> float:
-    """Bytes per lane without what packs share; the estimate where two packs hardly differ."""
+def _measured(runs: Runs, group: Group, probe: Probe, memory: float) -> float:
+    """Bytes per lane without what packs share; the estimate where two packs hardly differ, or hardly fit."""
+    room = int(memory // group.cost.bytes)
+    if room < 2:
+        return group.cost.bytes
     first = min(group.observed.cells.items(), key=lambda cell: [str(v).zfill(24) for v in cell[1]])[0]
-    peaks, lanes = [], [min(n, len(group.index)) for n in _LANES]
+    peaks, lanes = [], [min(n, len(group.index), most) for n, most in zip(_LANES, (room // 2, room), strict=True)]
     for n in lanes:
         few = runs.take(group.index[:n])  # the most expensive one, where they differ
         short = replace(few, observed=tuple(o.only([first]) if o == group.observed else o for o in few.observed))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -195,7 +195,6 @@ def lanes_per_pack(
     memory: float,
     slots: int = 1,
     lanes: int | None = None,
-    remedy: Callable[[Group], str] = lambda group: "",
 ) -> list[int]:
     """For each group, the largest number of lanes of a pack: by capacity, and so that `slots` workers finish together.
 
@@ -204,7 +203,6 @@ def lanes_per_pack(
         memory: Bytes that a pack may use on its device.
         slots: Packs that run at the same time.
         lanes: At most this many lanes per pack.
-        remedy: What else helps where one lane of a group does not fit, as the end of a sentence.
 
     Raises:
         PackError: one lane alone does not fit in `memory`.
@@ -217,7 +215,6 @@ def lanes_per_pack(
             raise PackError(
                 f"pack: one lane must fit in {memory / 2**30:.2f} GiB, but {dict(group.shape)} needs "
                 f"{group.cost.bytes / 2**30:.2f} GiB. Raise resources.memory_gib, or make the run smaller"
-                f"{remedy(group)}"
             )
         # Whole groups are the fastest per lane; one is cut only into as many slots as it would fill alone.
         own = len(group.index) * (group.cost.flops + group.cost.flops_eval)

@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysweep.capacity import Probe, fit_to_device
-from raysweep.cost import Rate, divided_cost, host_memory, measured_rate, workers_for
+from raysweep.cost import Rate, divided_cost, host_memory, measured_rate
 from raysweep.errors import SweepError
 from raysweep.executors.place import has_checkpoint
-from raysweep.experiment import DividedExperiment, WorldShape
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.grid.runs import Runs
 from raysweep.ledger.log import Ledger, Scan
 from raysweep.pack import Group, Pace, Pack, build_packs, lanes_per_pack, serial_groups, serial_packs, shape_groups
+from raysweep.spread import spread
 from raysweep.store import Store
 from raysweep.sweep import Sweep
 from raysweep.sweep.current import ledger_of, own_rows
@@ -56,6 +56,7 @@ class Plan:
         runs: The pending ones, each asked only for pending cells.
         groups: Pending runs by shape.
         most: Lanes per pack, by group.
+        workers: Workers that train a pack together, by group.
         rate: FLOPs per second of one pack.
         slots: Packs at a time.
         memory: Bytes of its device that a pack, or each of its workers, may use.
@@ -69,6 +70,7 @@ class Plan:
     runs: Runs
     groups: tuple[Group, ...]
     most: tuple[int, ...]
+    workers: tuple[int, ...]
     rate: Rate
     slots: int
     memory: float
@@ -77,11 +79,25 @@ class Plan:
     again: Again = Again()
     lacking: int | None = None
 
-    def packs(self) -> Iterator[Pack]:
-        """The packs, most expensive first; each is made on demand."""
+    def packs(self, workers: int | None = None) -> Iterator[Pack]:
+        """The packs, most expensive first; each is made on demand.
+
+        Args:
+            workers: Only those that this many workers train together.
+        """
         if self.pace is not None:
             return serial_packs(self.runs, self.groups, self.attempts, self.pace)
-        return build_packs(self.runs, self.groups, self.most, self.attempts)
+        own = [i for i, count in enumerate(self.workers) if workers in (None, count)]
+        return build_packs(self.runs, [self.groups[i] for i in own], [self.most[i] for i in own], self.attempts)
+
+    @property
+    def spread(self) -> dict[int, list[Group]]:
+        """The groups a lane of which does not fit on one worker's device, by the number of workers that they need."""
+        found: dict[int, list[Group]] = {}
+        for group, count in zip(self.groups, self.workers, strict=True):
+            if count > self.sweep.file.resources.workers_per_run:
+                found.setdefault(count, []).append(group)
+        return dict(sorted(found.items()))
 
     @property
     def pack_count(self) -> int:
@@ -113,12 +129,13 @@ class Plan:
                 "cells": len(g.index) * g.observed.count,
                 "packs": math.ceil(len(g.index) / most),
                 "lanes": most,
+                "workers": workers,
                 "parameters": g.cost.parameters,
                 "flops": len(g.index) * g.cost.flops,
                 "flops_eval": len(g.index) * g.cost.flops_eval,
                 "bytes": most * g.cost.bytes,
             }
-            for g, most in zip(self.groups, self.most, strict=True)
+            for g, most, workers in zip(self.groups, self.most, self.workers, strict=True)
         ]
         total = self.sweep.runs
         return {
@@ -177,30 +194,20 @@ def make_plan(
     else:
         here = max(1, int((os.cpu_count() or 1) / resources.cpus))  # a cluster's slots are also on other hosts
         memory = _MEMORY_SHARE * host_memory() / min(slots * workers, here)
-    remedy = partial(_more_workers, sweep, runs, world, memory)
-    most = lanes_per_pack(groups, memory, slots, resources.lanes, remedy)
+    groups, counts = spread(sweep, runs, groups, world, memory)
+    most = [0] * len(groups)
+    for count in set(counts):  # they run one after another
+        own = [i for i, other in enumerate(counts) if other == count]
+        at_a_time = max(1, slots * workers // count)
+        for i, lanes in zip(
+            own, lanes_per_pack([groups[i] for i in own], memory, at_a_time, resources.lanes), strict=True
+        ):
+            most[i] = lanes
     attempts = scan.attempts(runs)
     del scan
     some = ledger.scan(["flops", "flops_eval", "seconds"], _SAMPLE).table
     rate = measured_rate(some, resources.cpus * workers, resources.gpus * workers)
-    return _checked(Plan(sweep, runs, tuple(groups), tuple(most), rate, slots, memory, attempts))
-
-
-def _more_workers(sweep: Sweep, runs: Runs, world: WorldShape | None, memory: float, group: Group) -> str:
-    """Whether more workers would help a lane that does not fit, as the end of a sentence."""
-    resources = sweep.file.resources
-    if not isinstance(sweep.experiment, DividedExperiment):
-        return ""
-    row, name = runs.row(int(group.index[0])), "gpus_per_run" if resources.gpus else "workers_per_run"
-    items = int(row[sweep.experiment.divided] or 1)
-
-    def bytes_of(workers: int) -> float:
-        return (
-            divided_cost(sweep.experiment, row, group.observed, world, workers).bytes if workers <= items else math.inf
-        )
-
-    count = workers_for(bytes_of, memory)
-    return "" if count is None else f", or let several workers train it together: resources.{name}: {count}"
+    return _checked(Plan(sweep, runs, tuple(groups), tuple(most), tuple(counts), rate, slots, memory, attempts))
 
 
 def pending(scan: Scan, sweep: Sweep, skip_failed: bool = False, retry_diverged: bool = False) -> Runs:
@@ -234,7 +241,9 @@ def _of_function(sweep: Sweep, store: Store, scan: Scan, runs: Runs, slots: int,
     again = Again(len(begun - kept), len(begun & kept))
     pace = Pace(slots, seconds[0] if seconds else None)
     most = [1] * len(groups)
-    return Plan(sweep, runs, tuple(groups), tuple(most), rate, slots, 0.0, scan.attempts(runs), pace, again, left)
+    return Plan(
+        sweep, runs, tuple(groups), tuple(most), tuple(most), rate, slots, 0.0, scan.attempts(runs), pace, again, left
+    )
 
 
 def _seconds_a_run(cells: pa.Table) -> tuple[float, int] | None:

@@ -113,7 +113,8 @@ def estimate(plan: Plan, machine: Machine, machines: int = 1) -> dict[str, Any]:
             f"--price: the experiment must state what a run costs, but {plan.sweep.experiment.name} states no FLOPs. "
             "Time a few runs of a plain function and multiply"
         )
-    need_cpus, need_gpus = (each * resources.workers_per_run for each in (resources.cpus, resources.gpus))
+    workers = max(plan.workers, default=resources.workers_per_run)
+    need_cpus, need_gpus = (each * workers for each in (resources.cpus, resources.gpus))
     by_cpu = int(machine.cpus / need_cpus)
     by_gpu = int(machine.gpus / need_gpus) if need_gpus else by_cpu
     each = min(by_cpu, by_gpu)

@@ -11,9 +11,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from typing import IO
 
 from raysweep import __version__
@@ -31,9 +32,10 @@ from raysweep.ledger.remaining import subtract
 from raysweep.ledger.rows import STATUSES, Counts, Stamp, failure_rows, row_schema
 from raysweep.oracle.audits import settings
 from raysweep.oracle.recipe import is_made, recipe_hash
-from raysweep.pack import Pack
+from raysweep.pack import Group, Pack
 from raysweep.plan import Plan, make_plan, whole
 from raysweep.progress import Progress
+from raysweep.spread import can_double, in_words
 from raysweep.store import Store, UnreachableError
 from raysweep.store.leases import Claims, hold
 from raysweep.sweep import Sweep
@@ -247,15 +249,55 @@ def _execute(
             f"checkpoint, {again.restarted:,} are trained again from their start"
         )
     resources = plan.sweep.file.resources
+    waiting = {count: [plan.packs(count)] for count in plan.workers} or {resources.workers_per_run: []}
+    for count, groups in plan.spread.items():
+        _check_spread(plan, executor, count, groups[0])
+        progress.say(f"plan: {in_words(groups, count, resources.gpus)}")
+
+    def spread(workers: int, pack: Pack) -> bool:
+        """Have twice as many workers train a lane that ran out of memory, where there are as many."""
+        try:
+            executor.check(resources.cpus, resources.gpus, 2 * workers)
+        except PackError:
+            return False
+        if not can_double(plan.sweep, pack.runs, workers):
+            return False
+        progress.say(f"warning: a run ran out of memory; {2 * workers} workers will train it together")
+        waiting.setdefault(2 * workers, []).append(iter([pack]))
+        return True
 
     def left(runs: Sequence[Runs]) -> list[Runs]:
         found = pending(runs)
         return [whole(one, rest) for one, rest in zip(runs, found, strict=True)] if function else found
 
     most = resources.max_failures if function and plan.runs.cells == plan.sweep.runs.cells else None
-    feed = Feed(plan.packs(), left, claims, resources.attempts, give_up, progress.wait, most, plan.pace, progress.say)
-    executor.run(job, feed, progress.count)
-    return feed.stopped
+    stopped = ""
+    while waiting and not stopped:
+        workers = min(waiting)  # only larger numbers are added
+        packs = chain.from_iterable(waiting.pop(workers))
+        more = partial(spread, workers)
+        feed = Feed(
+            packs, left, claims, resources.attempts, give_up, progress.wait, most, plan.pace, progress.say, more
+        )
+        executor.run(replace(job, workers=workers), feed, progress.count)
+        stopped = feed.stopped
+    return stopped
+
+
+def _check_spread(plan: Plan, executor: Executor, workers: int, group: Group) -> None:
+    """Check that there are as many workers as a lane needs that does not fit on one device.
+
+    Raises:
+        PackError: there are not.
+    """
+    resources = plan.sweep.file.resources
+    try:
+        executor.check(resources.cpus, resources.gpus, workers)
+    except PackError as error:
+        raise PackError(
+            f"pack: one lane must fit in {plan.memory / 2**30:.2f} GiB, but {dict(group.shape)} does not, and "
+            f"{workers} workers, which could train it together, cannot be had: {error}"
+        ) from error
 
 
 def _tally(sweep: Sweep, scan: Scan) -> tuple[Counts, int]:

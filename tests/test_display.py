@@ -35,7 +35,8 @@ PACKAGE = Path(__file__).parents[1] / "raysweep"
 ROOMS = ("reports", "laws", "cli", "sweep", "executors", "export", "imports")
 FILES = ("run.py", "status.py", "plan.py", "pack.py")
 # Names of columns that are also words of the rooms' own: letters of laws, the role of an axis, a count of cells, a
-# condition on rows, what the command `passk` says of a table of attempts, and the points of a fit.
+# condition on rows, what the command `passk` says of a table of attempts, the points of a fit, and the prior of a
+# parameter.
 SHARED = {
     "points",
     "k",
@@ -50,6 +51,7 @@ SHARED = {
     "exponent",
     "failure",
     "pass_at_k",
+    "prior",
 }
 
 

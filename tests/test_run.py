@@ -4,14 +4,16 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP, HERE
 
-from raysweep.errors import OracleError, SweepError
-from raysweep.executors import make_executor
+from raysweep.errors import OracleError, PackError, SweepError
+from raysweep.executors import Counts, Feed, make_executor
+from raysweep.executors.inline import Inline
 from raysweep.executors.work import Job, execute
 from raysweep.ledger.log import CELLS, Ledger
 from raysweep.oracle.flow_world import FlowWorld
@@ -174,3 +176,45 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(
     with pytest.raises(SweepError, match=told):
         run(make_sweep(CLASSIFIER_SWEEP, grid), Store(str(store)), make_executor("inline"))
     assert not store.exists() or not list(store.iterdir())
+
+
+@dataclass
+class Cramped(Inline):
+    """Lanes that run out of memory on fewer than `enough` workers; of at most `most`, only worker 0 is played."""
+
+    enough: int
+    most: int
+    passes: list[tuple[int, list[int]]] = field(default_factory=list)
+
+    def check(self, cpus: float, gpus: float, workers: int) -> None:
+        if workers > self.most:
+            raise PackError("there are no more")
+
+    def run(self, job: Job, feed: Feed, on_counts: Callable[[Counts], None]) -> None:
+        lanes = []
+        while (pack := feed.ask()) is not None:
+            lanes.append(len(pack))
+            if job.workers < self.enough:
+                on_counts(feed.too_large(pack.id, "full"))
+            else:
+                for counts in execute(replace(job, workers=1), pack):
+                    on_counts(counts)
+                feed.done(pack.id)
+        self.passes.append((job.workers, lanes))
+
+
+def test_a_lane_that_runs_out_of_memory_alone_goes_to_twice_as_many_workers(
+    tmp_path: Path, make_sweep: Callable[..., Sweep]
+) -> None:
+    sweep, said = make_sweep(CLASSIFIER_SWEEP), io.StringIO()
+    store, executor = Store(str(tmp_path / "a")), Cramped(enough=4, most=4)
+    assert run(sweep, store, executor, stream=lambda: said).counts.ok == sweep.runs.cells
+    assert [workers for workers, _ in executor.passes] == [1, 2, 4]
+    assert [lanes for _, lanes in executor.passes[1:]] == [[1] * 8] * 2
+    assert "a run ran out of memory; 4 workers will train it together" in said.getvalue()
+    for few in (Cramped(enough=4, most=2), Cramped(enough=32, most=99)):  # no more workers; no more items in a batch
+        store = Store(str(tmp_path / str(few.most)))
+        assert run(sweep, store, few).counts.failed == sweep.runs.cells
+        assert max(workers for workers, _ in few.passes) == min(few.most, 16)
+        errors = pl.read_parquet(store.path(CELLS))["error"]
+        assert set(errors) == {"out of memory with one lane: full"}

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from raysweep import __version__
-from raysweep.cli import difficulty, export, imports, isoflop, laws, oracle, passk, peak, predict, read, sweep
+from raysweep.cli import compare, difficulty, export, imports, isoflop, laws, oracle, passk, peak, predict, read, sweep
 from raysweep.cli.commands import Commands
 from raysweep.cli.show import say
 from raysweep.errors import RaysweepError
@@ -38,6 +38,7 @@ laws.add_to(app)
 predict.add_to(app)
 isoflop.add_to(app)
 passk.add_to(app)
+compare.add_to(app)
 difficulty.add_to(app)
 peak.add_to(app)
 read.add_to(app)

@@ -42,6 +42,19 @@ Bound = Annotated[
     list[str] | None,
     typer.Option("--bound", metavar="NAME=LOW:HIGH", help="Lowest and highest value of a parameter; either may lack."),
 ]
+Shared = Annotated[
+    list[str] | None, typer.Option("--shared", metavar="NAMES", help="Parameters that all groups share: alpha,E.")
+]
+WithPrior = Annotated[
+    list[str] | None,
+    typer.Option("--prior", metavar="NAME=MEAN+-SD", help="What is known of a parameter beforehand: alpha=.5+-.1."),
+]
+Envelope = Annotated[
+    float | None,
+    typer.Option(
+        "--envelope", metavar="TAU", help="Weight of residuals above the law, in (0, 1): .1 for the best runs."
+    ),
+]
 At = Annotated[
     str, typer.Option("--at", metavar="best|last|T", help="Snapshot of a run: best on <y>_select, last, or a time.")
 ]
@@ -49,6 +62,10 @@ Run = Annotated[
     str | None, typer.Option("--run", metavar="COL", help="Column of independent clusters (a ledger: seed).")
 ]
 Se = Annotated[str | None, typer.Option("--se", metavar="COL", help="Standard error of y from finite evaluation.")]
+XSe = Annotated[
+    list[str] | None,
+    typer.Option("--x-se", metavar="COL", help="Standard error of x as measured, in its units; once per scale."),
+]
 Huber = Annotated[
     float | None, typer.Option(metavar="DELTA", help="Huber's loss on log residuals, linear beyond this: 1e-3.")
 ]
@@ -78,6 +95,7 @@ class Asked:
     at: At = "best"
     run: Run = None
     se: Se = None
+    x_se: XSe = None
     huber: Huber = None
     holdout: HoldOut = 0.3
     bootstrap: Draws = 1000
@@ -88,6 +106,9 @@ class Asked:
     fix: Fix = None
     tie: Tie = None
     bound: Bound = None
+    shared: Shared = None
+    prior: WithPrior = None
+    envelope: Envelope = None
     given: frozenset[str] = frozenset()
 
     def request(self, command: str) -> FitRequest:
@@ -103,15 +124,15 @@ class Asked:
             raise FitError(f"{command}: --x and --y must be given together, but got {given}")
         x, by = tuple(self.x), tuple(self.by or ())
         try:
-            options, window = self._options(), self._window(command)
+            options, window = self.options(), self._window(command)
             return FitRequest(
                 **{
                     "x": x, "y": self.y, "law": self.law, "by": by, "where": self.where, "at": self.at, "run": self.run,
-                    "se": self.se, "options": options, "window": window, **self._form(),
+                    "se": self.se, "x_se": tuple(self.x_se or ()), "options": options, "window": window, **self._form(),
                 }
             )  # fmt: skip
         except RequestError as error:
-            raise FitError(f"{command}: --{error.key}: {error.rule}") from error
+            raise FitError(f"{command}: --{error.key.replace('_', '-')}: {error.rule}") from error
 
     def applied(self, request: FitRequest) -> FitRequest:
         """A fit that a sweep names, with every option that the command line gives: its condition on rows holds besides
@@ -122,11 +143,13 @@ class Asked:
         """
         from raysweep.laws.request import RequestError
 
-        mine, own = self._options(), request.options
-        how = replace(mine, **{name: getattr(own, name) for name in {"huber", "holdout"} - self.given})
+        mine, own = self.options(), request.options
+        how = replace(mine, **{name: getattr(own, name) for name in {"huber", "holdout", "envelope"} - self.given})
         changed: dict[str, Any] = {
             name: getattr(self, name) for name in ("law", "at", "run", "se") if name in self.given
         }
+        if self.x_se:
+            changed["x_se"] = tuple(self.x_se)
         if self.by:
             changed["by"] = tuple(self.by)
         if self.where is not None:
@@ -138,12 +161,15 @@ class Asked:
             return replace(request, options=how, **changed)
         except RequestError as error:
             fit = f"{request.law} of {request.y} in {', '.join(request.x)}"
-            raise FitError(f"fit: --{error.key}: {error.rule} (The sweep names the fit {fit}.)") from error
+            raise FitError(
+                f"fit: --{error.key.replace('_', '-')}: {error.rule} (The sweep names the fit {fit}.)"
+            ) from error
 
     def _form(self) -> dict[str, Any]:
         """What the options say of the law itself, each part only where one of them is given."""
         from raysweep.laws.constraint import Constraints
         from raysweep.laws.own import FORMULA
+        from raysweep.laws.prior import of_words
 
         out: dict[str, Any] = {}
         if self.formula is not None:
@@ -154,6 +180,10 @@ class Asked:
             out["positive"] = tuple(name.strip() for names in self.positive for name in names.split(","))
         if self.fix or self.tie or self.bound or "law" in out or "law" in self.given:
             out["constraints"] = Constraints.of_words(self.fix or (), self.tie or (), self.bound or ())
+        if self.shared or "law" in out or "law" in self.given:
+            out["shared"] = tuple(name.strip() for names in self.shared or () for name in names.split(","))
+        if self.prior or "law" in out or "law" in self.given:
+            out["priors"] = of_words(self.prior or ())
         return out
 
     def _window(self, command: str) -> Window | None:
@@ -162,10 +192,11 @@ class Asked:
 
         return None if self.window is None else Window.of_mapping(parse_yaml(self.window, f"{command}: --window"))
 
-    def _options(self) -> Options:
+    def options(self) -> Options:
+        """How to fit."""
         from raysweep.laws.request import Options
 
-        return Options(self.level, self.bootstrap, self.seed, self.huber, self.holdout)
+        return Options(self.level, self.bootstrap, self.seed, self.huber, self.holdout, self.envelope)
 
 
 def asking(command: Callable[..., None], **defaults: Any) -> Callable[..., None]:

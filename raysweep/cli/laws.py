@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,7 @@ from raysweep.cli.predict import Predict, places
 from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import FitError
 
-__all__ = ["Data", "Rows", "add_to", "source"]
+__all__ = ["Data", "OfLaws", "Rows", "add_to", "source"]
 
 if TYPE_CHECKING:
     from raysweep.laws import GroupFit
@@ -43,24 +43,38 @@ _LARGE = 1 << 28  # bytes of a compacted ledger
 _DPI = 150
 
 
-class _OfLaws(TyperCommand):
+class OfLaws(TyperCommand):
     """A command whose --help ends with a paragraph on each law, for which alone the laws are imported."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         from raysweep.laws.forms import LAWS
 
         only = self.name == "allocate"
-        laws = [one for one in LAWS.values() if one.derived or not only]
+        laws = [one for one in LAWS.values() if one.costs or not only]
+        if self.name == "compare":
+            laws = [one for one in laws if len(one.axes) == 1]
         about = [f"{one.name}: {one.formula}; --x {' --x '.join(one.axes)}. {one.when}" for one in laws]
-        auto = [] if only else ["auto: the one-axis law that predicts held-out scales best."]
-        self.epilog = "\n\n".join(["Laws (--law):", *about, *auto])
+        self.epilog = "\n\n".join(["Laws (--law):", *about, *([] if only else _further())])
         super().format_epilog(ctx, formatter)
+
+
+def _further() -> list[str]:
+    """Paragraphs on what only `fit` takes: laws that are chosen, and second steps."""
+    from raysweep.laws.steps import STEPS
+
+    steps = [f"{name}: {step.law.formula}, L the loss. {step.law.when}" for name, step in STEPS.items()]
+    return [
+        "auto: the one-axis law that predicts held-out scales best.",
+        "bnsl: power+floor, bnsl1, bnsl2 or bnsl3: the fewest breaks whose AICc is within 4 of the least.",
+        "Second steps (--then):",
+        *steps,
+    ]
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.command(cls=_OfLaws)(asking(fit))
-    app.command(cls=_OfLaws)(asking(allocate, law="chinchilla"))
+    app.command(cls=OfLaws)(asking(fit))
+    app.command(cls=OfLaws)(asking(allocate, law="chinchilla"))
 
 
 def fit(
@@ -76,12 +90,22 @@ def fit(
     save: Annotated[
         str | None, typer.Option(metavar="FILE", help="Save the fits, for `raysweep predict FILE`: .json.")
     ] = None,
+    then: Annotated[
+        str | None,
+        typer.Option(metavar="sigmoid|exponential", help="A second step: a law of --metric over --y, its loss."),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(metavar="COL", help="With --then: the metric that is predicted through both steps.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Fit a law, with intervals, to a store or to any table. Without --x and --y: the fits that the sweep names."""
     printed = Printed(json, table, draws)
     requests = [asked.request("fit")] if asked.x or asked.y is not None else _named(data, asked)
-    wanted = [places(predict or (), request.x, "fit: --predict") for request in requests]
+    requests = _with_steps(requests, then, metric)
+    if save is not None and any(request.then for request in requests):
+        raise FitError("fit: --save keeps laws of one step, but a second one is named (then); leave one of them out")
+    wanted = [places(predict or (), request.x, "fit: --predict") for request in requests for _ in range(_fits(request))]
     fitted = _fitted("fit", data, asked, requests, rows, json)
     if figure is not None:
         _draw(fitted, wanted, Path(figure))
@@ -95,8 +119,16 @@ def fit(
 
 def allocate(
     data: Data,
-    budget: Annotated[list[float], typer.Option(metavar="FLOPS", help="Compute to spend; may be repeated.")],
     asked: Asked,
+    budget: Annotated[
+        list[float] | None, typer.Option(metavar="FLOPS", help="Compute to spend, in all; may be repeated.")
+    ] = None,
+    loss: Annotated[
+        list[float] | None, typer.Option(metavar="Y", help="Or a loss to reach at the least cost; may be repeated.")
+    ] = None,
+    inference_tokens: Annotated[
+        float, typer.Option(metavar="T", help="Tokens to serve, at 2 FLOPs each per unit of the first scale.")
+    ] = 0.0,
     rows: Rows = "current",
     cost_per: Annotated[
         float | None, typer.Option(metavar="C", help="FLOPs are C times both scales; 6 if neither is given.")
@@ -107,9 +139,18 @@ def allocate(
     json: Json = False,
 ) -> None:
     """Show how to spend a budget on two scales, by a fitted law. The answer has intervals."""
-    bad = next((b for b in budget if not 0 < b < float("inf")), None)
-    if bad is not None:
-        raise FitError(f"allocate: a --budget is FLOPs, positive and finite, but got {bad:g}")
+    if (not budget) == (not loss):
+        given = "both" if budget else "neither"
+        raise FitError(f"allocate: --budget or --loss must be given, and not both, but got {given}. Give one of them")
+    for option, numbers in (("a --budget is FLOPs", budget), ("a --loss is a value of y", loss)):
+        bad = next((b for b in numbers or () if not 0 < b < float("inf")), None)
+        if bad is not None:
+            raise FitError(f"allocate: {option}, positive and finite, but got {bad:g}")
+    if not 0 <= inference_tokens < float("inf"):
+        raise FitError(
+            f"allocate: --inference-tokens must be finite and at least 0, but got {inference_tokens:g}. Leave it out "
+            "for training alone"
+        )
     if cost_per is not None and flops is not None:
         raise FitError("allocate: --cost-per states what training costs and --flops measures it; give one of them")
     if cost_per is not None and not 0 < cost_per < float("inf"):
@@ -120,7 +161,7 @@ def allocate(
 
     if asked.formula is not None:
         raise FitError("allocate: it takes no formula, whose loss may fall without bound: name a --law of two scales")
-    paid = [name for name, one in LAWS.items() if one.derived]
+    paid = [name for name, one in LAWS.items() if one.costs]
     if asked.law not in paid:
         raise FitError(
             f"allocate: --law must have two scales whose product costs FLOPs, but got {asked.law!r}. Such laws are "
@@ -128,7 +169,8 @@ def allocate(
         )
     requests = [asked.request("allocate")]
     ((fitted, points),) = _fitted("allocate", data, asked, requests, rows, json, keep=(flops,) if flops else ())
-    made = [(group, _allocation(group, points, budget, cost_per or 6.0, flops)) for group in fitted]
+    target = _Target(tuple(budget or ()), tuple(loss or ()), cost_per or 6.0, flops, inference_tokens)
+    made = [(group, _allocation(group, points, target)) for group in fitted]
     if all(isinstance(one, str) for _, one in made):
         raise FitError(str(made[0][1]))
     if json:
@@ -160,6 +202,26 @@ def _named(data: Sequence[str], asked: Asked) -> list[FitRequest]:
         if display.x and display.y:
             return [replace(asked, x=[display.x], y=display.y).request("fit")]
     raise FitError(f"fit: --x and --y must be given, for {' '.join(data)} names no fits")
+
+
+def _with_steps(requests: Sequence[FitRequest], then: str | None, metric: str | None) -> list[FitRequest]:
+    """The fits with the second step that the command line names.
+
+    Raises:
+        FitError: It is none.
+    """
+    from raysweep.laws.request import RequestError
+
+    if then is None and metric is None:
+        return list(requests)
+    try:
+        return [replace(request, then=then, metric=metric) for request in requests]
+    except RequestError as error:
+        raise FitError(f"fit: --{error.key}: {error.rule}") from error
+
+
+def _fits(request: FitRequest) -> int:
+    return 1 if request.then is None else 2
 
 
 def _store(data: Sequence[str]) -> Store | None:
@@ -210,18 +272,17 @@ def _fitted(
     Raises:
         FitError: The table cannot answer; an option at fault is named.
     """
+    from raysweep.laws.chain import fits_of
     from raysweep.laws.points import points
     from raysweep.laws.request import RequestError
-    from raysweep.laws.table import fit_points
 
     table = source(data, rows, quiet)
     try:
-        taken = ((points(table, request, keep), request) for request in requests)
-        return [(fit_points(kept, request), kept) for kept, request in taken]
+        return [one for request in requests for one in fits_of(points(table, request, keep), request)]
     except RequestError as error:
         if error.key not in asked.given:  # the sweep's own fit is at fault
             raise
-        raise FitError(f"{command}: --{error.key}: {error.rule}") from error
+        raise FitError(f"{command}: --{error.key.replace('_', '-')}: {error.rule}") from error
 
 
 def _draw(fitted: Sequence[tuple[Fit, Points]], wanted: Sequence[Sequence[Mapping[str, float]]], path: Path) -> None:
@@ -239,11 +300,21 @@ def _draw(fitted: Sequence[tuple[Fit, Points]], wanted: Sequence[Sequence[Mappin
         tame(diagnostics_figure(law, kept, predict=ahead)).savefig(name, dpi=_DPI)
 
 
-def _allocation(
-    group: GroupFit, points: Points, budget: Sequence[float], cost_per: float, flops: str | None
-) -> Allocation | str:
-    """The best use of each budget under a group's law, or why there is none."""
+@dataclass(frozen=True)
+class _Target:
+    """What is allocated: budgets or losses, and what training and inference cost."""
+
+    budgets: tuple[float, ...]
+    losses: tuple[float, ...]
+    cost_per: float
+    flops: str | None
+    tokens: float
+
+
+def _allocation(group: GroupFit, points: Points, target: _Target) -> Allocation | str:
+    """The best use of each budget, or the cheapest way to each loss, under a group's law; or why there is none."""
     from raysweep.laws.allocate import Cost, allocate, fit_cost
+    from raysweep.laws.serving import cheapest
     from raysweep.laws.source import numbers
 
     if group.error is not None:
@@ -251,42 +322,65 @@ def _allocation(
     rows = points.of(group.group)
     x, t = (numbers(rows, name) for name in group.x)
     try:
-        cost = Cost(cost_per) if flops is None else fit_cost(x, t, numbers(rows, flops))
+        cost = Cost(target.cost_per) if target.flops is None else fit_cost(x, t, numbers(rows, target.flops))
         spent = cost.flops(x, t)
-        known = group.draws or list(group.params.values())
-        window = (float(spent.min()), float(spent.max()))
-        return allocate(group.law, known, list(budget), cost, level=group.level, window=window)
+        window, cost = (float(spent.min()), float(spent.max())), replace(cost, tokens=target.tokens)
+        if target.losses:
+            return cheapest(group.law, _known(group), list(target.losses), cost, level=group.level, window=window)
+        return allocate(group.law, _known(group), list(target.budgets), cost, level=group.level, window=window)
     except FitError as error:
         return str(error)
 
 
+def _known(group: GroupFit) -> Any:
+    """A group's parameters, with their draws where there are any."""
+    return group.draws or list(group.params.values())
+
+
 def _records(group: GroupFit, made: Allocation | str) -> list[dict[str, Any]]:
+    from raysweep.laws.serving import beside
+
     head = {"group": dict(group.group), "x": list(group.x)}
     if isinstance(made, str):
         return [{**head, "law": group.law.name, "error": made}]
     details = {**group.details, **made.details}
-    return [{**head, **record, "notes": list(details), "details": details} for record in made.to_json()]
+    records = [{**head, **record, "notes": list(details), "details": details} for record in made.to_json()]
+    if made.cost.tokens:
+        alone = beside(made, _known(group)).to_json()
+        return [{**record, "training_only": one} for record, one in zip(records, alone, strict=True)]
+    return records
 
 
 def _show_allocation(group: GroupFit, made: Allocation | str) -> None:
+    from raysweep.laws.serving import beside
     from raysweep.reports.tables import formula, title
 
     say(f"{title(group)}: {formula(group)}")
     if isinstance(made, str):
         say(f"  no allocation: {made}")
         return
+    columns = (("budget", made.budget), ("x", made.x), ("t", made.t), ("loss", made.loss))
     rows = []
-    for i, spent in enumerate(made.budget):
-        row = [f"{spent:.4g}"]
-        for key, best in (("x", made.x), ("t", made.t), ("loss", made.loss)):
+    for i in range(made.budget.size):
+        row = []
+        for key, best in columns:
             ends = made.intervals.get(key)
             row.append(f"{best[i]:.4g}" + ("" if ends is None else f" [{ends[i, 0]:.4g}, {ends[i, 1]:.4g}]"))
         rows.append(row)
-    print_table(["FLOPs", *(f"best {name}" for name in group.x), group.y], rows)
+    head = ["FLOPs", *(f"best {name}" for name in group.x), group.y]
     cost, (one, other) = made.cost, group.law.axes
+    if cost.tokens:
+        alone = beside(made, _known(group))
+        head += [*(f"training-only {name}" for name in group.x), "its FLOPs"]
+        for row, *numbers, saved in zip(rows, alone.x, alone.t, alone.budget, alone.saved, strict=True):
+            row += [*(f"{number:.4g}" for number in numbers[:2]), f"{numbers[2]:.4g} (saved: {saved:.1%})"]
+    print_table(head, rows)
     fitted = "" if cost.r2 is None else f", fitted to measured FLOPs (within {cost.misfit:.1%})"
     price = f"{cost.c:.4g} {_power(one, cost.p)} {_power(other, cost.q)}"
-    say(f"  FLOPs = {price}{fitted}" + (f"; intervals: {made.level:.0%}" if made.intervals else ""))
+    served = f" + 2 {one} x {cost.tokens:.4g} tokens of inference" if cost.tokens else ""
+    say(f"  FLOPs = {price}{served}{fitted}" + (f"; intervals: {made.level:.0%}" if made.intervals else ""))
+    if cost.tokens:
+        say("  training-only: the optimum of training alone that reaches the same loss, and its FLOPs with inference")
     say(*(f"  {code}: {text}" for code, text in {**group.details, **made.details}.items()))
 
 

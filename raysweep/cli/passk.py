@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from raysweep.laws.attempts import Attempts, Prediction
 
+__all__ = ["counted_rows", "whole"]
+
 _MOST = 20  # groups that are shown
 
 
@@ -60,8 +62,8 @@ def passk(
         raise FitError(f"passk: --bootstrap must be at least 100, for the intervals, but got {bootstrap}")
     if not 0.5 <= level < 1:
         raise FitError(f"passk: --level must be in [0.5, 1), but got {level:g}")
-    budgets = None if k is None else _whole(k, "--k")
-    ends = None if window is None else _whole(window, "--window")
+    budgets = None if k is None else whole("passk", k, "--k")
+    ends = None if window is None else whole("passk", window, "--window")
     if ends is not None and len(ends) != 2:
         raise FitError(f"passk: --window must be LOW,HIGH, but got {window!r}")
     found: list[tuple[dict[str, Any], Attempts | str, Prediction | None]] = []
@@ -86,7 +88,7 @@ def passk(
         say("", f"... and {len(found) - _MOST:,} more groups; --json has them all")
 
 
-def _whole(text: str, option: str) -> list[int]:
+def whole(command: str, text: str, option: str) -> list[int]:
     """Whole numbers separated by commas, also such as 1e6."""
     try:
         found = [float(part) for part in text.split(",")]
@@ -94,13 +96,13 @@ def _whole(text: str, option: str) -> list[int]:
             return [int(value) for value in found]
     except (ValueError, OverflowError):
         pass
-    raise FitError(f"passk: {option} must be whole numbers separated by commas, but got {text!r}")
+    raise FitError(f"{command}: {option} must be whole numbers separated by commas, but got {text!r}")
 
 
-def _groups(
-    table: Sequence[str], successes: str, trials: str, by: Sequence[str], where: str | None
-) -> list[tuple[dict[str, Any], pl.DataFrame]]:
-    """The rows of each value of the columns `by`, in their order.
+def counted_rows(
+    table: Sequence[str], successes: str, trials: str, names: Sequence[str], where: str | None
+) -> pl.DataFrame:
+    """The rows of a table with the columns `names` and counts, as numbers.
 
     Raises:
         FitError: The table, a column or the condition is invalid; counts are missing or not numbers; no row is left.
@@ -113,18 +115,25 @@ def _groups(
     rows, _ = scan(source)
     named = " ".join(table)
     schema = rows.collect_schema()
-    for name in (successes, trials, *by):
+    for name in (successes, trials, *names):
         require(schema.names(), name)
     for name in (successes, trials):
         if not schema[name].is_numeric() and gather(rows.select(name).head(1)).is_empty():
             raise FitError(f"{named}: must hold one row per problem, but holds none.")
     rows = selected(rows, where, (successes, trials), source)
-    frame = gather(rows.select(list(dict.fromkeys((*by, successes, trials)))))
+    frame = gather(rows.select(list(dict.fromkeys((*names, successes, trials)))))
     if missing := sum(frame[name].null_count() for name in {successes, trials}):
         raise FitError(f"{named}: {successes} and {trials} must be given in every row, but {missing:,} are missing.")
     if frame.is_empty():
         raise FitError(f"{named}: no row is left" + (f" by --where {where!r}." if where else "."))
-    frame = frame.with_columns(pl.col(successes, trials).cast(pl.Float64))
+    return frame.with_columns(pl.col(successes, trials).cast(pl.Float64))
+
+
+def _groups(
+    table: Sequence[str], successes: str, trials: str, by: Sequence[str], where: str | None
+) -> list[tuple[dict[str, Any], pl.DataFrame]]:
+    """The rows of each value of the columns `by`, in their order."""
+    frame = counted_rows(table, successes, trials, by, where)
     if not by:
         return [({}, frame)]
     return [(dict(zip(by, key, strict=True)), rows) for key, rows in frame.group_by(list(by), maintain_order=True)]
@@ -152,6 +161,23 @@ def _record(group: dict[str, Any], found: Attempts | str, later: Prediction | No
                 "extrapolated": bool(found.extrapolated[j]),
             }
             for j in range(len(found.k))
+        ],
+        "shapes": [
+            {
+                "name": one.shape.name,
+                "parameters": one.shape.parameters,
+                "aicc": _plain(one.aicc - found.further.least),
+                "p_value": _plain(one.p_value),
+                "impossible": one.impossible,
+                "supported": found.further.supports(one),
+                "pass_at_k": [
+                    {"k": int(k), "value": 1 - value, "interval": [1 - ends[1], 1 - ends[0]]}
+                    for k, value, ends in zip(
+                        found.k[found.extrapolated].tolist(), one.failure.tolist(), one.interval.tolist(), strict=True
+                    )
+                ],
+            }
+            for one in found.further.shapes
         ],
         "exponent": {
             "value": _plain(found.exponent),
@@ -187,19 +213,32 @@ def _show(group: dict[str, Any], found: Attempts | str, later: Prediction | None
     for j, budget in enumerate(found.k):
         ends = found.failure_interval[j]
         mark = " extrapolated" if found.extrapolated[j] else ""
-        rows.append([f"{budget:,.0f}", f"{1 - found.failure[j]:.4g} [{1 - ends[1]:.4g}, {1 - ends[0]:.4g}]{mark}"])
+        value = f"{1 - found.failure[j]:.4g} " if math.isfinite(found.failure[j]) else "between "
+        rows.append([f"{budget:,.0f}", f"{value}[{1 - ends[1]:.4g}, {1 - ends[0]:.4g}]{mark}"])
     print_table(["k", "pass@k"], rows)
+    if found.extrapolated.any() and found.further.shapes:
+        _show_shapes(found)
     say(
         f"  exponent of 1 - pass@k over k = {found.window[0]:,} to {found.window[1]:,}: {found.exponent:.3g} "
         f"[{found.exponent_interval[0]:.3g}, {found.exponent_interval[1]:.3g}]",
-        f"  as k grows, by a Beta distribution of success rates: {found.tail:.3g} "
+        f"  as k grows, by a Beta distribution of success rates (0 if a problem is impossible): {found.tail:.3g} "
         f"[{found.tail_interval[0]:.3g}, {found.tail_interval[1]:.3g}]",
     )
-    if later is not None and not all(map(math.isfinite, later.predicted.tolist())):
-        say(f"  nothing can be predicted from {counted(later.trials, 'trial')} per problem: none of those succeeded")
-    elif later is not None:
+    if later is not None:
+        off = f"rms log error of 1 - pass@k {later.error:.3g}" if math.isfinite(later.error) else "no value"
         say(
-            f"  predicted from {later.trials:,} trials per problem up to k = {later.k[-1]:,.0f}: rms log error of "
-            f"1 - pass@k {later.error:.3g}; {later.covered:.0%} of budgets in the {found.level:.0%} interval"
+            f"  predicted from {later.trials:,} trials per problem up to k = {later.k[-1]:,.0f}: {off}; "
+            f"{later.covered:.0%} of budgets in the {found.level:.0%} interval"
         )
     say(*(f"  {code}: {text}" for code, text in found.notes.items()))
+
+
+def _show_shapes(found: Attempts) -> None:
+    """What each shape of success rates says of the largest k, where the counts do not contradict it."""
+    rows = []
+    for one in found.further.shapes:
+        low, high = 1 - one.interval[-1, ::-1]
+        said = f"{1 - one.failure[-1]:.4g} [{low:.4g}, {high:.4g}]" if found.further.supports(one) else "rejected"
+        fit = f"{one.p_value:.2g}" if math.isfinite(one.p_value) else "-"
+        rows.append([one.shape.name, f"+{one.aicc - found.further.least:.3g}", fit, said])
+    print_table(["if success rates are", "AICc", "p of fit", f"pass@{found.k[found.extrapolated][-1]:,.0f}"], rows)

@@ -128,6 +128,10 @@ def _say_work(found: Mapping[str, Any], planned: Plan, store: str, skip_failed: 
             f"  {counted(again.restarted + again.resumed, 'partly finished run')}: {again.resumed:,} resume from a "
             f"checkpoint, {again.restarted:,} are trained again from their start"
         )
+    for count, groups in planned.spread.items():
+        from raysweep.spread import in_words
+
+        say(f"  {in_words(groups, count, resources.gpus)}")
     if not function:
         _print_shapes(found["shapes"])
     _print_time(found, function, slots)

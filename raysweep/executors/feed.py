@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from raysweep.errors import PackError
 from raysweep.grid.runs import Runs
 from raysweep.ledger.causes import alike, cause
 from raysweep.ledger.rows import Counts
@@ -41,6 +40,7 @@ class Feed:
             number.
         pace: Learns how long packs take.
         say: Called with a line that should stay on the screen.
+        spread: Called with a pack of one lane that ran out of memory; whether its runs go to several workers later.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Feed:
         most: int | None = None,
         pace: Pace | None = None,
         say: Callable[[str], object] = str,
+        spread: Callable[[Pack], bool] = lambda pack: False,
     ) -> None:
         self._fresh = iter(packs)
         self._waiting: deque[Pack] = deque()
@@ -70,7 +71,7 @@ class Feed:
         self._begun: dict[str, float] = {}
         self.stopped = ""  # why nothing more is begun
         self._pending, self._claims, self._attempts = pending, claims, attempts
-        self._give_up, self._on_wait = give_up, on_wait
+        self._give_up, self._on_wait, self._spread = give_up, on_wait, spread
 
     @property
     def finished(self) -> bool:
@@ -268,15 +269,15 @@ class Feed:
         return counts
 
     def too_large(self, pack_id: str, reason: str) -> Counts:
-        """The pack ran out of memory: queue both halves, or give up on a single lane."""
+        """The pack ran out of memory: queue both halves; a single lane goes to more workers, or is given up."""
         pack, rest = self._landed(pack_id)
         if not len(rest):
             return Counts()
-        try:
-            halves = halve(make_pack(rest, pack.attempt))
-        except PackError:
-            return self._give_up(make_pack(rest, pack.attempt), f"out of memory with one lane: {reason}")
-        self._waiting.extendleft(reversed(halves))
+        left = make_pack(rest, pack.attempt)
+        if len(left) > 1:
+            self._waiting.extendleft(reversed(halve(left)))
+        elif not self._spread(left):
+            return self._give_up(left, f"out of memory with one lane: {reason}")
         return Counts()
 
     def _landed(self, pack_id: str) -> tuple[Pack, Runs]:

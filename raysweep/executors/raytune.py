@@ -320,7 +320,7 @@ class RayExecutor:
         search = PackSearch(feed, order, on_counts, hosts, job)
         trial = PackTrial if job.workers == 1 else TeamTrial
         # By default a searcher's trials start one after another.
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(self.slots, _STARTING))
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(min(room(job), _STARTING))
         with tempfile.TemporaryDirectory(prefix="raysweep-tune-") as scratch:
             tuner = tune.Tuner(
                 tune.with_resources(tune.with_parameters(trial, job=job), _resources(job)),

@@ -36,8 +36,10 @@ AXES = (
     Axis("input_noise", float, "lane", 0.0, low=0.0, help="std of Gaussian noise on inputs, new at every step"),
     Axis("train_shift", str, "lane", "none", choices=SHIFTS, help="of the distribution that training items are from"),
     Axis("train_kl", float, "lane", 0.0, low=0.0, high=1e6, unit="nats", help="its distance, KL(shifted || world)"),
+    Axis("train_noise", float, "lane", 0.0, low=0.0, help="std of noise on training items, fixed, besides the shift"),
     Axis("test_shift", str, "lane", "none", choices=SHIFTS, help="of the distribution that held-out items are from"),
     Axis("test_kl", float, "lane", 0.0, low=0.0, high=1e6, unit="nats", help="its distance, KL(shifted || world)"),
+    Axis("test_noise", float, "lane", 0.0, low=0.0, help="std of noise on held-out items, fixed, besides the shift"),
     # The model.
     Axis("model", str, "shape", "mlp", choices=KINDS, help="classifier"),
     Axis("width", int, "shape", 64, low=1, high=65536, unit="units", help="hidden units; channels; token size"),

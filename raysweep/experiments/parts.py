@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -45,19 +46,23 @@ def parts_of(pack: Runs, world: World, when: Literal["train", "test"]) -> tuple[
     Raises:
         OracleError: the world cannot be shifted so.
     """
-    kinds, distances = f"{when}_shift", f"{when}_kl"
+
+    def column(name: str, default: object) -> Sequence[Any]:
+        return pack.column(name) if name in pack.values else [default] * len(pack)
+
     asked = [
-        (float(t), str(kind) if kl else "none", float(kl) if kind != "none" else 0.0)
-        for t, kind, kl in zip(
+        (float(t), str(kind) if kl else "none", float(kl) if kind != "none" else 0.0, float(noise))
+        for t, kind, kl, noise in zip(
             pack.column("temperature"),
-            pack.column(kinds) if kinds in pack.values else ["none"] * len(pack),
-            pack.column(distances) if distances in pack.values else [0.0] * len(pack),
+            column(f"{when}_shift", "none"),
+            column(f"{when}_kl", 0.0),
+            column(f"{when}_noise", 0.0),
             strict=True,
         )
     ]
     distinct = sorted(set(asked))
     found = []
-    for temperature, kind, kl in distinct:
-        own = shifted(world, kind, kl)
+    for temperature, kind, kl, noise in distinct:
+        own = shifted(world, kind, kl, noise)
         found.append(Part(own, temperature, None if own is world else world))
     return found, np.array([distinct.index(one) for one in asked], dtype=np.int64)

@@ -2,7 +2,8 @@
 
 Along a budget `C = c x^p t^q` the law is a function of log x alone. The separable laws have its minimum in closed form
 (Hoffmann et al. 2022, arXiv 2203.15556, eq. 4, there for p = q = 1); any other two-axis law is searched, all draws and
-budgets at once.
+budgets at once. So is a budget that also pays for inference, `C = c x^p t^q + 2 x T` (Sardana et al. 2024, arXiv
+2401.00448, eq. 2); see `serving` for the least such budget that reaches a loss.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from raysweep.laws import terms
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.draws import Sample
 
-__all__ = ["Allocation", "Cost", "allocate", "extrapolation", "fit_cost", "minimum", "optimal_line"]
+__all__ = ["Allocation", "Cost", "allocate", "extrapolation", "fit_cost", "minimum", "optimal_line", "optimum"]
 
 _REACH = 50.0  # log units that the search goes to either side of x = t
+_SERVED = 2.0  # FLOPs of inference per parameter and token
 _POOR = 0.2  # relative misfit from which a cost model is flagged
 _GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of training: `C = c x^p t^q`, by default the 6 FLOPs per parameter and token of Kaplan and Hoffmann.
+    """The cost of training: `C = c x^p t^q`, by default the 6 FLOPs per parameter and token of Kaplan and Hoffmann; and
+    of inference, 2 FLOPs per parameter (the first scale) and token.
 
     Attributes:
         c: FLOPs at x = t = 1.
@@ -36,6 +39,7 @@ class Cost:
         r2: Share of the variance of log FLOPs it explains; None if it was not fitted.
         misfit: Largest |fitted / measured - 1|; None if it was not fitted.
         details: A sentence for each note code (`cost_model_poor`).
+        tokens: Tokens of inference over the model's life; 0 for training alone.
     """
 
     c: float = 6.0
@@ -44,8 +48,11 @@ class Cost:
     r2: float | None = None
     misfit: float | None = None
     details: Mapping[str, str] = field(default_factory=dict)
+    tokens: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.tokens < np.inf:
+            raise FitError(f"Tokens of inference are finite and >= 0, but got {self.tokens:g}. Give 0 for none.")
         if not (self.c > 0 and self.p > 0 and self.q > 0):
             raise FitError(
                 f"A cost C = c x^p t^q needs c, p, q > 0, but got c={self.c:g}, p={self.p:g}, q={self.q:g}. "
@@ -53,13 +60,25 @@ class Cost:
             )
 
     def flops(self, x: npt.ArrayLike, t: npt.ArrayLike) -> Array:
-        """FLOPs of training at scales x and t, which broadcast."""
+        """FLOPs of training and inference at scales x and t, which broadcast."""
         x, t = np.asarray(x, dtype=np.float64), np.asarray(t, dtype=np.float64)
-        return np.asarray(self.c * x**self.p * t**self.q)
+        return np.asarray(self.c * x**self.p * t**self.q + self.served(x))
+
+    def served(self, x: npt.ArrayLike) -> Array:
+        """FLOPs of inference at the first scale x."""
+        return _SERVED * self.tokens * np.asarray(x, dtype=np.float64)
 
     def other(self, log_x: Array, budget: Array) -> Array:
-        """log t that spends the budget beside log x."""
-        return np.asarray((np.log(budget / self.c) - self.p * log_x) / self.q)
+        """log t that spends the budget beside log x; -inf where inference takes all of it."""
+        if self.tokens:
+            budget = np.maximum(budget - self.served(np.exp(log_x)), 0.0)
+        with np.errstate(divide="ignore"):
+            return np.asarray((np.log(budget / self.c) - self.p * log_x) / self.q)
+
+    def most(self, budget: Array) -> Array:
+        """log x whose inference alone takes the budget; inf without inference."""
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(budget / (_SERVED * self.tokens))) if self.tokens else np.full_like(budget, np.inf)
 
 
 def fit_cost(x: npt.ArrayLike, t: npt.ArrayLike, flops: npt.ArrayLike) -> Cost:
@@ -107,7 +126,8 @@ class Allocation:
         budget: FLOPs, [budgets].
         x, t: The compute-optimal scales, in the units of the fit, [budgets].
         loss: The law's y there, [budgets].
-        intervals: Low and high of each at `level`, keys `x`, `t`, `loss`, each [budgets, 2]; empty without draws.
+        intervals: Low and high of each at `level`, keys `x`, `t`, `loss`, each [budgets, 2]; empty without draws. Where
+            losses were given, `budget` in place of `loss`.
         level: Nominal coverage.
         details: A sentence for each note code.
     """
@@ -129,11 +149,14 @@ class Allocation:
     def to_json(self) -> list[dict[str, Any]]:
         """One record per budget: plain Python values, None where there is no interval."""
         named = {"x": f"{self.law.axes[0]}*", "t": f"{self.law.axes[1]}*", "loss": "loss"}
+        if "budget" in self.intervals:
+            named["budget"] = "FLOPs"
+        price = {"c": self.cost.c, "p": self.cost.p, "q": self.cost.q}
         return [
             {
                 "budget": float(budget),
                 "law": self.law.name,
-                "cost": {"c": self.cost.c, "p": self.cost.p, "q": self.cost.q},
+                "cost": {**price, "tokens": self.cost.tokens} if self.cost.tokens else price,
                 "params": [
                     dict(
                         zip(
@@ -172,10 +195,10 @@ def allocate(
     Args:
         law: A law of two axes, such as `chinchilla`, `kaplan` or `time`.
         fitted: Parameter values, [parameters], or a bootstrap of the law, which gives intervals.
-        budget: FLOPs, positive, one number or [budgets].
+        budget: FLOPs of training and, with `cost.tokens`, of inference, positive, one number or [budgets].
         cost: 6 x t if not given.
         level: Nominal coverage of the intervals.
-        window: Least and greatest compute of the runs behind the fit; a budget outside it is noted.
+        window: Least and greatest compute of the runs behind the fit; training outside it is noted.
 
     Raises:
         FitError: The law does not have two axes, a budget is not positive, or the law has no interior optimum, as when
@@ -183,7 +206,7 @@ def allocate(
     """
     cost = Cost() if cost is None else cost
     budgets = np.atleast_1d(np.asarray(budget, dtype=np.float64))
-    if not law.derived:
+    if not law.costs:
         raise FitError(
             f"An allocation trades two scales against each other, but the law {law.name!r} is over "
             f"{', '.join(law.axes)}. Fit a joint law, such as chinchilla; `split` trades attempts against training."
@@ -192,7 +215,7 @@ def allocate(
         raise FitError(f"Budgets are positive and finite, but got {budgets.tolist()}. Give FLOPs.")
     sample = fitted if isinstance(fitted, Sample) else None
     values = np.asarray(fitted if sample is None else sample.values, dtype=np.float64)
-    interior = _optimum(law, values, budgets, cost)[1]
+    interior = optimum(law, values, budgets, cost)[1]
     if not interior.all():
         named = ", ".join(f"{n}={v:g}" for n, v in zip(law.names, values, strict=True))
         raise FitError(
@@ -203,16 +226,17 @@ def allocate(
 
     def best(values: Array) -> Array:
         """log x*, log t* and log loss, [..., 3, budgets]."""
-        log_x = _optimum(law, values, budgets, cost)[0]
+        log_x = optimum(law, values, budgets, cost)[0]
         scales = np.stack([log_x, cost.other(log_x, budgets)], axis=-2)
         return np.concatenate([scales, law.evaluate(scales, values)[0][..., None, :]], axis=-2)
 
     details = dict(cost.details)
-    if window is not None and (note := extrapolation(budgets, window)):
+    trained = budgets - cost.served(np.exp(best(values)[0]))
+    if window is not None and (note := extrapolation(trained, window)):
         details["extrapolated"] = note
     intervals: dict[str, Array] = {}
     if sample is not None:
-        astray = int((~_optimum(law, sample.draws, budgets, cost)[1].all(axis=-1)).sum())
+        astray = int((~optimum(law, sample.draws, budgets, cost)[1].all(axis=-1)).sum())
         if astray:
             details["draws_without_optimum"] = (
                 f"{astray} of {len(sample.draws)} draws have no interior optimum (an exponent near 0): the intervals "
@@ -288,20 +312,27 @@ def minimum(
     return ((left + right) / 2)[..., 0], inside
 
 
-def _optimum(law: Law, values: Array, budgets: Array, cost: Cost) -> tuple[Array, npt.NDArray[np.bool_]]:
-    """log x* at each budget, [..., budgets], held within reach, and whether it is an interior optimum."""
+def optimum(law: Law, values: Array, budgets: Array, cost: Cost) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """log x* at each budget, [..., budgets], held within reach, and whether it is an interior optimum.
+
+    Args:
+        values: Parameter values, [..., parameters].
+        budgets: FLOPs, [budgets], or [..., budgets] where each of `values` has its own.
+    """
     k = np.log(budgets / cost.c)
-    middle = np.broadcast_to(k / (cost.p + cost.q), (*values.shape[:-1], budgets.size))
+    middle = np.broadcast_to(k / (cost.p + cost.q), (*values.shape[:-1], budgets.shape[-1]))
     low, high = middle - _REACH / cost.p, middle + _REACH / cost.p
-    if law.terms is terms.separable:
+    if law.terms is terms.separable and not cost.tokens:
         line = optimal_line(law, values, cost)
         with np.errstate(invalid="ignore"):
             found = line[..., :1] + line[..., 1:] * k
         inside = (found > low) & (found < high)
         return np.clip(np.where(np.isnan(found), low, found), low, high), inside
+    high = np.minimum(high, cost.most(budgets))
+    low = np.minimum(low, high - _REACH / cost.p)
 
     def along(log_x: Array) -> Array:
-        scales = np.stack([log_x, cost.other(log_x, budgets[:, None])], axis=-2)
+        scales = np.stack([log_x, cost.other(log_x, budgets[..., None])], axis=-2)
         return law.evaluate(scales, values[..., None, :])[0]
 
     return minimum(along, low, high, mesh=129)

@@ -2,12 +2,13 @@
 
 * Up to the fewest trials of a problem, 1 - pass@k is the mean over problems of C(n - c, k) / C(n, k), unbiased for a
   fixed n (Chen et al. 2021, arXiv 2107.03374, eq. 1; by log-gamma).
-* Beyond, problems are taken to have success rates drawn from a Beta(a, b), fitted by maximum likelihood to the counts
-  (beta-binomial; Kazdan et al. 2025, arXiv 2510.05197): 1 - pass@k = B(a, b + k) / B(a, b) ~ k^-a. Where a problem was
-  tried until it succeeded often enough, n depends on the counts: the likelihood is the same, but the unbiased estimate
-  is biased, and `inverse_failure` gives the estimate for that design.
+* Beyond, `beyond` gives bounds that hold for every distribution of success rates, and fits shapes of it.
+* Where a problem was tried until it succeeded often enough, n depends on the counts: likelihoods are the same, but the
+  unbiased estimate is biased, and `inverse_failure` gives the estimate for that design.
+* The exponent as k grows is that of a Beta(a, b) fitted by maximum likelihood to the counts (beta-binomial; Kazdan et
+  al. 2025, arXiv 2510.05197): 1 - pass@k = B(a, b + k) / B(a, b) ~ k^-a.
 * The unit of every interval is the problem. An unbiased 1 - pass@k has the interval of a mean over
-  problems (`proportion.mean_interval`); for all other quantities whole problems are drawn with replacement.
+  problems (`proportion.mean_interval`); for exponents whole problems are drawn with replacement.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from scipy.special import gammaln
 
 from raysweep.errors import FitError
+from raysweep.laws.beyond import Beyond, beyond
 from raysweep.laws.definition import Array
 from raysweep.laws.draws import Draws
 from raysweep.laws.proportion import mean_interval
@@ -67,12 +69,14 @@ class Attempts:
         problems: Number of problems; `unsolved` of them were never solved.
         trials: Fewest and most trials of a problem.
         k: Requested budgets, [budgets]; those above `trials[0]` are `extrapolated`.
-        failure: 1 - pass@k, [budgets], and its interval, [budgets, 2].
+        failure: 1 - pass@k, [budgets], and its interval, [budgets, 2]; NaN where only the interval is known.
         exponent: Local exponent of 1 - pass@k over `window`, and its interval.
         inverse_exponent: The same by `inverse_failure`.
-        tail: The exponent a of the Beta distribution, and its interval; NaN where none fits.
+        tail: The exponent a of the Beta distribution, and its interval; NaN where none fits. Believe neither with
+            the note `beta_rejected`.
         window: Lowest and highest k of the exponent.
         level: Nominal coverage of intervals.
+        further: What the counts say of the budgets that are extrapolated, and of shapes of success rates.
         notes: A sentence for each code.
     """
 
@@ -90,6 +94,7 @@ class Attempts:
     tail_interval: tuple[float, float]
     window: tuple[int, int]
     level: float
+    further: Beyond
     notes: dict[str, str]
 
 
@@ -151,11 +156,14 @@ def attempts(
     mesh = np.unique(np.round(np.geomspace(low, high, _WINDOW)))
     weights = np.random.default_rng(seed).multinomial(c.size, np.full(c.size, 1 / c.size), size=draws).astype(float)
     weights = np.concatenate([np.ones((1, c.size)), weights])  # the estimate, then its draws
-    beyond = asked > fewest
+    extrapolated = asked > fewest
+    further = beyond(c, n, asked[extrapolated], level)
     solved = Tail.fitted(c, n, weights) if c.any() and (c < n).any() else None
-    failure = np.empty((len(weights), asked.size))
-    failure[:, ~beyond] = weights @ unbiased_failure(c, n, asked[~beyond]) / c.size
-    failure[:, beyond] = np.nan if solved is None else solved.failure(asked[beyond])
+    inside = unbiased_failure(c, n, asked[~extrapolated])
+    failure, ends = np.empty(asked.size), np.empty((asked.size, 2))
+    failure[~extrapolated], failure[extrapolated] = inside.mean(axis=0), further.failure
+    ends[~extrapolated] = np.reshape([mean_interval(each, level) for each in inside.T], (-1, 2))
+    ends[extrapolated] = further.interval
     slope = _slope(mesh, weights @ unbiased_failure(c, n, mesh))
     inverse = _slope(mesh, inverse_failure(c, n, mesh).sum(axis=0)[None])[0]
     tail = np.full(len(weights), np.nan) if solved is None else solved.a
@@ -170,21 +178,15 @@ def attempts(
         ends = sample.interval_of(lambda v: v[..., 0], level, log)
         return np.where(ends >= _ENDLESS / 1e3, np.inf, ends)
 
-    ends = np.empty((asked.size, 2))
-    for j, k_j in enumerate(asked):
-        if beyond[j]:
-            ends[j] = np.clip(interval(failure[:, j], False), 0, 1)
-        else:
-            ends[j] = mean_interval(unbiased_failure(c, n, [k_j])[:, 0], level)
     slopes = interval(slope, False)
     return Attempts(
         problems=c.size,
         unsolved=int((c == 0).sum()),
         trials=(fewest, int(n.max())),
         k=asked,
-        failure=failure[0],
+        failure=failure,
         failure_interval=ends,
-        extrapolated=beyond,
+        extrapolated=extrapolated,
         exponent=float(slope[0]),
         exponent_interval=(max(0.0, float(slopes[0])), float(slopes[1])),
         inverse_exponent=float(inverse),
@@ -192,7 +194,8 @@ def attempts(
         tail_interval=tuple(interval(tail, True).tolist()),
         window=(int(low), int(high)),
         level=level,
-        notes=_notes(c, n, beyond, solved, inverse - slope[0]),
+        further=further,
+        notes=_notes(c, n, solved, inverse - slope[0]) | further.notes,
     )
 
 
@@ -203,7 +206,7 @@ def _slope(k: Array, failure: Array) -> Array:
         return np.asarray(-(np.log(failure) @ u) / (u @ u))
 
 
-def _notes(c: Array, n: Array, beyond: npt.NDArray[np.bool_], solved: Tail | None, apart: float) -> dict[str, str]:
+def _notes(c: Array, n: Array, solved: Tail | None, apart: float) -> dict[str, str]:
     notes = {}
     if (c == 0).any():
         notes["unsolved"] = (
@@ -219,11 +222,6 @@ def _notes(c: Array, n: Array, beyond: npt.NDArray[np.bool_], solved: Tail | Non
         notes["unequal_trials"] = (
             f"trials differ ({n.min():,.0f} to {n.max():,.0f}); if problems were tried until they succeeded, the "
             f"unbiased estimate is biased: with (c - 1) / (n - 1) in its place the exponent changes by {apart:+.3g}."
-        )
-    if beyond.any():
-        notes["extrapolated"] = (
-            f"k above {n.min():,.0f}, the fewest trials of a problem, is extrapolated by a Beta distribution of "
-            "success rates."
         )
     if solved is None:
         notes["no_tail"] = "no trial at all succeeded, or every one did: there is no tail to fit."
@@ -243,7 +241,8 @@ class Prediction:
         trials: Trials per problem that were used.
         k: Budgets above them, [budgets].
         failure: 1 - pass@k by all trials, [budgets].
-        predicted: 1 - pass@k as predicted by the fewer trials, [budgets]; `interval`: its interval, [budgets, 2].
+        predicted: 1 - pass@k as predicted by the fewer trials, [budgets], NaN where only its interval is known;
+            `interval`: its interval, [budgets, 2].
     """
 
     trials: int

@@ -11,6 +11,8 @@ The unit is the independently trained run: all points of one run move together, 
   so that draws of a linear law follow Student's t. Runs at one scale each borrow residuals from each other, see
   `resampling.Residuals.drawn`. Percentiles are the interval as they stand: it bends as the law does, keeps to the
   bounds, and is the same for a quantity and for a monotone function of it.
+* A spread that changes with scale (`growth.Growth`): weights make residuals alike where a test found the change, and
+  draws then vary its slope by its error; where there is only a hint of it, borrowed residuals are scaled.
 * A parameter on its bound: a bootstrap is not consistent there (Andrews 2000). As long as a share of the draws beyond
   the tail lies on a bound, the data do not exclude the law without that parameter, and the interval of every quantity
   also holds the percentiles of those draws alone.
@@ -21,7 +23,8 @@ tests/benchmarks/laws-coverage.json has the table.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -31,11 +34,15 @@ from scipy.special import ndtri, stdtrit
 
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.estimate import estimate, scales_of, solve
-from raysweep.laws.resampling import canonical, measured, multiplicities, residuals, spent_by
+from raysweep.laws.growth import Growth
+from raysweep.laws.resampling import canonical, measured, multiplicities, residuals, spent_by, tangent
 
-__all__ = ["Bootstrap", "Difference", "Resample", "bootstrap", "compare", "resample"]
+__all__ = [
+    "MANY_RUNS", "Bootstrap", "Deviations", "Difference", "Resample", "bootstrap", "compare", "differences", "paired",
+    "resample",
+]  # fmt: skip
 
-_MANY = 30  # runs beyond which whole runs are drawn, not multipliers of their residuals
+MANY_RUNS = 30  # runs beyond which whole runs are drawn, not multipliers of their residuals
 _FAR = 50.0  # in log y, beyond any interval: with one degree of freedom some draws of y would overflow
 _RELATIVE = 1e-6  # how far a draw is polished: far below the spread of draws
 Kind = Literal["case", "wild"]
@@ -56,6 +63,7 @@ class Resample:
         spread: Standard deviation of log y about the law, from the residuals.
         labels: Sorted labels of the runs, [runs]; None if none were given.
         seed: Seed of the draws.
+        growth: How the spread changes with scale, `spread` being that at its centre; None where it does not.
     """
 
     kind: Kind
@@ -68,6 +76,7 @@ class Resample:
     spread: float = 0.0
     labels: npt.NDArray[Any] | None = field(default=None, repr=False)
     seed: int = 0
+    growth: Growth | None = None
 
     def solved(self, law: Law, values: Array, draws: Array) -> Bootstrap:
         """The bootstrap these draws make: `draws` [draws, parameters] solve `weights` and `y`."""
@@ -83,6 +92,7 @@ class Resample:
             self.spread,
             self.labels,
             self.seed,
+            self.growth,
         )
 
 
@@ -93,7 +103,7 @@ class Bootstrap:
     Attributes:
         values: The estimate the draws surround, [parameters].
         draws: Parameter values of each draw, in the estimate's units, [draws, parameters].
-        redrawn, discarded, runs, spent, kind, spread, labels, seed: See `Resample`.
+        redrawn, discarded, runs, spent, kind, spread, labels, seed, growth: See `Resample`.
     """
 
     law: Law
@@ -107,6 +117,7 @@ class Bootstrap:
     spread: float = 0.0
     labels: npt.NDArray[Any] | None = field(default=None, repr=False)
     seed: int = 0
+    growth: Growth | None = None
 
     @property
     def freedom(self) -> int:
@@ -152,17 +163,40 @@ class Bootstrap:
             x: Where.
             level: Nominal coverage.
             noise: Standard deviation of log y about the law, a number or [points]: between runs and, added in
-                quadrature, of a finite evaluation. What the residuals show (`spread`) if not given.
+                quadrature, of a finite evaluation. What the residuals show (`spread`, `growth`) if not given.
         """
+        centre, away = self._new(x, level, noise)
+        return np.asarray(np.exp(_ends(centre, away, level, self._at_bounds())))
+
+    def missed(
+        self, x: npt.ArrayLike, y: npt.ArrayLike, level: float = 0.95, noise: npt.ArrayLike | None = None
+    ) -> tuple[float, float]:
+        """The share of new measurements y, [points], outside their interval at scales x, and how likely as many are.
+
+        The draws say how many points would be missed if the law holds: those of one draw share its error.
+        Arguments as in `prediction`.
+
+        Returns:
+            The share, and the p-value.
+        """
+        centre, away = self._new(x, level, noise)
+        low, high = _ends(centre, away, level, self._at_bounds()).T
+        t, draws = np.log(np.asarray(y, dtype=np.float64)), centre + away
+        outside = (t < low) | (t > high)
+        as_many = ((draws < low) | (draws > high)).sum(axis=1) >= outside.sum()
+        return float(outside.mean()), float((1 + as_many.sum()) / (1 + len(draws)))
+
+    def _new(self, x: npt.ArrayLike, level: float, noise: npt.ArrayLike | None) -> tuple[Array, Array]:
+        """Log y of the law at scales x, [points], and deviations of new measurements from it, [draws, points]."""
         x = np.asarray(x, dtype=np.float64)
-        sd = self.spread if noise is None else np.asarray(noise, dtype=np.float64)
+        known = self.spread if self.growth is None else self.spread * self.growth.at(np.atleast_2d(x))
+        sd = np.asarray(known if noise is None else noise, dtype=np.float64)
         centre, draws = (np.log(self.law.predict(x, values)) for values in (self.values, self.draws))
         # Every quantile of Student's t once, in an order independent of the draws'.
         count = len(draws)
         errors = stdtrit(self.freedom, (np.arange(count) + 0.5) / count)
         errors = np.random.default_rng(self.seed).permuted(np.broadcast_to(errors[:, None], draws.shape), axis=0)
-        away = self._away(centre, draws, level) + sd * errors
-        return np.asarray(np.exp(_ends(centre, away, level, self._at_bounds())))
+        return centre, self._away(centre, draws, level) + sd * errors
 
     def _at_bounds(self) -> list[npt.NDArray[np.bool_]]:
         """For each bound that some draw lies on, a mask of the draws on it, [draws]."""
@@ -185,7 +219,7 @@ class Bootstrap:
         return np.asarray(factor * (draws - centre))
 
 
-def _ends(centre: Array, away: Array, level: float, at_bounds: list[npt.NDArray[np.bool_]]) -> Array:
+def _ends(centre: Array, away: Array, level: float, at_bounds: Sequence[npt.NDArray[np.bool_]]) -> Array:
     """Ends of the interval of a quantity, [..., 2], from its deviations, [draws, ...]."""
     low, high = _percentiles(away, level)
     for side in at_bounds:
@@ -224,6 +258,60 @@ class Difference:
     paired: bool
 
 
+@dataclass(frozen=True)
+class Deviations:
+    """Quantities with draws of their errors.
+
+    Attributes:
+        centre: The estimates, [...].
+        away: Deviations whose percentiles are those of the errors, [draws, ...].
+        at_bounds: Masks of draws on a bound of a parameter, [draws] each: see the module's last rule.
+    """
+
+    centre: Array
+    away: Array = field(repr=False)
+    at_bounds: tuple[npt.NDArray[np.bool_], ...] = field(default=(), repr=False)
+
+    def interval(self, level: float) -> Array:
+        """Low and high of each quantity, [..., 2]."""
+        return _ends(self.centre, self.away, level, self.at_bounds)
+
+
+def paired(a: Bootstrap, b: Bootstrap) -> bool:
+    """Whether two data sets share their runs' draws: the same labels of runs, drawn with the same seed."""
+    return (
+        a.labels is not None
+        and b.labels is not None
+        and np.array_equal(a.labels, b.labels)
+        and (a.seed, a.kind, len(a.draws)) == (b.seed, b.kind, len(b.draws))
+    )
+
+
+def differences(
+    a: Bootstrap,
+    b: Bootstrap,
+    functions: tuple[Callable[[Array], Array], Callable[[Array], Array]],
+    level: float = 0.95,
+    together: bool = True,
+) -> Deviations:
+    """What the first of `functions` makes of `a` minus what the second makes of `b`.
+
+    Args:
+        functions: Parameter values, [..., parameters], to quantities, [..., quantities].
+        together: Difference draws one by one where the two share them; else they are taken to be independent.
+    """
+    count = min(len(a.draws), len(b.draws))
+    # Unpaired draws of one seed still have their multipliers in common; in another order they do not.
+    same = together and paired(a, b)
+    order = np.arange(count) if same else np.random.default_rng(b.seed).permutation(len(b.draws))[:count]
+    of_a, of_b = functions
+    first, second = np.asarray(of_a(a.values)), np.asarray(of_b(b.values))
+    away = a._away(first, np.asarray(of_a(a.draws)), level)[:count]
+    away = away - b._away(second, np.asarray(of_b(b.draws)), level)[order]
+    sides = [side[:count] for side in a._at_bounds()] + [side[order] for side in b._at_bounds()]
+    return Deviations(first - second, away, tuple(sides))
+
+
 def compare(a: Bootstrap, b: Bootstrap, function: Callable[[Array], Array], level: float = 0.95) -> Difference:
     """The difference of `function` between `a` and `b`, with an interval.
 
@@ -235,21 +323,9 @@ def compare(a: Bootstrap, b: Bootstrap, function: Callable[[Array], Array], leve
         function: Parameter values, [..., parameters], to a quantity, [...].
         level: Nominal coverage.
     """
-    paired = (
-        a.labels is not None
-        and b.labels is not None
-        and np.array_equal(a.labels, b.labels)
-        and (a.seed, a.kind, len(a.draws)) == (b.seed, b.kind, len(b.draws))
-    )
-    count = min(len(a.draws), len(b.draws))
-    # Unpaired draws of one seed still have their multipliers in common; in another order they do not.
-    order = np.arange(count) if paired else np.random.default_rng(b.seed).permutation(len(b.draws))[:count]
-    first, second = np.asarray(function(a.values)), np.asarray(function(b.values))
-    away = a._away(first, np.asarray(function(a.draws)), level)[:count]
-    away = away - b._away(second, np.asarray(function(b.draws)), level)[order]
-    sides = [side[:count] for side in a._at_bounds()] + [side[order] for side in b._at_bounds()]
-    low, high = _ends(first - second, away, level, sides)
-    return Difference(float(first - second), float(low), float(high), paired)
+    found = differences(a, b, (function, function), level)
+    low, high = found.interval(level)
+    return Difference(float(found.centre), float(low), float(high), paired(a, b))
 
 
 def bootstrap(
@@ -307,8 +383,16 @@ def resample(
     weights: npt.ArrayLike | None = None,
     draws: int = 1000,
     seed: int = 0,
+    growth: Growth | None = None,
+    kind: Kind | None = None,
+    precision: Array | None = None,
 ) -> Resample:
     """The problems to solve for the draws of a bootstrap around the estimate `fitted`, [parameters]; see `bootstrap`.
+
+    Args:
+        growth: How the spread changes with scale; None where it does not.
+        kind: By the number of runs if not given; a law of groups is always drawn by its residuals.
+        precision: See `resampling.residuals`; the draws of the priors themselves are left to the caller.
 
     Raises:
         FitError: There are too few independent runs to judge an error by.
@@ -320,15 +404,24 @@ def resample(
     order = order[w[order] > 0]
     labels, cluster = (None, np.arange(order.size)) if given is None else np.unique(given[order], return_inverse=True)
     has = measured(x[:, order], cluster)
-    runs, spent = len(has), spent_by(law, x[:, order], cluster, has)
-    rng = np.random.default_rng(np.random.SeedSequence(seed))
     u, t = np.log(x[:, order]), np.log(y[order])
-    left = residuals(law, u, t, w[order], fitted, cluster)
-    if runs > _MANY:
+    known = None  # how many parameters the data determine beside priors
+    if precision is not None:
+        known = max(1, round(float((tangent(law, u, t, w[order], fitted, precision)[2] ** 2).sum())))
+    runs, spent = len(has), spent_by(law, x[:, order], cluster, has, known)
+    rng = np.random.default_rng(np.random.SeedSequence(seed))
+    left = residuals(law, u, t, w[order], fitted, cluster, precision)
+    scale = np.ones(order.size) if growth is None else growth.at(x[:, order])
+    spread = left.spread / math.sqrt(float(np.average(scale**2, weights=w[order])))
+    if kind == "case" or (kind is None and runs > MANY_RUNS and not law.pooled):
         counts, redrawn = multiplicities(has, len(law.parameters), draws, rng)
         drawn = np.zeros((len(counts), y.size))
         drawn[:, order] = counts[:, cluster] * w[order]
-        return Resample("case", drawn, None, runs, spent, redrawn, draws - len(counts), left.spread, labels, seed)
+        return Resample("case", drawn, None, runs, spent, redrawn, draws - len(counts), spread, labels, seed, growth)
     drawn = np.tile(y, (draws, 1))
-    drawn[:, order] = np.exp(left.centre + np.clip(left.drawn(runs - spent, draws, rng), -_FAR, _FAR))
-    return Resample("wild", None, drawn, runs, spent, 0, 0, left.spread, labels, seed)
+    # Weights that follow the spread already make residuals alike.
+    away = left.drawn(runs - spent, draws, rng, scale if growth is not None and not growth.found else None)
+    if growth is not None and growth.found and left.single:
+        away *= growth.varied(x[:, order], draws, rng)
+    drawn[:, order] = np.exp(left.centre + np.clip(away, -_FAR, _FAR))
+    return Resample("wild", None, drawn, runs, spent, 0, 0, spread, labels, seed, growth)

@@ -19,6 +19,7 @@ from raysweep.laws.trend import trend
 
 __all__ = [
     "MOST_COMPARED",
+    "MOST_FLOORS",
     "of_comparison",
     "of_holdout",
     "of_place",
@@ -29,7 +30,8 @@ __all__ = [
     "of_window",
 ]
 
-MOST_COMPARED = 50  # groups beyond which rivals are not fitted
+MOST_COMPARED = 50  # groups beyond which rivals are not fitted, but for a floor
+MOST_FLOORS = 2000  # groups beyond which a floor is not tested either
 _SUSPICIOUS = 0.001  # p-value below which a fit is flagged
 _UNCERTAIN = 0.05  # p-value of no floor above which the data cannot distinguish a floor from none
 _FAR = 1e60  # times the largest scale: a power of .05 has grown a thousandfold
@@ -61,7 +63,7 @@ def of_trend(group: Group, names: Sequence[str], y: str) -> tuple[dict[str, str]
     if found is None:
         return {}, True
     predicted = law.predict(data.x, group.values)
-    if found.flat > _UNCERTAIN:
+    if found.flat > _UNCERTAIN and law.free > 1:
         constant = np.average(np.log(data.y), weights=group.weights)
         small = float((group.weights * (np.log(data.y) - constant) ** 2).sum())
         large = float((group.weights * (np.log(data.y) - np.log(predicted)) ** 2).sum())
@@ -95,6 +97,8 @@ def _levels_off(group: Group, axis: int) -> bool:
 def of_residuals(group: Group, residual: Array) -> dict[str, str]:
     """Whether log residuals, [points], exceed what the spread of runs explains, and whether that spread is known."""
     data, out = group.data, {}
+    if group.growth is not None and group.growth.found:
+        residual = residual * np.sqrt(group.weights)
     p_value = lack_of_fit(data.x, residual, len(group.law.parameters), group.run)
     if p_value is not None and p_value < _SUSPICIOUS:
         out["lack_of_fit"] = (
@@ -128,16 +132,15 @@ def of_window(group: Group, names: Sequence[str], residual: Array) -> dict[str, 
 
 
 def of_place(group: Group) -> dict[str, str]:
-    """A parameter that is a scale and lies beyond the data."""
-    name = group.law.surrounded
-    if not name:
-        return {}
-    value, x = float(group.values[group.law.names.index(name)]), group.data.x[0]
-    if x.min() < value < x.max():
+    """The parameters that are scales and lie beyond the data."""
+    x = group.data.x[0]
+    values = {name: float(group.values[group.law.names.index(name)]) for name in group.law.surrounded}
+    out = [f"{name} = {value:.4g}" for name, value in values.items() if not x.min() < value < x.max()]
+    if not out:
         return {}
     return {
         "outside_scales": (
-            f"{name} = {value:.4g} lies outside the scales that were measured, {x.min():.4g} to {x.max():.4g}: no "
+            f"{', '.join(out)} lies outside the scales that were measured, {x.min():.4g} to {x.max():.4g}: no "
             "data show what lies on its other side. Add scales there."
         )
     }
@@ -152,11 +155,14 @@ def of_holdout(law: Law, holdout: Holdout | None, options: Options) -> dict[str,
         return {
             "no_holdout": f"Too few scales remain without the top {share} to fit {law.name!r}, so nothing was held out."
         }
-    if holdout.n_points < _JUDGED or holdout.coverage is None or holdout.coverage >= options.level - _MISSED:
+    coverage, p_value = holdout.coverage, holdout.p_value
+    if coverage is None or p_value is None or holdout.n_points < _JUDGED:
+        return {}
+    if coverage >= options.level - _MISSED or p_value > _UNCERTAIN:
         return {}
     return {
         "holdout_missed": (
-            f"Only {holdout.coverage:.0%} of the points held out fell into their {options.level:.0%} interval: the law "
+            f"Only {coverage:.0%} of the points held out fell into their {options.level:.0%} interval: the law "
             "does not reach that far, and neither will intervals beyond the data."
         )
     }
@@ -167,17 +173,20 @@ def _asked(law: str) -> str:
 
 
 def of_comparison(compared: bool, options: Options) -> dict[str, str]:
-    """Where rivals are missing, or judged by another loss than the law."""
+    """Where rivals are missing."""
+    if options.envelope is not None:
+        tau = options.envelope
+        text = (
+            f"The law is not of the mean: squared log residuals count {tau:g} where y lies above it and {1 - tau:g} "
+            "below (an expectile). Rivals, tests of the fit and intervals of a new run are of the mean, and left out."
+        )
+        return {"envelope": text}
     if not compared:
         text = (
-            f"Rivals, and tests of a floor, are for at most {MOST_COMPARED} groups at a time: choose groups with where."
+            f"Rivals are fitted in at most {MOST_COMPARED} groups at a time, and a floor is tested in at most "
+            f"{MOST_FLOORS:,}: choose groups with where."
         )
         return {"no_rivals": text}
-    if options.huber is not None:
-        text = (
-            "Rivals, and tests of a floor, compare fits by least squares, not by Huber's loss: outliers count in full."
-        )
-        return {"rivals_by_least_squares": text}
     return {}
 
 

@@ -12,12 +12,13 @@ import numpy.typing as npt
 from scipy.special import fdtrc
 
 from raysweep.errors import FitError
+from raysweep.laws import robust
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.estimate import Estimate, Status, distinct, scales_of, solve
 from raysweep.laws.forms import LAWS, compared
 from raysweep.laws.polish import ITERATIONS
 
-__all__ = ["CANDIDATES", "Choice", "Evidence", "choose", "evidence", "f_test", "held_out"]
+__all__ = ["CANDIDATES", "Choice", "Evidence", "choose", "evidence", "f_test", "floor_evidence", "held_out"]
 
 # Fewest parameters first. Without power and power+floor, limits of these that win short hold-outs by luck. Candidates,
 # cuts and margin were picked on the 92 curves of Alabdulmohsin et al. (2022), test parts included (analysis/LOG.md).
@@ -169,28 +170,43 @@ class Evidence:
         return {k: v if v is None or isinstance(v, str) or math.isfinite(v) else None for k, v in vars(self).items()}
 
 
-def evidence(law: Law, x: Array, y: Array, weights: Array | None = None, holdout: float = 0.3) -> list[Evidence]:
-    """`law` and its rivals on the same points by least squares, best AICc first, without laws that need more scales.
+def evidence(
+    law: Law, x: Array, y: Array, weights: Array | None = None, holdout: float = 0.3, huber: float | None = None
+) -> list[Evidence]:
+    """`law` and its rivals on the same points, best AICc first, without laws that need more scales.
 
     Args:
         x: Scales, positive, [axes, points].
         y: Measurements, positive, [points].
         weights: See `estimate`.
         holdout: Share of distinct scales left out for the last column; 0 for none.
+        huber: See `estimate`. The likelihood is then that of Huber's density, and the F test one of its losses.
     """
     w = np.ones(y.size) if weights is None else weights
     kept = np.stack([np.ones(y.size), ~held_out(x, holdout)]) if holdout else np.ones((1, y.size))
     able = [form for form in (law, *map(compared, law.rivals)) if distinct(x) >= form.fewest_scales]
-    rows = [_compared(form, x, y, w, kept) for form in able]
+    return _table(law, [_compared(form, x, y, w, kept, huber) for form in able], y.size)
+
+
+def floor_evidence(
+    law: Law, other: Law, values: tuple[Array, Array], x: Array, y: Array, weights: Array, huber: float | None
+) -> list[Evidence]:
+    """`evidence` on a law and that with or without its floor, both fitted: `values` are theirs; nothing is held out."""
+    kept = np.ones((1, y.size))
+    rows = [_row(form, v[None], x, y, weights, kept, huber) for form, v in zip((law, other), values, strict=True)]
+    return _table(law, rows, y.size)
+
+
+def _table(law: Law, rows: Sequence[_Compared], n: int) -> list[Evidence]:
     least = min((row.aicc for row in rows), default=0.0)
     own = next((row for row in rows if row.form is law), None)
     table = [
         Evidence(
             row.form.name,
             row.form.free,
-            math.sqrt(row.squares / y.size),
+            math.sqrt(row.squares / n),
             row.aicc - least if math.isfinite(row.aicc) else math.inf,
-            None if own is None else _p_value(own, row, y.size),
+            None if own is None else _p_value(own, row, n),
             row.holdout,
         )
         for row in rows
@@ -200,36 +216,58 @@ def evidence(law: Law, x: Array, y: Array, weights: Array | None = None, holdout
 
 @dataclass(frozen=True)
 class _Compared:
-    """A law fitted by least squares: its sum of squares, AICc, and log RMSE on what was held out."""
+    """A law fitted to the points.
+
+    Attributes:
+        squares: Sum of squared residuals.
+        loss: What the fit minimised: the same, or twice the sum of Huber's losses.
+        noise: What the F test compares a difference of losses with: the same, or see `robust.noise`.
+        holdout: Log RMSE on what was held out.
+    """
 
     form: Law
     squares: float
+    loss: float
+    noise: float
     aicc: float
     holdout: float | None
 
 
-def _compared(form: Law, x: Array, y: Array, w: Array, kept: Array) -> _Compared:
+def _compared(form: Law, x: Array, y: Array, w: Array, kept: Array, huber: float | None) -> _Compared:
     """The rows of `kept`, [1 or 2, points], are 1 for all points and, if scales are held out, for the others."""
     second = len(kept) > 1 and distinct(x[:, kept[1] > 0]) >= form.fewest_scales
-    fit = _fit(form, x, y, w * (kept if second else kept[:1]), None)
+    kept = kept if second else kept[:1]
+    return _row(form, _fit(form, x, y, w * kept, huber).values, x, y, w, kept, huber)
+
+
+def _row(form: Law, values: Array, x: Array, y: Array, w: Array, kept: Array, huber: float | None) -> _Compared:
+    """`values`, [1 or 2, parameters], are those of the fits to the rows of `kept`."""
     with np.errstate(all="ignore"):
-        missed = np.log(form.predict(x, fit.values)) - np.log(y)
+        missed = np.log(form.predict(x, values)) - np.log(y)
     n, p = y.size, form.free
     squares = float(np.average(missed[0] ** 2, weights=w)) * n
     spare = n - p - 2  # the spread is one more
-    aicc = n * math.log(max(squares, 1e-300) / n) + 2 * (p + 1) * n / spare if spare > 0 else math.inf
-    return _Compared(form, squares, aicc, float(np.sqrt(np.mean(missed[1, kept[1] == 0] ** 2))) if second else None)
+    if huber is None:
+        loss = noise = squares
+        fits = n * math.log(max(squares, 1e-300) / n)
+    else:
+        part = (missed[0], w / w.mean(), huber)
+        loss, noise, fits = robust.loss(*part), robust.noise(*part), robust.deviance(*part)
+    aicc = fits + 2 * (p + 1) * n / spare if spare > 0 else math.inf
+    holdout = float(np.sqrt(np.mean(missed[1, kept[1] == 0] ** 2))) if len(kept) > 1 else None
+    return _Compared(form, squares, loss, noise, aicc, holdout)
 
 
 def _p_value(own: _Compared, other: _Compared, n: int) -> float | None:
     """The p-value of the F test of two laws on n points; None where neither contains the other, or none is spare."""
     a, b = own.form, other.form
     nested = b.name in a.contains or a.name in b.contains or a.inside == b.name
-    if not nested or min(own.squares, other.squares) <= 0:
+    if not nested or min(own.noise, other.noise) <= 0:
         return None
     small, large = (other, own) if b.free < a.free else (own, other)
     spare, edge = n - large.form.free, small.form.inside != large.form.name
-    return f_test(small.squares, large.squares, spare, abs(a.free - b.free), edge) if spare > 0 else None
+    without = small.loss + (large.noise - large.loss)
+    return f_test(without, large.noise, spare, abs(a.free - b.free), edge) if spare > 0 else None
 
 
 def f_test(small: float, large: float, spare: int, extra: int, edge: bool = True) -> float:

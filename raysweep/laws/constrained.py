@@ -18,7 +18,7 @@ import numpy as np
 
 from raysweep.errors import nearest
 from raysweep.laws.constraint import Constraints
-from raysweep.laws.definition import Array, Derived, Evaluate, Implicit, Law, Parameter
+from raysweep.laws.definition import Array, Evaluate, Implicit, Law, Parameter
 from raysweep.laws.refusal import RequestError
 from raysweep.laws.search import best, solved
 
@@ -55,7 +55,7 @@ def constrained(law: Law, what: Constraints) -> Law:
         levels=tuple(min(level, fewest) for level in law.levels),
         centred=(False,) * len(law.axes),
         levelled=False,
-        derived=tuple(Derived(d.name, d.about, parts.after(d.of)) for d in law.derived),
+        derived=tuple(replace(d, of=parts.after(d.of)) for d in law.derived),
         starts=min(law.starts, blocks),
         pairs=(),
         implicit=Implicit(parts.through(law.evaluate), _same, search, blocks, inner, linear, value),
@@ -63,10 +63,12 @@ def constrained(law: Law, what: Constraints) -> Law:
         contains=(),
         floorless="",
         inside=lifted,
-        surrounded=law.surrounded if law.surrounded in [p.name for p in kept] else "",
+        profile=None,
+        surrounded=tuple(name for name in law.surrounded if name in [p.name for p in kept]),
         of_axes=None,
         proved=False,
         sees=None if law.sees is None else _seen(law.sees, parts),
+        of=(law, what),
     )
 
 
@@ -213,15 +215,15 @@ def _search(
     whole = [parts.source.index(k) for k in range(len(parts.kept))]
     low, high = (np.array([getattr(p, end) for p in parts.kept]) for end in ("low", "high"))
 
-    if law.implicit is not None:
-        implicit = law.implicit
+    its = law.implicit or law.profile
+    if its is not None:
 
         def own(u: Array, t: Array, w: Array) -> tuple[Array, Array]:
-            mesh = np.clip(implicit.starts(u, t, w)[0][..., whole], low, high)
-            group = np.arange(mesh.shape[1]) % implicit.blocks
+            mesh = np.clip(its.starts(u, t, w)[0][..., whole], low, high)
+            group = np.arange(mesh.shape[1]) % its.blocks
             return best(*solved(value, parts.kept, linear, mesh, u, t, w), group.tolist())
 
-        return own, implicit.blocks
+        return own, its.blocks
 
     k = len(law.amplitudes)
     tried = [

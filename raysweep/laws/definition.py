@@ -13,9 +13,10 @@ from typing import TypeAlias
 
 import numpy as np
 
+from raysweep.laws.constraint import Constraints
 from raysweep.laws.terms import Array, Restored, Slopes, Terms
 
-__all__ = ["Array", "Derived", "Implicit", "Law", "Parameter"]
+__all__ = ["Array", "Derived", "Implicit", "Law", "Parameter", "Profile"]
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,13 @@ class Derived:
         name: As it appears in tables and JSON.
         about: A description of it.
         of: Parameter values [..., parameters] to the quantity, [...].
+        log: Strictly positive, and its error is multiplicative.
     """
 
     name: str
     about: str
     of: Callable[[Array], Array]
+    log: bool = False
 
 
 Evaluate: TypeAlias = Callable[[Array, Array], tuple[Array, list[Array]]]
@@ -82,6 +85,14 @@ class Implicit:
 
 
 @dataclass(frozen=True)
+class Profile:
+    """A search of starts of its own for a law that is a sum of terms; `starts` and `blocks` as in `Implicit`."""
+
+    starts: Callable[[Array, Array, Array], tuple[Array, Array]]
+    blocks: int
+
+
+@dataclass(frozen=True)
 class Law:
     """A functional form of y on one or more scales.
 
@@ -103,18 +114,22 @@ class Law:
         pairs: (amplitude, parameter) of each term that is exp(log amplitude + exponent * slope(x)): where all terms but
             a constant one are such, second derivatives are known too, and the polish is Newton's method.
         implicit: How a law that is not a sum of terms is evaluated; None for the others.
+        profile: How its starts are searched, where a mesh over all exponents would be too large.
         rivals: Laws that a fit is compared with: names that `forms.compared` knows, or laws.
         contains: Those of them that are this law with a part (a floor, a shift, a break) taken out, so that a
             test compares the two.
         floorless: The one of `contains` that lacks only the floor E; empty where a law has none.
         inside: The one of `rivals` that is this law with its constraints lifted, which hold no parameter at the edge of
             its range; empty where there is none.
-        surrounded: A parameter that is a scale, which an estimate should have data on both sides of; empty for none.
+        surrounded: Parameters that are scales, which an estimate should have data on both sides of.
+        costs: Whether compute is proportional to the product of its two scales, so that it can be allocated to them.
         of_axes: The same law of another number of axes; None where the number is fixed.
         proved: Whether the parameters are known to be distinguishable wherever scales suffice. Where they are not, as
             in a formula of one's own, a fit whose parameters the data do not determine is refused.
         sees: Whether the data, distinct scales [scales], show what an estimate, [parameters], says lies beyond them: a
             law whose data do not is not a candidate of `choice.choose`. None where no check is needed.
+        pooled: Whether points belong to groups, with parameters of their own that a draw of whole runs could lose.
+        of: The law that this one is under constraints, and the constraints; None where there are none.
     """
 
     name: str
@@ -134,14 +149,18 @@ class Law:
     starts: int = 1
     pairs: tuple[tuple[int, int], ...] = ()
     implicit: Implicit | None = None
+    profile: Profile | None = None
     rivals: tuple[str | Law, ...] = ()
     contains: tuple[str, ...] = ()
     floorless: str = ""
     inside: str = ""
-    surrounded: str = ""
+    surrounded: tuple[str, ...] = ()
+    costs: bool = False
     of_axes: Callable[[int], Law] | None = None
     proved: bool = True
     sees: Callable[[Array, Array], bool] | None = None
+    pooled: bool = False
+    of: tuple[Law, Constraints] | None = None
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from raysweep.errors import FitError
 from raysweep.laws.definition import Array, Law
-from raysweep.laws.merged import merged
+from raysweep.laws.merged import merged, spread
 from raysweep.laws.polish import ITERATIONS, Optima, Problems, polish
 from raysweep.laws.start import NEGLIGIBLE, starts
 
@@ -98,7 +98,7 @@ def check(law: Law, x: Array, y: Array) -> None:
                 f"The law {law.name!r} ({law.formula}) needs at least {need} distinct {name}, but there are {have}. "
                 f"Add values of {name}."
             )
-    if several and _straight(x) < _OFF_LINE and law.derived:
+    if law.costs and _straight(x) < _OFF_LINE:
         raise FitError(
             f"The law {law.name!r} ({law.formula}) needs {' and '.join(law.axes)} that vary independently, but "
             f"here one follows from the other (in logs, to {_straight(x):.1%} of its spread): their terms cannot be "
@@ -173,10 +173,10 @@ def solve(
         known: Parameters of an optimum of each problem, [problems, parameters]: searches that come close to it stop,
             and the result is only to be used where its objective is lower.
     """
-    if start is None and huber is None and len(u) == len(t) == 1 and w.shape[1] > _MANY:
-        few = merged(u[0], t[0], w)
+    if start is None and len(u) == len(t) == 1 and w.shape[1] > _MANY:
+        few = merged(u[0], t[0], w) if huber is None else spread(u[0], t[0], w, _MANY)
         if few is not None:
-            start = solve(law, few[0][None], few[1][None], few[2], None, None, relative, iterations).values
+            start = solve(law, few[0][None], few[1][None], few[2], huber, None, relative, iterations).values
     # Centred logs: amplitudes and exponents are then nearly uncorrelated, and units cannot matter.
     there = np.asarray((w > 0).any(axis=0, keepdims=True) if len(u) == len(t) == 1 else w > 0)
     count = there.sum(axis=1)

@@ -10,50 +10,69 @@ import numpy.typing as npt
 
 from raysweep.errors import FitError
 from raysweep.laws import caveats, forms
-from raysweep.laws.batch import Group, bootstraps, solve_all, weights_of
+from raysweep.laws.batch import MOST_POINTS, Group, bootstraps, solve_all, weights_of
 from raysweep.laws.bootstrap import Bootstrap
-from raysweep.laws.choice import choose, evidence, held_out
+from raysweep.laws.choice import Evidence, evidence, held_out
+from raysweep.laws.chosen import chosen
 from raysweep.laws.copies import counted_once
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.dependence import clustered
 from raysweep.laws.determined import undetermined
 from raysweep.laws.estimate import Status, check, distinct, scales_of
+from raysweep.laws.floors import floors
 from raysweep.laws.group import Data, GroupFit, Holdout
+from raysweep.laws.inexact import moved
 from raysweep.laws.misfit import of_form
+from raysweep.laws.noise import followed
 from raysweep.laws.pooling import pooled
 from raysweep.laws.remains import remains
 from raysweep.laws.request import Options
 
-__all__ = ["fit_groups"]
+__all__ = ["Drawn", "begin", "fit_groups", "intervals_of", "outcome", "scored"]
 
 _ROUNDS = 3  # alternations of weights and fit
 _BATCH = 4_000_000  # numbers of draws' points held at a time
 _MANY = 5_000  # points of a group beyond which runs are averaged in batches
 _BATCHES = 100
+_SCORED = 5_000  # points held out whose intervals are looked at
 _SAME = 1e-12  # relative spread of y below which it is constant
 _KEEP = 2000  # groups beyond which draws are not kept, only their intervals
 _OF_A_LINE = 2  # parameters of a straight line in logs, which a flat or rising y determines, too
 
 
 def fit_groups(
-    law: Law | None, groups: Sequence[Data], x: Sequence[str], y: str, options: Options | None = None
+    law: Law | None,
+    groups: Sequence[Data],
+    x: Sequence[str],
+    y: str,
+    options: Options | None = None,
+    family: Sequence[Law] = (),
 ) -> list[GroupFit]:
     """Fit `law` to each group's points; a refusal becomes a `FAILED` fit, not an exception.
 
     Args:
-        law: What to fit; None to choose a one-axis law for each group by hold-out.
+        law: What to fit; None to choose a one-axis law for each group, see `chosen.chosen`.
+        family: The laws to choose from.
     """
     options = options or Options()
-    begun = [_begin(law, data, options) for data in groups]
+    begun = [begin(law, data, options, family) for data in groups]
     sound = [i for i, group in enumerate(begun) if group.error is None]
     for i, group in zip(sound, _estimated([begun[i] for i in sound], options.huber), strict=True):
         begun[i] = _judged(clustered(group, x))
+    if options.envelope is None:
+        begun = followed(begun, x, options.huber)
+    else:  # weights and clusters are those of the mean
+        some = [begun[i] for i in sound]
+        found = solve_all(some, [g.weights for g in some], None, options.envelope)
+        for i, group, (values, status) in zip(sound, some, found, strict=True):
+            begun[i] = replace(group, values=values, status=status)
     drawn = _drawn(begun, options, keep=len(groups) <= _KEEP)
     second = _held_out(begun, options) if options.holdout else [None] * len(begun)
     compare = len(groups) <= caveats.MOST_COMPARED
+    tested = {} if compare or len(groups) > caveats.MOST_FLOORS else floors(begun, options.huber)
     return [
-        _outcome(group, x, y, options, sample, holdout, compare)
-        for group, sample, holdout in zip(begun, drawn, second, strict=True)
+        outcome(group, x, y, options, sample, holdout, None if compare else tested.get(i, ()))
+        for i, (group, sample, holdout) in enumerate(zip(begun, drawn, second, strict=True))
     ]
 
 
@@ -65,7 +84,7 @@ def _judged(group: Group) -> Group:
     return replace(group, error=undetermined(group.law, group.data.x[:, there], group.values))
 
 
-def _begin(law: Law | None, data: Data, options: Options) -> Group:
+def begin(law: Law | None, data: Data, options: Options, family: Sequence[Law] = ()) -> Group:
     """Points in a canonical order, so that neither the last digit nor a draw depends on the order of rows."""
     run = np.arange(data.y.size) if data.run is None else np.unique(data.run, return_inverse=True)[1]
     ties = (run,) if data.run is not None else ()
@@ -80,25 +99,19 @@ def _begin(law: Law | None, data: Data, options: Options) -> Group:
     try:
         if law is None:
             check(form, scales_of(form, data.x), data.y)
-            choice = choose(data.x, data.y, huber=options.huber)
-            form = choice.law
-            shown = ", ".join(f"{n} {s:.3g}" for n, s in choice.scores.items() if np.isfinite(s))
-            details["law_chosen"] = (
-                f"{form.name} was chosen by hold-out of the largest scales (log RMSE: {shown})."
-                if shown
-                else f"{form.name} was taken: scales are too few to choose a law by hold-out."
-            )
+            form, details["law_chosen"] = chosen(data.x, data.y, options.huber, family)
         check(form, scales_of(form, data.x), data.y)
         if np.ptp(data.y) <= _SAME * data.y.max():
             raise FitError(
                 f"A law needs a y that changes, but y is {data.y[0]:.6g} at all {data.y.size} points. Check the "
                 "column, or fit another one."
             )
-        if data.se is not None and not (np.isfinite(data.se).all() and (data.se >= 0).all()):
+        errors = [one for one in (data.se, data.x_se) if one is not None]
+        if not all(np.isfinite(one).all() and (one >= 0).all() for one in errors):
             raise FitError("Standard errors must be finite and >= 0. Filter the rows without one, or leave se out.")
     except FitError as refused:
         error = str(refused)
-    if error is None and data.y.size > _MANY and distinct(data.x) * _BATCHES < data.y.size:
+    if error is None and data.x_se is None and data.y.size > _MANY and distinct(data.x) * _BATCHES < data.y.size:
         rows = data.y.size
         data, run, weights = _batched(data, run)
         details["batched_runs"] = (
@@ -134,7 +147,7 @@ def _estimated(groups: Sequence[Group], huber: float | None) -> list[Group]:
         solved = solve_all(some, [g.weights for g in some], huber)
         for i, g, (v, s) in zip(noisy, some, solved, strict=True):
             out[i] = replace(g, values=v, status=s)
-    return out
+    return [group if group.data.x_se is None else moved(group, huber) for group in out]
 
 
 @dataclass(frozen=True)
@@ -154,13 +167,19 @@ def _drawn(groups: Sequence[Group], options: Options, keep: bool) -> list[Drawn]
 
     def flush() -> None:
         nonlocal batch, size
-        for sample, why in bootstraps(batch, [g.weights for g in batch], options):
+        for group, (sample, why) in zip(batch, bootstraps(batch, [g.weights for g in batch], options), strict=True):
             notes = {"no_interval": why} if why else {}
-            intervals = {} if sample is None else _intervals(sample, options.level)
+            intervals = {} if sample is None else intervals_of(sample, options.level)
             if sample is not None and sample.redrawn:
                 notes["draws_redrawn"] = (
                     f"{sample.redrawn} of {options.draws} draws lost too many scales to fit the law and were drawn "
                     f"again; {sample.discarded} were discarded."
+                )
+            if sample is not None and group.data.y.size > MOST_POINTS:
+                drawn = "clusters" if np.unique(group.run).size == sample.runs else "random batches of independent rows"
+                notes["binned_draws"] = (
+                    f"There are more than {MOST_POINTS:,} points: draws are of {sample.runs:,} {drawn}, and "
+                    "measurements of neighbouring scales are averaged."
                 )
             out.append(Drawn(sample if keep else None, intervals, notes))
         batch, size = [], 0
@@ -174,11 +193,11 @@ def _drawn(groups: Sequence[Group], options: Options, keep: bool) -> list[Drawn]
     return out
 
 
-def _intervals(sample: Bootstrap, level: float) -> dict[str, tuple[float, float]]:
+def intervals_of(sample: Bootstrap, level: float) -> dict[str, tuple[float, float]]:
     law = sample.law
     ends = dict(zip(law.names, map(tuple, sample.interval(level).tolist()), strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):
-        derived = {d.name: tuple(sample.interval_of(d.of, level).tolist()) for d in law.derived}
+        derived = {d.name: tuple(sample.interval_of(d.of, level, d.log).tolist()) for d in law.derived}
     return ends | {name: both for name, both in derived.items() if np.isfinite(both).all()}
 
 
@@ -196,31 +215,49 @@ def _held_out(groups: Sequence[Group], options: Options) -> list[Holdout | None]
                 rest[i] = left
     index = list(rest)
     weights = [groups[i].weights * ~rest[i] for i in index]
-    solved = solve_all([groups[i] for i in index], weights, options.huber)
+    solved = solve_all([groups[i] for i in index], weights, options.huber, options.envelope)
     second = [replace(groups[i], values=v) for i, (v, _) in zip(index, solved, strict=True)]
-    samples = bootstraps(second, weights, options) if len(groups) <= _KEEP else [(None, "")] * len(index)
+    covered = len(groups) <= _KEEP and options.envelope is None  # an envelope has no interval of a measurement
+    samples = bootstraps(second, weights, options) if covered else [(None, "")] * len(index)
     for i, group, (sample, _) in zip(index, second, samples, strict=True):
-        left, data = rest[i], group.data
-        missed = np.log(group.law.predict(data.x[:, left], group.values)) - np.log(data.y[left])
-        coverage = None
-        if sample is not None:
-            noise = sample.spread if data.se is None else np.hypot(sample.spread, data.se[left] / data.y[left])
-            ends = sample.prediction(data.x[:, left], options.level, noise)
-            coverage = float(((data.y[left] >= ends[:, 0]) & (data.y[left] <= ends[:, 1])).mean())
-        size = np.exp(np.log(data.x).sum(axis=0))
-        out[i] = Holdout(
-            options.holdout,
-            float(size[~left].max()),
-            dict(zip(group.law.names, group.values.tolist(), strict=True)),
-            int(left.sum()),
-            float(np.sqrt((missed**2).mean())),
-            coverage,
-        )
+        out[i] = scored(group, rest[i], sample, options)
     return out
 
 
-def _outcome(
-    group: Group, x: Sequence[str], y: str, options: Options, drawn: Drawn, holdout: Holdout | None, compare: bool
+def scored(group: Group, left: npt.NDArray[np.bool_], sample: Bootstrap | None, options: Options) -> Holdout:
+    """How well a fit without the points `left` predicted them."""
+    data = group.data
+    missed = np.log(group.law.predict(data.x[:, left], group.values)) - np.log(data.y[left])
+    coverage = p_value = None
+    if sample is not None:
+        some = np.flatnonzero(left)
+        some = some[:: -(-some.size // _SCORED)]  # evenly spaced, as draws of every point may not fit in memory
+        x, y = data.x[:, some], data.y[some]
+        noise = sample.spread if data.se is None else np.hypot(sample.spread, data.se[some] / y)
+        if group.growth is not None:
+            noise = sample.spread * group.growth.at(x)
+        outside, p_value = sample.missed(x, y, options.level, noise)
+        coverage = 1.0 - outside
+    size = np.exp(np.log(data.x).sum(axis=0))
+    return Holdout(
+        options.holdout,
+        float(size[~left].max()),
+        dict(zip(group.law.names, group.values.tolist(), strict=True)),
+        int(left.sum()),
+        float(np.sqrt((missed**2).mean())),
+        coverage,
+        p_value,
+    )
+
+
+def outcome(
+    group: Group,
+    x: Sequence[str],
+    y: str,
+    options: Options,
+    drawn: Drawn,
+    holdout: Holdout | None,
+    rivals: tuple[Evidence, ...] | None,
 ) -> GroupFit:
     """The result of a group's fit, with all caveats."""
     failed = _failed(group, x, y, options)
@@ -228,15 +265,19 @@ def _outcome(
         return failed
     law, data, values = group.law, group.data, group.values
     residual = np.log(data.y) - np.log(law.predict(data.x, values))
-    rivals = tuple(evidence(law, data.x, data.y, group.weights, options.holdout)) if compare else ()
+    compare = rivals is None
+    if options.envelope is not None:  # what compares laws of the mean says nothing of an envelope
+        rivals = ()
+    elif rivals is None:
+        rivals = tuple(evidence(law, data.x, data.y, group.weights, options.holdout, options.huber))
     trend, determined = caveats.of_trend(group, x, y)
-    left = None if drawn.sample is None else remains(np.log(data.x), residual, group.weights)
+    judged = drawn.sample is not None and options.envelope is None
+    left = remains(np.log(data.x), residual, group.weights) if judged else None
     details = {
         **group.details,
         **caveats.of_search(Status(group.status)),
         **trend,
-        **caveats.of_residuals(group, residual),
-        **pooled(group, residual),
+        **(caveats.of_residuals(group, residual) | pooled(group, residual) if options.envelope is None else {}),
         **caveats.of_window(group, x, residual),
         **caveats.of_place(group),
         **caveats.of_holdout(law, holdout, options),
@@ -272,6 +313,7 @@ def _outcome(
 def _failed(group: Group, x: Sequence[str], y: str, options: Options) -> GroupFit:
     """What is known about a group apart from its fit."""
     data, bounds, error = group.data, group.data.bounds, group.error
+    seen = data.x if data.x_seen is None else data.x_seen
     if error is not None and bounds is not None and bounds.kept < bounds.rows:
         left = f"The window ({bounds.window.text(bounds.x)}, here {bounds.span}) left {bounds.kept:,} of "
         left += f"{bounds.rows:,} rows"
@@ -291,12 +333,13 @@ def _failed(group: Group, x: Sequence[str], y: str, options: Options) -> GroupFi
         n_points=data.y.size,
         n_clusters=int(np.unique(group.run if data.run is None else data.run).size),
         cluster=data.cluster,
-        n_scales=distinct(data.x),
-        window=tuple((float(s.min()), float(s.max())) if s.size else (np.nan, np.nan) for s in data.x),
+        n_scales=distinct(seen),
+        window=tuple((float(s.min()), float(s.max())) if s.size else (np.nan, np.nan) for s in seen),
         level=options.level,
         rmse_log=None,
         details=group.details,
         huber=options.huber,
+        envelope=options.envelope,
         error=error,
         bounds=bounds,
     )

@@ -9,8 +9,11 @@ import numpy as np
 
 from raysweep.errors import FitError, nearest
 from raysweep.laws import m4, terms
+from raysweep.laws.breaks import BREAKS
 from raysweep.laws.definition import Array, Derived, Implicit, Law, Parameter
+from raysweep.laws.overtrained import BY_COMPUTE, OVERTRAINED
 from raysweep.laws.products import product, product_and_floor
+from raysweep.laws.repeated import EXCESS, EXCESS_BY_EPOCHS, REPEATED, REPEATED_BY_EPOCHS
 
 __all__ = ["LAWS", "compared", "law"]
 
@@ -199,6 +202,7 @@ LAWS: dict[str, Law] = {
                 Derived("a_opt", "N* ~ C^a_opt under C ~ N D", _share(3, 4)),
                 Derived("b_opt", "D* ~ C^b_opt under C ~ N D", _share(4, 3)),
             ),
+            costs=True,
             rivals=("chinchilla, E = 0", "kaplan"),
             contains=("chinchilla, E = 0",),
             floorless="chinchilla, E = 0",
@@ -225,6 +229,7 @@ LAWS: dict[str, Law] = {
                 Derived("a_opt", "N* ~ C^a_opt under C ~ N D", _share(2, 3)),
                 Derived("b_opt", "D* ~ C^b_opt under C ~ N D", _share(3, 2)),
             ),
+            costs=True,
             starts=3,
             rivals=("kaplan, E = 0", "chinchilla"),
             contains=("kaplan, E = 0", "chinchilla"),
@@ -248,6 +253,7 @@ LAWS: dict[str, Law] = {
                 Derived("a_opt", "x* ~ C^a_opt under C ~ x t", _share(3, 4)),
                 Derived("b_opt", "t* ~ C^b_opt under C ~ x t", _share(4, 3)),
             ),
+            costs=True,
             rivals=("time, E = 0",),
             contains=("time, E = 0",),
             floorless="time, E = 0",
@@ -308,6 +314,7 @@ LAWS: dict[str, Law] = {
                 Derived("a_opt", "N* ~ C^a_opt under C ~ N D", _share(1, 2)),
                 Derived("b_opt", "D* ~ C^b_opt under C ~ N D", _share(2, 1)),
             ),
+            costs=True,
             starts=3,
             rivals=("kaplan", "chinchilla"),
         ),
@@ -330,7 +337,7 @@ LAWS: dict[str, Law] = {
             restore_terms=terms.steps_restore,
             starts=3,
             rivals=("power", "power+floor", "shifted"),
-            surrounded="d",
+            surrounded=("d",),
         ),
         Law(
             name="valley",
@@ -348,9 +355,16 @@ LAWS: dict[str, Law] = {
             restore_terms=terms.valley_restore,
             starts=2,
             rivals=("power", "power+floor"),
-            surrounded="x_opt",
+            surrounded=("x_opt",),
         ),
         product(2),
         product_and_floor(2),
+        OVERTRAINED,
+        BY_COMPUTE,
+        REPEATED,
+        REPEATED_BY_EPOCHS,
+        EXCESS,
+        EXCESS_BY_EPOCHS,
+        *BREAKS,
     )
 }

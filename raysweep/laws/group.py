@@ -16,6 +16,7 @@ from raysweep.laws.bootstrap import Bootstrap
 from raysweep.laws.choice import Evidence
 from raysweep.laws.covariance import covariance, draws_record
 from raysweep.laws.definition import Array, Law
+from raysweep.laws.prior import Prior
 from raysweep.laws.remains import Remains
 from raysweep.laws.window import Bounds
 
@@ -36,6 +37,8 @@ class Data:
         cluster: What `run` holds, for the reader.
         bounds: The window that kept these points; None without one.
         others: The values, numbered from 0, of columns that the fit does not use, [points] each.
+        x_se: Standard error of each x from its measurement, [axes, points]; None where x is exact.
+        x_seen: x as measured, [axes, points], where the fit moved the points (`inexact`); None where it did not.
     """
 
     x: Array
@@ -47,6 +50,8 @@ class Data:
     cluster: str = "run"
     bounds: Bounds | None = None
     others: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    x_se: Array | None = None
+    x_seen: Array | None = None
 
     def take(self, rows: npt.NDArray[Any]) -> Data:
         """Some of the points, by a mask or by their numbers."""
@@ -57,6 +62,8 @@ class Data:
             run=None if self.run is None else self.run[rows],
             se=None if self.se is None else self.se[rows],
             others={name: codes[rows] for name, codes in self.others.items()},
+            x_se=None if self.x_se is None else self.x_se[:, rows],
+            x_seen=None if self.x_seen is None else self.x_seen[:, rows],
         )
 
 
@@ -71,6 +78,7 @@ class Holdout:
         n_points: Points left out.
         rmse_log: Root mean squared error of log y on them.
         coverage: Share of them inside the interval of a new measurement, at the fit's level; None without draws.
+        p_value: How likely as few of them are inside, if the law holds.
     """
 
     share: float
@@ -79,6 +87,7 @@ class Holdout:
     n_points: int
     rmse_log: float
     coverage: float | None
+    p_value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -102,10 +111,14 @@ class GroupFit:
         holdout: The fit without the largest scales; None if there are too few, or none was asked for.
         rivals: Comparison of the law with others on the same points, best first.
         huber: Where the loss turned linear, in log units; None for least squares.
+        envelope: Weight of squared residuals above the law against those below; None for a law of the mean.
+        shared: Parameters that are the same in all groups of the fit.
+        priors: What was known of parameters beforehand.
         draws: The bootstrap behind the intervals.
         error: Why there is no estimate.
         bounds: The rule by which rows were kept, and its values here; None where none was asked for.
-        left: What the fit leaves of the data, for intervals of a law that may bend; None without draws.
+        left: What the fit leaves of the data, for intervals of a law that may bend; None without draws or of an
+            envelope.
     """
 
     law: Law
@@ -127,6 +140,9 @@ class GroupFit:
     holdout: Holdout | None = None
     rivals: tuple[Evidence, ...] = ()
     huber: float | None = None
+    envelope: float | None = None
+    shared: tuple[str, ...] = ()
+    priors: tuple[Prior, ...] = ()
     draws: Bootstrap | None = field(default=None, repr=False)
     error: str | None = None
     bounds: Bounds | None = None
@@ -163,9 +179,11 @@ class GroupFit:
         return np.full((x.shape[1], 2), np.nan) if self.draws is None else self.draws.band(x, self.level)
 
     def prediction(self, x: npt.ArrayLike) -> Array:
-        """Low and high of a new run's measurement at scales x > 0, [points, 2]; NaN where there are no draws."""
+        """Low and high of a new run's measurement at scales x > 0, [points, 2]; NaN without draws or of an envelope."""
         x = np.atleast_2d(np.asarray(x, dtype=np.float64))
-        return np.full((x.shape[1], 2), np.nan) if self.draws is None else self.draws.prediction(x, self.level)
+        if self.draws is None or self.envelope is not None:
+            return np.full((x.shape[1], 2), np.nan)
+        return self.draws.prediction(x, self.level)
 
     def to_json(self, draws: bool = False) -> dict[str, Any]:
         """Plain Python values only: JSON-safe, None where there is no number.
@@ -199,6 +217,9 @@ class GroupFit:
             "bootstrap": 0 if self.draws is None else len(self.draws.draws),
             "rmse_log": self.rmse_log,
             "huber": self.huber,
+            "envelope": self.envelope,
+            "shared": list(self.shared),
+            "priors": [vars(prior) for prior in self.priors],
             "holdout": None if self.holdout is None else {**vars(self.holdout), "params": dict(self.holdout.params)},
             "rivals": [rival.to_json() for rival in self.rivals],
             "details": dict(self.details),

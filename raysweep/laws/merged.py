@@ -1,4 +1,4 @@
-"""Many points of a least-squares fit merged into few, whose optimum is a start that is all but the optimum itself."""
+"""Many points as few, whose optimum is a start near that of all: merged, or a share of them under Huber's loss."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import numpy.typing as npt
 
 from raysweep.laws.definition import Array
 
-__all__ = ["merged"]
+__all__ = ["merged", "spread"]
 
 _CELLS = 4096  # of the range of one log scale: a law's bend inside one moves log y by about 1e-7
 _ROWS = 16  # weightings that can be distinguished
 _WORTH = 0.5  # share of the points that must be saved
+_LEFT = 0.1  # share of evenly spaced points that each weighting must keep
 
 
 def merged(u: Array, t: Array, w: Array) -> tuple[Array, Array, Array] | None:
@@ -43,6 +44,26 @@ def merged(u: Array, t: Array, w: Array) -> tuple[Array, Array, Array] | None:
     rows = np.where((first >> np.arange(len(w))[:, None]) & 1, total, 0.0)
     scales = np.stack([np.bincount(key, base * scale) / total for scale in u])
     return scales, np.bincount(key, base * t) / total, rows
+
+
+def spread(u: Array, t: Array, w: Array, most: int) -> tuple[Array, Array, Array] | None:
+    """About `most` of the points, evenly spaced in the order of their scales; None where a problem would lose most.
+
+    Under Huber's loss a mean does not stand for its points, but a share of them has nearly the optimum of all.
+
+    Args:
+        u: Log scales, [axes, points].
+        t: Log measurements, [points].
+        w: Weights, [problems, points].
+
+    Returns:
+        The same of fewer points.
+    """
+    some = np.linspace(0, t.size - 1, most).astype(np.int64)
+    sorted_already = len(u) == 1 and bool((np.diff(u[0]) >= 0).all())
+    order = some if sorted_already else np.lexsort((t, *u[::-1]))[some]
+    kept = (w[:, order] > 0).sum(axis=1)
+    return (u[:, order], t[order], w[:, order]) if kept.min() > _LEFT * most else None
 
 
 def _cells(u: Array) -> npt.NDArray[np.int64]:

@@ -42,11 +42,18 @@ def opened(data: Source, request: FitRequest, keep: Sequence[str]) -> Table:
     schema = rows.collect_schema()
     coded = [name for name, kind in schema.items() if kind in (pl.Categorical, pl.Enum)]
     rows = rows.with_columns(pl.col(coded).cast(pl.String))
-    for name in (*request.x, request.y, *request.by, *keep, *(n for n in (request.run, request.se) if n)):
+    for name in (
+        *request.x,
+        request.y,
+        *request.by,
+        *keep,
+        *request.x_se,
+        *(n for n in (request.run, request.se) if n),
+    ):
         require(schema, name)
     if request.window is not None:
         request.window.require(schema.names())
-    measured = (*request.x, request.y, *([request.se] if request.se else []))
+    measured = (*request.x, request.y, *([request.se] if request.se else []), *request.x_se)
     rows = selected(rows, request.where, measured, data)
     if not columns:
         _refuse_snapshots(rows)

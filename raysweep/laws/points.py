@@ -123,6 +123,7 @@ def points(data: Source, request: FitRequest, keep: Sequence[str] = ()) -> Point
         FitError: An unknown column, one that holds no numbers, a bad `where`, a time without a snapshot, a table that
             mixes worlds or snapshots, or no row left.
     """
+    keep = keep if request.metric is None else (*keep, request.metric)
     table = opened(data, request, keep)
     kept = keep_measured(table.rows, table.columns, request.y, table.measured)
     if request.window is not None:
@@ -159,7 +160,7 @@ def _unnamed(kept: Kept, table: Table, request: FitRequest, keep: Sequence[str])
     """The columns of a plain table, if it is not too long, in which different set-ups may lie pooled."""
     if table.columns or kept.count > _LOOKED:
         return ()
-    named = {*request.x, request.y, *request.by, *keep, table.run, table.se}
+    named = {*request.x, request.y, *request.by, *request.x_se, *keep, table.run, table.se}
     schema = kept.rows.collect_schema()
     return tuple(name for name, kind in schema.items() if name not in named and not kind.is_nested())
 

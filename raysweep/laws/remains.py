@@ -56,8 +56,8 @@ def remains(u: Array, residual: Array, weights: Array) -> Remains:
     """
     there = weights > 0
     u, residual, weights = u[:, there], residual[there], weights[there] / weights[there].mean()
-    places, cell = np.unique(u, axis=1, return_inverse=True)
-    cell = cell.ravel()
+    places, cell = np.unique(u[0] if len(u) == 1 else u, axis=-1, return_inverse=True)
+    places, cell = np.atleast_2d(places), cell.ravel()
     if places.shape[1] > _MOST:
         cell = _halved(places)[cell]
     total = np.bincount(cell, weights).astype(np.float64)

@@ -48,32 +48,33 @@ def measured(x: Array, cluster: npt.NDArray[np.int64]) -> Array:
     return has
 
 
-def spent_by(law: Law, x: Array, cluster: npt.NDArray[np.int64], has: Array) -> int:
+def spent_by(law: Law, x: Array, cluster: npt.NDArray[np.int64], has: Array, parameters: int | None = None) -> int:
     """Degrees of freedom the law takes from the runs: p, but 1 where each run alone could be fitted.
 
     Args:
         x: Scales, [axes, points].
         cluster: The run of each point, from 0, [points].
         has: See `measured`.
+        parameters: How many parameters the data determine, p; all of the law's if not given.
 
     Raises:
         FitError: There are too few independent runs to judge an error by.
     """
-    runs, p = len(has), len(law.parameters)
+    runs, p = len(has), len(law.parameters) if parameters is None else parameters
     if runs < 2:
         raise FitError(
             "An interval needs independent runs, but all points come from 1 run. "
             "Add runs (seeds), or set bootstrap=0 for the estimate alone."
         )
-    if runs <= p + 1 and has.sum(axis=0).max() < 2:
-        raise FitError(
-            f"An interval needs 2 runs at some scale, or more than {p + 1} runs, but there are {runs} runs at "
-            f"{has.shape[1]} scales. Add runs (seeds) or scales, or set bootstrap=0 for the estimate alone."
-        )
     # A run of many steps at one width says nothing of the width's exponent: every axis must vary within it.
     alone = (has.sum(axis=1) > p).all() and all(
         (measured(axis[None], cluster).sum(axis=1) >= levels).all() for axis, levels in zip(x, law.levels, strict=True)
     )
+    if not alone and runs <= p + 1 and has.sum(axis=0).max() < 2:
+        raise FitError(
+            f"An interval needs 2 runs at some scale, or more than {p + 1} runs, but there are {runs} runs at "
+            f"{has.shape[1]} scales. Add runs (seeds) or scales, or set bootstrap=0 for the estimate alone."
+        )
     # Few runs that span some scales each lie between the two cases: take what leaves one degree of freedom.
     return 1 if alone else min(p, runs - 1)
 
@@ -128,13 +129,16 @@ class Residuals:
         """Standard deviation of log y about the law at the mean weight."""
         return float(np.sqrt((self.even**2).mean()))
 
-    def drawn(self, freedom: int, draws: int, rng: np.random.Generator) -> Array:
+    def drawn(
+        self, freedom: int, draws: int, rng: np.random.Generator, scale: npt.NDArray[np.float64] | None = None
+    ) -> Array:
         """Deviations of log y from the fit, [draws, points], for a wild bootstrap with some borrowed residuals.
 
         A run at one scale says little about its own variance. So where all runs are such, a draw gives each run, at
         random, its own residual (wild, Wu 1986) or that of any run (Efron 1979): nearly always the latter with few
         degrees of freedom, nearly always the former with many. The choice is the same in data sets of the same runs,
-        and a draw is linear in the residuals: comparisons stay paired.
+        and a draw is linear in the residuals: comparisons stay paired. A borrowed residual is enlarged by the ratio
+        of `scale`, the spread at each point in any unit, [points].
         """
         runs = int(self.cluster.max()) + 1
         factor = multipliers(runs, freedom, draws, rng)
@@ -144,15 +148,18 @@ class Residuals:
         size = np.sqrt(np.bincount(self.cluster, self.root**2))
         own, even = (np.bincount(self.cluster, self.root * e) / size for e in (self.own, self.even))
         borrows = rng.random((draws, runs)) < _BORROWED / (_BORROWED + freedom)
-        taken = np.where(borrows, even[rng.integers(0, runs, size=(draws, runs))], own)
+        each = np.ones(runs) if scale is None else np.sqrt(np.bincount(self.cluster, scale**2)) / size
+        taken = np.where(borrows, (even / each)[rng.integers(0, runs, size=(draws, runs))] * each, own)
         return np.asarray((factor * taken / size)[:, self.cluster])
 
 
-def tangent(law: Law, u: Array, t: Array, w: Array, fitted: Array) -> tuple[Array, Array, Array]:
+def tangent(
+    law: Law, u: Array, t: Array, w: Array, fitted: Array, precision: Array | None = None
+) -> tuple[Array, Array, Array]:
     """Fitted log y, [points]; root weights over their mean, [points]; and the directions in which the law can bend.
 
     The directions, [points, rank], are an orthonormal basis q of the law's slopes times the root weights: the hat
-    matrix is q q'. Arguments as in `residuals`.
+    matrix is q q'. With a `precision` they are shorter, by what the priors hold. Arguments as in `residuals`.
     """
     centre, rows = law.evaluate(u, fitted)
     # A parameter on its bound cannot bend the law.
@@ -162,9 +169,11 @@ def tangent(law: Law, u: Array, t: Array, w: Array, fitted: Array) -> tuple[Arra
     ]
     root = np.sqrt(w / w.mean())
     jacobian = np.stack(columns, axis=1) * root[:, None]
+    if precision is not None:
+        jacobian = np.concatenate([jacobian, np.diag(np.sqrt(precision / w.mean()))])
     size = np.linalg.norm(jacobian, axis=0)
     left, values, _ = np.linalg.svd(jacobian / np.where(size > 0, size, 1.0), full_matrices=False)
-    return centre, root, left[:, values > 1e-9 * values[0]]
+    return centre, root, left[: t.size, values > 1e-9 * values[0]]
 
 
 def beyond(q: Array, columns: Array) -> Array:
@@ -173,7 +182,15 @@ def beyond(q: Array, columns: Array) -> Array:
     return np.asarray(more[:, size > 1e-9 * max(float(size[0]), 1.0)])
 
 
-def residuals(law: Law, u: Array, t: Array, w: Array, fitted: Array, cluster: npt.NDArray[np.int64]) -> Residuals:
+def residuals(
+    law: Law,
+    u: Array,
+    t: Array,
+    w: Array,
+    fitted: Array,
+    cluster: npt.NDArray[np.int64],
+    precision: Array | None = None,
+) -> Residuals:
     """Residuals of a fit, enlarged by leverage.
 
     A residual is smaller than the error it stands for, because the law bends towards its run. With H the hat matrix,
@@ -186,8 +203,9 @@ def residuals(law: Law, u: Array, t: Array, w: Array, fitted: Array, cluster: np
         w: Weights, positive, [points].
         fitted: The law's values, [parameters].
         cluster: The run of each point, from 0, [points].
+        precision: How strongly priors hold each parameter, in the units of `w`, [parameters]; None without priors.
     """
-    centre, root, q = tangent(law, u, t, w, fitted)
+    centre, root, q = tangent(law, u, t, w, fitted, precision)
     residual = (t - centre) * root
     # Through p x p matrices, however many points a run has: H_cc = q_c q_c'.
     runs = int(cluster.max()) + 1

@@ -14,8 +14,9 @@ from typing import Any
 from raysweep.errors import FitError
 from raysweep.laws.choice import Evidence
 from raysweep.laws.covariance import draws_of
-from raysweep.laws.forms import LAWS, law
+from raysweep.laws.form import law_of, written
 from raysweep.laws.group import GroupFit, Holdout
+from raysweep.laws.prior import Prior
 from raysweep.laws.remains import Remains
 from raysweep.laws.result import Fit
 from raysweep.laws.window import Bounds, Window
@@ -35,13 +36,8 @@ def save_fits(path: str | Path, fits: Sequence[Fit]) -> None:
     """Write fits with their draws to a JSON file, which `load_fits` reads.
 
     Raises:
-        FitError: The file cannot be written, or a law is none of `LAWS`, by whose name it is read back.
+        FitError: The file cannot be written, or a law cannot be written as data, see `form.written`.
     """
-    for own in (each for fit in fits for each in fit.laws):
-        if LAWS.get(own.name) != own:
-            raise FitError(
-                f"A saved fit must be of one of {', '.join(LAWS)}, but got {own.name!r} in a form of its own."
-            )
     text = json.dumps({_KEY: _FORMAT, "fits": [[_record(group) for group in fit] for fit in fits]}, default=str)
     try:
         Path(path).write_text(text)
@@ -81,7 +77,8 @@ def load_fits(path: str | Path) -> tuple[Fit, ...]:
 
 def _record(group: GroupFit) -> dict[str, Any]:
     left = None if group.left is None else group.left.to_json()
-    record = {**group.to_json(draws=True), "x": list(group.x), "left": left}
+    form = written(group.law, group.x)
+    record = {**group.to_json(draws=True), "x": list(group.x), "form": form, "left": left}
     if group.bounds is not None:
         rule = group.bounds.window
         record["bounds"] = {**group.bounds.to_json(), "window": {"low": rule.low, "high": rule.high, "x": rule.x}}
@@ -93,8 +90,10 @@ def _fit(groups: Sequence[GroupFit]) -> Fit:
 
 
 def _group(record: Mapping[str, Any]) -> GroupFit:
-    form = law(record["law"])
+    form = law_of(record.get("form", {"law": record["law"]}), record["x"])
     params, derived = ({one["name"]: one["value"] for one in record[key]} for key in ("params", "derived"))
+    if params and set(params) != set(form.names):
+        raise ValueError(f"the parameters of {form.name} are {', '.join(form.names)}, not {', '.join(params)}")
     ends = {one["name"]: (one["ci_low"], one["ci_high"]) for one in (*record["params"], *record["derived"])}
     spans = record["window"] if len(record["x"]) > 1 else [record["window"]]
     held, draws, error = record["holdout"], record["draws"], record.get("error")
@@ -110,6 +109,9 @@ def _group(record: Mapping[str, Any]) -> GroupFit:
         rivals=tuple(Evidence(**{**one, "aicc": _number(one["aicc"], math.inf)}) for one in record["rivals"]),
         draws=None if draws is None else draws_of(draws, form, params),
         error=error,
+        envelope=record.get("envelope"),
+        shared=tuple(record.get("shared", ())),
+        priors=tuple(Prior(**one) for one in record.get("priors", ())),
         bounds=None if "bounds" not in record else _bounds(record["bounds"]),
         left=None if left is None else Remains.of(left),
         **{name: record[name] for name in _SAME},

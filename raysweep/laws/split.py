@@ -2,7 +2,9 @@
 
 The total loss `R a N^-g + P k^-b(N)` under `C = N c_N + k c_k` (arXiv 2601.03764, the LID model): the first term is the
 generalisation error, the second the chance that all k attempts fail. Its exponent may grow with training and saturate,
-which makes an extra training item worth more than a fixed exponent says.
+which makes an extra training item worth more than a fixed exponent says. The optimum believes this power at every
+k. Problems that no attempt solves would leave a floor, and beyond the attempts that were made `laws.beyond` says what
+the counts leave open.
 """
 
 from __future__ import annotations

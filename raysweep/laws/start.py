@@ -32,9 +32,10 @@ def starts(law: Law, u: Array, t: Array, w: Array) -> Array:
         some = np.linspace(0, w.shape[1] - 1, _POINTS).astype(int)
         if (w[:, some].sum(axis=1) > 0).all():
             u, t, w = u[..., some], t[:, some], w[:, some]
-    if law.implicit is not None:
-        mesh, objective = law.implicit.starts(u, t, w)
-        return _best(law, mesh, -objective, law.implicit.blocks)
+    own = law.implicit or law.profile
+    if own is not None:
+        mesh, objective = own.starts(u, t, w)
+        return _best(law, mesh, -objective, own.blocks)
     meshes = np.array(list(product(*(p.search for p in law.exponents))))
     k, m = len(law.amplitudes), len(meshes)
     if len(u) == len(t) == 1 < len(w):

@@ -10,17 +10,19 @@ import polars as pl
 
 from raysweep.errors import FitError
 from raysweep.laws.constraint import Constraints
+from raysweep.laws.coupled import fit_coupled
 from raysweep.laws.fitting import fit_groups
 from raysweep.laws.group import Data
 from raysweep.laws.notes import group_name
 from raysweep.laws.own import FORMULA
 from raysweep.laws.points import Points, points
+from raysweep.laws.prior import of_mapping
 from raysweep.laws.request import FitRequest, Options
 from raysweep.laws.result import Fit, stretches
 from raysweep.laws.source import Source, numbers
 from raysweep.laws.window import Window
 
-__all__ = ["fit", "fit_points"]
+__all__ = ["data_of", "fit", "fit_points"]
 
 
 def fit(
@@ -35,6 +37,7 @@ def fit(
     at: str | float = "best",
     run: str | None = None,
     se: str | None = None,
+    x_se: str | Sequence[str] = (),
     level: float = 0.95,
     bootstrap: int = 1000,
     seed: int = 0,
@@ -45,6 +48,9 @@ def fit(
     fix: Mapping[str, float] | None = None,
     tie: Mapping[str, str] | None = None,
     bound: Mapping[str, Sequence[float | None]] | None = None,
+    shared: str | Sequence[str] = (),
+    prior: Mapping[str, Sequence[float] | str] | None = None,
+    envelope: float | None = None,
 ) -> Fit:
     """Fit a law y(x) to every group of a table, with bootstrap intervals over independent clusters.
 
@@ -53,7 +59,8 @@ def fit(
             Several paths, or a pattern such as `runs/*.csv`, are one table with the column `file`. A ledger's tables
             say what each column is, by their metadata or by their column `columns`; of any other table only the
             columns named here count.
-        law: A key of `LAWS`, `power` if not given; or `auto`, the one-axis law that predicts held-out scales best.
+        law: A key of `LAWS`, `power` if not given; or `auto`, the one-axis law that predicts held-out scales best;
+            or `bnsl`, the number of breaks with the least AICc.
         x: Column of the scale, positive; of a law of several axes one column for each, in their order.
         y: Column of the measurement, positive.
         by: Columns whose every combination of values is fitted separately, as if the others did not exist.
@@ -67,6 +74,8 @@ def fit(
             else its runs; rows of a plain table are independent.
         se: Column of the standard error of y from finite evaluation, without which a row does not count; a ledger's own
             is `<y>_se`, in groups whose every row has it.
+        x_se: Column of the standard error of x from its measurement, in the units of x; of several scales one column
+            for each. Not for a nominal x about which the true one scatters.
         level: Nominal coverage of the intervals.
         bootstrap: Draws; 0 for estimates without intervals.
         seed: Seed of the draws; groups with the same runs share their draws.
@@ -78,6 +87,11 @@ def fit(
         fix: Values of parameters that are not fitted.
         tie: Parameters that are equal, in pairs.
         bound: The lowest and the highest value of parameters, None for no bound.
+        shared: Parameters that are the same in all groups, which are then fitted together.
+        prior: Mean and standard deviation of parameters, known beforehand: `{"alpha": (0.5, 0.1)}`. Normal; lognormal
+            for amplitudes and others that are positive on the log scale. See `raysweep.laws.prior`.
+        envelope: Weight of squared log residuals above the law against those below, in (0, 1): under .5 the law is
+            that of the lowest y.
 
     Raises:
         FitError: An unknown law or column, a bad `where`, a table that mixes worlds, a frame of a store that has lost
@@ -92,11 +106,14 @@ def fit(
         at=at,
         run=run,
         se=se,
-        options=Options(level=level, draws=bootstrap, seed=seed, huber=huber, holdout=holdout),
+        x_se=_names(x_se),
+        options=Options(level, bootstrap, seed, huber, holdout, envelope),
         window=window if window is None or isinstance(window, Window) else Window.of_mapping(window),
         formula=formula,
         positive=_names(positive),
         constraints=Constraints.of_mappings(fix, tie, bound),
+        shared=_names(shared),
+        priors=of_mapping(prior),
     )
     return fit_points(points(data, request), request)
 
@@ -111,7 +128,11 @@ def fit_points(taken: Points, request: FitRequest) -> Fit:
     Raises:
         FitError: As `fit`.
     """
-    groups = fit_groups(request.form, _groups(taken), taken.x, taken.y, request.options)
+    form, data, how = request.form, data_of(taken, request.x_se), request.options
+    if form is not None and (request.shared or request.priors):
+        groups = fit_coupled(form, data, taken.x, taken.y, how, request.shared, request.priors)
+    else:
+        groups = fit_groups(form, data, taken.x, taken.y, how, request.family)
     if all(g.error is not None for g in groups):
         if len(groups) == 1:
             raise FitError(str(groups[0].error))
@@ -120,11 +141,12 @@ def fit_points(taken: Points, request: FitRequest) -> Fit:
     return Fit(taken.x, taken.y, tuple(groups))
 
 
-def _groups(taken: Points) -> list[Data]:
+def data_of(taken: Points, x_se: Sequence[str] = ()) -> list[Data]:
     """The points of every group, in the order of the by-columns' values."""
     by = list(taken.by)
     frame = taken.frame.sort(by, maintain_order=True) if by else taken.frame
     x, y = np.stack([numbers(frame, name) for name in taken.x]), numbers(frame, taken.y)
+    of_x = np.stack([numbers(frame, name) for name in x_se]) if x_se else None
     runs = _clusters(frame, taken)
     errors = {name: numbers(frame, name) for name in {part.se for part in taken.parts} if name is not None}
     others = {name: _numbered(frame[name]) for name in taken.others}
@@ -140,6 +162,7 @@ def _groups(taken: Points) -> list[Data]:
             cluster=part.cluster,
             bounds=part.bounds,
             others={name: codes[rows] for name, codes in others.items()},
+            x_se=None if of_x is None else of_x[:, rows],
         )
         for rows, part in zip(_stretches(owner, taken), taken.parts, strict=True)
     ]

@@ -62,19 +62,28 @@ def shifted_restore(q: Array, u0: Array) -> Restored:
 
 
 def broken(u: Array, q: Array) -> Terms:
-    """1, x^-a (1 + (x/d)^(1/f))^(-(b - a) f): slope a before the break at d, b after it; exponents a, b, d, f."""
-    u, (a, b, d, f) = u[..., 0, :], _columns(q)
-    v = (u - np.log(d)) / f
-    bend, past, turn = softplus(v), sigmoid(v), b - a
-    slopes = (1, 0, f * bend - u), (1, 1, -f * bend), (1, 2, turn * past / d), (1, 3, turn * (v * past - bend))
-    return (_ONE, -a * u - turn * f * bend), slopes
+    """1, x^-a_0 prod_i (1 + (x/d_i)^(1/f_i))^(-(a_i - a_(i-1)) f_i): slope a_0 before the first break, a_i after the
+    one at d_i; exponents a_0, then a_i, d_i, f_i of each break.
+    """
+    u, (before, *breaks) = u[..., 0, :], _columns(q)
+    log, own, at = -before * u, -u, 0  # own: the derivative in the slope before the next break
+    slopes = []
+    for j in range(0, len(breaks), 3):
+        a, d, f = breaks[j : j + 3]
+        v = (u - np.log(d)) / f
+        bend, past, turn = softplus(v), sigmoid(v), a - before
+        log = log - turn * f * bend
+        slopes += [(1, at, own + f * bend), (1, j + 2, turn * past / d), (1, j + 3, turn * (v * past - bend))]
+        before, own, at = a, -f * bend, j + 1
+    return (_ONE, log), (*slopes, (1, at, own))
 
 
 def broken_restore(q: Array, u0: Array) -> Restored:
     u0 = u0[..., 0]
-    out = np.array(q, dtype=np.float64)
-    out[..., 2] *= np.exp(u0)
-    return out, np.stack([np.zeros_like(q[..., 0]), q[..., 0] * u0], axis=-1)
+    out = np.array(np.broadcast_to(q, (*np.broadcast_shapes(q.shape[:-1], u0.shape), q.shape[-1])))
+    out[..., 2::3] *= np.exp(u0)[..., None]
+    grown = q[..., 0] * u0
+    return out, np.stack([np.zeros_like(grown), grown], axis=-1)
 
 
 def exponential(u: Array, q: Array) -> Terms:

@@ -17,12 +17,12 @@ from raysweep.errors import FitError, plain
 from raysweep.experiment import Experiment, display_of
 from raysweep.experiments import built_in
 from raysweep.laws import Fit
+from raysweep.laws.chain import fits_of
 from raysweep.laws.column import PROVENANCE
 from raysweep.laws.notes import group_name
 from raysweep.laws.points import Points, points
 from raysweep.laws.request import FitRequest
 from raysweep.laws.source import gather, scan
-from raysweep.laws.table import fit_points
 from raysweep.oracle.audits import place, stored_audits
 from raysweep.reports.drawings import Drawing, extra_drawings, law_drawings, means, theory_drawing, undrawn
 from raysweep.reports.tables import Sanity, clusters, findings, formula, parameter, rule, sanity
@@ -98,9 +98,9 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
             beside = [n for n in display.beside(spec.y) if n in columns and frame[n].dtype.is_numeric()]
             beside += [n for n in (theory_name(spec.y), REASON) if theory_name(spec.y) in frame.columns]
             found = points(table, spec.request, beside)
-            law = fit_points(found, spec.request)
-            fitted.append((spec, law, found))
-            sentences += findings(law)
+            for law, kept in fits_of(found, spec.request):
+                fitted.append((spec, law, kept))
+                sentences += findings(law)
         except FitError as error:
             sentences.append(f"{spec.law} of {spec.y} in {', '.join(spec.scales)}: not fitted: {error}")
     if not file.fit:
@@ -109,13 +109,13 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
     sentences += [one.sentence for one in checked]
 
     for i, (spec, law, found) in enumerate(fitted):
-        name = file_name(f"{i + 1}-{spec.law}-{spec.y}-{'-'.join(spec.scales)}")
+        name = file_name(f"{i + 1}-{spec.law}-{law.y}-{'-'.join(spec.scales)}")
         drawings += law_drawings(name, law, found, display)
         sentences += undrawn(name, law, found)
         sections.append((f"{spec.law}: {'; '.join({formula(group): None for group in law})}", _fit_table(law)))
     if REASON in table.column_names:
         _theory(table, specs, display, sentences, sections, drawings)
-    drawn = [(spec, found) for spec, _, found in fitted]
+    drawn = [(spec, found) for spec, law, found in fitted if law.y == spec.y]
     if not file.fit:
         drawn = means(table, columns, specs, display, sentences, drawings)
     drawings += extra_drawings(table, columns, drawn, display, audits)

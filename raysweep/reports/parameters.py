@@ -93,7 +93,9 @@ def _columns(groups: Sequence[GroupFit], points: Sequence[Mapping[str, float]]) 
 
 def _about(group: GroupFit) -> str:
     level = f"; [low, high] is the {group.level:.0%} interval" if group.intervals else ""
-    return plain(f"{group.law.name}: {formula(group)}{level}").replace("\n", " ")
+    shared = f"; {', '.join(group.shared)} shared by all groups" if group.shared else ""
+    known = "".join(f"; prior {p.name} = {p.mean:g} +- {p.sd:g}" for p in group.priors)
+    return plain(f"{group.law.name}: {formula(group)}{shared}{known}{level}").replace("\n", " ")
 
 
 def _markdown(groups: Sequence[GroupFit], points: Sequence[Mapping[str, float]]) -> str:

@@ -110,9 +110,11 @@ def _paragraph(group: GroupFit, columns: int | None) -> list[str]:
     held = group.holdout
     lines = [head, *_numbers(group, columns)]
     scales = f"{group.n_scales:,} " + (f"points of {' and '.join(group.x)}" if len(group.x) > 1 else "scales")
-    huber = "" if group.huber is None else f" under Huber's loss of {group.huber:g}"
+    loss = "" if group.huber is None else f" under Huber's loss of {group.huber:g}"
+    if group.envelope is not None:
+        loss = f" under asymmetric squares of {group.envelope:g}"
     lines.append(
-        f"  fitted to {group.n_points:,} rows of {clusters(group)} at {scales}{huber}: {_window(group)}; rms log "
+        f"  fitted to {group.n_points:,} rows of {clusters(group)} at {scales}{loss}: {_window(group)}; rms log "
         f"residual {group.rmse_log:.4f}{_floor(group)}"
     )
     if held is not None:

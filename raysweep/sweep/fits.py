@@ -124,8 +124,11 @@ def _settings(terms: Sequence[Term], names: Sequence[str], axes: Mapping[str, Ax
 def _measured(asked: FitRequest) -> Iterator[tuple[str, str]]:
     yield from (("x", name) for name in asked.x)
     yield "y", asked.y
+    if asked.metric:
+        yield "metric", asked.metric
     if asked.se:
         yield "se", asked.se
+    yield from (("x_se", name) for name in asked.x_se)
     if asked.window is not None:
         yield from (("window", name) for name in asked.window.names)
 

@@ -19,6 +19,7 @@ from pydantic import (
 
 from raysweep.errors import nearest
 from raysweep.laws.constraint import Constraints
+from raysweep.laws.prior import of_mapping
 from raysweep.laws.request import FitRequest, Options
 from raysweep.laws.window import Window
 from raysweep.oracle.recipe import Recipe, kinds, recipe_of
@@ -59,7 +60,7 @@ def _window(given: Any) -> Any:
 class FitSpec(_Strict):
     """One law to fit and draw in the report, as written in the file; `request` checks it."""
 
-    law: str = Field("power", description="a key of LAWS, auto, or formula")
+    law: str = Field("power", description="a key of LAWS, auto, bnsl, or formula")
     x: str | tuple[str, ...] = Field(description="one column for each scale of the law")
     y: str
     by: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
@@ -69,6 +70,9 @@ class FitSpec(_Strict):
     )
     at: float | str = Field("best", description="the snapshot of a run that is fitted: best, last, or a time")
     se: str | None = Field(None, description="standard error of y; <y>_se if there is one")
+    x_se: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
+        (), description="standard errors of x as measured, one for each of x"
+    )
     huber: float | None = Field(None, description="Huber's loss on log residuals, linear beyond this")
     holdout: float = Field(0.3, description="share of the largest scales a second fit is judged on")
     formula: str | None = Field(None, description='a law of your own: what y equals, as in "E + A * x**-a"')
@@ -78,6 +82,15 @@ class FitSpec(_Strict):
     fix: dict[str, Any] | None = Field(None, description="parameters and their values, as in {alpha: 0.5}")
     tie: dict[str, Any] | None = Field(None, description="parameters that are equal, as in {beta: alpha}")
     bound: dict[str, Any] | None = Field(None, description="lowest and highest values, as in {alpha: [0, 1]}")
+    then: str | None = Field(None, description="a second step from y, a loss, to the metric: sigmoid or exponential")
+    metric: str | None = Field(None, description="what the second step predicts")
+    shared: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        (), description="parameters that are the same in all groups"
+    )
+    prior: dict[str, Any] | None = Field(None, description="mean and standard deviation, as in {alpha: [0.5, 0.1]}")
+    envelope: float | None = Field(
+        None, description="weight of residuals above the law, in (0, 1); 0.1: a lower envelope"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -99,7 +112,7 @@ class FitSpec(_Strict):
         Raises:
             RequestError: No table could answer it.
         """
-        options = Options(huber=self.huber, holdout=self.holdout)
+        options = Options(huber=self.huber, holdout=self.holdout, envelope=self.envelope)
         window = None if self.window is None else Window.of_mapping(self.window)
         return FitRequest(
             self.scales,
@@ -114,6 +127,11 @@ class FitSpec(_Strict):
             formula=self.formula,
             positive=self.positive,
             constraints=Constraints.of_mappings(self.fix, self.tie, self.bound),
+            then=self.then,
+            metric=self.metric,
+            shared=self.shared,
+            priors=of_mapping(self.prior),
+            x_se=self.x_se,
         )
 
 

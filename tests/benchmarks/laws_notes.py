@@ -1,7 +1,7 @@
 """How often the notes on a wrong interval fire, in right worlds and in wrong ones, and what intervals then cover.
 
-Run: .venv/bin/python tests/benchmarks/laws_notes.py [--worlds 200] [--draws 200]
-(writes laws-notes.json beside itself; asserts nothing; about 2 minutes on one core)
+Run: .venv/bin/python tests/benchmarks/laws_notes.py [--worlds 200] [--draws 200] [--only TEXT]
+(writes laws-notes.json beside itself, with --only these designs in it; asserts nothing; 5 minutes on one core)
 
 A world is one data set: the truth times exp(noise). Each row of the table is a design: the share of worlds in which
 each note fired, and for the first parameters named the share of intervals that hold the truth (of those that there
@@ -35,6 +35,8 @@ from raysweep.laws.request import Options  # noqa: E402
 
 Array = npt.NDArray[np.float64]
 NOTES = ("correlated_rows", "pooled", "no_trend", "rising", "duplicated_rows", "floor_needed", "floor_not_needed")
+NOTES += ("noise_grows", "noise_falls", "holdout_missed")
+AHEAD = 1e10  # ten times the largest scale of `scales`
 E, A, ALPHA = 1.7, 1.7 * 1e6**0.35, 0.35
 SURFACE = [1.7, 400.0, 410.0, 0.34, 0.28]
 _GROUPS = 50  # groups up to which rivals, and with them the floor, are judged
@@ -50,6 +52,9 @@ class Design:
         truth: True values of parameters whose intervals are judged.
         speaks: The note that ought to fire; empty for a right world, where none of `NOTES` should.
         worlds: Share of the worlds asked for that are simulated.
+        holdout: Whether the largest scales are held out, and the law and a new run are judged at `AHEAD`; rivals are
+            left out.
+        sigma: Standard deviation of a new run's log y at `AHEAD`.
     """
 
     form: str
@@ -57,6 +62,8 @@ class Design:
     truth: dict[str, float]
     speaks: str = ""
     worlds: float = 1.0
+    holdout: bool = False
+    sigma: float = 0.0
 
 
 def scales(points: int, seeds: int = 1) -> Array:
@@ -81,6 +88,13 @@ def line(points: int, seeds: int = 1, phi: float = 0.0, column: bool = False, gr
         return Data(x[None], y, others={"seed": own} if column else {})
 
     return Design("power+floor", make, {"alpha": ALPHA, "E": E}, "correlated_rows" if phi else "")
+
+
+def spread(points: int, seeds: int, growth: float) -> Design:
+    """`line` whose noise changes `growth`-fold over the data, and goes on changing beyond."""
+    speaks = "noise_grows" if growth > 1 else "noise_falls" if growth < 1 else ""
+    ahead = 0.01 * growth ** (0.5 + np.log(10) / np.log(1e3))
+    return replace(line(points, seeds, growth=growth), speaks=speaks, worlds=1.5, holdout=True, sigma=ahead)
 
 
 def surface(sizes: int, points: int, phi: float = 0.0) -> Design:
@@ -189,6 +203,13 @@ def designs() -> dict[str, Design]:
         "power under a floor, 4 scales": curve("power", 4, 1, 0.001, floored, "floor_needed"),
         "power under a floor, 8 scales x 3": curve("power", 8, 3, 0.01, floored, "floor_needed"),
         "auto on power+floor": replace(line(20, 2), form="auto", worlds=0.2),
+        "a bend, 10 scales x 3": curve("power+floor", 10, 3, 0.01, bend),
+        "a bend, 10 scales": curve("power+floor", 10, 1, 0.01, bend),
+        **{
+            f"noise {name}, {points} scales x {seeds}": spread(points, seeds, growth)
+            for name, growth in (("constant", 1), ("grows 3-fold", 3), ("grows 10-fold", 10), ("falls 10-fold", 0.1))
+            for points, seeds in ((10, 1), (20, 1), (40, 1), (10, 3), (10, 5))
+        },
     }
 
 
@@ -197,9 +218,9 @@ def fitted(design: Design, worlds: int, draws: int, seed: int = 0) -> list[Group
     data = [design.make(rng) for _ in range(worlds)]
     form = None if design.form == "auto" else law(design.form)
     names = ["N", "D"] if len(data[0].x) > 1 else ["x"]
-    options = Options(draws=draws, holdout=0)
-    starts = range(0, worlds, _GROUPS)
-    return [g for first in starts for g in fit_groups(form, data[first : first + _GROUPS], names, "y", options)]
+    options = Options(draws=draws, holdout=0.3 if design.holdout else 0)
+    block = worlds if design.holdout else _GROUPS
+    return [g for at in range(0, worlds, block) for g in fit_groups(form, data[at : at + block], names, "y", options)]
 
 
 def judged(design: Design, found: Sequence[GroupFit]) -> dict[str, Any]:
@@ -216,6 +237,8 @@ def judged(design: Design, found: Sequence[GroupFit]) -> dict[str, Any]:
             if spoke.any():
                 shown["coverage where it spoke"] = float(inside[spoke].mean())
             out[name] = shown
+    if design.holdout:
+        out |= ahead(design, found)
     if design.form == "auto":
         taken = [g.law.name for g in found]
         out["laws"] = {name: taken.count(name) / len(taken) for name in sorted(set(taken))}
@@ -223,19 +246,44 @@ def judged(design: Design, found: Sequence[GroupFit]) -> dict[str, Any]:
     return out
 
 
+def ahead(design: Design, found: Sequence[GroupFit]) -> dict[str, Any]:
+    """Coverage and width, in log y, of the mean law and of a new run far beyond the data, by whether the note spoke."""
+    far = np.array([[AHEAD]])
+    mean = np.log(law(design.form).predict(far, np.array([E, A, ALPHA]))[0])
+    new = mean + design.sigma * np.random.default_rng(1).standard_normal(len(found))
+    spoke = np.array([design.speaks in g.notes for g in found])
+    out: dict[str, Any] = {}
+    for name, truth, pairs in (
+        ("y(10x)", mean, [g.band(far)[0] for g in found]),
+        ("a new run at 10x", new, [g.prediction(far)[0] for g in found]),
+    ):
+        ends = np.log(pairs)
+        inside = (ends[:, 0] <= truth) & (truth <= ends[:, 1])
+        out[name] = {"coverage": float(inside.mean()), "width": float(np.median(np.ptp(ends, axis=1)))}
+        if spoke.any():
+            out[name]["coverage where it spoke"] = float(inside[spoke].mean())
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=int, default=200)
     parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--only", default="", help="designs whose name contains this")
     args = parser.parse_args()
     begun, table = time.perf_counter(), {}
     for name, design in designs().items():
+        if args.only not in name:
+            continue
         found = fitted(design, max(1, round(args.worlds * design.worlds)), args.draws)
         table[name] = judged(design, found)
         print(f"{name:40s}", json.dumps(table[name]), flush=True)
+    path = HERE / "laws-notes.json"
+    if args.only:
+        table = json.loads(path.read_text())["designs"] | table
     seconds = round(time.perf_counter() - begun, 1)
     record = {"worlds": args.worlds, "draws": args.draws, "seconds": seconds, "designs": table}
-    (HERE / "laws-notes.json").write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

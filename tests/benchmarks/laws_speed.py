@@ -1,4 +1,4 @@
-"""Fits that were slow: `auto` on 10^6 rows, and Huber's loss of kaplan on 10^3 points; and the same with SciPy."""
+"""Fits that were slow: `auto` on 10^6 rows, and kaplan under Huber's loss on 10^3 points; and the same with SciPy."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ def _timed(work: Callable[[], Any]) -> tuple[dict[str, float], Any]:
 
 
 def _auto(rows: int, naive_rows: int) -> dict[str, Any]:
-    """`--law auto` on rows at as many scales, and at 1,000; naive: curve_fit of two of its three laws at each cut."""
+    """`--law auto` on rows at as many scales, and at 1,000, also under Huber's loss; naive: curve_fit of two of its
+    three laws at each cut.
+    """
     from raysweep.laws import fit
 
     entry: dict[str, Any] = {"rows": rows}
-    for scales in (rows, 1000):
+    for scales, huber in ((rows, None), (1000, None), (rows, _DELTA), (1000, _DELTA)):
         x, y = _curve(rows, scales)
         frame = pl.DataFrame({"x": x, "y": y})
-        took, found = _timed(lambda frame=frame: fit(frame, law="auto", x="x", y="y"))
+        took, found = _timed(lambda frame=frame, huber=huber: fit(frame, law="auto", x="x", y="y", huber=huber))
         took |= {"law": found.law.name, "params": dict(found.params)}
-        entry[f"{scales} scales"] = took
-        print(
-            f"auto, {rows:,} rows at {scales:,} scales: {took['cpu_s']:.1f} CPU-s, {took['wall_s']:.1f} s", flush=True
-        )
+        name = f"{scales} scales" + ("" if huber is None else f", huber {huber:g}")
+        entry[name] = took
+        print(f"auto, {rows:,} rows at {name}: {took['cpu_s']:.1f} CPU-s, {took['wall_s']:.1f} s", flush=True)
     naive, _ = _timed(lambda: [_curve_fits(*_curve(naive_rows, naive_rows), cut) for cut in _CUTS])
     cpu = naive["cpu_s"] * rows / naive_rows
     entry["naive"] = {"rows": naive_rows, **naive, "cpu_s_all": cpu}

@@ -14,6 +14,7 @@ from test_cli import Cli, cli
 from raysweep.errors import FitError, SweepError
 from raysweep.laws import Window, fit
 from raysweep.laws.constraint import Constraints
+from raysweep.laws.prior import Prior
 from raysweep.laws.request import FitRequest, Options, RequestError
 from raysweep.sweep import from_mapping
 from raysweep.sweep.schema import FitSpec
@@ -30,8 +31,11 @@ FAULTS: list[tuple[str, dict[str, Any]]] = [
     ("window", {"window": {"low": 100, "hihg": 10}}),
     ("window", {"window": {"low": "epoch.real"}}),
     ("window", {"window": {"high": "2 * size"}}),
+    ("x_se", {"x_se": ["epoch", "epoch"]}),
     ("huber", {"huber": -1.0}),
     ("holdout", {"holdout": 0.95}),
+    ("envelope", {"envelope": 1.5}),
+    ("shared", {"shared": "beta"}),
 ]
 
 
@@ -48,10 +52,10 @@ def test_three_doors_one_check(cli: Cli, key: str, fault: dict[str, Any]) -> Non
         part
         for name, value in asked.items()
         for one in (value if isinstance(value, list) else [value])
-        for part in (f"--{name}", json.dumps(one) if isinstance(one, dict) else str(one))
+        for part in (f"--{name.replace('_', '-')}", json.dumps(one) if isinstance(one, dict) else str(one))
     ]
     code, out, err = cli("fit", "no.csv", *options)  # before a table is looked for
-    assert (code, out, err) == (2, "", f"error: fit: --{key}: {caught.value.rule}\n")
+    assert (code, out, err) == (2, "", f"error: fit: --{key.replace('_', '-')}: {caught.value.rule}\n")
 
 
 @pytest.mark.parametrize("options", [{"level": 1.0}, {"level": float("nan")}, {"draws": -1}, {"draws": 39}])
@@ -65,11 +69,14 @@ def test_every_key_of_a_sweep_files_fit_reaches_the_request() -> None:
     plain = FitSpec(x="size", y="loss")
     values: dict[str, Any] = {
         "law": "power+floor", "x": "width", "y": "error", "by": ("seed",), "where": "size > 1", "at": "last",
-        "se": "error_se", "huber": 1e-3, "holdout": 0.0, "window": {"low": 10, "high": "seed + 5"},
+        "se": "error_se", "x_se": ("width_se",), "huber": 1e-3, "holdout": 0.0,
+        "window": {"low": 10, "high": "seed + 5"},
     }  # fmt: skip
     constraints = {"fix": {"alpha": 0.5}, "tie": {"beta": "alpha"}, "bound": {"alpha": [0, 1]}}
+    coupling = {"shared": ("alpha",), "prior": {"alpha": [0.5, 0.1]}, "envelope": 0.1}
     own = {"formula": "E + A * size**-a", "positive": ("A",)}
-    assert {*values, *constraints, *own} == set(FitSpec.model_fields)
+    steps = {"then": "sigmoid", "metric": "accuracy"}
+    assert {*values, *constraints, *coupling, *own, *steps} == set(FitSpec.model_fields)
     for key, value in values.items():
         changed = plain.model_copy(update={key: value}).request
         place = changed.options if key in {one.name for one in fields(Options)} else changed
@@ -81,6 +88,12 @@ def test_every_key_of_a_sweep_files_fit_reaches_the_request() -> None:
         changed = joint.model_copy(update={key: value}).request
         assert changed.constraints == Constraints.of_mappings(**{"fix": None, "tie": None, "bound": None, key: value})
         assert changed != joint.request
+    requests = {key: plain.model_copy(update={key: value}).request for key, value in coupling.items()}
+    assert requests["shared"].shared == ("alpha",)
+    assert requests["prior"].priors == (Prior("alpha", 0.5, 0.1),)
+    assert requests["envelope"].options.envelope == 0.1
     asked = FitSpec(x="size", y="loss", **own).request  # type: ignore[arg-type]
     assert (asked.law, asked.formula, asked.positive) == ("formula", own["formula"], own["positive"])
+    stepped = plain.model_copy(update=steps).request
+    assert (stepped.then, stepped.metric) == ("sigmoid", "accuracy")
     assert plain.request == FitRequest(("size",), "loss")

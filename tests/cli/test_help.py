@@ -34,6 +34,7 @@ COMMANDS = [
         "predict",
         "isoflop",
         "passk",
+        "compare",
         "difficulty",
         "peak",
         "status",

@@ -51,6 +51,31 @@ def test_each_model_has_a_curve_an_exponent_and_a_forecast(table: Path, capsys: 
     for one in (*small["pass_at_k"], *large["pass_at_k"]):
         assert one["interval"][0] <= one["value"] <= one["interval"][1]
     assert 0 <= small["holdout"]["covered"] <= 1
+    assert "if success rates are" in said
+    (beta, *others) = small["shapes"]
+    assert (beta["name"], beta["supported"], len(others)) == ("Beta", True, 3)
+    (wide,) = (one["interval"] for one in small["pass_at_k"] if one["extrapolated"])
+    (narrow,) = (one["interval"] for one in beta["pass_at_k"])
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+def test_rates_of_no_known_shape_have_bounds_and_no_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    c = rng.binomial(100, rng.choice([0.002, 0.02, 0.2, 0.6], 100))
+    file = tmp_path / "counts.csv"
+    pl.DataFrame({"c": c, "n": 100}).write_csv(file)
+    options = ["--successes", "c", "--trials", "n", "--k", "10,1e5", "--bootstrap", "100"]
+    assert told(str(file), *options) == 0
+    said = capsys.readouterr().out
+    assert "between [" in said
+    assert "no_shape" in said
+    assert "rejected" in said
+    assert told(str(file), *options, "--json") == 0
+    (one,) = json.loads(capsys.readouterr().out)
+    within, further = one["pass_at_k"]
+    assert within["value"] is not None
+    assert further["value"] is None
+    assert 0.5 < further["interval"][0] < further["interval"][1] <= 1
 
 
 @pytest.mark.parametrize(

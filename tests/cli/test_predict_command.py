@@ -127,6 +127,15 @@ def test_a_saved_fit_predicts_without_its_table(cli: Cli, one: str) -> None:
     assert (code, out, "for n, but got 'd=1e8'" in err) == (2, "", True)
 
 
+def test_a_formula_under_a_constraint_predicts_from_its_file(cli: Cli, one: str) -> None:
+    own = ["--x", "n", "--y", "loss", "--formula", "E + A*n**-a", "--positive", "A", "--fix", "a=.5"]
+    (record,) = json.loads(
+        cli("fit", one, *own, "--bootstrap", "100", "--predict", "1e8", "--save", "f.json", "--json")[1]
+    )
+    assert json.loads(cli("predict", "f.json", "1e8", "--json")[1]) == [record]
+    assert record["formula"] == "y = E + A*n**-0.5"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

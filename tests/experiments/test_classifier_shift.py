@@ -54,13 +54,17 @@ def test_shifted_items_are_scored_against_their_own_posterior_and_the_worlds(tmp
     shifts = [
         {},
         {"test_shift": ["translation", "scale", "pixel"], "test_kl": 1.0},
+        {"test_noise": 0.5},
         {"train_shift": "translation", "train_kl": 1.0},
         {"train_shift": "translation", "train_kl": 1.0, "test_shift": "translation", "test_kl": 1.0},
     ]
     raw = {**CLASSIFIER_SWEEP, "grid": {**CLASSIFIER_SWEEP["grid"], **grid, "concat": shifts}}
     store = Store(str(tmp_path / "s"))
     run(from_mapping(raw, "s.yaml", []), store, make_executor("inline"))
-    found = {(row["train_shift"], row["test_shift"]): row for row in cells(store)[0].to_pylist()}
+    found = {
+        (row["train_shift"], "noise" if row["test_noise"] else row["test_shift"]): row
+        for row in cells(store)[0].to_pylist()
+    }
     plain = found["none", "none"]
     assert plain["epistemic_base"] is None
     for kind in ("translation", "scale"):
@@ -68,8 +72,10 @@ def test_shifted_items_are_scored_against_their_own_posterior_and_the_worlds(tmp
         assert row["epistemic"] > plain["epistemic"]
         assert row["epistemic"] != pytest.approx(row["epistemic_base"], rel=0.05)
         assert row["total"] == pytest.approx(row["aleatoric"] + row["epistemic"], rel=1e-9)
-    pixel = found["none", "pixel"]
-    assert pixel["excess_nll"] is pixel["excess_error"] is None  # there is no exact posterior to compare with
-    assert pixel["epistemic"] == pytest.approx(pixel["epistemic_base"], rel=1e-12)
+    for kind in ("pixel", "noise"):
+        row = found["none", kind]
+        assert row["excess_nll"] is row["excess_error"] is None  # there is no exact posterior to compare with
+        assert row["epistemic"] == pytest.approx(row["epistemic_base"], rel=1e-12)
+        assert row["accuracy"] < plain["accuracy"]
     moved, both = found["translation", "none"], found["translation", "translation"]
     assert both["epistemic"] < 0.5 * moved["epistemic"]  # trained where it is tested

@@ -10,6 +10,17 @@ from raysweep.laws.forms import compared
 
 ONE = np.geomspace(10, 1e5, 16)[None]
 TWO = np.stack([axis.ravel() for axis in np.meshgrid(np.geomspace(10, 1e4, 6), np.geomspace(20, 5e4, 7))])
+SIZES, EPOCHS = np.geomspace(1e7, 3e9, 5), np.array([1.0, 2, 5, 12, 40])
+MANY = np.stack([axis.ravel() for axis in np.meshgrid(SIZES, np.geomspace(1e8, 2e10, 4), EPOCHS)])
+OWN = {  # scales at which a law says what it has to say
+    "overtrained-CM": np.stack([a.ravel() for a in np.meshgrid(np.geomspace(1e17, 1e20, 6), [5.0, 20, 80, 320])]),
+    "repeated": np.stack([MANY[0], MANY[1] * MANY[2], MANY[1]]),
+    "repeated-epochs": np.stack([MANY[0], MANY[1] * MANY[2], MANY[2]]),
+    "bnsl2": np.geomspace(10, 1e6, 40)[None],
+    "bnsl3": np.geomspace(10, 1e7, 80)[None],
+}
+OWN |= {f"repeated+excess{end}": OWN[f"repeated{end}"] for end in ("", "-epochs")}
+MUENNIGHOFF = [np.exp(0.6254804), np.exp(6.255414), np.exp(7.3049974), 0.3526596, 0.3526596, 15.387756]
 TRUTHS = {
     "power": [3, 0.5],
     "power+floor": [0.3, 4, 0.4],
@@ -27,12 +38,19 @@ TRUTHS = {
     "valley": [0.3, 0.1, 2000],
     "product": [3, 0.4, -0.2],
     "product+floor": [0.3, 3, 0.4, 0.2],
+    "overtrained": [1.5, 140, 190, 0.12],
+    "overtrained-CM": [1.5, 140, 190, 0.12],
+    **{f"repeated{end}": MUENNIGHOFF for end in ("", "-epochs")},
+    **{f"repeated+excess{end}": [*MUENNIGHOFF, 5.309743] for end in ("", "-epochs")},
+    "bnsl1": [0.05, 3, 0.1, 0.7, 1000, 0.4],
+    "bnsl2": [0.02, 3, 0.1, 0.8, 300, 0.3, -0.3, 3e4, 0.2],
+    "bnsl3": [0.02, 9, 0.05, 0.9, 200, 0.2, 0.1, 5000, 0.3, 0.7, 2e5, 0.2],
 }
 EVERY = pytest.mark.parametrize("form", LAWS.values(), ids=LAWS)
 
 
 def scales(form):
-    return ONE if len(form.axes) == 1 else TWO
+    return OWN.get(form.name, ONE if len(form.axes) == 1 else TWO)
 
 
 def truth(form):
@@ -67,6 +85,22 @@ def formula(form, x, v):
             return v[0] * x[0] ** -v[1] * x[1] ** -v[2]
         case "product+floor":
             return E + A * x[0] ** -v[2] * x[1] ** -v[3]
+        case "overtrained" | "overtrained-CM":
+            compute, ratio = (6 * x[0] * x[1], x[1] / x[0]) if form.name == "overtrained" else x
+            return E + (v[1] * ratio ** v[3] + v[2] * ratio ** -v[3]) * compute ** -v[3]
+        case "repeated" | "repeated-epochs" | "repeated+excess" | "repeated+excess-epochs":
+            size, tokens, unique = x if "epochs" not in form.name else (x[0], x[1], x[1] / x[2])
+            if "excess" in form.name:  # as published: N_opt by way of the compute-optimal G
+                g = (v[3] * A / v[4] / v[2]) ** (1 / (v[3] + v[4]))
+                fit = np.minimum((unique * g) ** (v[4] / v[3]) * g, size)
+                size = fit * (1 + v[6] * (1 - np.exp(-(size / fit - 1) / v[6])))
+            worth = unique * (1 + v[5] * (1 - np.exp(-(tokens / unique - 1) / v[5])))
+            return E + A * size ** -v[3] + v[2] * worth ** -v[4]
+        case "bnsl1" | "bnsl2" | "bnsl3":
+            y, slope = A * x[0] ** -v[2], v[2]
+            for after, d, f in v[3:].reshape(-1, 3):
+                y, slope = y * (1 + (x[0] / d) ** (1 / f)) ** (-(after - slope) * f), after
+            return E + y
         case "passk+training":
             return v[0] * x[0] ** -(v[1] - v[2] / (1 + (x[1] / v[3]) ** v[4]))
 
@@ -149,10 +183,10 @@ def test_a_law_is_known_by_its_exact_name_only():
 
 
 def test_a_law_fits_no_worse_than_one_it_contains():
-    noise = np.exp(0.05 * np.random.default_rng(0).standard_normal(TWO.shape[1]))
     for one in LAWS.values():
         assert one.floorless in ("", *one.contains)
-        x = TWO[: len(one.axes)]
+        x = TWO[: len(one.axes)] if len(one.axes) < 3 else scales(one) / 1e6
+        noise = np.exp(0.05 * np.random.default_rng(0).standard_normal(x.shape[1]))
         y = (0.1 + x[0] ** -0.5 + x[-1] ** -0.3) * noise
         for part in map(compared, one.contains):
             assert part.free < one.free

@@ -8,7 +8,7 @@ import pytest
 from raysweep.laws import estimate as estimates
 from raysweep.laws.estimate import estimate, solve
 from raysweep.laws.forms import law
-from raysweep.laws.merged import merged
+from raysweep.laws.merged import merged, spread
 from raysweep.laws.polish import Optima, Problems, polish
 
 N = np.geomspace(10, 1e6, 300)
@@ -53,6 +53,26 @@ def test_many_points_have_the_estimate_of_a_search_of_all(
     plain = estimate(law(name), x, y, weights)
     np.testing.assert_allclose(ours.objective, plain.objective, rtol=1e-10)
     np.testing.assert_allclose(ours.values, plain.values, rtol=1e-4)
+
+
+def test_under_hubers_loss_a_share_of_many_points_leads_to_the_estimate_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.permutation(np.geomspace(10, 1e6, 6_000))
+    y = (0.3 + 4 * (x + 20) ** -0.4) * np.exp(0.02 * rng.standard_t(2, x.size))
+    weights = np.stack([np.ones(x.size), x < 1e5])
+    plain = estimate(law("shifted"), x, y, weights, huber=1e-2)
+    monkeypatch.setattr(estimates, "_MANY", 500)
+    ours = estimate(law("shifted"), x, y, weights, huber=1e-2)
+    np.testing.assert_allclose(ours.objective, plain.objective, rtol=1e-10)
+    np.testing.assert_allclose(ours.values, plain.values, rtol=1e-4)
+
+
+def test_a_share_of_points_spreads_over_their_scales() -> None:
+    x = np.tile(np.arange(1.0, 11.0), 100)  # in the given order, every 10th has the same scale
+    u, t, w = spread(np.log(x)[None], np.arange(1000.0), np.ones((1, 1000)), 100)
+    np.testing.assert_array_equal(np.unique(np.round(np.exp(u[0])), return_counts=True)[1], 10)
+    assert (t.size, w.shape) == (100, (1, 100))
+    assert spread(np.log(x)[None], x, (x < 2)[None].astype(float), 100) is None  # a weighting loses nearly all
 
 
 @pytest.mark.parametrize(("huber", "points"), [(None, 120), (1e-2, 120), (1e-3, 500)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -49,6 +50,48 @@ def test_a_saved_fit_says_and_predicts_the_same(options: dict[str, object], tmp_
         assert (
             one.draws.interval_of(lambda v: v[..., 2]).tolist() == other.draws.interval_of(lambda v: v[..., 2]).tolist()
         )
+
+
+@pytest.mark.parametrize(
+    ("form", "x"),
+    [
+        ({"formula": "E + A*n**-a", "positive": ["A"]}, "n"),
+        ({"formula": "T - A*x**-a", "positive": ["A"], "fix": {"a": 1 / 3}}, "n"),
+        ({"law": "power+floor", "fix": {"E": 0.3}, "bound": {"alpha": [None, 2.0]}}, "n"),
+        ({"law": "chinchilla", "tie": {"beta": "alpha"}}, ["n", "d"]),
+        ({"law": "product"}, ["n", "d", "run"]),
+    ],
+    ids=["formula", "fixed formula", "fixed and bound", "tied", "product"],
+)
+def test_a_law_of_ones_own_is_saved_with_its_form(form: dict[str, Any], x: str | list[str], tmp_path: Path) -> None:
+    frame = table().filter(pl.col("arm") == 0).with_columns(pl.col("run") + 1)
+    frame = frame.with_columns(d=1 + (pl.int_range(pl.len()) * 7 % 5))
+    law = fit(frame, **form, x=x, y="loss", bootstrap=100, holdout=0)
+    save_fits(tmp_path / "fit.json", [law])
+    (back,) = load_fits(tmp_path / "fit.json")
+    assert back.to_json(draws=True) == law.to_json(draws=True)
+    assert back.law.parameters == law.law.parameters
+    scales = np.full((len(law.x), 1), 1e7)
+    np.testing.assert_array_equal(back.only.band(scales), law.only.band(scales))
+    np.testing.assert_array_equal(back.only.predict(scales), law.only.predict(scales))
+
+
+def test_a_saved_formula_is_read_by_the_grammar_of_formulas_alone(tmp_path: Path) -> None:
+    frame = table().filter(pl.col("arm") == 0)
+    path = tmp_path / "fit.json"
+    save_fits(path, [fit(frame, formula="E + A*n**-a", positive="A", x="n", y="loss", bootstrap=0)])
+    good = json.loads(path.read_text())
+    for change in ({"formula": "__import__('os')"}, {"positive": ["b"]}, {"formula": 5}, {"fix": [1]}, {"law": None}):
+        broken = json.loads(json.dumps(good))
+        broken["fits"][0][0]["form"] |= change
+        path.write_text(json.dumps(broken))
+        with pytest.raises(FitError):
+            load_fits(path)
+    del good["fits"][0][0]["form"]  # as written by an earlier version, which saved named laws alone
+    good["fits"][0][0]["law"] = "power"
+    path.write_text(json.dumps(good))
+    with pytest.raises(FitError, match="wrote, but it is not"):
+        load_fits(path)
 
 
 def test_a_file_that_is_no_saved_fit_is_refused(tmp_path: Path) -> None:

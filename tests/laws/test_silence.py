@@ -179,13 +179,17 @@ def test_few_points_do_not_need_a_floor_by_chance():
     assert sum("floor_needed" in group.notes for group in found) <= 1  # nominally 1 in 1,000
 
 
-def test_missing_rivals_and_those_of_another_loss_are_spoken_of():
+def test_missing_rivals_are_spoken_of():
     rng, x = np.random.default_rng(13), np.geomspace(1e3, 1e6, 6)
     worlds = [Data(x[None], x**-0.3 * np.exp(0.05 * rng.standard_normal(6))) for _ in range(51)]
-    assert all("no_rivals" in group.notes for group in fit_groups(law("power"), worlds, ["n"], "y", QUICK))
-    huber = fitted("power", x, worlds[0].y, Options(draws=0, holdout=0, huber=1e-3))
-    assert "rivals_by_least_squares" in huber.notes
-    assert not {"no_rivals", "rivals_by_least_squares"} & set(fitted("power", x, worlds[0].y).notes)
+    many = fit_groups(law("power"), worlds, ["n"], "y", QUICK)
+    few = fit_groups(law("power"), worlds[:3], ["n"], "y", QUICK)
+    assert all("no_rivals" in group.notes for group in many)
+    for one, other in zip(many, few, strict=False):  # only a floor is tested, by the same numbers
+        (alone,) = [rival for rival in one.rivals if rival.law == "power+floor"]
+        (beside,) = [rival for rival in other.rivals if rival.law == "power+floor"]
+        assert alone.p_value == pytest.approx(beside.p_value, rel=1e-3)
+    assert "no_rivals" not in fitted("power", x, worlds[0].y).notes
 
 
 def test_auto_takes_no_shift_that_is_nought():

@@ -85,6 +85,20 @@ def test_pixel_noise_has_the_bound_asked_for_and_keeps_the_worlds_posterior() ->
     assert _noise(at, 1.0) < _noise(Shifted(base, "pixel", 0.8), 1.0)
 
 
+@pytest.mark.parametrize("kind", ["none", "imbalance", "pixel"])
+def test_noise_comes_on_top_of_any_shift_and_no_posterior_knows_of_it(kind: str) -> None:
+    base, kl = world(), 0.0 if kind == "none" else 0.2
+    without, at = shifted(base, kind, kl), shifted(base, kind, kl, 0.3)
+    assert isinstance(at, Shifted)
+    assert not at.exact
+    clean, noisy = without.sample(2000, "test"), at.sample(2000, "test")
+    assert np.array_equal(clean.y, noisy.y)
+    own = _noise(at, 1.0) if kind == "pixel" else 0.0
+    before = base if kind == "pixel" else without
+    assert (noisy.x - before.sample(2000, "test").x).std() == pytest.approx(np.hypot(own, 0.3), rel=0.03)
+    np.testing.assert_allclose(noisy.log_posterior, without.log_posterior(noisy.x), atol=1e-12)
+
+
 def test_shifts_of_one_world_are_pairs_and_none_is_the_world_itself() -> None:
     base = world()
     assert shifted(base, "none", 0.3) is base

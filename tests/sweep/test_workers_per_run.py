@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from raysweep.cli import app
 from raysweep.errors import PackError, SweepError
-from raysweep.plan import make_plan
+from raysweep.plan import Plan, make_plan
 from raysweep.store import Store
 from raysweep.sweep import Sweep
 from raysweep.sweep.schema import Resources
@@ -79,13 +79,45 @@ def test_a_plan_and_its_price_count_all_workers_of_a_pack(tmp_path: Path, monkey
     assert found["price"]["packs_per_machine"] == 2  # of 8 GPUs
 
 
-def test_a_lane_that_does_not_fit_learns_how_many_workers_would_do(
+def test_a_lane_that_does_not_fit_is_spread_over_as_many_workers_as_it_needs(
     memory_store: Store, make_sweep: Callable[..., Sweep]
 ) -> None:
+    def plan(memory: float, **resources: float) -> Plan:
+        limit = {"memory_gib": memory / 2**30, **resources}
+        return make_plan(make_sweep(CLASSIFIER_SWEEP, WIDE, resources=limit), memory_store, 4)
+
+    whole = plan(1e12).groups[0].cost.bytes
+    for share, gpus, workers in ((0.3, 1, 4), (0.6, 0, 2), (1.1, 1, 1)):
+        found = plan(share * whole, gpus=gpus)
+        assert set(found.workers) == {workers}
+        assert all(group.cost.bytes <= share * whole for group in found.groups)
+        assert sum(len(pack) for pack in found.packs(workers)) == len(found.runs)
+        assert not list(found.packs(2 * workers))
+        assert bool(found.spread) == (workers > 1)
+    assert plan(0.3 * whole, workers_per_run=8).workers[0] == 8  # which already fits
+    for memory, gpus in ((10.0, 1), (0.3 * whole, 0.5)):  # parameters are not shared; a part of a GPU stays one
+        with pytest.raises(PackError, match=r"make the run smaller$"):
+            plan(memory, gpus=gpus)
+
+
+def test_only_the_shapes_that_need_it_are_spread(memory_store: Store, make_sweep: Callable[..., Sweep]) -> None:
+    grid = {**WIDE, "width": [4, 64]}
+    costs = [g.cost.bytes for g in make_plan(make_sweep(CLASSIFIER_SWEEP, grid), memory_store, 1).groups]
+    limit = {"memory_gib": (min(costs) + 0.5 * (max(costs) - min(costs))) / 2**30, "gpus": 1}
+    found = make_plan(make_sweep(CLASSIFIER_SWEEP, grid, resources=limit), memory_store, 1)
+    assert {dict(g.shape)["width"]: n for g, n in zip(found.groups, found.workers, strict=True)} == {4: 1, 64: 2}
+    assert list(found.spread) == [2]
+    assert [shape["workers"] for shape in found.to_json()["shapes"]] == list(found.workers)
+
+
+def test_a_plan_says_which_runs_are_spread_and_a_run_where_they_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_sweep: Callable[..., Sweep], memory_store: Store
+) -> None:
+    monkeypatch.chdir(tmp_path)
     whole = make_plan(make_sweep(CLASSIFIER_SWEEP, WIDE), memory_store, 1).groups[0].cost.bytes
-    for share, gpus, said in ((0.3, 1, "resources.gpus_per_run: 4"), (0.6, 0, "resources.workers_per_run: 2")):
-        limit = {"memory_gib": share * whole / 2**30, "gpus": gpus}
-        with pytest.raises(PackError, match=f"let several workers train it together: {said}$"):
-            make_plan(make_sweep(CLASSIFIER_SWEEP, WIDE, resources=limit), memory_store, 1)
-    with pytest.raises(PackError, match=r"make the run smaller$"):
-        make_plan(make_sweep(CLASSIFIER_SWEEP, WIDE, resources={"memory_gib": 1e-9}), memory_store, 1)
+    sweep = {**CLASSIFIER_SWEEP, "grid": {**CLASSIFIER_SWEEP["grid"], **WIDE}}
+    Path("tiny.yaml").write_text(yaml.safe_dump({**sweep, "resources": {"memory_gib": 0.6 * whole / 2**30}}))
+    said = CliRunner().invoke(app, ["plan", "tiny.yaml"]).output
+    assert "would not fit on one worker's memory; 2 workers share each batch" in " ".join(said.split())
+    refused = CliRunner().invoke(app, ["run", "tiny.yaml", "--executor", "inline", "--store", "store"])
+    assert "2 workers, which could train it together, cannot be had" in str(refused.exception)

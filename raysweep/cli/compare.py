@@ -1,0 +1,178 @@
+"""The command that compares two arms over x: compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from raysweep.cli.asking import Asked, Json, asking
+from raysweep.cli.laws import Data, OfLaws, Rows, source
+from raysweep.cli.passk import counted_rows, whole
+from raysweep.cli.predict import Predict, places
+from raysweep.cli.show import print_json, print_table, say
+from raysweep.errors import FitError
+
+if TYPE_CHECKING:
+    from raysweep.laws.arms import Comparison
+
+_MOST = 20  # groups that are shown
+_SHAPES = ("ratio", "difference")
+_ROWS = 9  # values of x that are printed
+_DPI = 150
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command(cls=OfLaws)(asking(compare, law="power+floor", holdout=0.0))
+
+
+def compare(
+    data: Data,
+    arm: Annotated[str, typer.Option("--arm", metavar="COL=A,B", help="The column of the arms, and the two of them.")],
+    asked: Asked,
+    pair: Annotated[
+        str | None, typer.Option("--pair", metavar="COL", help="What both arms share, drawn together: seed, problem.")
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option("--as", metavar="ratio|difference", help="A over B or A - B; of pass@k A - B if not given."),
+    ] = None,
+    predict: Predict = None,
+    successes: Annotated[
+        str | None, typer.Option(metavar="COL", help="Compare pass@k over k, from this column of successes.")
+    ] = None,
+    trials: Annotated[str | None, typer.Option(metavar="COL", help="With --successes: column of trials.")] = None,
+    k: Annotated[str | None, typer.Option("--k", metavar="K,K,...", help="With --successes: budgets.")] = None,
+    rows: Rows = "current",
+    figure: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Draw arms, comparison and bands: .png, .pdf or .svg.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Compare two arms over x, or pass@k over k: bands, parameters, and a confidence set of where they cross."""
+    column, mark, names = arm.partition("=")
+    values = [name.strip() for name in names.split(",")]
+    if not mark or not column or len(values) != 2 or not all(values):
+        raise FitError(f"compare: --arm must be COL=A,B, two values of a column, but got {arm!r}")
+    if shape is not None and shape not in _SHAPES:
+        raise FitError(f"compare: --as must be ratio or difference, but got {shape!r}")
+    counts = successes is not None or trials is not None
+    given = sorted(asked.given & {"x", "y"}) + ["predict"] * bool(predict)
+    if counts and (successes is None or trials is None or given):
+        raise FitError(
+            "compare: --successes and --trials must be given together, and without --x, --y and --predict, but got "
+            f"--successes {successes}, --trials {trials}" + "".join(f", --{name}" for name in given)
+        )
+    if k is not None and not counts:
+        raise FitError("compare: --k are budgets of pass@k, and need --successes and --trials")
+    if figure is not None and (Path(figure).suffix not in (".png", ".pdf", ".svg") or not Path(figure).parent.is_dir()):
+        raise FitError(f"compare: --figure must be a .png, .pdf or .svg in a folder that exists, but got {figure!r}")
+    if counts:
+        found = _counts(data, column, values, asked, pair, shape, str(successes), str(trials), k)
+    else:
+        found = _laws(data, column, values, asked, pair, shape, predict or (), rows, json)
+    if figure is not None:
+        _draw(found, Path(figure))
+    if json:
+        print_json([one.to_json() for one in found])
+        return
+    for i, one in enumerate(found[:_MOST]):
+        say(*([""] * bool(i)))
+        _show(one)
+    if len(found) > _MOST:
+        say("", f"... and {len(found) - _MOST:,} more groups; --json has them all")
+
+
+def _laws(
+    data: Sequence[str],
+    column: str,
+    values: Sequence[str],
+    asked: Asked,
+    pair: str | None,
+    shape: str | None,
+    predict: Sequence[str],
+    rows: str,
+    quiet: bool,
+) -> Sequence[Comparison]:
+    from raysweep.laws.arms import arms_of
+    from raysweep.laws.comparison import compare_arms
+    from raysweep.laws.request import RequestError
+
+    request = asked.request("compare")
+    at = [place[request.x[0]] for place in places(predict, request.x, "compare: --predict")]
+    table = source(data, rows, quiet)
+    try:
+        return compare_arms(table, request, arms_of(table, column, values), pair, shape != "difference", at)
+    except RequestError as error:
+        raise FitError(f"compare: --{error.key.replace('_', '-')}: {error.rule}") from error
+
+
+def _counts(
+    data: Sequence[str],
+    column: str,
+    values: Sequence[str],
+    asked: Asked,
+    pair: str | None,
+    shape: str | None,
+    successes: str,
+    trials: str,
+    k: str | None,
+) -> Sequence[Comparison]:
+    from raysweep.laws.arms import arms_of
+    from raysweep.laws.attempt_arms import compare_counts
+
+    by = asked.by or []
+    options = asked.options()
+    if not options.draws:
+        raise FitError("compare: --bootstrap must not be 0, for a comparison needs draws")
+    frame = counted_rows(data, successes, trials, [*by, column, *([pair] if pair else [])], asked.where)
+    return compare_counts(
+        frame, successes, trials, arms_of(frame, column, values), pair, by,
+        None if k is None else whole("compare", k, "--k"), shape == "ratio",
+        options.draws, options.level, options.seed,
+    )  # fmt: skip
+
+
+def _show(one: Comparison) -> None:
+    from raysweep.laws.notes import group_name
+
+    a, b = one.arm.names
+    title = group_name(one.group, " = ")
+    how = f"{one.y} of {a} over that of {b}" if one.ratio else f"{one.y} of {a} minus that of {b}"
+    units = (
+        f"{one.units[0]:,} pairs by {one.unit}"
+        if one.paired
+        else f"{one.units[0]:,} and {one.units[1]:,} units, unpaired"
+    )
+    say(f"{title + ': ' if title else ''}{how}; {units}, {one.level:.0%} intervals")
+    found = one.contrast
+    rows = []
+    for i in sorted({round(j * (found.x.size - 1) / (_ROWS - 1)) for j in range(_ROWS)}):
+        rows.append([
+            f"{found.x[i]:.4g}", f"{one.shown(found.value[i]):.4g}",
+            _ends(*one.shown(found.pointwise[i])), _ends(*one.shown(found.simultaneous[i])),
+        ])  # fmt: skip
+    print_table([one.x, "ratio" if one.ratio else "difference", "at this one", "at all of them at once"], rows)
+    say(*(f"  at {one.x} = {x:.6g}: {value:.4g} {_ends(low, high)}" for x, value, low, high in one.points))
+    for each in one.parameters:
+        sign = "/" if each.kind == "ratio" else "-"
+        say(f"  {each.name}: {a} {sign} {b} = {each.value:.4g} {_ends(each.low, each.high)}")
+    say(f"  {one.words}.")
+    say(*(f"  {code}: {text}" for code, text in one.details.items()))
+
+
+def _ends(low: float, high: float) -> str:
+    return f"[{low:.4g}, {high:.4g}]"
+
+
+def _draw(found: Sequence[Comparison], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from raysweep.reports.arms import arms_figure
+    from raysweep.reports.style import tame
+
+    tame(arms_figure(found)).savefig(path, dpi=_DPI)

@@ -1,0 +1,52 @@
+"""`raysweep allocate --inference-tokens` and `--loss`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from test_cli import Cli, cli
+
+__all__ = ["cli"]
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
+    n, d = (g.ravel() for g in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1e11, 5)))
+    noise = np.exp(0.002 * np.random.default_rng(0).standard_normal(n.size))
+    path = tmp_path / "runs.csv"
+    pl.DataFrame({"N": n, "D": d, "loss": (1.7 + 400 * n**-0.34 + 410 * d**-0.28) * noise}).write_csv(path)
+    return ["allocate", str(path), "--x", "N", "--x", "D", "--y", "loss", "--bootstrap", "60"]
+
+
+def test_the_optimum_with_inference_stands_beside_that_of_training_alone(cli: Cli, arguments: list[str]) -> None:
+    code, out, err = cli(*arguments, "--loss", "2.2", "--inference-tokens", "1e12")
+    assert code == 0, err
+    for part in ("FLOPs = 6 N D + 2 N x 1e+12 tokens of inference", "training-only N", "(saved: "):
+        assert part in out
+    (served,) = json.loads(cli(*arguments, "--loss", "2.2", "--inference-tokens", "1e12", "--json")[1])
+    (alone,) = json.loads(cli(*arguments, "--loss", "2.2", "--json")[1])
+    n, d = (one["value"] for one in alone["params"][:2])
+    assert served["training_only"]["x"] == pytest.approx(n, rel=1e-6)
+    assert served["training_only"]["budget"] == pytest.approx(6 * n * d + 2e12 * n, rel=1e-6)
+    assert served["budget"] < served["training_only"]["budget"]
+    assert "training_only" not in alone
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--loss", "2", "--budget", "1e20"], "--budget or --loss must be given, and not both, but got both"),
+        (["--loss", "nan"], "--loss is a value of y, positive and finite, but got nan"),
+        (["--budget", "1e20", "--inference-tokens", "-1"], "--inference-tokens must be finite and at least 0"),
+        (["--budget", "1e20", "--inference-tokens", "1e9", "--law", "power"], "--law must have two scales"),
+        (["--loss", "1"], "A loss must lie above what the law can reach"),
+    ],
+)
+def test_wrong_targets_are_refused(cli: Cli, arguments: list[str], more: list[str], message: str) -> None:
+    code, out, err = cli(*arguments, *more)
+    assert (code, out) == (2, "")
+    assert message in err
