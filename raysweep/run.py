@@ -34,11 +34,13 @@ from raysweep.oracle.recipe import is_made, recipe_hash
 from raysweep.pack import Pack
 from raysweep.plan import Plan, make_plan, whole
 from raysweep.progress import Progress
+from raysweep.rounds import Rounds
 from raysweep.store import Store, UnreachableError
 from raysweep.store.leases import Claims, hold
 from raysweep.sweep import Sweep
 from raysweep.sweep.current import Current, adopt_renamed, ledger_of, left_out, own_rows
 from raysweep.sweep.provenance import accepted_codes, ask, equal_codes, remember
+from raysweep.sweep.schema import Budget
 from raysweep.sweep.stored import at_store
 from raysweep.terminal import counted
 from raysweep.worlds import made, ray_log
@@ -57,6 +59,7 @@ class Outcome:
         scan: Keys, statuses and attempts at the end; `Ledger.scan` has the other columns.
         stopped: Why no further pack was started, or "".
         notes: What else the store holds, in one sentence each.
+        tuned: What is to be said of a sweep that tunes, in one sentence each.
     """
 
     counts: Counts
@@ -65,6 +68,7 @@ class Outcome:
     scan: Scan
     stopped: str = ""
     notes: tuple[str, ...] = ()
+    tuned: tuple[str, ...] = ()
 
 
 def run(
@@ -94,6 +98,9 @@ def run(
     """
     started = time.monotonic()
     sweep = at_store(sweep, store)
+    rounds = Rounds(sweep, store) if sweep.tuning is not None else None
+    if rounds is not None:
+        sweep = rounds.resume(skip_failed, retry_diverged)
     for observed in sweep.runs.observed:  # refuses invalid runs before anything is written
         observed.listable()
     if (recipe := sweep.file.world) is not None and not is_made(store, recipe):
@@ -110,8 +117,9 @@ def run(
     token = open_store(store, sweep, progress, accept_code, same_as)
     if weak := store.weaknesses():
         progress.say(f"warning: store {store.uri}: {'; '.join(weak)}")
+    if rounds is not None:
+        rounds.keep(sweep)
     ledger = ledger_of(store, sweep.runs, dict(sweep.axes), sweep.identity)
-    own = own_rows(sweep.runs, sweep.axes, sweep.identity)
     stopped = ""
     job = Job(
         sweep=json.dumps(sweep.file.model_dump(mode="json")),
@@ -130,6 +138,7 @@ def run(
         own_folder=isinstance(sweep.experiment, FunctionExperiment) and sweep.file.workdir == "own",
         child_cpus=resources.child_cpus,
         equal_codes=(sweep.code.sha, *sorted(equal_codes(store, sweep.code.sha) - {sweep.code.sha})),
+        lineage=sweep.lineage,
     )
     try:
         if len(ledger.pending(sweep.runs, skip_failed, retry_diverged)):
@@ -142,16 +151,31 @@ def run(
                 if recipe is not None:
                     wanted = settings(recipe, sweep.runs.values)
                     sha = made(recipe, wanted, store, executor, resources.oracle_workers, claims, progress).sha
-                plan = make_plan(sweep, store, executor.slots, skip_failed, retry_diverged, _Probe(executor, job))
-                look = partial(ledger.pending_each, skip_failed=skip_failed, retry_diverged=retry_diverged, known={})
-                stopped = _execute(plan, job, sha, executor, claims, look, progress)
+                plan = partial(make_plan, store=store, slots=executor.slots, probe=_Probe(executor, job))
+                if rounds is not None and sweep.file.budget != Budget():
+                    plan(rounds.rehearsed(sweep))  # refuses what all rounds together would cost
+                look = partial(ledger.pending_each, known={})
+                again = {"skip_failed": skip_failed, "retry_diverged": retry_diverged}
+                while True:
+                    if rounds is not None:
+                        progress.say(rounds.line(sweep))
+                    stopped = _execute(
+                        plan(sweep, **again), job, sha, executor, claims, partial(look, **again), progress
+                    )
+                    following = rounds.after(sweep) if rounds is not None and not stopped else None
+                    if rounds is None or following is None:
+                        break
+                    sweep, again = following, {"skip_failed": True}  # what failed in this call is not tried again
+                    rounds.keep(sweep)
     finally:
         progress.end()
         if not isinstance(sys.exception(), UnreachableError):  # then compacting would fail, too
+            own = own_rows(sweep.runs, sweep.axes, sweep.identity)
             scan = ledger.compact(own, accepted_codes(store))
     sweep_up(store, sweep.runs, ledger.pending)
     notes = left_out(Current(own, ledger), scan)
-    return Outcome(*_tally(sweep, scan), time.monotonic() - started, scan, stopped, tuple(notes))
+    said = () if rounds is None else tuple(rounds.sentences(sweep))
+    return Outcome(*_tally(sweep, scan), time.monotonic() - started, scan, stopped, tuple(notes), said)
 
 
 @dataclass(frozen=True)
@@ -229,7 +253,7 @@ def _execute(
 
     def give_up(pack: Pack, reason: str) -> Counts:
         (rest,) = pending([pack.runs])
-        by = Stamp(pack.id, pack.attempt, "", sha, 0.0, "grid", *job.made_by)
+        by = Stamp(pack.id, pack.attempt, "", sha, 0.0, "grid", *job.made_by, job.lineage)
         rows = failure_rows(rest if len(rest) else pack.runs, schema, by, "failed", reason)
         ledger.append(rows, next(numbers))
         return Counts(failed=len(rows))

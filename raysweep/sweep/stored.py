@@ -21,6 +21,7 @@ from raysweep.oracle.world import with_source
 from raysweep.store import Store
 from raysweep.sweep.resolve import Sweep
 from raysweep.sweep.schema import SweepFile, explain
+from raysweep.sweep.tuned import kept_studies, tuning_of
 from raysweep.yamlfile import MAX_BYTES, parse_yaml
 
 __all__ = ["Declaration", "at_store", "stored_declaration", "stored_display", "stored_runs", "stored_sweep"]
@@ -128,7 +129,12 @@ def stored_runs(store: Store) -> Runs | None:
         return None
     file, name = stored_sweep(store)
     try:
-        axes = declaration.axes
-        return enumerate_runs(expand(file.grid, axes), axes, declaration.identity)
+        axes, identity = declaration.axes, declaration.identity
+        tuning = tuning_of(file, axes)
+        if tuning is None:
+            return enumerate_runs(expand(file.grid, axes), axes, identity)
+        grid = enumerate_runs(expand({**file.grid, **tuning.stand_in}, axes), axes, identity)
+        asked = kept_studies(store, Path(name).stem, tuning)
+        return tuning.layout(grid, tuning.lineage(grid, axes, identity), asked).runs
     except (SweepError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise LedgerError(f"store {store.uri}: {name} must hold a grid over its axes: {error}") from error
