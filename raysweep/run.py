@@ -155,18 +155,17 @@ def run(
                 if rounds is not None and sweep.file.budget != Budget():
                     plan(rounds.rehearsed(sweep))  # refuses what all rounds together would cost
                 look = partial(ledger.pending_each, known={})
-                again = {"skip_failed": skip_failed, "retry_diverged": retry_diverged}
-                while True:
+                following: Sweep | None = sweep
+                while following is not None:
+                    sweep, following = following, None
                     if rounds is not None:
                         progress.say(rounds.line(sweep))
-                    stopped = _execute(
-                        plan(sweep, **again), job, sha, executor, claims, partial(look, **again), progress
-                    )
-                    following = rounds.after(sweep) if rounds is not None and not stopped else None
-                    if rounds is None or following is None:
-                        break
-                    sweep, again = following, {"skip_failed": True}  # what failed in this call is not tried again
-                    rounds.keep(sweep)
+                    tasks = plan(sweep, skip_failed=skip_failed, retry_diverged=retry_diverged)
+                    left = partial(look, skip_failed=skip_failed, retry_diverged=retry_diverged)
+                    stopped = _execute(tasks, job, sha, executor, claims, left, progress)
+                    if rounds is not None and not stopped and (following := rounds.after(sweep)) is not None:
+                        rounds.keep(following)
+                    skip_failed, retry_diverged = True, False  # what failed in this call is not tried again
     finally:
         progress.end()
         if not isinstance(sys.exception(), UnreachableError):  # then compacting would fail, too

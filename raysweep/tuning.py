@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import optuna
 
 __all__ = [
-    "SAMPLERS", "Dimension", "History", "Point", "Space", "check_sampler", "design", "parse_space", "propose", "seed_of",
+    "SAMPLERS", "Dimension", "History", "Point", "Space",
+    "check_sampler", "design", "parse_space", "propose", "seed_of",
 ]  # fmt: skip
 
 Point: TypeAlias = tuple[Value, ...]  # one value per dimension
@@ -121,8 +122,8 @@ def _check_axis(axis: Axis, axes: Mapping[str, Axis], where: str) -> None:
     kinds = {axis.kind} if isinstance(axis.kind, str) else {*axis.kind.kinds.values(), axis.kind.otherwise}
     if "observed" in kinds:
         raise SweepError(
-            f"{where}: must be an axis that a run is trained at, but {axis.name} is observed: every value of it is read "
-            "off the same run. Put it into the grid"
+            f"{where}: must be an axis that changes a run, but {axis.name} is observed: a run is read at all of its "
+            "values. Put it into the grid"
         )
     if axis.role == "seed":
         raise SweepError(f"{where}: must be a hyper-parameter, but {axis.name} is a seed. Put it into the grid")
@@ -285,9 +286,12 @@ def _cmaes(space: Space, count: int, seed: int, history: History, neighbours: Se
         ranked = sorted(scored, key=_order)
         source += [_trial(space, point, i / len(ranked)) for i, (point, s) in enumerate(ranked) if math.isfinite(s)]
     sampler = optuna.samplers.CmaEsSampler(
-        seed=seed, popsize=count, source_trials=source if len(source) >= _SOURCE else None, with_margin=any(d.whole for d in space),
+        seed=seed,
+        popsize=count,
+        source_trials=source if len(source) >= _SOURCE else None,
+        with_margin=any(d.whole for d in space),
         warn_independent_sampling=False,
-    )  # fmt: skip
+    )
     study = optuna.create_study(sampler=sampler)
     study.add_trials([_trial(space, point, score) for point, score in sorted(history[0], key=_order)])
     for scored in history[1:]:

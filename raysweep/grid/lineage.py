@@ -1,4 +1,4 @@
-"""Where the runs of a tuned sweep come from: the setting that a candidate was proposed for, and what it is there for."""
+"""Where the runs of a sweep that tunes come from: the setting that each was proposed for, and its role."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ from raysweep.sweep.fits import check_fits
 from raysweep.sweep.override import read_overrides
 from raysweep.sweep.places import replaced
 from raysweep.sweep.schema import FitSpec, SweepFile, explain
-from raysweep.sweep.tuned import Layout, Study, Tuning, probe, tuning_of
+from raysweep.sweep.tuned import Layout, Study, Tuning, probe, tuning_of, whole_ends
 from raysweep.yamlfile import dump_yaml, read_yaml
 
 __all__ = ["Sweep", "from_mapping", "load_sweep"]
@@ -291,7 +291,7 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
         raise SweepError(f"{path}: {error}") from error
     if file.world is None and experiment.needs_world:
         raise SweepError(f"{path}: experiment {experiment.name} needs a `world:` (a recipe, or a file holding one)")
-    notes += _near_equal(file.grid)
+    notes += [*_near_equal(file.grid), *(whole_ends(tuning) if tuning is not None else [])]
     return Sweep(file, path, folders, experiment, axes, terms, given, tuple(notes), tuning)
 
 

@@ -117,7 +117,8 @@ def stored_display(store: Store) -> tuple[Display, str]:
 
 
 def stored_runs(store: Store) -> Runs | None:
-    """Every run of the sweep last run into a store; None where the store does not record its axes.
+    """Every run of the sweep last run into a store; None where the store does not record its axes, or the candidates of
+    one that tunes.
 
     No experiment is imported: what a store names is not executed by those who read it.
 
@@ -135,6 +136,8 @@ def stored_runs(store: Store) -> Runs | None:
             return enumerate_runs(expand(file.grid, axes), axes, identity)
         grid = enumerate_runs(expand({**file.grid, **tuning.stand_in}, axes), axes, identity)
         asked = kept_studies(store, Path(name).stem, tuning)
+        if not asked:
+            return None
         return tuning.layout(grid, tuning.lineage(grid, axes, identity), asked).runs
     except (SweepError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise LedgerError(f"store {store.uri}: {name} must hold a grid over its axes: {error}") from error

@@ -28,7 +28,7 @@ from raysweep.store import Store
 from raysweep.sweep.schema import SweepFile
 from raysweep.tuning import Point, Space, check_sampler, design, parse_space, seed_of
 
-__all__ = ["Layout", "Study", "Tuning", "keep_studies", "kept_studies", "probe", "tuning_of"]
+__all__ = ["Layout", "Study", "Tuning", "keep_studies", "kept_studies", "probe", "tuning_of", "whole_ends"]
 
 _FOLDER = "tuning"
 _CONDITIONS = ("when", "exclude")
@@ -168,6 +168,16 @@ class Tuning:
         return replace(runs, keys=keys, values=values, codes=codes)
 
 
+def whole_ends(tuning: Tuning) -> list[str]:
+    """Notes on ranges of a plain function's axes that hold whole numbers because their ends are written as such."""
+    return [
+        f"tune.{d.axis.name}: takes whole numbers from {d.low:g} to {d.high:g}, as both ends are written as such. For "
+        f"real numbers write {d.low:.1f}"
+        for d in tuning.space
+        if d.axis.inferred and d.whole and not d.choices
+    ]
+
+
 def probe(file: SweepFile) -> dict[str, Any]:
     """The grid with the tuned axes at the ends of their ranges, from which a plain function's axes are inferred."""
     ends = {name: _ends(entry) for name, entry in file.tune.items()}
@@ -278,9 +288,7 @@ def _until(tuning: Tuning, lineage: Lineage) -> list[Any]:
     return [tuning.rounds, sorted(map(str, lineage.known))]
 
 
-def kept_studies(
-    store: Store, sweep_hash: str, tuning: Tuning, lineage: Lineage | None = None
-) -> dict[str, Study]:
+def kept_studies(store: Store, sweep_hash: str, tuning: Tuning, lineage: Lineage | None = None) -> dict[str, Study]:
     """What was asked before, by setting, of the sweep with this hash, and of others that tune in the same way: so a
     value that is added to an axis leaves the other settings as they are.
 
