@@ -70,9 +70,10 @@ class Rounds:
         Raises:
             SweepError: no row has the metric that selects.
         """
-        scores, (tuning, _, layout) = self._scores(stage), _parts(stage)
-        if scores is None:
+        found, (tuning, _, layout) = self._scores(stage), _parts(stage)
+        if found is None:
             return None
+        _, scores = found
         histories = _histories(stage, layout, scores)
         near = _neighbours(stage, layout)
         studies = {}
@@ -115,9 +116,10 @@ class Rounds:
 
     def sentences(self, stage: Sweep) -> list[str]:
         """What is said of a sweep that has ended: what the winners are worth, and where they are missing."""
-        scores, (tuning, _, layout) = self._scores(stage), _parts(stage)
-        if scores is None:
+        found, (tuning, _, layout) = self._scores(stage), _parts(stage)
+        if found is None:
             return []
+        metric, scores = found
         tuned, fresh, winners = [], [], []
         histories, lost = _histories(stage, layout, scores), 0
         for i, (name, study) in enumerate(stage.studies.items()):
@@ -134,7 +136,7 @@ class Rounds:
             number = "{:+.2%}" if bias.relative else "{:+.3g}"
             low, mean, high = (number.format(value) for value in (bias.low, bias.mean, bias.high))
             said.append(
-                f"tune: {counted(len(winners), 'winner')} by {tuning.metric}, measured again on "
+                f"tune: {counted(len(winners), 'winner')} by {metric}, measured again on "
                 f"{counted(tuning.fresh, 'fresh seed')}; selection bias (the score that won minus the fresh one): "
                 + (f"{mean} [{low}, {high}]" if tuning.fresh > 1 else mean)
             )
@@ -146,25 +148,26 @@ class Rounds:
                     "of an end of its range: a wider one may hold better values"
                 )
         if lost:
-            said.append(f"tune: {counted(lost, 'setting')} has no winner: no candidate trained at each of its seeds")
+            said.append(f"tune: no winner at {counted(lost, 'setting')}: no candidate trained at each of its seeds")
         return said
 
-    def _scores(self, stage: Sweep) -> npt.NDArray[np.float64] | None:
-        """[runs] the score of each run of a stage; None where a cell lacks a row."""
+    def _scores(self, stage: Sweep) -> tuple[str, npt.NDArray[np.float64]] | None:
+        """The metric that selects, and [runs] the score of each run of a stage; None where a cell lacks a row."""
         tuning, runs = _parts(stage)[0], stage.runs
-        others = {n for o in runs.observed for n in o.names if stage.axes[n].role != "time"}
+        seen = {n for observed in runs.observed for n in observed.names}
+        others = {n for n in seen if stage.axes[n].role != "time" and not stage.axes[n].inferred}
         ledger = ledger_of(self.store, runs, dict(stage.axes), stage.identity)
-        scan = ledger.scan([tuning.metric, *others])
+        scan = ledger.scan([*tuning.metrics, *others])
         if len(scan.pending(runs, skip_failed=True)):
             return None
         names = scan.table.schema.names
-        if tuning.metric not in names and pc.any(pc.equal(scan.table.column("status"), "ok")).as_py():
+        metric = next((name for name in tuning.metrics if name in names), None)
+        if metric is None and pc.any(pc.equal(scan.table.column("status"), "ok")).as_py():
+            wanted, where = tuning.metrics[-1], f"{stage.path}: tuner.metric"
             known = [n for n in ledger.scan().table.schema.names if n not in STAMPS and n not in stage.axes]
-            raise SweepError(
-                f"{stage.path}: tuner.metric: must be a metric of the rows, but got {tuning.metric!r}. "
-                f"{nearest(tuning.metric, known)}"
-            )
-        return run_scores(scan.table, runs, tuning, sorted(others & {*names}))
+            raise SweepError(f"{where}: must be a metric of the rows, but got {wanted!r}. {nearest(wanted, known)}")
+        scores = run_scores(scan.table, runs, metric, tuning.sign, sorted(others & {*names}))
+        return metric or tuning.metrics[-1], scores
 
 
 def described(about: Mapping[str, Any]) -> str:
@@ -192,7 +195,7 @@ def stored_tuning(store: Store) -> dict[str, Any] | None:
 def _about(tuning: Tuning, studies: Mapping[str, Study]) -> dict[str, Any]:
     return {
         "axes": [d.axis.name for d in tuning.space],
-        "metric": tuning.metric or None,
+        "metric": " or ".join(tuning.metrics) or None,
         "sampler": tuning.sampler,
         "settings": len(studies),
         "round": min((len(study.rounds) for study in studies.values()), default=0),

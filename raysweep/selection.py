@@ -13,24 +13,28 @@ import pyarrow.compute as pc
 
 from raysweep.grid.runs import Runs
 from raysweep.ledger.remaining import locate
-from raysweep.sweep.tuned import Layout, Tuning
+from raysweep.sweep.tuned import Layout
 
 __all__ = ["Bias", "candidate_scores", "run_scores", "selection_bias"]
 
 
-def run_scores(table: pa.Table, runs: Runs, tuning: Tuning, others: Sequence[str]) -> npt.NDArray[np.float64]:
-    """[runs] the score of each run, low is better: the metric's best over times, and its mean over other observed
-    values; infinity for a run with a row that diverged or failed, or without a finite value.
+def run_scores(
+    table: pa.Table, runs: Runs, metric: str | None, sign: float, others: Sequence[str]
+) -> npt.NDArray[np.float64]:
+    """[runs] the score of each run, low is better: the metric's mean over the values of `others`, at the best of the
+    other observed values; infinity for a run with a row that diverged or failed, or without a finite value.
 
     Args:
+        metric: A column of the rows; None where none has one.
+        sign: 1 where low values are better, -1 where high ones are.
         others: Observed axes besides time.
     """
     at = locate(runs, table.column("cell"))
     table, at = table.filter(pa.array(at >= 0)), at[at >= 0]
     scores = np.full(len(runs), np.inf)
     bad = pc.is_in(table.column("status"), pa.array(["diverged", "failed"])).to_numpy()
-    if tuning.metric in table.schema.names:
-        value = tuning.sign * pc.cast(table.column(tuning.metric), pa.float64()).to_numpy()
+    if metric is not None:
+        value = sign * pc.cast(table.column(metric), pa.float64()).to_numpy()
         kept = pa.table({"run": at, "value": value, **{f"by_{n}": table.column(n) for n in others}})
         kept = kept.filter(pa.array(np.isfinite(value)))
         best = kept.group_by(["run", *(f"by_{n}" for n in others)]).aggregate([("value", "min")])

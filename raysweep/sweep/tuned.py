@@ -25,7 +25,7 @@ from raysweep.grid.lineage import Lineage
 from raysweep.grid.runs import Runs
 from raysweep.grid.values import Value
 from raysweep.store import Store
-from raysweep.sweep.schema import SweepFile
+from raysweep.sweep.schema import SweepFile, Tuner
 from raysweep.tuning import Point, Space, check_sampler, design, parse_space, seed_of
 
 __all__ = ["Layout", "Study", "Tuning", "keep_studies", "kept_studies", "probe", "tuning_of", "whole_ends"]
@@ -73,14 +73,14 @@ class Tuning:
     """How a sweep tunes.
 
     Attributes:
-        metric: By which candidates are compared; "" where it is not known.
+        metrics: By the first of these that rows have, candidates are compared; none where they are not known.
         sign: 1 where low values are better, -1 where high ones are.
         seeds: Axes that are fresh when a winner is run again, the leading one first.
         rounds, candidates, fresh: Rounds; candidates per round and setting; fresh seeds per winner.
     """
 
     space: Space
-    metric: str
+    metrics: tuple[str, ...]
     sign: float
     sampler: str
     seeds: tuple[str, ...]
@@ -100,7 +100,7 @@ class Tuning:
     @cached_property
     def digest(self) -> str:
         """Hash of what proposals depend on besides rows and seeds."""
-        parts = (self.metric, self.sign, self.sampler, self.candidates, *(d.text for d in self.space))
+        parts = (self.metrics, self.sign, self.sampler, self.candidates, *(d.text for d in self.space))
         return hashlib.blake2b("\n".join(map(str, parts)).encode(), digest_size=8).hexdigest()
 
     def lineage(self, base: Runs, axes: Mapping[str, Axis], identity: str) -> Lineage:
@@ -198,7 +198,7 @@ def tuning_of(file: SweepFile, axes: Mapping[str, Axis], experiment: Experiment 
         SweepError: a tuned axis is in the grid, too, or cannot be tuned; or there is no metric or seed.
     """
     if not file.tune:
-        if "tuner" in file.model_fields_set:
+        if file.tuner != Tuner():
             raise SweepError("tuner: must go with `tune`, which names the axes to tune, but there is none. Add it")
         return None
     space = parse_space(file.tune, axes)
@@ -208,9 +208,9 @@ def tuning_of(file: SweepFile, axes: Mapping[str, Axis], experiment: Experiment 
     tuner = file.tuner
     if experiment is not None:
         check_sampler(tuner.sampler, space)
-    metric, sign = ("", 1.0) if experiment is None else _metric(file, experiment)
+    metrics, sign = ((), 1.0) if experiment is None else _metrics(file, experiment)
     return Tuning(
-        space, metric, sign, tuner.sampler, _seeds(file, axes), tuner.rounds, tuner.candidates, tuner.seeds
+        space, metrics, sign, tuner.sampler, _seeds(file, axes), tuner.rounds, tuner.candidates, tuner.seeds
     )  # fmt: skip
 
 
@@ -254,23 +254,25 @@ def _seeds(file: SweepFile, axes: Mapping[str, Axis]) -> tuple[str, ...]:
     return (lead, *given)
 
 
-def _metric(file: SweepFile, experiment: Experiment) -> tuple[str, float]:
-    """The metric that selects, and its sign: by default the selection sample's metric of what the sweep fits."""
+def _metrics(file: SweepFile, experiment: Experiment) -> tuple[tuple[str, ...], float]:
+    """The metric that selects, and its sign: by default that of the fit on the selection sample, where there is one.
+    What a plain function returns is not known yet.
+    """
     known = {metric.name: metric for metric in experiment.metrics}
-    name = file.tuner.metric
-    if name is None:
-        wanted = list(dict.fromkeys(spec.y for spec in file.fit))
-        if len(wanted) != 1:
-            got = f"fits {', '.join(wanted)}" if wanted else "has no fit"
-            raise SweepError(
-                f"tuner.metric: must name the metric that candidates are compared by, but is not given, and the sweep "
-                f"{got}. Give tuner: {{metric: NAME}}"
-            )
-        name = f"{wanted[0]}_select" if f"{wanted[0]}_select" in known else wanted[0]
-    if known and name not in known:
-        raise SweepError(f"tuner.metric: must be a metric of the experiment, but got {name!r}. {nearest(name, known)}")
-    better = file.tuner.better or (known[name].better if name in known else "") or "low"
-    return name, -1.0 if better == "high" else 1.0
+    name, fitted = file.tuner.metric, list(dict.fromkeys(spec.y for spec in file.fit))
+    if name is None and len(fitted) != 1:
+        raise SweepError(
+            "tuner.metric: must name the metric that candidates are compared by, unless all fits are of one, but the "
+            f"sweep {'fits ' + ', '.join(fitted) if fitted else 'has no fit'}. Give tuner: {{metric: NAME}}"
+        )
+    wanted = (name,) if name is not None else (f"{fitted[0]}_select", fitted[0])
+    found = tuple(metric for metric in wanted if metric in known or not known)
+    if not found:
+        raise SweepError(
+            f"tuner.metric: must be a metric of the experiment, but got {wanted[-1]!r}. {nearest(wanted[-1], known)}"
+        )
+    better = file.tuner.better or (known[found[0]].better if known else "") or "low"
+    return found[: 1 if known else None], -1.0 if better == "high" else 1.0
 
 
 def keep_studies(store: Store, sweep_hash: str, tuning: Tuning, lineage: Lineage, found: Mapping[str, Study]) -> None:
