@@ -45,6 +45,10 @@ class Rounds:
     sweep: Sweep
     store: Store
 
+    @property
+    def tuning(self) -> Tuning:
+        return _parts(self.sweep)[0]
+
     def resume(self, skip_failed: bool = False, retry_diverged: bool = False) -> Sweep:
         """The sweep with everything that was asked for, up to a round that has something to do. Nothing is written."""
         tuning, lineage, layout = _parts(self.sweep)

@@ -43,6 +43,7 @@ from raysweep.sweep.provenance import accepted_codes, ask, equal_codes, remember
 from raysweep.sweep.schema import Budget
 from raysweep.sweep.stored import at_store
 from raysweep.terminal import counted
+from raysweep.tuning import require
 from raysweep.worlds import made, ray_log
 
 __all__ = ["Outcome", "run"]
@@ -100,6 +101,7 @@ def run(
     sweep = at_store(sweep, store)
     rounds = Rounds(sweep, store) if sweep.tuning is not None else None
     if rounds is not None:
+        require(rounds.tuning.sampler)
         sweep = rounds.resume(skip_failed, retry_diverged)
     for observed in sweep.runs.observed:  # refuses invalid runs before anything is written
         observed.listable()

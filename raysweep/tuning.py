@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SAMPLERS", "Dimension", "History", "Point", "Space",
-    "check_sampler", "design", "parse_space", "propose", "seed_of",
+    "check_sampler", "design", "parse_space", "propose", "require", "seed_of",
 ]  # fmt: skip
 
 Point: TypeAlias = tuple[Value, ...]  # one value per dimension
@@ -158,21 +158,29 @@ def _dimension(axis: Axis, entry: Any, where: str) -> Dimension:
     return Dimension(axis, low, high, scale == "log")
 
 
-def check_sampler(sampler: str, space: Space, where: str = "tuner.sampler") -> None:
-    """Refuse a sampler that cannot search the space, or that is not installed here.
+def check_sampler(sampler: str, space: Space) -> None:
+    """Refuse a sampler that cannot search the space.
 
     Raises:
-        SweepError: it cannot, or is not.
+        SweepError: it cannot.
     """
     listed = [d.axis.name for d in space if d.choices]
     if sampler == "cmaes" and listed:
         raise SweepError(
-            f"{where}: cmaes must have ranges, but tune.{listed[0]} is a list of choices. Use tpe, or give a range"
+            f"tuner.sampler: cmaes must have ranges, but tune.{listed[0]} is a list of choices. Use tpe, or a range"
         )
+
+
+def require(sampler: str) -> None:
+    """Refuse a sampler that is not installed here.
+
+    Raises:
+        SweepError: it is not.
+    """
     lacking = [name for name in SAMPLERS[sampler] if find_spec(name) is None]
     if lacking:
         raise SweepError(
-            f"{where}: {sampler} must have the package {lacking[0]}, but it is not installed here. Install it with "
+            f"tuner.sampler: {sampler} must have the package {lacking[0]}, but it is not installed here. Install it by "
             "`pip install 'raysweep[tune]'`, or use the sampler qmc, which needs nothing"
         )
 
@@ -218,8 +226,9 @@ def propose(
         of the space was.
 
     Raises:
-        SweepError: earlier candidates of CMA-ES cannot be reproduced.
+        SweepError: the sampler is not installed, or earlier candidates of CMA-ES cannot be reproduced.
     """
+    require(sampler)
     tried = {point for scored in history for point, _ in scored}
     neighbours = [[*each][: len(history)] for each in neighbours]
     if sampler == "cmaes":

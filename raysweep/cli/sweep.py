@@ -101,7 +101,7 @@ def plan(
         return
     say(f"{found['sweep']} ({found['experiment']})")
     if rounds is not None:
-        say(f"  {described(found['tuning'])}; candidates not proposed yet are priced as points of the design")
+        say(f"  {described(found['tuning'])}", "  candidates that are not proposed yet are priced as if by the design")
     _say_work(found, planned, target.uri, skip_failed)
     if price is not None:
         from raysweep.prices import sentences

@@ -33,16 +33,16 @@ from typing import Any
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import numpy as np  # noqa: E402
-import numpy.typing as npt  # noqa: E402
+import numpy as np
+import numpy.typing as npt
 
-from raysweep.executors import make_executor  # noqa: E402
-from raysweep.grid.axes import Axis  # noqa: E402
-from raysweep.run import run  # noqa: E402
-from raysweep.store import Store  # noqa: E402
-from raysweep.sweep import from_mapping  # noqa: E402
-from raysweep.sweep.current import cells  # noqa: E402
-from raysweep.tuning import Point, Space, design, parse_space, propose  # noqa: E402
+from raysweep.executors import make_executor
+from raysweep.grid.axes import Axis
+from raysweep.run import run
+from raysweep.store import Store
+from raysweep.sweep import from_mapping
+from raysweep.sweep.current import cells
+from raysweep.tuning import Point, Space, design, parse_space, propose
 
 SAMPLERS = ("tpe", "cmaes", "qmc")
 ROUNDS, CANDIDATES = 3, 16
@@ -102,7 +102,7 @@ def simulated(worlds: int) -> dict[str, Any]:
         regret["dense"].append([float(surface(grid[[i]], scale, world)[0]) - 1 for scale, i in enumerate(picked)])
         for name in SAMPLERS:
             regret[name].append(search(name, space, world, seed))
-    count = {name: ROUNDS * CANDIDATES for name in SAMPLERS} | {"dense": len(grid)}
+    count = dict.fromkeys(SAMPLERS, ROUNDS * CANDIDATES) | {"dense": len(grid)}
     return {
         name: {
             "candidates": count[name],
@@ -166,7 +166,9 @@ def trained(folder: str) -> dict[str, Any]:
     winners = {n: min((s, key) for key, s in scores.items() if key[0] == n)[1] for n in sizes}
     zipped = {"n_train": sizes, "lr": [winners[n][1] for n in sizes], "weight_decay": [winners[n][2] for n in sizes]}
     again = {k: v for k, v in base.items() if k != "n_train"} | {"zip": zipped, "seed": {"range": [2, 2 + FRESH]}}
-    fresh = {key[0]: v for key, v in means(execute({**TRAINED, "grid": again}, folder, "again")[0], "epistemic").items()}
+    fresh = {
+        key[0]: v for key, v in means(execute({**TRAINED, "grid": again}, folder, "again")[0], "epistemic").items()
+    }
     found: dict[str, Any] = {
         "dense": {
             "candidates": len(rates) * len(decays),

@@ -13,6 +13,9 @@ from conftest import CLASSIFIER_SWEEP, HERE
 
 from raysweep.cli import main
 from raysweep.errors import SweepError
+from raysweep.executors import make_executor
+from raysweep.run import run
+from raysweep.store import Store
 from raysweep.sweep import Sweep, from_mapping
 from raysweep.sweep.tuned import Study
 
@@ -92,15 +95,19 @@ def test_what_cannot_be_tuned_ends_with_2_before_anything_is_written(
     assert not (tmp_path / "results").exists()
 
 
-def test_a_function_needs_a_seed_and_a_sampler_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_needs_a_seed_and_a_sampler_its_package(
+    monkeypatch: pytest.MonkeyPatch, memory_store: Store
+) -> None:
     with pytest.raises(SweepError, match=r"must have a seed of whole numbers.*Add `seed: \{range: 2\}`"):
         function(grid={"size": [1, 2]})
     with pytest.raises(SweepError, match=r"must have ranges, but tune\.how is a list of choices"):
         function(tune={"how": ["a", "b"]}, tuner={"metric": "loss", "sampler": "cmaes"})
     monkeypatch.setattr("raysweep.tuning.find_spec", lambda name: None)
+    sweep = function(tuner={"metric": "loss"})
     with pytest.raises(SweepError, match=r"tpe must have the package optuna.*pip install 'raysweep\[tune\]'"):
-        function(tuner={"metric": "loss"})
-    assert len(function().runs) == 2 * 16
+        run(sweep, memory_store, make_executor("inline"))
+    assert not memory_store.exists("store.json")
+    assert len(sweep.runs) == 2 * 16  # it can be planned
 
 
 def test_ends_written_as_whole_numbers_make_whole_numbers_and_the_user_is_told() -> None:
