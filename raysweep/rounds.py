@@ -23,9 +23,10 @@ from raysweep.ledger.rows import STAMPS
 from raysweep.selection import candidate_scores, run_scores, selection_bias
 from raysweep.store import Store
 from raysweep.sweep import Sweep
+from raysweep.sweep.asked import keep_studies, kept_studies
 from raysweep.sweep.current import ledger_of
 from raysweep.sweep.stored import stored_declaration, stored_sweep
-from raysweep.sweep.tuned import Layout, Study, Tuning, keep_studies, kept_studies, tuning_of
+from raysweep.sweep.tuned import Layout, Study, Tuning, tuning_of
 from raysweep.terminal import counted
 from raysweep.tuning import History, Point, propose, seed_of
 

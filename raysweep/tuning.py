@@ -74,6 +74,10 @@ class Dimension:
         x, low, high = float(value), self.low, self.high
         return math.log(x / low) / math.log(high / low) if self.log else (x - low) / (high - low)
 
+    def holds(self, value: Value) -> bool:
+        """Whether it is one of the values searched."""
+        return value in self.choices if self.choices else self.low <= float(value) <= self.high
+
     def parse(self, raw: Any) -> Value:
         """A value as the grid would hold it."""
         return self.axis.parse(raw, "tune")

@@ -19,9 +19,10 @@ from raysweep.grid.runs import Runs
 from raysweep.oracle.recipe import kinds
 from raysweep.oracle.world import with_source
 from raysweep.store import Store
+from raysweep.sweep.asked import kept_studies
 from raysweep.sweep.resolve import Sweep
 from raysweep.sweep.schema import SweepFile, explain
-from raysweep.sweep.tuned import kept_studies, tuning_of
+from raysweep.sweep.tuned import tuning_of
 from raysweep.yamlfile import MAX_BYTES, parse_yaml
 
 __all__ = ["Declaration", "at_store", "stored_declaration", "stored_display", "stored_runs", "stored_sweep"]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raysweep.errors import LedgerError, SweepError, nearest
+from raysweep.errors import SweepError, nearest
 from raysweep.experiment import Experiment
 from raysweep.grid.axes import Axis
 from raysweep.grid.enumeration import run_keys
@@ -24,13 +24,11 @@ from raysweep.grid.formula import is_formula
 from raysweep.grid.lineage import Lineage
 from raysweep.grid.runs import Runs
 from raysweep.grid.values import Value
-from raysweep.store import Store
 from raysweep.sweep.schema import SweepFile, Tuner
 from raysweep.tuning import Point, Space, check_sampler, design, parse_space, seed_of
 
-__all__ = ["Layout", "Study", "Tuning", "keep_studies", "kept_studies", "probe", "tuning_of", "whole_ends"]
+__all__ = ["Layout", "Study", "Tuning", "probe", "tuning_of", "whole_ends"]
 
-_FOLDER = "tuning"
 _CONDITIONS = ("when", "exclude")
 
 
@@ -209,9 +207,8 @@ def tuning_of(file: SweepFile, axes: Mapping[str, Axis], experiment: Experiment 
     if experiment is not None:
         check_sampler(tuner.sampler, space)
     metrics, sign = ((), 1.0) if experiment is None else _metrics(file, experiment)
-    return Tuning(
-        space, metrics, sign, tuner.sampler, _seeds(file, axes), tuner.rounds, tuner.candidates, tuner.seeds
-    )  # fmt: skip
+    seeds = _seeds(file, axes)
+    return Tuning(space, metrics, sign, tuner.sampler, seeds, tuner.rounds, tuner.candidates, tuner.seeds)
 
 
 def _named(grid: Any, name: str, axes: Mapping[str, Axis], place: str = "grid") -> str:
@@ -273,52 +270,3 @@ def _metrics(file: SweepFile, experiment: Experiment) -> tuple[tuple[str, ...], 
         )
     better = file.tuner.better or (known[found[0]].better if known else "") or "low"
     return found[: 1 if known else None], -1.0 if better == "high" else 1.0
-
-
-def keep_studies(store: Store, sweep_hash: str, tuning: Tuning, lineage: Lineage, found: Mapping[str, Study]) -> None:
-    """Record what was asked, so that a store's readers know its runs without proposing them again.
-
-    A file for each sweep: what another sweep asked stays.
-    """
-    studies = {name: {"rounds": study.rounds, "winner": study.winner} for name, study in found.items()}
-    plain = {"of": tuning.digest, "until": _until(tuning, lineage), "studies": studies}
-    store.write_json(f"{_FOLDER}/{sweep_hash}.json", plain)
-
-
-def _until(tuning: Tuning, lineage: Lineage) -> list[Any]:
-    """What decides besides candidates which of them wins."""
-    return [tuning.rounds, sorted(map(str, lineage.known))]
-
-
-def kept_studies(store: Store, sweep_hash: str, tuning: Tuning, lineage: Lineage | None = None) -> dict[str, Study]:
-    """What was asked before, by setting, of the sweep with this hash, and of others that tune in the same way: so a
-    value that is added to an axis leaves the other settings as they are.
-
-    Args:
-        lineage: A winner is kept if the seeds of candidates and the rounds are the same. None to read the sweep's own
-            file as it is.
-
-    Raises:
-        LedgerError: a file is damaged.
-    """
-    own = f"{sweep_hash}.json"
-    names = [name for name, _ in store.list(_FOLDER) if name == own or lineage is not None]
-    found: dict[str, Study] = {}
-    for name in sorted(names, key=lambda name: name == own):  # the sweep's own counts most
-        path = f"{_FOLDER}/{name}"
-        plain = store.read_json(path)
-        try:
-            if lineage is not None and plain["of"] != tuning.digest:
-                continue
-            ended = lineage is None or plain["until"] == _until(tuning, lineage)
-            for setting, study in plain["studies"].items():
-                rounds = tuple(tuple(_parsed(point, tuning.space) for point in asked) for asked in study["rounds"])
-                winner = _parsed(study["winner"], tuning.space) if study["winner"] is not None and ended else None
-                found[setting] = Study(rounds[: tuning.rounds], winner)
-        except (KeyError, TypeError, ValueError, AttributeError, SweepError) as error:
-            raise LedgerError(f"store {store.uri}: {path} must hold candidates of its sweep: {error}") from error
-    return found
-
-
-def _parsed(raw: Sequence[Any], space: Space) -> Point:
-    return tuple(d.parse(value) for d, value in zip(space, raw, strict=True))

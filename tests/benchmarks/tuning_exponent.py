@@ -4,10 +4,10 @@
     python tests/benchmarks/tuning_exponent.py FOLDER --tiny            # a trial on a CPU
 
 A ResNet and a ViT learn the world of digits from N items. One sweep tunes the rate at every N (`each`). A second one
-trains at the fresh seeds of the first with the rate that won at the smallest N (`smallest`) and with the one that won at
-the largest (`largest`), at every N. The epistemic error is that of the evaluation sample at the time that is best on the
-selection sample. Exponents are slopes of least squares in logarithms, with percentiles of 2,000 bootstrap draws over
-seeds, which all N and arms share; the difference from `each` is paired.
+trains at the fresh seeds of the first with the rate that won at the smallest N (`smallest`) and with the one that won
+at the largest (`largest`), at every N. The epistemic error is that of the evaluation sample at the time that is best on
+the selection sample. Exponents are slopes of least squares in logarithms, with percentiles of 2,000 bootstrap draws
+over seeds, which all N and arms share; the difference from `each` is paired.
 
 Widths have an arm of their own: an MLP whose rate is tuned at every width, or at the narrowest one and carried over, in
 the standard parameterisation (`smallest`) and by mu-P (`mup`).
@@ -128,9 +128,7 @@ def sizes(study: Study) -> dict[str, Any]:
     return found
 
 
-def fixed(
-    study: Study, name: str, grid: Mapping[str, Any], each: Rows, x: str, at: Sequence[float]
-) -> dict[str, Rows]:
+def fixed(study: Study, name: str, grid: Mapping[str, Any], each: Rows, x: str, at: Sequence[float]) -> dict[str, Rows]:
     """The arms whose rate won at one value of x."""
     seeds = {"range": [2, 2 + FRESH]}
     rates = {arm: next(row["lr"] for row in each if row[x] == value) for arm, value in zip(ARMS, at, strict=False)}

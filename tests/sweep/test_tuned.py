@@ -12,11 +12,13 @@ import pytest
 from conftest import CLASSIFIER_SWEEP, HERE
 
 from raysweep.cli import main
-from raysweep.errors import SweepError
+from raysweep.errors import LedgerError, SweepError
 from raysweep.executors import make_executor
 from raysweep.run import run
+from raysweep.status import status
 from raysweep.store import Store
 from raysweep.sweep import Sweep, from_mapping
+from raysweep.sweep.current import cells
 from raysweep.sweep.tuned import Study
 
 LR = {"lr": {"log": [1e-3, 1.0]}}
@@ -137,6 +139,25 @@ def test_candidates_of_one_setting_share_a_parent_whatever_their_seed_rate_and_r
         (2 + i, 7 + i, 2 + i) for i in range(5)
     }
     assert len(set(runs.keys)) == len(runs)
+
+
+def test_a_damaged_record_of_candidates_is_named_and_a_lost_one_is_not_missed(memory_store: Store) -> None:
+    sweep = function(tuner={"metric": "loss", "sampler": "qmc", "candidates": 2, "rounds": 1, "seeds": 1})
+    outcome = run(sweep, memory_store, make_executor("inline"))
+    path = f"tuning/{sweep.hash}.json"
+    whole = memory_store.read_json(path)
+    for damaged in (
+        [],
+        {**whole, "studies": {"a": {"rounds": [[[2.0]]], "winner": None}}},  # beyond the range
+        {**whole, "studies": {"a": {"rounds": [[[0.1, 0.2]]], "winner": None}}},
+    ):
+        memory_store.write_json(path, damaged)
+        with pytest.raises(LedgerError, match="must hold candidates of its sweep"):
+            status(memory_store)
+    memory_store.delete(path)
+    assert cells(memory_store)[0].num_rows == outcome.counts.ok == 2 * (2 + 1)
+    assert run(sweep, memory_store, make_executor("inline")).counts == outcome.counts
+    assert memory_store.read_json(path) == whole
 
 
 def test_a_candidate_has_the_key_of_the_same_run_in_a_grid(make_sweep: Callable[..., Sweep]) -> None:
