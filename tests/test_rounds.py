@@ -29,10 +29,10 @@ TUNED: dict[str, Any] = {
     "observed": ["epoch"],
     "grid": {"size": [10, 100, 1000], "seed": {"range": 2}, "epoch": [1, 2]},
     "tune": {"lr": {"log": [1e-3, 1.0]}},
-    "tuner": {"sampler": "qmc", "candidates": 8, "rounds": 3, "seeds": 3},
+    "tuner": {"sampler": "qmc", "candidates": 4, "rounds": 3, "seeds": 3},
     "fit": [{"law": "power", "x": "size", "y": "loss", "at": "last"}],
 }
-RUNS = 3 * (3 * 8 * 2 + 3)
+RUNS = 3 * (3 * 4 * 2 + 3)
 
 
 def tuned(grid: dict[str, Any] | None = None, tuner: dict[str, Any] | None = None, **changes: Any) -> Sweep:
@@ -54,10 +54,10 @@ def asked(store: Store) -> Any:
 
 
 def test_every_setting_has_its_candidates_and_its_winner_on_fresh_seeds(memory_store: Store) -> None:
-    store, sweep = memory_store, tuned()
+    store, sweep = memory_store, tuned(tuner={"candidates": 8})
     outcome = execute(sweep, store)
     rows = frame(store)
-    assert outcome.counts.total == 2 * RUNS == rows.height
+    assert outcome.counts.total == 2 * 3 * (3 * 8 * 2 + 3) == rows.height
     assert rows["parent"].n_unique() == 3 == rows.group_by("parent").agg(pl.col("size").n_unique()).height
     for (parent,), mine in rows.group_by("parent"):
         candidates, won = (mine.filter(pl.col("role") == role) for role in ("candidate", "selected"))
@@ -82,7 +82,7 @@ def test_a_plan_counts_all_rounds_and_status_what_is_asked(memory_store: Store) 
     rounds = Rounds(sweep, store)
     whole = make_plan(rounds.rehearsed(rounds.resume()), store, 1).to_json()
     assert (whole["runs"], whole["cells"]) == (RUNS, 2 * RUNS)
-    assert len(sweep.runs) == 3 * 8 * 2  # before anything is measured, a sweep is its first round
+    assert len(sweep.runs) == 3 * 4 * 2  # before anything is measured, a sweep is its first round
     assert not store.exists("tuning")
     execute(sweep, store)
     found = status(store)
@@ -126,9 +126,9 @@ def test_a_killed_driver_ends_in_the_same_place(sampler: str, memory_store: Stor
 
 def test_a_value_added_to_an_axis_leaves_the_other_settings_as_they_are(memory_store: Store) -> None:
     store = memory_store
-    execute(tuned(), store)
+    execute(tuned({"size": [10, 100]}), store)
     before = frame(store)
-    execute(tuned({"size": [10, 30, 100, 1000]}), store)
+    execute(tuned({"size": [10, 30, 100]}), store)
     after = frame(store)
     assert (
         after.filter(pl.col("status") == "ok")
@@ -146,7 +146,7 @@ def test_more_rounds_continue_the_search_and_choose_again(memory_store: Store) -
     first = {name: study["rounds"] for name, study in asked(store).items()}
     execute(tuned(tuner={"rounds": 2}), store)
     both = frame(store).filter(pl.col("role") == "candidate")
-    assert both["run"].n_unique() == 3 * 2 * 8 * 2
+    assert both["run"].n_unique() == 3 * 2 * 4 * 2
     found = [json.loads(store.read_text(f"tuning/{name}"))["studies"] for name, _ in store.list("tuning")]
     longer = max(found, key=lambda studies: len(next(iter(studies.values()))["rounds"]))
     assert {name: study["rounds"][:1] for name, study in longer.items()} == first
@@ -157,13 +157,13 @@ def test_a_setting_whose_candidates_all_fail_has_no_winner_and_holds_up_no_other
     outcome = execute(sweep, memory_store)
     rows = frame(memory_store)
     assert set(rows.filter(pl.col("role") == "selected")["gain"]) == {1}
-    assert rows.filter(pl.col("gain") == 0)["lr"].n_unique() == 2 * 8  # nothing to learn from: no further round
+    assert rows.filter(pl.col("gain") == 0)["lr"].n_unique() == 2 * 4  # nothing to learn from: no further round
     assert outcome.tuned[-1] == "tune: no winner at 2 settings: no candidate trained at each of its seeds"
 
 
 def test_the_best_of_noise_flatters_itself_and_a_fresh_seed_says_so(memory_store: Store) -> None:
     grid = {"size": list(range(1, 9)), "epoch": 1}
-    sweep = tuned(grid, {"metric": "loss", "seeds": 8}, experiment="toy_experiment:flat", observed=[])
+    sweep = tuned(grid, {"metric": "loss", "candidates": 8, "seeds": 8}, experiment="toy_experiment:flat", observed=[])
     (said,) = [line for line in execute(sweep, memory_store).tuned if "bias" in line]
     mean, low, high = (float(part.strip("[],%")) for part in said.rsplit(": ", 1)[1].split())
     assert low < mean < high < 0
