@@ -12,8 +12,11 @@ import pytest
 from conftest import CLASSIFIER_SWEEP, HERE
 
 from raysweep.cli import main
-from raysweep.errors import LedgerError, SweepError
+from raysweep.errors import LedgerError, StudyError, SweepError
 from raysweep.executors import make_executor
+from raysweep.imports import read_study
+from raysweep.imports.matching import Wanted
+from raysweep.imports.target import of_sweep
 from raysweep.run import run
 from raysweep.status import status
 from raysweep.store import Store
@@ -165,3 +168,10 @@ def test_a_candidate_has_the_key_of_the_same_run_in_a_grid(make_sweep: Callable[
     row = runs.row(3)
     plain = make_sweep(CLASSIFIER_SWEEP, {name: row[name] for name in ("n_train", "width", "seed", "lr")})
     assert runs.key(3) == plain.runs.key(0)
+
+
+def test_finished_trials_are_not_imported_into_a_sweep_that_tunes(tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_text("size,seed,lr,loss\n1,0,0.1,1.0\n")
+    study = read_study("csv", [str(tmp_path / "runs.csv")])
+    with pytest.raises(StudyError, match="must have every axis in its grid, but tunes lr, whose values it chooses"):
+        of_sweep(study, Wanted(), function(), [])
