@@ -7,7 +7,7 @@ and the scores of earlier rounds, not on the order of rows or on who measured th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from raysweep.ledger.rows import STAMPS
 from raysweep.selection import candidate_scores, run_scores, selection_bias
 from raysweep.store import Store
 from raysweep.sweep import Sweep
-from raysweep.sweep.asked import keep_studies, kept_studies
+from raysweep.sweep.asked import keep_studies, kept_studies, said_of
 from raysweep.sweep.current import ledger_of
 from raysweep.sweep.stored import stored_declaration, stored_sweep
 from raysweep.sweep.tuned import Layout, Study, Tuning, tuning_of
@@ -63,10 +63,10 @@ class Rounds:
             following = None if to_do else self.after(stage)
         return stage
 
-    def keep(self, stage: Sweep) -> None:
-        """Record what a stage asks for, for those who read the store."""
+    def keep(self, stage: Sweep, said: Sequence[str] = ()) -> None:
+        """Record what a stage asks for, and what is said at the end, for those who read the store."""
         tuning, lineage, _ = _parts(stage)
-        keep_studies(self.store, stage.hash, tuning, lineage, stage.studies)
+        keep_studies(self.store, stage.hash, tuning, lineage, stage.studies, said)
 
     def after(self, stage: Sweep) -> Sweep | None:
         """The sweep with the next round, or with the winners; None where a cell of this one lacks a row, or where
@@ -186,7 +186,8 @@ def described(about: Mapping[str, Any]) -> str:
 
 
 def stored_tuning(store: Store) -> dict[str, Any] | None:
-    """How far the tuning of the sweep last run into a store is, as `Rounds.about`; None where it tunes nothing.
+    """How far the tuning of the sweep last run into a store is, as `Rounds.about`, with what was said at its end; None
+    where it tunes nothing.
 
     Raises:
         LedgerError: it is not a store, or its files are damaged.
@@ -194,7 +195,10 @@ def stored_tuning(store: Store) -> dict[str, Any] | None:
     file, name = stored_sweep(store)
     declaration = stored_declaration(store) if file.tune else None
     tuning = None if declaration is None else tuning_of(file, declaration.axes)
-    return None if tuning is None else _about(tuning, kept_studies(store, Path(name).stem, tuning))
+    if tuning is None:
+        return None
+    digest = Path(name).stem
+    return {**_about(tuning, kept_studies(store, digest, tuning)), "said": said_of(store, digest)}
 
 
 def _about(tuning: Tuning, studies: Mapping[str, Study]) -> dict[str, Any]:

@@ -176,6 +176,8 @@ def run(
     sweep_up(store, sweep.runs, ledger.pending)
     notes = left_out(Current(own, ledger), scan)
     said = () if rounds is None else tuple(rounds.sentences(sweep))
+    if rounds is not None:
+        rounds.keep(sweep, said)
     return Outcome(*_tally(sweep, scan), time.monotonic() - started, scan, stopped, tuple(notes), said)
 
 

@@ -84,8 +84,9 @@ def test_a_plan_counts_all_rounds_and_status_what_is_asked(memory_store: Store) 
     assert (whole["runs"], whole["cells"]) == (RUNS, 2 * RUNS)
     assert len(sweep.runs) == 3 * 4 * 2  # before anything is measured, a sweep is its first round
     assert not store.exists("tuning")
-    execute(sweep, store)
+    outcome = execute(sweep, store)
     found = status(store)
+    assert found["tuning"]["said"] == [*outcome.tuned] != []
     assert (found["total"], found["pending"]) == (2 * RUNS, found["cells"]["failed"])
     assert {key: found["tuning"][key] for key in ("settings", "round", "winners")} == {
         "settings": 3,

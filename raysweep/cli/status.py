@@ -105,6 +105,7 @@ def _body(found: Mapping[str, Any]) -> Iterator[str]:
         from raysweep.rounds import described
 
         yield described(found["tuning"])
+        yield from found["tuning"]["said"]
     yield from found["left_out"]
     yield from _codes(found.get("codes", []))
     working = any(d["alive"] for d in found["drivers"])

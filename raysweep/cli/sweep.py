@@ -282,8 +282,7 @@ def run(
     for name, reason in outcome.scan.skipped:
         say(f"warning: {name} was skipped: {reason}")
     if counts.ok:
-        _report(target, sweep.experiment)
-    say(*(f"  {line}" for line in outcome.tuned))
+        _report(target, sweep.experiment, outcome.tuned)
     for line in outcome.notes:
         say(f"  {line} Use `fit --rows all` or `report --rows all` to include them")
     if counts.failed or (counts.diverged and not counts.ok):
@@ -302,11 +301,12 @@ def run(
         raise typer.Exit(1)
 
 
-def _report(store: Store, experiment: Experiment) -> None:
+def _report(store: Store, experiment: Experiment, tuned: Sequence[str]) -> None:
+    """Report; `tuned` is said without one, too."""
     try:
         from raysweep.reports import make_report
     except ModuleNotFoundError as error:
-        say(f"no report: {error.name} is not installed here; run `raysweep report {store.uri}` where it is")
+        say(f"no report: {error.name} is not installed here; run `raysweep report {store.uri}` where it is", *tuned)
         return
     report = make_report(store, experiment)
     for sentence in report.findings[report.notes :]:

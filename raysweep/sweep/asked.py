@@ -5,25 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raysweep.errors import LedgerError, SweepError
+from raysweep.errors import LedgerError, SweepError, plain
 from raysweep.grid.lineage import Lineage
 from raysweep.store import Store
 from raysweep.sweep.tuned import Study, Tuning
 from raysweep.tuning import Point, Space
 
-__all__ = ["keep_studies", "kept_studies"]
+__all__ = ["keep_studies", "kept_studies", "said_of"]
 
 _FOLDER = "tuning"
 
 
-def keep_studies(store: Store, sweep_hash: str, tuning: Tuning, lineage: Lineage, found: Mapping[str, Study]) -> None:
+def keep_studies(
+    store: Store,
+    sweep_hash: str,
+    tuning: Tuning,
+    lineage: Lineage,
+    found: Mapping[str, Study],
+    said: Sequence[str] = (),
+) -> None:
     """Record what was asked, so that a store's readers know its runs without proposing them again.
 
     A file for each sweep: what another sweep asked stays.
+
+    Args:
+        said: Sentences on a sweep that has ended.
     """
     studies = {name: {"rounds": study.rounds, "winner": study.winner} for name, study in found.items()}
-    plain = {"of": tuning.digest, "until": _until(tuning, lineage), "studies": studies}
-    store.write_json(f"{_FOLDER}/{sweep_hash}.json", plain)
+    record = {"of": tuning.digest, "until": _until(tuning, lineage), "studies": studies, "said": list(said)}
+    store.write_json(f"{_FOLDER}/{sweep_hash}.json", record)
 
 
 def _until(tuning: Tuning, lineage: Lineage) -> list[Any]:
@@ -47,18 +57,26 @@ def kept_studies(store: Store, sweep_hash: str, tuning: Tuning, lineage: Lineage
     found: dict[str, Study] = {}
     for name in sorted(names, key=lambda name: name == own):  # the sweep's own counts most
         path = f"{_FOLDER}/{name}"
-        plain = store.read_json(path)
+        record = store.read_json(path)
         try:
-            if lineage is not None and plain["of"] != tuning.digest:
+            if lineage is not None and record["of"] != tuning.digest:
                 continue
-            ended = lineage is None or plain["until"] == _until(tuning, lineage)
-            for setting, study in plain["studies"].items():
+            ended = lineage is None or record["until"] == _until(tuning, lineage)
+            for setting, study in record["studies"].items():
                 rounds = tuple(tuple(_parsed(point, tuning.space) for point in asked) for asked in study["rounds"])
                 winner = _parsed(study["winner"], tuning.space) if study["winner"] is not None and ended else None
                 found[setting] = Study(rounds[: tuning.rounds], winner)
         except (KeyError, TypeError, ValueError, AttributeError, SweepError) as error:
             raise LedgerError(f"store {store.uri}: {path} must hold candidates of its sweep: {error}") from error
     return found
+
+
+def said_of(store: Store, sweep_hash: str) -> list[str]:
+    """The sentences on a sweep that has ended; none before."""
+    path = f"{_FOLDER}/{sweep_hash}.json"
+    record = store.read_json(path) if store.exists(path) else {}
+    said = record.get("said") if isinstance(record, dict) else None
+    return [plain(line) for line in said if isinstance(line, str)] if isinstance(said, list) else []
 
 
 def _parsed(raw: Sequence[Any], space: Space) -> Point:
