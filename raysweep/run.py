@@ -35,14 +35,17 @@ from raysweep.oracle.recipe import is_made, recipe_hash
 from raysweep.pack import Group, Pack
 from raysweep.plan import Plan, make_plan, whole
 from raysweep.progress import Progress
+from raysweep.rounds import Rounds
 from raysweep.spread import can_double, in_words
 from raysweep.store import Store, UnreachableError
 from raysweep.store.leases import Claims, hold
 from raysweep.sweep import Sweep
 from raysweep.sweep.current import Current, adopt_renamed, ledger_of, left_out, own_rows
 from raysweep.sweep.provenance import accepted_codes, ask, equal_codes, remember
+from raysweep.sweep.schema import Budget
 from raysweep.sweep.stored import at_store
 from raysweep.terminal import counted
+from raysweep.tuning import require
 from raysweep.worlds import made, ray_log
 
 __all__ = ["Outcome", "run"]
@@ -59,6 +62,7 @@ class Outcome:
         scan: Keys, statuses and attempts at the end; `Ledger.scan` has the other columns.
         stopped: Why no further pack was started, or "".
         notes: What else the store holds, in one sentence each.
+        tuned: What is to be said of a sweep that tunes, in one sentence each.
     """
 
     counts: Counts
@@ -67,6 +71,7 @@ class Outcome:
     scan: Scan
     stopped: str = ""
     notes: tuple[str, ...] = ()
+    tuned: tuple[str, ...] = ()
 
 
 def run(
@@ -96,6 +101,10 @@ def run(
     """
     started = time.monotonic()
     sweep = at_store(sweep, store)
+    rounds = Rounds(sweep, store) if sweep.tuning is not None else None
+    if rounds is not None:
+        require(rounds.tuning.sampler)
+        sweep = rounds.resume(skip_failed, retry_diverged)
     for observed in sweep.runs.observed:  # refuses invalid runs before anything is written
         observed.listable()
     if (recipe := sweep.file.world) is not None and not is_made(store, recipe):
@@ -112,8 +121,9 @@ def run(
     token = open_store(store, sweep, progress, accept_code, same_as)
     if weak := store.weaknesses():
         progress.say(f"warning: store {store.uri}: {'; '.join(weak)}")
+    if rounds is not None:
+        rounds.keep(sweep)
     ledger = ledger_of(store, sweep.runs, dict(sweep.axes), sweep.identity)
-    own = own_rows(sweep.runs, sweep.axes, sweep.identity)
     stopped = ""
     job = Job(
         sweep=json.dumps(sweep.file.model_dump(mode="json")),
@@ -132,6 +142,7 @@ def run(
         own_folder=isinstance(sweep.experiment, FunctionExperiment) and sweep.file.workdir == "own",
         child_cpus=resources.child_cpus,
         equal_codes=(sweep.code.sha, *sorted(equal_codes(store, sweep.code.sha) - {sweep.code.sha})),
+        lineage=sweep.lineage,
     )
     try:
         if len(ledger.pending(sweep.runs, skip_failed, retry_diverged)):
@@ -144,16 +155,32 @@ def run(
                 if recipe is not None:
                     wanted = settings(recipe, sweep.runs.values)
                     sha = made(recipe, wanted, store, executor, resources.oracle_workers, claims, progress).sha
-                plan = make_plan(sweep, store, executor.slots, skip_failed, retry_diverged, _Probe(executor, job))
-                look = partial(ledger.pending_each, skip_failed=skip_failed, retry_diverged=retry_diverged, known={})
-                stopped = _execute(plan, job, sha, executor, claims, look, progress)
+                plan = partial(make_plan, store=store, slots=executor.slots, probe=_Probe(executor, job))
+                if rounds is not None and sweep.file.budget != Budget():
+                    plan(rounds.rehearsed(sweep))  # refuses what all rounds together would cost
+                look = partial(ledger.pending_each, known={})
+                following: Sweep | None = sweep
+                while following is not None:
+                    sweep, following = following, None
+                    if rounds is not None:
+                        progress.say(rounds.line(sweep))
+                    tasks = plan(sweep, skip_failed=skip_failed, retry_diverged=retry_diverged)
+                    left = partial(look, skip_failed=skip_failed, retry_diverged=retry_diverged)
+                    stopped = _execute(tasks, job, sha, executor, claims, left, progress)
+                    if rounds is not None and not stopped and (following := rounds.after(sweep)) is not None:
+                        rounds.keep(following)
+                    skip_failed, retry_diverged = True, False  # what failed in this call is not tried again
     finally:
         progress.end()
         if not isinstance(sys.exception(), UnreachableError):  # then compacting would fail, too
+            own = own_rows(sweep.runs, sweep.axes, sweep.identity)
             scan = ledger.compact(own, accepted_codes(store))
     sweep_up(store, sweep.runs, ledger.pending)
     notes = left_out(Current(own, ledger), scan)
-    return Outcome(*_tally(sweep, scan), time.monotonic() - started, scan, stopped, tuple(notes))
+    said = () if rounds is None else tuple(rounds.sentences(sweep))
+    if rounds is not None:
+        rounds.keep(sweep, said)
+    return Outcome(*_tally(sweep, scan), time.monotonic() - started, scan, stopped, tuple(notes), said)
 
 
 @dataclass(frozen=True)
@@ -231,7 +258,7 @@ def _execute(
 
     def give_up(pack: Pack, reason: str) -> Counts:
         (rest,) = pending([pack.runs])
-        by = Stamp(pack.id, pack.attempt, "", sha, 0.0, "grid", *job.made_by)
+        by = Stamp(pack.id, pack.attempt, "", sha, 0.0, "grid", *job.made_by, job.lineage)
         rows = failure_rows(rest if len(rest) else pack.runs, schema, by, "failed", reason)
         ledger.append(rows, next(numbers))
         return Counts(failed=len(rows))

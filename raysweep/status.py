@@ -22,6 +22,7 @@ from raysweep.ledger.rows import STATUSES
 from raysweep.logs import tail_of
 from raysweep.oracle.audits import stored_audits
 from raysweep.oracle.recipe import WEIGHTS
+from raysweep.rounds import stored_tuning
 from raysweep.store import TEMPORARY, Store
 from raysweep.store.leases import Pulse, drivers
 from raysweep.sweep.current import Current, current, split
@@ -63,7 +64,7 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
     seen.pulse = seen.pulse or Pulse(store)
     # Before the ledger: rows of a driver that has ended by now are read below.
     at_work = drivers(store, now, seen.pulse)
-    if seen.current is None or seen.sweep != name:
+    if seen.current is None or seen.sweep != name or file.tune:  # a sweep that tunes grows
         seen.sweep, seen.current = name, current(store)
     scan, left_out = split(seen.current, seen.current.ledger.scan(_COLUMNS, known=seen.parts))
     counts = dict.fromkeys(STATUSES, 0)
@@ -74,6 +75,7 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
         "sweep": file.name,
         "cells": counts,
         **_grid(store, scan, seen.current.runs),
+        "tuning": stored_tuning(store) if file.tune else None,
         "left_out": left_out,
         "codes": _codes(store, scan.table) if scan.parts else [],
         "running": _running(store, seen.current.runs, scan, now) if any(d["alive"] for d in at_work) else [],

@@ -101,6 +101,11 @@ def _body(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{counts} of {found['total']:,}; {found['pending']:,} pending"
     else:
         yield f"{counts}; how many are pending is unknown: the store lacks axes/ of its sweep (run it once more)"
+    if found.get("tuning"):
+        from raysweep.rounds import described
+
+        yield described(found["tuning"])
+        yield from found["tuning"]["said"]
     yield from found["left_out"]
     yield from _codes(found.get("codes", []))
     working = any(d["alive"] for d in found["drivers"])

@@ -73,6 +73,7 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
     sentences = [f"{line} Use `raysweep report --rows all` to include them." for line in notes]
     display, note = stored_display(store) if experiment is None else (display_of(experiment), "")
     sentences += [note] if note else []
+    sentences += state["tuning"]["said"] if state["tuning"] else []
     experiment = experiment or built_in(file.experiment)
     specs = file.fit or _shown(display, table)
     try:
