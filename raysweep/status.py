@@ -80,6 +80,7 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
         "pace": None,
         "failures": _with_logs(store, _failures(scan.table)) if scan.parts else [],
         "parts": scan.parts,
+        "forgotten": [one.to_json() for one in seen.current.ledger.tombstones()],
         "unreadable": [{"file": name, "reason": reason} for name, reason in scan.skipped],
         "drivers": at_work,
         "worlds": _worlds(store),

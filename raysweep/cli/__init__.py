@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from raysweep import __version__
-from raysweep.cli import difficulty, export, imports, isoflop, laws, oracle, passk, peak, predict, read, sweep
+from raysweep.cli import difficulty, export, forget, imports, isoflop, laws, oracle, passk, peak, predict, read, sweep
 from raysweep.cli.commands import Commands
 from raysweep.cli.show import say
 from raysweep.errors import RaysweepError
@@ -44,6 +44,7 @@ read.add_to(app)
 oracle.add_to(app)
 export.add_to(app)
 imports.add_to(app)
+forget.add_to(app)
 
 
 def _version(wanted: bool) -> None:

@@ -102,6 +102,8 @@ def _body(found: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield f"{counts}; how many are pending is unknown: the store lacks axes/ of its sweep (run it once more)"
     yield from found["left_out"]
+    for one in found.get("forgotten", []):
+        yield f"{counted(one['cells'], 'cell')} forgotten on {one['at'][:10]} ({one['id']}): {one['reason']}"
     yield from _codes(found.get("codes", []))
     working = any(d["alive"] for d in found["drivers"])
     yield from _pace(found, working)

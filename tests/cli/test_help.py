@@ -43,7 +43,7 @@ COMMANDS = [
         "compact",
         "doctor",
     ),
-    *("export", "import"),
+    *("export", "import", "forget"),
     "oracle",
 ]
 GROUPS = {"oracle": ["fit", "export", "import"]}
