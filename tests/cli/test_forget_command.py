@@ -55,7 +55,7 @@ def test_rows_are_forgotten_filled_again_and_remembered(cli: Cli) -> None:
     assert pending(cli) == 1
     assert "1 cell forgotten" in cli("status", "s")[1]
     points = ("fit", "s", "--x", "size", "--y", "loss", "--by", "epoch", "--json")
-    assert [group["points"] for group in json.loads(cli(*points)[1])] == [6, 6, 5]
+    assert [group["n_points"] for group in json.loads(cli(*points)[1])] == [6, 6, 5]
     assert cli("run", "toy.yaml", "--store", "s", "--executor", "inline")[0] == 0
     assert pending(cli) == 0
     code, out, _ = cli("forget", "s", "--undo")
