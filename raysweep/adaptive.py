@@ -18,10 +18,12 @@ import numpy.typing as npt
 from scipy.special import fdtrc, stdtr, stdtrit
 
 __all__ = [
-    "GRID_SHARE",
+    "BENT",
     "CONFIRMATIONS",
+    "GRID_SHARE",
     "LEAST_FREEDOM",
     "LEAST_ROUNDS",
+    "STOPPING",
     "Bend",
     "Look",
     "Seen",
@@ -41,10 +43,11 @@ GRID_SHARE = 0.3  # of the cost: the least that goes to passes over the whole gr
 LEAST_ROUNDS = 3  # before a sweep may stop, the coarse pass included
 LEAST_FREEDOM = 10  # degrees of freedom of the noise before a sweep may stop
 CONFIRMATIONS = 2  # further passes over the whole grid, at most, before a sweep stops while its law is in doubt
-_BENT, _DOUBT = 0.005, 0.2  # p-values at which a law counts as bent, and as in doubt
-_STOPPING = 1.05  # by how much an interval is widened, as it is read repeatedly and the first narrow one ends the sweep
+BENT, _DOUBT = 0.005, 0.2  # p-values at which a law counts as bent, and as in doubt
+STOPPING = 1.05  # by how much an interval is widened, as it is read repeatedly and the first narrow one ends the sweep
 _AIM = 0.95  # share of the wanted width that a round aims at, so that the next look is likely the last
 _FINE = 8  # a step adds one run, or this part of those that a point has
+_PASSES = 64  # over the whole grid in one round, at most
 _STEPS = 400  # steps of one choice, at most
 _NEWTON = 6  # steps of the variance's regression on scale
 _STEEPEST = 1.5  # how steeply the noise's variance may change: its logarithm per logarithm of scale
@@ -116,7 +119,7 @@ def noise(u: Array, seen: Seen, residual: Array, parameters: int) -> Array:
     slope = slope * np.maximum(0.0, 1.0 - 2.0 * unsure / np.maximum(slope**2, 1e-300))
     shape = np.exp(slope * centred)
     level = np.maximum((n * square / shape).sum(-1, keepdims=True) / total, 1e-300)
-    return level * shape
+    return np.asarray(level * shape)
 
 
 def variance(slopes: Slopes, count: Array, per_run: Array) -> Array:
@@ -151,7 +154,7 @@ def half_width(slopes: Slopes, seen: Seen, per_run: Array, level: float = 0.95) 
     """
     free = np.maximum(seen.count.sum(-1) - slopes.target.shape[-1], 1.0)
     t = stdtrit(free, 0.5 + level / 2)
-    return np.asarray(_STOPPING * t * np.sqrt(variance(slopes, seen.count, per_run)))
+    return np.asarray(STOPPING * t * np.sqrt(variance(slopes, seen.count, per_run)))
 
 
 @dataclass(frozen=True)
@@ -216,9 +219,7 @@ def _moved(slopes: Slopes, weight: Array, term: Array) -> Array:
     return np.asarray(np.einsum("...i,...i->...", slopes.target, _effects(slopes, weight, term)))
 
 
-def choose(
-    slopes: Slopes, per_run: Array, count: Array, left: Array, cost: Array, goal: Array, spend: Array
-) -> Array:
+def choose(slopes: Slopes, per_run: Array, count: Array, left: Array, cost: Array, goal: Array, spend: Array) -> Array:
     """Runs to add at each point, [..., points]: always those that shrink the variance most per unit of cost.
 
     Args:
@@ -226,10 +227,11 @@ def choose(
         count, left: Runs so far, and runs that the grid still has, [..., points].
         cost: Of one run at each point, [..., points].
         goal: Variance at which nothing more is added, [...].
-        spend: Cost that is not exceeded, [...]. (One run is added even so if nothing cheaper can be.)
+        spend: Cost that is not exceeded, [...].
     """
     outer = slopes.outer
-    count = np.array(np.broadcast_to(count, slopes.law.shape[:-1]), dtype=np.float64)
+    shape = np.broadcast_shapes(count.shape, per_run.shape, slopes.law.shape[:-1])
+    count = np.array(np.broadcast_to(count, shape), dtype=np.float64)
     add, rows = np.zeros_like(count), np.arange(count.shape[-1])
     bread = (count[..., None, None] * outer).sum(-3)
     meat = ((count * per_run)[..., None, None] * outer).sum(-3)
@@ -237,7 +239,7 @@ def choose(
     for _ in range(_STEPS):
         size = np.minimum(np.maximum(1.0, np.floor((count + add) / _FINE)), left - add)
         size = np.minimum(size, np.maximum(1.0, np.floor((spend - spent)[..., None] / cost)))
-        allowed = (size >= 1) & ((spent[..., None] + size * cost <= spend[..., None]) | (spent[..., None] == 0))
+        allowed = (size >= 1) & (spent[..., None] + size * cost <= spend[..., None])
         active = (now > goal) & allowed.any(-1)
         if not active.any():
             break
@@ -246,9 +248,9 @@ def choose(
             meat[..., None, :, :] + (size * per_run)[..., None, None] * outer,
             slopes.target[..., None, :],
         )
-        with np.errstate(invalid="ignore"):
+        with np.errstate(all="ignore"):
             gain = np.where(np.isinf(now)[..., None], -np.log(np.minimum(more, 1e300)), np.log(now[..., None] / more))
-        gain = np.where(allowed, gain / (size * cost), -np.inf)
+            gain = np.where(allowed, gain / (size * cost), -np.inf)
         best = gain.argmax(-1)
         take = (rows == best[..., None]) & (active & (gain.max(-1) > 0))[..., None]
         if not take.any():
@@ -271,23 +273,25 @@ def next_round(
     grid make up `GRID_SHARE` of the cost.
 
     Args:
-        goal: Wanted half width, [...], before it is widened for stopping.
+        goal: Wanted half width, [...].
         most: Cost that is left to spend, [...].
     """
     before = (count * cost).sum(-1)
     free = np.maximum(count.sum(-1) - slopes.target.shape[-1], 1.0)
-    wanted = (_AIM * goal / (_STOPPING * stdtrit(free, 0.975))) ** 2
+    wanted = (_AIM * goal / (STOPPING * stdtrit(free, 0.975))) ** 2
     spend = np.minimum(before, most)
     add = choose(slopes, per_run, count, left, cost, wanted, spend)
-    passes = count.min(-1)  # over the whole grid so far
-    short = passes * cost.sum(-1) < GRID_SHARE * (before + (add * cost).sum(-1))
-    one = np.where((count <= passes[..., None]) & (left > 0), 1.0, 0.0)
-    price = (one * cost).sum(-1)
-    short &= (price > 0) & (price <= most) & (add.sum(-1) > 0)
-    if not short.any():
-        return add
-    rest = choose(slopes, per_run, count + one, left - one, cost, wanted, np.maximum(spend - price, 0.0))
-    return np.where(short[..., None], one + np.where((price < spend)[..., None], rest, 0.0), add)
+    passes, whole = count.min(-1), cost.sum(-1)  # over the whole grid so far
+    for more in range(1, _PASSES + 1):
+        one = np.clip(passes[..., None] + more - count, 0.0, left)
+        price = (one * cost).sum(-1)
+        short = (passes + more - 1) * whole < GRID_SHARE * (before + (add * cost).sum(-1)) * (1 - 1e-9)
+        short &= (price > 0) & (price <= most) & (add.sum(-1) > 0)
+        if not short.any():
+            break
+        rest = choose(slopes, per_run, count + one, left - one, cost, wanted, np.maximum(spend - price, 0.0))
+        add = np.where(short[..., None], one + np.where((price < spend)[..., None], rest, 0.0), add)
+    return add
 
 
 @dataclass(frozen=True)
@@ -336,7 +340,7 @@ def look(
     narrow = half <= goal
     sure = (rounds >= LEAST_ROUNDS) & (count.sum(-1) - slopes.target.shape[-1] >= LEAST_FREEDOM)
     doubt = (found.p < _DOUBT) & (confirmed < CONFIRMATIONS)
-    is_bent = found.p < _BENT
+    is_bent = found.p < BENT
     reached = narrow & sure & ~doubt & ~is_bent
     grid = np.where((count <= count.min(-1, keepdims=True)) & (left > 0), 1.0, 0.0)
     again = narrow & (doubt | ~sure)

@@ -16,6 +16,9 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import IO
 
+import numpy as np
+import numpy.typing as npt
+
 from raysweep import __version__
 from raysweep.capacity import Device
 from raysweep.errors import PackError
@@ -27,13 +30,15 @@ from raysweep.experiment import TheoryExperiment
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.grid.runs import Runs
 from raysweep.ledger.log import CELLS, Ledger, Scan, sequence
+from raysweep.ledger.own import Own
 from raysweep.ledger.remaining import subtract
-from raysweep.ledger.rows import STATUSES, Counts, Stamp, failure_rows, row_schema
+from raysweep.ledger.rows import STATUSES, Counts, Stamp, failure_rows, row_schema, with_accepted
 from raysweep.oracle.audits import settings
 from raysweep.oracle.recipe import is_made, recipe_hash
 from raysweep.pack import Pack
 from raysweep.plan import Plan, make_plan, whole
 from raysweep.progress import Progress
+from raysweep.rounds import State, replay
 from raysweep.store import Store, UnreachableError
 from raysweep.store.leases import Claims, hold
 from raysweep.sweep import Sweep
@@ -41,6 +46,7 @@ from raysweep.sweep.current import Current, adopt_renamed, ledger_of, left_out, 
 from raysweep.sweep.provenance import accepted_codes, ask, equal_codes, remember
 from raysweep.sweep.stored import at_store
 from raysweep.terminal import counted
+from raysweep.verdict import record
 from raysweep.worlds import made, ray_log
 
 __all__ = ["Outcome", "run"]
@@ -57,6 +63,7 @@ class Outcome:
         scan: Keys, statuses and attempts at the end; `Ledger.scan` has the other columns.
         stopped: Why no further pack was started, or "".
         notes: What else the store holds, in one sentence each.
+        state: Where a sweep that stops itself is; None for others. Only cells that it asked for are then pending.
     """
 
     counts: Counts
@@ -65,6 +72,7 @@ class Outcome:
     scan: Scan
     stopped: str = ""
     notes: tuple[str, ...] = ()
+    state: State | None = None
 
 
 def run(
@@ -113,6 +121,9 @@ def run(
     ledger = ledger_of(store, sweep.runs, dict(sweep.axes), sweep.identity)
     own = own_rows(sweep.runs, sweep.axes, sweep.identity)
     stopped = ""
+    judge = partial(_state, sweep, store, ledger, own, skip_failed, retry_diverged)
+    state = None if sweep.file.until is None else judge(np.zeros(len(sweep.runs), dtype=bool))
+    part = sweep if state is None else sweep.only(state.todo)
     job = Job(
         sweep=json.dumps(sweep.file.model_dump(mode="json")),
         path=sweep.path,
@@ -132,7 +143,7 @@ def run(
         equal_codes=(sweep.code.sha, *sorted(equal_codes(store, sweep.code.sha) - {sweep.code.sha})),
     )
     try:
-        if len(ledger.pending(sweep.runs, skip_failed, retry_diverged)):
+        if len(ledger.pending(part.runs, skip_failed, retry_diverged)):
             progress.live("starting", force=True)
             if sweep.file.world is not None:  # torch takes seconds to import; Ray takes as long to start
                 threading.Thread(target=importlib.import_module, args=("raysweep.oracle.audit",), daemon=True).start()
@@ -142,16 +153,69 @@ def run(
                 if recipe is not None:
                     wanted = settings(recipe, sweep.runs.values)
                     sha = made(recipe, wanted, store, executor, resources.oracle_workers, claims, progress).sha
-                plan = make_plan(sweep, store, executor.slots, skip_failed, retry_diverged, _Probe(executor, job))
                 look = partial(ledger.pending_each, skip_failed=skip_failed, retry_diverged=retry_diverged, known={})
-                stopped = _execute(plan, job, sha, executor, claims, look, progress)
+
+                def fill(part: Sweep) -> str:
+                    plan = make_plan(part, store, executor.slots, skip_failed, retry_diverged, _Probe(executor, job))
+                    return _execute(plan, job, sha, executor, claims, look, progress)
+
+                if state is None:
+                    stopped = fill(sweep)
+                else:
+                    state, stopped = _rounds(state, sweep, judge, fill, progress)
     finally:
         progress.end()
         if not isinstance(sys.exception(), UnreachableError):  # then compacting would fail, too
             scan = ledger.compact(own, accepted_codes(store))
     sweep_up(store, sweep.runs, ledger.pending)
     notes = left_out(Current(own, ledger), scan)
-    return Outcome(*_tally(sweep, scan), time.monotonic() - started, scan, stopped, tuple(notes))
+    counts, pending = _tally(sweep, scan)
+    if state is not None:
+        store.write_json(f"until/{sweep.hash}.json", record(state))
+        pending = sweep.only(state.todo).runs.cells if not state.over else 0
+    return Outcome(counts, pending, time.monotonic() - started, scan, stopped, tuple(notes), state)
+
+
+def _state(
+    sweep: Sweep,
+    store: Store,
+    ledger: Ledger,
+    own: Own,
+    skip_failed: bool,
+    retry_diverged: bool,
+    tried: npt.NDArray[np.bool_],
+) -> State:
+    """Where a sweep that stops itself is; runs that this call has tried already are not tried again."""
+    assert sweep.file.until is not None
+    rest = ledger.pending(sweep.runs, skip_failed, retry_diverged)
+    pending = np.isin(sweep.runs.keys, rest.keys) & ~tried
+    scan = ledger.scan()
+    table = scan.table
+    if scan.parts:
+        table = own.completed(table, own.mine(table.column("cell")))
+        table = table.cast(with_accepted(table.schema, accepted_codes(store)))
+    resources = sweep.file.resources
+    request = sweep.file.fit[sweep.file.until.fit].request
+    gpus = resources.gpus * resources.workers_per_run
+    return replay(sweep.file.until, request, sweep.runs, sweep.axes, table, pending, gpus)
+
+
+def _rounds(
+    state: State,
+    sweep: Sweep,
+    judge: Callable[[npt.NDArray[np.bool_]], State],
+    fill: Callable[[Sweep], str],
+    progress: Progress,
+) -> tuple[State, str]:
+    """Run round after round until the sweep is over; returns its state, and why it was stopped before, or ""."""
+    tried, stopped = np.zeros(len(sweep.runs), dtype=bool), ""
+    while state.todo.any() and not stopped:
+        said = "; ".join(one.brief for one in state.judged)
+        progress.say(f"round {state.rounds}: {counted(int(state.todo.sum()), 'run')}{said and '; so far '}{said}")
+        stopped = fill(sweep.only(state.todo))
+        tried |= state.todo
+        state = judge(tried)
+    return state, stopped
 
 
 @dataclass(frozen=True)

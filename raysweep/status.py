@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,7 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
         "failures": _with_logs(store, _failures(scan.table)) if scan.parts else [],
         "parts": scan.parts,
         "forgotten": [one.to_json() for one in seen.current.ledger.tombstones()],
+        "until": _until(store, name),
         "unreadable": [{"file": name, "reason": reason} for name, reason in scan.skipped],
         "drivers": at_work,
         "worlds": _worlds(store),
@@ -92,6 +94,13 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
         if last := float(times.max(initial=0.0)):
             found["last_row_at"] = datetime.fromtimestamp(last, UTC).isoformat(timespec="seconds")
     return found
+
+
+def _until(store: Store, name: str) -> dict[str, Any] | None:
+    """What the last run of a sweep that stops itself came to; None where there is none."""
+    path = f"until/{Path(name).stem}.json"
+    found = store.read_json(path) if store.exists(path) else None
+    return found if isinstance(found, dict) else None
 
 
 def _codes(store: Store, table: pa.Table) -> list[dict[str, Any]]:

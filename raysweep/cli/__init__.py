@@ -15,7 +15,21 @@ from typing import Annotated, Any
 import typer
 
 from raysweep import __version__
-from raysweep.cli import difficulty, export, forget, imports, isoflop, laws, oracle, passk, peak, predict, read, sweep
+from raysweep.cli import (
+    difficulty,
+    export,
+    forget,
+    imports,
+    isoflop,
+    laws,
+    oracle,
+    passk,
+    peak,
+    predict,
+    read,
+    suggest,
+    sweep,
+)
 from raysweep.cli.commands import Commands
 from raysweep.cli.show import say
 from raysweep.errors import RaysweepError
@@ -40,6 +54,7 @@ isoflop.add_to(app)
 passk.add_to(app)
 difficulty.add_to(app)
 peak.add_to(app)
+suggest.add_to(app)
 read.add_to(app)
 oracle.add_to(app)
 export.add_to(app)

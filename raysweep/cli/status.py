@@ -115,7 +115,10 @@ def _body(found: Mapping[str, Any]) -> Iterator[str]:
         yield _driver(driver)
     for one in found.get("running", [])[:_FILES]:
         yield f"at work: run {one['run'][:8]} ({one['axes']}), for at least {_age(one['seconds'])}"
-    if found["pending"] and not working:
+    until = found.get("until") or {}
+    for line in until.get("sentences", []):
+        yield str(line)
+    if found["pending"] and not working and not until.get("over"):
         yield "no driver at work; `raysweep run` continues from here"
     for failure in found["failures"][:_CAUSES]:
         example = failure["example"]

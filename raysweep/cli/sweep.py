@@ -274,6 +274,10 @@ def run(
         say(f"warning: {name} was skipped: {reason}")
     if counts.ok:
         _report(target, sweep.experiment)
+    if outcome.state is not None:
+        from raysweep.verdict import sentences
+
+        say(*(f"  {line}" for line in sentences(outcome.state)))
     for line in outcome.notes:
         say(f"  {line} Use `fit --rows all` or `report --rows all` to include them")
     if counts.failed or (counts.diverged and not counts.ok):

@@ -9,11 +9,12 @@ import contextlib
 import hashlib
 import inspect
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 from pydantic import ValidationError
 
 from raysweep import __version__
@@ -36,6 +37,7 @@ from raysweep.sweep.fits import check_fits
 from raysweep.sweep.override import read_overrides
 from raysweep.sweep.places import replaced
 from raysweep.sweep.schema import FitSpec, SweepFile, explain
+from raysweep.sweep.until import check_until
 from raysweep.yamlfile import dump_yaml, read_yaml
 
 __all__ = ["Sweep", "from_mapping", "load_sweep"]
@@ -91,6 +93,12 @@ class Sweep:
             return runs
         except SweepError as error:
             raise SweepError(f"{self.path}: {error}") from error
+
+    def only(self, index: npt.NDArray[Any]) -> Sweep:
+        """The same sweep with some of its runs, by position or mask."""
+        part = replace(self)
+        part.__dict__["runs"] = self.runs.take(index)  # as `cached_property` keeps it
+        return part
 
     @cached_property
     def text(self) -> str:
@@ -265,6 +273,13 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
         display_of(experiment)
         terms = expand(file.grid, axes)
         notes += check_fits(file.fit, axes, experiment, terms)
+        if file.until is not None:
+            check_until(
+                file.until,
+                [fit.request for fit in file.fit],
+                axes,
+                file.resources.gpus * file.resources.workers_per_run,
+            )
     except SweepError as error:
         raise SweepError(f"{path}: {error}") from error
     if file.world is None and experiment.needs_world:

@@ -22,6 +22,7 @@ from raysweep.laws.constraint import Constraints
 from raysweep.laws.request import FitRequest, Options
 from raysweep.laws.window import Window
 from raysweep.oracle.recipe import Recipe, kinds, recipe_of
+from raysweep.sweep.until import Until
 from raysweep.validation import first_fault
 
 __all__ = ["Budget", "FitSpec", "Resources", "SweepFile", "explain"]
@@ -199,6 +200,7 @@ class SweepFile(_Strict):
     )
     resources: Resources = Resources()
     budget: Budget = Budget()
+    until: Until | None = Field(None, description="run only as much of the grid as an answer needs")
 
 
 def explain(error: ValidationError, raw: Any, path: str) -> str:
@@ -212,7 +214,7 @@ def explain(error: ValidationError, raw: Any, path: str) -> str:
 
 
 def _keys_at(place: Sequence[Any], raw: Any) -> list[str]:
-    models: dict[str, type[BaseModel]] = {"fit": FitSpec, "resources": Resources, "budget": Budget}
+    models: dict[str, type[BaseModel]] = {"fit": FitSpec, "resources": Resources, "budget": Budget, "until": Until}
     if not place:
         return list(SweepFile.model_fields)
     if place[0] == "world":

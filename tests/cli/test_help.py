@@ -36,6 +36,7 @@ COMMANDS = [
         "passk",
         "difficulty",
         "peak",
+        "suggest",
         "status",
         "logs",
         "report",
