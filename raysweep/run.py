@@ -37,6 +37,7 @@ from raysweep.oracle.audits import settings
 from raysweep.oracle.recipe import is_made, recipe_hash
 from raysweep.pack import Pack
 from raysweep.plan import Plan, make_plan, whole
+from raysweep.predictions import predict_ahead, score, sentences
 from raysweep.progress import Progress
 from raysweep.rounds import State, replay
 from raysweep.store import Store, UnreachableError
@@ -143,7 +144,10 @@ def run(
         equal_codes=(sweep.code.sha, *sorted(equal_codes(store, sweep.code.sha) - {sweep.code.sha})),
     )
     try:
-        if len(ledger.pending(part.runs, skip_failed, retry_diverged)):
+        if len(rest := ledger.pending(part.runs, skip_failed, retry_diverged)):
+            asked = np.isin(sweep.runs.keys, rest.keys)
+            for one in predict_ahead(store, [fit.request for fit in sweep.file.fit], sweep.runs, asked):
+                progress.say(f"prediction kept: {sentences([one])[1]}")
             progress.live("starting", force=True)
             if sweep.file.world is not None:  # torch takes seconds to import; Ray takes as long to start
                 threading.Thread(target=importlib.import_module, args=("raysweep.oracle.audit",), daemon=True).start()
@@ -168,6 +172,7 @@ def run(
         if not isinstance(sys.exception(), UnreachableError):  # then compacting would fail, too
             scan = ledger.compact(own, accepted_codes(store))
     sweep_up(store, sweep.runs, ledger.pending)
+    score(store, [fit.request for fit in sweep.file.fit], sweep.runs)
     notes = left_out(Current(own, ledger), scan)
     counts, pending = _tally(sweep, scan)
     if state is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from raysweep.ledger.rows import STATUSES
 from raysweep.logs import tail_of
 from raysweep.oracle.audits import stored_audits
 from raysweep.oracle.recipe import WEIGHTS
+from raysweep.predictions import kept
 from raysweep.store import TEMPORARY, Store
 from raysweep.store.leases import Pulse, drivers
 from raysweep.sweep.current import Current, current, split
@@ -83,6 +84,7 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
         "parts": scan.parts,
         "forgotten": [one.to_json() for one in seen.current.ledger.tombstones()],
         "until": _until(store, name),
+        "predictions": [asdict(one) for one in kept(store)],
         "unreadable": [{"file": name, "reason": reason} for name, reason in scan.skipped],
         "drivers": at_work,
         "worlds": _worlds(store),

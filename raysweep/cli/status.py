@@ -115,6 +115,12 @@ def _body(found: Mapping[str, Any]) -> Iterator[str]:
         yield _driver(driver)
     for one in found.get("running", [])[:_FILES]:
         yield f"at work: run {one['run'][:8]} ({one['axes']}), for at least {_age(one['seconds'])}"
+    if predictions := found.get("predictions", []):
+        from raysweep.predictions import Kept, sentences
+
+        said = sentences([Kept(**one) for one in predictions])
+        yield from said[: _FILES + 1]
+        yield from _more(predictions, _FILES, "predictions")
     until = found.get("until") or {}
     for line in until.get("sentences", []):
         yield str(line)

@@ -24,6 +24,8 @@ from raysweep.laws.request import FitRequest
 from raysweep.laws.source import gather, scan
 from raysweep.laws.table import fit_points
 from raysweep.oracle.audits import place, stored_audits
+from raysweep.predictions import kept
+from raysweep.predictions import sentences as predicted_before
 from raysweep.reports.drawings import Drawing, extra_drawings, law_drawings, means, theory_drawing, undrawn
 from raysweep.reports.tables import Sanity, clusters, findings, formula, parameter, rule, sanity
 from raysweep.reports.theory import REASON, Agreement, agreements, theory_name, with_theory
@@ -105,6 +107,7 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
             sentences.append(f"{spec.law} of {spec.y} in {', '.join(spec.scales)}: not fitted: {error}")
     if not file.fit:
         sentences.append(_unfitted(specs))
+    sentences += predicted_before(kept(store))
     checked = sanity(frame, display.bounds)
     sentences += [one.sentence for one in checked]
 

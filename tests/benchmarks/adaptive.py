@@ -115,12 +115,10 @@ def main() -> None:
                 found = {**coverage(one, seeds, worlds, rng, limit), "cost_as": cost, "seeds_in_grid": limit}
                 cases.append(found)
                 short = found["share_of_full_grid"] > GOALS[cost] or not 0.93 <= found["coverage"] <= 0.98
-                print(
-                    f"{law} {cost} S={seeds} limit={limit:g} growth={one.growth}: "
-                    f"1/{1 / found['share_of_full_grid']:.1f} of the full grid, coverage {found['coverage']:.3f}, called bent {found['called_bent']:.3f},"
-                    f" {found['rounds']:.1f} rounds{'   misses a goal' if short else ''}",
-                    flush=True,
-                )
+                name = f"{law} {cost} S={seeds} limit={limit:g} growth={one.growth}"
+                saved = f"1/{1 / found['share_of_full_grid']:.1f} of the full grid"
+                rest = ", ".join(f"{key} {found[key]:.3f}" for key in ("coverage", "called_bent", "rounds"))
+                print(f"{name}: {saved}, {rest}{'   misses a goal' if short else ''}", flush=True)
     for cost, (decades, power) in COSTS.items():
         for seeds in SEEDS:
             bends += [{**one, "cost_as": cost} for one in bent(World("power", decades, power), seeds, worlds // 2, rng)]
