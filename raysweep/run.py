@@ -17,7 +17,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import IO
 
 import numpy as np
-import numpy.typing as npt
 
 from raysweep import __version__
 from raysweep.capacity import Device
@@ -30,16 +29,15 @@ from raysweep.experiment import TheoryExperiment
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.grid.runs import Runs
 from raysweep.ledger.log import CELLS, Ledger, Scan, sequence
-from raysweep.ledger.own import Own
 from raysweep.ledger.remaining import subtract
-from raysweep.ledger.rows import STATUSES, Counts, Stamp, failure_rows, row_schema, with_accepted
+from raysweep.ledger.rows import STATUSES, Counts, Stamp, failure_rows, row_schema
 from raysweep.oracle.audits import settings
 from raysweep.oracle.recipe import is_made, recipe_hash
 from raysweep.pack import Pack
 from raysweep.plan import Plan, make_plan, whole
 from raysweep.predictions import predict_ahead, score, sentences
 from raysweep.progress import Progress
-from raysweep.rounds import State, replay
+from raysweep.rounds import State, run_rounds, state_of
 from raysweep.store import Store, UnreachableError
 from raysweep.store.leases import Claims, hold
 from raysweep.sweep import Sweep
@@ -122,7 +120,7 @@ def run(
     ledger = ledger_of(store, sweep.runs, dict(sweep.axes), sweep.identity)
     own = own_rows(sweep.runs, sweep.axes, sweep.identity)
     stopped = ""
-    judge = partial(_state, sweep, store, ledger, own, skip_failed, retry_diverged)
+    judge = partial(state_of, sweep, store, ledger, own, skip_failed, retry_diverged)
     state = None if sweep.file.until is None else judge(np.zeros(len(sweep.runs), dtype=bool))
     part = sweep if state is None else sweep.only(state.todo)
     job = Job(
@@ -166,7 +164,7 @@ def run(
                 if state is None:
                     stopped = fill(sweep)
                 else:
-                    state, stopped = _rounds(state, sweep, judge, fill, progress)
+                    state, stopped = run_rounds(state, sweep, judge, fill, progress)
     finally:
         progress.end()
         if not isinstance(sys.exception(), UnreachableError):  # then compacting would fail, too
@@ -179,48 +177,6 @@ def run(
         store.write_json(f"until/{sweep.hash}.json", record(state))
         pending = sweep.only(state.todo).runs.cells if not state.over else 0
     return Outcome(counts, pending, time.monotonic() - started, scan, stopped, tuple(notes), state)
-
-
-def _state(
-    sweep: Sweep,
-    store: Store,
-    ledger: Ledger,
-    own: Own,
-    skip_failed: bool,
-    retry_diverged: bool,
-    tried: npt.NDArray[np.bool_],
-) -> State:
-    """Where a sweep that stops itself is; runs that this call has tried already are not tried again."""
-    assert sweep.file.until is not None
-    rest = ledger.pending(sweep.runs, skip_failed, retry_diverged)
-    pending = np.isin(sweep.runs.keys, rest.keys) & ~tried
-    scan = ledger.scan()
-    table = scan.table
-    if scan.parts:
-        table = own.completed(table, own.mine(table.column("cell")))
-        table = table.cast(with_accepted(table.schema, accepted_codes(store)))
-    resources = sweep.file.resources
-    request = sweep.file.fit[sweep.file.until.fit].request
-    gpus = resources.gpus * resources.workers_per_run
-    return replay(sweep.file.until, request, sweep.runs, sweep.axes, table, pending, gpus)
-
-
-def _rounds(
-    state: State,
-    sweep: Sweep,
-    judge: Callable[[npt.NDArray[np.bool_]], State],
-    fill: Callable[[Sweep], str],
-    progress: Progress,
-) -> tuple[State, str]:
-    """Run round after round until the sweep is over; returns its state, and why it was stopped before, or ""."""
-    tried, stopped = np.zeros(len(sweep.runs), dtype=bool), ""
-    while state.todo.any() and not stopped:
-        said = "; ".join(one.brief for one in state.judged)
-        progress.say(f"round {state.rounds}: {counted(int(state.todo.sum()), 'run')}{said and '; so far '}{said}")
-        stopped = fill(sweep.only(state.todo))
-        tried |= state.todo
-        state = judge(tried)
-    return state, stopped
 
 
 @dataclass(frozen=True)

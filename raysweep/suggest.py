@@ -11,8 +11,8 @@ import numpy as np
 
 from raysweep import adaptive
 from raysweep.errors import LedgerError, SweepError
+from raysweep.groups import measured, settings_of
 from raysweep.prices import Machine
-from raysweep.rounds import measured, settings_of
 from raysweep.store import Store
 from raysweep.sweep.current import cells
 from raysweep.sweep.stored import stored_declaration, stored_runs, stored_sweep

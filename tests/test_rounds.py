@@ -9,17 +9,21 @@ from typing import Any
 
 import adaptive_toy
 import numpy as np
+import polars as pl
 import pytest
 
+from raysweep.adaptive import Seen
 from raysweep.errors import SweepError
 from raysweep.executors import make_executor
 from raysweep.executors.work import execute
+from raysweep.groups import Group, settings_of
+from raysweep.laws import fit
 from raysweep.ledger.log import Ledger
-from raysweep.rounds import settings_of
 from raysweep.run import Outcome, run
 from raysweep.status import status
 from raysweep.store import Store
 from raysweep.sweep import Sweep
+from raysweep.sweep.until import read_target
 from raysweep.verdict import sentences
 
 SWEEP: dict[str, Any] = {
@@ -121,6 +125,31 @@ def test_settings_take_their_seeds_in_turn_from_different_places(make_sweep: Mak
     assert np.bincount(settings.of[first]).tolist() == [20] * 10
     assert len(set(np.array(sweep.runs.column("seed"))[first].tolist())) == 200  # no two sizes share one
     assert settings.first(np.full(settings.count, 200)).all()
+
+
+@pytest.mark.parametrize(
+    ("law", "scales"), [("power+floor", ["n"]), ("shifted", ["n"]), ("chinchilla", ["n", "d"]), ("formula", ["n", "d"])]
+)
+def test_any_law_is_linearised_at_its_estimate(law: str, scales: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    x = {"n": np.repeat(np.geomspace(10, 1e4, 6), 6), "d": np.tile(np.geomspace(20, 1e5, 6), 6)}
+    y = 0.2 + 3 * x["n"] ** -0.4 + ("d" in scales) * 5 * x["d"] ** -0.5
+    table = pl.DataFrame({**x, "y": y * np.exp(0.01 * rng.standard_normal(36))})
+    own = {"formula": "E + A*n**-a + B*d**-b", "positive": ["A", "B"]} if law == "formula" else {"law": law}
+    (one,) = fit(table, x=scales, y="y", bootstrap=0, holdout=0, **own)
+    at = np.stack([x[name] for name in scales])
+    group = Group(
+        one, np.arange(36), at, Seen(*(np.ones(36) for _ in range(3))), np.zeros(36), np.ones(36), np.ones(36)
+    )
+    values = np.array([one.params[name] for name in one.law.names])
+    for i, row in enumerate(group.rows(np.log(at)).T):
+        step = 1e-5 * max(abs(values[i]), 1e-3) * (np.arange(values.size) == i)
+        ends = [np.log(one.law.predict(at, values + sign * step)) for sign in (1, -1)]
+        np.testing.assert_allclose(row, (ends[0] - ends[1]) / (2 * step[i]), rtol=1e-4, atol=1e-6)
+    target = read_target(f"y({','.join(['1e6'] * len(scales))})", 0.1)
+    assert group.slopes(target).target == pytest.approx(group.rows(np.log(np.full((len(scales), 1), 1e6)))[0])
+    low, high = group.interval(target, 0.05)
+    assert low * high == pytest.approx(group.estimate(target) ** 2)
 
 
 @pytest.mark.parametrize(

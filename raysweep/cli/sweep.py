@@ -83,6 +83,8 @@ def plan(
     planned = make_plan(sweep, target, slots, skip_failed, _retry(retry))
     found = planned.to_json()
     found["notes"] = [*sweep.notes, *_question(target, sweep)]
+    if sweep.file.until is not None:
+        found["notes"].append("until: this is the whole grid; a run takes only as much of it as its intervals need")
     if price is None and (machines != 1 or prices is not None):
         raise PriceError("plan: --machines and --prices go with --price; give it, e.g. --price aws:p5")
     if price is not None:

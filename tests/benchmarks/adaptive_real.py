@@ -1,12 +1,13 @@
-"""Two real experiments, by a full grid and by sweeps that stop themselves: FLOPs up to the same interval of an exponent.
+"""Real experiments, by a full grid and by sweeps that stop themselves: FLOPs up to the same interval of an exponent.
 
-Run: .venv/bin/python tests/benchmarks/adaptive_real.py [--seeds 16] [--only neighbours|classifier]
+Run: .venv/bin/python tests/benchmarks/adaptive_real.py [--seeds 16] [--only NAME]
 (writes adaptive-real.json beside itself; asserts nothing)
 
 `neighbours`: regression by nearest neighbours of a smooth function of three variables, a user's function, 128 to 131072
-examples, cost ~ N. `classifier`: networks in a Gaussian world with an exact posterior, 64 to 4096 examples, four
-epochs each, cost ~ N. The full grid has `--seeds` seeds of every scale; its interval, by the same formula, is what the
-sweep is asked for. The sweep may take 40 times as many seeds of a scale.
+examples, cost ~ N; in a cube, whose boundary bends the law, and on a torus, from 1024 examples. `classifier`: networks
+in a Gaussian world with an exact posterior, 64 to 4096 examples, four epochs each, cost ~ N. The full grid has
+`--seeds` seeds of every scale; its interval, by the same formula, is what the sweep is asked for. The sweep may take 40
+times as many seeds of a scale.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import numpy as np  # noqa: E402
 
 from raysweep import adaptive  # noqa: E402
 from raysweep.executors import make_executor  # noqa: E402
-from raysweep.rounds import measured, settings_of  # noqa: E402
+from raysweep.groups import measured, settings_of  # noqa: E402
 from raysweep.run import run  # noqa: E402
 from raysweep.store import Store  # noqa: E402
 from raysweep.sweep import Sweep, from_mapping  # noqa: E402
@@ -46,19 +47,26 @@ def neighbours(config: dict[str, Any]) -> dict[str, Any]:
 
     rng = np.random.default_rng([config["items"], config["seed"]])
     x, test = rng.random((config["items"], 3)), rng.random((2000, 3))
-    near = cKDTree(x).query(test, k=2)[1]
+    near = cKDTree(x, boxsize=1.0 if config["torus"] else None).query(test, k=2)[1]
     return {"loss": float(((_target(x)[near].mean(1) - _target(test)) ** 2).mean()), "flops": 1e3 * config["items"]}
 
 
 def _target(x: Any) -> Any:
-    return np.sin(3 * x[:, 0]) + np.cos(2 * x[:, 1]) * x[:, 2]
+    turn = 2 * np.pi * x
+    return np.sin(turn[:, 0]) + np.cos(turn[:, 1]) * np.sin(turn[:, 2])
 
 
 SWEEPS: dict[str, dict[str, Any]] = {
     "neighbours": {
         "name": "neighbours",
         "experiment": "adaptive_real:neighbours",
-        "grid": {"items": {"geom": [128, 131072, 11]}},
+        "grid": {"items": {"geom": [128, 131072, 11]}, "torus": False},
+        "fit": [{"law": "power", "x": "items", "y": "loss"}],
+    },
+    "neighbours on a torus": {
+        "name": "torus",
+        "experiment": "adaptive_real:neighbours",
+        "grid": {"items": {"geom": [1024, 131072, 8]}, "torus": True},
         "fit": [{"law": "power", "x": "items", "y": "loss"}],
     },
     "classifier": {
