@@ -59,15 +59,18 @@ class Judged:
 
     def to_json(self) -> dict[str, Any]:
         low, high = self.group.interval(self.target, float(self.look.half))
-        return {
-            "group": dict(self.group.fit.group),
-            "target": self.target.text,
-            "wanted": self.target.width,
+        numbers = {
             "value": self.group.estimate(self.target),
             "ci_low": low,
             "ci_high": high,
             "unseen_bend": float(self.look.bend.unseen),
             "p_law": float(self.look.bend.p),
+        }
+        return {
+            "group": dict(self.group.fit.group),
+            "target": self.target.text,
+            "wanted": self.target.width,
+            **{name: value if math.isfinite(value) else None for name, value in numbers.items()},
             "bent": bool(self.look.bent),
             "reached": bool(self.look.reached),
         }

@@ -74,10 +74,10 @@ def record(state: State) -> dict[str, Any]:
 def one_more_decade(judged: Judged) -> tuple[float, float, float] | None:
     """A scale ten times the largest, the estimated cost of one run there, and the half width that it would leave.
 
-    None for laws of several scales. Costs are extrapolated as a power of the scale.
+    None for laws of several scales, and where there is no interval yet. Costs are extrapolated as a power of the scale.
     """
     group = judged.group
-    if len(group.x) > 1 or len(group.settings) < 2:
+    if len(group.x) > 1 or len(group.settings) < 2 or not math.isfinite(judged.look.half):
         return None
     x, u = 10 * float(group.x.max()), group.u
     power, level = np.polyfit(u, np.log(group.cost), 1)

@@ -118,6 +118,13 @@ def test_each_group_is_judged_by_itself_and_limits_hold(make_sweep: Make, memory
     assert low < 3 * 1e6**-adaptive_toy.ALPHA < high
 
 
+def test_where_nothing_can_be_fitted_the_sweep_ends_early(make_sweep: Make, memory_store: Store) -> None:
+    state = done(make_sweep(SWEEP, {"size": [10, 100]}), memory_store).state
+    assert state is not None
+    assert state.over == "nothing could be fitted; `raysweep fit` says why"
+    assert state.chosen.sum() == 8  # two of each size, then two further passes
+
+
 def test_settings_take_their_seeds_in_turn_from_different_places(make_sweep: Make) -> None:
     sweep = make_sweep(SWEEP)
     settings = settings_of(sweep.runs, sweep.axes)
