@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from raysweep import adaptive
 from raysweep.adaptive import Look
+from raysweep.errors import SweepError
 from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Runs
 from raysweep.groups import Array, Group, Settings, Whole, measured, settings_of
@@ -156,6 +157,11 @@ def _judge(
 ) -> tuple[Whole, list[Judged], str]:
     """Runs wanted of each setting after the next round, what the last one gave, and why there is no next one."""
     wanted, judged = counts.copy(), []
+    if until.max_flops is not None and groups and not groups[0].in_flops:
+        raise SweepError(
+            "until.max_flops: rows must report their FLOPs, but those of this experiment do not. Yield `flops` from "
+            "your function, or give max_hours, hours of wall time of packs"
+        )
     left = _left(until, state, gpus)
     for group in groups:
         for target in until.targets:

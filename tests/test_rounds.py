@@ -118,6 +118,13 @@ def test_each_group_is_judged_by_itself_and_limits_hold(make_sweep: Make, memory
     assert low < 3 * 1e6**-adaptive_toy.ALPHA < high
 
 
+def test_a_limit_in_flops_needs_rows_that_report_them(make_sweep: Make, memory_store: Store) -> None:
+    until = {"ci95": {"alpha": 0.1}, "max_flops": 1e9}
+    sweep = make_sweep(SWEEP, {"size": [10, 50, 200, 1000]}, experiment="adaptive_toy:silent", until=until)
+    with pytest.raises(SweepError, match=r"until\.max_flops: rows must report their FLOPs"):
+        done(sweep, memory_store)
+
+
 def test_where_nothing_can_be_fitted_the_sweep_ends_early(make_sweep: Make, memory_store: Store) -> None:
     state = done(make_sweep(SWEEP, {"size": [10, 100]}), memory_store).state
     assert state is not None
