@@ -4,10 +4,11 @@ Before a sweep runs scales beyond all that a fit has measured, what the fit says
 `predictions/<key>.json`: the loss, the law's own interval of a new run, and a conformal one. When runs of that scale
 have ended, `<key>-scored.json` says how it came out. Neither file is ever rewritten.
 
-The conformal interval (Vovk et al. 2005; the split and the scaling by the model's own interval as in Lei et al. 2018)
-asks how wrong the same law was before: it is fitted to the smallest scales only, and each run beyond them counts by its
-error in units of the law's own interval there. Larger scales are not exchangeable with smaller ones, so its level is
-not guaranteed; it is the record of this law on these data.
+The conformal interval (conformalised quantiles, Romano et al. 2019) asks how wrong the same law was before: it is
+fitted to the smallest scales only, and each run beyond them counts by how far it lies outside the law's own interval
+there, per d (d + r), where d is the distance beyond the fitted scales and r their range, both in log scale: this is how
+the error of a straight line grows where the truth is curved. Larger scales are not exchangeable with smaller ones, so
+its level is not guaranteed; it is the record of this law on these data (`tests/benchmarks/predictions.py`).
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
     from raysweep.laws.group import GroupFit
     from raysweep.laws.points import Points
 
-__all__ = ["Kept", "conformal", "kept", "predict_ahead", "score", "sentences"]
+__all__ = ["Kept", "Record", "conformal", "kept", "predict_ahead", "score", "sentences"]
 
 _FOLDER = "predictions"
 _LEVEL = 0.95
-_DRAWS = 200  # of each fit to the smallest scales
+_DRAWS = 100  # of each fit to the smallest scales
 _LEAST = 4  # scales of such a fit, at least
 _CUTS = 6  # such fits, at most
 _SAME = 1e-9  # relative difference of scales that are one
@@ -187,40 +188,61 @@ def _sentence(one: Kept) -> str:
     return f"{text}; measured {float(one.score['measured']):.4g} over {one.score['runs']} runs ({error:+.1f} %)."
 
 
-def conformal(
-    x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], request: FitRequest
-) -> tuple[float, float] | None:
-    """How many of the law's own half intervals (in log y) hold 95 % of earlier errors, and the level that so many
-    errors can stand for; None where there are too few scales.
+@dataclass(frozen=True)
+class Record:
+    """How wrong a law was beyond the scales that it was fitted to.
+
+    Attributes:
+        excess: By how much runs lay outside the law's own interval, in log y per d (d + r): a quantile.
+        level: The share that as many errors can stand for; at most 95 %.
+        low, high: Ends of the log scales that all of its points have.
+    """
+
+    excess: float
+    level: float
+    low: float
+    high: float
+
+    def widened(self, own: Sequence[float], x: Sequence[float]) -> list[float]:
+        """The law's own interval of a run at scales `x`, widened by this record."""
+        distance = max(float(np.log(x).mean()) - self.high, 0.0)
+        factor = math.exp(self.excess * distance * (distance + self.high - self.low))
+        return [float(own[0]) / factor, float(own[1]) * factor]
+
+
+def conformal(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], request: FitRequest) -> Record | None:
+    """The record of a law on the points of one group; None where there are too few scales.
 
     Args:
-        x: [scales, points] of one group.
+        x: [scales, points].
         y: [points].
     """
     from raysweep.laws.fitting import fit_groups
     from raysweep.laws.group import Data
 
-    order = x.prod(axis=0)
-    steps = np.unique(order)
-    cuts = range(max(_LEAST, len(steps) - _CUTS), len(steps))
-    if not cuts:
+    u = np.log(x).mean(axis=0)
+    steps = np.unique(u)
+    ends = steps[max(_LEAST, len(steps) - _CUTS) - 1 : -1]
+    if not len(ends):
         return None
     options = Options(draws=_DRAWS, holdout=0.0, huber=request.options.huber)
-    parts = [order <= steps[cut - 1] for cut in cuts]
+    parts = [u <= end for end in ends]
     fits = fit_groups(request.form, [Data(x[:, part], y[part]) for part in parts], request.x, request.y, options)
     errors: list[float] = []
-    for part, fit in zip(parts, fits, strict=True):
+    for end, part, fit in zip(ends, parts, fits, strict=True):
         if fit.error is not None:
             continue
-        own = np.log(fit.prediction(x[:, ~part]))
-        middle, half = own.mean(axis=1), np.ptp(own, axis=1) / 2
-        usable = np.isfinite(half) & (half > 0)
-        errors += (np.abs(np.log(y[~part]) - middle)[usable] / half[usable]).tolist()
+        own, there = np.log(fit.prediction(x[:, ~part])), np.log(y[~part])
+        outside = np.maximum(np.maximum(own[:, 0] - there, there - own[:, 1]), 0.0)
+        distance = u[~part] - end
+        each = outside / (distance * (distance + end - steps[0]))
+        errors += each[np.isfinite(each)].tolist()
     if not errors:
         return None
     n = len(errors)
     rank = math.ceil((n + 1) * _LEVEL)
-    return float(np.sort(errors)[min(rank, n) - 1]), min(_LEVEL, n / (n + 1))
+    excess = float(np.sort(errors)[min(rank, n) - 1])
+    return Record(excess, min(_LEVEL, n / (n + 1)), float(steps[0]), float(steps[-1]))
 
 
 def _fitted(
@@ -291,15 +313,13 @@ def _equal(one: Any, value: Any) -> bool:
     return isinstance(one, int | float) and float(one) == float(value)
 
 
-def _record(group: GroupFit, request: FitRequest, taken: Points) -> tuple[float, float] | None:
+def _record(group: GroupFit, request: FitRequest, taken: Points) -> Record | None:
     frame = taken.of(group.group)
     scales = np.stack([frame[name].to_numpy().astype(np.float64) for name in request.x])
     return conformal(scales, frame[request.y].to_numpy().astype(np.float64), request)
 
 
-def _predicted(
-    group: GroupFit, request: FitRequest, x: tuple[float, ...], record: tuple[float, float] | None
-) -> Kept | None:
+def _predicted(group: GroupFit, request: FitRequest, x: tuple[float, ...], record: Record | None) -> Kept | None:
     from raysweep.laws.predicted import predicted
 
     point = dict(zip(request.x, x, strict=True))
@@ -307,10 +327,8 @@ def _predicted(
     if one is None or not math.isfinite(one.value) or one.value <= 0:
         return None
     about, wide = _about(group, request), None
-    if record is not None and one.new_run is not None and min(one.new_run) > 0:
-        low, high = np.log(one.new_run)
-        middle, half = (low + high) / 2, record[0] * (high - low) / 2
-        wide = [float(np.exp(middle - half)), float(np.exp(middle + half))]
+    if record is not None and one.new_run is not None:
+        wide = record.widened(one.new_run, x)
     text = json.dumps([about, point], sort_keys=True)
     return Kept(
         key=hashlib.blake2b(text.encode(), digest_size=8).hexdigest(),
@@ -319,7 +337,7 @@ def _predicted(
         value=one.value,
         own=None if one.new_run is None else list(one.new_run),
         conformal=wide,
-        level=record[1] if record is not None and wide is not None else None,
+        level=record.level if record is not None and wide is not None else None,
         beyond=one.beyond,
         scales=group.n_scales,
         runs=group.n_points,

@@ -1,6 +1,6 @@
 """How often a larger run lies inside the interval that was predicted for it: the law's own, and the conformal one.
 
-Run: .venv/bin/python tests/benchmarks/predictions.py [--worlds 200]
+Run: .venv/bin/python tests/benchmarks/predictions.py [--worlds 100]
 (writes predictions.json beside itself; asserts nothing)
 
 A world is 10 scales over two decades with 3 runs each, 3 % noise, to which a law is fitted. A run at 3 and at 10 times
@@ -53,15 +53,15 @@ def covered(law: str, truth: Callable[[Any], Any], growth: float, worlds: int) -
     at = np.array([X.max() * times for times in AHEAD])
     for _ in range(worlds):
         y, new = (truth(x) * np.exp(NOISE * (x / X.min()) ** growth * rng.standard_normal(x.size)) for x in (X, at))
-        (fit,) = fit_groups(request.form, [Data(X[None], y)], ("x",), "y", Options(draws=300, holdout=0.0))
+        (fit,) = fit_groups(request.form, [Data(X[None], y)], ("x",), "y", Options(draws=200, holdout=0.0))
         record = conformal(X[None], y, request)
         if fit.error is not None or record is None:
             continue
-        ends = np.log(fit.prediction(at))
-        middle, half = ends.mean(1), np.ptp(ends, axis=1) / 2
-        for name, times in (("own", 1.0), ("conformal", record[0])):
-            inside[name].append((np.abs(np.log(new) - middle) <= times * half).tolist())
-            wide[name].append(np.exp(2 * times * half).tolist())
+        own = fit.prediction(at)
+        both = {"own": own, "conformal": np.array([record.widened(e, [x]) for e, x in zip(own, at, strict=True)])}
+        for name, ends in both.items():
+            inside[name].append(((new >= ends[:, 0]) & (new <= ends[:, 1])).tolist())
+            wide[name].append((ends[:, 1] / ends[:, 0]).tolist())
     return {
         name: {
             "coverage": dict(zip(map(str, AHEAD), np.mean(inside[name], axis=0).tolist(), strict=True)),
@@ -75,7 +75,7 @@ def covered(law: str, truth: Callable[[Any], Any], growth: float, worlds: int) -
 def main() -> None:
     """Simulate, print, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", type=int, default=200)
+    parser.add_argument("--worlds", type=int, default=100)
     args = parser.parse_args()
     results, started = {}, time.process_time()
     for name, world in WORLDS.items():
