@@ -37,7 +37,7 @@ from raysweep.pack import Pack
 from raysweep.plan import Plan, make_plan, whole
 from raysweep.predictions import predict_ahead, score, sentences
 from raysweep.progress import Progress
-from raysweep.rounds import State, run_rounds, state_of
+from raysweep.stopping import State, run_rounds, state_of
 from raysweep.store import Store, UnreachableError
 from raysweep.store.leases import Claims, hold
 from raysweep.sweep import Sweep

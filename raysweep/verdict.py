@@ -10,7 +10,7 @@ from scipy.special import stdtrit
 
 from raysweep import adaptive
 from raysweep.adaptive import Slopes
-from raysweep.rounds import Judged, State
+from raysweep.stopping import Judged, State
 from raysweep.terminal import counted
 
 __all__ = ["one_more_decade", "record", "sentences"]
