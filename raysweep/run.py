@@ -17,6 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from typing import IO
 
+import numpy as np
+
 from raysweep import __version__
 from raysweep.capacity import Device
 from raysweep.errors import PackError
@@ -34,9 +36,11 @@ from raysweep.oracle.audits import settings
 from raysweep.oracle.recipe import is_made, recipe_hash
 from raysweep.pack import Group, Pack
 from raysweep.plan import Plan, make_plan, whole
+from raysweep.predictions import predict_ahead, score, sentences
 from raysweep.progress import Progress
 from raysweep.rounds import Rounds
 from raysweep.spread import can_double, in_words
+from raysweep.stopping import State, run_rounds, state_of
 from raysweep.store import Store, UnreachableError
 from raysweep.store.leases import Claims, hold
 from raysweep.sweep import Sweep
@@ -46,6 +50,7 @@ from raysweep.sweep.schema import Budget
 from raysweep.sweep.stored import at_store
 from raysweep.terminal import counted
 from raysweep.tuning import require
+from raysweep.verdict import record
 from raysweep.worlds import made, ray_log
 
 __all__ = ["Outcome", "run"]
@@ -63,6 +68,7 @@ class Outcome:
         stopped: Why no further pack was started, or "".
         notes: What else the store holds, in one sentence each.
         tuned: What is to be said of a sweep that tunes, in one sentence each.
+        state: Where a sweep that stops itself is; None for others. Only cells that it asked for are then pending.
     """
 
     counts: Counts
@@ -72,6 +78,7 @@ class Outcome:
     stopped: str = ""
     notes: tuple[str, ...] = ()
     tuned: tuple[str, ...] = ()
+    state: State | None = None
 
 
 def run(
@@ -124,7 +131,11 @@ def run(
     if rounds is not None:
         rounds.keep(sweep)
     ledger = ledger_of(store, sweep.runs, dict(sweep.axes), sweep.identity)
+    own = own_rows(sweep.runs, sweep.axes, sweep.identity)
     stopped = ""
+    judge = partial(state_of, sweep, store, ledger, own, skip_failed, retry_diverged)
+    state = None if sweep.file.until is None else judge(np.zeros(len(sweep.runs), dtype=bool))
+    part = sweep if state is None else sweep.only(state.todo)
     job = Job(
         sweep=json.dumps(sweep.file.model_dump(mode="json")),
         path=sweep.path,
@@ -145,7 +156,10 @@ def run(
         lineage=sweep.lineage,
     )
     try:
-        if len(ledger.pending(sweep.runs, skip_failed, retry_diverged)):
+        if len(rest := ledger.pending(part.runs, skip_failed, retry_diverged)):
+            asked = np.isin(sweep.runs.keys, rest.keys)
+            for one in predict_ahead(store, [fit.request for fit in sweep.file.fit], sweep.runs, asked):
+                progress.say(f"prediction kept: {sentences([one])[1]}")
             progress.live("starting", force=True)
             if sweep.file.world is not None:  # torch takes seconds to import; Ray takes as long to start
                 threading.Thread(target=importlib.import_module, args=("raysweep.oracle.audit",), daemon=True).start()
@@ -156,31 +170,52 @@ def run(
                     wanted = settings(recipe, sweep.runs.values)
                     sha = made(recipe, wanted, store, executor, resources.oracle_workers, claims, progress).sha
                 plan = partial(make_plan, store=store, slots=executor.slots, probe=_Probe(executor, job))
-                if rounds is not None and sweep.file.budget != Budget():
-                    plan(rounds.rehearsed(sweep))  # refuses what all rounds together would cost
                 look = partial(ledger.pending_each, known={})
-                following: Sweep | None = sweep
-                while following is not None:
-                    sweep, following = following, None
-                    if rounds is not None:
-                        progress.say(rounds.line(sweep))
-                    tasks = plan(sweep, skip_failed=skip_failed, retry_diverged=retry_diverged)
-                    left = partial(look, skip_failed=skip_failed, retry_diverged=retry_diverged)
-                    stopped = _execute(tasks, job, sha, executor, claims, left, progress)
-                    if rounds is not None and not stopped and (following := rounds.after(sweep)) is not None:
-                        rounds.keep(following)
-                    skip_failed, retry_diverged = True, False  # what failed in this call is not tried again
+
+                def fill(part: Sweep, again: bool = False) -> str:
+                    """Run what a part of the sweep lacks; again: but not what failed before."""
+                    skip, retry = skip_failed or again, retry_diverged and not again
+                    tasks = plan(part, skip_failed=skip, retry_diverged=retry)
+                    left = partial(look, skip_failed=skip, retry_diverged=retry)
+                    return _execute(tasks, job, sha, executor, claims, left, progress)
+
+                if state is not None:
+                    state, stopped = run_rounds(state, sweep, judge, fill, progress)
+                elif rounds is None:
+                    stopped = fill(sweep)
+                else:
+                    if sweep.file.budget != Budget():
+                        plan(rounds.rehearsed(sweep))  # refuses what all rounds together would cost
+                    sweep, stopped = _tuned(rounds, sweep, fill, progress)
     finally:
         progress.end()
         if not isinstance(sys.exception(), UnreachableError):  # then compacting would fail, too
             own = own_rows(sweep.runs, sweep.axes, sweep.identity)
             scan = ledger.compact(own, accepted_codes(store))
     sweep_up(store, sweep.runs, ledger.pending)
+    score(store, [fit.request for fit in sweep.file.fit], sweep.runs)
     notes = left_out(Current(own, ledger), scan)
     said = () if rounds is None else tuple(rounds.sentences(sweep))
     if rounds is not None:
         rounds.keep(sweep, said)
-    return Outcome(*_tally(sweep, scan), time.monotonic() - started, scan, stopped, tuple(notes), said)
+    counts, pending = _tally(sweep, scan)
+    if state is not None:
+        store.write_json(f"until/{sweep.hash}.json", record(state))
+        pending = sweep.only(state.todo).runs.cells if not state.over else 0
+    return Outcome(counts, pending, time.monotonic() - started, scan, stopped, tuple(notes), said, state)
+
+
+def _tuned(rounds: Rounds, stage: Sweep, fill: Callable[[Sweep, bool], str], progress: Progress) -> tuple[Sweep, str]:
+    """Run round after round of a sweep that tunes; its last stage, and why it was stopped before the end, or ""."""
+    again = False
+    while True:
+        progress.say(rounds.line(stage))
+        stopped = fill(stage, again)
+        following = None if stopped else rounds.after(stage)
+        if following is None:
+            return stage, stopped
+        rounds.keep(following)
+        stage, again = following, True  # what failed in this call is not tried again
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from raysweep.ledger.rows import STATUSES
 from raysweep.logs import tail_of
 from raysweep.oracle.audits import stored_audits
 from raysweep.oracle.recipe import WEIGHTS
+from raysweep.predictions import kept
 from raysweep.rounds import stored_tuning
 from raysweep.store import TEMPORARY, Store
 from raysweep.store.leases import Pulse, drivers
@@ -82,6 +84,9 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
         "pace": None,
         "failures": _with_logs(store, _failures(scan.table)) if scan.parts else [],
         "parts": scan.parts,
+        "forgotten": [one.to_json() for one in seen.current.ledger.tombstones()],
+        "until": _until(store, name),
+        "predictions": [asdict(one) for one in kept(store)],
         "unreadable": [{"file": name, "reason": reason} for name, reason in scan.skipped],
         "drivers": at_work,
         "worlds": _worlds(store),
@@ -93,6 +98,13 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
         if last := float(times.max(initial=0.0)):
             found["last_row_at"] = datetime.fromtimestamp(last, UTC).isoformat(timespec="seconds")
     return found
+
+
+def _until(store: Store, name: str) -> dict[str, Any] | None:
+    """What the last run of a sweep that stops itself came to; None where there is none."""
+    path = f"until/{Path(name).stem}.json"
+    found = store.read_json(path) if store.exists(path) else None
+    return found if isinstance(found, dict) else None
 
 
 def _codes(store: Store, table: pa.Table) -> list[dict[str, Any]]:

@@ -89,6 +89,8 @@ def plan(
     if rounds is not None:
         found["tuning"] = rounds.about(stage)
     found["notes"] = [*sweep.notes, *_question(target, sweep)]
+    if sweep.file.until is not None:
+        found["notes"].append("until: this is the whole grid; a run takes only as much of it as its intervals need")
     if price is None and (machines != 1 or prices is not None):
         raise PriceError("plan: --machines and --prices go with --price; give it, e.g. --price aws:p5")
     if price is not None:
@@ -287,6 +289,10 @@ def run(
         say(f"warning: {name} was skipped: {reason}")
     if counts.ok:
         _report(target, sweep.experiment, outcome.tuned)
+    if outcome.state is not None:
+        from raysweep.verdict import sentences
+
+        say(*(f"  {line}" for line in sentences(outcome.state)))
     for line in outcome.notes:
         say(f"  {line} Use `fit --rows all` or `report --rows all` to include them")
     if counts.failed or (counts.diverged and not counts.ok):

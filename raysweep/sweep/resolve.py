@@ -9,11 +9,12 @@ import contextlib
 import hashlib
 import inspect
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 from pydantic import ValidationError
 
 from raysweep import __version__
@@ -38,6 +39,7 @@ from raysweep.sweep.override import read_overrides
 from raysweep.sweep.places import replaced
 from raysweep.sweep.schema import FitSpec, SweepFile, explain
 from raysweep.sweep.tuned import Layout, Study, Tuning, probe, tuning_of, whole_ends
+from raysweep.sweep.until import check_until
 from raysweep.yamlfile import dump_yaml, read_yaml
 
 __all__ = ["Sweep", "from_mapping", "load_sweep"]
@@ -97,6 +99,12 @@ class Sweep:
             return runs
         except SweepError as error:
             raise SweepError(f"{self.path}: {error}") from error
+
+    def only(self, index: npt.NDArray[Any]) -> Sweep:
+        """The same sweep with some of its runs, by position or mask."""
+        part = replace(self)
+        part.__dict__["runs"] = self.runs.take(index)  # as `cached_property` keeps it
+        return part
 
     @cached_property
     def _grid(self) -> Runs:
@@ -287,6 +295,18 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
         tuning = tuning_of(file, axes, experiment)
         terms = expand(file.grid if tuning is None else {**file.grid, **tuning.stand_in}, axes)
         notes += check_fits(file.fit, axes, experiment, terms)
+        if file.until is not None and tuning is not None:
+            raise SweepError(
+                "until: must not come with `tune`, whose rounds end by their number, but the file has both. Tune "
+                "first, and write the winners into the grid of the sweep that stops itself"
+            )
+        if file.until is not None:
+            check_until(
+                file.until,
+                [fit.request for fit in file.fit],
+                axes,
+                file.resources.gpus * file.resources.workers_per_run,
+            )
     except SweepError as error:
         raise SweepError(f"{path}: {error}") from error
     if file.world is None and experiment.needs_world:

@@ -23,6 +23,7 @@ from raysweep.laws.prior import of_mapping
 from raysweep.laws.request import FitRequest, Options
 from raysweep.laws.window import Window
 from raysweep.oracle.recipe import Recipe, kinds, recipe_of
+from raysweep.sweep.until import Until
 from raysweep.validation import first_fault
 
 __all__ = ["Budget", "FitSpec", "Resources", "SweepFile", "Tuner", "explain"]
@@ -232,6 +233,7 @@ class SweepFile(_Strict):
     )
     resources: Resources = Resources()
     budget: Budget = Budget()
+    until: Until | None = Field(None, description="run only as much of the grid as an answer needs")
 
 
 def explain(error: ValidationError, raw: Any, path: str) -> str:
@@ -245,7 +247,9 @@ def explain(error: ValidationError, raw: Any, path: str) -> str:
 
 
 def _keys_at(place: Sequence[Any], raw: Any) -> list[str]:
-    models: dict[str, type[BaseModel]] = {"fit": FitSpec, "resources": Resources, "budget": Budget, "tuner": Tuner}
+    models: dict[str, type[BaseModel]] = {
+        "fit": FitSpec, "resources": Resources, "budget": Budget, "tuner": Tuner, "until": Until,
+    }  # fmt: skip
     if not place:
         return list(SweepFile.model_fields)
     if place[0] == "world":
