@@ -17,6 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from typing import IO
 
+import numpy as np
+
 from raysweep import __version__
 from raysweep.capacity import Device
 from raysweep.errors import PackError
@@ -34,15 +36,21 @@ from raysweep.oracle.audits import settings
 from raysweep.oracle.recipe import is_made, recipe_hash
 from raysweep.pack import Group, Pack
 from raysweep.plan import Plan, make_plan, whole
+from raysweep.predictions import predict_ahead, score, sentences
 from raysweep.progress import Progress
+from raysweep.rounds import Rounds
 from raysweep.spread import can_double, in_words
+from raysweep.stopping import State, run_rounds, state_of
 from raysweep.store import Store, UnreachableError
 from raysweep.store.leases import Claims, hold
 from raysweep.sweep import Sweep
 from raysweep.sweep.current import Current, adopt_renamed, ledger_of, left_out, own_rows
 from raysweep.sweep.provenance import accepted_codes, ask, equal_codes, remember
+from raysweep.sweep.schema import Budget
 from raysweep.sweep.stored import at_store
 from raysweep.terminal import counted
+from raysweep.tuning import require
+from raysweep.verdict import record
 from raysweep.worlds import made, ray_log
 
 __all__ = ["Outcome", "run"]
@@ -59,6 +67,8 @@ class Outcome:
         scan: Keys, statuses and attempts at the end; `Ledger.scan` has the other columns.
         stopped: Why no further pack was started, or "".
         notes: What else the store holds, in one sentence each.
+        tuned: What is to be said of a sweep that tunes, in one sentence each.
+        state: Where a sweep that stops itself is; None for others. Only cells that it asked for are then pending.
     """
 
     counts: Counts
@@ -67,6 +77,8 @@ class Outcome:
     scan: Scan
     stopped: str = ""
     notes: tuple[str, ...] = ()
+    tuned: tuple[str, ...] = ()
+    state: State | None = None
 
 
 def run(
@@ -96,6 +108,10 @@ def run(
     """
     started = time.monotonic()
     sweep = at_store(sweep, store)
+    rounds = Rounds(sweep, store) if sweep.tuning is not None else None
+    if rounds is not None:
+        require(rounds.tuning.sampler)
+        sweep = rounds.resume(skip_failed, retry_diverged)
     for observed in sweep.runs.observed:  # refuses invalid runs before anything is written
         observed.listable()
     if (recipe := sweep.file.world) is not None and not is_made(store, recipe):
@@ -112,9 +128,14 @@ def run(
     token = open_store(store, sweep, progress, accept_code, same_as)
     if weak := store.weaknesses():
         progress.say(f"warning: store {store.uri}: {'; '.join(weak)}")
+    if rounds is not None:
+        rounds.keep(sweep)
     ledger = ledger_of(store, sweep.runs, dict(sweep.axes), sweep.identity)
     own = own_rows(sweep.runs, sweep.axes, sweep.identity)
     stopped = ""
+    judge = partial(state_of, sweep, store, ledger, own, skip_failed, retry_diverged)
+    state = None if sweep.file.until is None else judge(np.zeros(len(sweep.runs), dtype=bool))
+    part = sweep if state is None else sweep.only(state.todo)
     job = Job(
         sweep=json.dumps(sweep.file.model_dump(mode="json")),
         path=sweep.path,
@@ -132,9 +153,13 @@ def run(
         own_folder=isinstance(sweep.experiment, FunctionExperiment) and sweep.file.workdir == "own",
         child_cpus=resources.child_cpus,
         equal_codes=(sweep.code.sha, *sorted(equal_codes(store, sweep.code.sha) - {sweep.code.sha})),
+        lineage=sweep.lineage,
     )
     try:
-        if len(ledger.pending(sweep.runs, skip_failed, retry_diverged)):
+        if len(rest := ledger.pending(part.runs, skip_failed, retry_diverged)):
+            asked = np.isin(sweep.runs.keys, rest.keys)
+            for one in predict_ahead(store, [fit.request for fit in sweep.file.fit], sweep.runs, asked):
+                progress.say(f"prediction kept: {sentences([one])[1]}")
             progress.live("starting", force=True)
             if sweep.file.world is not None:  # torch takes seconds to import; Ray takes as long to start
                 threading.Thread(target=importlib.import_module, args=("raysweep.oracle.audit",), daemon=True).start()
@@ -144,16 +169,53 @@ def run(
                 if recipe is not None:
                     wanted = settings(recipe, sweep.runs.values)
                     sha = made(recipe, wanted, store, executor, resources.oracle_workers, claims, progress).sha
-                plan = make_plan(sweep, store, executor.slots, skip_failed, retry_diverged, _Probe(executor, job))
-                look = partial(ledger.pending_each, skip_failed=skip_failed, retry_diverged=retry_diverged, known={})
-                stopped = _execute(plan, job, sha, executor, claims, look, progress)
+                plan = partial(make_plan, store=store, slots=executor.slots, probe=_Probe(executor, job))
+                look = partial(ledger.pending_each, known={})
+
+                def fill(part: Sweep, again: bool = False) -> str:
+                    """Run what a part of the sweep lacks; again: but not what failed before."""
+                    skip, retry = skip_failed or again, retry_diverged and not again
+                    tasks = plan(part, skip_failed=skip, retry_diverged=retry)
+                    left = partial(look, skip_failed=skip, retry_diverged=retry)
+                    return _execute(tasks, job, sha, executor, claims, left, progress)
+
+                if state is not None:
+                    state, stopped = run_rounds(state, sweep, judge, fill, progress)
+                elif rounds is None:
+                    stopped = fill(sweep)
+                else:
+                    if sweep.file.budget != Budget():
+                        plan(rounds.rehearsed(sweep))  # refuses what all rounds together would cost
+                    sweep, stopped = _tuned(rounds, sweep, fill, progress)
     finally:
         progress.end()
         if not isinstance(sys.exception(), UnreachableError):  # then compacting would fail, too
+            own = own_rows(sweep.runs, sweep.axes, sweep.identity)
             scan = ledger.compact(own, accepted_codes(store))
     sweep_up(store, sweep.runs, ledger.pending)
+    score(store, [fit.request for fit in sweep.file.fit], sweep.runs)
     notes = left_out(Current(own, ledger), scan)
-    return Outcome(*_tally(sweep, scan), time.monotonic() - started, scan, stopped, tuple(notes))
+    said = () if rounds is None else tuple(rounds.sentences(sweep))
+    if rounds is not None:
+        rounds.keep(sweep, said)
+    counts, pending = _tally(sweep, scan)
+    if state is not None:
+        store.write_json(f"until/{sweep.hash}.json", record(state))
+        pending = sweep.only(state.todo).runs.cells if not state.over else 0
+    return Outcome(counts, pending, time.monotonic() - started, scan, stopped, tuple(notes), said, state)
+
+
+def _tuned(rounds: Rounds, stage: Sweep, fill: Callable[[Sweep, bool], str], progress: Progress) -> tuple[Sweep, str]:
+    """Run round after round of a sweep that tunes; its last stage, and why it was stopped before the end, or ""."""
+    again = False
+    while True:
+        progress.say(rounds.line(stage))
+        stopped = fill(stage, again)
+        following = None if stopped else rounds.after(stage)
+        if following is None:
+            return stage, stopped
+        rounds.keep(following)
+        stage, again = following, True  # what failed in this call is not tried again
 
 
 @dataclass(frozen=True)
@@ -231,7 +293,7 @@ def _execute(
 
     def give_up(pack: Pack, reason: str) -> Counts:
         (rest,) = pending([pack.runs])
-        by = Stamp(pack.id, pack.attempt, "", sha, 0.0, "grid", *job.made_by)
+        by = Stamp(pack.id, pack.attempt, "", sha, 0.0, "grid", *job.made_by, job.lineage)
         rows = failure_rows(rest if len(rest) else pack.runs, schema, by, "failed", reason)
         ledger.append(rows, next(numbers))
         return Counts(failed=len(rows))

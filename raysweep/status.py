@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from raysweep.ledger.rows import STATUSES
 from raysweep.logs import tail_of
 from raysweep.oracle.audits import stored_audits
 from raysweep.oracle.recipe import WEIGHTS
+from raysweep.predictions import kept
+from raysweep.rounds import stored_tuning
 from raysweep.store import TEMPORARY, Store
 from raysweep.store.leases import Pulse, drivers
 from raysweep.sweep.current import Current, current, split
@@ -63,7 +66,7 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
     seen.pulse = seen.pulse or Pulse(store)
     # Before the ledger: rows of a driver that has ended by now are read below.
     at_work = drivers(store, now, seen.pulse)
-    if seen.current is None or seen.sweep != name:
+    if seen.current is None or seen.sweep != name or file.tune:  # a sweep that tunes grows
         seen.sweep, seen.current = name, current(store)
     scan, left_out = split(seen.current, seen.current.ledger.scan(_COLUMNS, known=seen.parts))
     counts = dict.fromkeys(STATUSES, 0)
@@ -74,12 +77,16 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
         "sweep": file.name,
         "cells": counts,
         **_grid(store, scan, seen.current.runs),
+        "tuning": stored_tuning(store) if file.tune else None,
         "left_out": left_out,
         "codes": _codes(store, scan.table) if scan.parts else [],
         "running": _running(store, seen.current.runs, scan, now) if any(d["alive"] for d in at_work) else [],
         "pace": None,
         "failures": _with_logs(store, _failures(scan.table)) if scan.parts else [],
         "parts": scan.parts,
+        "forgotten": [one.to_json() for one in seen.current.ledger.tombstones()],
+        "until": _until(store, name),
+        "predictions": [asdict(one) for one in kept(store)],
         "unreadable": [{"file": name, "reason": reason} for name, reason in scan.skipped],
         "drivers": at_work,
         "worlds": _worlds(store),
@@ -91,6 +98,13 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
         if last := float(times.max(initial=0.0)):
             found["last_row_at"] = datetime.fromtimestamp(last, UTC).isoformat(timespec="seconds")
     return found
+
+
+def _until(store: Store, name: str) -> dict[str, Any] | None:
+    """What the last run of a sweep that stops itself came to; None where there is none."""
+    path = f"until/{Path(name).stem}.json"
+    found = store.read_json(path) if store.exists(path) else None
+    return found if isinstance(found, dict) else None
 
 
 def _codes(store: Store, table: pa.Table) -> list[dict[str, Any]]:

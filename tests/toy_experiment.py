@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -76,3 +78,26 @@ def picky(config: dict[str, Any]) -> dict[str, Any]:
     time.sleep(0.1)
     (state / f"good-{config['run_id']}").touch()
     return {"loss": 1.0 / (1 + config["run_id"])}
+
+
+def tunable(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A loss whose best rate falls with size, with noise from the seed and the rate; a rate above 0.5 raises."""
+    size, lr = config["size"], config["lr"]
+    if lr > 0.5:
+        raise ValueError("the rate is too high")
+    noise = random.Random(f"{size} {lr} {config['seed']}").gauss
+    for epoch in config["epoch"]:
+        loss = size**-0.5 / epoch * (1 + math.log(lr * size**0.25 / 0.3) ** 2)
+        yield {"epoch": epoch, "loss": loss * noise(1, 0.01), "loss_select": loss * noise(1, 0.01)}
+
+
+def flat(config: dict[str, Any]) -> dict[str, Any]:
+    """Noise about 1 that no rate changes."""
+    return {"loss": 1 + 0.1 * random.Random(f"{config['size']} {config['lr']} {config['seed']}").gauss(0, 1)}
+
+
+def gained(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The same, which raises wherever the gain is 0."""
+    if not config["gain"]:
+        raise ValueError("nothing to train with")
+    yield from tunable(config)

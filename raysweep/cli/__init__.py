@@ -15,7 +15,22 @@ from typing import Annotated, Any
 import typer
 
 from raysweep import __version__
-from raysweep.cli import compare, difficulty, export, imports, isoflop, laws, oracle, passk, peak, predict, read, sweep
+from raysweep.cli import (
+    compare,
+    difficulty,
+    export,
+    forget,
+    imports,
+    isoflop,
+    laws,
+    oracle,
+    passk,
+    peak,
+    predict,
+    read,
+    suggest,
+    sweep,
+)
 from raysweep.cli.commands import Commands
 from raysweep.cli.show import say
 from raysweep.errors import RaysweepError
@@ -41,10 +56,12 @@ passk.add_to(app)
 compare.add_to(app)
 difficulty.add_to(app)
 peak.add_to(app)
+suggest.add_to(app)
 read.add_to(app)
 oracle.add_to(app)
 export.add_to(app)
 imports.add_to(app)
+forget.add_to(app)
 
 
 def _version(wanted: bool) -> None:

@@ -92,7 +92,7 @@ def fit(
     ] = None,
     then: Annotated[
         str | None,
-        typer.Option(metavar="sigmoid|exponential", help="A second step: a law of --metric over --y, its loss."),
+        typer.Option(metavar="STEP", help="A second step, sigmoid or exponential: --metric as a law of --y, its loss."),
     ] = None,
     metric: Annotated[
         str | None, typer.Option(metavar="COL", help="With --then: the metric that is predicted through both steps.")

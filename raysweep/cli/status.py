@@ -101,7 +101,14 @@ def _body(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{counts} of {found['total']:,}; {found['pending']:,} pending"
     else:
         yield f"{counts}; how many are pending is unknown: the store lacks axes/ of its sweep (run it once more)"
+    if found.get("tuning"):
+        from raysweep.rounds import described
+
+        yield described(found["tuning"])
+        yield from found["tuning"]["said"]
     yield from found["left_out"]
+    for one in found.get("forgotten", []):
+        yield f"{counted(one['cells'], 'cell')} forgotten on {one['at'][:10]} ({one['id']}): {one['reason']}"
     yield from _codes(found.get("codes", []))
     working = any(d["alive"] for d in found["drivers"])
     yield from _pace(found, working)
@@ -113,7 +120,16 @@ def _body(found: Mapping[str, Any]) -> Iterator[str]:
         yield _driver(driver)
     for one in found.get("running", [])[:_FILES]:
         yield f"at work: run {one['run'][:8]} ({one['axes']}), for at least {_age(one['seconds'])}"
-    if found["pending"] and not working:
+    if predictions := found.get("predictions", []):
+        from raysweep.predictions import Kept, sentences
+
+        said = sentences([Kept(**one) for one in predictions])
+        yield from said[: _FILES + 1]
+        yield from _more(predictions, _FILES, "predictions")
+    until = found.get("until") or {}
+    for line in until.get("sentences", []):
+        yield str(line)
+    if found["pending"] and not working and not until.get("over"):
         yield "no driver at work; `raysweep run` continues from here"
     for failure in found["failures"][:_CAUSES]:
         example = failure["example"]

@@ -76,13 +76,21 @@ def plan(
 ) -> None:
     """Show what a sweep will run and cost, and run nothing. The plan shows how cells collapse to runs and packs."""
     from raysweep.plan import make_plan
+    from raysweep.rounds import Rounds, described
 
     sweep = _sweep(file, set_, preset, store)
     target = _store(sweep, store)
     slots = _slots(sweep)
-    planned = make_plan(sweep, target, slots, skip_failed, _retry(retry))
+    rounds = Rounds(sweep, target) if sweep.tuning is not None else None
+    stage = sweep if rounds is None else rounds.resume(skip_failed, _retry(retry))
+    whole = stage if rounds is None else rounds.rehearsed(stage)
+    planned = make_plan(whole, target, slots, skip_failed, _retry(retry))
     found = planned.to_json()
+    if rounds is not None:
+        found["tuning"] = rounds.about(stage)
     found["notes"] = [*sweep.notes, *_question(target, sweep)]
+    if sweep.file.until is not None:
+        found["notes"].append("until: this is the whole grid; a run takes only as much of it as its intervals need")
     if price is None and (machines != 1 or prices is not None):
         raise PriceError("plan: --machines and --prices go with --price; give it, e.g. --price aws:p5")
     if price is not None:
@@ -94,6 +102,8 @@ def plan(
         print_json(found)
         return
     say(f"{found['sweep']} ({found['experiment']})")
+    if rounds is not None:
+        say(f"  {described(found['tuning'])}", "  candidates that are not proposed yet are priced as if by the design")
     _say_work(found, planned, target.uri, skip_failed)
     if price is not None:
         from raysweep.prices import sentences
@@ -273,11 +283,16 @@ def run(
         f"{n:,} {s}" for s in ("diverged", "failed", "skipped") if (n := getattr(counts, s))
     ]
     pending = f", {outcome.pending:,} pending" if outcome.pending else ""
-    say(f"{sweep.name}: {', '.join(done)}{pending} of {counted(sweep.runs.cells, 'cell')} in {clock(outcome.seconds)}")
+    cells = counted(counts.total + outcome.pending, "cell")
+    say(f"{sweep.name}: {', '.join(done)}{pending} of {cells} in {clock(outcome.seconds)}")
     for name, reason in outcome.scan.skipped:
         say(f"warning: {name} was skipped: {reason}")
     if counts.ok:
-        _report(target, sweep.experiment)
+        _report(target, sweep.experiment, outcome.tuned)
+    if outcome.state is not None:
+        from raysweep.verdict import sentences
+
+        say(*(f"  {line}" for line in sentences(outcome.state)))
     for line in outcome.notes:
         say(f"  {line} Use `fit --rows all` or `report --rows all` to include them")
     if counts.failed or (counts.diverged and not counts.ok):
@@ -296,11 +311,12 @@ def run(
         raise typer.Exit(1)
 
 
-def _report(store: Store, experiment: Experiment) -> None:
+def _report(store: Store, experiment: Experiment, tuned: Sequence[str]) -> None:
+    """Report; `tuned` is said without one, too."""
     try:
         from raysweep.reports import make_report
     except ModuleNotFoundError as error:
-        say(f"no report: {error.name} is not installed here; run `raysweep report {store.uri}` where it is")
+        say(f"no report: {error.name} is not installed here; run `raysweep report {store.uri}` where it is", *tuned)
         return
     report = make_report(store, experiment)
     for sentence in report.findings[report.notes :]:

@@ -28,6 +28,7 @@ from raysweep.executors.place import RunPlace, lend
 from raysweep.executors.sink import Sink
 from raysweep.experiment import Context, Experiment, Outbox, Saved, Share, World
 from raysweep.experiments.function import FunctionExperiment
+from raysweep.grid.lineage import Lineage
 from raysweep.ledger.log import Ledger
 from raysweep.ledger.rows import Counts, Stamp, row_schema
 from raysweep.oracle.world import world_of_worker
@@ -103,6 +104,7 @@ class Job:
         own_folder: Each run of a user's function works in a folder of its own.
         child_cpus: CPUs that are kept free for Ray tasks which a run starts.
         equal_codes: Hashes of the code versions whose checkpoints the sweep's code may continue from; its own first.
+        lineage: Where the runs of a sweep that tunes come from.
     """
 
     sweep: str
@@ -121,6 +123,7 @@ class Job:
     own_folder: bool = False
     child_cpus: float = 0.0
     equal_codes: tuple[str, ...] = ("",)
+    lineage: Lineage | None = None
 
     def __hash__(self) -> int:
         return hash((self.sweep, self.store.uri, self.token))
@@ -220,7 +223,7 @@ def _part(
     device, name = device_of(job)
     sha = world.sha if world else None
     name = f"{job.workers} x {name}" if together else name
-    by = Stamp(pack.id, pack.attempt, name, sha, 0.0, "grid", *job.made_by)
+    by = Stamp(pack.id, pack.attempt, name, sha, 0.0, "grid", *job.made_by, job.lineage)
     outbox = Outbox()
     sink = Sink(Ledger(job.store), pack.runs, schema, by, outbox, health, on_failure, sure)
     began, left = time.monotonic(), False

@@ -31,6 +31,7 @@ from raysweep.ledger.pieces import PART, pieces, storable, to_parquet, write_gro
 from raysweep.ledger.precedence import best_rows
 from raysweep.ledger.remaining import locate, subtract
 from raysweep.ledger.rows import with_accepted, with_description
+from raysweep.ledger.tombstones import TOMBSTONE, Tombstone, Tombstones, bury, read_tombstones, take_back
 from raysweep.store import Store
 
 __all__ = ["CELLS", "OTHERS", "Ledger", "Respelled", "Scan", "sequence"]
@@ -196,11 +197,11 @@ class Ledger:
     def _scan(
         self, columns: Sequence[str] | None, most: int | None = None, known: dict[str, pa.Table] | None = None
     ) -> Scan:
-        listed = self.store.list(_FOLDER)
+        listed, gone = self._listed()
         listed = listed[:: math.ceil(len(listed) / most)] if most and listed else listed
         fresh = [name for name, _ in listed if known is None or name not in known]
         found = dict(known or {}) | dict(zip(fresh, self._read(fresh, columns), strict=True))
-        held = {name: part for name, _ in listed if isinstance(part := found[name], pa.Table)}
+        held = {name: gone.left(name, part) for name, _ in listed if isinstance(part := found[name], pa.Table)}
         if not known and most is None:
             for name, table in self._orphans(len(listed)):
                 held[name] = table if columns is None else table.select([n for n in table.schema.names if n in columns])
@@ -209,9 +210,10 @@ class Ledger:
         if known is not None:
             room = _KNOWN - sum(map(_size, known.values()))
             for name in [name for name in fresh if name in parts]:
-                if (size := _size(parts[name])) <= room:
-                    known[name], room = parts[name], room - size
-        skipped = [(plain(name), plain(part)) for name, part in found.items() if isinstance(part, str)]
+                if (size := _size(found[name])) <= room:  # whole: what is forgotten may change
+                    known[name], room = found[name], room - size
+        skipped = [(plain(name), plain(reason)) for name, reason in gone.skipped]
+        skipped += [(plain(name), plain(part)) for name, part in found.items() if isinstance(part, str)]
         skipped += [(plain(name), plain(reason)) for name, reason in whole.omitted]
         if not parts:
             return Scan(_EMPTY, tuple(sorted(skipped)), 0, np.zeros(0))
@@ -226,6 +228,61 @@ class Ledger:
         if columns is None:
             table = with_description(table)
         return Scan(table, tuple(sorted(skipped)), count, landed)
+
+    def _listed(self) -> tuple[list[tuple[str, float]], Tombstones]:
+        """The (name, time) of the parts, as `Store.list` gives them, and what was forgotten."""
+        files = self.store.list(_FOLDER)
+        parts = [(name, time) for name, time in files if not TOMBSTONE.fullmatch(name)]
+        buried = [name for name, _ in files if TOMBSTONE.fullmatch(name)]
+        return parts, read_tombstones(self.store, _FOLDER, buried) if buried else Tombstones()
+
+    def tombstones(self) -> tuple[Tombstone, ...]:
+        """What was forgotten and not taken back, oldest first."""
+        return self._listed()[1].standing
+
+    def forget(self, cells: pa.ChunkedArray, reason: str, where: str = "") -> Tombstone | None:
+        """Forget every row of these cells that there is now: no scan sees them any more, so that they are pending.
+
+        Args:
+            cells: Keys of cells.
+            reason: Why, for whoever asks later.
+            where: The condition that chose them, for the same.
+
+        Returns:
+            The tombstone; None where no row of these cells is left.
+
+        Raises:
+            LedgerError: It cannot be written.
+        """
+        self.adopt()
+        listed, gone = self._listed()
+        names = [name for name, _ in listed]
+        rows = {}
+        for name, part in zip(names, self._read(names, _STATE), strict=True):
+            if isinstance(part, str):
+                continue
+            hit = pc.is_in(part.column("cell"), cells.combine_chunks()).to_numpy()
+            kept = gone.kept(name, len(part))
+            if (at := np.flatnonzero(hit if kept is None else hit & kept)).size:
+                rows[name] = at
+        return bury(self.store, _FOLDER, rows, len(pc.unique(cells)), reason, where) if rows else None
+
+    def restore(self, id_: str | None = None) -> Tombstone:
+        """Let what was forgotten count again: the latest tombstone, or the one of this id.
+
+        Raises:
+            LedgerError: There is none, or it cannot be written.
+        """
+        standing = self.tombstones()
+        one = next((one for one in reversed(standing) if id_ in (None, one.id)), None)
+        if one is None:
+            known = ", ".join(one.id for one in standing) or "none"
+            raise LedgerError(
+                f"store {self.store.uri}: what is taken back must have been forgotten, but got "
+                f"({'the latest' if id_ is None else id_}). Forgotten now: {known}"
+            )
+        take_back(self.store, _FOLDER, one)
+        return one
 
     def _read(self, names: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table | str]:
         """`read_part` of each, a few at a time and fewer of large ones, so that parts already used are freed."""
@@ -268,7 +325,7 @@ class Ledger:
             LedgerError: as `append`.
         """
         numbers, rows = sequence(), 0
-        for _, group in self._orphans(len(self.store.list(_FOLDER))):
+        for _, group in self._orphans(len(self._listed()[0])):
             self.append(group, next(numbers))
             rows += len(group)
         return rows
@@ -302,8 +359,9 @@ class Ledger:
         """
         pa.default_memory_pool().release_unused()  # left by an earlier scan
         self.adopt()
-        names = [name for name, _ in self.store.list(_FOLDER)]
-        skipped: list[tuple[str, str]] = []
+        listed, gone = self._listed()
+        names = [name for name, _ in listed]
+        skipped = [(plain(name), plain(reason)) for name, reason in gone.skipped]
         keys: dict[str, pa.Table] = {}
         schemas: dict[str, pa.Schema] = {}
         held: dict[str, pa.Table] = {}
@@ -312,6 +370,7 @@ class Ledger:
             if isinstance(part, str):
                 skipped.append((plain(name), plain(part)))
                 continue
+            part = gone.left(name, part)
             keys[name], schemas[name] = part.select([n for n in _STATE if n in part.schema.names]), part.schema
             if (size := _size(part)) <= room:
                 held[name], room = part, room - size
@@ -341,10 +400,11 @@ class Ledger:
                 part = held[name] if name in held else next(read)
                 if isinstance(part, str):
                     raise LedgerError(f"{_FOLDER}/{name} was read a moment ago, but now {part}. Compact again")
+                part = part if name in held else gone.left(name, part)
                 part = whole.conform(part if kept[name].all() else part.filter(pa.array(kept[name])))
                 yield part if own is None or chosen is not mine else own.completed(part)
 
-        made_of, schema = len(self.store.list(_FOLDER)), with_accepted(whole.schema, accepted)
+        made_of, schema = len(self._listed()[0]), with_accepted(whole.schema, accepted)
         for file, chosen in ((OTHERS, keep & ~mine), (CELLS, mine)):
             if chosen.any() or file == CELLS:
                 self.store.write(file, lambda sink, c=chosen: write_groups(sink, schema, parts(c), made_of))  # type: ignore[misc]

@@ -21,6 +21,7 @@ from raysweep.code import Code
 from raysweep.errors import SweepError
 from raysweep.experiment import Experiment
 from raysweep.grid.axes import KindBy
+from raysweep.grid.lineage import Lineage
 from raysweep.grid.runs import Runs
 from raysweep.grid.values import Json, canonical, column_values
 
@@ -175,6 +176,7 @@ class Stamp:
     experiment: str | None = None
     version: int | None = None
     code: Code = field(default_factory=Code)
+    lineage: Lineage | None = None
 
 
 def stamp(batch: pa.RecordBatch, runs: Runs, schema: pa.Schema, by: Stamp) -> pa.Table:
@@ -204,6 +206,7 @@ def stamp(batch: pa.RecordBatch, runs: Runs, schema: pa.Schema, by: Stamp) -> pa
         "pack": pa.repeat(by.pack, n),
         "status": pa.repeat("ok", n),
         "role": pa.repeat(by.role, n),
+        **(_origin(by.lineage, runs, lanes) if by.lineage is not None else {}),
         "attempt": pa.repeat(pa.scalar(by.attempt, pa.int32()), n),
         "world_sha": pa.repeat(pa.scalar(by.world_sha, pa.string()), n),
         "seconds": pa.repeat(by.seconds / max(len(runs), 1), n),
@@ -233,6 +236,13 @@ def stamp(batch: pa.RecordBatch, runs: Runs, schema: pa.Schema, by: Stamp) -> pa
             found = pc.coalesce(found, pc.cast(made[column.name], column.type))
         columns.append(found)
     return pa.table(columns, schema=schema)
+
+
+def _origin(lineage: Lineage, runs: Runs, lanes: npt.NDArray[np.int64]) -> dict[str, pa.Array]:
+    """The role and parent of rows of these lanes."""
+    parents = [key.decode() for key in lineage.parents(runs).tolist()]
+    columns = {"role": lineage.roles(runs), "parent": parents}
+    return {name: pa.array(column, pa.string()).take(pa.array(lanes)) for name, column in columns.items()}
 
 
 def _lanes(batch: pa.RecordBatch, runs: int) -> npt.NDArray[np.int64]:

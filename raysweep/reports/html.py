@@ -24,6 +24,8 @@ from raysweep.laws.points import Points, points
 from raysweep.laws.request import FitRequest
 from raysweep.laws.source import gather, scan
 from raysweep.oracle.audits import place, stored_audits
+from raysweep.predictions import kept
+from raysweep.predictions import sentences as predicted_before
 from raysweep.reports.drawings import Drawing, extra_drawings, law_drawings, means, theory_drawing, undrawn
 from raysweep.reports.tables import Sanity, clusters, findings, formula, parameter, rule, sanity
 from raysweep.reports.theory import REASON, Agreement, agreements, theory_name, with_theory
@@ -73,6 +75,7 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
     sentences = [f"{line} Use `raysweep report --rows all` to include them." for line in notes]
     display, note = stored_display(store) if experiment is None else (display_of(experiment), "")
     sentences += [note] if note else []
+    sentences += state["tuning"]["said"] if state["tuning"] else []
     experiment = experiment or built_in(file.experiment)
     specs = file.fit or _shown(display, table)
     try:
@@ -98,13 +101,14 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
             beside = [n for n in display.beside(spec.y) if n in columns and frame[n].dtype.is_numeric()]
             beside += [n for n in (theory_name(spec.y), REASON) if theory_name(spec.y) in frame.columns]
             found = points(table, spec.request, beside)
-            for law, kept in fits_of(found, spec.request):
-                fitted.append((spec, law, kept))
+            for law, taken in fits_of(found, spec.request):
+                fitted.append((spec, law, taken))
                 sentences += findings(law)
         except FitError as error:
             sentences.append(f"{spec.law} of {spec.y} in {', '.join(spec.scales)}: not fitted: {error}")
     if not file.fit:
         sentences.append(_unfitted(specs))
+    sentences += predicted_before(kept(store))
     checked = sanity(frame, display.bounds)
     sentences += [one.sentence for one in checked]
 

@@ -9,11 +9,12 @@ import contextlib
 import hashlib
 import inspect
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 from pydantic import ValidationError
 
 from raysweep import __version__
@@ -27,6 +28,7 @@ from raysweep.experiments.inferred import axis_names, infer_axes
 from raysweep.grid.axes import TYPES, Axis, described, index_axes
 from raysweep.grid.enumeration import enumerate_runs
 from raysweep.grid.expand import expand
+from raysweep.grid.lineage import Lineage
 from raysweep.grid.runs import Runs
 from raysweep.grid.terms import Term
 from raysweep.grid.values import canonical, unwrapped
@@ -36,6 +38,8 @@ from raysweep.sweep.fits import check_fits
 from raysweep.sweep.override import read_overrides
 from raysweep.sweep.places import replaced
 from raysweep.sweep.schema import FitSpec, SweepFile, explain
+from raysweep.sweep.tuned import Layout, Study, Tuning, probe, tuning_of, whole_ends
+from raysweep.sweep.until import check_until
 from raysweep.yamlfile import dump_yaml, read_yaml
 
 __all__ = ["Sweep", "from_mapping", "load_sweep"]
@@ -49,6 +53,8 @@ class Sweep:
         folders: Folders in which a user's module is looked for.
         given: The user's function itself, where it was given in Python.
         notes: What the user should know about how the file was read.
+        tuning: How it tunes, if it does; `terms` then hold one value of each tuned axis.
+        studies: What was asked so far for each setting of a sweep that tunes.
     """
 
     file: SweepFile
@@ -59,6 +65,8 @@ class Sweep:
     terms: tuple[Term, ...]
     given: Any = None
     notes: tuple[str, ...] = ()
+    tuning: Tuning | None = None
+    studies: Mapping[str, Study] = field(default_factory=dict)
 
     @cached_property
     def code(self) -> Code:
@@ -82,15 +90,36 @@ class Sweep:
 
     @cached_property
     def runs(self) -> Runs:
-        """Every run of the grid."""
+        """Every run of the grid; of a sweep that tunes, those asked for so far, and before any its first round's."""
         try:
-            runs = enumerate_runs(self.terms, self.axes, self.identity)
+            runs = self._grid if self.layout is None else self.layout.runs
             world = self.file.world.shape if self.file.world else None
             self.experiment.check(runs, world, self.file.resources.gpus)
             _check_workers(self.experiment, runs, self.file.resources.workers_per_run)
             return runs
         except SweepError as error:
             raise SweepError(f"{self.path}: {error}") from error
+
+    def only(self, index: npt.NDArray[Any]) -> Sweep:
+        """The same sweep with some of its runs, by position or mask."""
+        part = replace(self)
+        part.__dict__["runs"] = self.runs.take(index)  # as `cached_property` keeps it
+        return part
+
+    @cached_property
+    def _grid(self) -> Runs:
+        return enumerate_runs(self.terms, self.axes, self.identity)
+
+    @cached_property
+    def lineage(self) -> Lineage | None:
+        """Where the runs of a sweep that tunes come from."""
+        return None if self.tuning is None else self.tuning.lineage(self._grid, self.axes, self.identity)
+
+    @cached_property
+    def layout(self) -> Layout | None:
+        """The runs of a sweep that tunes, by setting and candidate."""
+        lineage = self.lineage
+        return None if self.tuning is None or lineage is None else self.tuning.layout(self._grid, lineage, self.studies)
 
     @cached_property
     def text(self) -> str:
@@ -139,8 +168,8 @@ def load_sweep(
 
     Args:
         overrides: `axis=values` of `--set`, e.g. `width=64,128`, `seed=0..4` or `items=geom(64, 4096, 7)`.
-        preset: A key of the file's `presets`, applied before the overrides; `resources` and `world` in it replace the
-            file's.
+        preset: A key of the file's `presets`, applied before the overrides; `resources`, `world`, `tune` and `tuner` in
+            it replace the file's.
         known: Axes that a plain function may be given by an override, besides those of the file.
 
     Raises:
@@ -163,7 +192,7 @@ def load_sweep(
         if preset not in presets:
             raise SweepError(f"{path}: presets has no {preset!r}. {nearest(preset, map(str, presets))}")
         own = dict(presets[preset])
-        for name in ("resources", "world"):
+        for name in ("resources", "world", "tune", "tuner"):
             if name in own and name not in grid:  # else it is an axis
                 raw = {**raw, name: own.pop(name)}
         grid |= own
@@ -247,7 +276,7 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
         file = file.model_copy(update={"experiment": script})
     notes: list[str] = []
     own = Own(
-        file.grid,
+        probe(file),
         file.observed,
         file.version,
         file.defaults,
@@ -263,14 +292,27 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
         axes = index_axes(list(experiment.axes))
         row_schema(experiment)  # refuses an axis called `seconds` before anything is spent
         display_of(experiment)
-        terms = expand(file.grid, axes)
+        tuning = tuning_of(file, axes, experiment)
+        terms = expand(file.grid if tuning is None else {**file.grid, **tuning.stand_in}, axes)
         notes += check_fits(file.fit, axes, experiment, terms)
+        if file.until is not None and tuning is not None:
+            raise SweepError(
+                "until: must not come with `tune`, whose rounds end by their number, but the file has both. Tune "
+                "first, and write the winners into the grid of the sweep that stops itself"
+            )
+        if file.until is not None:
+            check_until(
+                file.until,
+                [fit.request for fit in file.fit],
+                axes,
+                file.resources.gpus * file.resources.workers_per_run,
+            )
     except SweepError as error:
         raise SweepError(f"{path}: {error}") from error
     if file.world is None and experiment.needs_world:
         raise SweepError(f"{path}: experiment {experiment.name} needs a `world:` (a recipe, or a file holding one)")
-    notes += _near_equal(file.grid)
-    return Sweep(file, path, folders, experiment, axes, terms, given, tuple(notes))
+    notes += [*_near_equal(file.grid), *(whole_ends(tuning) if tuning is not None else [])]
+    return Sweep(file, path, folders, experiment, axes, terms, given, tuple(notes), tuning)
 
 
 def _reference(code: Any) -> str:

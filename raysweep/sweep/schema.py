@@ -23,9 +23,10 @@ from raysweep.laws.prior import of_mapping
 from raysweep.laws.request import FitRequest, Options
 from raysweep.laws.window import Window
 from raysweep.oracle.recipe import Recipe, kinds, recipe_of
+from raysweep.sweep.until import Until
 from raysweep.validation import first_fault
 
-__all__ = ["Budget", "FitSpec", "Resources", "SweepFile", "explain"]
+__all__ = ["Budget", "FitSpec", "Resources", "SweepFile", "Tuner", "explain"]
 
 
 def _of_folder(name: str) -> str:
@@ -196,6 +197,17 @@ class Budget(_Strict):
     cells: int | None = Field(None, gt=0)
 
 
+class Tuner(_Strict):
+    """How the axes of `tune` are searched, for each setting of the others."""
+
+    metric: str | None = Field(None, description="by which candidates are compared; <y>_select of the fit by default")
+    better: Literal["low", "high"] | None = Field(None, description="which values are better; as declared by default")
+    sampler: Literal["tpe", "cmaes", "qmc"] = Field("tpe", description="what proposes the rounds after the first")
+    candidates: int = Field(16, ge=2, le=4096, description="candidates of one round")
+    rounds: int = Field(3, ge=1, le=100, description="rounds; the first is a scrambled Sobol design")
+    seeds: int = Field(5, ge=1, le=10_000, description="fresh seeds on which a winner is measured again")
+
+
 class SweepFile(_Strict):
     """The YAML file as written."""
 
@@ -208,6 +220,10 @@ class SweepFile(_Strict):
     defaults: Mapping[str, Any] = Field(
         default_factory=dict, description="for a plain function: axes a cell need not name"
     )
+    tune: Mapping[str, Any] = Field(
+        default_factory=dict, description="axes that are optimised for every setting of the others, and their ranges"
+    )
+    tuner: Tuner = Tuner()
     command: str | tuple[str, ...] | None = Field(None, description="a script in place of `experiment`")
     result: str = Field("", description="for a script: the file it writes its result to, in the run's folder")
     workdir: Literal["own", "shared"] = Field("own", description="for a plain function on Ray: its working folder")
@@ -217,6 +233,7 @@ class SweepFile(_Strict):
     )
     resources: Resources = Resources()
     budget: Budget = Budget()
+    until: Until | None = Field(None, description="run only as much of the grid as an answer needs")
 
 
 def explain(error: ValidationError, raw: Any, path: str) -> str:
@@ -230,7 +247,9 @@ def explain(error: ValidationError, raw: Any, path: str) -> str:
 
 
 def _keys_at(place: Sequence[Any], raw: Any) -> list[str]:
-    models: dict[str, type[BaseModel]] = {"fit": FitSpec, "resources": Resources, "budget": Budget}
+    models: dict[str, type[BaseModel]] = {
+        "fit": FitSpec, "resources": Resources, "budget": Budget, "tuner": Tuner, "until": Until,
+    }  # fmt: skip
     if not place:
         return list(SweepFile.model_fields)
     if place[0] == "world":

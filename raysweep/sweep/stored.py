@@ -19,8 +19,10 @@ from raysweep.grid.runs import Runs
 from raysweep.oracle.recipe import kinds
 from raysweep.oracle.world import with_source
 from raysweep.store import Store
+from raysweep.sweep.asked import kept_studies
 from raysweep.sweep.resolve import Sweep
 from raysweep.sweep.schema import SweepFile, explain
+from raysweep.sweep.tuned import tuning_of
 from raysweep.yamlfile import MAX_BYTES, parse_yaml
 
 __all__ = ["Declaration", "at_store", "stored_declaration", "stored_display", "stored_runs", "stored_sweep"]
@@ -116,7 +118,8 @@ def stored_display(store: Store) -> tuple[Display, str]:
 
 
 def stored_runs(store: Store) -> Runs | None:
-    """Every run of the sweep last run into a store; None where the store does not record its axes.
+    """Every run of the sweep last run into a store; None where the store does not record its axes, or the candidates of
+    one that tunes.
 
     No experiment is imported: what a store names is not executed by those who read it.
 
@@ -128,7 +131,14 @@ def stored_runs(store: Store) -> Runs | None:
         return None
     file, name = stored_sweep(store)
     try:
-        axes = declaration.axes
-        return enumerate_runs(expand(file.grid, axes), axes, declaration.identity)
+        axes, identity = declaration.axes, declaration.identity
+        tuning = tuning_of(file, axes)
+        if tuning is None:
+            return enumerate_runs(expand(file.grid, axes), axes, identity)
+        grid = enumerate_runs(expand({**file.grid, **tuning.stand_in}, axes), axes, identity)
+        asked = kept_studies(store, Path(name).stem, tuning)
+        if not asked:
+            return None
+        return tuning.layout(grid, tuning.lineage(grid, axes, identity), asked).runs
     except (SweepError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise LedgerError(f"store {store.uri}: {name} must hold a grid over its axes: {error}") from error

@@ -37,6 +37,7 @@ COMMANDS = [
         "compare",
         "difficulty",
         "peak",
+        "suggest",
         "status",
         "logs",
         "report",
@@ -44,7 +45,7 @@ COMMANDS = [
         "compact",
         "doctor",
     ),
-    *("export", "import"),
+    *("export", "import", "forget"),
     "oracle",
 ]
 GROUPS = {"oracle": ["fit", "export", "import"]}

@@ -89,20 +89,23 @@ def test_an_interval_carries_the_uncertainty_of_both_steps(rows):
     low, high = both.band(FAR)[0]
     assert low < truth < high
     # A new run also has a loss of its own, and a metric of its own.
-    slope = both.law.slope(FAR, both.draws.values)
-    noise = np.hypot(slope * both.draws.of_loss, both.draws.spread)
+    slope, draws = both.law.slope(FAR, both.draws.values), both.draws
+    far_loss = law("chinchilla").predict(FAR, draws.values[:5])[None]
+    of_loss, own = (1.0 if g is None else g.at(at) for g, at in ((draws.grows, FAR), (draws.grows_then, far_loss)))
+    noise = np.hypot(slope * draws.of_loss * of_loss, draws.spread * own)
     assert both.draws.of_loss == pytest.approx(0.006, rel=0.5)
     assert both.prediction(FAR) == pytest.approx(both.draws.prediction(FAR, 0.9, noise))
     assert np.ptp(both.prediction(FAR)) > np.ptp(both.band(FAR))
 
 
 def test_the_largest_scales_are_predicted_through_both_steps():
-    held = fit_chain(runs("sigmoid"), request("sigmoid", holdout=0.3))[1].only.holdout
+    made = [fit_chain(runs("sigmoid", seed=i), request("sigmoid", holdout=0.3))[1].only for i in range(5)]
+    held = made[0].holdout
     rest = runs("sigmoid").filter(pl.col("N") * pl.col("D") <= held.cut * (1 + 1e-9))
     alone = fit_chain(rest, request("sigmoid"))[1].only
     assert held.params == pytest.approx(dict(alone.params), rel=1e-6)
     assert held.n_points == X.shape[1] - rest.height > 4
-    assert held.coverage >= 0.5
+    assert np.mean([one.holdout.coverage for one in made]) >= 0.5
 
 
 def test_rows_without_a_metric_count_for_the_loss():

@@ -1,0 +1,360 @@
+"""Predictions that are kept to their word: made before larger scales are run, kept in the store, scored afterwards.
+
+Before a sweep runs scales beyond all that a fit has measured, what the fit says of them is written to
+`predictions/<key>.json`: the loss, the law's own interval of a new run, and a conformal one. When runs of that scale
+have ended, `<key>-scored.json` says how it came out. Neither file is ever rewritten.
+
+The conformal interval (conformalised quantiles, Romano et al. 2019) asks how wrong the same law was before: it is
+fitted to the smallest scales only, and each run beyond them counts by how far it lies outside the law's own interval
+there, per d (d + r), where d is the distance beyond the fitted scales and r their range, both in log scale: this is how
+the error of a straight line grows where the truth is curved. Larger scales are not exchangeable with smaller ones, so
+its level is not guaranteed; it is the record of this law on these data (`tests/benchmarks/predictions.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from raysweep.errors import FitError, LedgerError
+from raysweep.grid.runs import Runs
+from raysweep.laws.request import FitRequest, Options
+from raysweep.store import Store, UnreachableError
+from raysweep.sweep.current import cells
+
+if TYPE_CHECKING:
+    from raysweep.laws.group import GroupFit
+    from raysweep.laws.points import Points
+
+__all__ = ["Kept", "Record", "conformal", "kept", "predict_ahead", "score", "sentences"]
+
+_FOLDER = "predictions"
+_LEVEL = 0.95
+_DRAWS = 100  # of each fit to the smallest scales
+_LEAST = 4  # scales of such a fit, at least
+_CUTS = 6  # such fits, at most
+_SAME = 1e-9  # relative difference of scales that are one
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A prediction, and how it came out.
+
+    Attributes:
+        fit: Law, columns and group, as plain data.
+        x: Value of each scale by its column.
+        value: The predicted y.
+        own: The law's own 95 % interval of a new run; None where it has none.
+        conformal: The conformal one, and `level`, the share that as many errors can stand for.
+        beyond: How many times the largest scale that was fitted this is.
+        scales, runs: That it was fitted to.
+        at: When it was made, ISO 8601.
+        score: `measured`, the geometric mean of y; `runs`; `in_own` and `in_conformal`, the shares of runs inside. None
+            until runs have ended.
+    """
+
+    key: str
+    fit: Mapping[str, Any]
+    x: Mapping[str, float]
+    value: float
+    own: Sequence[float] | None
+    conformal: Sequence[float] | None
+    level: float | None
+    beyond: float
+    scales: int
+    runs: int
+    at: str
+    score: Mapping[str, Any] | None = None
+
+
+def kept(store: Store) -> list[Kept]:
+    """The predictions of a store, oldest first; files that are none are left out.
+
+    Raises:
+        UnreachableError: The store does not answer.
+    """
+    names = {name for name, _ in store.list(_FOLDER)}
+    found = []
+    for name in sorted(names):
+        key = name.removesuffix(".json")
+        if name.endswith("-scored.json"):
+            continue
+        try:
+            plain = store.read_json(f"{_FOLDER}/{name}")
+            scored = f"{key}-scored.json"
+            score = store.read_json(f"{_FOLDER}/{scored}") if scored in names else None
+            found.append(Kept(**{**plain, "key": key, "score": score}))
+        except UnreachableError:
+            raise
+        except (LedgerError, TypeError):
+            continue
+    return sorted(found, key=lambda one: (one.at, one.key))
+
+
+def predict_ahead(
+    store: Store, requests: Sequence[FitRequest], runs: Runs, pending: npt.NDArray[np.bool_]
+) -> list[Kept]:
+    """Predict the pending scales that lie beyond all that was measured, and keep what is new.
+
+    Args:
+        requests: The fits of the sweep.
+        pending: [runs] whether a run is still to be done.
+
+    Raises:
+        LedgerError: The store cannot be written.
+    """
+    made = []
+    ahead = [
+        one for one in requests if _of_runs(one, runs) and _goes_beyond(one, runs, pending)
+    ]  # else, nothing is read
+    for request, taken, fits in _fitted(store, ahead, runs):
+        for group in fits:
+            larger = _larger(group, request, runs, pending)
+            record = _record(group, request, taken) if larger else None
+            for x in larger:
+                if (one := _predicted(group, request, x, record)) is not None:
+                    plain = {name: value for name, value in asdict(one).items() if name not in ("key", "score")}
+                    if store.create(f"{_FOLDER}/{one.key}.json", json.dumps(plain, indent=1).encode()):
+                        made.append(one)
+    return made
+
+
+def score(store: Store, requests: Sequence[FitRequest], runs: Runs) -> list[Kept]:
+    """Score the predictions whose runs have ended, and keep the scores; returns what was scored now.
+
+    Raises:
+        LedgerError: The store cannot be written.
+    """
+    open_ = [one for one in kept(store) if one.score is None]
+    if not open_:
+        return []
+    done = []
+    for request, taken, fits in _fitted(store, requests, runs, draws=0):
+        for group in fits:
+            frame = taken.of(group.group)
+            y = frame[request.y].to_numpy().astype(np.float64)
+            x = np.stack([frame[name].to_numpy().astype(np.float64) for name in request.x])
+            about = _about(group, request)
+            for one in open_:
+                if one.fit != about:
+                    continue
+                wanted = np.array([one.x[name] for name in request.x])[:, None]
+                here = y[(np.abs(x / wanted - 1) < _SAME).all(axis=0)]
+                if len(here):
+                    found = {
+                        "measured": float(np.exp(np.log(here).mean())),
+                        "runs": len(here),
+                        "in_own": _share(here, one.own),
+                        "in_conformal": _share(here, one.conformal),
+                        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+                    }
+                    if store.create(f"{_FOLDER}/{one.key}-scored.json", json.dumps(found, indent=1).encode()):
+                        done.append(replace(one, score=found))
+    return done
+
+
+def sentences(found: Sequence[Kept]) -> list[str]:
+    """Predictions in one sentence each, after one that counts how they came out."""
+    if not found:
+        return []
+    scored = [one for one in found if one.score is not None]
+    said = [f"predictions made before the runs: {len(found)}, of which {len(scored)} are scored."]
+    for name, key in (("the law's own 95 % interval", "in_own"), ("the conformal interval", "in_conformal")):
+        with_it = [one.score for one in scored if one.score and one.score.get(key) is not None]
+        if with_it:
+            total = sum(int(one["runs"]) for one in with_it)
+            inside = sum(float(one[key]) * int(one["runs"]) for one in with_it)
+            said[0] += f" {inside:.0f} of {total} runs lie inside {name}."
+    return said + [_sentence(one) for one in found]
+
+
+def _sentence(one: Kept) -> str:
+    at = ", ".join(f"{name} = {value:.4g}" for name, value in one.x.items())
+    group = ", ".join(f"{name}={value}" for name, value in one.fit["group"].items())
+    own = f" [{one.own[0]:.4g}, {one.own[1]:.4g}]" if one.own else ""
+    other = f", conformal [{one.conformal[0]:.4g}, {one.conformal[1]:.4g}]" if one.conformal else ""
+    text = f"{one.fit['y']} at {at}{group and f' ({group})'}: predicted {one.value:.4g}{own}{other}"
+    if one.score is None:
+        return f"{text}; not measured yet."
+    error = 100 * (float(one.score["measured"]) / one.value - 1)
+    return f"{text}; measured {float(one.score['measured']):.4g} over {one.score['runs']} runs ({error:+.1f} %)."
+
+
+@dataclass(frozen=True)
+class Record:
+    """How wrong a law was beyond the scales that it was fitted to.
+
+    Attributes:
+        excess: By how much runs lay outside the law's own interval, in log y per d (d + r): a quantile.
+        level: The share that as many errors can stand for; at most 95 %.
+        low, high: Ends of the log scales that all of its points have.
+    """
+
+    excess: float
+    level: float
+    low: float
+    high: float
+
+    def widened(self, own: Sequence[float], x: Sequence[float]) -> list[float]:
+        """The law's own interval of a run at scales `x`, widened by this record."""
+        distance = max(float(np.log(x).mean()) - self.high, 0.0)
+        factor = math.exp(self.excess * distance * (distance + self.high - self.low))
+        return [float(own[0]) / factor, float(own[1]) * factor]
+
+
+def conformal(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], request: FitRequest) -> Record | None:
+    """The record of a law on the points of one group; None where there are too few scales.
+
+    Args:
+        x: [scales, points].
+        y: [points].
+    """
+    from raysweep.laws.fitting import fit_groups
+    from raysweep.laws.group import Data
+
+    u = np.log(x).mean(axis=0)
+    steps = np.unique(u)
+    ends = steps[max(_LEAST, len(steps) - _CUTS) - 1 : -1]
+    if not len(ends):
+        return None
+    options = Options(draws=_DRAWS, holdout=0.0, huber=request.options.huber)
+    parts = [u <= end for end in ends]
+    fits = fit_groups(request.form, [Data(x[:, part], y[part]) for part in parts], request.x, request.y, options)
+    errors: list[float] = []
+    for end, part, fit in zip(ends, parts, fits, strict=True):
+        if fit.error is not None:
+            continue
+        own, there = np.log(fit.prediction(x[:, ~part])), np.log(y[~part])
+        outside = np.maximum(np.maximum(own[:, 0] - there, there - own[:, 1]), 0.0)
+        distance = u[~part] - end
+        each = outside / (distance * (distance + end - steps[0]))
+        errors += each[np.isfinite(each)].tolist()
+    if not errors:
+        return None
+    n = len(errors)
+    rank = math.ceil((n + 1) * _LEVEL)
+    excess = float(np.sort(errors)[min(rank, n) - 1])
+    return Record(excess, min(_LEVEL, n / (n + 1)), float(steps[0]), float(steps[-1]))
+
+
+def _fitted(
+    store: Store, requests: Sequence[FitRequest], runs: Runs, draws: int | None = None
+) -> Iterator[tuple[FitRequest, Points, Sequence[GroupFit]]]:
+    """The fits whose scales are axes that each run has one value of, as far as they can be made here and now."""
+    wanted = [one for one in requests if _of_runs(one, runs)]
+    if not wanted:
+        return
+    try:
+        from raysweep.laws.points import points
+        from raysweep.laws.table import fit_points
+
+        table, _ = cells(store)
+    except ModuleNotFoundError:  # fits need Polars, which a driver may lack
+        return
+    except UnreachableError:
+        raise
+    except LedgerError:  # nothing was measured yet
+        return
+    for request in wanted:
+        options = replace(request.options, draws=request.options.draws if draws is None else draws, holdout=0.0)
+        plain = replace(request, options=options)
+        try:
+            taken = points(table, plain)
+            fits = fit_points(taken, plain)
+        except FitError:
+            continue
+        yield request, taken, [group for group in fits if group.error is None]
+
+
+def _of_runs(request: FitRequest, runs: Runs) -> bool:
+    """Whether all scales are axes of numbers that each run has one value of."""
+    return all(
+        name in runs.codes and all(isinstance(value, int | float) for value in runs.values[name]) for name in request.x
+    )
+
+
+def _goes_beyond(request: FitRequest, runs: Runs, pending: npt.NDArray[np.bool_]) -> bool:
+    """Whether some pending scale is larger than that of every run that has ended."""
+    for name in request.x:
+        x = np.array(runs.values[name], dtype=np.float64)[runs.codes[name]]
+        if pending.any() and not pending.all() and x[pending].max() > x[~pending].max():
+            return True
+    return False
+
+
+def _larger(
+    group: GroupFit, request: FitRequest, runs: Runs, pending: npt.NDArray[np.bool_]
+) -> list[tuple[float, ...]]:
+    """The pending points of scales of a group that lie beyond its window."""
+    mine = pending.copy()
+    for name, value in group.group.items():
+        if name in runs.codes:
+            same = np.array([one is not None and _equal(one, value) for one in runs.values[name]])
+            mine &= same[runs.codes[name]]
+    if not mine.any():
+        return []
+    x = np.array([np.array(runs.values[name], dtype=np.float64)[runs.codes[name][mine]] for name in request.x])
+    low, high = np.array(group.window).T[..., None]
+    beyond = (x > high * (1 + _SAME)).any(axis=0) & (x >= low * (1 - _SAME)).all(axis=0)
+    return [tuple(map(float, point)) for point in np.unique(x[:, beyond], axis=1).T]
+
+
+def _equal(one: Any, value: Any) -> bool:
+    if isinstance(one, bool) or isinstance(value, bool) or not isinstance(value, int | float):
+        return str(one) == str(value)
+    return isinstance(one, int | float) and float(one) == float(value)
+
+
+def _record(group: GroupFit, request: FitRequest, taken: Points) -> Record | None:
+    frame = taken.of(group.group)
+    scales = np.stack([frame[name].to_numpy().astype(np.float64) for name in request.x])
+    return conformal(scales, frame[request.y].to_numpy().astype(np.float64), request)
+
+
+def _predicted(group: GroupFit, request: FitRequest, x: tuple[float, ...], record: Record | None) -> Kept | None:
+    from raysweep.laws.predicted import predicted
+
+    point = dict(zip(request.x, x, strict=True))
+    (one,) = predicted(group, [point]) or (None,)
+    if one is None or not math.isfinite(one.value) or one.value <= 0:
+        return None
+    about, wide = _about(group, request), None
+    if record is not None and one.new_run is not None:
+        wide = record.widened(one.new_run, x)
+    text = json.dumps([about, point], sort_keys=True)
+    return Kept(
+        key=hashlib.blake2b(text.encode(), digest_size=8).hexdigest(),
+        fit=about,
+        x=point,
+        value=one.value,
+        own=None if one.new_run is None else list(one.new_run),
+        conformal=wide,
+        level=record.level if record is not None and wide is not None else None,
+        beyond=one.beyond,
+        scales=group.n_scales,
+        runs=group.n_points,
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _about(group: GroupFit, request: FitRequest) -> dict[str, Any]:
+    """A fit and a group of it, as plain data, the same whatever was measured since."""
+    named = {"law": request.law, "x": list(request.x), "y": request.y, "where": request.where, "at": request.at}
+    if request.formula is not None:
+        named["formula"] = request.formula
+    if request.window is not None:
+        named["window"] = str(request.window)
+    found: dict[str, Any] = json.loads(json.dumps({**named, "group": dict(group.group)}, default=str))
+    return found
+
+
+def _share(y: npt.NDArray[np.float64], ends: Sequence[float] | None) -> float | None:
+    return None if ends is None else float(np.mean((y >= ends[0]) & (y <= ends[1])))

@@ -1,0 +1,75 @@
+"""raysweep suggest: runs to add, with their price, from what a store holds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import HERE
+
+from raysweep.cli import main
+
+Cli = Callable[..., tuple[int, str, str]]
+SWEEP = {
+    "name": "s",
+    "experiment": "adaptive_toy:train",
+    "grid": {"size": {"geom": [10, 10000, 10]}, "seed": {"range": 3}, "bend": 0},
+    "fit": [{"law": "power", "x": "size", "y": "loss"}],
+}
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+    """Runs `raysweep ARGUMENTS` beside a finished store `s`: (exit code, output, errors)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(HERE))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["raysweep", *arguments])
+        capfd.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = {None: 0}.get(stop.code, stop.code)  # type: ignore[call-overload]
+        return (code, *capfd.readouterr())
+
+    Path("s.yaml").write_text(yaml.safe_dump(SWEEP))
+    assert call("run", "s.yaml", "--store", "s", "--executor", "inline")[0] == 0
+    return call
+
+
+def test_what_is_suggested_costs_less_than_more_of_the_whole_grid(cli: Cli) -> None:
+    before = sorted(Path("s").rglob("*"))
+    code, out, _ = cli("suggest", "s", "--ci95", "alpha=0.006", "--price", "aws:p5.48", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["cost_in"] == "flops"
+    added = {row["values"]["size"]: row["add"] for row in found["add"]}
+    assert added[10] > added.get(10000, 0)
+    assert found["cost"] == pytest.approx(sum(1e6 * size * add for size, add in added.items()))
+    assert 0 < found["cost"] < 2 * found["spent"]  # with as many of every size, several times of this
+    assert found["dollars"]["on_demand"] > 0
+    _, out, _ = cli("suggest", "s", "--ci95", "alpha=0.006")
+    assert "of them need seeds that the grid does not have yet" in " ".join(out.split())
+    assert "nothing more is needed" in cli("suggest", "s", "--ci95", "alpha=0.5")[1]
+    assert sorted(Path("s").rglob("*")) == before
+
+
+REFUSED = [
+    (["--ci95", "alpha"], "--ci95: must be NAME=WIDTH, as in alpha=0.02, but got 'alpha'"),
+    (["--ci95", "gamma=0.1"], "must name a parameter of the law, or loss at a scale such as loss(1e9)"),
+    (["--ci95", "alpha=0.1", "--fit", "2"], "but got (fit=2, fits=1)"),
+    (["--ci95", "alpha=0.1", "--prices", "x"], "--prices goes with --price"),
+]
+
+
+def test_what_cannot_be_answered_is_refused(cli: Cli) -> None:
+    for options, said in REFUSED:
+        code, _, err = cli("suggest", "s", *options)
+        assert code == 2
+        assert said in " ".join(err.split())
