@@ -18,8 +18,10 @@ from scipy.special import stdtr
 
 from raysweep.laws.batch import Group, solve_all
 from raysweep.laws.definition import Array
+from raysweep.laws.deviation import departure
 from raysweep.laws.group import lack_of_fit
 from raysweep.laws.growth import Growth
+from raysweep.laws.remains import remains
 from raysweep.laws.resampling import tangent
 
 __all__ = ["followed", "growth"]
@@ -79,7 +81,19 @@ def growth(group: Group, base: Array) -> Growth | None:
     window = float(v.min()), float(v.max())
     start = Growth(along, 0.0, 0.0, float(v.mean()), window, p_value, found=p_value < _FOUND)
     out = _sloped(start, units)
-    return out if max(out.factor, 1 / out.factor) >= _LEAST else None
+    if max(out.factor, 1 / out.factor) < _LEAST:
+        return None
+    return None if _bends(group, base) else out
+
+
+def _bends(group: Group, base: Array) -> bool:
+    """Whether residuals follow a smooth curve: what a wrong law leaves is largest at the ends, and no noise."""
+    data, u = group.data, np.log(group.data.x)
+    left = remains(u, np.log(data.y) - np.log(group.law.predict(data.x, group.values)), base)
+    if left.spare:  # replicates tell the spread by themselves
+        return False
+    p_value = departure(group.law, group.values, left)
+    return p_value is not None and p_value < _MISFIT
 
 
 def _weighted(group: Group, base: Array) -> Group:
