@@ -22,6 +22,10 @@ _MOST = 20  # groups that are shown
 _SHAPES = ("ratio", "difference")
 _ROWS = 9  # values of x that are printed
 _DPI = 150
+_OF_LAW = {
+    "law", "formula", "positive", "fix", "tie", "bound", "huber", "holdout", "envelope", "window", "se", "x_se", "run",
+    "at", "shared", "prior",
+}  # fmt: skip
 
 
 def add_to(app: typer.Typer) -> None:
@@ -66,6 +70,18 @@ def compare(
             "compare: --successes and --trials must be given together, and without --x, --y and --predict, but got "
             f"--successes {successes}, --trials {trials}" + "".join(f", --{name}" for name in given)
         )
+    if counts and (others := sorted(asked.given & _OF_LAW)):
+        raise FitError(
+            f"compare: with --successes and --trials no law is fitted, but got --{others[0].replace('_', '-')}. Leave "
+            "it out"
+        )
+    if coupled := sorted(asked.given & {"shared", "prior"}):
+        raise FitError(
+            f"compare: each arm must have a law of its own, for a parameter in common, or a prior, ties what is "
+            f"compared; but got --{coupled[0]}. Leave it out, or use `raysweep fit --by` with it"
+        )
+    if pair is not None and pair in (asked.x or []):
+        raise FitError(f"compare: --pair must be a column of units with several scales each, but got {pair}, a scale")
     if k is not None and not counts:
         raise FitError("compare: --k are budgets of pass@k, and need --successes and --trials")
     if figure is not None and (Path(figure).suffix not in (".png", ".pdf", ".svg") or not Path(figure).parent.is_dir()):

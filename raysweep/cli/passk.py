@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["counted_rows", "whole"]
 
 _MOST = 20  # groups that are shown
+_ROUNDING = 1e-9  # an exponent below it is 0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -219,10 +220,10 @@ def _show(group: dict[str, Any], found: Attempts | str, later: Prediction | None
     if found.extrapolated.any() and found.further.shapes:
         _show_shapes(found)
     say(
-        f"  exponent of 1 - pass@k over k = {found.window[0]:,} to {found.window[1]:,}: {found.exponent:.3g} "
-        f"[{found.exponent_interval[0]:.3g}, {found.exponent_interval[1]:.3g}]",
-        f"  as k grows, by a Beta distribution of success rates (0 if a problem is impossible): {found.tail:.3g} "
-        f"[{found.tail_interval[0]:.3g}, {found.tail_interval[1]:.3g}]",
+        f"  exponent of 1 - pass@k over k = {found.window[0]:,} to {found.window[1]:,}: "
+        f"{_number(found.exponent, found.exponent_interval)}",
+        f"  as k grows, by a Beta distribution of success rates (0 if a problem is impossible): "
+        f"{_number(found.tail, found.tail_interval)}",
     )
     if later is not None:
         off = f"rms log error of 1 - pass@k {later.error:.3g}" if math.isfinite(later.error) else "no value"
@@ -231,6 +232,15 @@ def _show(group: dict[str, Any], found: Attempts | str, later: Prediction | None
             f"{later.covered:.0%} of budgets in the {found.level:.0%} interval"
         )
     say(*(f"  {code}: {text}" for code, text in found.notes.items()))
+
+
+def _number(value: float, ends: tuple[float, float]) -> str:
+    """An exponent with its interval; no number where every problem, or none, was solved in all trials."""
+    if not all(math.isfinite(one) for one in (value, ends[0])):
+        return "unknown"
+    if max(abs(value), abs(ends[1])) < _ROUNDING:
+        return "0"
+    return f"{value:.3g} [{ends[0]:.3g}, {ends[1]:.3g}]"
 
 
 def _show_shapes(found: Attempts) -> None:

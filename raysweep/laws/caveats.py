@@ -107,7 +107,8 @@ def of_residuals(group: Group, residual: Array) -> dict[str, str]:
             "Try another form or window."
         )
     scales = distinct(data.x)
-    if data.y.size == scales or distinct(np.concatenate([data.x, group.run[None]])) == scales:
+    single = data.y.size == scales or distinct(np.concatenate([data.x, group.run[None]])) == scales
+    if single and data.x_se is None:  # else points that were moved to their likely scales only look single
         out["one_run_per_scale"] = (
             "There is one run at each scale, so the spread between runs is judged from the residuals of the law alone."
         )

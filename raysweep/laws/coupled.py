@@ -26,6 +26,7 @@ from raysweep.laws.estimate import Status, distinct, solve
 from raysweep.laws.fitting import Drawn, begin, fit_groups, intervals_of, outcome, scored
 from raysweep.laws.group import Data, GroupFit, Holdout
 from raysweep.laws.joint import Joint
+from raysweep.laws.noise import ignored
 from raysweep.laws.posterior import Pulls, beside_data
 from raysweep.laws.prior import Prior
 from raysweep.laws.refusal import RequestError
@@ -147,7 +148,8 @@ class _Coupled:
             dropped, intervals = {"no_rivals"}, one.intervals
             if "no_trend" in one.details and self._given:  # what is shared, or known, determines a flat group, too
                 dropped, intervals = {"no_rivals", "no_trend", "no_interval"} - {*sample.notes}, sample.intervals
-            details = {code: text for code, text in one.details.items() if code not in dropped} | said
+            details = {code: text for code, text in one.details.items() if code not in dropped}
+            details |= said | ignored(group)
             one = replace(
                 one, details=details, rivals=rivals, intervals=intervals, shared=self.shared, priors=self.priors
             )

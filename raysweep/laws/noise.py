@@ -24,7 +24,7 @@ from raysweep.laws.growth import Growth
 from raysweep.laws.remains import remains
 from raysweep.laws.resampling import tangent
 
-__all__ = ["followed", "growth"]
+__all__ = ["followed", "growth", "ignored"]
 
 _FOUND = 0.01  # p-value below which the spread is taken to change with scale
 _HINTED = 0.4  # p-value below which draws and bands follow it even so; found by coverage
@@ -53,6 +53,20 @@ def followed(groups: Sequence[Group], names: Sequence[str], huber: float | None)
             fitted = replace(group, values=values, status=status)
             out[i] = _regrown(fitted, base[i]) if again else _noted(fitted, names)
     return out
+
+
+def ignored(group: Group) -> dict[str, str]:
+    """What is to be said of a fit whose weights follow no spread, where the spread changes."""
+    one = None if group.error is not None else growth(group, group.weights / group.weights.mean())
+    if one is None or not one.found:
+        return {}
+    text = (
+        f"The spread about the law {'grows' if one.slope > 0 else 'falls'} with scale, by a factor of "
+        f"{max(one.factor, 1 / one.factor):.2g} (t test, p = {one.p_value:.1g}). A fit with shared parameters or "
+        "priors does not follow it: points count alike, and the interval of a new run takes the mean spread. Compare a "
+        "fit without them."
+    )
+    return {"noise_not_followed": text}
 
 
 def growth(group: Group, base: Array) -> Growth | None:

@@ -39,9 +39,21 @@ def findings(fit: Fit) -> list[str]:
         narrow = "; scales span less than a factor of 2 (narrow_window)" if "narrow_window" in group.notes else ""
         sentences.append(
             f"{title(group)}: {formula(group)}, {', '.join(parts)}{bound}; {_window(group)}, {clusters(group)}, "
-            f"rms log residual {group.rmse_log:.3f}{_floor(group)}{stray}{narrow}"
+            f"rms log residual {group.rmse_log:.3f}{_floor(group)}{_coupling(group)}{stray}{narrow}"
         )
     return sentences + _more(fit)
+
+
+def _coupling(group: GroupFit) -> str:
+    """What a fit is besides a fit of its own data's mean."""
+    parts = []
+    if group.envelope is not None:
+        parts.append(f"an expectile, not the mean (envelope {group.envelope:g})")
+    if group.shared:
+        parts.append(f"{' and '.join(group.shared)} shared with the other groups")
+    if group.priors:
+        parts.append(f"with a prior of {' and '.join(one.name for one in group.priors)}")
+    return "".join(f"; {part}" for part in parts)
 
 
 def clusters(group: GroupFit) -> str:
