@@ -50,6 +50,7 @@ _FINE = 8  # a step adds one run, or this part of those that a point has
 _PASSES = 64  # over the whole grid in one round, at most
 _STEPS = 400  # steps of one choice, at most
 _NEWTON = 6  # steps of the variance's regression on scale
+_EXACT = 1e-9  # of log y: a spread below it is rounding
 _STEEPEST = 1.5  # how steeply the noise's variance may change: its logarithm per logarithm of scale
 
 
@@ -200,7 +201,8 @@ def bend(u: Array, slopes: Slopes, seen: Seen, residual: Array, per_run: Array) 
     can = (lack_free > 0) & (pure_free > 0) & (pure > 0)
     ratio = (lack / np.maximum(lack_free, 1)) / np.where(can, pure / np.maximum(pure_free, 1), 1.0)
     rough = np.where(can, fdtrc(np.maximum(lack_free, 1), np.maximum(pure_free, 1), ratio), 1.0)
-    return Bend(np.minimum(1.0, 2 * np.minimum(smooth, rough)), unseen)
+    noisy = (per_run > _EXACT**2).any(-1)  # else what is left are rounding errors
+    return Bend(np.where(noisy, np.minimum(1.0, 2 * np.minimum(smooth, rough)), 1.0), np.where(noisy, unseen, 0.0))
 
 
 def _effects(slopes: Slopes, weight: Array, term: Array) -> Array:

@@ -14,7 +14,7 @@ from raysweep.ledger.rows import STATUSES
 from raysweep.store import Store
 from raysweep.sweep.current import cells
 
-__all__ = ["Chosen", "choose"]
+__all__ = ["Chosen", "choose", "drop_statements"]
 
 
 @dataclass(frozen=True)
@@ -82,3 +82,11 @@ def _varying(table: pa.Table) -> tuple[str, ...]:
     names: Sequence[str] = [name for name, one in meta.items() if one.get(b"role") == b"axis"]
     names = [name for name in names if len(pc.unique(table.column(name))) > 1]
     return tuple(sorted(names, key=lambda name: meta[name].get(b"kind") == b"observed"))
+
+
+def drop_statements(store: Store) -> None:
+    """Delete what was concluded from rows that no longer count, or count again: what tuning chose, and the last word of
+    a sweep that stops itself. The next run concludes it from the ledger as it is then."""
+    for folder in ("tuning", "until"):
+        for name, _ in store.list(folder):
+            store.delete(f"{folder}/{name}")

@@ -194,6 +194,7 @@ def measured(table: pa.Table, request: FitRequest, runs: Runs, settings: Setting
 
 def _costs(table: pa.Table, runs: Runs, settings: Settings) -> tuple[Array, Array, bool]:
     """[settings] mean cost and seconds of a run: FLOPs where all report them, else seconds, else 1; whether FLOPs."""
+    table = table.filter(pc.equal(table.column("status"), "ok"))  # a run that failed reports no FLOPs
     names = [name for name in ("flops", "flops_eval", "seconds") if name in table.schema.names]
     sums = {name: np.zeros(settings.count) for name in ("flops", "flops_eval", "seconds")}
     found = table.select(["run", *names]).group_by("run").aggregate([(name, "max") for name in names])

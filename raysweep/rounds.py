@@ -54,14 +54,23 @@ class Rounds:
         """The sweep with everything that was asked for, up to a round that has something to do. Nothing is written."""
         tuning, lineage, layout = _parts(self.sweep)
         kept = kept_studies(self.store, self.sweep.hash, tuning, lineage)
-        first = {name: kept.get(name) or Study((tuning.first(name),)) for name in layout.settings}
-        following: Sweep | None = replace(self.sweep, studies=first)
+        begun = {name: Study((tuning.first(name),)) for name in layout.settings}
+        known = replace(self.sweep, studies={**begun, **{name: kept[name] for name in begun if name in kept}})
+        # What is tried again may change all that followed from it.
+        again = bool(kept) and not skip_failed and self._failed(known, retry_diverged)
+        following: Sweep | None = replace(self.sweep, studies=begun) if again else known
         while following is not None:
             stage = following
             ledger = ledger_of(self.store, stage.runs, dict(stage.axes), stage.identity)
             to_do = len(ledger.pending(stage.runs, skip_failed, retry_diverged))
             following = None if to_do else self.after(stage)
         return stage
+
+    def _failed(self, stage: Sweep, retry_diverged: bool) -> bool:
+        """Whether cells of a stage failed, and are to be tried again."""
+        ledger = ledger_of(self.store, stage.runs, dict(stage.axes), stage.identity)
+        every, others = (len(ledger.pending(stage.runs, skip, retry_diverged)) for skip in (False, True))
+        return every > others
 
     def keep(self, stage: Sweep, said: Sequence[str] = ()) -> None:
         """Record what a stage asks for, and what is said at the end, for those who read the store."""

@@ -125,6 +125,10 @@ def run(
         before = ledger_of(store, sweep.runs, dict(sweep.axes), sweep.identity)
         if same_as is None and len(before.pending(sweep.runs, skip_failed, retry_diverged)):
             raise  # else, where nothing is left to run, there is no need
+    if sweep.file.until is not None:  # refuses what cannot be judged before anything is written
+        rows = ledger_of(store, sweep.runs, dict(sweep.axes), sweep.identity)
+        none, mine = np.zeros(len(sweep.runs), dtype=bool), own_rows(sweep.runs, sweep.axes, sweep.identity)
+        state_of(sweep, store, rows, mine, skip_failed, retry_diverged, none)
     token = open_store(store, sweep, progress, accept_code, same_as)
     if weak := store.weaknesses():
         progress.say(f"warning: store {store.uri}: {'; '.join(weak)}")

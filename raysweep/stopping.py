@@ -140,7 +140,7 @@ def replay(
         if not state.over and not (wanted > counts).any():
             state.over = "no run of the grid is left; add seeds or scales"
         if not state.over and state.rounds >= min(until.max_rounds or _MOST_ROUNDS, _MOST_ROUNDS):
-            state.over = f"{counted(state.rounds, 'round')} were made"
+            state.over = f"as many rounds were made as may be, {state.rounds}"
         counts = np.maximum(counts, wanted)
     return state
 
@@ -234,7 +234,10 @@ def state_of(
     resources = sweep.file.resources
     request = sweep.file.fit[sweep.file.until.fit].request
     gpus = resources.gpus * resources.workers_per_run
-    return replay(sweep.file.until, request, sweep.runs, sweep.axes, table, pending, gpus)
+    try:
+        return replay(sweep.file.until, request, sweep.runs, sweep.axes, table, pending, gpus)
+    except SweepError as error:
+        raise SweepError(f"{sweep.path}: {error}") from error
 
 
 def run_rounds(

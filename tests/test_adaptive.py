@@ -103,6 +103,12 @@ def test_a_bend_is_noticed_and_none_where_there_is_none() -> None:
     assert wave.p == 1.0  # a perfect fit says nothing against a law
 
 
+def test_rounding_errors_are_no_bend() -> None:
+    seen = Seen(np.full(13, 2.0), LINE @ [1.0, 0.4], np.full(13, 1e-31))
+    found = bend(U, slopes(LINE), seen, 1e-15 * np.sin(np.arange(13.0)), np.full(13, 1e-31))
+    assert (float(found.p), float(found.unseen)) == (1.0, 0.0)
+
+
 def test_what_a_bend_may_move_covers_what_it_moves() -> None:
     count = np.array([300, 1, 1, 1, 1, 100, 1, 1, 1, 1, 1, 1, 2])
     truth = -0.004 * U**2

@@ -13,6 +13,7 @@ from conftest import CLASSIFIER_SWEEP, HERE
 
 from raysweep.errors import SweepError
 from raysweep.executors import make_executor
+from raysweep.forget import choose, drop_statements
 from raysweep.laws import fit
 from raysweep.ledger.log import Ledger, sequence
 from raysweep.plan import make_plan
@@ -21,7 +22,7 @@ from raysweep.run import Outcome, run
 from raysweep.status import status
 from raysweep.store import Store
 from raysweep.sweep import Sweep, from_mapping
-from raysweep.sweep.current import cells
+from raysweep.sweep.current import cells, current
 
 TUNED: dict[str, Any] = {
     "name": "tuned",
@@ -193,3 +194,16 @@ def test_candidates_are_lanes_of_one_pack(memory_store: Store) -> None:
         won = rows.filter((pl.col("n_train") == n) & (pl.col("role") == "selected"))
         assert set(won["data_seed"]) == {2, 3} == set(won["init_seed"])
         assert mine.filter(pl.col("lr") == won["lr"][0])["score"][0] == mine["score"].max()  # high is better
+
+
+def test_what_rested_on_forgotten_rows_is_chosen_again(memory_store: Store) -> None:
+    store, sweep = memory_store, tuned()
+    first = execute(sweep, store)
+    before = asked(store)
+    chosen = choose(store, "role = 'candidate' AND size = 100")
+    current(store).ledger.forget(chosen.table.column("cell"), "a test")
+    drop_statements(store)
+    assert not store.list("tuning")
+    again = execute(tuned(), store)
+    assert asked(store) == before  # the rows that come again are the same, and so is all that follows from them
+    assert again.counts == first.counts

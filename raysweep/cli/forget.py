@@ -60,7 +60,7 @@ def forget(
 
 
 def _forget(store: str, where: str, reason: str | None, yes: bool, rows: str, json: bool) -> None:
-    from raysweep.forget import choose
+    from raysweep.forget import choose, drop_statements
     from raysweep.store import Store
     from raysweep.sweep.current import current
 
@@ -78,6 +78,7 @@ def _forget(store: str, where: str, reason: str | None, yes: bool, rows: str, js
     if reason is not None:
         now = current(target)
         one = now.ledger.forget(chosen.table.column("cell"), reason.strip(), where)
+        drop_statements(target)
         _compact(store)
     if json:
         print_json({"forgotten": one.to_json() if one else None, **_summary(chosen)})
@@ -116,10 +117,12 @@ def _cost(chosen: Chosen) -> str:
 
 
 def _undo(store: str, id_: str | None, json: bool) -> None:
+    from raysweep.forget import drop_statements
     from raysweep.store import Store
     from raysweep.sweep.current import current
 
     one = current(Store(store)).ledger.restore(id_)
+    drop_statements(Store(store))
     _compact(store)
     if json:
         print_json({"restored": one.to_json()})
