@@ -74,6 +74,10 @@ def test_pass_at_k_is_compared_with_its_figure(cli: Cli, runs: str) -> None:
         ([*COUNTS, "--k", "1.5"], "whole numbers separated by commas"),
         ([*COUNTS, "--k", "9"], "whole numbers from 1 to 8"),
         ([*COUNTS, "--pair", "seed"], "one row in each arm"),
+        ([*COUNTS, "--huber", "1e-3"], "no law is fitted, but got --huber"),
+        ([*ARMS, "--shared", "alpha"], "a law of its own"),
+        ([*ARMS, "--prior", "alpha=.4+-.1"], "a law of its own"),
+        ([*ARMS, "--pair", "n"], "got n, a scale"),
     ],
 )
 def test_wrong_input_is_one_clear_error(cli: Cli, runs: str, arguments: list[str], said: str) -> None:
