@@ -32,6 +32,7 @@ History: TypeAlias = Sequence[Sequence[tuple[Point, float]]]  # the scored candi
 
 SAMPLERS: Mapping[str, tuple[str, ...]] = {"tpe": ("optuna",), "cmaes": ("optuna", "cmaes"), "qmc": ()}
 _SCALES = ("log", "linear")
+_LEAST_POPULATION = 4  # of CMA-ES, which updates a covariance by the better half
 _TRIES = 6  # doublings of a design in search of points that are distinct
 _SOURCE = 10  # trials below which their best tenth is none: CMA-ES then begins in the middle of the space
 _SHARE = 4  # of a round, one candidate in so many may be the best of a neighbouring scale
@@ -162,7 +163,7 @@ def _dimension(axis: Axis, entry: Any, where: str) -> Dimension:
     return Dimension(axis, low, high, scale == "log")
 
 
-def check_sampler(sampler: str, space: Space) -> None:
+def check_sampler(sampler: str, space: Space, candidates: int) -> None:
     """Refuse a sampler that cannot search the space.
 
     Raises:
@@ -172,6 +173,11 @@ def check_sampler(sampler: str, space: Space) -> None:
     if sampler == "cmaes" and listed:
         raise SweepError(
             f"tuner.sampler: cmaes must have ranges, but tune.{listed[0]} is a list of choices. Use tpe, or a range"
+        )
+    if sampler == "cmaes" and candidates < _LEAST_POPULATION:
+        raise SweepError(
+            f"tuner.candidates: cmaes must have {_LEAST_POPULATION} or more, the population of a round, but got "
+            f"{candidates}. Ask for more, or use tpe"
         )
 
 

@@ -32,6 +32,11 @@ def chosen(x: Array, y: Array, huber: float | None, family: Sequence[Law] = ()) 
         choice = choose(x, y, huber=huber)
         shown = ", ".join(f"{n} {s:.3g}" for n, s in choice.scores.items() if math.isfinite(s))
         text = f"{choice.law.name} was chosen by hold-out of the largest scales (log RMSE: {shown})."
+        if choice.law.name not in choice.scores and shown:
+            text = (
+                f"{choice.law.name} was taken: the law that predicts the largest scales best (log RMSE when they are "
+                f"held out: {shown}) lies at a bound, where it is this one."
+            )
         few = f"{choice.law.name} was taken: scales are too few to choose a law by hold-out."
         return choice.law, text if shown else few
     first, *others = family

@@ -108,7 +108,10 @@ def begin(law: Law | None, data: Data, options: Options, family: Sequence[Law] =
             )
         errors = [one for one in (data.se, data.x_se) if one is not None]
         if not all(np.isfinite(one).all() and (one >= 0).all() for one in errors):
-            raise FitError("Standard errors must be finite and >= 0. Filter the rows without one, or leave se out.")
+            raise FitError(
+                "Standard errors (se, x_se) must be finite and >= 0, but some are not. Filter these rows, or leave the "
+                "column out."
+            )
     except FitError as refused:
         error = str(refused)
     if error is None and data.x_se is None and data.y.size > _MANY and distinct(data.x) * _BATCHES < data.y.size:

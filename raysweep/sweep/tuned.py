@@ -205,7 +205,7 @@ def tuning_of(file: SweepFile, axes: Mapping[str, Axis], experiment: Experiment 
             raise SweepError(f"tune.{name}: must be left out of the grid, but {place} has it. Remove one of the two")
     tuner = file.tuner
     if experiment is not None:
-        check_sampler(tuner.sampler, space)
+        check_sampler(tuner.sampler, space, tuner.candidates)
     metrics, sign = ((), 1.0) if experiment is None else _metrics(file, experiment)
     seeds = _seeds(file, axes)
     return Tuning(space, metrics, sign, tuner.sampler, seeds, tuner.rounds, tuner.candidates, tuner.seeds)
