@@ -48,6 +48,7 @@ SHARED = {
     "seed",
     "total",
     "condition",
+    "eta",
     "exponent",
     "failure",
     "pass_at_k",

@@ -274,11 +274,11 @@ def extrapolation(budget: Array, window: tuple[float, float]) -> str:
     parts = []
     if budget.max() > high * (1 + 1e-9):
         parts.append(
-            f"training with {budget.max():.3g} FLOPs takes {budget.max() / high:.3g} times the largest ({high:.3g})"
+            f"a training budget of {budget.max():.3g} is {budget.max() / high:.3g} times the largest ({high:.3g})"
         )
     if budget.min() < low * (1 - 1e-9):
         parts.append(
-            f"training with {budget.min():.3g} FLOPs is {low / budget.min():.3g} times below the least ({low:.3g})"
+            f"a training budget of {budget.min():.3g} is {low / budget.min():.3g} times below the least ({low:.3g})"
         )
     if not parts:
         return ""

@@ -21,7 +21,7 @@ from raysweep.laws.determined import undetermined
 from raysweep.laws.estimate import Status, check, distinct, scales_of
 from raysweep.laws.floors import floors
 from raysweep.laws.group import Data, GroupFit, Holdout
-from raysweep.laws.inexact import moved
+from raysweep.laws.inexact import at_likely_scales
 from raysweep.laws.misfit import of_form
 from raysweep.laws.noise import followed
 from raysweep.laws.pooling import pooled
@@ -150,7 +150,7 @@ def _estimated(groups: Sequence[Group], huber: float | None) -> list[Group]:
         solved = solve_all(some, [g.weights for g in some], huber)
         for i, g, (v, s) in zip(noisy, some, solved, strict=True):
             out[i] = replace(g, values=v, status=s)
-    return [group if group.data.x_se is None else moved(group, huber) for group in out]
+    return [group if group.data.x_se is None else at_likely_scales(group, huber) for group in out]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from raysweep.laws.batch import RATIO, Group
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.estimate import solve
 
-__all__ = ["moved", "slopes"]
+__all__ = ["at_likely_scales", "slopes"]
 
 _ROUNDS = 100
 _SETTLED = 1e-9  # change of log y at every point
@@ -41,7 +41,7 @@ def slopes(law: Law, u: Array, values: Array) -> Array:
     return out
 
 
-def moved(group: Group, huber: float | None) -> Group:
+def at_likely_scales(group: Group, huber: float | None) -> Group:
     """The group fitted with errors of x: its points moved, its weights those of effective variances.
 
     Args:

@@ -111,7 +111,7 @@ def test_intervals_cover_pass_at_k_and_the_exponent_as_often_as_they_say() -> No
 
 def test_intervals_hold_where_few_problems_are_solved() -> None:
     """2 of 50 problems or so ever are: of draws of the problems one in nine has none."""
-    a, b, n, problems, worlds = 0.05, 10.0, 100, 50, 300
+    a, b, n, problems, worlds = 0.05, 10.0, 100, 50, 120
     expected = Tail(np.array([a]), np.array([b]), np.array([True])).failure([100])[0]
     held = []
     for world in range(worlds):
