@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 from hostile import TARGETS, Target, outcome
 
-_CASES = 250
+_CASES = 150
 
 
 @pytest.mark.filterwarnings("ignore")
