@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import FUNCTION_SWEEP, HERE
+from conftest import FUNCTION_SWEEP
+from test_cli import Cli
+from test_cli import cli as plain
 
-from raysweep.cli import main
-
-Cli = Callable[..., tuple[int, str, str]]
+__all__ = ["plain"]
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+def cli(plain: Cli) -> Cli:
     """Runs `raysweep ARGUMENTS` beside a finished store `s` of 18 cells: (exit code, output, errors)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(HERE))
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["raysweep", *arguments])
-        capfd.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = {None: 0}.get(stop.code, stop.code)  # type: ignore[call-overload]
-        return (code, *capfd.readouterr())
-
     Path("toy.yaml").write_text(yaml.safe_dump(FUNCTION_SWEEP))
-    assert call("run", "toy.yaml", "--store", "s", "--executor", "inline")[0] == 0
-    return call
+    assert plain("run", "toy.yaml", "--store", "s", "--executor", "inline")[0] == 0
+    return plain
 
 
 def pending(cli: Cli) -> int:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import HERE
+from test_cli import Cli
+from test_cli import cli as plain
 
-from raysweep.cli import main
+__all__ = ["plain"]
 
-Cli = Callable[..., tuple[int, str, str]]
+
 SWEEP = {
     "name": "s",
     "experiment": "adaptive_toy:train",
@@ -23,24 +22,11 @@ SWEEP = {
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+def cli(plain: Cli) -> Cli:
     """Runs `raysweep ARGUMENTS` beside a finished store `s`: (exit code, output, errors)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(HERE))
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["raysweep", *arguments])
-        capfd.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = {None: 0}.get(stop.code, stop.code)  # type: ignore[call-overload]
-        return (code, *capfd.readouterr())
-
     Path("s.yaml").write_text(yaml.safe_dump(SWEEP))
-    assert call("run", "s.yaml", "--store", "s", "--executor", "inline")[0] == 0
-    return call
+    assert plain("run", "s.yaml", "--store", "s", "--executor", "inline")[0] == 0
+    return plain
 
 
 def test_what_is_suggested_costs_less_than_more_of_the_whole_grid(cli: Cli) -> None:
