@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from raysweep.metrics.lanes import on_threads
 from raysweep.metrics.measures import Binary, Measure
 from raysweep.metrics.stack import Stack
 from raysweep.streams import MEAN_DIMENSION, uniform
@@ -58,7 +59,15 @@ class Changes:
             others = [_other(stack, measure, seed, items, base) for base in bases]
             same_way = torch.where(bases[0] == bases[-1], 1.0, -1.0).to(stack.dtype).T[:, :, None]
             here = slice(int(items[0]), int(items[-1]) + 1)
-            for own, some in stack.blocks(lanes):
+
+            def add(
+                block: tuple[slice, Stack],
+                bases: list[Tensor] = bases,
+                others: list[Tensor] = others,
+                same_way: Tensor = same_way,
+                here: slice = here,
+            ) -> None:
+                own, some = block
                 moves = [some.changes(base, other, at_a_time) for base, other in zip(bases, others, strict=True)]
                 done = 0
                 for first, *second in zip(*moves, strict=True):
@@ -72,6 +81,12 @@ class Changes:
                     of_input = each.sum(3)
                     taus[own, at] += of_input.sum(2)
                     spread[own, at] += (of_input[..., ::2] - of_input[..., 1::2]).square_().sum(2)
+
+            if stack.switches:
+                on_threads(add, stack.blocks(lanes))
+            else:
+                for block in stack.blocks(lanes):
+                    add(block)
         factor = 0.25 if isinstance(measure, Binary) else 0.5
         share = factor / len(bases)
         return Changes(

@@ -104,7 +104,8 @@ def mean_dimension(
         variance_points: Items for the variance under `sample`, rounded up to whole batches (a hundredth of them, at
             most 100 items).
         seed: The same seed gives the same inputs, for any number of lanes and any `chunk`.
-        chunk: Most items in a forward pass, over all lanes, but at least two of one lane. It bounds the memory and
+        chunk: Most items in a forward pass, over all lanes, but at least two of one lane. It bounds the memory (of
+            each thread, for a stacked two-layer ReLU network on a CPU, whose lanes are measured side by side) and
             changes results by rounding only. If not given, it is chosen by the device and the width of the first layer.
         dtype, device: Those of the items; the parameters' own if not given.
 

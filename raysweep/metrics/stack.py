@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from raysweep.errors import MetricError
 from raysweep.kernels import fused
+from raysweep.metrics.product import product
 from raysweep.metrics.switching import relu_changes
 from raysweep.models.first import FirstDense
 from raysweep.models.mlp import MLP
@@ -129,7 +130,9 @@ class Stack:
         """[lanes, features, items] what the first layer returns."""
         assert self._first is not None
         weight, bias = self._first
-        received: Tensor = torch.addmm(bias.reshape(-1, 1), weight.flatten(0, 1), x.T).unflatten(0, weight.shape[:2])
+        flat, start = weight.flatten(0, 1), bias.reshape(-1, 1)
+        found = product(flat, x.T).add_(start) if self.device.type == "cpu" else torch.addmm(start, flat, x.T)
+        received: Tensor = found.unflatten(0, weight.shape[:2])
         return received
 
     def _moved(self, model: FirstDense, received: Tensor, columns: Tensor, steps: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from raysweep.metrics.product import product
+
 __all__ = ["relu_changes"]
 
 _MOST_NEAR = 0.4  # share of units near 0 above which moving every unit is as fast
@@ -32,7 +34,7 @@ def relu_changes(z: Tensor, w: Tensor, v: Tensor, steps: Tensor) -> Tensor:
     if near.double().mean() > _MOST_NEAR:
         return _all_moved(z, w, v, steps)
     far = ((z > 0) & ~near).to(z.dtype)
-    found = (v[:, None] * far).flatten(0, 1).mm(w).view(len(v), *steps.shape).mul_(steps)
+    found = product((v[:, None] * far).flatten(0, 1), w).view(len(v), *steps.shape).mul_(steps)
     count, order = near.sum(1).sort()  # so that items with as many units near 0 are together
     unit = near.to(torch.int8).argsort(1, descending=True)  # those near 0 first
     for some, counts in zip(order.split(_ITEMS), count.split(_ITEMS), strict=True):

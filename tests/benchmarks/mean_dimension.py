@@ -10,7 +10,10 @@ goal, for 784-128-10 and 64 networks: 50 times the rival on two cores, 500 times
 
 What bounds the ratio for 784-128-10 where both run at the speed of the library's products, as on CPUs: a flip takes
 1,280 multiply-adds of ours (the second layer) and 101,632 of the rival's, so 79 for `pairs`. Inputs drawn for the
-variance alone take 101,632 of both, so 8.9 for `sample`, whose 10,000 are a ninth of the rival's evaluations.
+variance alone take 101,632 of both, so 8.9 for `sample`, whose 10,000 are a ninth of the rival's evaluations. On an
+AMD processor our products go at twice the speed of the rival's (`metrics.product`), and the bounds double. With two
+such cores, the large products of `pairs` need .05 s (25.7 GFLOP at 250 a core and second); the rest of .26 s is
+operations that read or write every change, and the units that may switch.
 
 Columns: evaluations per second over all lanes; the relative standard error after one second, se sqrt(seconds), median
 over lanes; `ratio`, the rival's time for the same standard error over ours; `ratio_best`, the same with each side's

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from raysweep.errors import MetricError
+from raysweep.metrics.lanes import on_threads
 from raysweep.metrics.mean_dimension import exact_mean_dimension, mean_dimension
 from raysweep.metrics.measures import Binary, Gaussian, Marginals, Uniform
+from raysweep.metrics.product import product as matrix_product
 from raysweep.metrics.switching import relu_changes
 from raysweep.metrics.walsh import cube, degrees, walsh
 from raysweep.models import Architecture
@@ -393,3 +395,32 @@ def test_changes_of_relu_networks_by_units_that_switch_and_units_that_do_not():
         torch.testing.assert_close(found, (moved.relu() - z.relu()) @ v.T)
     z[5, 3] = torch.nan
     assert relu_changes(z, 0.1 * w, v, steps)[:, 5].isnan().all()
+
+
+@pytest.mark.parametrize("way", [{}, {"variance": "pairs"}])
+def test_lanes_on_several_threads_give_the_same_numbers_and_leave_torch_its_threads(way):
+    architecture = Architecture("mlp", 64, 3, 20, 1, base_width=5)
+    own = {n: p.requires_grad_() for n, p in stack(architecture, 5).items()}
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        options = {"points": 10, "variance_points": 100, **way}
+        found.append(mean_dimension(architecture.model(), 64, parameters=own, **options))
+        assert torch.get_num_threads() == threads
+    assert_close(*found, rtol=0 if "variance" in way else 1e-12)
+    assert not found[1].value.requires_grad
+    with pytest.raises(ZeroDivisionError):
+        on_threads(lambda job: print(1 / job), [1, 0])
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [3, 500])
+def test_products_of_any_size_layout_and_type_are_those_of_torch(rows, dtype):
+    draw = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(n, generator=draw, dtype=dtype) for n in ((90, rows), (200, 90)))
+    found = matrix_product(a.T, b.T)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), a.T.double() @ b.T.double(), rtol=0, atol=1e-4)
+    b[0, 0] = torch.nan
+    assert matrix_product(a.T, b.T)[:, 0].isnan().all()
