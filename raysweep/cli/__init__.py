@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import sys
@@ -91,7 +92,7 @@ def _wrong(error: Any) -> str:
     text = error.format_message().rstrip(".").replace("Input should be", "it must be", 1)
     names = [*getattr(error.param, "opts", ())] if isinstance(error, typer.BadParameter) else []
     words = [word for token in sys.argv[1:] for word in (token.split("=", 1) if token.startswith("--") else [token])]
-    given = [repr(value) for name, value in zip(words, words[1:], strict=False) if name in names]
+    given = [repr(value) for name, value in itertools.pairwise(words) if name in names]
     return f"{text}, but got {' and '.join(given)}." if given else f"{text}."
 
 

@@ -68,7 +68,8 @@ def _place(text: str, x: Sequence[str], option: str) -> dict[str, float]:
         if name not in x or name in found:
             wrong = f"names {name!r}{' twice' if name in x else ''}" if mark else "names no scale"
             raise FitError(
-                f"{option} must give a value for {' and for '.join(x)}, once, but {text!r} {wrong}. Write it as {example}."
+                f"{option} must give a value for {' and for '.join(x)}, once, but {text!r} {wrong}. Write it as "
+                f"{example}."
             )
         found[name] = _number(value)
     if missing := [name for name in x if name not in found]:

@@ -128,7 +128,8 @@ def condition(where: str, schema: pl.Schema) -> pl.Expr:
     except (pl.exceptions.PolarsError, FitError) as error:
         raise RequestError(
             "where",
-            f'{where!r} is not a condition on this table\'s rows. {first_line(error).rstrip(".")}. Write e.g. "n >= 64".',
+            f"{where!r} is not a condition on this table's rows. {first_line(error).rstrip('.')}. Write e.g. "
+            '"width >= 64".',
         ) from error
     if found not in (pl.Boolean, pl.Null):
         raise RequestError(
