@@ -37,7 +37,12 @@ OwnFormula = Annotated[
 Positive = Annotated[
     list[str] | None, typer.Option("--positive", metavar="NAMES", help="Its parameters that are above 0: A,B.")
 ]
-Fix = Annotated[list[str] | None, typer.Option("--fix", metavar="NAME=VALUE", help="A parameter that is not fitted.")]
+Fix = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fix", metavar="NAME=VALUE", help="A parameter that is not fitted (with --then, of the first step)."
+    ),
+]
 Tie = Annotated[list[str] | None, typer.Option("--tie", metavar="NAME=NAME", help="Two parameters that are equal.")]
 Bound = Annotated[
     list[str] | None,

@@ -53,7 +53,7 @@ class OfLaws(TyperCommand):
         only = self.name == "allocate"
         laws = [one for one in LAWS.values() if one.costs or not only]
         if self.name == "compare":
-            laws = [one for one in laws if len(one.axes) == 1]
+            only, laws = True, [one for one in laws if len(one.axes) == 1]
         about = [f"{one.name}: {one.formula}; --x {' --x '.join(one.axes)}. {one.when}" for one in laws]
         self.epilog = "\n\n".join(["Laws (--law):", *about, *([] if only else _further())])
         super().format_epilog(ctx, formatter)
@@ -83,7 +83,11 @@ def fit(
     asked: Asked,
     rows: Rows = "current",
     figure: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Draw data, law, residuals and hold-out: .png, .pdf or .svg.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw data, law, residuals and hold-out: .png, .pdf or .svg; of several fits also FILE-2, ...",
+        ),
     ] = None,
     predict: Predict = None,
     table: Table = None,
@@ -105,7 +109,10 @@ def fit(
     requests = [asked.request("fit")] if asked.x or asked.y is not None else _named(data, asked)
     requests = _with_steps(requests, then, metric)
     if save is not None and any(request.then for request in requests):
-        raise FitError("fit: --save keeps laws of one step, but a second one is named (then); leave one of them out")
+        raise FitError(
+            "fit: --save keeps laws of one step, whose draws predict by themselves, but a second one is named (then). "
+            "Leave --save out and use --predict, or --json --draws"
+        )
     wanted = [places(predict or (), request.x, "fit: --predict") for request in requests for _ in range(_fits(request))]
     fitted = _fitted("fit", data, asked, requests, rows, json, metric=metric)
     if figure is not None:

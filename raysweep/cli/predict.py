@@ -77,9 +77,9 @@ def _place(text: str, x: Sequence[str], option: str) -> dict[str, float]:
             f"{option} must give a value for {' and for '.join(x)}, but {text!r} has none for {' and '.join(missing)}. "
             f"Write it as {example}."
         )
-    if wrong := [name for name, value in found.items() if not 0 < value < math.inf]:
+    if bad := [name for name, value in found.items() if not 0 < value < math.inf]:
         raise FitError(
-            f"{option} must give a positive number for {' and '.join(wrong)}, but got {text!r}. Write it as {example}."
+            f"{option} must give a positive number for {' and '.join(bad)}, but got {text!r}. Write it as {example}."
         )
     return {name: found[name] for name in x}
 
