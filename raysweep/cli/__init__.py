@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import sys
@@ -86,6 +87,15 @@ def _help_width() -> int:
     return max(20, min(shutil.get_terminal_size().columns, _BROADEST) - 2)
 
 
+def _wrong(error: Any) -> str:
+    """What is wrong with a command line, in a sentence; of an option's value, also that value."""
+    text = error.format_message().rstrip(".").replace("Input should be", "it must be", 1)
+    names = [*getattr(error.param, "opts", ())] if isinstance(error, typer.BadParameter) else []
+    words = [word for token in sys.argv[1:] for word in (token.split("=", 1) if token.startswith("--") else [token])]
+    given = [repr(value) for name, value in itertools.pairwise(words) if name in names]
+    return f"{text}, but got {' and '.join(given)}." if given else f"{text}."
+
+
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 some cells failed, 2 usage or input error, 130 interrupted."""
     try:
@@ -109,5 +119,5 @@ def main() -> None:
         os._exit(2)  # Python would try once more to write what is left
     except _UsageError as error:
         command = error.ctx.command_path if error.ctx else "raysweep"
-        say(f"error: {error.format_message()} See `{command} --help`.", stream=sys.stderr)
+        say(f"error: {_wrong(error)} See `{command} --help`.", stream=sys.stderr)
         sys.exit(2)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from raysweep.cli.naming import naming
 from raysweep.errors import FitError
 
 if TYPE_CHECKING:
     from raysweep.laws.request import FitRequest, Options
     from raysweep.laws.window import Window
 
-__all__ = ["Asked", "By", "Draws", "Json", "Level", "Seed", "Where", "asking"]
+__all__ = ["Asked", "By", "Draws", "Json", "Level", "Seed", "SomeDraws", "Where", "asking"]
 
 LawOption = Annotated[str, typer.Option("--law", metavar="LAW", help="One of the laws below.")]
 Scale = Annotated[
@@ -36,7 +37,12 @@ OwnFormula = Annotated[
 Positive = Annotated[
     list[str] | None, typer.Option("--positive", metavar="NAMES", help="Its parameters that are above 0: A,B.")
 ]
-Fix = Annotated[list[str] | None, typer.Option("--fix", metavar="NAME=VALUE", help="A parameter that is not fitted.")]
+Fix = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fix", metavar="NAME=VALUE", help="A parameter that is not fitted (with --then, of the first step)."
+    ),
+]
 Tie = Annotated[list[str] | None, typer.Option("--tie", metavar="NAME=NAME", help="Two parameters that are equal.")]
 Bound = Annotated[
     list[str] | None,
@@ -73,6 +79,7 @@ HoldOut = Annotated[
     float, typer.Option("--holdout", metavar="SHARE", help="Largest scales a second fit is judged on; 0 for none.")
 ]
 Draws = Annotated[int, typer.Option("--bootstrap", min=0, help="Draws of the intervals; 0 for none.")]
+SomeDraws = Annotated[int, typer.Option("--bootstrap", min=100, help="Draws of the intervals, at least 100.")]
 Level = Annotated[float, typer.Option("--level", help="Coverage of the intervals.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -117,13 +124,13 @@ class Asked:
         Raises:
             FitError: No fit was asked for, or no table could answer it; the option at fault is named.
         """
-        from raysweep.laws.request import FitRequest, RequestError
+        from raysweep.laws.request import FitRequest
 
         if not self.x or self.y is None:
-            given = f"--x {self.x or 'nothing'} and --y {self.y}"
-            raise FitError(f"{command}: --x and --y must be given together, but got {given}")
+            given = f"--x {' '.join(self.x or ['nothing'])} and --y {'nothing' if self.y is None else self.y}"
+            raise FitError(f"{command}: --x and --y must be given together, but got {given}. Give both")
         x, by = tuple(self.x), tuple(self.by or ())
-        try:
+        with naming(command):
             options, window = self.options(), self._window(command)
             return FitRequest(
                 **{
@@ -131,8 +138,11 @@ class Asked:
                     "se": self.se, "x_se": tuple(self.x_se or ()), "options": options, "window": window, **self._form(),
                 }
             )  # fmt: skip
-        except RequestError as error:
-            raise FitError(f"{command}: --{error.key.replace('_', '-')}: {error.rule}") from error
+
+    @property
+    def columns(self) -> dict[str, str | list[str] | None]:
+        """The columns that options name, by the option."""
+        return {"x": self.x, "y": self.y, "by": self.by, "run": self.run, "se": self.se, "x_se": self.x_se}
 
     def applied(self, request: FitRequest) -> FitRequest:
         """A fit that a sweep names, with every option that the command line gives: its condition on rows holds besides

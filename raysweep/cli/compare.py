@@ -10,6 +10,7 @@ import typer
 
 from raysweep.cli.asking import Asked, Json, asking
 from raysweep.cli.laws import Data, OfLaws, Rows, source
+from raysweep.cli.naming import naming
 from raysweep.cli.passk import counted_rows, whole
 from raysweep.cli.predict import Predict, places
 from raysweep.cli.show import print_json, print_table, say
@@ -22,6 +23,7 @@ _MOST = 20  # groups that are shown
 _SHAPES = ("ratio", "difference")
 _ROWS = 9  # values of x that are printed
 _DPI = 150
+_FEWEST = 100  # draws
 _OF_LAW = {
     "law", "formula", "positive", "fix", "tie", "bound", "huber", "holdout", "envelope", "window", "se", "x_se", "run",
     "at", "shared", "prior",
@@ -60,9 +62,9 @@ def compare(
     column, mark, names = arm.partition("=")
     values = [name.strip() for name in names.split(",")]
     if not mark or not column or len(values) != 2 or not all(values):
-        raise FitError(f"compare: --arm must be COL=A,B, two values of a column, but got {arm!r}")
+        raise FitError(f"compare: --arm must be COL=A,B, two values of a column, but got {arm!r}. Write it as lr=0.1,1")
     if shape is not None and shape not in _SHAPES:
-        raise FitError(f"compare: --as must be ratio or difference, but got {shape!r}")
+        raise FitError(f"compare: --as must be ratio or difference, but got {shape!r}. Leave it out for the usual one")
     counts = successes is not None or trials is not None
     given = sorted(asked.given & {"x", "y"}) + ["predict"] * bool(predict)
     if counts and (successes is None or trials is None or given):
@@ -80,12 +82,27 @@ def compare(
             f"compare: each arm must have a law of its own, for a parameter in common, or a prior, ties what is "
             f"compared; but got --{coupled[0]}. Leave it out, or use `raysweep fit --by` with it"
         )
+    if pair == "":
+        raise FitError("compare: --pair must name a column, but got ''. Name one, or leave it out")
     if pair is not None and pair in (asked.x or []):
-        raise FitError(f"compare: --pair must be a column of units with several scales each, but got {pair}, a scale")
+        raise FitError(
+            f"compare: --pair must be a column of units with several scales each, but got {pair}, a scale. Name another"
+        )
     if k is not None and not counts:
-        raise FitError("compare: --k are budgets of pass@k, and need --successes and --trials")
+        raise FitError(
+            f"compare: --k are budgets of pass@k and come with --successes and --trials, but got --k {k} alone. Give "
+            "all three, or leave it out"
+        )
     if figure is not None and (Path(figure).suffix not in (".png", ".pdf", ".svg") or not Path(figure).parent.is_dir()):
-        raise FitError(f"compare: --figure must be a .png, .pdf or .svg in a folder that exists, but got {figure!r}")
+        raise FitError(
+            f"compare: --figure must be a .png, .pdf or .svg in a folder that exists, but got {figure!r}. Name such a "
+            "file"
+        )
+    if asked.bootstrap < _FEWEST:
+        raise FitError(
+            f"compare: --bootstrap must be at least {_FEWEST}, for the bands, but got {asked.bootstrap}. Leave it "
+            "out for 1000"
+        )
     if counts:
         found = _counts(data, column, values, asked, pair, shape, str(successes), str(trials), k)
     else:
@@ -115,15 +132,12 @@ def _laws(
 ) -> Sequence[Comparison]:
     from raysweep.laws.arms import arms_of
     from raysweep.laws.comparison import compare_arms
-    from raysweep.laws.request import RequestError
 
     request = asked.request("compare")
     at = [place[request.x[0]] for place in places(predict, request.x, "compare: --predict")]
     table = source(data, rows, quiet)
-    try:
+    with naming("compare", **asked.columns, pair=pair, arm=column):
         return compare_arms(table, request, arms_of(table, column, values), pair, shape != "difference", at)
-    except RequestError as error:
-        raise FitError(f"compare: --{error.key.replace('_', '-')}: {error.rule}") from error
 
 
 def _counts(
@@ -141,10 +155,10 @@ def _counts(
     from raysweep.laws.attempt_arms import compare_counts
 
     by = asked.by or []
-    options = asked.options()
-    if not options.draws:
-        raise FitError("compare: --bootstrap must not be 0, for a comparison needs draws")
-    frame = counted_rows(data, successes, trials, [*by, column, *([pair] if pair else [])], asked.where)
+    with naming("compare", by=by, pair=pair, arm=column, successes=successes, trials=trials):
+        options = asked.options()
+        names = [*by, column, *([] if pair is None else [pair])]
+        frame = counted_rows(data, successes, trials, names, asked.where)
     return compare_counts(
         frame, successes, trials, arms_of(frame, column, values), pair, by,
         None if k is None else whole("compare", k, "--k"), shape == "ratio",

@@ -24,6 +24,7 @@ Table = Annotated[
 WithDraws = Annotated[
     bool, typer.Option("--draws", help="With --json: also the draws and the covariance of the parameters.")
 ]
+_ENOUGH = 0.8  # share of data in which a bend would be noticed from which silence says something
 _TABLES = ("md", "latex", "csv")
 
 
@@ -83,11 +84,11 @@ def _paragraphs(law: Fit, found: Sequence[Sequence[Prediction]]) -> list[list[st
 
     lines = paragraphs(law, terminal_width())
     for paragraph, group, its in zip(lines, law.groups[:MOST], found, strict=False):
-        paragraph.extend(_sentence(group, one) for one in its)
+        paragraph.extend(line for one in its for line in _sentences(group, one))
     return lines
 
 
-def _sentence(group: GroupFit, one: Prediction) -> str:
+def _sentences(group: GroupFit, one: Prediction) -> list[str]:
     where = ", ".join(f"{name} = {value:.6g}" for name, value in one.x.items())
     text = f"  predicted at {where}: {group.y} = {one.value:.4g}"
     if one.interval is not None:
@@ -96,4 +97,11 @@ def _sentence(group: GroupFit, one: Prediction) -> str:
         text += f", of a new run [{one.new_run[0]:.4g}, {one.new_run[1]:.4g}]"
     if one.bent is not None:
         text += f", if the law may bend [{one.bent[0]:.4g}, {one.bent[1]:.4g}]"
-    return text + (f"; {one.beyond:.3g} times beyond the range that was fitted" if one.beyond > 1 else "")
+    text += f"; {one.beyond:.3g} times beyond the range that was fitted" if one.beyond > 1 else ""
+    if one.noticed is None or one.noticed >= _ENOUGH:
+        return [text]
+    return [
+        text,
+        f"    no note is no proof: a bend that moves this by half the width of its interval would be noticed in at "
+        f"most {one.noticed:.0%} of such data",
+    ]

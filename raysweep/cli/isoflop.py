@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raysweep.cli.asking import At, By, Json, Level, Seed, Where
+from raysweep.cli.asking import At, By, Json, Level, Seed, SomeDraws, Where
 from raysweep.cli.laws import Data, Rows, source
+from raysweep.cli.naming import naming
 from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import FitError
 
@@ -36,7 +37,7 @@ def isoflop(
     where: Where = None,
     at: At = "best",
     rows: Rows = "current",
-    bootstrap: Annotated[int, typer.Option("--bootstrap", min=100, help="Draws of the intervals.")] = 1000,
+    bootstrap: SomeDraws = 1000,
     level: Level = 0.95,
     seed: Seed = 0,
     json: Json = False,
@@ -46,12 +47,23 @@ def isoflop(
 
     bad = next((one for one in budget or () if not 0 < one < float("inf")), None)
     if bad is not None:
-        raise FitError(f"isoflop: a --budget is FLOPs, positive and finite, but got {bad:g}")
-    found = isoflops(
-        source(data, rows, json),
-        n=n, flops=flops, y=y, by=by or (), where=where, at=at, degree=degree, cost_per=cost_per,
-        level=level, bootstrap=bootstrap, seed=seed,
-    )  # fmt: skip
+        raise FitError(f"isoflop: a --budget is FLOPs, positive and finite, but got {bad:g}. Correct it")
+    if len({n, flops, y, *(by or ())}) < 3 + len(by or ()):
+        raise FitError(
+            f"isoflop: --n, --flops, --y and --by must name different columns, but got {n}, {flops}, {y} and "
+            f"{', '.join(by or ()) or 'nothing'}. Name each column once"
+        )
+    if not 0 < cost_per < float("inf"):
+        raise FitError(
+            f"isoflop: --cost-per is FLOPs per unit of size and data, positive and finite, but got {cost_per:g}. Leave "
+            "it out for 6"
+        )
+    with naming("isoflop", n=n, flops=flops, y=y, by=by):
+        found = isoflops(
+            source(data, rows, json),
+            n=n, flops=flops, y=y, by=by or (), where=where, at=at, degree=degree, cost_per=cost_per,
+            level=level, bootstrap=bootstrap, seed=seed,
+        )  # fmt: skip
     if json:
         print_json([one.to_json(budget or ()) for one in found])
         return

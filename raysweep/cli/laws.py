@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 
 from raysweep.cli.asking import Asked, Json, asking
 from raysweep.cli.fitted import Printed, Table, WithDraws
+from raysweep.cli.naming import naming
 from raysweep.cli.predict import Predict, places
 from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import FitError
@@ -52,7 +53,7 @@ class OfLaws(TyperCommand):
         only = self.name == "allocate"
         laws = [one for one in LAWS.values() if one.costs or not only]
         if self.name == "compare":
-            laws = [one for one in laws if len(one.axes) == 1]
+            only, laws = True, [one for one in laws if len(one.axes) == 1]
         about = [f"{one.name}: {one.formula}; --x {' --x '.join(one.axes)}. {one.when}" for one in laws]
         self.epilog = "\n\n".join(["Laws (--law):", *about, *([] if only else _further())])
         super().format_epilog(ctx, formatter)
@@ -82,7 +83,11 @@ def fit(
     asked: Asked,
     rows: Rows = "current",
     figure: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Draw data, law, residuals and hold-out: .png, .pdf or .svg.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw data, law, residuals and hold-out: .png, .pdf or .svg; of several fits also FILE-2, ...",
+        ),
     ] = None,
     predict: Predict = None,
     table: Table = None,
@@ -104,9 +109,12 @@ def fit(
     requests = [asked.request("fit")] if asked.x or asked.y is not None else _named(data, asked)
     requests = _with_steps(requests, then, metric)
     if save is not None and any(request.then for request in requests):
-        raise FitError("fit: --save keeps laws of one step, but a second one is named (then); leave one of them out")
+        raise FitError(
+            "fit: --save keeps laws of one step, whose draws predict by themselves, but a second one is named (then). "
+            "Leave --save out and use --predict, or --json --draws"
+        )
     wanted = [places(predict or (), request.x, "fit: --predict") for request in requests for _ in range(_fits(request))]
-    fitted = _fitted("fit", data, asked, requests, rows, json)
+    fitted = _fitted("fit", data, asked, requests, rows, json, metric=metric)
     if figure is not None:
         _draw(fitted, wanted, Path(figure))
     fits = [law for law, _ in fitted]
@@ -145,7 +153,7 @@ def allocate(
     for option, numbers in (("a --budget is FLOPs", budget), ("a --loss is a value of y", loss)):
         bad = next((b for b in numbers or () if not 0 < b < float("inf")), None)
         if bad is not None:
-            raise FitError(f"allocate: {option}, positive and finite, but got {bad:g}")
+            raise FitError(f"allocate: {option}, positive and finite, but got {bad:g}. Correct it")
     if not 0 <= inference_tokens < float("inf"):
         raise FitError(
             f"allocate: --inference-tokens must be finite and at least 0, but got {inference_tokens:g}. Leave it out "
@@ -155,7 +163,8 @@ def allocate(
         raise FitError("allocate: --cost-per states what training costs and --flops measures it; give one of them")
     if cost_per is not None and not 0 < cost_per < float("inf"):
         raise FitError(
-            f"allocate: --cost-per is FLOPs per unit of both scales, positive and finite, but got {cost_per:g}"
+            f"allocate: --cost-per is FLOPs per unit of both scales, positive and finite, but got {cost_per:g}. Leave "
+            "it out for 6"
         )
     from raysweep.laws.forms import LAWS
 
@@ -168,7 +177,10 @@ def allocate(
             f"{', '.join(paid)}. For attempts against training use raysweep.laws.split, from Python"
         )
     requests = [asked.request("allocate")]
-    ((fitted, points),) = _fitted("allocate", data, asked, requests, rows, json, keep=(flops,) if flops else ())
+    keep = () if flops is None else (flops,)
+    ((fitted, points),) = _fitted("allocate", data, asked, requests, rows, json, keep, flops=flops)
+    if flops is not None and not points.frame[flops].dtype.is_numeric():
+        raise FitError(f"allocate: --flops must name a column of numbers, but {flops!r} holds words. Name another")
     target = _Target(tuple(budget or ()), tuple(loss or ()), cost_per or 6.0, flops, inference_tokens)
     made = [(group, _allocation(group, points, target)) for group in fitted]
     if all(isinstance(one, str) for _, one in made):
@@ -210,14 +222,10 @@ def _with_steps(requests: Sequence[FitRequest], then: str | None, metric: str | 
     Raises:
         FitError: It is none.
     """
-    from raysweep.laws.request import RequestError
-
     if then is None and metric is None:
         return list(requests)
-    try:
+    with naming("fit"):
         return [replace(request, then=then, metric=metric) for request in requests]
-    except RequestError as error:
-        raise FitError(f"fit: --{error.key}: {error.rule}") from error
 
 
 def _fits(request: FitRequest) -> int:
@@ -235,12 +243,18 @@ def _store(data: Sequence[str]) -> Store | None:
 
 
 def source(data: Sequence[str], rows: str, quiet: bool) -> Any:
-    """The data to fit: a store's table, or files."""
+    """The data to fit: a store's table, or files.
+
+    Raises:
+        FitError: `rows` is neither `current` nor `all`.
+    """
     from pyarrow.parquet import read_schema
 
     from raysweep.ledger.log import CELLS
     from raysweep.sweep.current import cells, current
 
+    if rows not in ("current", "all"):
+        raise FitError(f"--rows must be current or all, but got {rows!r}. Leave it out for the sweep as it is now")
     store = _store(data)
     if store is None:
         return data[0] if len(data) == 1 else list(data)
@@ -266,29 +280,31 @@ def _fitted(
     rows: str,
     quiet: bool,
     keep: Sequence[str] = (),
+    **named: str | None,
 ) -> list[tuple[Fit, Points]]:
     """Each fit with the points that it was made from.
+
+    Args:
+        named: Columns that further options name.
 
     Raises:
         FitError: The table cannot answer; an option at fault is named.
     """
     from raysweep.laws.chain import fits_of
     from raysweep.laws.points import points
-    from raysweep.laws.request import RequestError
 
     table = source(data, rows, quiet)
-    try:
+    with naming(command, asked.given, **asked.columns, **named):  # else the sweep's own fit is at fault
         return [one for request in requests for one in fits_of(points(table, request, keep), request)]
-    except RequestError as error:
-        if error.key not in asked.given:  # the sweep's own fit is at fault
-            raise
-        raise FitError(f"{command}: --{error.key.replace('_', '-')}: {error.rule}") from error
 
 
 def _draw(fitted: Sequence[tuple[Fit, Points]], wanted: Sequence[Sequence[Mapping[str, float]]], path: Path) -> None:
     """One file per fit, drawn to where it predicts: FILE, then FILE with -2, -3, ... before its ending."""
     if path.suffix not in (".png", ".pdf", ".svg") or not path.parent.is_dir():
-        raise FitError(f"fit: --figure must be a .png, .pdf or .svg in a folder that exists, but got {str(path)!r}")
+        raise FitError(
+            f"fit: --figure must be a .png, .pdf or .svg in a folder that exists, but got {str(path)!r}. "
+            "Name such a file"
+        )
     import matplotlib
 
     matplotlib.use("Agg")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raysweep.cli.asking import By, Draws, Json, Level, Seed, Where
+from raysweep.cli.asking import By, Json, Level, Seed, SomeDraws, Where
+from raysweep.cli.naming import naming
 from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import FitError
 from raysweep.terminal import counted
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["counted_rows", "whole"]
 
 _MOST = 20  # groups that are shown
+_MOST_ATTEMPTS = 1e15
 _ROUNDING = 1e-9  # an exponent below it is 0
 
 
@@ -51,7 +53,7 @@ def passk(
     holdout: Annotated[
         int | None, typer.Option(metavar="N", help="Keep N trials of each problem and predict larger k from them.")
     ] = None,
-    bootstrap: Draws = 1000,
+    bootstrap: SomeDraws = 1000,
     level: Level = 0.95,
     seed: Seed = 0,
     json: Json = False,
@@ -59,16 +61,16 @@ def passk(
     """pass@k of counted trials, with intervals over problems. Also its exponent, and what more trials would show."""
     from raysweep.laws.attempts import attempts, predict
 
-    if bootstrap < 100:
-        raise FitError(f"passk: --bootstrap must be at least 100, for the intervals, but got {bootstrap}")
     if not 0.5 <= level < 1:
-        raise FitError(f"passk: --level must be in [0.5, 1), but got {level:g}")
+        raise FitError(f"passk: --level must be in [0.5, 1), but got {level:g}. Try 0.95")
     budgets = None if k is None else whole("passk", k, "--k")
     ends = None if window is None else whole("passk", window, "--window")
     if ends is not None and len(ends) != 2:
-        raise FitError(f"passk: --window must be LOW,HIGH, but got {window!r}")
+        raise FitError(f"passk: --window must be LOW,HIGH, but got {window!r}. Write it as 10,100")
     found: list[tuple[dict[str, Any], Attempts | str, Prediction | None]] = []
-    for group, rows in _groups(table, successes, trials, by or [], where):
+    with naming("passk", by=by, successes=successes, trials=trials):
+        groups = _groups(table, successes, trials, by or [], where)
+    for group, rows in groups:
         c, n = (rows[name].to_numpy() for name in (successes, trials))
         try:
             one = attempts(c, n, budgets, (ends[0], ends[1]) if ends else None, bootstrap, level, seed)
@@ -90,14 +92,21 @@ def passk(
 
 
 def whole(command: str, text: str, option: str) -> list[int]:
-    """Whole numbers separated by commas, also such as 1e6."""
+    """Whole numbers of attempts separated by commas, also such as 1e6.
+
+    Raises:
+        FitError: They are none, below 1 or beyond any use.
+    """
     try:
         found = [float(part) for part in text.split(",")]
-        if all(value == int(value) for value in found):
+        if all(value == int(value) and 1 <= value <= _MOST_ATTEMPTS for value in found):
             return [int(value) for value in found]
     except (ValueError, OverflowError):
         pass
-    raise FitError(f"{command}: {option} must be whole numbers separated by commas, but got {text!r}")
+    raise FitError(
+        f"{command}: {option} must be whole numbers from 1 to {_MOST_ATTEMPTS:.0e} separated by commas, but got "
+        f"{text!r}. Write it as 10,100"
+    )
 
 
 def counted_rows(
@@ -124,7 +133,10 @@ def counted_rows(
     rows = selected(rows, where, (successes, trials), source)
     frame = gather(rows.select(list(dict.fromkeys((*names, successes, trials)))))
     if missing := sum(frame[name].null_count() for name in {successes, trials}):
-        raise FitError(f"{named}: {successes} and {trials} must be given in every row, but {missing:,} are missing.")
+        raise FitError(
+            f"{named}: {successes} and {trials} must be given in every row, but {missing:,} are missing. "
+            "Leave these rows out with --where."
+        )
     if frame.is_empty():
         raise FitError(f"{named}: no row is left" + (f" by --where {where!r}." if where else "."))
     return frame.with_columns(pl.col(successes, trials).cast(pl.Float64))

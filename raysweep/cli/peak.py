@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raysweep.cli.asking import At, By, Json, Level, Run, Seed, Where
+from raysweep.cli.asking import At, By, Json, Level, Run, Seed, SomeDraws, Where
 from raysweep.cli.laws import Data, Rows, source
+from raysweep.cli.naming import naming
 from raysweep.cli.show import print_json, say
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def peak(
     at: At = "best",
     run: Run = None,
     rows: Rows = "current",
-    bootstrap: Annotated[int, typer.Option("--bootstrap", min=100, help="Draws of the intervals.")] = 1000,
+    bootstrap: SomeDraws = 1000,
     level: Level = 0.95,
     seed: Seed = 0,
     json: Json = False,
@@ -46,10 +47,11 @@ def peak(
     """Locate the peaks of curves, with intervals over runs. No form is assumed."""
     from raysweep.laws.peaks import peak as find
 
-    found = find(
-        source(data, rows, json),
-        x=x, y=y, by=by or (), where=where, at=at, run=run, level=level, bootstrap=bootstrap, seed=seed,
-    )  # fmt: skip
+    with naming("peak", x=x, y=y, by=by, run=run):
+        found = find(
+            source(data, rows, json),
+            x=x, y=y, by=by or (), where=where, at=at, run=run, level=level, bootstrap=bootstrap, seed=seed,
+        )  # fmt: skip
     if json:
         print_json([one.to_json() for one in found])
         return

@@ -59,12 +59,27 @@ def places(texts: Sequence[str], x: Sequence[str], option: str) -> list[dict[str
 
 
 def _place(text: str, x: Sequence[str], option: str) -> dict[str, float]:
-    parts = [part.rpartition("=") for part in text.split(",")]
-    found = {name.strip() or (x[0] if len(x) == 1 else ""): _number(value) for name, _, value in parts}
-    if set(found) != set(x) or len(parts) != len(x) or not all(0 < value < math.inf for value in found.values()):
-        example = "1e10" if len(x) == 1 else ",".join(f"{name}=1e10" for name in x)
+    example = "1e10" if len(x) == 1 else ",".join(f"{name}=1e10" for name in x)
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, mark, value = (each.strip() for each in part.rpartition("="))
+        if not mark and len(x) == 1:
+            name = x[0]
+        if name not in x or name in found:
+            wrong = f"names {name!r}{' twice' if name in x else ''}" if mark else "names no scale"
+            raise FitError(
+                f"{option} must give a value for {' and for '.join(x)}, once, but {text!r} {wrong}. Write it as "
+                f"{example}."
+            )
+        found[name] = _number(value)
+    if missing := [name for name in x if name not in found]:
         raise FitError(
-            f"{option} must give a positive number for {' and '.join(x)}, but got {text!r}. Write it as {example}."
+            f"{option} must give a value for {' and for '.join(x)}, but {text!r} has none for {' and '.join(missing)}. "
+            f"Write it as {example}."
+        )
+    if bad := [name for name, value in found.items() if not 0 < value < math.inf]:
+        raise FitError(
+            f"{option} must give a positive number for {' and '.join(bad)}, but got {text!r}. Write it as {example}."
         )
     return {name: found[name] for name in x}
 

@@ -144,12 +144,12 @@ class Bootstrap:
             level: Nominal coverage.
             log: The quantity is positive and its error multiplicative.
         """
-        with np.errstate(divide="ignore", invalid="ignore"):  # the quantity may be undefined in a draw
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # it may be undefined in a draw
             centre, draws = np.asarray(function(self.values)), np.asarray(function(self.draws))
             if log:
                 centre, draws = np.log(centre), np.log(draws)
             ends = self._interval(centre, draws, level)
-        return np.asarray(np.exp(ends)) if log else ends
+            return np.asarray(np.exp(ends)) if log else ends
 
     def band(self, x: npt.ArrayLike, level: float = 0.95) -> Array:
         """Low and high of the mean law at new scales x > 0, [points] or [axes, points]: [points, 2], pointwise."""
@@ -166,7 +166,8 @@ class Bootstrap:
                 quadrature, of a finite evaluation. What the residuals show (`spread`, `growth`) if not given.
         """
         centre, away = self._new(x, level, noise)
-        return np.asarray(np.exp(_ends(centre, away, level, self._at_bounds())))
+        with np.errstate(over="ignore"):  # far outside its window a law may leave the range of numbers
+            return np.asarray(np.exp(_ends(centre, away, level, self._at_bounds())))
 
     def missed(
         self, x: npt.ArrayLike, y: npt.ArrayLike, level: float = 0.95, noise: npt.ArrayLike | None = None
@@ -191,7 +192,8 @@ class Bootstrap:
         x = np.asarray(x, dtype=np.float64)
         known = self.spread if self.growth is None else self.spread * self.growth.at(np.atleast_2d(x))
         sd = np.asarray(known if noise is None else noise, dtype=np.float64)
-        centre, draws = (np.log(self.law.predict(x, values)) for values in (self.values, self.draws))
+        with np.errstate(over="ignore", divide="ignore"):
+            centre, draws = (np.log(self.law.predict(x, values)) for values in (self.values, self.draws))
         # Every quantile of Student's t once, in an order independent of the draws'.
         count = len(draws)
         errors = stdtrit(self.freedom, (np.arange(count) + 0.5) / count)

@@ -21,6 +21,7 @@ from raysweep.laws.group import Data, GroupFit, Holdout
 from raysweep.laws.growth import Growth
 from raysweep.laws.kept import finite
 from raysweep.laws.points import Points, points
+from raysweep.laws.remains import remains
 from raysweep.laws.request import FitRequest
 from raysweep.laws.result import Fit
 from raysweep.laws.source import Source
@@ -165,7 +166,8 @@ def _fitted(first: GroupFit, loss: Data, metric: Data, step: Step, request: FitR
         draws=_joined(law, first.draws, second.draws),
     )
     missed = np.log(made.predict(loss.x[:, there])) - np.log(metric.y[there])
-    return replace(made, rmse_log=float(np.sqrt((missed**2).mean())))
+    left = None if made.draws is None else remains(np.log(loss.x[:, there]), -missed, np.ones(missed.size))
+    return replace(made, rmse_log=float(np.sqrt((missed**2).mean())), left=left)
 
 
 def _law(first: Law, step: Step) -> Chain:

@@ -81,7 +81,7 @@ def _number(key: str, name: str, value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise RequestError(key, f"{name} must be a finite number, but got {value!r}.")
+        raise RequestError(key, f"{name} must be a finite number, but got {value!r}. Correct it.")
     return number
 
 

@@ -22,7 +22,7 @@ from scipy.special import stdtr
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.remains import Remains
 
-__all__ = ["Deviation", "departure", "deviation"]
+__all__ = ["Contrasts", "Deviation", "contrasts", "departure", "deviation", "tangent"]
 
 _DECADE = math.log(10.0)
 _USUAL = (0.05, 0.2)  # median of tau over the law's slope, for one scale and for several; found by coverage
@@ -37,7 +37,7 @@ _HALVINGS = 50
 
 
 @dataclass(frozen=True)
-class _Contrasts:
+class Contrasts:
     """What is left of the residuals when the law has followed them as far as it can.
 
     Attributes:
@@ -81,7 +81,7 @@ class _Part:
     variance: Array
     evidence: Array
 
-    def predicted(self, data: _Contrasts, away: Array, by: Array) -> tuple[Array, Array]:
+    def predicted(self, data: Contrasts, away: Array, by: Array) -> tuple[Array, Array]:
         """Mean and variance, over the noise's, of what adds to the law's prediction, [taus, points] each.
 
         Args:
@@ -103,7 +103,7 @@ class Deviation:
 
     law: Law
     values: Array
-    _data: _Contrasts
+    _data: Contrasts
     _parts: tuple[_Part, ...]
 
     def interval(self, x: Array, level: float, noise: bool = False) -> Array:
@@ -114,8 +114,8 @@ class Deviation:
         """
         u = np.log(x)
         with np.errstate(all="ignore"):  # far outside its window a law may vanish or overflow
-            centre, tangent = _tangent(self.law, u, self.values)
-        by = self._data.fit.T @ tangent.T
+            centre, slopes = tangent(self.law, u, self.values)
+        by = self._data.fit.T @ slopes.T
         own = (by**2).sum(axis=0) + float(noise)
         moved, scale = [], []
         for part in self._parts:
@@ -126,7 +126,8 @@ class Deviation:
         share = np.exp(evidence - evidence.max())
         mixture = np.concatenate(moved), np.maximum(np.concatenate(scale), 1e-300), share / share.sum()
         ends = [_quantile(*mixture, self._data.freedom, tail) for tail in ((1 - level) / 2, (1 + level) / 2)]
-        return np.asarray(np.exp(centre[:, None] + np.stack(ends, axis=-1)))
+        with np.errstate(over="ignore"):
+            return np.asarray(np.exp(centre[:, None] + np.stack(ends, axis=-1)))
 
 
 def deviation(law: Law, values: Array, left: Remains) -> Deviation | None:
@@ -136,7 +137,7 @@ def deviation(law: Law, values: Array, left: Remains) -> Deviation | None:
         values: The estimate, [parameters].
         left: What it left of the data.
     """
-    data = _contrasts(law, values, left)
+    data = contrasts(law, values, left)
     if data is None:
         return None
     usual = _USUAL[min(len(left.u), 2) - 1] * max(_steepness(law, left.u, values), _RANK)
@@ -160,7 +161,7 @@ def departure(law: Law, values: Array, left: Remains, seed: int = 0) -> float | 
     Args:
         seed: Of the simulated noise.
     """
-    data = _contrasts(law, values, left)
+    data = contrasts(law, values, left)
     if data is None:
         return None
     rng = np.random.default_rng(seed)
@@ -175,12 +176,13 @@ def departure(law: Law, values: Array, left: Remains, seed: int = 0) -> float | 
     return (1 + int((drawn >= seen).sum())) / (1 + _DRAWS)
 
 
-def _contrasts(law: Law, values: Array, left: Remains) -> _Contrasts | None:
+def contrasts(law: Law, values: Array, left: Remains) -> Contrasts | None:
+    """What the law cannot follow of the residuals; None where too few are left to tell. Arguments as in `deviation`."""
     root = np.sqrt(left.weight)
-    tangent = _tangent(law, left.u, values)[1] * root[:, None]
-    length = np.linalg.norm(tangent, axis=0)
+    slopes = tangent(law, left.u, values)[1] * root[:, None]
+    length = np.linalg.norm(slopes, axis=0)
     length = np.where(length > 0, length, 1.0)
-    q, size, v = np.linalg.svd(tangent / length, full_matrices=True)
+    q, size, v = np.linalg.svd(slopes / length, full_matrices=True)
     rank = int((size > _RANK * size[0]).sum())
     fit = (v[:rank].T / size[:rank]) @ q[:, :rank].T / length[:, None]
     basis = q[:, rank:]
@@ -190,10 +192,10 @@ def _contrasts(law: Law, values: Array, left: Remains) -> _Contrasts | None:
         return None
     along = _along(left.u)
     middle = (along.min(axis=1, keepdims=True) + along.max(axis=1, keepdims=True)) / 2
-    return _Contrasts(root, fit, basis, residual, freedom, middle, along - middle)
+    return Contrasts(root, fit, basis, residual, freedom, middle, along - middle)
 
 
-def _turned(data: _Contrasts) -> list[tuple[Array, Array, Array]]:
+def _turned(data: Contrasts) -> list[tuple[Array, Array, Array]]:
     """For each choice of rates, [walks]: the deviation's variances, [contrasts], and the contrasts that have them."""
     count = len(data.away)
     choices = np.eye(1) if count == 1 else np.vstack([np.ones(count), np.where(np.eye(count) > 0, 1.0, _LESSER)])
@@ -220,7 +222,7 @@ def _walks(a: Array, b: Array, rates: Array) -> Array:
     return np.asarray(np.tensordot(rates**2, each, axes=1))
 
 
-def _tangent(law: Law, u: Array, values: Array) -> tuple[Array, Array]:
+def tangent(law: Law, u: Array, values: Array) -> tuple[Array, Array]:
     """Log y, [points], and its slope in each parameter, 0 for one on its bound, [points, parameters]."""
     centre, rows = law.evaluate(u, values)
     columns = [

@@ -11,9 +11,10 @@ from raysweep.laws.choice import Evidence
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.deviation import departure, deviation
 from raysweep.laws.group import GroupFit
+from raysweep.laws.power import noticed
 from raysweep.laws.remains import Remains
 
-__all__ = ["UNTRUSTED", "bent_band", "of_form"]
+__all__ = ["UNTRUSTED", "bent_band", "of_form", "would_notice"]
 
 UNTRUSTED = "extrapolation_untrusted"
 _SUSPICIOUS = 0.025  # p-value of the law's form below which its extrapolation is not trusted
@@ -78,3 +79,17 @@ def bent_band(group: GroupFit, x: Array) -> Array | None:
         return None
     own, bent = group.band(x), found.interval(x, group.level)
     return np.stack([np.fmin(own[:, 0], bent[:, 0]), np.fmax(own[:, 1], bent[:, 1])], axis=1)
+
+
+def would_notice(group: GroupFit, x: Array) -> Array:
+    """The largest share of such data in which a bend that moves y at scales x > 0, [axes, points], by half the width of
+    the law's interval there would be noticed, [points]: what the silence of `extrapolation_untrusted` is worth.
+
+    NaN where it is unknown: without an interval, or where the rows are not independent of each other.
+    """
+    if group.error is not None or group.left is None or group.n_clusters != group.n_points:
+        return np.full(x.shape[1], np.nan)
+    with np.errstate(all="ignore"):
+        move = np.diff(np.log(group.band(x)), axis=1)[:, 0] / 2
+    values = np.array([group.params[name] for name in group.law.names])
+    return noticed(group.law, values, group.left, x, move, _SUSPICIOUS)

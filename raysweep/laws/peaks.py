@@ -11,7 +11,7 @@ import polars as pl
 from raysweep.errors import FitError
 from raysweep.laws.maximum import Peak, Shift, find_peak, shift
 from raysweep.laws.points import Part, Points, points
-from raysweep.laws.request import FitRequest
+from raysweep.laws.request import FitRequest, Options
 from raysweep.laws.source import Source, numbers
 
 __all__ = ["GroupPeaks", "peak"]
@@ -98,6 +98,7 @@ def peak(
     Raises:
         FitError: As `laws.fit`; or no curve has a peak: then the reason of the first.
     """
+    Options(level=level, draws=bootstrap)  # refuses what is out of range
     names, groups = ((columns,) if isinstance(columns, str) else tuple(columns) for columns in (y, by))
     if not names or len(set(names)) < len(names):
         raise FitError(f"peak: y must be one or more different columns, but got {', '.join(names) or 'none'}.")

@@ -27,7 +27,7 @@ from raysweep.laws.kept import Kept, finite, keep_measured
 from raysweep.laws.kinds import moment
 from raysweep.laws.notes import Note, Regrouped, counts, details_of, each, group_name
 from raysweep.laws.opened import Table, opened
-from raysweep.laws.request import FitRequest
+from raysweep.laws.request import FitRequest, RequestError
 from raysweep.laws.snapshot import Snapshots, snapshots
 from raysweep.laws.source import Source, gather
 from raysweep.laws.units import units
@@ -229,10 +229,11 @@ def _clock(axes: Mapping[str, Column], counted: Collection[str], named: Collecti
     return times.intersection(counted) or times
 
 
-def _timeless() -> FitError:
-    return FitError(
-        "at: a time needs an axis of time that is read along a run and that is neither x nor in by, but the table has "
-        "no such axis. Choose rows with where, or leave out at."
+def _timeless() -> RequestError:
+    return RequestError(
+        "at",
+        "a time needs an axis of time that is read along a run and that is neither x nor in by, but the table has "
+        "no such axis. Choose rows with where, or leave out at.",
     )
 
 

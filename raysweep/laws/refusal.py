@@ -1,10 +1,10 @@
-"""The refusal of a fit that no table could answer."""
+"""Refusals that know what is at fault: a part of a request, or a column of a table."""
 
 from __future__ import annotations
 
 from raysweep.errors import FitError
 
-__all__ = ["RequestError"]
+__all__ = ["ColumnError", "RequestError"]
 
 
 class RequestError(FitError):
@@ -18,3 +18,15 @@ class RequestError(FitError):
     def __init__(self, key: str, rule: str) -> None:
         super().__init__(f"{key}: {rule}")
         self.key, self.rule = key, rule
+
+
+class ColumnError(FitError):
+    """A column that the table lacks, or that holds no numbers where it must.
+
+    Attributes:
+        column: Its name.
+    """
+
+    def __init__(self, column: str, message: str) -> None:
+        super().__init__(message)
+        self.column = column

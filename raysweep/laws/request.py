@@ -24,6 +24,8 @@ __all__ = ["AUTO", "FitRequest", "Options", "RequestError"]
 AUTO = "auto"
 BREAKS = "bnsl"  # the number of breaks is chosen
 _MOST_HELD_OUT = 0.9
+_LEAST_LEVEL = 0.01
+_MOST_DRAWS = 1_000_000  # more are no help, and need memory
 _MOST_AXES = 8  # of a law of any number of them
 _FREE = Constraints()
 
@@ -33,7 +35,7 @@ class Options:
     """How to fit.
 
     Attributes:
-        level: Nominal coverage of intervals, in (0, 1).
+        level: Nominal coverage of intervals, in [.01, 1).
         draws: Bootstrap draws; 0 for none, else enough for the percentiles of `level`.
         seed: Seed of the draws.
         huber: Huber's delta on log residuals, > 0; None for least squares.
@@ -54,14 +56,18 @@ class Options:
 
     def __post_init__(self) -> None:
         level, huber, holdout = self.level, self.huber, self.holdout
-        if not 0 < level < 1:
-            raise RequestError("level", f"must lie in (0, 1), but got {level=}. Try 0.95.")
+        if not _LEAST_LEVEL <= level < 1:
+            raise RequestError("level", f"must lie in [{_LEAST_LEVEL:g}, 1), but got {level=:g}. Try 0.95.")
         fewest = math.ceil(2 / (1 - level) - 1e-9)
         if self.draws < 0 or 0 < self.draws < fewest:
             raise RequestError(
                 "bootstrap",
                 f"an interval of level {level:g} needs at least {fewest} draws, but got bootstrap={self.draws}. "
                 "Ask for more (1000 is usual), or for 0 and no interval.",
+            )
+        if self.draws > _MOST_DRAWS:
+            raise RequestError(
+                "bootstrap", f"must be at most {_MOST_DRAWS:,} draws, but got bootstrap={self.draws}. 1000 is usual."
             )
         if huber is not None and not 0 < huber < math.inf:
             raise RequestError(
@@ -134,6 +140,12 @@ class FitRequest:
     x_se: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for key, names in (
+            ("x", self.x), ("y", (self.y,)), ("by", self.by), ("run", (self.run,)), ("se", (self.se,)),
+            ("x_se", self.x_se), ("metric", (self.metric,)),
+        ):  # fmt: skip
+            if "" in names:
+                raise RequestError(key, "must name a column, but got ''. Name one, or leave it out.")
         _check_formula(self)
         _check_scales(self)
         for key, names in (("x", self.x), ("y", (*self.x, self.y)), ("by", (*self.x, self.y, *self.by))):
@@ -141,7 +153,7 @@ class FitRequest:
                 raise RequestError(
                     key,
                     f"x, y and by must be different columns, but got x={', '.join(self.x)}, y={self.y}, "
-                    f"by={', '.join(self.by) or 'nothing'}.",
+                    f"by={', '.join(self.by) or 'nothing'}. Name each column once.",
                 )
         if self.x_se and len(self.x_se) != len(self.x):
             raise RequestError(
@@ -150,7 +162,9 @@ class FitRequest:
                 "a column of zeros for one that is exact.",
             )
         if self.at not in ("best", "last") and not _is_number(self.at):
-            raise RequestError("at", f"must be 'best', 'last' or a time, but got {self.at!r}.")
+            raise RequestError(
+                "at", f"must be 'best', 'last' or a time, but got {self.at!r}. Leave it out for the best."
+            )
         if self.window is not None:
             _check_window(self.window, self.x)
         _check_steps(self)
@@ -287,7 +301,9 @@ def _check_steps(request: FitRequest) -> None:
     if then is not None and then not in STEPS:
         raise RequestError("then", f"must be {' or '.join(STEPS)}, but got {then!r}. {nearest(then, STEPS)}")
     if metric in (*request.x, request.y, *request.by):
-        raise RequestError("metric", f"must be a column that is neither x, y nor in by, but got {metric!r}.")
+        raise RequestError(
+            "metric", f"must be a column that is neither x, y nor in by, but got {metric!r}. Name another."
+        )
 
 
 def _is_number(text: str | float) -> bool:

@@ -19,6 +19,7 @@ from raysweep.laws.definition import Array
 from raysweep.laws.files import FORMS, UNREADABLE, tables
 from raysweep.laws.jsonfile import first_line
 from raysweep.laws.missing import as_numbers, first_word, numeric
+from raysweep.laws.refusal import ColumnError, RequestError
 from raysweep.ledger.rows import STAMPS
 
 __all__ = ["Column", "Source", "condition", "gather", "numbers", "require", "scan", "selected"]
@@ -116,7 +117,7 @@ def condition(where: str, schema: pl.Schema) -> pl.Expr:
     """The Polars SQL condition `where` on rows of this schema.
 
     Raises:
-        FitError: It is not valid SQL, names no column, or is neither true nor false.
+        RequestError: It is not valid SQL, names no column, or is neither true nor false.
     """
     try:
         expression = pl.sql_expr(where)
@@ -125,17 +126,23 @@ def condition(where: str, schema: pl.Schema) -> pl.Expr:
         # On no rows at all: what does not compare, such as text with a number, is found before anything is read.
         (found,) = schema.to_frame().select(expression).dtypes
     except (pl.exceptions.PolarsError, FitError) as error:
-        raise FitError(f"{where!r} is not a condition on this table's rows. {first_line(error)}".rstrip()) from error
+        raise RequestError(
+            "where",
+            f"{where!r} is not a condition on this table's rows. {first_line(error).rstrip('.')}. Write e.g. "
+            '"width >= 64".',
+        ) from error
     if found not in (pl.Boolean, pl.Null):
-        raise FitError(f'{where!r} is not a condition on this table\'s rows: it is {found}. Write e.g. "width >= 64".')
+        raise RequestError(
+            "where", f'{where!r} is not a condition on this table\'s rows: it is {found}. Write e.g. "width >= 64".'
+        )
     return expression
 
 
 def require(names: Iterable[str], name: str) -> None:
-    """Raise a FitError unless `names` has `name`."""
+    """Raise a ColumnError unless `names` has `name`."""
     names = list(names)
     if name not in names:
-        raise FitError(f"There is no column {name!r}. {nearest(name, names)}")
+        raise ColumnError(name, f"There is no column {name!r}. {nearest(name, names)}")
 
 
 def selected(rows: pl.LazyFrame, where: str | None, names: Iterable[str], data: Source) -> pl.LazyFrame:
@@ -158,7 +165,7 @@ def selected(rows: pl.LazyFrame, where: str | None, names: Iterable[str], data: 
         chosen = condition(where, rows.collect_schema())
         kept, words = _converted(rows.filter(chosen), words)
     if words:
-        raise FitError(_first_word(rows, words[0], chosen, data))
+        raise ColumnError(words[0], _first_word(rows, words[0], chosen, data))
     return kept
 
 
@@ -167,7 +174,9 @@ def _converted(rows: pl.LazyFrame, names: Sequence[str]) -> tuple[pl.LazyFrame, 
     schema = rows.collect_schema()
     for name in names:
         if not (schema[name].is_numeric() or schema[name] in (pl.Null, pl.String)):
-            raise FitError(f"Column {name!r} must hold numbers, but holds {schema[name]}. Name another column.")
+            raise ColumnError(
+                name, f"Column {name!r} must hold numbers, but holds {schema[name]}. Name another column."
+            )
     text = [name for name in names if schema[name] == pl.String]
     try:
         found = numeric(rows, text, least=0)

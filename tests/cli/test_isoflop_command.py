@@ -83,7 +83,7 @@ def test_a_group_without_a_frontier_says_why_and_leaves_the_others(cli: Cli) -> 
     ("options", "message"),
     [
         (["--budget", "-1"], "a --budget is FLOPs, positive"),
-        (["--cost-per", "0"], "cost_per is FLOPs per unit of N D"),
+        (["--cost-per", "0"], "--cost-per is FLOPs per unit of size and data"),
         (["--where", "c < 1e19"], "needs 3 budgets"),
         (["--level", "2"], "level=2"),
     ],

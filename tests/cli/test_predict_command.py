@@ -73,14 +73,20 @@ def test_a_joint_law_predicts_at_named_scales(cli: Cli, two: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "example"),
-    [("1e10", "n=1e10,d=1e10"), ("n=1e10", "d=1e10"), ("n=1,d=1,n=2", "n"), ("n=1,d=-1", "n"), ("n=1,w=2", "n")],
+    ("given", "said"),
+    [
+        ("1e10", "a value for n and for d, once, but '1e10' names no scale"),
+        ("n=1e10", "a value for n and for d, but 'n=1e10' has none for d"),
+        ("n=1,d=1,n=2", "a value for n and for d, once, but 'n=1,d=1,n=2' names 'n' twice"),
+        ("n=1,d=-1", "a positive number for d, but got 'n=1,d=-1'"),
+        ("n=1,w=2", "a value for n and for d, once, but 'n=1,w=2' names 'w'"),
+        ("n=1,=2", "a value for n and for d, once, but 'n=1,=2' names ''"),
+    ],
 )
-def test_a_point_gives_every_scale_once(cli: Cli, two: str, given: str, example: str) -> None:
+def test_a_point_gives_every_scale_once(cli: Cli, two: str, given: str, said: str) -> None:
     code, out, err = cli("fit", two, *JOINT, "--predict", given)
     assert (code, out) == (2, "")
-    assert f"--predict must give a positive number for n and d, but got '{given}'" in err
-    assert example in err
+    assert f"--predict must give {said}. Write it as n=1e10,d=1e10." in err
 
 
 def test_a_figure_reaches_to_what_is_predicted(two: str, one: str, cli: Cli) -> None:
@@ -124,7 +130,7 @@ def test_a_saved_fit_predicts_without_its_table(cli: Cli, one: str) -> None:
     assert "predicted at n = 1e+08: loss = " in cli("predict", "fit.json", "n=1e8")[1]
     assert cli("predict", "fit.json")[1].startswith("power+floor: loss = E + A n^-alpha")
     code, out, err = cli("predict", "fit.json", "d=1e8")
-    assert (code, out, "for n, but got 'd=1e8'" in err) == (2, "", True)
+    assert (code, out, "for n, once, but 'd=1e8' names 'd'. Write it as 1e10." in err) == (2, "", True)
 
 
 def test_a_formula_under_a_constraint_predicts_from_its_file(cli: Cli, one: str) -> None:
