@@ -10,13 +10,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from raysweep.cli import main
 from raysweep.store import TEMPORARY
 
+Raysweep = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parent.parent
 DOCS = (ROOT / "docs/functions.md").read_text()
 README = (ROOT / "README.md").read_text()
@@ -28,10 +31,21 @@ def block(text: str, language: str, containing: str) -> str:
     return str(found)
 
 
-def raysweep(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "raysweep", *arguments], cwd=folder, capture_output=True, text=True, timeout=200
-    )
+@pytest.fixture
+def raysweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Raysweep]:
+    """`raysweep ARGUMENTS` in the test's folder, in this process: a new one takes seconds to import everything."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["raysweep", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), *capfd.readouterr())
+
+    sys.modules.pop("my_training", None)
+    yield call
+    sys.modules.pop("my_training", None)
 
 
 def killed_at(folder: Path, sign: str, *arguments: str) -> None:
@@ -55,15 +69,15 @@ def killed_at(folder: Path, sign: str, *arguments: str) -> None:
     process.wait()
 
 
-def test_the_readmes_function_survives_a_kill(tmp_path: Path) -> None:
+def test_the_readmes_function_survives_a_kill(tmp_path: Path, raysweep: Raysweep) -> None:
     code = block(README, "python", "def train(config)")
     (tmp_path / "my_training.py").write_text(code)
     (tmp_path / "mine.yaml").write_text(block(README, "yaml", "my_training:train"))
-    slow = code.replace("# train here", "; __import__('time').sleep(0.05); open(f'{raysweep_seen}', 'a').close()")
+    slow = code.replace("# train here", "; __import__('time').sleep(0.01); open(f'{raysweep_seen}', 'a').close()")
     seen = tmp_path / "seen"
     (tmp_path / "my_training.py").write_text(slow.replace("{raysweep_seen}", str(seen)))
     killed_at(tmp_path, "seen", "run", "mine.yaml", "--executor", "inline")
-    done = raysweep(tmp_path, "run", "mine.yaml", "--executor", "inline")
+    done = raysweep("run", "mine.yaml", "--executor", "inline")
     assert done.returncode == 0, done.stderr
     assert "70 ok of 70 cells" in done.stdout
     frame = pl.read_parquet(tmp_path / "results/mine/cells.parquet")
@@ -73,7 +87,7 @@ def test_the_readmes_function_survives_a_kill(tmp_path: Path) -> None:
     assert frame.group_by("run").agg(pl.col("training_id").n_unique())["training_id"].max() == 1
 
 
-def test_the_docs_checkpoint_goes_on_after_a_kill_and_beyond_the_horizon(tmp_path: Path) -> None:
+def test_the_docs_checkpoint_goes_on_after_a_kill_and_beyond_the_horizon(tmp_path: Path, raysweep: Raysweep) -> None:
     code = block(DOCS, "python", "raysweep.checkpoint.load()")
     (tmp_path / "my_training.py").write_text(
         code.replace(
@@ -88,13 +102,13 @@ def test_the_docs_checkpoint_goes_on_after_a_kill_and_beyond_the_horizon(tmp_pat
     )
     killed_at(tmp_path, "results/mine/checkpoints/*", "run", "mine.yaml", "--executor", "inline")
     before = len((tmp_path / "seen").read_text().split())
-    done = raysweep(tmp_path, "run", "mine.yaml", "--executor", "inline")
+    done = raysweep("run", "mine.yaml", "--executor", "inline")
     assert "3 ok of 3 cells" in done.stdout, done.stderr
     epochs = [int(e) for e in (tmp_path / "seen").read_text().split()]
     assert epochs[before] > 1  # not from its start
-    planned = raysweep(tmp_path, "plan", "mine.yaml", "--set", "epoch=1,2,8,10")
+    planned = raysweep("plan", "mine.yaml", "--set", "epoch=1,2,8,10")
     assert "1 partly finished run: 1 resume from a checkpoint, 0 are trained again" in planned.stdout
-    done = raysweep(tmp_path, "run", "mine.yaml", "--executor", "inline", "--set", "epoch=1,2,8,10")
+    done = raysweep("run", "mine.yaml", "--executor", "inline", "--set", "epoch=1,2,8,10")
     assert "4 ok of 4 cells" in done.stdout, done.stderr
     assert [int(e) for e in (tmp_path / "seen").read_text().split()][-2:] == [9, 10]
     frame = pl.read_parquet(tmp_path / "results/mine/cells.parquet")
@@ -115,10 +129,10 @@ print(json.dumps({"loss": given.lr + given.seed}))
 """
 
 
-def test_the_docs_script_runs_as_written(tmp_path: Path) -> None:
+def test_the_docs_script_runs_as_written(tmp_path: Path, raysweep: Raysweep) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
     (tmp_path / "script.yaml").write_text(block(DOCS, "yaml", "command:"))
-    done = raysweep(tmp_path, "run", "script.yaml", "--executor", "inline")
+    done = raysweep("run", "script.yaml", "--executor", "inline")
     assert done.returncode == 1
     assert "5 ok, 1 failed of 6 cells" in done.stdout
     frame = pl.read_parquet(tmp_path / "results/script/cells.parquet")
@@ -128,11 +142,11 @@ def test_the_docs_script_runs_as_written(tmp_path: Path) -> None:
     assert "no luck" in error
     assert "ended with code 1" in error
     key = ok["run"][0]
-    assert raysweep(tmp_path, "logs", "results/script", key).stdout.startswith("training Namespace(")
-    listed = json.loads(raysweep(tmp_path, "logs", "results/script", "--json").stdout)
+    assert raysweep("logs", "results/script", key).stdout.startswith("training Namespace(")
+    listed = json.loads(raysweep("logs", "results/script", "--json").stdout)
     assert len(listed) == 6
     (tmp_path / "train.py").write_text(SCRIPT.replace("given.lr + given.seed", "given.lr"))
-    again = raysweep(tmp_path, "run", "script.yaml", "--executor", "inline")
+    again = raysweep("run", "script.yaml", "--executor", "inline")
     assert "(train.py changed)" in again.stderr
 
 
@@ -149,15 +163,15 @@ def test_the_docs_script_runs_as_written(tmp_path: Path) -> None:
         ("command: python {lr} {seed}\nexperiment: a:b", "but has both"),
     ],
 )
-def test_a_command_that_cannot_work_is_refused(tmp_path: Path, change: str, words: str) -> None:
+def test_a_command_that_cannot_work_is_refused(tmp_path: Path, raysweep: Raysweep, change: str, words: str) -> None:
     text = block(DOCS, "yaml", "command:")
     (tmp_path / "script.yaml").write_text(re.sub(r"command: .*", lambda _: change, text))
-    done = raysweep(tmp_path, "plan", "script.yaml")
+    done = raysweep("plan", "script.yaml")
     assert done.returncode == 2
     assert words in done.stderr
 
 
-def test_a_script_whose_lines_are_rows_or_that_writes_a_file(tmp_path: Path) -> None:
+def test_a_script_whose_lines_are_rows_or_that_writes_a_file(tmp_path: Path, raysweep: Raysweep) -> None:
     (tmp_path / "train.py").write_text(
         "import json, os, sys\nfor epoch in (1, 2, 3):\n    print(json.dumps({'epoch': epoch, 'loss': 1 / epoch}))\n"
         "json.dump({'loss': 7, 'val': {'acc': .5}}, open(os.environ['RAYSWEEP_RUN_DIR'] + '/m.json', 'w'))\n"
@@ -166,6 +180,6 @@ def test_a_script_whose_lines_are_rows_or_that_writes_a_file(tmp_path: Path) -> 
         "name: a\ncommand: python train.py {n}\nobserved: [epoch]\ngrid: {n: 1, epoch: [1, 3]}\n"
     )
     (tmp_path / "b.yaml").write_text("name: b\ncommand: [python, train.py, '{n}']\nresult: m.json\ngrid: {n: [1, 2]}\n")
-    assert "2 ok of 2" in raysweep(tmp_path, "run", "a.yaml", "--executor", "inline").stdout
-    assert "2 ok of 2" in raysweep(tmp_path, "run", "b.yaml", "--executor", "inline").stdout
+    assert "2 ok of 2" in raysweep("run", "a.yaml", "--executor", "inline").stdout
+    assert "2 ok of 2" in raysweep("run", "b.yaml", "--executor", "inline").stdout
     assert set(pl.read_parquet(tmp_path / "results/b/cells.parquet")["val/acc"]) == {0.5}
