@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from raysweep.laws.bootstrap import Bootstrap, ends_of
 from raysweep.laws.definition import Array
