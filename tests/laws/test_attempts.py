@@ -108,7 +108,7 @@ def test_larger_budgets_are_predicted_and_said_to_be() -> None:
     c = rng.binomial(n, rng.beta(0.5, 30, size=problems))
     found = attempts(c, np.full(problems, n), [10, 2000, 20_000])
     np.testing.assert_array_equal(found.extrapolated, [False, False, True])
-    truth = Tail(np.array([0.5]), np.array([30.0]), np.array([True])).failure([20_000])[0]
+    truth = beta_failure(0.5, 30.0, [20_000])
     assert found.failure_interval[2, 0] < truth[0] < found.failure_interval[2, 1]
     assert set(found.notes) >= {"extrapolated"}
     later = predict(c, np.full(problems, n), 100)
