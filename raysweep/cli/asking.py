@@ -79,7 +79,9 @@ HoldOut = Annotated[
     float, typer.Option("--holdout", metavar="SHARE", help="Largest scales a second fit is judged on; 0 for none.")
 ]
 Draws = Annotated[int, typer.Option("--bootstrap", min=0, help="Draws of the intervals; 0 for none.")]
-SomeDraws = Annotated[int, typer.Option("--bootstrap", min=100, help="Draws of the intervals, at least 100.")]
+SomeDraws = Annotated[
+    int, typer.Option("--bootstrap", min=100, max=1_000_000, help="Draws of the intervals, at least 100.")
+]
 Level = Annotated[float, typer.Option("--level", help="Coverage of the intervals.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -108,6 +108,8 @@ def fit(
     printed = Printed(json, table, draws)
     requests = [asked.request("fit")] if asked.x or asked.y is not None else _named(data, asked)
     requests = _with_steps(requests, then, metric)
+    if metric is not None and (fixed := sorted(asked.given & {"fix", "tie", "bound"})):
+        say(f"note: --{fixed[0]} holds for the law of the loss, not for the second step", stream=sys.stderr)
     if save is not None and any(request.then for request in requests):
         raise FitError(
             "fit: --save keeps laws of one step, whose draws predict by themselves, but a second one is named (then). "
@@ -314,6 +316,8 @@ def _draw(fitted: Sequence[tuple[Fit, Points]], wanted: Sequence[Sequence[Mappin
     for i, ((law, kept), ahead) in enumerate(zip(fitted, wanted, strict=True)):
         name = path if i == 0 else path.with_stem(f"{path.stem}-{i + 1}")
         tame(diagnostics_figure(law, kept, predict=ahead)).savefig(name, dpi=_DPI)
+    if len(fitted) > 1:
+        say(f"note: {len(fitted)} fits were drawn, {path.name} to {name.name}", stream=sys.stderr)
 
 
 @dataclass(frozen=True)

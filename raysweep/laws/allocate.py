@@ -8,6 +8,7 @@ budgets at once. So is a budget that also pays for inference, `C = c x^p t^q + 2
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ __all__ = ["Allocation", "Cost", "allocate", "extrapolation", "fit_cost", "minim
 _REACH = 50.0  # log units that the search goes to either side of x = t
 _SERVED = 2.0  # FLOPs of inference per parameter and token
 _POOR = 0.2  # relative misfit from which a cost model is flagged
+_ABSURD = 1e12  # times outside the compute that was fitted, where a budget is a mistake
 _GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
 
 
@@ -62,7 +64,8 @@ class Cost:
     def flops(self, x: npt.ArrayLike, t: npt.ArrayLike) -> Array:
         """FLOPs of training and inference at scales x and t, which broadcast."""
         x, t = np.asarray(x, dtype=np.float64), np.asarray(t, dtype=np.float64)
-        return np.asarray(self.c * x**self.p * t**self.q + self.served(x))
+        with np.errstate(over="ignore"):
+            return np.asarray(self.c * x**self.p * t**self.q + self.served(x))
 
     def served(self, x: npt.ArrayLike) -> Array:
         """FLOPs of inference at the first scale x."""
@@ -72,12 +75,12 @@ class Cost:
         """log t that spends the budget beside log x; -inf where inference takes all of it."""
         if self.tokens:
             budget = np.maximum(budget - self.served(np.exp(log_x)), 0.0)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             return np.asarray((np.log(budget / self.c) - self.p * log_x) / self.q)
 
     def most(self, budget: Array) -> Array:
         """log x whose inference alone takes the budget; inf without inference."""
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             return np.asarray(np.log(budget / (_SERVED * self.tokens))) if self.tokens else np.full_like(budget, np.inf)
 
 
@@ -215,6 +218,8 @@ def allocate(
         raise FitError(f"Budgets are positive and finite, but got {budgets.tolist()}. Give FLOPs.")
     sample = fitted if isinstance(fitted, Sample) else None
     values = np.asarray(fitted if sample is None else sample.values, dtype=np.float64)
+    if window is not None:  # before anything overflows
+        extrapolation(budgets, window)
     interior = optimum(law, values, budgets, cost)[1]
     if not interior.all():
         named = ", ".join(f"{n}={v:g}" for n, v in zip(law.names, values, strict=True))
@@ -269,8 +274,18 @@ def optimal_line(law: Law, values: Array, cost: Cost) -> Array:
 
 
 def extrapolation(budget: Array, window: tuple[float, float]) -> str:
-    """The factors by which budgets lie outside the window of compute that was fitted; empty if none does."""
+    """The factors by which budgets lie outside the window of compute that was fitted; empty if none does.
+
+    Raises:
+        FitError: A budget lies so far outside that its unit must be another.
+    """
     low, high = window
+    if not (low / _ABSURD < budget.min() and budget.max() / _ABSURD < high < math.inf):
+        raise FitError(
+            f"A budget of training must lie within a factor of {_ABSURD:.0e} of the compute that was fitted ({low:.3g} "
+            f"to {high:.3g}), but got {budget.min():.3g} to {budget.max():.3g}. Check the units of budgets and scales, "
+            "and what training costs."
+        )
     parts = []
     if budget.max() > high * (1 + 1e-9):
         parts.append(

@@ -15,9 +15,9 @@ from scipy.special import ndtri, stdtrit
 from raysweep.errors import FitError
 from raysweep.laws.arms import Arm, Comparison
 from raysweep.laws.attempts import checked, unbiased_failure
-from raysweep.laws.bootstrap import Deviations
 from raysweep.laws.contrast import Contrast, contrast
 from raysweep.laws.definition import Array
+from raysweep.laws.differences import Deviations
 from raysweep.laws.source import numbers
 
 __all__ = ["compare_attempts", "compare_counts"]

@@ -1,4 +1,4 @@
-"""The bootstrap of a law: draws of whole runs, and the intervals, bands and comparisons they give.
+"""The bootstrap of a law: draws of whole runs, and the intervals and bands they give.
 
 The unit is the independently trained run: all points of one run move together, so checkpoints of a run are one cluster
 (Cameron, Gelbach & Miller 2008).
@@ -37,10 +37,7 @@ from raysweep.laws.estimate import estimate, scales_of, solve
 from raysweep.laws.growth import Growth
 from raysweep.laws.resampling import canonical, measured, multiplicities, residuals, spent_by, tangent
 
-__all__ = [
-    "MANY_RUNS", "Bootstrap", "Deviations", "Difference", "Resample", "bootstrap", "compare", "differences", "paired",
-    "resample",
-]  # fmt: skip
+__all__ = ["MANY_RUNS", "Bootstrap", "Resample", "bootstrap", "ends_of", "resample"]
 
 MANY_RUNS = 30  # runs beyond which whole runs are drawn, not multipliers of their residuals
 _FAR = 50.0  # in log y, beyond any interval: with one degree of freedom some draws of y would overflow
@@ -167,7 +164,7 @@ class Bootstrap:
         """
         centre, away = self._new(x, level, noise)
         with np.errstate(over="ignore"):  # far outside its window a law may leave the range of numbers
-            return np.asarray(np.exp(_ends(centre, away, level, self._at_bounds())))
+            return np.asarray(np.exp(ends_of(centre, away, level, self.at_bounds())))
 
     def missed(
         self, x: npt.ArrayLike, y: npt.ArrayLike, level: float = 0.95, noise: npt.ArrayLike | None = None
@@ -181,7 +178,7 @@ class Bootstrap:
             The share, and the p-value.
         """
         centre, away = self._new(x, level, noise)
-        low, high = _ends(centre, away, level, self._at_bounds()).T
+        low, high = ends_of(centre, away, level, self.at_bounds()).T
         t, draws = np.log(np.asarray(y, dtype=np.float64)), centre + away
         outside = (t < low) | (t > high)
         as_many = ((draws < low) | (draws > high)).sum(axis=1) >= outside.sum()
@@ -198,9 +195,10 @@ class Bootstrap:
         count = len(draws)
         errors = stdtrit(self.freedom, (np.arange(count) + 0.5) / count)
         errors = np.random.default_rng(self.seed).permuted(np.broadcast_to(errors[:, None], draws.shape), axis=0)
-        return centre, self._away(centre, draws, level) + sd * errors
+        with np.errstate(invalid="ignore"):  # infinite less infinite
+            return centre, self.away(centre, draws, level) + sd * errors
 
-    def _at_bounds(self) -> list[npt.NDArray[np.bool_]]:
+    def at_bounds(self) -> list[npt.NDArray[np.bool_]]:
         """For each bound that some draw lies on, a mask of the draws on it, [draws]."""
         sides = [
             side
@@ -210,9 +208,9 @@ class Bootstrap:
         return [side for side in sides if side.any()]
 
     def _interval(self, centre: Array, draws: Array, level: float) -> Array:
-        return _ends(centre, self._away(centre, draws, level), level, self._at_bounds())
+        return ends_of(centre, self.away(centre, draws, level), level, self.at_bounds())
 
-    def _away(self, centre: Array, draws: Array, level: float) -> Array:
+    def away(self, centre: Array, draws: Array, level: float) -> Array:
         """Deviations of the draws, [draws, ...], whose percentiles are those of the estimate's error."""
         if self.kind == "wild":  # widened before they were solved
             return draws - centre
@@ -221,7 +219,7 @@ class Bootstrap:
         return np.asarray(factor * (draws - centre))
 
 
-def _ends(centre: Array, away: Array, level: float, at_bounds: Sequence[npt.NDArray[np.bool_]]) -> Array:
+def ends_of(centre: Array, away: Array, level: float, at_bounds: Sequence[npt.NDArray[np.bool_]]) -> Array:
     """Ends of the interval of a quantity, [..., 2], from its deviations, [draws, ...]."""
     low, high = _percentiles(away, level)
     for side in at_bounds:
@@ -242,92 +240,6 @@ def _percentiles(away: Array, level: float) -> tuple[Array, Array]:
             for far, share in ((-np.inf, (1 - level) / 2), (np.inf, (1 + level) / 2))
         )
     return low, high
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One quantity of two data sets, compared.
-
-    Attributes:
-        value: The first's minus the second's.
-        low, high: Its interval.
-        paired: Whether the two share their runs' draws; otherwise they are taken to be independent.
-    """
-
-    value: float
-    low: float
-    high: float
-    paired: bool
-
-
-@dataclass(frozen=True)
-class Deviations:
-    """Quantities with draws of their errors.
-
-    Attributes:
-        centre: The estimates, [...].
-        away: Deviations whose percentiles are those of the errors, [draws, ...].
-        at_bounds: Masks of draws on a bound of a parameter, [draws] each: see the module's last rule.
-    """
-
-    centre: Array
-    away: Array = field(repr=False)
-    at_bounds: tuple[npt.NDArray[np.bool_], ...] = field(default=(), repr=False)
-
-    def interval(self, level: float) -> Array:
-        """Low and high of each quantity, [..., 2]."""
-        return _ends(self.centre, self.away, level, self.at_bounds)
-
-
-def paired(a: Bootstrap, b: Bootstrap) -> bool:
-    """Whether two data sets share their runs' draws: the same labels of runs, drawn with the same seed."""
-    return (
-        a.labels is not None
-        and b.labels is not None
-        and np.array_equal(a.labels, b.labels)
-        and (a.seed, a.kind, len(a.draws)) == (b.seed, b.kind, len(b.draws))
-    )
-
-
-def differences(
-    a: Bootstrap,
-    b: Bootstrap,
-    functions: tuple[Callable[[Array], Array], Callable[[Array], Array]],
-    level: float = 0.95,
-    together: bool = True,
-) -> Deviations:
-    """What the first of `functions` makes of `a` minus what the second makes of `b`.
-
-    Args:
-        functions: Parameter values, [..., parameters], to quantities, [..., quantities].
-        together: Difference draws one by one where the two share them; else they are taken to be independent.
-    """
-    count = min(len(a.draws), len(b.draws))
-    # Unpaired draws of one seed still have their multipliers in common; in another order they do not.
-    same = together and paired(a, b)
-    order = np.arange(count) if same else np.random.default_rng(b.seed).permutation(len(b.draws))[:count]
-    of_a, of_b = functions
-    first, second = np.asarray(of_a(a.values)), np.asarray(of_b(b.values))
-    away = a._away(first, np.asarray(of_a(a.draws)), level)[:count]
-    away = away - b._away(second, np.asarray(of_b(b.draws)), level)[order]
-    sides = [side[:count] for side in a._at_bounds()] + [side[order] for side in b._at_bounds()]
-    return Deviations(first - second, away, tuple(sides))
-
-
-def compare(a: Bootstrap, b: Bootstrap, function: Callable[[Array], Array], level: float = 0.95) -> Difference:
-    """The difference of `function` between `a` and `b`, with an interval.
-
-    Where both were drawn with the same seed and labels of runs, draws are differenced one by one, and what the arms'
-    runs share (a seed's data, its initialisation) cancels; otherwise the arms are taken to be independent.
-
-    Args:
-        a, b: Two data sets' bootstraps, of any laws.
-        function: Parameter values, [..., parameters], to a quantity, [...].
-        level: Nominal coverage.
-    """
-    found = differences(a, b, (function, function), level)
-    low, high = found.interval(level)
-    return Difference(float(found.centre), float(low), float(high), paired(a, b))
 
 
 def bootstrap(

@@ -14,7 +14,7 @@ from scipy.special import fdtrc
 from raysweep.errors import FitError
 from raysweep.laws import robust
 from raysweep.laws.definition import Array, Law
-from raysweep.laws.estimate import Estimate, Status, distinct, scales_of, solve
+from raysweep.laws.estimate import Estimate, distinct, scales_of, solve
 from raysweep.laws.forms import LAWS, compared
 from raysweep.laws.polish import ITERATIONS
 
@@ -121,7 +121,8 @@ def choose(
 
 def _without_idle(form: Law, fit: Estimate, x: Array, y: Array, w: Array, huber: float | None) -> tuple[Law, Estimate]:
     """The simplest law that fits as well, where an estimate lies on a bound: what idles there would widen intervals."""
-    if fit.status[0] == Status.BOUND_HIT:
+    bounds = zip(form.parameters, fit.values[0].tolist(), strict=True)
+    if any(not p.low < value < p.high for p, value in bounds):  # whatever else its status says, as under Huber's loss
         for smaller in sorted((LAWS[name] for name in form.contains if name in LAWS), key=lambda law: law.free):
             tried = _fit(smaller, x, y, w[None], huber)
             if tried.objective[0] <= fit.objective[0] * _AS_WELL:

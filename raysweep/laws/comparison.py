@@ -16,9 +16,9 @@ import polars as pl
 
 from raysweep.errors import FitError
 from raysweep.laws.arms import Arm, Comparison, Parameter
-from raysweep.laws.bootstrap import differences, paired
 from raysweep.laws.contrast import Contrast, contrast
 from raysweep.laws.definition import Array
+from raysweep.laws.differences import differences, paired
 from raysweep.laws.group import GroupFit
 from raysweep.laws.notes import group_name
 from raysweep.laws.points import Points, points

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import fdtri, stdtrit
 
-from raysweep.laws.bootstrap import Deviations
 from raysweep.laws.definition import Array
+from raysweep.laws.differences import Deviations
 
 __all__ = ["Contrast", "Crossings", "contrast", "crossings"]
 

@@ -125,6 +125,14 @@ def points(data: Source, request: FitRequest, keep: Sequence[str] = ()) -> Point
     """
     keep = keep if request.metric is None else (*keep, request.metric)
     table = opened(data, request, keep)
+    if request.formula is not None and request.form is not None:
+        clash = [name for name in request.form.names if name in table.rows.collect_schema()]
+        if clash:
+            raise RequestError(
+                "formula",
+                f"must not call a parameter as a column of the table, but {request.formula!r} has {', '.join(clash)}, "
+                f"and x is {', '.join(request.x)}. Name the column as x if it is a scale, or rename the parameter.",
+            )
     kept = keep_measured(table.rows, table.columns, request.y, table.measured)
     if request.window is not None:
         kept, keep = replace(kept, rows=bounded(kept.rows, request.window)), (*keep, *BOUNDS)

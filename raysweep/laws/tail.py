@@ -17,7 +17,6 @@ from raysweep.laws.definition import Array
 __all__ = ["Tail"]
 
 _NEWTON = 60
-_SHIFT = 16  # argument from which Stirling's series is exact to 1e-13
 _LOW, _HIGH = np.log(1e-6), np.log(1e15)  # bounds of log a and log b
 _SETTLED = 1e-9  # size of the last step in log a and log b
 
@@ -35,13 +34,6 @@ class Tail:
     a: Array
     b: Array
     settled: npt.NDArray[np.bool_]
-
-    def failure(self, k: npt.ArrayLike) -> Array:
-        """[draws, budgets] 1 - pass@k."""
-        a, b, k = (np.asarray(x, dtype=np.float64) for x in (self.a[:, None], self.b[:, None], k))
-        by_a = _log_rise(b, a) - _log_rise(b + k, a)
-        by_k = _log_rise(b, k) - _log_rise(a + b, k)
-        return np.asarray(np.exp(np.where(a < k, by_a, by_k)))  # the same; the smaller step loses fewer digits
 
     @classmethod
     def fitted(cls, c: Array, n: Array, weights: Array | None = None) -> Tail:
@@ -74,17 +66,6 @@ class Tail:
             settled[left] = moved < _SETTLED
         inside = ((q > _LOW + 1e-6) & (q < _HIGH - 1e-6)).all(axis=1)
         return cls(np.exp(q[:, 0]), np.exp(q[:, 1]), settled & inside)
-
-
-def _log_rise(x: Array, y: Array) -> Array:
-    """log Gamma(x + y) / Gamma(x), broadcast, by Stirling's series: no digits are lost where x is far above y."""
-    far = x + _SHIFT
-    series = (far - 0.5) * np.log1p(y / far) + y * (np.log(far + y) - 1)
-    for coefficient, power in ((1 / 12, 1), (-1 / 360, 3), (1 / 1260, 5)):
-        series += coefficient * ((far + y) ** -power - far**-power)
-    for j in range(_SHIFT):
-        series -= np.log1p(y / (x + j))
-    return np.asarray(series)
 
 
 def _likelihood(q: Array, pairs: Array, counted: Array) -> tuple[Array, Array, Array]:

@@ -126,7 +126,7 @@ TRUTH = {
 def ours() -> dict[str, Callable[[Any], Found]]:
     from raysweep.laws import fit
     from raysweep.laws.allocate import Cost, allocate
-    from raysweep.laws.bootstrap import differences
+    from raysweep.laws.differences import differences
     from raysweep.laws.saved import load_fits, save_fits
     from raysweep.laws.valleys import isoflops
 

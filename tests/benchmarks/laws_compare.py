@@ -36,9 +36,9 @@ from scipy.special import betaincinv, betaln  # noqa: E402
 
 from raysweep.laws import law  # noqa: E402
 from raysweep.laws.attempt_arms import compare_attempts  # noqa: E402
-from raysweep.laws.bootstrap import differences, paired  # noqa: E402
 from raysweep.laws.comparison import contrasted  # noqa: E402
 from raysweep.laws.contrast import Contrast  # noqa: E402
+from raysweep.laws.differences import differences, paired  # noqa: E402
 from raysweep.laws.fitting import fit_groups  # noqa: E402
 from raysweep.laws.group import Data  # noqa: E402
 from raysweep.laws.request import Options  # noqa: E402

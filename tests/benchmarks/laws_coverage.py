@@ -30,8 +30,9 @@ import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 
 from raysweep.laws import law  # noqa: E402
-from raysweep.laws.bootstrap import Bootstrap, compare, resample  # noqa: E402
+from raysweep.laws.bootstrap import Bootstrap, resample  # noqa: E402
 from raysweep.laws.definition import Law  # noqa: E402
+from raysweep.laws.differences import compare  # noqa: E402
 from raysweep.laws.estimate import Status, solve  # noqa: E402
 
 Array = npt.NDArray[np.float64]

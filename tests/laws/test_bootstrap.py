@@ -5,7 +5,8 @@ import pytest
 
 from raysweep.errors import FitError
 from raysweep.laws import law
-from raysweep.laws.bootstrap import bootstrap, compare, resample
+from raysweep.laws.bootstrap import bootstrap, resample
+from raysweep.laws.differences import compare
 from raysweep.laws.estimate import estimate
 from raysweep.laws.resampling import residuals
 

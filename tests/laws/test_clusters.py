@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from raysweep.laws import fit
-from raysweep.laws.bootstrap import compare
+from raysweep.laws.differences import compare
 from raysweep.laws.points import points
 from raysweep.laws.request import FitRequest
 

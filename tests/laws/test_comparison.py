@@ -13,9 +13,9 @@ from raysweep.errors import FitError
 from raysweep.laws import law
 from raysweep.laws.arms import arms_of
 from raysweep.laws.attempt_arms import compare_attempts, compare_counts
-from raysweep.laws.bootstrap import Deviations
 from raysweep.laws.comparison import compare_arms, contrasted
 from raysweep.laws.contrast import contrast, crossings
+from raysweep.laws.differences import Deviations
 from raysweep.laws.fitting import fit_groups
 from raysweep.laws.group import Data
 from raysweep.laws.request import FitRequest, Options

@@ -8,7 +8,8 @@ from scipy import optimize, special
 
 from raysweep.errors import FitError
 from raysweep.laws import law
-from raysweep.laws.bootstrap import compare, resample
+from raysweep.laws.bootstrap import resample
+from raysweep.laws.differences import compare
 from raysweep.laws.estimate import estimate
 from raysweep.laws.fitting import fit_groups
 from raysweep.laws.group import Data
