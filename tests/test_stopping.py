@@ -57,7 +57,7 @@ def test_a_sweep_stops_where_its_interval_is_narrow_enough(make_sweep: Make, mem
     assert high - low <= 0.02
     assert low < adaptive_toy.ALPHA < high
     said = " ".join(sentences(state))
-    assert "alpha = 0.39" in said
+    assert "alpha = 0.40" in said
     assert "One more decade: a run at size = 1e+05 would cost about 1e+11 FLOP" in said
     before = cells(memory_store)
     again = done(sweep, memory_store)
