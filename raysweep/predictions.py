@@ -12,8 +12,8 @@ The conformal interval (conformalised quantiles, Romano et al. 2019) asks how wr
 fitted to the smallest scales only, and each run beyond them counts by how far it lies outside the law's own interval
 there, per d (d + r), where d is the distance beyond the fitted scales and r their range, both in log scale: this is how
 the error of a straight line grows where the truth is curved. Larger scales are not exchangeable with smaller ones, so
-its level is not guaranteed; it is the record of this law on these data. Where the law is wrong it held .25 to .71 of
-runs in place of .95 (`tests/benchmarks/predictions.py`).
+its level is not guaranteed; it is the record of this law on these data. Where the law is wrong it held .34 to .75 of
+runs in place of .95, the interval of a law that may bend .68 to .95 (`tests/benchmarks/predictions.py`).
 """
 
 from __future__ import annotations

@@ -25,12 +25,11 @@ from raysweep.oracle.audits import stored_audits
 from raysweep.oracle.recipe import WEIGHTS
 from raysweep.predictions import kept
 from raysweep.rounds import stored_tuning
-from raysweep.stopping import stored_record
 from raysweep.store import TEMPORARY, Store
 from raysweep.store.leases import Pulse, drivers
 from raysweep.sweep.current import Current, current, split
 from raysweep.sweep.provenance import accepted_codes
-from raysweep.sweep.stored import stored_sweep
+from raysweep.sweep.stored import stored_sweep, stored_until
 
 __all__ = ["Seen", "failures", "status"]
 
@@ -86,7 +85,7 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
         "failures": _with_logs(store, _failures(scan.table)) if scan.parts else [],
         "parts": scan.parts,
         "forgotten": [one.to_json() for one in seen.current.ledger.tombstones()],
-        "until": stored_record(store, Path(name).stem),
+        "until": stored_until(store, Path(name).stem),
         "predictions": [asdict(one) for one in kept(store)],
         "unreadable": [{"file": name, "reason": reason} for name, reason in scan.skipped],
         "drivers": at_work,

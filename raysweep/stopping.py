@@ -33,7 +33,7 @@ from raysweep.sweep.provenance import accepted_codes
 from raysweep.sweep.until import Target, Until
 from raysweep.terminal import counted
 
-__all__ = ["Judged", "State", "check_coarse", "coarse_pass", "replay", "run_rounds", "state_of", "stored_record"]
+__all__ = ["Judged", "State", "check_coarse", "coarse_pass", "replay", "run_rounds", "state_of"]
 
 _FEW = 8  # settings below which the coarse pass has two seeds of each
 _MOST_ROUNDS = 100
@@ -267,13 +267,6 @@ def state_of(
         return replay(sweep.file.until, request, sweep.runs, sweep.axes, table, pending, gpus)
     except SweepError as error:
         raise SweepError(f"{sweep.path}: {error}") from error
-
-
-def stored_record(store: Store, digest: str) -> dict[str, Any] | None:
-    """What the last run of a sweep that stops itself came to, as of `verdict.record`; None where there is none."""
-    path = f"until/{digest}.json"
-    found = store.read_json(path) if store.exists(path) else None
-    return found if isinstance(found, dict) else None
 
 
 def run_rounds(

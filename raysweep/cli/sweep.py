@@ -78,7 +78,7 @@ def plan(
     """Show what a sweep will run and cost, and run nothing. The plan shows how cells collapse to runs and packs."""
     from raysweep.plan import make_plan
     from raysweep.rounds import Rounds, described
-    from raysweep.stopping import check_coarse, coarse_pass, stored_record
+    from raysweep.sweep.stored import stored_until
 
     sweep = _sweep(file, set_, preset, store)
     target = _store(sweep, store)
@@ -88,8 +88,10 @@ def plan(
     whole = stage if rounds is None else rounds.rehearsed(stage)
     done = None
     if sweep.file.until is not None:
-        done = stored_record(target, sweep.hash)
+        done = stored_until(target, sweep.hash)
         if sweep.file.until.max_flops is not None and done is None:
+            from raysweep.stopping import check_coarse, coarse_pass  # SciPy's statistics take a while to import
+
             check_coarse(sweep, make_plan(coarse_pass(sweep), target, slots).flops)
     planned = make_plan(whole, target, slots, skip_failed, _retry(retry))
     found = planned.to_json()
@@ -98,6 +100,8 @@ def plan(
     found["notes"] = [*sweep.notes, *_question(target, sweep)]
     if sweep.file.until is not None:
         found["until"] = done
+        if done and done["over"]:
+            found |= {"pending_cells": 0, "pending_runs": 0}
         found["notes"].append(_until_note(done))
     if price is None and (machines != 1 or prices is not None):
         raise PriceError("plan: --machines and --prices go with --price; give it, e.g. --price aws:p5")
