@@ -42,10 +42,15 @@ Array = npt.NDArray[np.float64]
 GRID_SHARE = 0.3  # of the cost: the least that goes to passes over the whole grid
 LEAST_ROUNDS = 3  # before a sweep may stop, the coarse pass included
 LEAST_FREEDOM = 10  # degrees of freedom of the noise before a sweep may stop
-CONFIRMATIONS = 2  # further passes over the whole grid, at most, before a sweep stops while its law is in doubt
-BENT, _DOUBT = 0.005, 0.2  # p-values at which a law counts as bent, and as in doubt
-STOPPING = 1.05  # by how much an interval is widened, as it is read repeatedly and the first narrow one ends the sweep
-_AIM = 0.95  # share of the wanted width that a round aims at, so that the next look is likely the last
+CONFIRMATIONS = 4  # further looks at a law that is in doubt, at most, before a sweep stops
+BENT, _BENT_EARLY = 0.0125, 0.001  # p-values at which a law counts as bent: where a sweep may stop, and before
+_DOUBT = (0.17, 0.25)  # p-values below which a law is in doubt, least and most; half of them after a first test
+_CHEAP = 0.04  # share of what was spent that a first test of a law in doubt may cost in expectation
+_SMOOTH = 0.9  # share of the error rate of the test that goes to the quadratic term; the rest is for lack of fit
+_CONFIRMING = 1 / 3  # of the cost so far: what runs that confirm a law may cost, unless a single one costs more
+STOPPING = 1.04  # by how much an interval is widened, as it is read repeatedly and the first narrow one ends the sweep
+_AIM = 0.99  # share of the wanted width that a round aims at: a further small round is cheaper than a wider aim
+_PILOT = 1.3  # how much wider the second round aims: the coarse pass alone hardly knows the noise
 _FINE = 8  # a step adds one run, or this part of those that a point has
 _PASSES = 64  # over the whole grid in one round, at most
 _STEPS = 400  # steps of one choice, at most
@@ -175,8 +180,9 @@ class Bend:
 def bend(u: Array, slopes: Slopes, seen: Seen, residual: Array, per_run: Array) -> Bend:
     """Look for a bend.
 
-    The p-value is the smaller of two, doubled: of a quadratic term beside the law's own slopes, and of the F test of
-    lack of fit against the noise between runs at one point (Draper & Smith 1998, section 2.1).
+    The p-value is the smaller of two, weighted (Bonferroni, 9 to 1): of a quadratic term beside the law's own slopes,
+    and of the F test of lack of fit against the noise between runs at one point (Draper & Smith 1998, section 2.1). In
+    the designs that rounds choose, the quadratic term is nearly as powerful as the best test by who knows the bend.
 
     Args:
         u: Log scale of each point, [..., points].
@@ -202,7 +208,8 @@ def bend(u: Array, slopes: Slopes, seen: Seen, residual: Array, per_run: Array) 
     ratio = (lack / np.maximum(lack_free, 1)) / np.where(can, pure / np.maximum(pure_free, 1), 1.0)
     rough = np.where(can, fdtrc(np.maximum(lack_free, 1), np.maximum(pure_free, 1), ratio), 1.0)
     noisy = (per_run > _EXACT**2).any(-1)  # else what is left are rounding errors
-    return Bend(np.where(noisy, np.minimum(1.0, 2 * np.minimum(smooth, rough)), 1.0), np.where(noisy, unseen, 0.0))
+    p = np.minimum(1.0, np.minimum(smooth / _SMOOTH, rough / (1 - _SMOOTH)))
+    return Bend(np.where(noisy, p, 1.0), np.where(noisy, unseen, 0.0))
 
 
 def _effects(slopes: Slopes, weight: Array, term: Array) -> Array:
@@ -258,6 +265,10 @@ def choose(slopes: Slopes, per_run: Array, count: Array, left: Array, cost: Arra
         if not take.any():
             break
         step = np.where(take, size, 0.0)
+        after = np.where(take, more, 0.0).sum(-1)
+        with np.errstate(all="ignore"):
+            part = (1 / goal - 1 / now) / (1 / after - 1 / now)  # of the last step: no more than is needed
+        step = np.where((after < goal)[..., None], np.ceil(step * np.clip(part, 0.0, 1.0)[..., None]), step)
         add, spent = add + step, spent + (step * cost).sum(-1)
         bread = bread + (step[..., None, None] * outer).sum(-3)
         meat = meat + ((step * per_run)[..., None, None] * outer).sum(-3)
@@ -279,10 +290,8 @@ def next_round(
         most: Cost that is left to spend, [...].
     """
     before = (count * cost).sum(-1)
-    free = np.maximum(count.sum(-1) - slopes.target.shape[-1], 1.0)
-    wanted = (_AIM * goal / (STOPPING * stdtrit(free, 0.975))) ** 2
     spend = np.minimum(before, most)
-    add = choose(slopes, per_run, count, left, cost, wanted, spend)
+    add = _towards(slopes, per_run, count, left, cost, goal, spend)
     passes, whole = count.min(-1), cost.sum(-1)  # over the whole grid so far
     for more in range(1, _PASSES + 1):
         one = np.clip(passes[..., None] + more - count, 0.0, left)
@@ -291,9 +300,35 @@ def next_round(
         short &= (price > 0) & (price <= most) & (add.sum(-1) > 0)
         if not short.any():
             break
-        rest = choose(slopes, per_run, count + one, left - one, cost, wanted, np.maximum(spend - price, 0.0))
+        rest = _towards(slopes, per_run, count + one, left - one, cost, goal, np.maximum(spend - price, 0.0))
         add = np.where(short[..., None], one + np.where((price < spend)[..., None], rest, 0.0), add)
     return add
+
+
+def _towards(
+    slopes: Slopes, per_run: Array, count: Array, left: Array, cost: Array, goal: Array, spend: Array
+) -> Array:
+    """Runs that make an interval as narrow as wanted, by Student's t with the degrees of freedom that they leave."""
+    add, free = np.zeros_like(count), np.full(count.shape[:-1], np.inf)
+    for _ in range(2):
+        wanted = (_AIM * goal / (STOPPING * stdtrit(free, 0.975))) ** 2
+        add = choose(slopes, per_run, count, left, cost, wanted, spend)
+        free = np.maximum((count + add).sum(-1) - slopes.target.shape[-1], 1.0)
+    return add
+
+
+def _confirming(count: Array, left: Array, cost: Array, most: Array | float) -> Array:
+    """Runs that put a law to the test, [..., points]: where there are fewest, the cheapest first.
+
+    They may cost `_CONFIRMING` of what was spent, or are a single one. This is a pass over the whole grid in pieces, as
+    most doubts end early; per unit of cost, no design that was tried shows better the bends that begin anywhere.
+    """
+    most = np.broadcast_to(most, count.shape[:-1])
+    spend = np.minimum(_CONFIRMING * (count * cost).sum(-1), most)
+    rank = np.argsort(np.argsort(np.where(left > 0, count, np.inf) + cost / (2 * cost.sum(-1, keepdims=True)), axis=-1))
+    before = ((rank[..., None, :] <= rank[..., :, None]) * cost[..., None, :]).sum(-1)  # cost up to each, by rank
+    first = (rank == 0) & (cost <= most[..., None])
+    return np.where((left > 0) & ((before <= spend[..., None]) | first), 1.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -305,7 +340,7 @@ class Look:
         bend: How far the points go with a bent law.
         per_run: Variance of one run's log y at each point, [..., points].
         reached: Whether the sweep may stop, [...]: the interval is narrow enough, after enough rounds and runs, and the
-            law is not in doubt, or was put to the test again.
+            law is not in doubt, or was put to the test often enough.
         bent: Whether the law does not hold, [...].
         add: Runs of the next round, [..., points]; none where the law is bent, the goal reached, or no run is left.
     """
@@ -334,19 +369,22 @@ def look(
 
     Args:
         rounds: Rounds so far, the coarse pass included.
-        confirmed: Passes so far that were made because the law was in doubt, [...].
+        confirmed: Looks so far at an interval that was narrow enough, after enough rounds, [...].
     """
     count = seen.count
     per_run = noise(u, seen, residual, slopes.target.shape[-1])
     half, found = half_width(slopes, seen, per_run), bend(u, slopes, seen, residual, per_run)
     narrow = half <= goal
     sure = (rounds >= LEAST_ROUNDS) & (count.sum(-1) - slopes.target.shape[-1] >= LEAST_FREEDOM)
-    doubt = (found.p < _DOUBT) & (confirmed < CONFIRMATIONS)
-    is_bent = found.p < BENT
+    test = _confirming(count, left, cost, most)
+    share = (test * cost).sum(-1) / (count * cost).sum(-1)
+    unsure = np.clip(_CHEAP / np.maximum(share, 1e-9), *_DOUBT) * np.where(confirmed > 0, 0.5, 1.0)
+    doubt = (found.p < unsure) & (confirmed < CONFIRMATIONS)
+    is_bent = found.p < np.where(narrow & sure, BENT, _BENT_EARLY)
     reached = narrow & sure & ~doubt & ~is_bent
-    grid = np.where((count <= count.min(-1, keepdims=True)) & (left > 0), 1.0, 0.0)
     again = narrow & (doubt | ~sure)
-    aim = np.where(again, _AIM * half, goal)  # a round that is only made to be sure is a small one
+    wanted = goal * (_PILOT if rounds == 1 else 1.0)
+    aim = np.where(half <= wanted, half, wanted)  # a round that is only made to be sure is a small one
     add = next_round(slopes, per_run, count, left, cost, aim, most)
-    add = np.where((again & sure)[..., None], grid, add)
+    add = np.where((again & sure)[..., None], test, add)
     return Look(half, found, per_run, reached, is_bent, np.where((reached | is_bent)[..., None], 0.0, add))

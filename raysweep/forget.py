@@ -11,8 +11,10 @@ import pyarrow.compute as pc
 
 from raysweep.laws.source import gather, scan, selected
 from raysweep.ledger.rows import STATUSES
+from raysweep.predictions import drop_scores, score
 from raysweep.store import Store
 from raysweep.sweep.current import cells
+from raysweep.sweep.stored import stored_runs, stored_sweep
 
 __all__ = ["Chosen", "choose", "drop_statements"]
 
@@ -85,8 +87,12 @@ def _varying(table: pa.Table) -> tuple[str, ...]:
 
 
 def drop_statements(store: Store) -> None:
-    """Delete what was concluded from rows that no longer count, or count again: what tuning chose, and the last word of
-    a sweep that stops itself. The next run concludes it from the ledger as it is then."""
+    """Delete what was concluded from rows that no longer count, or count again: what tuning chose, the last word of a
+    sweep that stops itself, and scores of predictions. The next run concludes the former from the ledger as it is then;
+    predictions are scored again at once."""
     for folder in ("tuning", "until"):
         for name, _ in store.list(folder):
             store.delete(f"{folder}/{name}")
+    drop_scores(store)
+    if (runs := stored_runs(store)) is not None:
+        score(store, [fit.request for fit in stored_sweep(store)[0].fit], runs)

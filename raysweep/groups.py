@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysweep.adaptive import Seen, Slopes
-from raysweep.errors import FitError, SweepError
+from raysweep.errors import FitError, SweepError, nearest
 from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Runs, number
 from raysweep.laws.request import FitRequest, Options
@@ -149,7 +149,7 @@ def measured(table: pa.Table, request: FitRequest, runs: Runs, settings: Setting
     """What some rows give: the groups that could be fitted; cost and seconds of a run of each setting, [settings].
 
     Raises:
-        SweepError: A run has several rows in one group.
+        SweepError: No row has y, or a run has several rows in one group.
     """
     try:
         from raysweep.laws.points import points
@@ -163,6 +163,12 @@ def measured(table: pa.Table, request: FitRequest, runs: Runs, settings: Setting
     cost, seconds, in_flops = _costs(table, runs, settings)
     plain = replace(request, options=Options(draws=0, holdout=0.0, huber=request.options.huber))
     ok = table.filter(pc.equal(table.column("status"), "ok"))
+    names = {field.name for field in ok.schema if (field.metadata or {}).get(b"role") == b"metric"}
+    if len(ok) and request.y not in ok.schema.names:
+        raise SweepError(
+            f"fit.y: must be a metric that runs report, but got {request.y!r}, which none of {len(ok):,} finished "
+            f"cells has. {nearest(request.y, names)}"
+        )
     try:
         taken = points(ok, plain, keep=("run",))
         fits = fit_points(taken, plain)

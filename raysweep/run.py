@@ -40,7 +40,7 @@ from raysweep.predictions import predict_ahead, score, sentences
 from raysweep.progress import Progress
 from raysweep.rounds import Rounds
 from raysweep.spread import can_double, in_words
-from raysweep.stopping import State, run_rounds, state_of
+from raysweep.stopping import State, check_coarse, run_rounds, state_of
 from raysweep.store import Store, UnreachableError
 from raysweep.store.leases import Claims, hold
 from raysweep.sweep import Sweep
@@ -184,6 +184,8 @@ def run(
                     return _execute(tasks, job, sha, executor, claims, left, progress)
 
                 if state is not None:
+                    if sweep.file.until is not None and sweep.file.until.max_flops is not None and state.rounds == 1:
+                        check_coarse(sweep, plan(sweep.only(state.chosen)).flops)
                     state, stopped = run_rounds(state, sweep, judge, fill, progress)
                 elif rounds is None:
                     stopped = fill(sweep)

@@ -29,7 +29,7 @@ from raysweep.store import TEMPORARY, Store
 from raysweep.store.leases import Pulse, drivers
 from raysweep.sweep.current import Current, current, split
 from raysweep.sweep.provenance import accepted_codes
-from raysweep.sweep.stored import stored_sweep
+from raysweep.sweep.stored import stored_sweep, stored_until
 
 __all__ = ["Seen", "failures", "status"]
 
@@ -85,26 +85,23 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
         "failures": _with_logs(store, _failures(scan.table)) if scan.parts else [],
         "parts": scan.parts,
         "forgotten": [one.to_json() for one in seen.current.ledger.tombstones()],
-        "until": _until(store, name),
+        "until": stored_until(store, Path(name).stem),
         "predictions": [asdict(one) for one in kept(store)],
         "unreadable": [{"file": name, "reason": reason} for name, reason in scan.skipped],
         "drivers": at_work,
         "worlds": _worlds(store),
         "clock": clock,
     }
+    if (found["until"] or {}).get("over") and found["pending"]:  # what was asked for and failed stays pending
+        asked = round(found["total"] * found["until"]["runs"] / found["until"]["of_runs"])
+        spared = min(found["total"] - asked, found["pending"])
+        found |= {"pending": found["pending"] - spared, "total": found["total"] - spared, "not_needed": spared}
     if scan.parts:
         times = _times(scan, now)
         found["pace"] = _pace(scan.table, times, now, found["pending"])
         if last := float(times.max(initial=0.0)):
             found["last_row_at"] = datetime.fromtimestamp(last, UTC).isoformat(timespec="seconds")
     return found
-
-
-def _until(store: Store, name: str) -> dict[str, Any] | None:
-    """What the last run of a sweep that stops itself came to; None where there is none."""
-    path = f"until/{Path(name).stem}.json"
-    found = store.read_json(path) if store.exists(path) else None
-    return found if isinstance(found, dict) else None
 
 
 def _codes(store: Store, table: pa.Table) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ from raysweep.sweep.provenance import accepted_codes
 from raysweep.sweep.until import Target, Until
 from raysweep.terminal import counted
 
-__all__ = ["Judged", "State", "replay", "run_rounds", "state_of"]
+__all__ = ["Judged", "State", "check_coarse", "coarse_pass", "replay", "run_rounds", "state_of"]
 
 _FEW = 8  # settings below which the coarse pass has two seeds of each
 _MOST_ROUNDS = 100
@@ -120,7 +120,7 @@ def replay(
         SweepError: The sweep cannot be judged: no seeds, a target that the law does not have, or several rows per run.
     """
     settings = settings_of(runs, axes)
-    counts = np.minimum(settings.sizes, until.coarse or (1 if settings.count >= _FEW else 2))
+    counts = _coarse(until, settings)
     confirmed: dict[tuple[str, str], int] = {}
     where = {key: i for i, key in enumerate(key.decode() for key in runs.keys.tolist())}
     place = np.array([where.get(key, -1) for key in table.column("run").to_pylist()], dtype=np.int64)
@@ -143,6 +143,35 @@ def replay(
             state.over = f"as many rounds were made as may be, {state.rounds}"
         counts = np.maximum(counts, wanted)
     return state
+
+
+def _coarse(until: Until, settings: Settings) -> Whole:
+    """Runs of each setting in the first round."""
+    return np.minimum(settings.sizes, until.coarse or (1 if settings.count >= _FEW else 2))
+
+
+def coarse_pass(sweep: Sweep) -> Sweep:
+    """The first round of a sweep that stops itself.
+
+    Raises:
+        SweepError: Its grid has no seeds.
+    """
+    assert sweep.file.until is not None
+    try:
+        settings = settings_of(sweep.runs, sweep.axes)
+    except SweepError as error:
+        raise SweepError(f"{sweep.path}: {error}") from error
+    return sweep.only(settings.first(_coarse(sweep.file.until, settings)))
+
+
+def check_coarse(sweep: Sweep, flops: float) -> None:
+    """Raise a SweepError where the coarse pass alone would cost more FLOPs than the whole sweep may."""
+    until = sweep.file.until
+    if until is not None and until.max_flops is not None and flops > until.max_flops:
+        raise SweepError(
+            f"{sweep.path}: until.max_flops: must pay for the coarse pass over the whole grid, but got "
+            f"(max_flops={until.max_flops:.4g}), and the pass needs {flops:.4g}. Raise it or shorten an axis"
+        )
 
 
 def _judge(

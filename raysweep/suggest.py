@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from raysweep import adaptive
 from raysweep.errors import LedgerError, SweepError
+from raysweep.grid.lineage import CANDIDATE
 from raysweep.groups import measured, settings_of
 from raysweep.prices import Machine
 from raysweep.store import Store
@@ -120,9 +122,13 @@ def suggestion(store: Store, targets: Sequence[Target], fit: int = 0) -> Suggest
             f"fits={len(file.fit)}). Add one to the sweep file and run it once more"
         )
     request = file.fit[fit].request
-    check_targets(targets, request)
-    settings = settings_of(runs, declaration.axes, least=1)
+    check_targets(targets, request, "suggest: --ci95")
     table, _ = cells(store)
+    if file.tune:  # a candidate's run is on the seeds that it was chosen by, and stands for nothing
+        candidate = pc.equal(table.column("role"), CANDIDATE)
+        tried = table.column("run").filter(candidate).to_numpy().astype("S")
+        table, runs = table.filter(pc.invert(candidate)), runs.take(~np.isin(runs.keys, tried))
+    settings = settings_of(runs, declaration.axes, least=1)
     groups, cost, seconds = measured(table, request, runs, settings)
     if not groups:
         raise SweepError(
@@ -131,7 +137,7 @@ def suggestion(store: Store, targets: Sequence[Target], fit: int = 0) -> Suggest
         )
     add, so_far, now = np.zeros(settings.count), np.zeros(settings.count), []
     for group in groups:
-        so_far[group.settings] += group.seen.count
+        so_far[group.settings] = np.maximum(so_far[group.settings], group.seen.count)  # groups may share runs
         for target in targets:
             slopes = group.slopes(target)
             per_run = adaptive.noise(group.u, group.seen, group.residual, len(group.free))

@@ -10,6 +10,7 @@ import pytest
 
 from raysweep.cli.status import lines
 from raysweep.executors import make_executor
+from raysweep.forget import choose, drop_statements
 from raysweep.laws.request import FitRequest
 from raysweep.predictions import conformal, kept
 from raysweep.reports import make_report
@@ -17,6 +18,7 @@ from raysweep.run import run
 from raysweep.status import status
 from raysweep.store import Store
 from raysweep.sweep import Sweep
+from raysweep.sweep.current import current
 
 SWEEP: dict[str, Any] = {
     "name": "ahead",
@@ -54,16 +56,29 @@ def test_larger_scales_are_predicted_before_they_run_and_scored_after(
         assert one.conformal is not None
         assert one.value == pytest.approx(3 * one.x["size"] ** -0.4, rel=0.15)
         assert one.own[0] < one.value < one.own[1]
+        assert one.bent is not None
+        assert one.bent[0] <= one.own[0] < one.own[1] <= one.bent[1]
+        assert one.level is not None
         assert one.beyond == pytest.approx(one.x["size"] / 1000)
         assert one.score is not None
         assert one.score["runs"] == 2
-        assert 0 <= one.score["in_own"] <= 1
+        assert 0 <= one.score["in_own"] <= one.score["in_bent"] <= 1
     before = [memory_store.read(f"predictions/{name}") for name, _ in memory_store.list("predictions")]
     run(make_sweep(SWEEP, {"size": LARGE, "seed": {"range": 3}}), memory_store, executor)
     assert [memory_store.read(f"predictions/{name}") for name, _ in memory_store.list("predictions")] == before
     page = " ".join(lines(status(memory_store)))
     assert "predictions made before the runs: 4, of which 4 are scored." in page
     assert "of 8 runs lie inside the law's own 95 % interval." in page
+    assert "if the law may bend [" in page
+    assert ", conformal at 95 % [" in page
+    ledger = current(memory_store).ledger
+    gone = choose(memory_store, "size = 30000").table.column("cell")
+    ledger.forget(gone, "a bad machine", "")
+    drop_statements(memory_store)
+    assert {one.x["size"]: one.score and one.score["runs"] for one in kept(memory_store)} == {1e4: 3, 3e4: None}
+    current(memory_store).ledger.restore(None)
+    drop_statements(memory_store)
+    assert [one.score and one.score["runs"] for one in kept(memory_store)] == [3] * 4
     assert any("predicted" in line and "measured" in line for line in make_report(memory_store).findings)
 
 

@@ -21,8 +21,10 @@ from raysweep.rounds import Rounds
 from raysweep.run import Outcome, run
 from raysweep.status import status
 from raysweep.store import Store
+from raysweep.suggest import suggestion
 from raysweep.sweep import Sweep, from_mapping
 from raysweep.sweep.current import cells, current
+from raysweep.sweep.until import read_target
 
 TUNED: dict[str, Any] = {
     "name": "tuned",
@@ -89,6 +91,9 @@ def test_a_plan_counts_all_rounds_and_status_what_is_asked(memory_store: Store) 
     found = status(store)
     assert found["tuning"]["said"] == [*outcome.tuned] != []
     assert (found["total"], found["pending"]) == (2 * RUNS, found["cells"]["failed"])
+    offered = suggestion(store, [read_target("alpha", 1e-3)]).rows
+    assert sum(row.add for row in offered) > 0
+    assert {(row.so_far, row.left) for row in offered} == {(3, 0)}  # candidates' seeds are not the winners'
     assert {key: found["tuning"][key] for key in ("settings", "round", "winners")} == {
         "settings": 3,
         "round": 3,

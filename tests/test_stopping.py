@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from raysweep.adaptive import Seen
+from raysweep.cli.status import lines
 from raysweep.errors import SweepError
 from raysweep.executors import make_executor
 from raysweep.executors.work import execute
@@ -21,8 +22,9 @@ from raysweep.laws import fit
 from raysweep.ledger.log import Ledger
 from raysweep.run import Outcome, run
 from raysweep.status import status
+from raysweep.stopping import check_coarse, coarse_pass
 from raysweep.store import Store
-from raysweep.sweep import Sweep
+from raysweep.sweep import Sweep, load_sweep
 from raysweep.sweep.until import read_target
 from raysweep.verdict import sentences
 
@@ -57,7 +59,7 @@ def test_a_sweep_stops_where_its_interval_is_narrow_enough(make_sweep: Make, mem
     assert high - low <= 0.02
     assert low < adaptive_toy.ALPHA < high
     said = " ".join(sentences(state))
-    assert "alpha = 0.39" in said
+    assert "alpha = 0.40" in said
     assert "One more decade: a run at size = 1e+05 would cost about 1e+11 FLOP" in said
     before = cells(memory_store)
     again = done(sweep, memory_store)
@@ -67,6 +69,10 @@ def test_a_sweep_stops_where_its_interval_is_narrow_enough(make_sweep: Make, mem
     found = status(memory_store)["until"]
     assert (found["over"], found["runs"]) == (state.over, outcome.counts.ok)
     assert json.dumps(found)
+    whole = status(memory_store)
+    assert (whole["pending"], whole["total"]) == (0, outcome.counts.ok)
+    assert whole["not_needed"] == len(sweep.runs) - outcome.counts.ok
+    assert f"not needed: {whole['not_needed']:,} cells of its grid" in " ".join(lines(whole))
 
 
 def test_killed_in_the_middle_of_a_round_it_ends_in_the_same_place(
@@ -125,6 +131,48 @@ def test_a_limit_in_flops_needs_rows_that_report_them(make_sweep: Make, memory_s
         done(sweep, memory_store)
 
 
+def test_a_metric_that_no_run_reports_is_an_error(make_sweep: Make, memory_store: Store) -> None:
+    sweep = make_sweep(SWEEP, fit=[{"law": "power", "x": "size", "y": "lsos"}])
+    for _ in range(2):  # after the first round, and at once where there are rows
+        with pytest.raises(SweepError, match=r"sweep\.yaml: fit\.y: must be a metric .* 'lsos'.* Did you mean 'loss'"):
+            done(sweep, memory_store)
+        assert len(cells(memory_store)) == 10
+
+
+def test_a_coarse_pass_that_costs_more_than_all_may_is_refused(make_sweep: Make) -> None:
+    sweep = make_sweep(SWEEP, until={"ci95": {"alpha": 0.1}, "max_flops": 1e9, "coarse": 2})
+    first = coarse_pass(sweep).runs
+    assert sorted(first.column("size")) == sorted([*dict.fromkeys(sweep.runs.column("size"))] * 2)
+    check_coarse(sweep, 1e9)
+    with pytest.raises(SweepError, match=r"max_flops=1e\+09\), and the pass needs 2e\+09"):
+        check_coarse(sweep, 2e9)
+
+
+def test_until_is_set_by_a_preset_and_on_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "u.yaml"
+    presets = {"sure": {"until": {"ci95": {"alpha": 0.01}, "max_hours": 2}}}
+    (tmp_path / "adaptive_toy.py").write_bytes(Path(adaptive_toy.__file__).read_bytes())
+    file.write_text(json.dumps({**SWEEP, "presets": presets}))
+
+    def until(*given: str, preset: str | None = None) -> dict[str, Any] | None:
+        found = load_sweep(file, given, preset).file.until
+        return None if found is None else found.model_dump(exclude_unset=True)
+
+    assert until(preset="sure") == {"ci95": {"alpha": 0.01}, "max_hours": 2}
+    assert until("until.ci95.loss(1.5e9)=.1", "until.max_hours=3", "size=10,20") == {
+        "ci95": {"alpha": 0.02, "loss(1.5e9)": 0.1},
+        "max_hours": 3,
+    }
+    assert until("until.ci95.alpha=null", "until.ci95.A=1") == {"ci95": {"A": 1}}
+    assert until("until=null") is None
+    with pytest.raises(SweepError, match=r"--set must be until\.KEY=VALUE, but got 'until\.ci95\.alpha'"):
+        until("until.ci95.alpha")
+    with pytest.raises(SweepError, match=r"until\.ci95: must name a parameter of the law"):
+        until("until.ci95.beta=1")
+    with pytest.raises(SweepError, match="--set until: must be a mapping or null"):
+        until("until=3")
+
+
 def test_where_nothing_can_be_fitted_the_sweep_ends_early(make_sweep: Make, memory_store: Store) -> None:
     state = done(make_sweep(SWEEP, {"size": [10, 100]}), memory_store).state
     assert state is not None
@@ -177,7 +225,7 @@ def test_any_law_is_linearised_at_its_estimate(law: str, scales: list[str]) -> N
         ({"until": {"ci95": {"alpha": 0.1}, "fit": 3}}, r"but got \(fit=3, fits=1\)"),
         ({"until": {"ci95": {"alpha": 0.1}, "max_gpu_hours": 1}}, r"packs must hold GPUs, but got"),
         ({"until": {"ci95": {"alpha": 0.1}, "max_hour": 1}}, "max_hours"),
-        ({"fit": [{"law": "auto", "x": "size", "y": "loss"}]}, "the law must be named, but it is `auto`"),
+        ({"fit": [{"law": "auto", "x": "size", "y": "loss"}]}, "the law of the fit must be named, but it is `auto`"),
         ({"observed": ["size"]}, "but size is observed"),
     ],
 )

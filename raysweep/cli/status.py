@@ -101,6 +101,8 @@ def _body(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{counts} of {found['total']:,}; {found['pending']:,} pending"
     else:
         yield f"{counts}; how many are pending is unknown: the store lacks axes/ of its sweep (run it once more)"
+    if found.get("not_needed"):
+        yield f"the sweep is done by its own rule; not needed: {counted(found['not_needed'], 'cell')} of its grid"
     if found.get("tuning"):
         from raysweep.rounds import described
 

@@ -30,7 +30,8 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="AXIS=VALUES",
-        help="Replace an axis wherever the grid has it: width=64,128, seed=0..4 or 'items=geom(64, 4096, 7)'.",
+        help="Replace an axis wherever the grid has it: width=64,128, seed=0..4 or 'items=geom(64, 4096, 7)'; "
+        "or a key of until: until.ci95.alpha=0.02.",
     ),
 ]
 Preset = Annotated[str | None, typer.Option(metavar="NAME", help="A preset of the file, e.g. smoke or full.")]
@@ -77,6 +78,7 @@ def plan(
     """Show what a sweep will run and cost, and run nothing. The plan shows how cells collapse to runs and packs."""
     from raysweep.plan import make_plan
     from raysweep.rounds import Rounds, described
+    from raysweep.sweep.stored import stored_until
 
     sweep = _sweep(file, set_, preset, store)
     target = _store(sweep, store)
@@ -84,13 +86,23 @@ def plan(
     rounds = Rounds(sweep, target) if sweep.tuning is not None else None
     stage = sweep if rounds is None else rounds.resume(skip_failed, _retry(retry))
     whole = stage if rounds is None else rounds.rehearsed(stage)
+    done = None
+    if sweep.file.until is not None:
+        done = stored_until(target, sweep.hash)
+        if sweep.file.until.max_flops is not None and done is None:
+            from raysweep.stopping import check_coarse, coarse_pass  # SciPy's statistics take a while to import
+
+            check_coarse(sweep, make_plan(coarse_pass(sweep), target, slots).flops)
     planned = make_plan(whole, target, slots, skip_failed, _retry(retry))
     found = planned.to_json()
     if rounds is not None:
         found["tuning"] = rounds.about(stage)
     found["notes"] = [*sweep.notes, *_question(target, sweep)]
     if sweep.file.until is not None:
-        found["notes"].append("until: this is the whole grid; a run takes only as much of it as its intervals need")
+        found["until"] = done
+        if done and done["over"]:
+            found |= {"pending_cells": 0, "pending_runs": 0}
+        found["notes"].append(_until_note(done))
     if price is None and (machines != 1 or prices is not None):
         raise PriceError("plan: --machines and --prices go with --price; give it, e.g. --price aws:p5")
     if price is not None:
@@ -104,12 +116,23 @@ def plan(
     say(f"{found['sweep']} ({found['experiment']})")
     if rounds is not None:
         say(f"  {described(found['tuning'])}", "  candidates that are not proposed yet are priced as if by the design")
-    _say_work(found, planned, target.uri, skip_failed)
+    if done and done["over"]:
+        say(f"  nothing to do: the sweep is done by its own rule after {counted(done['runs'], 'run')}: {done['over']}")
+    else:
+        _say_work(found, planned, target.uri, skip_failed)
     if price is not None:
         from raysweep.prices import sentences
 
         say(*(f"  {line}" for line in sentences(found["price"])))
     say(*(f"  note: {line}" for line in found["notes"]))
+
+
+def _until_note(done: Mapping[str, Any] | None) -> str:
+    """What a plan's figures are, of a sweep that stops itself."""
+    if done and done["over"]:
+        spared = counted(done["of_runs"] - done["runs"], "run")
+        return f"until: {spared} of the grid were not needed; a price or a budget is that of the whole grid"
+    return "until: this is the whole grid; a run takes only as much of it as its intervals need"
 
 
 def _say_work(found: Mapping[str, Any], planned: Plan, store: str, skip_failed: bool) -> None:

@@ -66,10 +66,13 @@ def _independent(group: Group) -> bool:
     return bool(np.unique(np.vstack([group.data.x, group.run]), axis=1).shape[1] == runs)
 
 
-def bent_band(group: GroupFit, x: Array) -> Array | None:
+def bent_band(group: GroupFit, x: Array, new_run: bool = False) -> Array | None:
     """Low and high of the mean at scales x > 0, [axes, points], if the law may bend: [points, 2]; None if unknown.
 
     It holds the interval of the law itself, and that of the law times a smooth deviation, see `laws.deviation`.
+
+    Args:
+        new_run: Of a new run's measurement, in place of the mean.
     """
     if group.error is not None or group.left is None:
         return None
@@ -77,7 +80,8 @@ def bent_band(group: GroupFit, x: Array) -> Array | None:
     found = deviation(group.law, values, group.left)
     if found is None:
         return None
-    own, bent = group.band(x), found.interval(x, group.level)
+    own = group.prediction(x) if new_run else group.band(x)
+    bent = found.interval(x, group.level, noise=new_run)
     return np.stack([np.fmin(own[:, 0], bent[:, 0]), np.fmax(own[:, 1], bent[:, 1])], axis=1)
 
 

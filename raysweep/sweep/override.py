@@ -13,7 +13,7 @@ from raysweep.grid.axes import RANGES
 from raysweep.sweep.places import entries
 from raysweep.yamlfile import parse_yaml, read_number
 
-__all__ = ["read_overrides"]
+__all__ = ["read_overrides", "with_until"]
 
 _MOST = 100_000  # values of a range that is listed in full
 _END = r"[-+]?[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?"
@@ -58,6 +58,43 @@ def read_overrides(texts: Sequence[str], grid: Mapping[str, Any]) -> dict[str, A
         words = any(isinstance(value, str) for value in old)
         found[name] = _entry(values, text, len(text) - len(values), words)
     return found
+
+
+def with_until(raw: Mapping[str, Any], texts: Sequence[str]) -> tuple[Mapping[str, Any], list[str]]:
+    """A sweep file with what `--set` gives for `until`, and the assignments that are left: those of axes.
+
+    `until.max_hours=2` and `until.ci95.alpha=0.02` set keys, `until=null` leaves it out. A null takes a key away.
+
+    Raises:
+        SweepError: No value, or `until` has other values than a mapping or null.
+    """
+    left, found = [], raw
+    for text in texts:
+        name, equals, value = text.partition("=")
+        top, _, key = name.strip().partition(".")
+        if top != "until" or "until" in raw["grid"]:
+            left.append(text)
+            continue
+        if not equals or not value.strip():
+            raise SweepError(f"--set must be until.KEY=VALUE, but got {text!r}, e.g. --set until.ci95.alpha=0.02")
+        given = parse_yaml(value, f"--set {text}")
+        if key:
+            old = _mapping(found.get("until"))
+            if key.startswith("ci95."):
+                key, given = "ci95", _merged(_mapping(old.get("ci95")), key.removeprefix("ci95."), given)
+            given = _merged(old, key, given)
+        elif given is not None and not isinstance(given, Mapping):
+            raise SweepError(f"--set until: must be a mapping or null, but got {value!r}, e.g. until.ci95.alpha=0.02")
+        found = {**found, "until": given}
+    return found, left
+
+
+def _mapping(given: Any) -> Mapping[str, Any]:
+    return given if isinstance(given, Mapping) else {}
+
+
+def _merged(old: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    return {name: one for name, one in {**old, key: value}.items() if one is not None}
 
 
 def _entry(values: str, text: str, start: int, words: bool) -> Any:

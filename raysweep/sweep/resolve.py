@@ -35,7 +35,7 @@ from raysweep.grid.values import canonical, unwrapped
 from raysweep.ledger.rows import RESERVED, row_schema
 from raysweep.oracle.recipe import kinds, recipe_hash
 from raysweep.sweep.fits import check_fits
-from raysweep.sweep.override import read_overrides
+from raysweep.sweep.override import read_overrides, with_until
 from raysweep.sweep.places import replaced
 from raysweep.sweep.schema import FitSpec, SweepFile, explain
 from raysweep.sweep.tuned import Layout, Study, Tuning, probe, tuning_of, whole_ends
@@ -167,9 +167,10 @@ def load_sweep(
     """A sweep from its file.
 
     Args:
-        overrides: `axis=values` of `--set`, e.g. `width=64,128`, `seed=0..4` or `items=geom(64, 4096, 7)`.
-        preset: A key of the file's `presets`, applied before the overrides; `resources`, `world`, `tune` and `tuner` in
-            it replace the file's.
+        overrides: `axis=values` of `--set`, e.g. `width=64,128`, `seed=0..4` or `items=geom(64, 4096, 7)`; also
+            `until.ci95.alpha=0.02`, a key of `until`, and `until=null`, which runs the whole grid.
+        preset: A key of the file's `presets`, applied before the overrides; `resources`, `world`, `tune`, `tuner` and
+            `until` in it replace the file's.
         known: Axes that a plain function may be given by an override, besides those of the file.
 
     Raises:
@@ -192,11 +193,12 @@ def load_sweep(
         if preset not in presets:
             raise SweepError(f"{path}: presets has no {preset!r}. {nearest(preset, map(str, presets))}")
         own = dict(presets[preset])
-        for name in ("resources", "world", "tune", "tuner"):
+        for name in ("resources", "world", "tune", "tuner", "until"):
             if name in own and name not in grid:  # else it is an axis
                 raw = {**raw, name: own.pop(name)}
         grid |= own
     grid_of_preset = dict(grid)
+    raw, overrides = with_until(raw, overrides)
     given = read_overrides(overrides, grid)
     grid = replaced(grid, given)
     sweep = from_mapping({**_with_world(raw, path), "grid": grid}, str(path), [path.parent.absolute(), Path.cwd()])

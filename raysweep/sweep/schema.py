@@ -229,7 +229,7 @@ class SweepFile(_Strict):
     workdir: Literal["own", "shared"] = Field("own", description="for a plain function on Ray: its working folder")
     fit: tuple[FitSpec, ...] = ()
     presets: Mapping[str, Mapping[str, Any]] = Field(
-        default_factory=dict, description="named overrides of the grid, of resources and of the world"
+        default_factory=dict, description="named overrides of the grid, resources, world, tune, tuner and until"
     )
     resources: Resources = Resources()
     budget: Budget = Budget()

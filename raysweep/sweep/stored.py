@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -25,7 +26,15 @@ from raysweep.sweep.schema import SweepFile, explain
 from raysweep.sweep.tuned import tuning_of
 from raysweep.yamlfile import MAX_BYTES, parse_yaml
 
-__all__ = ["Declaration", "at_store", "stored_declaration", "stored_display", "stored_runs", "stored_sweep"]
+__all__ = [
+    "Declaration",
+    "at_store",
+    "stored_declaration",
+    "stored_display",
+    "stored_runs",
+    "stored_sweep",
+    "stored_until",
+]
 
 
 def stored_sweep(store: Store) -> tuple[SweepFile, str]:
@@ -52,6 +61,13 @@ def stored_sweep(store: Store) -> tuple[SweepFile, str]:
         return SweepFile.model_validate(raw), name
     except ValidationError as error:
         raise LedgerError(f"store {store.uri}: {explain(error, raw, name)}") from error
+
+
+def stored_until(store: Store, digest: str) -> dict[str, Any] | None:
+    """What the last run of a sweep that stops itself came to, as of `verdict.record`; None where there is none."""
+    path = f"until/{digest}.json"
+    found = store.read_json(path) if store.exists(path) else None
+    return found if isinstance(found, dict) else None
 
 
 def at_store(sweep: Sweep, store: Store) -> Sweep:

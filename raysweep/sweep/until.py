@@ -106,7 +106,7 @@ def check_until(until: Until, fits: Sequence[FitRequest], axes: Mapping[str, Axi
             "Add `fit: [{law: power, x: ..., y: ...}]`"
         )
     request = fits[until.fit]
-    check_targets(until.targets, request)
+    check_targets(until.targets, request, "until.ci95")
     for name in request.x:
         if name in axes and axes[name].kind == "observed":
             raise SweepError(
@@ -120,19 +120,26 @@ def check_until(until: Until, fits: Sequence[FitRequest], axes: Mapping[str, Axi
         )
 
 
-def check_targets(targets: Sequence[Target], request: FitRequest) -> None:
-    """Raise a SweepError unless a fit's law has these parameters, or y at this number of scales."""
+def check_targets(targets: Sequence[Target], request: FitRequest, place: str) -> None:
+    """Raise a SweepError unless a fit's law has these parameters, or y at this number of scales.
+
+    Args:
+        place: Where the targets were given, for errors.
+    """
     law = request.form
     if law is None:
-        raise SweepError("until: the law must be named, but it is `auto`: which law holds would change between rounds")
+        raise SweepError(
+            f"{place}: the law of the fit must be named, but it is `auto`: which law holds would change between "
+            "rounds. Name one, such as power"
+        )
     for one in targets:
         if one.at is None and one.name not in law.names:
             raise SweepError(
-                f"ci95: must name a parameter of the law, or {request.y} at a scale such as {request.y}(1e9), but got "
-                f"{one.text!r}. {nearest(one.name, law.names)}"
+                f"{place}: must name a parameter of the law, or {request.y} at a scale such as {request.y}(1e9), but "
+                f"got {one.text!r}. {nearest(one.name, law.names)}"
             )
         if one.at is not None and (one.name != request.y or len(one.at) != len(request.x)):
             raise SweepError(
-                f"ci95: must give {request.y} a value of each of {', '.join(request.x)}, separated by commas, but got "
-                f"{one.text!r}"
+                f"{place}: must give {request.y} a value of each of {', '.join(request.x)}, separated by commas, but "
+                f"got {one.text!r}"
             )

@@ -17,7 +17,15 @@ from packing_figure import COLOURS, MARKERS
 
 __all__ = ["draw"]
 
-_DESIGNS = ("full grid", "random subset", "without two top scales", "V-optimal", "adaptive", "c-optimal, a bound")
+_DESIGNS = (
+    "full grid",
+    "random subset",
+    "without two top scales",
+    "V-optimal",
+    "adaptive",
+    "oracle, one run of every scale",
+    "c-optimal, a bound",
+)
 
 
 def draw(path: Path) -> Path:

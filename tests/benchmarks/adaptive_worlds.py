@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linprog
-from scipy.special import stdtrit
+from scipy.special import ndtr, ndtri, stdtrit
 
-from raysweep.adaptive import LEAST_ROUNDS, Seen, Slopes, look, variance
+from raysweep.adaptive import LEAST_ROUNDS, Seen, Slopes, choose, look, variance
 from raysweep.laws.definition import Law
 from raysweep.laws.forms import law as law_of
 
@@ -218,6 +218,7 @@ def rivals(world: World, goal: float, rng: np.random.Generator) -> dict[str, flo
         "random subset": np.mean([_random(world, goal, rng) for _ in range(_RANDOM)]),
         "V-optimal": _v_optimal(world, goal),
         "c-optimal, a bound": _c_optimal(world, goal),
+        "oracle, one run of every scale": _oracle(world, goal),
     }
     return {name: float(value) for name, value in found.items()}
 
@@ -261,3 +262,31 @@ def _c_optimal(world: World, goal: float) -> float:
         np.tile(price, 2), A_eq=np.hstack([rows.T, -rows.T]), b_eq=slopes.target[0], bounds=(0, None), method="highs"
     )
     return float((found.fun * stdtrit(1e9, 0.975) / goal) ** 2)
+
+
+def _oracle(world: World, goal: float) -> float:
+    """One run of every scale, and the cheapest runs beside by who knows law and noise: a bound for what must see bends.
+
+    The greedy choice; a convex program finds at most 1 % less for a power law, and 6 % with a floor.
+    """
+    _, slopes = world.slopes(world.truth[None])
+    ones, plenty = np.ones((1, world.u.size)), np.full((1, world.u.size), 1e9)
+    wanted = (goal / stdtrit(1e9, 0.975)) ** 2
+    add = choose(slopes, world.sd[None] ** 2, ones, plenty, world.cost[None], np.array([wanted]), np.array([1e30]))
+    return float(((1 + add[0]) * world.cost).sum())
+
+
+def best_power(world: World, count: Array, level: float) -> Array:
+    """Power of the best test (Neyman and Pearson) against the world's bend, by who knows its shape, [worlds].
+
+    Args:
+        count: Runs at each scale, [worlds, scales]; they are looked at once.
+        level: Share of right laws that it rejects.
+    """
+    law = world.slopes(np.broadcast_to(world.truth, (len(count), world.truth.size)))[1].law
+    term = world.log_y - world.form.evaluate(world.u[None], world.truth)[0]
+    weight = count / world.sd**2
+    bread = np.einsum("wp,wpi,wpj->wij", weight, law, law)
+    fit = np.linalg.solve(bread, np.einsum("wp,p,wpi->wi", weight, term, law)[..., None])[..., 0]
+    rest = term - np.einsum("wpi,wi->wp", law, fit)
+    return np.asarray(ndtr(np.sqrt((weight * rest**2).sum(-1)) + ndtri(level)))

@@ -1,4 +1,4 @@
-"""How often a larger run lies inside the interval that was predicted for it: the law's own, and the conformal one.
+"""How often a larger run lies inside the interval that was predicted for it: the law's own, a bent and a conformal one.
 
 Run: .venv/bin/python tests/benchmarks/predictions.py [--worlds 100]
 (writes predictions.json beside itself; asserts nothing)
@@ -28,6 +28,7 @@ import numpy as np  # noqa: E402
 
 from raysweep.laws.fitting import fit_groups  # noqa: E402
 from raysweep.laws.group import Data  # noqa: E402
+from raysweep.laws.misfit import bent_band  # noqa: E402
 from raysweep.laws.request import FitRequest, Options  # noqa: E402
 from raysweep.predictions import conformal  # noqa: E402
 
@@ -48,8 +49,8 @@ WORLDS: dict[str, tuple[str, Callable[[Any], Any], float]] = {
 def covered(law: str, truth: Callable[[Any], Any], growth: float, worlds: int) -> dict[str, Any]:
     """Shares of new runs inside, and median widths (ratios of ends), by how far ahead they are."""
     request, rng = FitRequest(x=("x",), y="y", law=law), np.random.default_rng(0)
-    inside: dict[str, list[list[float]]] = {"own": [], "conformal": []}
-    wide: dict[str, list[list[float]]] = {"own": [], "conformal": []}
+    inside: dict[str, list[list[float]]] = {"own": [], "bent": [], "conformal": []}
+    wide: dict[str, list[list[float]]] = {"own": [], "bent": [], "conformal": []}
     at = np.array([X.max() * times for times in AHEAD])
     for _ in range(worlds):
         y, new = (truth(x) * np.exp(NOISE * (x / X.min()) ** growth * rng.standard_normal(x.size)) for x in (X, at))
@@ -58,8 +59,11 @@ def covered(law: str, truth: Callable[[Any], Any], growth: float, worlds: int) -
         if fit.error is not None or record is None:
             continue
         own = fit.prediction(at)
-        both = {"own": own, "conformal": np.array([record.widened(e, [x]) for e, x in zip(own, at, strict=True)])}
-        for name, ends in both.items():
+        bent = bent_band(fit, at[None], new_run=True)
+        if bent is None:
+            continue
+        wider = np.array([record.widened(e, [x]) for e, x in zip(own, at, strict=True)])
+        for name, ends in {"own": own, "bent": bent, "conformal": wider}.items():
             inside[name].append(((new >= ends[:, 0]) & (new <= ends[:, 1])).tolist())
             wide[name].append((ends[:, 1] / ends[:, 0]).tolist())
     return {
