@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 def draw(found: Sequence[Curves], names: Mapping[str, str], file: Path) -> None:
     """A column per world: losses above; below, accuracy under the Bayes classifier's."""
-    worlds = list(dict.fromkeys(one.world for one in found))
+    worlds, models = (list(dict.fromkeys(each)) for each in zip(*((one.world, one.model) for one in found), strict=True))
+    looks = dict(zip(sorted(models), zip(COLOURS, MARKERS, strict=False), strict=False))  # the same in every world
     with mpl.rc_context(STYLE):
         fig, axes = plt.subplots(2, len(worlds), figsize=(4.6 * len(worlds), 6.4), sharex="col", squeeze=False)
         for column, world in enumerate(worlds):
             above, below = axes[:, column]
             own = [one for one in found if one.world == world]
-            for colour, marker, one in zip(COLOURS, MARKERS, own, strict=False):
+            for one in own:
+                colour, marker = looks[one.model]
                 line = {"color": colour, "marker": marker, "ms": 4}
                 epistemic, total = (one.values[m].mean(1) for m in ("epistemic", "total"))
                 above.errorbar(one.sizes, epistemic, _bars(one, one.values["epistemic"]), label=one.model, **line)
@@ -40,7 +42,8 @@ def draw(found: Sequence[Curves], names: Mapping[str, str], file: Path) -> None:
             below.set_xlabel("training items N")
         axes[0, 0].set_ylabel("nats")
         axes[1, 0].set_ylabel("accuracy below Bayes (points)")
-        axes[0, 0].legend(title="filled: epistemic; hollow: total;\ndotted: aleatoric", title_fontsize=7)
+        lines = axes[0, -1].get_legend_handles_labels()
+        axes[1, -1].legend(*lines, title="filled: epistemic; hollow: total;\ndotted: aleatoric", title_fontsize=7)
         save(fig, file)
 
 

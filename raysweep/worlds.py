@@ -83,7 +83,7 @@ def made(
     progress.live("oracle: audit", force=True)
     for found in require_audit(store, folder, recipe, world, wanted):
         progress.say(f"oracle: audit passed{place(found['at'])}: {summary(found)}")
-    if new:
+    if new or not store.exists(f"{folder}/card.md"):  # whoever trained it may have died before
         write_card(store, folder, recipe, world)
     return world
 

@@ -63,8 +63,10 @@ def test_a_world_is_trained_audited_and_described_and_found_the_next_time(files:
     assert "Audit at temperature 1: aleatoric" in card
     assert (folder / "samples.png").read_bytes().startswith(b"\x89PNG")
     assert not (folder / "checkpoint").exists() or not list((folder / "checkpoint").iterdir())
+    (folder / "card.md").unlink()  # as if the process had died after the training
     again = call(*arguments)
     assert json.loads(again.stdout) == found
+    assert (folder / "card.md").read_text() == card
     other = call(*arguments[:-1], "--set", "steps=6", "--json")
     assert json.loads(other.stdout)["folder"] != found["folder"]
 
