@@ -50,6 +50,18 @@ def test_the_range_of_an_exponent_is_that_of_its_local_values(common: ModuleType
     assert [bent.value, bent.low, bent.high] == pytest.approx(expected, abs=1e-3)
 
 
+def test_windows_of_time_are_those_of_the_modes_that_are_learned(common: ModuleType) -> None:
+    """From 10 modes to one in twenty: mode k at t = k^alpha, or k^(alpha (1 + beta) / 2) on rich hard tasks."""
+    time = importlib.import_module("features_time")
+    settings = {"alpha": [2.0] * 3, "beta": [0.5, 0.5, 1.25], "gamma": [0.0, 1.0, 1.0], "inputs": [800] * 3}
+    low, high = time.BEFORE_LAST.bounds(settings)
+    np.testing.assert_allclose(low, [10**2, 10**1.5, 10**2])
+    np.testing.assert_allclose(high, [40**2, 40**1.5, 40**2])
+    low, high = time.BEFORE_PLATEAU.bounds({**settings, "width": [2048] * 3})
+    np.testing.assert_allclose(low, [10**2, 10**1.5, 10**2])
+    np.testing.assert_allclose(high, [102.4**2, 102.4**1.5, 102.4 ** (1 / 0.75)])
+
+
 @pytest.mark.parametrize(("alpha", "beta", "noise"), [(1.5, 0.5, 0.0), (2, 1.25, 0.0), (1.5, 3.5, 0.3)])
 def test_lazy_frontiers_of_three_phases(alpha: float, beta: float, noise: float, compute: ModuleType) -> None:
     """Of the deterministic equivalent, by envelope and by IsoFLOP: L* within .04 and N* within .08 of the table."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy.integrate import solve_ivp
 
 from raysweep.theory.features import Modes, compute_optimal, flow, modes_of_width, phase, power_law_modes, time_exponent
 
@@ -87,17 +88,30 @@ def test_modes_hardly_learned_add_their_noise_as_one() -> None:
     assert losses[0] == pytest.approx(exact, rel=1e-4)
 
 
-def _noisy(modes: Modes, t: float, noise: float) -> float:
-    """The loss with noise by small steps of Euler's, extrapolated."""
-    found = []
-    for steps in (2000, 4000):
-        r, extra, dt = np.ones_like(modes.x), np.zeros_like(modes.x), t / steps
-        for _ in range(steps):
-            loss = (modes.mass * r**2 + extra).sum()
-            extra += dt * (-2 * modes.x * extra + noise * modes.count * modes.x**2 * loss)
-            r -= dt * modes.x * r
-        found.append((modes.mass * r**2 + extra).sum())
-    return float(2 * found[1] - found[0])
+def _noisy(modes: Modes, t: float, noise: float, gamma: float = 0.0) -> float:
+    """The loss with noise, by another integrator of the same equations."""
+    n = len(modes.x)
+
+    def rates(_: float, state: Array) -> Array:
+        r, extra, rho = state[:n], state[n:-1], state[-1]
+        growth, s = (modes.mass * r * (1 - r)).sum(), 1 + gamma * rho
+        fed = noise * s**2 * modes.count * modes.x**2 * ((modes.mass * r**2).sum() + extra.sum())
+        return np.concatenate([
+            -s * modes.x * r - gamma * growth / s * (1 - r), -2 * s * modes.x * extra + fed, [2 * growth]
+        ])  # fmt: skip
+
+    start = np.concatenate([np.ones(n), np.zeros(n + 1)])
+    end = solve_ivp(rates, (0, t), start, "DOP853", rtol=1e-9, atol=1e-12).y[:, -1]
+    return float((modes.mass * end[:n] ** 2).sum() + end[n:-1].sum())
+
+
+@pytest.mark.parametrize(("gamma", "noise"), [(0.0, 0.1), (1.0, 0.02), (3.0, 0.02)])
+def test_noise_grows_with_the_kernel(gamma: float, noise: float) -> None:
+    """The kernel's scale s counts twice: by step size and gradient."""
+    modes = power_law_modes(1.5, 0.5, 60, 60)
+    found = flow([modes], gamma, [30.0], noise).loss[0, 0]
+    assert found == pytest.approx(_noisy(modes, 30.0, noise, gamma), rel=1e-4)
+    assert found > 1.02 * flow([modes], gamma, [30.0]).loss[0, 0]
 
 
 def test_local_exponents_in_time() -> None:
@@ -225,4 +239,6 @@ def test_the_compute_optimal_table(
     alpha: float, beta: float, rich: bool, name: str, expected: tuple[float, float]
 ) -> None:
     assert phase(alpha, beta) == name
+    edges = (0.99, "hard"), (1.0, "easy"), (1.99 - 1 / alpha, "easy"), (2.01 - 1 / alpha, "super-easy")
+    assert [phase(alpha, at) for at, _ in edges] == [said for _, said in edges]
     assert compute_optimal(alpha, beta, rich) == pytest.approx(expected, abs=1e-3)
