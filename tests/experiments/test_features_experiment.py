@@ -176,6 +176,16 @@ def test_what_a_width_does_not_reach_is_noise_to_minibatches_and_data_sets() -> 
         assert 4 * excess.std() / np.sqrt(SEEDS) < 0.15 * expected
 
 
+@pytest.mark.parametrize("items", [6, 40])
+def test_descent_on_a_data_set_moves_by_the_modes_that_its_items_show(items: int) -> None:
+    """What the model lacks of the target is a part of what the items ask for."""
+    x = torch.arange(1, 13, dtype=torch.float64)[None] ** -1.5
+    lacks, gamma = (torch.tensor([v], dtype=torch.float64) for v in (0.5, 1.0))
+    stack = Descent(x, torch.ones_like(x), lacks, gamma, 0.01, torch.tensor([3]), 0, items)
+    found = [stack.at(t)[1][0] for t in (1.0, 10.0)]
+    np.testing.assert_allclose(found, flow([stack.seen(0)], 1.0, [1, 10]).rho[0], rtol=0.02)
+
+
 def test_a_time_between_two_steps_is_on_the_line_through_them() -> None:
     at = [isotropic(0, 40).at(t)[i] for i in (0, 1) for t in (0.2, 0.225, 0.3)]
     for before, between, after in (at[:3], at[3:]):
