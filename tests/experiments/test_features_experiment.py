@@ -99,6 +99,30 @@ def test_steps_follow_the_exact_flow(tmp_path: Any) -> None:
     np.testing.assert_allclose(share, share[0], rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("grid", "reason"),
+    [
+        ({}, "the exact flow without a width is the theory itself"),
+        ({"width": 2048, "gamma": 1}, "the theory of a rich or noisy width, the mean of random models, ends at 1,024"),
+        ({"width": 2048, "batch": 8}, "the theory of a rich or noisy width"),
+        ({"method": "steps", "n_train": 9, "gamma": 1}, "a data set that is used again has a theory without a width"),
+        ({"method": "steps", "n_train": 9, "width": 8}, "a data set that is used again has a theory without a width"),
+    ],
+)
+def test_what_has_no_theory_says_why(grid: dict[str, Any], reason: str) -> None:
+    cell = from_mapping({"name": "f", "experiment": "features", "grid": {**grid, "t": 10}}).runs.row(0)
+    (found,) = EXPERIMENT.theory(pa.Table.from_pylist([{**cell, "t": 10.0}]), {"loss"}).to_pylist()
+    assert found["loss"] is None
+    assert found["reason"].startswith(reason)
+
+
+def test_the_theory_of_a_lazy_width_has_its_inputs(tmp_path: Any) -> None:
+    """Where they are few, the model reaches most of the target."""
+    table = rows({"width": 16, "inputs": 20, "t": 100, "seed": {"range": 24}}, Store(str(tmp_path / "s")))
+    loss, expected = table["loss"].to_numpy(), EXPERIMENT.theory(table, {"loss"})["loss"][0].as_py()
+    assert loss.mean() == pytest.approx(expected, abs=4 * loss.std(ddof=1) / np.sqrt(24))
+
+
 def test_the_theory_of_a_rich_width_is_the_mean_of_other_models(tmp_path: Any) -> None:
     grid = {"width": 24, "gamma": 1, "t": [3, 100], "seed": {"range": 12}}
     table = rows(grid, Store(str(tmp_path / "s"))).sort_by([("seed", "ascending"), ("t", "ascending")])
@@ -314,7 +338,7 @@ def test_an_axis_that_came_later_changes_neither_keys_nor_the_theory_of_older_st
         ({"method": "steps", "gamma": 10, "eta": 0.5}, r"grid\.eta: .* must stay below 2 .* Take eta <= 0\.047"),
         ({"method": "steps", "n_train": 10, "batch": 4}, r"grid\.n_train: .* Set one of them to 0"),
         ({"method": "exact", "n_train": 10}, r"grid\.n_train: a data set must be used by method: steps"),
-        ({"method": "steps", "t": 0.01}, r"grid\.t: must be a step at least"),
+        ({"method": "steps", "t": 0.049}, r"grid\.t: must be a step at least"),
         ({"method": "steps", "target": "random"}, r"grid\.target: a random one must be learned by method: exact"),
         ({"width": 100, "inputs": 50}, r"grid\.inputs: must be at least the width"),
         ({"eta": [0.1, 0.2]}, r"grid\.eta: must have one value where it has no effect, as the exact flow"),

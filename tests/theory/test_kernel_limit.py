@@ -32,7 +32,7 @@ def test_reused_data_against_an_independent_computation() -> None:
     found = reused_data_curve(modes, TIMES, 128)
     np.testing.assert_allclose(found, [0.516, 0.199, 0.0828, 0.0539, 0.0521], rtol=2e-3)
     np.testing.assert_allclose(
-        reused_data_curve(modes, TIMES[:3], 1e9), lazy_curve(modes, TIMES[:3], np.inf), rtol=1e-4
+        reused_data_curve(modes, TIMES[:3], 1e12), lazy_curve(modes, TIMES[:3], np.inf), rtol=1e-6
     )
 
 
@@ -78,4 +78,5 @@ def test_exponents_of_plateaus(alpha: float, beta: float) -> None:
 def test_infinite_width_is_the_plain_sum() -> None:
     modes = power_law_modes(2, 1.25)
     np.testing.assert_allclose(lazy_curve(modes, TIMES, np.inf), flow([modes], 0, TIMES).loss[0], rtol=1e-5)
-    np.testing.assert_allclose(lazy_curve(modes, TIMES[:3], 1e11), lazy_curve(modes, TIMES[:3], np.inf), rtol=1e-3)
+    # By the contour, at a width that is as good as infinite.
+    np.testing.assert_allclose(lazy_curve(modes, TIMES[:4], 1e14), lazy_curve(modes, TIMES[:4], np.inf), rtol=1e-7)
