@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -42,6 +44,16 @@ def test_curves_end_on_their_plateaus() -> None:
     assert reused_data_curve(modes, [1e6], 200)[0] == pytest.approx(data_plateau(modes, 200), rel=1e-3)
     assert ensemble_plateau(modes, 200) < width_plateau(modes, 200)
     assert width_plateau(modes, 2000) == data_plateau(modes, 2000) == 0
+
+
+def test_what_no_mode_reaches_is_left_of_every_loss() -> None:
+    modes = power_law_modes(1.5, 0.5, 300, 300)
+    less = replace(modes, unreachable=0.25)
+    for curve in (lazy_curve, reused_data_curve):
+        np.testing.assert_allclose(curve(less, TIMES[:2], 64), curve(modes, TIMES[:2], 64) + 0.25, rtol=1e-12)
+    for plateau in (width_plateau, ensemble_plateau, data_plateau):
+        for size in (64, 300):
+            assert plateau(less, size) == pytest.approx(plateau(modes, size) + 0.25, rel=1e-12)
 
 
 @pytest.mark.parametrize("alpha", [1.5, 2.0])
