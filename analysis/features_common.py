@@ -62,6 +62,28 @@ def span(name: str, x: Array) -> str:
     return f"{name} {x.min():.3g} to {x.max():.3g}"
 
 
+def parts(x: Array) -> list[slice]:
+    """Every run of neighbouring values of x, sorted, that spans at least half of its logarithm; the first is all."""
+    u = np.log(x)
+    least = (u[-1] - u[0]) / 2 - 1e-9
+    ends = [(i, j) for i in range(len(u)) for j in range(len(u) - 1, i, -1) if u[j] - u[i] >= least]
+    return [slice(i, j + 1) for i, j in ends]
+
+
+def computed(name: str, x: Array, statistic: Callable[[slice], float]) -> Measured:
+    """A statistic of a curve without seeds over a window of sorted x, and its range over the window's parts.
+
+    The range says how far the number depends on where in the window it is taken, not how it would scatter.
+    """
+    values = [float(statistic(part)) for part in parts(x)]
+    return measured(f"{span(name, x)}; interval over parts of it", 0, values[0], (min(values), max(values)))
+
+
+def exponent(name: str, x: Array, y: Array) -> Measured:
+    """The exponent of y ~ x^-e of a curve without seeds; see `computed`."""
+    return computed(name, x, lambda part: falls(x[part], y[part]))
+
+
 def sampled(window: str, values: Array, statistic: Callable[[Array], Any]) -> Measured:
     """A statistic of values [..., seeds] with its interval over seeds."""
     return measured(window, values.shape[-1], *over_seeds(values, statistic))

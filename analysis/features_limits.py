@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from common import Array, save
-from features_common import CLOCK, by_seed, claim, falls, sampled, span, within
+from features_common import CLOCK, by_seed, claim, exponent, falls, sampled, span, within
 from matplotlib import pyplot as plt
 
-from raysweep.claims import Claim, Measured, Rule
+from raysweep.claims import Claim, Rule
 from raysweep.laws.window import Window
 from raysweep.reports.style import COLOURS
 from raysweep.theory.features import phase, power_law_modes
@@ -136,15 +136,11 @@ def of_volterra(part: pl.DataFrame, how: str, alpha: float, rows: list[Claim]) -
     flow = inside.filter(pl.col("batch") == 0)["loss"].to_numpy()
     batches = sorted(b for b in inside["batch"].unique().to_list() if b)
     extra = np.stack([inside.filter(pl.col("batch") == b)["loss"].to_numpy() - flow for b in batches])
-    for name, value, theory, window in (
-        ("t", float(falls(t, extra[-1])), 2 - 1 / alpha, f"{span('t', t)}, eta / B {0.05 / batches[-1]:.3g}"),
-        (
-            "B",
-            float(falls(np.array(batches, dtype=float), extra[:, -1])),
-            1.0,
-            f"B {batches[0]} to {batches[-1]}, t {t[-1]:g}",
-        ),
+    sizes = np.array(batches, dtype=float)
+    in_time, in_batch = exponent("t", t, extra[-1]), exponent("B", sizes, extra[:, -1])
+    for name, one, theory, at, near in (
+        ("t", in_time, 2 - 1 / alpha, f"eta / B {0.05 / batches[-1]:.3g}", 0.02),
+        ("B", in_batch, 1.0, f"t {t[-1]:g}", 0.05),
     ):
-        setting = f"exponent in {name} of what minibatches add, by the Volterra form; {how}"
-        near = Rule("near theory", 0.02 if name == "t" else 0.05)
-        rows.append(claim("H6", setting, theory, Measured(value, window, 0), near, "noise"))
+        setting = f"exponent in {name} of what minibatches add, by the Volterra form at {at}; {how}"
+        rows.append(claim("H6", setting, theory, one, Rule("near theory", near), "noise"))

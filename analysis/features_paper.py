@@ -6,7 +6,8 @@
 Writes the table of claims analysis/claims/features.csv (or --claims), which docs/papers.md shows, and a figure per
 question; with --only, those of one sweep, which alone are printed, and the rest of the table stays. The exact flow of a
 power-law target without a width, and gradient descent on the population, have no seeds: their exponents are computed,
-not sampled. Others have intervals from a bootstrap over seeds. Networks have a table of their own.
+not sampled, and come with their range over parts of the window. Others have intervals from a bootstrap over seeds.
+Networks have a table of their own.
 """
 
 from __future__ import annotations

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from common import save
-from features_common import claim, falls, span, within
+from features_common import claim, computed, falls, within
 from matplotlib import pyplot as plt
 
-from raysweep.claims import Claim, Measured, Rule
+from raysweep.claims import Claim, Rule
 from raysweep.laws.window import Window
 from raysweep.theory.features import time_exponent
 
@@ -25,14 +25,14 @@ def of_phase(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
     alphas, betas = (np.sort(alone[name].unique().to_numpy()) for name in ("alpha", "beta"))
     fig, axes = plt.subplots(2, 3, figsize=(11, 6.4), sharex=True, sharey=True)
     for row, gamma in zip(axes, (0.0, 1.0), strict=True):
-        found = np.empty((len(betas), len(alphas)))
+        loss = np.empty((len(t), len(betas), len(alphas)))
         for (alpha, beta), part in alone.filter(pl.col("gamma") == gamma).group_by("alpha", "beta"):
-            at = int(np.searchsorted(betas, beta)), int(np.searchsorted(alphas, alpha))
-            found[at] = falls(part["t"].to_numpy(), part["loss"].to_numpy())
+            loss[:, np.searchsorted(betas, beta), np.searchsorted(alphas, alpha)] = part.sort("t")["loss"].to_numpy()
         rich = gamma > 0
+        found = falls(t, loss)
         known = np.array([time_exponent(b, rich) for b in betas])[:, None] + 0 * found
         name = "rich (gamma 1)" if rich else "lazy"
-        one = Measured(float(np.abs(found - known).max()), span("t", t), 0)
+        one = computed("t", t, lambda part, y=loss, e=known: np.abs(falls(t[part], y[part]) - e).max())
         setting = f"largest deviation from the theory over {found.size} points of (alpha, beta); exact, {name}"
         rows.append(claim("H1", setting, 0.0, one, Rule("below", 0.03), "phase"))
         for axis, values, title in zip(

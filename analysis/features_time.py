@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from common import Array, save
-from features_common import CLOCK, by_seed, claim, falls, sampled, slopes, span, within
+from features_common import CLOCK, by_seed, claim, exponent, falls, sampled, slopes, span, within
 from matplotlib import pyplot as plt
 
 from raysweep.claims import Claim, Measured, Rule
@@ -52,7 +52,7 @@ def of_time(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
         else:
             inside = within(part, UNBOUNDED if method == "exact" else BEFORE_LAST)
             t = inside["t"].to_numpy()
-            one = Measured(float(falls(t, inside["loss"].to_numpy())), span("t", t), 0)
+            one = exponent("t", t, inside["loss"].to_numpy())
             if method == "exact":
                 known, why = in_window(beta, rich, t)
         how = f"{method}, width {width:,}" if wide else method
@@ -151,7 +151,7 @@ def of_crossover(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
         axis.axhline(1, color="0.7", lw=0.8)
         g, c = np.array(gammas), np.array(crossed)
         late = g <= WEAK * 1.001
-        found = Measured(float(falls(g[late], c[late])), span("gamma", g[late]), 0)
+        found = exponent("gamma", g[late], c[late])
         setting = f"exponent of 1/gamma in the crossover time, where gamma rho = 1; alpha 1.5, beta {beta:g}"
         rows.append(claim("H1", setting, 1 / (1 - beta), found, Rule("near theory", 0.1), "crossover"))
         axes[0].plot(g, c, "o", ms=4, mfc="none", color=colour, label=f"beta = {beta:g}")
@@ -179,7 +179,7 @@ def of_step_size(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
         ):
             at, loss = part[x].to_numpy(), part["loss"].to_numpy()
             keep = part["t"].to_numpy() >= HORIZON
-            one = Measured(float(falls(at[keep], loss[keep])), span(x, at[keep]), 0)
+            one = exponent(x, at[keep], loss[keep])
             known = time_exponent(beta, rich)
             setting = f"exponent in {name}; steps, gamma 1, alpha 2, beta {beta:g}"
             rows.append(claim("H1", setting, known, one, Rule("near theory", 0.05), "step_size"))

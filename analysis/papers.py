@@ -26,11 +26,15 @@ set by hand, with its reason. "Paper" is what notes on the paper report: check t
 * **not supported**: it does not show what the paper says, because it points elsewhere or is too uncertain.
 * **not run**: there is no measurement.
 
-Measured values are followed by their 95 % interval over seeds (or splits of the data); values without one are computed.
+Measured values are followed by their 95 % interval over seeds (or splits of the data). Without seeds they are computed.
 Whole seeds are drawn with replacement, and how far the draws lie from the value is enlarged as Student's distribution
 is wider than the normal one: for a mean that gives Student's interval, which with 3 to 32 seeds holds a normal mean in
 94 to 96 % of cases (`over_seeds` in `analysis/common.py`; intervals of peaks and rank correlations are enlarged alike).
 With few seeds intervals are wide, and a wide interval that holds the target is weak support.
+
+An exponent of a curve without seeds has a range instead, marked as "interval over parts of it": the least and the
+greatest exponent that a fit finds over any part of the window which spans at least half of its logarithm. It says how
+far the exponent depends on where in the window it is taken; it has no coverage, and verdicts look at the value alone.
 """
 
 

@@ -68,6 +68,11 @@ def test_a_verdict_follows_from_the_interval(
 
 
 def test_a_computed_value_is_judged_as_a_point() -> None:
+    ranged = Measured(2.498, "k = 1,000 to 10,000; interval over parts of it", 0, 2.4, 2.6)
+    assert claim(paper=2.5, measured=ranged, rule=Rule("near paper", 0.001)).verdict == "differs"
+    assert claim(paper=2.5, measured=ranged, rule=Rule("near paper", 0.01)).reason == "within 0.01 of the paper's value"
+    assert claim(measured=ranged, rule=Rule("above", 2.45)).verdict == "reproduced"
+    assert str(ranged) == "2.498 [2.4, 2.6]"
     assert claim(paper=2.5, measured=COMPUTED, rule=Rule("near paper", 0.01)).verdict == "reproduced"
     assert claim(paper=2.5, measured=COMPUTED, rule=Rule("near paper", 0.001)).verdict == "differs"
     assert claim(measured=COMPUTED, rule=Rule("above", 2.498)).verdict == "not supported"
@@ -130,6 +135,9 @@ def test_contradictions_are_refused(changes: dict[str, Any], says: str) -> None:
         ({"low": math.nan}, "`low` must be a finite number"),
         ({"low": None}, "needs an interval"),
         ({"seeds": 1}, "at least 2 seeds"),
+        ({"seeds": 1, "window": "N; interval over parts of it"}, "at least 2 seeds"),
+        ({"seeds": 0}, "must be named in its `window` with the words 'interval over', but it is 'N >= 400'"),
+        ({"seeds": 0, "low": None, "window": "N; interval over parts of it"}, "needs both ends"),
         ({"seeds": -1}, "at least 0"),
         ({"low": 2.0}, "must not exceed"),
         ({"value": 5}, "A value must lie within its own interval, but 5 lies outside [0.99, 1.11]"),
@@ -179,6 +187,7 @@ def test_a_table_is_read_as_it_was_written(
         claim(id="H2", measured=Measured(value, window, 0), rule=None, judged="differs", why=statement, source="make"),
         claim(id="H3", measured=None, why=window),
         claim(id="H4", measured=None, judged="not run", rule=None, why=window),
+        claim(id="H5", measured=Measured(value, f"{window}; interval over parts of it", 0, low, high)),
     ]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "claims.csv"

@@ -21,6 +21,7 @@ __all__ = ["VERDICTS", "Claim", "Measured", "Rule", "Verdict", "finite", "shown"
 Verdict = Literal["reproduced", "differs", "not supported", "not run"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Kind = Literal["near paper", "near theory", "above", "below"]
+_OVER = "interval over"  # in the window of a computed number that has one
 LONGEST = 100_000  # characters of a text; Python's reader of CSV refuses cells of more than 131,072
 _WIDE = 3.0  # tolerances that an interval which holds its target may reach from it
 _RULE = re.compile(r"(near paper|near theory|above|below) (\S+)")
@@ -34,7 +35,9 @@ class Measured:
         window: The range of scales that it was taken over, for example `k 100 to 1,000`.
         seeds: How many independent repeats (seeds, or splits of the data) the interval is over; 0 for a number that is
             computed and not sampled.
-        low, high: The 95 % interval over seeds. A number from fewer than two seeds has none.
+        low, high: The 95 % interval over seeds. A number from one seed has none. That of a computed number is a range
+            over something else, which `window` names: `t 10 to 1,000; interval over parts of it`. No verdict
+            depends on it.
 
     Numbers are kept as floats, as a table has them.
 
@@ -67,10 +70,17 @@ class Measured:
                 f"and {self.high}. Give both ends."
             )
         if self.seeds < 2 and (self.low is not None or self.high is not None):
-            raise ClaimError(
-                f"An interval needs at least 2 seeds, but `seeds` is {self.seeds} and the interval is "
-                f"[{self.low}, {self.high}]. Give the number of seeds, or leave out the interval."
-            )
+            if self.seeds or self.low is None or self.high is None:
+                raise ClaimError(
+                    f"An interval needs both ends and at least 2 seeds, or 0 for a computed value, but `seeds` is "
+                    f"{self.seeds} and the interval is [{self.low}, {self.high}]. Give the number of seeds, or leave "
+                    "out the interval."
+                )
+            if _OVER not in self.window:
+                raise ClaimError(
+                    f"An interval of a computed value must be named in its `window` with the words {_OVER!r}, but it "
+                    f"is {self.window!r}. Say what it is over, as in `t 10 to 1,000; {_OVER} parts of it`."
+                )
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ClaimError(f"`low` must not exceed `high`, but they are {self.low} and {self.high}. Swap them.")
         low, high = self.ends
@@ -86,6 +96,11 @@ class Measured:
     def ends(self) -> tuple[float, float]:
         """The interval; the value twice where there is none."""
         return (self.value if self.low is None else self.low, self.value if self.high is None else self.high)
+
+    @property
+    def evidence(self) -> tuple[float, float]:
+        """What a verdict looks at: the interval over seeds, or a computed number itself, whatever its range."""
+        return self.ends if self.seeds else (self.value, self.value)
 
     def __str__(self) -> str:
         return shown(self.value) + (f" [{shown(self.low)}, {shown(self.high)}]" if self.low is not None else "")
@@ -138,7 +153,7 @@ class Rule:
 
     def judge(self, measured: Measured, target: float) -> Verdict:
         """The verdict; `target` matters for `near` only."""
-        low, high = measured.ends
+        low, high = measured.evidence
         if self.kind == "above":
             return "reproduced" if low > self.number else "not supported"
         if self.kind == "below":
@@ -253,7 +268,7 @@ class Claim:
         kind, number = self.rule.kind, shown(self.rule.number)
         if kind in ("above", "below"):
             return f"{'' if self.verdict == 'reproduced' else 'not '}{kind} {number}"
-        whose, target, (low, high) = f"the {kind[5:]}'s value", float(self._target), self.measured.ends
+        whose, target, (low, high) = f"the {kind[5:]}'s value", float(self._target), self.measured.evidence
         if self.verdict == "not supported":
             if not target:
                 return f"the interval leaves {number} around 0"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from scipy.integrate import solve_ivp
 
 from raysweep.theory.features import Modes, compute_optimal, flow, modes_of_width, phase, power_law_modes, time_exponent
 
@@ -18,6 +20,23 @@ GOLDEN = [
     (1.5, 1.5, 0, (0.233645, 0.0117756, 4.44219e-4, 1.45084e-5), 2.23054),
     (1.5, 1.5, 1, (0.170095, 0.00519244, 1.58979e-4, 4.76157e-6), 1.08537),
 ]
+# alpha, beta, gamma; -d log L / d log t in [1, 10], [10, 100] and so on, without a width.
+SLOPES = [
+    (1.5, 0.25, 0, (0.221, 0.241, 0.248, 0.250, 0.250, 0.250, 0.250)),
+    (1.5, 0.25, 1, (0.286, 0.363, 0.390, 0.397, 0.399, 0.400, 0.401)),
+    (1.5, 0.5, 0, (0.437, 0.481, 0.496, 0.500, 0.500, 0.500, 0.500)),
+    (1.5, 0.5, 0.1, (0.463, 0.550, 0.606, 0.634, 0.649, 0.658, 0.662)),
+    (1.5, 0.5, 1, (0.567, 0.644, 0.660, 0.661, 0.663, 0.665, 0.666)),
+    (1.5, 0.5, 10, (0.697, 0.684, 0.671, 0.667, 0.666, 0.666, 0.666)),
+    (1.5, 0.75, 1, (0.820, 0.876, 0.875, 0.863, 0.858, 0.856, 0.855)),
+    (1.5, 1.25, 0, (1.08, 1.19, 1.23, 1.25, 1.25)),
+    (1.5, 1.25, 1, (1.28, 1.30, 1.29, 1.27, 1.26)),
+    (1.5, 1.5, 0, (1.30, 1.43, 1.48, 1.50, 1.50)),
+    (1.5, 1.5, 10, (1.61, 1.53, 1.52, 1.51, 1.50)),
+    (2, 0.75, 0, ()),
+    (2, 0.75, 1, ()),
+]
+Array = npt.NDArray[np.float64]
 
 
 def test_golden_values() -> None:
@@ -69,44 +88,89 @@ def test_modes_hardly_learned_add_their_noise_as_one() -> None:
     assert losses[0] == pytest.approx(exact, rel=1e-4)
 
 
-def _noisy(modes: Modes, t: float, noise: float) -> float:
-    """The loss with noise by small steps of Euler's, extrapolated."""
-    found = []
-    for steps in (2000, 4000):
-        r, extra, dt = np.ones_like(modes.x), np.zeros_like(modes.x), t / steps
-        for _ in range(steps):
-            loss = (modes.mass * r**2 + extra).sum()
-            extra += dt * (-2 * modes.x * extra + noise * modes.count * modes.x**2 * loss)
-            r -= dt * modes.x * r
-        found.append((modes.mass * r**2 + extra).sum())
-    return float(2 * found[1] - found[0])
+def _noisy(modes: Modes, t: float, noise: float, gamma: float = 0.0) -> float:
+    """The loss with noise, by another integrator of the same equations."""
+    n = len(modes.x)
+
+    def rates(_: float, state: Array) -> Array:
+        r, extra, rho = state[:n], state[n:-1], state[-1]
+        growth, s = (modes.mass * r * (1 - r)).sum(), 1 + gamma * rho
+        fed = noise * s**2 * modes.count * modes.x**2 * ((modes.mass * r**2).sum() + extra.sum())
+        return np.concatenate([
+            -s * modes.x * r - gamma * growth / s * (1 - r), -2 * s * modes.x * extra + fed, [2 * growth]
+        ])  # fmt: skip
+
+    start = np.concatenate([np.ones(n), np.zeros(n + 1)])
+    end = solve_ivp(rates, (0, t), start, "DOP853", rtol=1e-9, atol=1e-12).y[:, -1]
+    return float((modes.mass * end[:n] ** 2).sum() + end[n:-1].sum())
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(1.5, 0.25), (1.5, 0.5), (2, 0.75), (1.5, 1.25), (1.5, 1.5)])
-def test_the_exponent_in_time_is_the_theory_s(alpha: float, beta: float) -> None:
-    loss = flow([power_law_modes(alpha, beta)] * 2, [0, 1], [1e6, 1e7]).loss
-    lazy, rich = np.log10(loss[:, 0] / loss[:, 1])
-    assert lazy == pytest.approx(time_exponent(beta, rich=False), abs=0.01)
-    assert rich == pytest.approx(time_exponent(beta, rich=True), abs=0.01)
+@pytest.mark.parametrize(("gamma", "noise"), [(0.0, 0.5), (1.0, 0.02), (3.0, 0.02)])
+def test_noise_grows_with_the_kernel(gamma: float, noise: float) -> None:
+    """The kernel's scale s counts twice: by step size and gradient."""
+    modes = power_law_modes(1.5, 0.5, 60, 60)
+    found = flow([modes], gamma, [30.0], noise).loss[0, 0]
+    assert found == pytest.approx(_noisy(modes, 30.0, noise, gamma), rel=1e-4)
+    assert found > 1.02 * flow([modes], gamma, [30.0]).loss[0, 0]
+
+
+def test_local_exponents_in_time() -> None:
+    """In each decade, and in the last that of the theory."""
+    modes = [power_law_modes(alpha, beta, 1e14) for alpha, beta, *_ in SLOPES]
+    loss = flow(modes, [gamma for _, _, gamma, _ in SLOPES], 10.0 ** np.arange(8)).loss
+    found = -np.diff(np.log10(loss), axis=1)
+    for own, (alpha, beta, gamma, expected) in zip(found, SLOPES, strict=True):
+        np.testing.assert_allclose(own[: len(expected)], expected, atol=0.01, err_msg=f"{alpha=} {beta=} {gamma=}")
+        assert own[-1] == pytest.approx(time_exponent(beta, rich=gamma > 0), abs=0.01)
+
+
+def random_model(width: int, features: int) -> tuple[Array, Array, Array]:
+    """A0 [width, features], the spectrum and the target of a task of alpha = 2 and beta = .5."""
+    k = np.arange(1, features + 1, dtype=float)
+    spectrum = k**-2.0
+    mass = k**-1.0 - (k + 1) ** -1.0
+    y = np.random.default_rng(1).standard_normal((width, features))
+    return y, spectrum, np.sqrt(mass / mass.sum() / spectrum)
+
+
+@pytest.mark.parametrize("gamma", [0.3, 3.0])
+def test_gradient_flow_of_the_model_keeps_its_invariants(gamma: float) -> None:
+    """B B' = I + (gamma / N) w w' and |theta|^2 = rho (1 + gamma rho), by steps of Runge and Kutta's fourth order."""
+    width, dt = 32, 0.02
+    y, spectrum, target = random_model(width, 256)
+
+    def rates(w: Array, b: Array) -> tuple[Array, Array]:
+        g = y @ (spectrum * (target - y.T @ (b.T @ w) / width))
+        return b @ g, gamma / width * np.outer(w, g)
+
+    w, b, seen, times = np.zeros(width), np.eye(width), [], (1.0, 10.0, 30.0)
+    for step in range(1, 1501):
+        k1 = rates(w, b)
+        k2 = rates(w + dt / 2 * k1[0], b + dt / 2 * k1[1])
+        k3 = rates(w + dt / 2 * k2[0], b + dt / 2 * k2[1])
+        k4 = rates(w + dt * k3[0], b + dt * k3[1])
+        w, b = (v + dt / 6 * (r1 + 2 * r2 + 2 * r3 + r4)
+                for v, r1, r2, r3, r4 in zip((w, b), k1, k2, k3, k4, strict=True))  # fmt: skip
+        if step in (50, 500, 1500):
+            rho, theta = w @ w / width, b.T @ w / np.sqrt(width)
+            assert theta @ theta == pytest.approx(rho * (1 + gamma * rho), rel=1e-6)
+            np.testing.assert_allclose(b @ b.T, np.eye(width) + gamma / width * np.outer(w, w), atol=1e-6)
+            seen.append((spectrum @ (target - y.T @ (b.T @ w) / width) ** 2, rho))
+    found = flow(modes_of_width(2, [0.5], width, 256, np.random.default_rng(1)), gamma, times)
+    np.testing.assert_allclose([found.loss[0], found.rho[0]], np.transpose(seen), rtol=1e-4)
+    assert 1 + seen[-1][1] * gamma > 1.5  # the kernel has grown
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0])
 def test_the_reduction_is_gradient_descent_of_the_model(gamma: float) -> None:
-    """B and w of f = w' B A0 psi / N trained by small steps, and |theta|^2 = rho (1 + gamma rho) along the way."""
+    """B and w of f = w' B A0 psi / N trained by small steps."""
     width, features, eta, steps = 64, 512, 0.01, 3000
-    y = np.random.default_rng(1).standard_normal((width, features))
-    k = np.arange(1, features + 1, dtype=float)
-    spectrum = k**-2.0
-    mass = k**-1.0 - (k + 1) ** -1.0
-    target = np.sqrt(mass / mass.sum() / spectrum)
+    y, spectrum, target = random_model(width, features)
     w, b = np.zeros(width), np.eye(width)
     at = {}
     for step in range(steps + 1):
         residual = target - y.T @ (b.T @ w) / width
         if step in (100, 1000, 3000):
-            rho = w @ w / width
-            theta = b.T @ w / np.sqrt(width)
-            assert theta @ theta == pytest.approx(rho * (1 + gamma * rho), rel=0.01)
             at[step] = float(spectrum @ residual**2)
         g = y @ (spectrum * residual)
         w, b = w + eta * (b @ g), b + eta * gamma / width * np.outer(w, g)
@@ -175,4 +239,6 @@ def test_the_compute_optimal_table(
     alpha: float, beta: float, rich: bool, name: str, expected: tuple[float, float]
 ) -> None:
     assert phase(alpha, beta) == name
+    edges = (0.99, "hard"), (1.0, "easy"), (1.99 - 1 / alpha, "easy"), (2.01 - 1 / alpha, "super-easy")
+    assert [phase(alpha, at) for at, _ in edges] == [said for _, said in edges]
     assert compute_optimal(alpha, beta, rich) == pytest.approx(expected, abs=1e-3)
