@@ -1,13 +1,14 @@
 """Boolean mean dimension and double descent (arXiv 2401.12610): its claims on random features, with theory beside.
 
     raysweep run sweeps/bmd_twin_peaks.yaml          (and bmd_data, bmd_logistic, bmd_dimension)
-    python analysis/bmd.py [--results results] [--out results/bmd]
+    python analysis/bmd.py [--results results] [--out docs/bmd]
 
-Writes the table of claims analysis/claims/bmd.csv (or --claims), which docs/papers.md shows, two figures, and the
-curves against width, with intervals beside the theory, as twin_peaks.csv. Peaks are those of `raysweep.laws.peak`, with
-intervals over seeds; other intervals draw whole seeds. The theory is the replica calculation at the sizes of the sweep,
-on whose grid its peaks are read off in the same way. "Without a ridge" is at 1e-6. The best ridge of each width is
-chosen on half of the seeds and used on the others.
+Writes the table of claims analysis/claims/bmd.csv (or --claims), which docs/papers.md shows, and the curves with
+intervals beside the theory as twin_peaks.csv. From it bmd_figure.py draws twin_peaks.png and makes the tables of
+docs/bmd.md, which are printed. Peaks are those of `raysweep.laws.peak`, with intervals over seeds; other intervals draw
+whole seeds. The theory is the replica calculation at the sizes of the sweep, on whose grid its peaks are read off in
+the same way. "Without a ridge" is at 1e-6. The best ridge of each width is chosen on half of the seeds and used on the
+others.
 """
 
 from __future__ import annotations
@@ -19,14 +20,13 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import polars as pl
-from common import CLAIMS, Array, measured, over_seeds, save
-from matplotlib import pyplot as plt
+from bmd_figure import ITEMS, METRICS, WIDTH, rows_of, save, tables
+from common import CLAIMS, Array, measured, over_seeds
 
 from raysweep.claims import Claim, Measured, Rule, markdown, summary, write_claims
 from raysweep.errors import FitError
 from raysweep.experiments.bmd import EXPERIMENT
 from raysweep.laws.maximum import Peak, find_peak, shift
-from raysweep.reports.style import COLOURS, STYLE
 from raysweep.store import Store
 from raysweep.sweep.current import cells
 from raysweep.theory.bmd import activation
@@ -46,7 +46,6 @@ STATEMENTS = {
     "H11": "BMD alone locates the double descent",
 }
 RIDGELESS, FIXED = 1e-6, 0.01
-NAMES = ("test_error", "bmd", "bmd_formula")
 
 
 class Curves:
@@ -56,14 +55,16 @@ class Curves:
         x: [scales].
         of: Each metric, [scales, seeds].
         theory: Each metric, [scales].
+        ridge: [scales].
     """
 
     def __init__(self, frame: pl.DataFrame, x: str) -> None:
-        wide = {name: frame.pivot(on="seed", index=x, values=name).sort(x) for name in NAMES}
+        wide = {name: frame.pivot(on="seed", index=x, values=name).sort(x) for name in METRICS}
         self.x = wide["bmd"][x].to_numpy().astype(float)
         self.of = {name: one.drop(x).to_numpy().astype(float) for name, one in wide.items()}
-        first = frame.group_by(x).agg(pl.col("^.*_theory$").first()).sort(x)
-        self.theory = {name: first[f"{name}_theory"].to_numpy().astype(float) for name in NAMES}
+        first = frame.group_by(x).agg(pl.col("^.*_theory$", "ridge").first()).sort(x)
+        self.ridge = first["ridge"].to_numpy().astype(float)
+        self.theory = {name: first[f"{name}_theory"].to_numpy().astype(float) for name in METRICS}
 
     @property
     def seeds(self) -> int:
@@ -99,9 +100,9 @@ def read(results: Path, name: str) -> pl.DataFrame:
     assert isinstance(frame, pl.DataFrame)
     frame = frame.filter(pl.col("status") == "ok")
     settings = frame.select(axis.name for axis in EXPERIMENT.axes if axis.name != "seed").unique()
-    theory = pl.from_arrow(EXPERIMENT.theory(settings.to_arrow(), set(NAMES)))
+    theory = pl.from_arrow(EXPERIMENT.theory(settings.to_arrow(), set(METRICS)))
     assert isinstance(theory, pl.DataFrame)
-    keyed = settings.hstack(theory.select(pl.col(NAMES).name.suffix("_theory")))
+    keyed = settings.hstack(theory.select(pl.col(METRICS).name.suffix("_theory")))
     return frame.join(keyed, on=settings.columns, how="left")
 
 
@@ -109,11 +110,10 @@ def located(peak: Peak, unit: float, window: str) -> Measured:
     return measured(window, peak.units, peak.location / unit, [end / unit for end in peak.location_interval])
 
 
-def of_width(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
-    """H1 to H4 and H11 against width."""
-    fig, axes = plt.subplots(2, 2, figsize=(9.6, 7), sharex=True)
-    curves: list[tuple[str, Curves]] = []
-    for column, (name, part) in zip(axes.T, _split(frame, "activation"), strict=True):
+def of_width(frame: pl.DataFrame, rows: list[Claim]) -> list[pl.DataFrame]:
+    """H1 to H4 and H11 against width; the rows of the table."""
+    found = []
+    for name, part in _split(frame, "activation"):
         items = float(part["n_train"][0])
         by_ridge = {ridge: Curves(one, "width") for ridge, one in _split(part, "ridge")}
         free, fixed, best = by_ridge[RIDGELESS], by_ridge[FIXED], chosen(part)
@@ -121,15 +121,9 @@ def of_width(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
         _formula(str(name), [free, fixed], rows)
         for how, one in ((f"ridge {FIXED:g}", fixed), ("best ridge of each width", best)):
             _ridged(f"{name}, square loss, {how}", one, items, rows)
-        for i, (label, one) in enumerate((("no ridge", free), (f"ridge {FIXED:g}", fixed), ("best ridge", best))):
-            for axis, metric in zip(column, ("test_error", "bmd"), strict=True):
-                _draw(axis, one, items, metric, COLOURS[i], label)
-            curves.append((f"{name}, {label}", one))
-        column[0].set(title=str(name), ylabel="test error")
-        column[1].set(xscale="log", xlabel="N / P", ylabel="Boolean mean dimension")
-        column[1].legend(fontsize=8, title="lines: theory", title_fontsize=8)
-    save(fig, figure)
-    table(curves, items).write_csv(figure.with_suffix(".csv"))
+        for setting, one in (("no ridge", free), (f"ridge {FIXED:g}", fixed), ("best ridge", best)):
+            found.append(rows_of(one, WIDTH, "square", str(name), setting, items))
+    return found
 
 
 def chosen(part: pl.DataFrame) -> Curves:
@@ -229,12 +223,11 @@ def _alarm(name: str, one: Curves, bmd: Peak, items: float, sweep: str, rows: li
         )
 
 
-def of_items(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
-    """H6 and H11 against the size of the training set."""
-    fig, axes = plt.subplots(1, 2, figsize=(9.6, 4))
-    width = float(frame["width"][0])
+def of_items(frame: pl.DataFrame, rows: list[Claim]) -> list[pl.DataFrame]:
+    """H6 and H11 against the size of the training set; the rows of the table."""
+    width, curves = float(frame["width"][0]), []
     heights: dict[float | str, tuple[Array, float]] = {}
-    for i, (noise, part) in enumerate(_split(frame, "label_noise")):
+    for noise, part in _split(frame, "label_noise"):
         name = f"tanh, square loss, label noise {noise:g}"
         for ridge, one in ((ridge, Curves(own, "n_train")) for ridge, own in _split(part, "ridge")):
             bmd, (at, _, _) = one.peak("bmd"), one.expected_peak("bmd")
@@ -258,22 +251,20 @@ def of_items(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
                 error = _peak_or_none(one, "test_error")
                 if error is not None:
                     _detector(f"{name}, {how}, against P", bmd, error, f"P {one.window}", rows)
-                for axis, metric in zip(axes, ("test_error", "bmd"), strict=True):
-                    _draw(axis, one, width, metric, COLOURS[i], f"label noise {noise:g}")
+            setting = f"label noise {noise:g}" + (f", ridge {ridge:g}" if ridge != RIDGELESS else "")
+            curves.append(rows_of(one, ITEMS, "square", "tanh", setting, width))
     (low, (values, expected)), (high, (noisy, expected_noisy)) = sorted(heights.items())[:: len(heights) - 1]
     both = np.stack([noisy, values])
     found = measured("P = N", both.shape[1], *over_seeds(both, lambda v: v[0].mean() - v[1].mean()))
     setting = f"tanh, without a ridge: BMD at P = N under label noise {high:g} minus that under {low:g}"
     why = "0 in the limit of no ridge, where the closed form depends on neither labels nor noise"
     rows.append(_claim("H6", setting, expected_noisy - expected, found, Rule("near theory", 0.1), why, "data"))
-    axes[0].set(xscale="log", xlabel="P / N", ylabel="test error")
-    axes[1].set(xscale="log", xlabel="P / N", ylabel="Boolean mean dimension")
-    axes[1].legend(fontsize=8, title="lines: theory", title_fontsize=8)
-    save(fig, figure)
+    return curves
 
 
-def of_logistic(frame: pl.DataFrame, rows: list[Claim]) -> None:
-    """H1 and H3 under the logistic loss, whose threshold is separability."""
+def of_logistic(frame: pl.DataFrame, rows: list[Claim]) -> list[pl.DataFrame]:
+    """H1 and H3 under the logistic loss, whose threshold is separability; the rows of the table."""
+    curves = []
     for name, part in _split(frame, "activation"):
         one, items = Curves(part, "width"), float(part["n_train"][0])
         ridge = float(part["ridge"][0])
@@ -288,6 +279,8 @@ def of_logistic(frame: pl.DataFrame, rows: list[Claim]) -> None:
         found = measured(window, one.seeds, *over_seeds(beyond, _geometric, log=True))
         setting = f"{how}: BMD by flips over the replica theory with the flips of D = 100, mean over N"
         rows.append(_claim("H3", setting, 1.0, found, Rule("near theory", 0.03), sweep="logistic"))
+        curves.append(rows_of(one, WIDTH, "logistic", str(name), f"ridge {ridge:g}", items))
+    return curves
 
 
 def of_dimension(frame: pl.DataFrame, rows: list[Claim]) -> None:
@@ -303,20 +296,6 @@ def of_dimension(frame: pl.DataFrame, rows: list[Claim]) -> None:
         why = "of order N / D^2: N features share D (D - 1) / 2 coefficients of degree 2"
         what = f"{name}: BMD minus the theory for infinitely many coefficients of degree 2"
         rows.append(_claim("H3", what, finite - limit, found, Rule("near theory", 0.005), why, "dimension"))
-
-
-def table(curves: Sequence[tuple[str, Curves]], unit: float) -> pl.DataFrame:
-    """Means over seeds with intervals, beside the theory: a row per setting and scale."""
-    out = []
-    for name, one in curves:
-        for i, x in enumerate(one.x):
-            row: dict[str, float | str] = {"setting": name, "ratio": round(x / unit, 4)}
-            for metric in NAMES:
-                mean, (low, high) = over_seeds(one.of[metric][i], np.mean, bounds=(0, np.inf))
-                row |= {metric: float(mean), f"{metric}_low": low, f"{metric}_high": high}
-                row[f"{metric}_theory"] = float(one.theory[metric][i])
-            out.append(row)
-    return pl.DataFrame(out).with_columns(pl.selectors.float().round(4))
 
 
 def _geometric(values: Array) -> float:
@@ -336,14 +315,6 @@ def _split(frame: pl.DataFrame, by: str) -> list[tuple[float | str, pl.DataFrame
     return [(value, frame.filter(pl.col(by) == value)) for value in frame[by].unique().sort().to_list()]
 
 
-def _draw(axis: plt.Axes, one: Curves, unit: float, metric: str, colour: str, label: str) -> None:
-    values = one.of[metric]
-    low, high = np.quantile(values, [0.25, 0.75], axis=1)
-    axis.plot(one.x / unit, np.median(values, axis=1), "o", ms=3, color=colour, label=label)
-    axis.fill_between(one.x / unit, low, high, color=colour, alpha=0.2, lw=0)
-    axis.plot(one.x / unit, one.theory[metric], color=colour, lw=1)
-
-
 def _claim(
     id_: str, setting: str, theory: float, one: Measured, rule: Rule, why: str = "", sweep: str = "twin_peaks"
 ) -> Claim:
@@ -358,21 +329,23 @@ def main() -> None:
     """Read the sweeps, and write the claims."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--out", type=Path, default=Path("results/bmd"))
+    parser.add_argument("--out", type=Path, default=Path("docs/bmd"))
     parser.add_argument("--claims", type=Path, default=CLAIMS / "bmd.csv")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     mpl.use("Agg")
     rows: list[Claim] = []
-    with mpl.rc_context(STYLE):
-        of_width(read(asked.results, "twin_peaks"), rows, asked.out / "twin_peaks.png")
-        of_items(read(asked.results, "data"), rows, asked.out / "data.png")
-        of_logistic(read(asked.results, "logistic"), rows)
-        of_dimension(read(asked.results, "dimension"), rows)
+    curves = of_width(read(asked.results, "twin_peaks"), rows)
+    curves += of_items(read(asked.results, "data"), rows)
+    curves += of_logistic(read(asked.results, "logistic"), rows)
+    of_dimension(read(asked.results, "dimension"), rows)
+    table = pl.concat(curves)
+    save(table, asked.out)
     rows.sort(key=lambda claim: (int(claim.id[1:]), claim.setting))
     write_claims(asked.claims, rows)
     print(markdown(rows))
     print(summary(rows))
+    print(*tables(table), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ PRESETS = {
     "digits_resnet": "ResNet, cross-entropy, digits",
     "mnist": "two-layer ReLU, cross-entropy, MNIST",
     "mnist_square": "two-layer tanh, square loss, MNIST",
+    "fashion": "two-layer tanh, square loss, Fashion-MNIST",
     "cifar_cnn": "CNN, CIFAR-10",
     "cifar_resnet": "ResNet, CIFAR-10",
 }
@@ -124,7 +125,7 @@ def of_preset(results: Path, preset: str, name: str, rows: list[Claim]) -> Curve
         rows += [Claim(id_, STATEMENTS[id_], name, why=MISSING.format(preset)) for id_ in ("H5", "H11")]
         return None
     frame = read(results, folder).filter(pl.col("eps") == 0)
-    metrics = [*MEASURED, *(["md_marginals"] if preset.startswith("mnist") else [])]
+    metrics = [*MEASURED, *(["md_marginals"] if frame["measures"][0] else [])]
     size, noise = frame["n_train"][0], frame["label_noise"][0]
     one = Curves.along(
         frame, "width", metrics, f"{name}, {size:,} images with {noise:.0%} random labels".replace("%", " %")

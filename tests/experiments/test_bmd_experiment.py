@@ -142,7 +142,7 @@ def test_measurement_agrees_with_theory() -> None:
     assert isinstance(theory, pl.DataFrame)
     joined = frame.hstack(theory.select(pl.all().name.suffix("_theory")))
     assert joined["reason_theory"].null_count() == len(joined)
-    names = ("test_error", "train_mse", "bmd", "bmd_formula", "q_w")
+    names = ("test_error", "train_error", "mse", "train_mse", "bmd", "bmd_formula", "q_s", "norm")
     means = joined.group_by("activation", "ridge", "width").agg(
         *(pl.col(n).median() for n in names), *(pl.col(f"{n}_theory").first() for n in names)
     )
@@ -151,6 +151,8 @@ def test_measurement_agrees_with_theory() -> None:
         assert one["test_error"] == pytest.approx(one["test_error_theory"], abs=0.035)
         assert one["bmd"] == pytest.approx(one["bmd_theory"], rel=0.12 if peak else 0.06)
         if not peak:
+            for name in ("mse", "train_error", "q_s", "norm"):
+                assert one[name] == pytest.approx(one[f"{name}_theory"], rel=0.15, abs=0.02)
             assert one["bmd_formula"] == pytest.approx(one["bmd_formula_theory"], rel=0.06)
             assert one["train_mse"] == pytest.approx(one["train_mse_theory"], rel=0.2, abs=1e-6)
     ridgeless = means.filter(pl.col("ridge") < 1e-3).sort("activation", "width")
@@ -160,13 +162,55 @@ def test_measurement_agrees_with_theory() -> None:
         assert (top > high).all()
 
 
+def test_the_theory_says_where_it_has_no_value() -> None:
+    one = {"activation": "tanh", "width": 30, "n_train": 300, "dim": 100, "label_noise": 0.0, "target_noise": 0.0}
+    settings = [("logistic", "sign", 1e-4), ("logistic", "sign", 1e-5), ("square", "linear", 1e-5)]
+    names = ("loss", "teacher", "ridge")
+    table = pl.DataFrame([{**one, **dict(zip(names, each, strict=True))} for each in settings]).to_arrow()
+    found = EXPERIMENT.theory(table, {"bmd"}).to_pylist()
+    assert [row["reason"] for row in found] == [
+        None,
+        "the logistic theory takes sign teachers and ridges from 0.0001",
+        "real labels have no share of missed signs",
+    ]
+    assert [row["bmd"] is None for row in found] == [False, True, False]
+    assert found[2]["train_error"] is None
+
+
+def test_a_linear_teachers_error_and_noise_are_those_of_the_theory() -> None:
+    grid = {
+        "dim": 60, "n_train": 120, "test_items": 4000, "flip_items": 4, "ridge": 0.05, "teacher": "linear",
+        "activation": "relu", "width": [60, 240], "target_noise": [0, 0.25], "seed": {"range": 6},
+    }  # fmt: skip
+    store = Store("memory://bmd_linear")
+    run(from_mapping({"name": "t", "experiment": "bmd", "grid": grid}), store, make_executor("inline"))
+    frame = pl.from_arrow(cells(store)[0])
+    assert isinstance(frame, pl.DataFrame)
+    assert frame["train_error"].null_count() == len(frame)  # real labels have no sign to miss
+    settings = frame.select(axis.name for axis in EXPERIMENT.axes if axis.name != "seed")
+    theory = pl.from_arrow(EXPERIMENT.theory(settings.to_arrow(), {"mse", "train_mse"}))
+    assert isinstance(theory, pl.DataFrame)
+    names = ("mse", "train_mse")
+    both = frame.hstack(theory.select(pl.col(names).name.suffix("_theory")))
+    means = both.group_by("width", "target_noise").agg(pl.col(f"^({'|'.join(names)}).*$").mean())
+    assert len(means) == 4
+    for one in means.iter_rows(named=True):
+        for name in names:
+            assert one[name] == pytest.approx(one[f"{name}_theory"], rel=0.12)
+
+
 def test_the_formula_holds_for_any_weights() -> None:
-    """Random weights, which no theory of training knows: their BMD by flips is that of eq. (R)."""
+    """Random weights, which no theory of training knows: their BMD by flips is that of eq. (R), also of those without a
+    linear part and of those with little else."""
     draws = drawn(0, 300, 10, 100, 10_000, 100)
-    w = np.random.default_rng(1).standard_normal((300, 1))
-    measured = Features(draws, "tanh").measured(torch.as_tensor(w))
-    formula = mean_dimension(activation("tanh"), ((draws.rows.T @ w) ** 2).mean() / 300, (w**2).mean())
-    assert measured.mean_dimension[0] == pytest.approx(float(formula), rel=0.05)
+    rows, w = draws.rows, np.random.default_rng(1).standard_normal(300)
+    linear = rows @ np.linalg.lstsq(rows, w, rcond=None)[0]
+    weights = np.stack([w, w - linear, rows @ draws.teacher], axis=1)
+    measured = Features(draws, "tanh").measured(torch.as_tensor(weights)).mean_dimension
+    q_s, q_w = ((rows.T @ weights) ** 2).mean(0) / 300, (weights**2).mean(0)
+    formula = mean_dimension(activation("tanh"), q_s, q_w)
+    assert measured == pytest.approx(formula, rel=0.06)
+    assert formula[2] < 1.1 < formula[0] < 1.3 < 3.5 < formula[1]
 
 
 def test_degree_two_of_trained_weights_is_that_of_the_theory() -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from raysweep.errors import SweepError
 from raysweep.executors import make_executor
+from raysweep.experiments import double_descent_scores
 from raysweep.experiments.double_descent import EXPERIMENT
 from raysweep.experiments.double_descent_task import task_of
 from raysweep.experiments.own_inputs import mean_dimensions
@@ -123,8 +124,24 @@ def test_items_of_a_seed_are_the_same_whatever_is_trained_beside_it() -> None:
         a = alone.x[getattr(alone, places)[0] + alone.offset[0]]
         b = beside.x[getattr(beside, places)[1] + beside.offset[1]]
         np.testing.assert_array_equal(a, b[: len(a)])
+    trained, tested = (set(map(tuple, alone.x[getattr(alone, name)[0]].tolist())) for name in ("rows", "tests"))
+    assert not trained & tested
     assert set(np.unique(alone.x)) == {-1.0, 1.0}
     assert alone.y.mean() == pytest.approx(0.5, abs=0.2)
+
+
+def test_scores_depend_on_neither_other_lanes_nor_the_size_of_a_pass(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = {"batch": 4, "steps": 30, "share": 0.4, "dim": 8}
+    whole = rows(tmp_path / "whole", **grid, n_train=[20, 45], label_noise=0.3).sort("n_train")
+    monkeypatch.setattr(double_descent_scores, "_MOST", 7)
+    names = ("train_loss", "train_error", "test_loss", "test_error", "flip_error")
+    for i, items in enumerate((20, 45)):
+        alone = rows(tmp_path / f"{items}", **grid, n_train=items, label_noise=0.3)
+        for name in names:
+            assert alone[name].item() == pytest.approx(whole[name][i], rel=1e-9)
+    assert whole["train_loss"].n_unique() == 2
 
 
 def test_images_fill_the_range_and_none_is_trained_and_tested_on() -> None:

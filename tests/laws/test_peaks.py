@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
+from scipy.special import ndtri, stdtrit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import peaks_coverage
@@ -119,7 +120,8 @@ def test_units_that_share_no_scale_are_drawn_within_their_scale() -> None:
     x, y, _ = sample("smooth", 6, 0.05, 3)
     found = find_peak(x, y)
     assert found.units == 6
-    assert found.location_interval[0] < AT < found.location_interval[1]
+    low, high = found.location_interval
+    assert low < AT < high < 1.3 * low
     with pytest.raises(FitError, match="2 runs at each scale, but there is 1 over 30 scales"):
         find_peak(X, curve("smooth"))
 
@@ -159,6 +161,39 @@ def test_a_shift_of_paired_curves_is_narrower_and_covers_its_value() -> None:
     assert covered >= 36
     narrow, wide = np.mean(widths, axis=0)
     assert narrow < 0.8 * wide
+
+
+def test_the_interval_of_what_seeds_add_to_a_curve_is_students() -> None:
+    """Six seeds, an offset each, on an exact parabola: quantiles of draws alone would be a tenth narrower."""
+    offsets = 0.1 * ndtri((np.arange(6) + 0.5) / 6)
+    y = 2 - np.log(X / AT) ** 2 + offsets[:, None]
+    low, high = find_peak(np.tile(X, 6), y.ravel(), np.repeat(np.arange(6), 30), 2000).height_interval
+    assert (high - low) / 2 == pytest.approx(stdtrit(5, 0.975) * offsets.std(ddof=1) / np.sqrt(6), rel=0.04)
+
+
+def test_a_shift_allows_for_what_parabolas_miss_and_for_the_fewer_units() -> None:
+    noise = 1e-6 * np.random.default_rng(1).standard_normal((3, 30))
+    cusps = (np.exp(-2 * np.abs(np.log(X / at))) + noise for at in (280, 310))
+    one, other = (find_peak(np.tile(X, 3), y.ravel(), np.repeat(np.arange(3), 30), 200) for y in cusps)
+    apart = shift(one, other)
+    assert apart.interval[0] < 280 / 310 < apart.interval[1]  # the location between two scales is not seen
+    assert abs(apart.ratio * 310 / 280 - 1) > 0.01
+
+    few, many = (find_peak(*sample("smooth", seeds, 0.1, 4), 400) for seeds in (3, 20))
+    widths = [np.log(found.interval[1] / found.interval[0]) for found in (shift(few, many), shift(many, few))]
+    assert widths[0] == pytest.approx(widths[1], rel=0.15)
+
+
+def test_notes_say_where_draws_reach_an_end_and_where_they_were_drawn_again() -> None:
+    rng, x = np.random.default_rng(4), X[13:]
+    y = np.exp(-(np.log(x / AT) ** 2) / 3) + 0.1 * rng.standard_normal((4, len(x)))
+    notes = find_peak(np.tile(x, 4), y.ravel(), np.repeat(np.arange(4), len(x)), 400).notes
+    assert "highest mean is at the smallest x: the interval of the location is open" in notes["edge_smallest"]
+    assert "edge_largest" not in notes
+    x, y, seed = sample("smooth", 4, 0.05, 0)
+    kept = (seed == 0) | (x < X[-1])  # the last scale has one seed
+    assert "not every unit reaches every scale" in find_peak(x[kept], y[kept], seed[kept], 200).notes["redrawn"]
+    assert not {"redrawn", "edge_smallest"} & set(find_peak(x, y, seed, 200).notes)
 
 
 def table() -> pl.DataFrame:
@@ -211,5 +246,5 @@ def test_a_second_hump_within_the_interval_is_named() -> None:
     assert equal.location_interval[1] > X[21]
     assert "either may be the higher one" in equal.notes["second"]
     assert "second" not in seen(0.5).notes  # it is lower for sure, and outside of the interval
-    broad = [find_peak(*sample("broad", 6, 0.1, draw), 200) for draw in range(20)]
-    assert sum("second" in one.notes for one in broad) <= 4  # noise has maxima, too, but no deep valleys
+    broad = [find_peak(*sample("broad", 6, 0.3, draw), 200) for draw in range(20)]
+    assert sum("second" in one.notes for one in broad) <= 2  # noise has maxima, too, but no deep valleys

@@ -248,12 +248,30 @@ def test_the_same_seed_gives_the_same_numbers_and_another_one_others():
     assert one.value != other.value
 
 
+def test_the_variance_is_that_of_other_points_than_those_whose_inputs_are_flipped():
+    """The same points for both would be biased: see `Where Var f comes from`. No two points are equal by chance."""
+    f, inputs, seen = random_function(12, 1), 60, []
+
+    def watched(x):
+        seen.append(x)
+        return f(x[:, :12].double())
+
+    found = mean_dimension(watched, inputs, points=6, variance_points=50, dtype=torch.float64)
+    before, drawn = (set(map(tuple, x.tolist())) for x in (torch.cat(seen[:-1]), seen[-1]))
+    assert len(before) > 6 * (inputs + 1) - 1
+    assert len(drawn) == 50
+    assert not drawn & before
+    torch.testing.assert_close(found.variance, f(seen[-1][:, :12]).var(0), rtol=1e-10, atol=0)
+
+
 @pytest.mark.parametrize("way", ["flips", "pairs"])
 def test_a_constant_has_no_mean_dimension(way):
     with pytest.raises(MetricError, match=r"variance must be positive.*variance=0"):
         mean_dimension(lambda x: 0 * x[:, 0] + 3.7, N, **ESTIMATORS[way])
     with pytest.raises(MetricError, match="variance must be positive"):
         exact_mean_dimension(lambda x: 0 * x[:, 0] + 3.7, N)
+    with pytest.raises(MetricError, match="variance must be positive"):  # 1, but for rounding
+        mean_dimension(lambda x: x.softmax(1).sum(1), N, **ESTIMATORS[way])
     with pytest.raises(MetricError, match="variance must be positive"):
         mean_dimension(lambda x: x[:, 0] / 0, N, **ESTIMATORS[way])
     architecture = ARCHITECTURES[1]
@@ -421,6 +439,7 @@ def test_products_of_any_size_layout_and_type_are_those_of_torch(rows, dtype):
     a, b = (torch.randn(n, generator=draw, dtype=dtype) for n in ((90, rows), (200, 90)))
     found = matrix_product(a.T, b.T)
     assert found.dtype == dtype
-    torch.testing.assert_close(found.double(), a.T.double() @ b.T.double(), rtol=0, atol=1e-4)
+    near = 1e-4 if dtype == torch.float32 else 1e-12
+    torch.testing.assert_close(found.double(), a.T.double() @ b.T.double(), rtol=0, atol=near)
     b[0, 0] = torch.nan
     assert matrix_product(a.T, b.T)[:, 0].isnan().all()

@@ -157,6 +157,37 @@ def test_regularised(name: str, ridges: list[float], errors: list[float], bmd: l
         assert (at(0.8).test_error > found.test_error - 2e-6).all()
 
 
+BEST = {  # activation, P / D, label noise: BMD at N / P = .02, its maximum with its N / D, or None where it only falls
+    ("tanh", 10, 0.0): (1.209, (1.3306, 0.9)), ("tanh", 10, 0.2): (1.207, (1.3036, 0.9)),
+    ("tanh", 3, 0.0): (1.185, (1.2837, 0.9)), ("tanh", 3, 0.2): (1.183, (1.2353, 0.8)),
+    ("tanh", 1, 0.0): (1.179, (1.1895, 0.5)), ("tanh", 1, 0.2): (1.178, None),
+    ("relu", 10, 0.0): (1.491, (1.5089, 0.5)), ("relu", 10, 0.2): (1.484, (1.4918, 0.4)),
+    ("relu", 3, 0.0): (1.471, (1.4806, 0.4)), ("relu", 3, 0.2): (1.468, None),
+    ("relu", 1, 0.0): (1.466, None), ("relu", 1, 0.2): (1.465, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "ratio", "noise"), BEST)
+def test_at_the_best_ridge_of_each_width_the_error_falls_and_bmd_peaks_near_the_dimension(
+    name: str, ratio: int, noise: float
+) -> None:
+    """The text under table T2; the peak is far from N = P where P / D is large."""
+    beside = np.array([0.005, 0.1, 0.25, 1 / 3, 0.4, 0.5, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 10, 30])  # N / D
+    width = np.unique(np.append(beside, 0.02 * ratio)) * DIM
+    found = square(activation(name), width, ratio * DIM, DIM, np.geomspace(1e-3, 30, 1000)[:, None], noise)
+    best = found.test_error.argmin(axis=0), np.arange(len(width))
+    bmd, (narrow, peak) = found.bmd()[best], BEST[name, ratio, noise]
+    assert (np.diff(found.test_error[best]) < 1e-9).all()
+    assert bmd[np.isclose(width, 0.02 * ratio * DIM)] == pytest.approx(narrow, abs=6e-4)
+    top = bmd.argmax()
+    if peak is None:
+        assert bmd[top] - bmd[0] < 1e-3
+    else:
+        assert bmd[top] == pytest.approx(peak[0], abs=6e-4)
+        assert width[top] / DIM == pytest.approx(peak[1], rel=0.2)  # a flat top, and scales at such distances
+    assert bmd[-1] < 1.05
+
+
 def test_double_descent_in_items() -> None:
     """Table T5."""
     share = np.array([0.1, 0.5, 0.9, 1, 1.1, 1.5, 2, 5, 10])
