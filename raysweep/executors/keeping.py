@@ -98,13 +98,21 @@ class Keeping:
         every: Least seconds between saves; 0 for none.
         before: Called before a save: earlier rows must be in the ledger first, as only later cells can be computed
             from the state.
+        lasting: Whether the state at the end is saved, for later cells of the same runs.
     """
 
     def __init__(
-        self, store: Store, pack: Pack, world: str, start: Kept | None, every: float, before: Callable[[], None]
+        self,
+        store: Store,
+        pack: Pack,
+        world: str,
+        start: Kept | None,
+        every: float,
+        before: Callable[[], None],
+        lasting: bool = False,
     ) -> None:
         self._store, self._pack, self._world, self._start = store, pack, world, start
-        self._every, self._before = every, before
+        self._every, self._before, self.lasting = every, before, lasting and every > 0
         self._last, self._cost, self._name = time.monotonic(), 0.0, ""
 
     @property

@@ -24,6 +24,7 @@ from raysweep.grid.formula import is_formula
 from raysweep.grid.lineage import Lineage
 from raysweep.grid.runs import Runs
 from raysweep.grid.values import Value
+from raysweep.sweep.halved import Ladder, ladder_of
 from raysweep.sweep.schema import SweepFile, Tuner
 from raysweep.tuning import Point, Space, check_sampler, design, parse_space, seed_of
 
@@ -75,6 +76,7 @@ class Tuning:
         sign: 1 where low values are better, -1 where high ones are.
         seeds: Axes that are fresh when a winner is run again, the leading one first.
         rounds, candidates, fresh: Rounds; candidates per round and setting; fresh seeds per winner.
+        ladder: Where the worse candidates of a round are retired; None where all are trained to their end.
     """
 
     space: Space
@@ -85,6 +87,7 @@ class Tuning:
     rounds: int
     candidates: int
     fresh: int
+    ladder: Ladder | None = None
 
     @property
     def tuned(self) -> frozenset[str]:
@@ -98,7 +101,8 @@ class Tuning:
     @cached_property
     def digest(self) -> str:
         """Hash of what proposals depend on besides rows and seeds."""
-        parts = (self.metrics, self.sign, self.sampler, self.candidates, *(d.text for d in self.space))
+        halved = () if self.ladder is None else (self.ladder.text,)
+        parts = (self.metrics, self.sign, self.sampler, self.candidates, *(d.text for d in self.space), *halved)
         return hashlib.blake2b("\n".join(map(str, parts)).encode(), digest_size=8).hexdigest()
 
     def lineage(self, base: Runs, axes: Mapping[str, Axis], identity: str) -> Lineage:
@@ -120,7 +124,12 @@ class Tuning:
         Args:
             base: The runs of the grid, each at some value of the tuned axes.
             studies: By setting; one that is missing has its design.
+
+        Raises:
+            SweepError: candidates are to be halved, and no run has a rung.
         """
+        if self.ladder is not None:
+            self.ladder.check(base)
         parent, first, inverse = np.unique(lineage.parents(base), return_index=True, return_inverse=True)
         order = np.argsort(first)  # of the grid
         members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
@@ -208,7 +217,8 @@ def tuning_of(file: SweepFile, axes: Mapping[str, Axis], experiment: Experiment 
         check_sampler(tuner.sampler, space, tuner.candidates)
     metrics, sign = ((), 1.0) if experiment is None else _metrics(file, experiment)
     seeds = _seeds(file, axes)
-    return Tuning(space, metrics, sign, tuner.sampler, seeds, tuner.rounds, tuner.candidates, tuner.seeds)
+    ladder = ladder_of(tuner.halving, axes)
+    return Tuning(space, metrics, sign, tuner.sampler, seeds, tuner.rounds, tuner.candidates, tuner.seeds, ladder)
 
 
 def _named(grid: Any, name: str, axes: Mapping[str, Axis], place: str = "grid") -> str:
