@@ -77,16 +77,18 @@ def parts(pack: Pack, kept: Sequence[Kept]) -> list[tuple[Pack, Kept | None]]:
 
 
 def sweep_up(store: Store, runs: Runs, pending: Callable[[Runs], Runs]) -> None:
-    """Delete the states whose runs all belong to these and are finished."""
+    """Delete the states whose runs all belong to these and are finished, or have a later state."""
     with contextlib.suppress(LedgerError):  # a file that stays does no harm
         kept = find(store)
         if not kept:
             return
         own = {k.decode() for k in runs.keys.tolist()}
         unfinished = {k.decode() for k in pending(runs).keys.tolist()}
+        later: set[tuple[str, str]] = set()  # (run, world) of the files before, which are further advanced
         for one in kept:
-            if own.issuperset(one.runs) and unfinished.isdisjoint(one.runs):
+            if own.issuperset(one.runs) and all(k not in unfinished or (k, one.world) in later for k in one.runs):
                 store.delete(one.name)
+            later |= {(key, one.world) for key in one.runs}
 
 
 class Keeping:

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Generator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -125,7 +125,7 @@ class Job:
     child_cpus: float = 0.0
     equal_codes: tuple[str, ...] = ("",)
     lineage: Lineage | None = None
-    lasting: bool = False
+    lasting: bool = field(default=False, compare=False)  # nothing is loaded differently
 
     def __hash__(self) -> int:
         return hash((self.sweep, self.store.uri, self.token))

@@ -198,10 +198,10 @@ class Budget(_Strict):
 
 
 class Halving(_Strict):
-    """Successive halving of a round's candidates: rungs at `min` times powers of `eta`."""
+    """Successive halving of a round's candidates; its keys have the names that they have in Optuna."""
 
-    eta: float = Field(3.0, gt=1, le=1000, description="at a rung the best 1 of `eta` candidates go on")
-    min: float | None = Field(None, gt=0, description="the first rung's time; the first time of the grid by default")
+    reduction_factor: float = Field(3.0, gt=1, le=1000, description="of so many candidates at a rung, one passes it")
+    min_resource: float | None = Field(None, gt=0, description="time of the first rung; the grid's first by default")
 
 
 class Tuner(_Strict):

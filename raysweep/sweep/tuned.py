@@ -7,9 +7,10 @@ are the grid's, repeated for each candidate of their setting, and the winners' o
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -40,15 +41,33 @@ class Study:
     Attributes:
         rounds: The candidates of each round begun.
         winner: The best candidate, once all rounds have ended.
+        retired: Candidates that were retired, and the time of the rung at which they were.
+        reached: Time of the last rung that the candidates of the last round passed, 0 before the first; infinity once
+            they are past all rungs.
     """
 
     rounds: tuple[tuple[Point, ...], ...]
     winner: Point | None = None
+    retired: Mapping[Point, float] = field(default_factory=dict)
+    reached: float = math.inf
 
     @property
     def points(self) -> tuple[Point, ...]:
         """All candidates, each once."""
         return tuple(dict.fromkeys(point for asked in self.rounds for point in asked))
+
+    @property
+    def left(self) -> tuple[Point, ...]:
+        """The candidates of the last round that are not retired, each once; none that an earlier round asked for."""
+        before = {point for asked in self.rounds[:-1] for point in asked} | self.retired.keys()
+        return tuple(point for point in dict.fromkeys(self.rounds[-1]) if point not in before)
+
+    @property
+    def ends(self) -> npt.NDArray[np.float64]:
+        """[2, candidates] the time at which each is retired, infinity where it is not, and the last rung it passed."""
+        left = frozenset() if self.reached == math.inf else frozenset(self.left)
+        passed = [self.reached if point in left else math.inf for point in self.points]
+        return np.array([[self.retired.get(point, math.inf) for point in self.points], passed])
 
 
 @dataclass(frozen=True)
@@ -59,12 +78,16 @@ class Layout:
         settings: Keys of the settings, in the order of the grid.
         setting: [n] index of each run's.
         point: [n] index of its candidate among `Study.points`; -1 for a winner on a fresh seed.
+        rungs: Times of the rungs of each setting; none where candidates are not halved.
+        whole: The runs as they would be asked for if no candidate were retired.
     """
 
     runs: Runs
     settings: tuple[str, ...]
     setting: npt.NDArray[np.int64]
     point: npt.NDArray[np.int64]
+    rungs: tuple[tuple[float, ...], ...]
+    whole: Runs
 
 
 @dataclass(frozen=True)
@@ -118,6 +141,15 @@ class Tuning:
         space = "\n".join(d.text for d in self.space)
         return tuple(design(self.space, count or self.candidates, seed_of(setting, space)))
 
+    def begun(self, setting: str) -> Study:
+        """The study of a setting with its design."""
+        return self.followed(Study(()), self.first(setting))
+
+    def followed(self, study: Study, points: Sequence[Point]) -> Study:
+        """A study with one more round."""
+        rounds = (*study.rounds, tuple(points))
+        return replace(study, rounds=rounds, reached=math.inf if self.ladder is None else 0.0)
+
     def layout(self, base: Runs, lineage: Lineage, studies: Mapping[str, Study]) -> Layout:
         """Every run that was asked for.
 
@@ -134,23 +166,29 @@ class Tuning:
         order = np.argsort(first)  # of the grid
         members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
         settings = tuple(parent[i].decode() for i in order)
-        source, setting, point, fresh = [], [], [], []
+        source, setting, point, fresh, ends = [], [], [], [], []
         tuned: list[tuple[Point, int]] = []  # points, and how often each is repeated
         for j, (name, i) in enumerate(zip(settings, order.tolist(), strict=True)):
             mine = members[i]
-            study = studies.get(name) or Study((self.first(name),))
+            study = studies.get(name) or self.begun(name)
             points, count = study.points, self.fresh if study.winner is not None else 0
             source += [np.repeat(mine, len(points)), np.repeat(mine[:1], count)]
             setting += [np.full(len(mine) * len(points) + count, j)]
             point += [np.tile(np.arange(len(points)), len(mine)), np.full(count, -1)]
             fresh += [np.full(len(mine) * len(points), -1), np.arange(count)]
+            ends += [np.tile(study.ends, len(mine)), np.full((2, count), math.inf)]
             tuned += [(p, 1) for _ in mine for p in points]
             tuned += [(study.winner, count)] if study.winner is not None else []
         runs = self._at(base.take(np.concatenate(source)), lineage, tuned, np.concatenate(fresh))
         keys, kept = np.unique(runs.keys, return_index=True)
         kept.sort()
-        taken = runs.take(kept) if len(keys) < len(runs) else runs
-        return Layout(taken, settings, np.concatenate(setting)[kept], np.concatenate(point)[kept])
+        whole = runs.take(kept) if len(keys) < len(runs) else runs
+        taken: Runs = whole
+        rungs: tuple[tuple[float, ...], ...] = ((),) * len(settings)
+        if self.ladder is not None:
+            taken = self.ladder.until(whole, *np.concatenate(ends, axis=1)[:, kept])
+            rungs = tuple(self.ladder.rungs_of(base.take(members[i])) for i in order.tolist())
+        return Layout(taken, settings, np.concatenate(setting)[kept], np.concatenate(point)[kept], rungs, whole)
 
     def _at(
         self, runs: Runs, lineage: Lineage, tuned: Sequence[tuple[Point, int]], fresh: npt.NDArray[np.int64]
@@ -217,7 +255,7 @@ def tuning_of(file: SweepFile, axes: Mapping[str, Axis], experiment: Experiment 
         check_sampler(tuner.sampler, space, tuner.candidates)
     metrics, sign = ((), 1.0) if experiment is None else _metrics(file, experiment)
     seeds = _seeds(file, axes)
-    ladder = ladder_of(tuner.halving, axes)
+    ladder = ladder_of(tuner.halving, axes, file.resources.checkpoint_seconds)
     return Tuning(space, metrics, sign, tuner.sampler, seeds, tuner.rounds, tuner.candidates, tuner.seeds, ladder)
 
 

@@ -284,9 +284,7 @@ def _check_start(share: Share, like: Tensor, done: int) -> None:
         )
 
 
-def _keep(
-    stack: _Stack, diverged_at: Tensor, keep: Keep, stage: Stage, step: int, at_once: bool = False
-) -> None:
+def _keep(stack: _Stack, diverged_at: Tensor, keep: Keep, stage: Stage, step: int, at_once: bool = False) -> None:
     """Save the state if it is due, or at once."""
     tensors = stack.tensors()
     if at_once or keep.due(sum(t.numel() * t.element_size() for t in (*tensors.values(), *stage.carried.values()))):
