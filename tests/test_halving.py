@@ -201,6 +201,6 @@ def test_a_lane_that_diverges_is_retired_at_the_next_rung_and_frees_no_place(mem
     execute(sweep, memory_store)
     rows = frame(memory_store).filter(pl.col("role") == "candidate")
     last = rows.group_by("lr").agg(pl.col("steps").max(), sound=(pl.col("status") == "ok").all()).sort("lr")
-    assert last["sound"].to_list() == 3 * [True] + 5 * [False]
-    assert last["steps"].to_list()[3:] == 5 * [4]
-    assert sorted(last["steps"])[-3:] == [8, 32, 32]
+    assert last["sound"].to_list() == 2 * [True] + 6 * [False]
+    assert sorted(last["steps"][:2]) == [8, 32]
+    assert last["steps"].to_list()[2:] == 6 * [4]  # although five of eight might pass

@@ -80,8 +80,8 @@ def halving(how: dict[str, Any]) -> dict[str, Any]:
         ({"tuner": {"round": 2}}, r"tuner\.round: unknown key. Did you mean 'rounds'"),
         ({"tuner": {"candidates": 1}}, r"tuner\.candidates: must be at least 2, but got 1"),
         ({"tuner": {"sampler": "qmc", "metric": "los"}}, r"tuner\.metric: must be a metric of the experiment, but got"),
-        (halving({"eta": 3}), r"tuner\.halving\.eta: unknown key.* reduction_factor, min_resource"),
-        (halving({"reduction_factor": 1}), r"tuner\.halving\.reduction_factor: must be above 1, but got 1"),
+        (halving({"eta": 3}), r"tuner\.halving\.eta: unknown key\. Valid names: min_resource, reduction_factor"),
+        (halving({"reduction_factor": 1}), r"tuner\.halving\.reduction_factor: must be greater than 1, but got 1"),
         (
             halving({"min_resource": 16}),
             r"t\.yaml: tuner\.halving: a time of steps must lie at or above min_resource and",
