@@ -167,6 +167,10 @@ def test_a_killed_driver_ends_in_the_same_place(stores: tuple[Store, Store, Outc
         assert sorted(frame(store)["cell"]) == sorted(rows.column("cell").to_pylist()), name
 
 
+def _killed(rounds: Rounds, stage: Sweep) -> None:
+    raise KeyboardInterrupt
+
+
 def test_what_passes_a_rung_continues_from_its_state_and_a_plan_says_what_that_costs(
     memory_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +180,10 @@ def test_what_passes_a_rung_continues_from_its_state_and_a_plan_says_what_that_c
     sweep = halved(TRAINED)
     rounds = Rounds(sweep, memory_store)
     planned = make_plan(rounds.rehearsed(rounds.resume()), memory_store, 1).to_json()
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(Rounds, "after", _killed)
+        execute(sweep, memory_store)
+    assert sum(steps) == 2 * 2 * 8 * 4  # the first rung
     execute(sweep, memory_store)
     taken = sum(steps)
     rows = frame(memory_store)
