@@ -32,7 +32,7 @@ HALVED: dict[str, Any] = {
     "observed": ["epoch"],
     "grid": {"size": [10, 100], "seed": {"range": 2}, "epoch": [1, 2, 3, 6, 9, 12]},
     "tune": {"lr": {"log": [1e-3, 1.0]}},
-    "tuner": {"sampler": "qmc", "candidates": 9, "rounds": 2, "seeds": 2, "halving": {}},
+    "tuner": {"sampler": "qmc", "candidates": 9, "rounds": 2, "seeds": 2, "halving": {"min_resource": 1}},
     "fit": [{"law": "power", "x": "size", "y": "loss", "at": "last"}],
 }
 TRAINED: dict[str, Any] = {
@@ -68,16 +68,15 @@ def recorded(store: Store) -> Any:
 
 
 def test_rungs_lie_at_times_that_are_read_and_each_lets_one_in_so_many_pass() -> None:
-    observed = halved().runs.observed[0]
     times = {
-        (3.0, None): (1, 3, 9), (2.0, None): (1, 2, 6, 9), (2.0, 3.0): (3, 6), (3.0, 4.0): (6,),
-        (3.0, 12.0): (), (100.0, None): (1,),
+        (3.0, 1.0): (1, 3, 9), (2.0, 1.0): (1, 2, 6, 9), (2.0, 3.0): (3, 6), (3.0, 4.0): (6,),
+        (3.0, 12.0): (), (100.0, 0.5): (1,),
     }  # fmt: skip
-    whole = from_mapping({**HALVED, "tuner": {**HALVED["tuner"], "halving": None}}, "t", [HERE]).runs.observed[0]
+    whole = halved(tuner={"halving": None}).runs.observed[0]
     for (factor, least), rungs in times.items():
         assert Ladder("epoch", factor, least).rungs(whole) == rungs, (factor, least)
-    assert observed.values("epoch") == (1,)
-    counts = [Ladder("epoch", factor).passing(n) for factor, n in ((3, 27), (3, 8), (3, 2), (1.5, 9), (1.1, 11))]
+    assert halved().runs.observed[0].values("epoch") == (1,)
+    counts = [Ladder("epoch", factor, 1).passing(n) for factor, n in ((3, 27), (3, 8), (3, 2), (1.5, 9), (1.1, 11))]
     assert counts == [9, 2, 1, 6, 10]
 
 
@@ -180,9 +179,10 @@ def test_what_passes_a_rung_continues_from_its_state_and_a_plan_says_what_that_c
     sweep = halved(TRAINED)
     rounds = Rounds(sweep, memory_store)
     planned = make_plan(rounds.rehearsed(rounds.resume()), memory_store, 1).to_json()
-    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
-        killed.setattr(Rounds, "after", _killed)
-        execute(sweep, memory_store)
+    with monkeypatch.context() as patch:
+        patch.setattr(Rounds, "after", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            execute(sweep, memory_store)
     assert sum(steps) == 2 * 2 * 8 * 4  # the first rung
     execute(sweep, memory_store)
     taken = sum(steps)

@@ -33,12 +33,12 @@ class Ladder:
     Attributes:
         axis: The observed axis along which candidates are retired.
         factor: Of so many candidates that reach a rung, one passes it.
-        least: Time of the first rung; None for the first time of a run.
+        least: Least time of the first rung.
     """
 
     axis: str
     factor: float
-    least: float | None = None
+    least: float
 
     @property
     def text(self) -> str:
@@ -50,8 +50,7 @@ class Ladder:
         the first at or beyond `factor` times `least`, its square, and so on; the last time is no rung.
         """
         times = [float(t) for t in _times(observed, self.axis)]
-        wanted = self.least or next((t for t in times if t > 0), 1.0)
-        found = []
+        wanted, found = self.least, []
         for time in times[:-1]:
             if time >= wanted:
                 found.append(time)
@@ -109,10 +108,10 @@ class Ladder:
                 f"tuner.halving: {self.axis} must be observed, so that candidates can be compared along the way, but "
                 "it is each run's own length here. Use a schedule under which it is observed, or leave halving out"
             )
-        least = "" if self.least is None else f", min_resource={self.least:g}"
         raise SweepError(
             f"tuner.halving: a time of {self.axis} must lie at or above min_resource and below the last one, but got "
-            f"({self.axis}={times}{least}). Read {self.axis} at earlier times, too, or lower min_resource"
+            f"({self.axis}={times}, min_resource={self.least:g}). Read {self.axis} at an earlier time, too, or lower "
+            "min_resource"
         )
 
 

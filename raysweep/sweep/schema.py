@@ -200,8 +200,8 @@ class Budget(_Strict):
 class Halving(_Strict):
     """Successive halving of a round's candidates; its keys have the names that they have in Optuna."""
 
+    min_resource: float = Field(gt=0, description="least time of the first rung")
     reduction_factor: float = Field(3.0, gt=1, le=1000, description="of so many candidates at a rung, one passes it")
-    min_resource: float | None = Field(None, gt=0, description="time of the first rung; the grid's first by default")
 
 
 class Tuner(_Strict):
