@@ -291,8 +291,8 @@ def _of_halving(ladder: Ladder, stage: Sweep, layout: Layout) -> list[str]:
     retired, asked = (sum(map(len, each)) for each in zip(*((s.retired, s.points) for s in studies), strict=True))
     share = ladder.share(layout.runs.take(candidates), layout.whole.take(candidates))
     said = [
-        f"tune: halving retired {retired:,} of {counted(asked, 'candidate')}: on average they were trained for "
-        f"{share:.0%} of {ladder.axis}"
+        f"tune: halving retired {retired:,} of {counted(asked, 'candidate')}: on average a training ended after "
+        f"{share:.0%} of its {ladder.axis}"
     ]
     if late := sum(study.winner in study.retired for study in studies):
         said.append(

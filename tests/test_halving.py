@@ -140,7 +140,7 @@ def test_the_worse_candidates_are_retired_at_each_rung_and_nothing_else_changes(
     assert (found["tuning"]["retired"], found["pending"]) == (2 * 16, found["cells"]["failed"])
     share = (12 * 1 + 4 * 3 + 2 * 12) / 18 / 12
     assert outcome.tuned[-1] == (
-        f"tune: halving retired 32 of 36 candidates: on average they were trained for {share:.0%} of epoch"
+        f"tune: halving retired 32 of 36 candidates: on average a training ended after {share:.0%} of its epoch"
     )
 
 

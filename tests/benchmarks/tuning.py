@@ -224,6 +224,7 @@ def halved(worlds: int, folder: str) -> dict[str, Any]:
     return {
         "simulated": tuning_halved.simulated(space, made, SCALES, surface),
         "trained": tuning_halved.trained(TRAINED, TUNE, dense, folder, execute),
+        "wide": tuning_halved.wide(TRAINED, TUNE, folder, execute),
     }
 
 

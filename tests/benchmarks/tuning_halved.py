@@ -6,6 +6,8 @@
 * `trained`: the MLPs of `tuning.py`, read at 4 times. FLOPs are those of all candidates, by the rows of the ledger;
   regret is the epistemic error on fresh seeds over that of the dense grid's winner, minus 1.
 
+* `wide`: one round of 16 candidates of an MLP whose arithmetic, unlike that of the small ones, takes most of the time.
+
 In each of 3 rounds, `plain` has 16 candidates and `fewer` has 5, without halving. Of 16 each, `early`, `middle` and
 `late` have their first rung at the first, the second and the third time; `wider` has 48 and is early.
 """
@@ -143,13 +145,9 @@ def trained(
         tuner |= {"halving": {"reduction_factor": FACTOR, "min_resource": first}} if first else {}
         rows, seconds = execute({**base, "tune": tune, "tuner": tuner}, folder, f"halved-{arm}")
         mine = {key[0]: v for key, v in _errors([r for r in rows if r["role"] == "selected"], "epistemic").items()}
-        spent: dict[str, float] = {}
-        for row in rows:
-            if row["role"] == "candidate":
-                spent[row["run"]] = max(spent.get(row["run"], 0.0), row["flops"] or 0.0)
         found[arm] = {
             "candidates": ROUNDS * count,
-            "training_flops": sum(spent.values()),
+            "training_flops": _spent([row for row in rows if row["role"] == "candidate"]),
             "packs": len({row["pack"] for row in rows}),
             "cpu_seconds": round(seconds, 1),
             "regret": {n: round(mine[n] / best[n] - 1, 4) for n in sizes},
@@ -157,6 +155,27 @@ def trained(
     for one in found.values():
         one["share_of_flops"] = round(one["training_flops"] / found["plain"]["training_flops"], 3)
     return found
+
+
+def wide(base: Mapping[str, Any], tune: Mapping[str, Any], folder: str, execute: Execute) -> dict[str, Any]:
+    """CPU time and training FLOPs of an MLP of width 256, the winner's included."""
+    grid = {**base["grid"], "n_train": 512, "width": 256, "batch": 128, "steps": list(TIMES)}
+    base = {**base, "grid": {**grid, "eval_items": 512, "select_items": 512}}
+    found: dict[str, Any] = {}
+    for arm in ("plain", "late", "early"):
+        tuner: dict[str, Any] = {"sampler": "qmc", "rounds": 1, "candidates": ARMS[arm][0], "seeds": 1}
+        tuner |= {"halving": {"reduction_factor": FACTOR, "min_resource": first}} if (first := ARMS[arm][1]) else {}
+        rows, seconds = execute({**base, "tune": tune, "tuner": tuner}, folder, f"wide-{arm}")
+        found[arm] = {"training_flops": _spent(rows), "cpu_seconds": round(seconds, 1)}
+    return found
+
+
+def _spent(rows: list[dict[str, Any]]) -> float:
+    """Training FLOPs of runs; those of a row are the run's so far."""
+    spent: dict[str, float] = {}
+    for row in rows:
+        spent[row["run"]] = max(spent.get(row["run"], 0.0), row["flops"] or 0.0)
+    return sum(spent.values())
 
 
 def _errors(rows: list[dict[str, Any]], metric: str) -> dict[tuple[int, float, float], float]:
