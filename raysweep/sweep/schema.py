@@ -201,7 +201,7 @@ class Halving(_Strict):
     """Successive halving of a round's candidates; its keys have the names that they have in Optuna."""
 
     min_resource: float = Field(gt=0, description="least time of the first rung")
-    reduction_factor: float = Field(3.0, gt=1, le=1000, description="of so many candidates at a rung, one passes it")
+    reduction_factor: float = Field(3.0, gt=1, le=1000, description="one in so many candidates passes a rung")
 
 
 class Tuner(_Strict):
