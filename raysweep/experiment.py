@@ -143,6 +143,11 @@ class Keep(Protocol):
         """The state to resume from."""
         ...
 
+    @property
+    def lasting(self) -> bool:
+        """Whether the runs may be asked for later cells soon, so that the state at their end is saved, too."""
+        ...
+
     def due(self, size: int) -> bool:
         """Whether to save a state of this size now."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import platform
 import secrets
@@ -181,7 +182,8 @@ def run(
                     skip, retry = skip_failed or again, retry_diverged and not again
                     tasks = plan(part, skip_failed=skip, retry_diverged=retry)
                     left = partial(look, skip_failed=skip, retry_diverged=retry)
-                    return _execute(tasks, job, sha, executor, claims, left, progress)
+                    lasting = any(study.reached < math.inf for study in part.studies.values())
+                    return _execute(tasks, replace(job, lasting=lasting), sha, executor, claims, left, progress)
 
                 if state is not None:
                     if sweep.file.until is not None and sweep.file.until.max_flops is not None and state.rounds == 1:
@@ -198,7 +200,7 @@ def run(
         if not isinstance(sys.exception(), UnreachableError):  # then compacting would fail, too
             own = own_rows(sweep.runs, sweep.axes, sweep.identity)
             scan = ledger.compact(own, accepted_codes(store))
-    sweep_up(store, sweep.runs, ledger.pending)
+    sweep_up(store, sweep.runs if rounds is None else rounds.to_end(sweep).runs, ledger.pending)
     score(store, [fit.request for fit in sweep.file.fit], sweep.runs)
     notes = left_out(Current(own, ledger), scan)
     said = () if rounds is None else tuple(rounds.sentences(sweep))
@@ -221,6 +223,8 @@ def _tuned(rounds: Rounds, stage: Sweep, fill: Callable[[Sweep, bool], str], pro
         if following is None:
             return stage, stopped
         rounds.keep(following)
+        if rounds.tuning.ladder is not None:  # else the states of all rungs would pile up
+            sweep_up(rounds.store, rounds.to_end(following).runs, rounds.ledger(following).pending)
         stage, again = following, True  # what failed in this call is not tried again
 
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysweep.grid.runs import Runs
-from raysweep.ledger.remaining import locate
+from raysweep.ledger.remaining import among, locate
 from raysweep.sweep.tuned import Layout
 
-__all__ = ["Bias", "candidate_scores", "run_scores", "selection_bias"]
+__all__ = ["Bias", "candidate_scores", "passed", "ranked", "run_scores", "selection_bias"]
 
 
 def run_scores(
@@ -29,8 +29,8 @@ def run_scores(
         sign: 1 where low values are better, -1 where high ones are.
         others: Observed axes besides time.
     """
+    table = table.filter(pa.array(among(runs, table.column("cell"))))  # not what another sweep read of these runs
     at = locate(runs, table.column("cell"))
-    table, at = table.filter(pa.array(at >= 0)), at[at >= 0]
     scores = np.full(len(runs), np.inf)
     bad = pc.is_in(table.column("status"), pa.array(["diverged", "failed"])).to_numpy()
     if metric is not None:
@@ -59,6 +59,29 @@ def candidate_scores(
     total = np.bincount(index, scores[mine], minlength=start[-1])
     number = np.bincount(index, minlength=start[-1])
     return np.split(np.where(number > 0, total / np.maximum(number, 1), np.inf), start[1:-1])
+
+
+def passed(scores: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
+    """Positions of the candidates that pass a rung: the best `count`, of equal ones those asked for first. A candidate
+    without a finite score does not pass.
+
+    Args:
+        scores: [candidates] low is better, of the rows up to the rung.
+    """
+    best = np.argsort(scores, kind="stable")[:count]
+    return np.sort(best[np.isfinite(scores[best])])
+
+
+def ranked(scores: npt.NDArray[np.float64], until: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """[candidates] ranks in place of scores that were reached at different times: later ones come first, as those of
+    pruned trials do in Optuna's TPE. A score that is not finite becomes infinity.
+
+    Args:
+        until: [candidates] the time at which each was retired; infinity where it was not.
+    """
+    rank = np.empty(len(scores))
+    rank[np.lexsort((scores, -until))] = np.arange(len(scores))
+    return np.where(np.isfinite(scores), rank, np.inf)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,11 @@ def plan(
         return
     say(f"{found['sweep']} ({found['experiment']})")
     if rounds is not None:
-        say(f"  {described(found['tuning'])}", "  candidates that are not proposed yet are priced as if by the design")
+        how = "; halving as if those that pass a rung continue there" if found["tuning"]["halving"] else ""
+        say(
+            f"  {described(found['tuning'])}",
+            f"  candidates that are not proposed yet are priced as if by the design{how}",
+        )
     if done and done["over"]:
         say(f"  nothing to do: the sweep is done by its own rule after {counted(done['runs'], 'run')}: {done['over']}")
     else:

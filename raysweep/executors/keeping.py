@@ -77,16 +77,18 @@ def parts(pack: Pack, kept: Sequence[Kept]) -> list[tuple[Pack, Kept | None]]:
 
 
 def sweep_up(store: Store, runs: Runs, pending: Callable[[Runs], Runs]) -> None:
-    """Delete the states whose runs all belong to these and are finished."""
+    """Delete the states whose runs all belong to these and are finished, or have a later state."""
     with contextlib.suppress(LedgerError):  # a file that stays does no harm
         kept = find(store)
         if not kept:
             return
         own = {k.decode() for k in runs.keys.tolist()}
         unfinished = {k.decode() for k in pending(runs).keys.tolist()}
+        later: set[tuple[str, str]] = set()  # (run, world) of the files before, which are further advanced
         for one in kept:
-            if own.issuperset(one.runs) and unfinished.isdisjoint(one.runs):
+            if own.issuperset(one.runs) and all(k not in unfinished or (k, one.world) in later for k in one.runs):
                 store.delete(one.name)
+            later |= {(key, one.world) for key in one.runs}
 
 
 class Keeping:
@@ -98,13 +100,21 @@ class Keeping:
         every: Least seconds between saves; 0 for none.
         before: Called before a save: earlier rows must be in the ledger first, as only later cells can be computed
             from the state.
+        lasting: Whether the state at the end is saved, for later cells of the same runs.
     """
 
     def __init__(
-        self, store: Store, pack: Pack, world: str, start: Kept | None, every: float, before: Callable[[], None]
+        self,
+        store: Store,
+        pack: Pack,
+        world: str,
+        start: Kept | None,
+        every: float,
+        before: Callable[[], None],
+        lasting: bool = False,
     ) -> None:
         self._store, self._pack, self._world, self._start = store, pack, world, start
-        self._every, self._before = every, before
+        self._every, self._before, self.lasting = every, before, lasting and every > 0
         self._last, self._cost, self._name = time.monotonic(), 0.0, ""
 
     @property

@@ -86,6 +86,7 @@ class _Read:
     """The `experiment.Keep` of a worker that saves nothing."""
 
     saved: Saved | None
+    lasting: bool = False
 
     def due(self, size: int) -> bool:
         return False

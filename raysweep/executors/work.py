@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Generator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -105,6 +105,7 @@ class Job:
         child_cpus: CPUs that are kept free for Ray tasks which a run starts.
         equal_codes: Hashes of the code versions whose checkpoints the sweep's code may continue from; its own first.
         lineage: Where the runs of a sweep that tunes come from.
+        lasting: Whether packs end at a rung, after which some of their runs are asked for later cells.
     """
 
     sweep: str
@@ -124,6 +125,7 @@ class Job:
     child_cpus: float = 0.0
     equal_codes: tuple[str, ...] = ("",)
     lineage: Lineage | None = None
+    lasting: bool = field(default=False, compare=False)  # nothing is loaded differently
 
     def __hash__(self) -> int:
         return hash((self.sweep, self.store.uri, self.token))
@@ -227,7 +229,8 @@ def _part(
     outbox = Outbox()
     sink = Sink(Ledger(job.store), pack.runs, schema, by, outbox, health, on_failure, sure)
     began, left = time.monotonic(), False
-    keep = Keeping(job.store, pack, sha or "", start, job.checkpoint_seconds, partial(sink.flush, 0.0))
+    flush = partial(sink.flush, 0.0)
+    keep = Keeping(job.store, pack, sha or "", start, job.checkpoint_seconds, flush, job.lasting)
     function = isinstance(experiment, FunctionExperiment)
     limit = nullcontext() if function else watched(job.seconds, sink.flush if health else None, f"pack {pack.id}")
     if health is not None and not function:
@@ -281,7 +284,8 @@ def _part(
             yield counts
         if whole:
             sink.flush()
-            keep.forget()
+            if not keep.lasting:
+                keep.forget()
     if sink.doubtful:
         raise Doubtful(len(sink.doubtful))
     if left:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,9 +32,17 @@ def keep_studies(
     Args:
         said: Sentences on a sweep that has ended.
     """
-    studies = {name: {"rounds": study.rounds, "winner": study.winner} for name, study in found.items()}
+    studies = {name: _plain(study, tuning.ladder is not None) for name, study in found.items()}
     record = {"of": tuning.digest, "until": _until(tuning, lineage), "studies": studies, "said": list(said)}
     store.write_json(f"{_FOLDER}/{sweep_hash}.json", record)
+
+
+def _plain(study: Study, halved: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {"rounds": study.rounds, "winner": study.winner}
+    if halved:
+        found["retired"] = list(study.retired.items())
+        found["reached"] = study.reached if math.isfinite(study.reached) else None
+    return found
 
 
 def _until(tuning: Tuning, lineage: Lineage) -> list[Any]:
@@ -65,7 +74,13 @@ def kept_studies(store: Store, sweep_hash: str, tuning: Tuning, lineage: Lineage
             for setting, study in record["studies"].items():
                 rounds = tuple(tuple(_parsed(point, tuning.space) for point in asked) for asked in study["rounds"])
                 winner = _parsed(study["winner"], tuning.space) if study["winner"] is not None and ended else None
-                found[setting] = Study(rounds[: tuning.rounds], winner)
+                reached = study.get("reached")
+                found[setting] = Study(
+                    rounds[: tuning.rounds],
+                    winner,
+                    {_parsed(point, tuning.space): float(time) for point, time in study.get("retired", ())},
+                    math.inf if reached is None or len(rounds) > tuning.rounds else float(reached),
+                )
         except (KeyError, TypeError, ValueError, AttributeError, SweepError) as error:
             raise LedgerError(f"store {store.uri}: {path} must hold candidates of its sweep: {error}") from error
     return found

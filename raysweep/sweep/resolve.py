@@ -102,8 +102,12 @@ class Sweep:
 
     def only(self, index: npt.NDArray[Any]) -> Sweep:
         """The same sweep with some of its runs, by position or mask."""
+        return self.of(self.runs.take(index))
+
+    def of(self, runs: Runs) -> Sweep:
+        """The same sweep with these of its runs, each asked for some of its cells."""
         part = replace(self)
-        part.__dict__["runs"] = self.runs.take(index)  # as `cached_property` keeps it
+        part.__dict__["runs"] = runs  # as `cached_property` keeps it
         return part
 
     @cached_property

@@ -26,7 +26,7 @@ from raysweep.oracle.recipe import Recipe, kinds, recipe_of
 from raysweep.sweep.until import Until
 from raysweep.validation import first_fault
 
-__all__ = ["Budget", "FitSpec", "Resources", "SweepFile", "Tuner", "explain"]
+__all__ = ["Budget", "FitSpec", "Halving", "Resources", "SweepFile", "Tuner", "explain"]
 
 
 def _of_folder(name: str) -> str:
@@ -197,6 +197,13 @@ class Budget(_Strict):
     cells: int | None = Field(None, gt=0)
 
 
+class Halving(_Strict):
+    """Successive halving of a round's candidates; its keys have the names that they have in Optuna."""
+
+    min_resource: float = Field(gt=0, description="least time of the first rung")
+    reduction_factor: float = Field(3.0, gt=1, le=1000, description="one in so many candidates passes a rung")
+
+
 class Tuner(_Strict):
     """How the axes of `tune` are searched, for each setting of the others."""
 
@@ -206,6 +213,7 @@ class Tuner(_Strict):
     candidates: int = Field(16, ge=2, le=4096, description="candidates of one round")
     rounds: int = Field(3, ge=1, le=100, description="rounds; the first is a scrambled Sobol design")
     seeds: int = Field(5, ge=1, le=10_000, description="fresh seeds on which a winner is measured again")
+    halving: Halving | None = Field(None, description="retire the worse candidates of a round along the way")
 
 
 class SweepFile(_Strict):
@@ -248,10 +256,11 @@ def explain(error: ValidationError, raw: Any, path: str) -> str:
 
 def _keys_at(place: Sequence[Any], raw: Any) -> list[str]:
     models: dict[str, type[BaseModel]] = {
-        "fit": FitSpec, "resources": Resources, "budget": Budget, "tuner": Tuner, "until": Until,
+        "fit": FitSpec, "resources": Resources, "budget": Budget, "tuner": Tuner, "until": Until, "halving": Halving,
     }  # fmt: skip
     if not place:
         return list(SweepFile.model_fields)
     if place[0] == "world":
         return list(kinds()[raw["world"]["kind"]].model_fields)
-    return list(models[str(place[0])].model_fields)
+    own = next((str(key) for key in reversed(place) if str(key) in models), str(place[0]))
+    return list(models[own].model_fields)

@@ -7,9 +7,10 @@ are the grid's, repeated for each candidate of their setting, and the winners' o
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +25,7 @@ from raysweep.grid.formula import is_formula
 from raysweep.grid.lineage import Lineage
 from raysweep.grid.runs import Runs
 from raysweep.grid.values import Value
+from raysweep.sweep.halved import Ladder, ladder_of
 from raysweep.sweep.schema import SweepFile, Tuner
 from raysweep.tuning import Point, Space, check_sampler, design, parse_space, seed_of
 
@@ -39,15 +41,33 @@ class Study:
     Attributes:
         rounds: The candidates of each round begun.
         winner: The best candidate, once all rounds have ended.
+        retired: Candidates that were retired, and the time of the rung at which they were.
+        reached: Time of the last rung that the candidates of the last round passed, 0 before the first; infinity once
+            they are past all rungs.
     """
 
     rounds: tuple[tuple[Point, ...], ...]
     winner: Point | None = None
+    retired: Mapping[Point, float] = field(default_factory=dict)
+    reached: float = math.inf
 
     @property
     def points(self) -> tuple[Point, ...]:
         """All candidates, each once."""
         return tuple(dict.fromkeys(point for asked in self.rounds for point in asked))
+
+    @property
+    def left(self) -> tuple[Point, ...]:
+        """The candidates of the last round that are not retired, each once; none that an earlier round asked for."""
+        before = {point for asked in self.rounds[:-1] for point in asked} | self.retired.keys()
+        return tuple(point for point in dict.fromkeys(self.rounds[-1]) if point not in before)
+
+    @property
+    def ends(self) -> npt.NDArray[np.float64]:
+        """[2, candidates] the time at which each is retired, infinity where it is not, and the last rung it passed."""
+        left = frozenset() if self.reached == math.inf else frozenset(self.left)
+        passed = [self.reached if point in left else math.inf for point in self.points]
+        return np.array([[self.retired.get(point, math.inf) for point in self.points], passed])
 
 
 @dataclass(frozen=True)
@@ -58,12 +78,16 @@ class Layout:
         settings: Keys of the settings, in the order of the grid.
         setting: [n] index of each run's.
         point: [n] index of its candidate among `Study.points`; -1 for a winner on a fresh seed.
+        rungs: Times of the rungs of each setting; none where candidates are not halved.
+        whole: The runs as they would be asked for if no candidate were retired.
     """
 
     runs: Runs
     settings: tuple[str, ...]
     setting: npt.NDArray[np.int64]
     point: npt.NDArray[np.int64]
+    rungs: tuple[tuple[float, ...], ...]
+    whole: Runs
 
 
 @dataclass(frozen=True)
@@ -75,6 +99,7 @@ class Tuning:
         sign: 1 where low values are better, -1 where high ones are.
         seeds: Axes that are fresh when a winner is run again, the leading one first.
         rounds, candidates, fresh: Rounds; candidates per round and setting; fresh seeds per winner.
+        ladder: Where the worse candidates of a round are retired; None where all are trained to their end.
     """
 
     space: Space
@@ -85,6 +110,7 @@ class Tuning:
     rounds: int
     candidates: int
     fresh: int
+    ladder: Ladder | None = None
 
     @property
     def tuned(self) -> frozenset[str]:
@@ -98,7 +124,8 @@ class Tuning:
     @cached_property
     def digest(self) -> str:
         """Hash of what proposals depend on besides rows and seeds."""
-        parts = (self.metrics, self.sign, self.sampler, self.candidates, *(d.text for d in self.space))
+        halved = () if self.ladder is None else (self.ladder.text,)
+        parts = (self.metrics, self.sign, self.sampler, self.candidates, *(d.text for d in self.space), *halved)
         return hashlib.blake2b("\n".join(map(str, parts)).encode(), digest_size=8).hexdigest()
 
     def lineage(self, base: Runs, axes: Mapping[str, Axis], identity: str) -> Lineage:
@@ -114,34 +141,54 @@ class Tuning:
         space = "\n".join(d.text for d in self.space)
         return tuple(design(self.space, count or self.candidates, seed_of(setting, space)))
 
+    def begun(self, setting: str) -> Study:
+        """The study of a setting with its design."""
+        return self.followed(Study(()), self.first(setting))
+
+    def followed(self, study: Study, points: Sequence[Point]) -> Study:
+        """A study with one more round."""
+        rounds = (*study.rounds, tuple(points))
+        return replace(study, rounds=rounds, reached=math.inf if self.ladder is None else 0.0)
+
     def layout(self, base: Runs, lineage: Lineage, studies: Mapping[str, Study]) -> Layout:
         """Every run that was asked for.
 
         Args:
             base: The runs of the grid, each at some value of the tuned axes.
             studies: By setting; one that is missing has its design.
+
+        Raises:
+            SweepError: candidates are to be halved, and no run has a rung.
         """
+        if self.ladder is not None:
+            self.ladder.check(base)
         parent, first, inverse = np.unique(lineage.parents(base), return_index=True, return_inverse=True)
         order = np.argsort(first)  # of the grid
         members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
         settings = tuple(parent[i].decode() for i in order)
-        source, setting, point, fresh = [], [], [], []
+        source, setting, point, fresh, ends = [], [], [], [], []
         tuned: list[tuple[Point, int]] = []  # points, and how often each is repeated
         for j, (name, i) in enumerate(zip(settings, order.tolist(), strict=True)):
             mine = members[i]
-            study = studies.get(name) or Study((self.first(name),))
+            study = studies.get(name) or self.begun(name)
             points, count = study.points, self.fresh if study.winner is not None else 0
             source += [np.repeat(mine, len(points)), np.repeat(mine[:1], count)]
             setting += [np.full(len(mine) * len(points) + count, j)]
             point += [np.tile(np.arange(len(points)), len(mine)), np.full(count, -1)]
             fresh += [np.full(len(mine) * len(points), -1), np.arange(count)]
+            ends += [np.tile(study.ends, len(mine)), np.full((2, count), math.inf)]
             tuned += [(p, 1) for _ in mine for p in points]
             tuned += [(study.winner, count)] if study.winner is not None else []
         runs = self._at(base.take(np.concatenate(source)), lineage, tuned, np.concatenate(fresh))
         keys, kept = np.unique(runs.keys, return_index=True)
         kept.sort()
-        taken = runs.take(kept) if len(keys) < len(runs) else runs
-        return Layout(taken, settings, np.concatenate(setting)[kept], np.concatenate(point)[kept])
+        whole = runs.take(kept) if len(keys) < len(runs) else runs
+        taken: Runs = whole
+        rungs: tuple[tuple[float, ...], ...] = ((),) * len(settings)
+        if self.ladder is not None:
+            taken = self.ladder.until(whole, *np.concatenate(ends, axis=1)[:, kept])
+            rungs = tuple(self.ladder.rungs_of(base.take(members[i])) for i in order.tolist())
+        return Layout(taken, settings, np.concatenate(setting)[kept], np.concatenate(point)[kept], rungs, whole)
 
     def _at(
         self, runs: Runs, lineage: Lineage, tuned: Sequence[tuple[Point, int]], fresh: npt.NDArray[np.int64]
@@ -208,7 +255,8 @@ def tuning_of(file: SweepFile, axes: Mapping[str, Axis], experiment: Experiment 
         check_sampler(tuner.sampler, space, tuner.candidates)
     metrics, sign = ((), 1.0) if experiment is None else _metrics(file, experiment)
     seeds = _seeds(file, axes)
-    return Tuning(space, metrics, sign, tuner.sampler, seeds, tuner.rounds, tuner.candidates, tuner.seeds)
+    ladder = ladder_of(tuner.halving, axes, file.resources.checkpoint_seconds)
+    return Tuning(space, metrics, sign, tuner.sampler, seeds, tuner.rounds, tuner.candidates, tuner.seeds, ladder)
 
 
 def _named(grid: Any, name: str, axes: Mapping[str, Axis], place: str = "grid") -> str:

@@ -72,6 +72,8 @@ class Reading:
 class Memory:
     """A `Keep` that saves whenever it can, and notes which cells were read before."""
 
+    lasting = False
+
     def __init__(self, saved: Saved | None = None) -> None:
         self.offered, self.was_read = saved, False
         self.cells: list[str] = []

@@ -207,7 +207,8 @@ def train(
         parameters: Stacked initial parameters; updated in place.
         legs: What to train, in order.
         compute: Type of the activations; the parameters' by default.
-        keep: Where the state is saved from time to time, except in branches, and what an earlier attempt saved there.
+        keep: Where the state is saved from time to time, except in branches, and what an earlier attempt saved there;
+            also at the end, if later times may be asked for.
         loss: The loss to minimise.
         frozen: {name: [lanes, ...]} parameters that the model reads and nothing updates: random features, initial
             values, a richness. Their gradient is not computed.
@@ -250,8 +251,8 @@ def train(
             diverged_at[stack.lanes] = stack.diverged_at
         else:
             done = leg.stop
-        if keep is not None and i + 1 < len(legs):
-            _keep(stack, diverged_at, keep, stage, done)
+        if keep is not None and (i + 1 < len(legs) or keep.lasting):
+            _keep(stack, diverged_at, keep, stage, done, at_once=i + 1 == len(legs))
         if leg.snapshot and i + 1 < len(legs):
             busy = stack.alive.clone()
             if schedule.ends:
@@ -283,10 +284,10 @@ def _check_start(share: Share, like: Tensor, done: int) -> None:
         )
 
 
-def _keep(stack: _Stack, diverged_at: Tensor, keep: Keep, stage: Stage, step: int) -> None:
-    """Save the state if it is due."""
+def _keep(stack: _Stack, diverged_at: Tensor, keep: Keep, stage: Stage, step: int, at_once: bool = False) -> None:
+    """Save the state if it is due, or at once."""
     tensors = stack.tensors()
-    if keep.due(sum(t.numel() * t.element_size() for t in (*tensors.values(), *stage.carried.values()))):
+    if at_once or keep.due(sum(t.numel() * t.element_size() for t in (*tensors.values(), *stage.carried.values()))):
         diverged_at[stack.lanes] = stack.diverged_at
         keep.save(step, lambda about: saved.write(tensors, stack.lanes, diverged_at, stage, about), stage.number)
 

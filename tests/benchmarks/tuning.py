@@ -1,6 +1,6 @@
 """Tuning at every scale: regret against a dense grid, candidates used, and packed against one trial per candidate.
 
-    python tests/benchmarks/tuning.py [--worlds 10] [--out tests/benchmarks/tuning.json]
+    python tests/benchmarks/tuning.py [--worlds 10] [--only halved] [--out tests/benchmarks/tuning.json]
 
 * `simulated`: a made-up loss over a learning rate and a weight decay, whose optimum drifts with the scale, with noise
   from the seed. Each sampler has 3 rounds of 16 candidates at each of 5 scales; the dense grid has 33 x 9 candidates.
@@ -10,6 +10,9 @@
   that of a sampler's winner over that of the dense grid's, minus 1, at each number of training items.
 * `packed`: the same tuned sweep with all candidates of a round as lanes of one program, and with one lane per program,
   as a trial per candidate would have (without the cost of a trial, so the rival looks better than it is).
+* `halved`: regret and training FLOPs with and without successive halving, simulated and trained: `tuning_halved.py`.
+
+With `--only` the other parts of the JSON stay as they are.
 
 Seconds are CPU time of this process. It asserts nothing.
 """
@@ -24,7 +27,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import numpy.typing as npt
+import tuning_halved
 
 from raysweep.executors import make_executor
 from raysweep.grid.axes import Axis
@@ -86,6 +90,11 @@ def surface(points: npt.NDArray[np.float64], scale: int, world: npt.NDArray[np.f
     return np.where(x > 2 * wide, np.inf, loss)
 
 
+def drawn(rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """A world."""
+    return np.array([rng.uniform(-1.5, -0.7), rng.uniform(-3, -1), 0.2, rng.uniform(-0.5, 0.5), 0.6, 1.5])
+
+
 def logs(points: list[Point]) -> npt.NDArray[np.float64]:
     return np.log10(np.array(points, dtype=float))
 
@@ -97,7 +106,7 @@ def simulated(worlds: int) -> dict[str, Any]:
     regret: dict[str, list[list[float]]] = {name: [] for name in (*SAMPLERS, "dense")}
     for seed in range(worlds):
         rng = np.random.default_rng(seed)
-        world = np.array([rng.uniform(-1.5, -0.7), rng.uniform(-3, -1), 0.2, rng.uniform(-0.5, 0.5), 0.6, 1.5])
+        world = drawn(rng)
         picked = [noisy(surface(grid, scale, world), rng).argmin() for scale in range(SCALES)]
         regret["dense"].append([float(surface(grid[[i]], scale, world)[0]) - 1 for scale, i in enumerate(picked)])
         for name in SAMPLERS:
@@ -204,23 +213,45 @@ def packed(folder: str) -> dict[str, Any]:
     }
 
 
+def halved(worlds: int, folder: str) -> dict[str, Any]:
+    """With and without successive halving, in ten times as many worlds."""
+    space = parse_space(TUNE, {name: Axis(name, float, "lane", 0.0) for name in TUNE})
+    made = [drawn(np.random.default_rng(seed)) for seed in range(10 * worlds)]
+    dense = {
+        "lr": np.geomspace(1e-3, 1, DENSE[0]).tolist(),
+        "weight_decay": np.geomspace(1e-4, 1, DENSE[1]).tolist(),
+    }
+    return {
+        "simulated": tuning_halved.simulated(space, made, SCALES, surface),
+        "trained": tuning_halved.trained(TRAINED, TUNE, dense, folder, execute),
+        "wide": tuning_halved.wide(TRAINED, TUNE, folder, execute),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=int, default=10)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parts: dict[str, Callable[[int, str], Any]] = {
+        "simulated": lambda worlds, folder: simulated(worlds),
+        "trained": lambda worlds, folder: trained(folder),
+        "packed": lambda worlds, folder: packed(folder),
+        "halved": halved,
+    }
+    parser.add_argument("--only", choices=parts, help="run one part")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "device": platform.processor() or platform.machine(),
-            "versions": {name: version(name) for name in ("optuna", "cmaes", "scipy", "torch")},
-            "worlds": given.worlds,
-            "simulated": simulated(given.worlds),
-            "trained": trained(folder),
-            "packed": packed(folder),
-        }
+    found = json.loads(given.out.read_text()) if given.only else {}
+    about = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": platform.processor() or platform.machine(),
+        "versions": {name: version(name) for name in ("optuna", "cmaes", "scipy", "torch")},
+        "worlds": given.worlds,
+    }
+    for name in [given.only] if given.only else parts:
+        with tempfile.TemporaryDirectory() as folder:
+            found = {**about, **found, name: parts[name](given.worlds, folder)}
+        print(json.dumps({name: found[name]}, indent=1))
     given.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps({name: found[name] for name in ("simulated", "trained", "packed")}, indent=1))
 
 
 if __name__ == "__main__":

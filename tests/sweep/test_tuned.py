@@ -44,6 +44,10 @@ def function(**changes: Any) -> Sweep:
     return from_mapping({**raw, **changes}, "t.yaml", [HERE])
 
 
+def halving(how: dict[str, Any]) -> dict[str, Any]:
+    return {"tuner": {"sampler": "qmc", "halving": how}}
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -76,13 +80,34 @@ def function(**changes: Any) -> Sweep:
         ({"tuner": {"round": 2}}, r"tuner\.round: unknown key. Did you mean 'rounds'"),
         ({"tuner": {"candidates": 1}}, r"tuner\.candidates: must be at least 2, but got 1"),
         ({"tuner": {"sampler": "qmc", "metric": "los"}}, r"tuner\.metric: must be a metric of the experiment, but got"),
+        (
+            halving({"eta": 3, "min_resource": 4}),
+            "halving.eta: unknown key. Valid names: min_resource, reduction_factor",
+        ),
+        (halving({}), r"tuner\.halving\.min_resource: must be given"),
+        (
+            halving({"reduction_factor": 1, "min_resource": 4}),
+            r"tuner\.halving\.reduction_factor: must be greater than 1, but got 1",
+        ),
+        (
+            halving({"min_resource": 16}),
+            r"t\.yaml: tuner\.halving: a time of steps must lie at or above min_resource and",
+        ),
+        (
+            {**halving({"min_resource": 4}), "grid": {"schedule": "cosine"}},
+            "tuner.halving: steps must be observed, .* but it is each run's own length here",
+        ),
+        (
+            {**halving({"min_resource": 4}), "resources": {"checkpoint_seconds": 0}},
+            r"t\.yaml: resources\.checkpoint_seconds: must be above 0 with tuner\.halving",
+        ),
         ({"fit": [], "tuner": {"sampler": "qmc"}}, r"tuner\.metric: must name the metric .* but the sweep has no fit"),
         ({"fit": [*FIT, {**FIT[0], "y": "nll"}]}, "but the sweep fits epistemic, nll"),
     ],
 )
 def test_a_wrong_entry_is_named_with_a_remedy(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(SweepError, match=said):
-        classifier(**changes)
+        len(classifier(**changes).runs)
 
 
 def test_what_cannot_be_tuned_ends_with_2_before_anything_is_written(
@@ -105,6 +130,8 @@ def test_a_function_needs_a_seed_and_a_sampler_its_package(
 ) -> None:
     with pytest.raises(SweepError, match=r"must have a seed of whole numbers.*Add `seed: \{range: 2\}`"):
         function(grid={"size": [1, 2]})
+    with pytest.raises(SweepError, match=r"tuner\.halving: a sweep must have one observed axis .* but has none"):
+        function(tuner={"metric": "loss", "halving": {"min_resource": 1}})
     with pytest.raises(SweepError, match=r"must have ranges, but tune\.how is a list of choices"):
         function(tune={"how": ["a", "b"]}, tuner={"metric": "loss", "sampler": "cmaes"})
     monkeypatch.setattr("raysweep.tuning.find_spec", lambda name: None)

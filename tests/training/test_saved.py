@@ -29,6 +29,8 @@ def _often(monkeypatch):
 class Always:
     """Saves whenever it is asked."""
 
+    lasting = False
+
     def __init__(self, saved: Saved | None = None) -> None:
         self.saved, self.files, self.stages = saved, {}, {}
 

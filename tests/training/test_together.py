@@ -59,6 +59,8 @@ class Workers:
 class Keeper:
     """Keeps every state it is asked to."""
 
+    lasting = False
+
     def __init__(self, saved=None) -> None:
         self.saved, self.files = saved, {}
 
