@@ -89,6 +89,8 @@ def _paragraphs(law: Fit, found: Sequence[Sequence[Prediction]]) -> list[list[st
 
 
 def _sentences(group: GroupFit, one: Prediction) -> list[str]:
+    from raysweep.laws.counts import below_one
+
     where = ", ".join(f"{name} = {value:.6g}" for name, value in one.x.items())
     text = f"  predicted at {where}: {group.y} = {one.value:.4g}{_ends(one.interval, one.new_run)}"
     if one.beyond > 1:
@@ -99,10 +101,12 @@ def _sentences(group: GroupFit, one: Prediction) -> list[str]:
         text += f"; {one.beyond:.3g} times beyond the range that was fitted"
     elif one.bent is not None:
         text += f", if the law may bend{_ends(one.bent, None)}"
+    small = below_one(one.x, group.least)
+    lines = [text, *([f"    {small}"] if small else [])]
     if one.noticed is None or one.noticed >= _ENOUGH:
-        return [text]
+        return lines
     return [
-        text,
+        *lines,
         "    whether it holds, the data do not say: a bend that moves this by half the width of the law's own interval "
         f"would be noticed in at most {one.noticed:.0%} of such data",
     ]

@@ -1,7 +1,7 @@
 """What a fitted law says about y at scales that were not measured, with its intervals.
 
-Beyond the data the answer is the interval of a law that may bend: a bend that matters there hardly shows in the data, so
-that no test can say that the law's own interval is to be believed (`laws.power`). That one is given beside it.
+Beyond the data the answer is the interval of a law that may bend: a bend that matters there hardly shows in the data,
+so that no test can say that the law's own interval is to be believed (`laws.power`). That one is given beside it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Prediction:
         value: The mean law.
         interval: Low and high of the mean, see `believed`; None without draws.
         new_run: The same of a new run's measurement.
-        own: Low and high of the mean if the law holds; None without draws, and beyond the data where these speak against
-            the law (note `extrapolation_untrusted`).
+        own: Low and high of the mean if the law holds; None without draws, and beyond the data where these speak
+            against the law (note `extrapolation_untrusted`).
         own_new: The same of a new run's measurement.
         bent: Low and high of the mean if the law may bend; None where that is unknown.
         beyond: How many times the farthest scale lies outside the range that was fitted; 1 for a point inside.
@@ -96,9 +96,18 @@ def predicted(group: GroupFit, points: Sequence[Mapping[str, float]]) -> tuple[P
         answers = answers if wide is not None else (own, own_new)
         power = np.full_like(power, np.nan)
     bent = np.full_like(own, np.nan) if wide is None else wide
-    pairs = (*answers, own, own_new, bent)
     return tuple(
-        Prediction(point, float(mean[i]), *(_ends(ends[i]) for ends in pairs), float(beyond[i]), share)
+        Prediction(
+            x=point,
+            value=float(mean[i]),
+            interval=_ends(answers[0][i]),
+            new_run=_ends(answers[1][i]),
+            own=_ends(own[i]),
+            own_new=_ends(own_new[i]),
+            bent=_ends(bent[i]),
+            beyond=float(beyond[i]),
+            noticed=share,
+        )
         for i, (point, share) in enumerate(zip(points, _numbers(power), strict=True))
     )
 

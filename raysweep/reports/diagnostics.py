@@ -90,7 +90,7 @@ def _reach(group: GroupFit, scale: int, ahead: Sequence[Prediction]) -> tuple[fl
 
 
 def _diamonds(axis: Axes, at: Sequence[float], ahead: Sequence[Prediction], colours: Sequence[Any]) -> None:
-    """What is predicted, with the interval of a new run and that of the mean if the law holds, along the horizontal axis."""
+    """What is predicted along the horizontal axis, with the intervals of a new run and of the mean if the law holds."""
     for i, (x, one, colour) in enumerate(zip(at, ahead, colours, strict=True)):
         if one.new_run is not None:
             axis.plot([x, x], one.new_run, color=colour, lw=1.1)
