@@ -353,15 +353,15 @@ def _predicted(group: GroupFit, request: FitRequest, x: tuple[float, ...], recor
         return None
     bent = bent_band(group, np.array(x)[:, None], new_run=True)
     about, wide = _about(group, request), None
-    if record is not None and one.new_run is not None:
-        wide = record.widened(one.new_run, x)
+    if record is not None and one.own_new is not None:
+        wide = record.widened(one.own_new, x)
     text = json.dumps([about, point], sort_keys=True)
     return Kept(
         key=hashlib.blake2b(text.encode(), digest_size=8).hexdigest(),
         fit=about,
         x=point,
         value=one.value,
-        own=None if one.new_run is None else list(one.new_run),
+        own=None if one.own_new is None else list(one.own_new),
         conformal=wide,
         level=record.level if record is not None and wide is not None else None,
         beyond=one.beyond,

@@ -89,19 +89,29 @@ def _paragraphs(law: Fit, found: Sequence[Sequence[Prediction]]) -> list[list[st
 
 
 def _sentences(group: GroupFit, one: Prediction) -> list[str]:
+    from raysweep.laws.counts import below_one
+
     where = ", ".join(f"{name} = {value:.6g}" for name, value in one.x.items())
-    text = f"  predicted at {where}: {group.y} = {one.value:.4g}"
-    if one.interval is not None:
-        text += f" [{one.interval[0]:.4g}, {one.interval[1]:.4g}]"
-    if one.new_run is not None:
-        text += f", of a new run [{one.new_run[0]:.4g}, {one.new_run[1]:.4g}]"
-    if one.bent is not None:
-        text += f", if the law may bend [{one.bent[0]:.4g}, {one.bent[1]:.4g}]"
-    text += f"; {one.beyond:.3g} times beyond the range that was fitted" if one.beyond > 1 else ""
+    text = f"  predicted at {where}: {group.y} = {one.value:.4g}{_ends(one.interval, one.new_run)}"
+    if one.beyond > 1:
+        if one.interval is not None:
+            text += ", if the law may bend" if one.bent is not None else ", if the law holds"
+        if one.bent is not None and one.own is not None:
+            text += f"; if it holds{_ends(one.own, one.own_new)}"
+        text += f"; {one.beyond:.3g} times beyond the range that was fitted"
+    elif one.bent is not None:
+        text += f", if the law may bend{_ends(one.bent, None)}"
+    small = below_one(one.x, group.least)
+    lines = [text, *([f"    {small}"] if small else [])]
     if one.noticed is None or one.noticed >= _ENOUGH:
-        return [text]
+        return lines
     return [
-        text,
-        f"    no note is no proof: a bend that moves this by half the width of its interval would be noticed in at "
-        f"most {one.noticed:.0%} of such data",
+        *lines,
+        "    whether it holds, the data do not say: a bend that moves this by half the width of the law's own interval "
+        f"would be noticed in at most {one.noticed:.0%} of such data",
     ]
+
+
+def _ends(mean: tuple[float, float] | None, new_run: tuple[float, float] | None) -> str:
+    text = "" if mean is None else f" [{mean[0]:.4g}, {mean[1]:.4g}]"
+    return text if new_run is None else f"{text}, of a new run [{new_run[0]:.4g}, {new_run[1]:.4g}]"

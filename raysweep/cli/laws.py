@@ -334,6 +334,7 @@ class _Target:
 def _allocation(group: GroupFit, points: Points, target: _Target) -> Allocation | str:
     """The best use of each budget, or the cheapest way to each loss, under a group's law; or why there is none."""
     from raysweep.laws.allocate import Cost, allocate, fit_cost
+    from raysweep.laws.counts import below_one
     from raysweep.laws.serving import cheapest
     from raysweep.laws.source import numbers
 
@@ -345,11 +346,13 @@ def _allocation(group: GroupFit, points: Points, target: _Target) -> Allocation 
         cost = Cost(target.cost_per) if target.flops is None else fit_cost(x, t, numbers(rows, target.flops))
         spent = cost.flops(x, t)
         window, cost = (float(spent.min()), float(spent.max())), replace(cost, tokens=target.tokens)
-        if target.losses:
-            return cheapest(group.law, _known(group), list(target.losses), cost, level=group.level, window=window)
-        return allocate(group.law, _known(group), list(target.budgets), cost, level=group.level, window=window)
+        solve, wanted = (cheapest, target.losses) if target.losses else (allocate, target.budgets)
+        made = solve(group.law, _known(group), list(wanted), cost, level=group.level, window=window)
     except FitError as error:
         return str(error)
+    optimum = dict(zip(group.x, (float(made.x.min()), float(made.t.min())), strict=True))
+    small = below_one(optimum, group.least)
+    return replace(made, details={**made.details, "below_one": small}) if small else made
 
 
 def _known(group: GroupFit) -> Any:

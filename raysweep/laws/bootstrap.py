@@ -12,7 +12,8 @@ The unit is the independently trained run: all points of one run move together, 
   `resampling.Residuals.drawn`. Percentiles are the interval as they stand: it bends as the law does, keeps to the
   bounds, and is the same for a quantity and for a monotone function of it.
 * A spread that changes with scale (`growth.Growth`): weights make residuals alike where a test found the change, and
-  draws then vary its slope by its error; where there is only a hint of it, borrowed residuals are scaled.
+  draws then vary its slope by its error; where there is only a hint of it, borrowed residuals are scaled. A new run's
+  measurement always carries the error of the slope.
 * A parameter on its bound: a bootstrap is not consistent there (Andrews 2000). As long as a share of the draws beyond
   the tail lies on a bound, the data do not exclude the law without that parameter, and the interval of every quantity
   also holds the percentiles of those draws alone.
@@ -194,7 +195,10 @@ class Bootstrap:
         # Every quantile of Student's t once, in an order independent of the draws'.
         count = len(draws)
         errors = stdtrit(self.freedom, (np.arange(count) + 0.5) / count)
-        errors = np.random.default_rng(self.seed).permuted(np.broadcast_to(errors[:, None], draws.shape), axis=0)
+        rng = np.random.default_rng(self.seed)
+        errors = rng.permuted(np.broadcast_to(errors[:, None], draws.shape), axis=0)
+        if noise is None and self.growth is not None:
+            errors = errors * self.growth.varied(np.atleast_2d(x), count, rng)
         with np.errstate(invalid="ignore"):  # infinite less infinite
             return centre, self.away(centre, draws, level) + sd * errors
 

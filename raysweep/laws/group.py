@@ -153,6 +153,11 @@ class GroupFit:
         """Stable codes of what the reader should know; `details` says each in words."""
         return tuple(self.details)
 
+    @property
+    def least(self) -> dict[str, float]:
+        """The smallest value of each scale by its column."""
+        return {name: low for name, (low, _) in zip(self.x, self.window, strict=True)}
+
     def interval(self, name: str) -> tuple[float, float]:
         """Low and high of the parameter or derived quantity `name`.
 

@@ -49,4 +49,4 @@ class Growth:
     def varied(self, x: Array, draws: int, rng: np.random.Generator) -> Array:
         """What the slope's own error makes of the spread at scales x, in each draw: factors, [draws, points]."""
         v = np.array(self.along) @ np.log(x)
-        return np.asarray(np.exp(0.5 * self.error * rng.standard_normal((draws, 1)) * (v - v.mean())))
+        return np.asarray(np.exp(0.5 * self.error * rng.standard_normal((draws, 1)) * (v - self.centre)))

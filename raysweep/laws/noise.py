@@ -27,7 +27,7 @@ from raysweep.laws.resampling import tangent
 __all__ = ["followed", "growth", "ignored"]
 
 _FOUND = 0.01  # p-value below which the spread is taken to change with scale
-_HINTED = 0.4  # p-value below which draws and bands follow it even so; found by coverage
+_HINTED = 0.6  # p-value below which draws and bands follow it even so; found by coverage
 _MISFIT = 0.05  # p-value of lack of fit below which replicates alone tell the spread
 _FEWEST = 5.0  # degrees of freedom below which nothing is tested
 _LEAST, _MOST = 1.25, 100.0  # largest spread over the smallest that counts, and that is believed
@@ -97,7 +97,9 @@ def growth(group: Group, base: Array) -> Growth | None:
     out = _sloped(start, units)
     if max(out.factor, 1 / out.factor) < _LEAST:
         return None
-    return None if _bends(group, base) else out
+    # Only a spread that falls: large errors at large scales look like a bend, too, and to miss them makes intervals of
+    # larger scales too narrow.
+    return None if out.slope < 0 and _bends(group, base) else out
 
 
 def _bends(group: Group, base: Array) -> bool:

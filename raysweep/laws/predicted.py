@@ -1,4 +1,8 @@
-"""What a fitted law says about y at scales that were not measured, with its intervals."""
+"""What a fitted law says about y at scales that were not measured, with its intervals.
+
+Beyond the data the answer is the interval of a law that may bend: a bend that matters there hardly shows in the data,
+so that no test can say that the law's own interval is to be believed (`laws.power`). That one is given beside it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from raysweep.laws.definition import Array
 from raysweep.laws.group import GroupFit
 from raysweep.laws.misfit import UNTRUSTED, bent_band, would_notice
 
-__all__ = ["Prediction", "predicted"]
+__all__ = ["Prediction", "believed", "predicted"]
 
 
 @dataclass(frozen=True)
@@ -23,30 +27,56 @@ class Prediction:
     Attributes:
         x: The value of each scale by its column.
         value: The mean law.
-        interval: Low and high of the mean law at the level of the fit; None without draws, and beyond the data where
-            these speak against the law (note `extrapolation_untrusted`).
-        new_run: Low and high of a new run's measurement; None as `interval`.
-        bent: Low and high of the mean if the law may bend; None without draws.
+        interval: Low and high of the mean, see `believed`; None without draws.
+        new_run: The same of a new run's measurement.
+        own: Low and high of the mean if the law holds; None without draws, and beyond the data where these speak
+            against the law (note `extrapolation_untrusted`).
+        own_new: The same of a new run's measurement.
+        bent: Low and high of the mean if the law may bend; None where that is unknown.
         beyond: How many times the farthest scale lies outside the range that was fitted; 1 for a point inside.
-        noticed: The largest share of such data in which a bend that moves the mean by half the width of its interval
-            would be noticed; None inside the data, and where that is unknown, see `misfit.would_notice`.
+        noticed: The largest share of such data in which a bend that moves the mean by half the width of the law's own
+            interval would be noticed; None inside the data, and where that is unknown, see `misfit.would_notice`.
     """
 
     x: Mapping[str, float]
     value: float
     interval: tuple[float, float] | None
     new_run: tuple[float, float] | None
+    own: tuple[float, float] | None
+    own_new: tuple[float, float] | None
     bent: tuple[float, float] | None
     beyond: float
     noticed: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, None where there is no finite number."""
-        ends = [end for pair in (self.interval, self.new_run, self.bent) for end in pair or (math.nan,) * 2]
-        names = ("value", "ci_low", "ci_high", "new_low", "new_high", "bent_low", "bent_high", "beyond")
-        numbers = zip(names, (self.value, *ends, self.beyond), strict=True)
-        record = {name: n if math.isfinite(n) else None for name, n in numbers}
+        pairs = {"ci": self.interval, "new": self.new_run, "own": self.own, "own_new": self.own_new, "bent": self.bent}
+        numbers = {"value": self.value}
+        for name, pair in pairs.items():
+            numbers[f"{name}_low"], numbers[f"{name}_high"] = pair or (math.nan, math.nan)
+        numbers["beyond"] = self.beyond
+        record = {name: n if math.isfinite(n) else None for name, n in numbers.items()}
         return {"x": dict(self.x), **record, "noticed": self.noticed}
+
+
+def believed(group: GroupFit, x: Array, new_run: bool = False) -> Array:
+    """Low and high of the mean at scales x > 0, [axes, points]: [points, 2], NaN without draws.
+
+    Inside the data those of the law; beyond them of a law that may bend, where that is known.
+
+    Args:
+        new_run: Of a new run's measurement, in place of the mean.
+    """
+    own, outside = group.prediction(x) if new_run else group.band(x), _beyond(group, x) > 1
+    wide = bent_band(group, x, new_run) if outside.any() else None
+    return own if wide is None else np.where(outside[:, None], wide, own)
+
+
+def _beyond(group: GroupFit, x: Array) -> Array:
+    """How many times the farthest scale of each point lies outside the data, [points]; 1 inside."""
+    low, high = np.array(group.window).T[..., None]
+    with np.errstate(over="ignore"):
+        return np.asarray(np.maximum(np.maximum(x / high, low / x), 1.0).max(axis=0))
 
 
 def predicted(group: GroupFit, points: Sequence[Mapping[str, float]]) -> tuple[Prediction, ...]:
@@ -58,17 +88,26 @@ def predicted(group: GroupFit, points: Sequence[Mapping[str, float]]) -> tuple[P
     if group.error is not None or not points:
         return ()
     x = np.array([[point[name] for point in points] for name in group.x])
-    mean, band, new = group.predict(x), group.band(x), group.prediction(x)
-    low, high = np.array(group.window).T[..., None]
-    with np.errstate(over="ignore"):
-        beyond = np.maximum(np.maximum(x / high, low / x), 1.0).max(axis=0)
-    wide, power = bent_band(group, x), np.where(beyond > 1, would_notice(group, x), np.nan)
+    mean, beyond, wide = group.predict(x), _beyond(group, x), bent_band(group, x)
+    own, own_new, power = group.band(x), group.prediction(x), np.where(beyond > 1, would_notice(group, x), np.nan)
+    answers = believed(group, x), believed(group, x, new_run=True)
     if UNTRUSTED in group.details:
-        band, new = (np.where(beyond[:, None] > 1, np.nan, ends) for ends in (band, new))
+        own, own_new = (np.where(beyond[:, None] > 1, np.nan, ends) for ends in (own, own_new))
+        answers = answers if wide is not None else (own, own_new)
         power = np.full_like(power, np.nan)
-    bent = np.full_like(band, np.nan) if wide is None else wide
+    bent = np.full_like(own, np.nan) if wide is None else wide
     return tuple(
-        Prediction(point, float(mean[i]), _ends(band[i]), _ends(new[i]), _ends(bent[i]), float(beyond[i]), share)
+        Prediction(
+            x=point,
+            value=float(mean[i]),
+            interval=_ends(answers[0][i]),
+            new_run=_ends(answers[1][i]),
+            own=_ends(own[i]),
+            own_new=_ends(own_new[i]),
+            bent=_ends(bent[i]),
+            beyond=float(beyond[i]),
+            noticed=share,
+        )
         for i, (point, share) in enumerate(zip(points, _numbers(power), strict=True))
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from raysweep.errors import FitError
+from raysweep.laws.counts import below_one
 from raysweep.laws.definition import Array
 from raysweep.laws.isoflop import IsoFlop, Valley, isoflop
 from raysweep.laws.points import Part, Points, points
@@ -73,10 +74,15 @@ class GroupIsoFlop:
             raise FitError(self.found)
         line = self.found.frontier
         n, d = line.n_interval(budget, self.level), line.d_interval(budget, self.level)
+        best = {"N*": float(line.n(budget)), "D*": float(line.d(budget))}
+        valleys = self.found.valleys
+        least = min(one.window[0] for one in valleys), min(one.budget / line.c / one.window[1] for one in valleys)
+        small = below_one(best, dict(zip(best, least, strict=True)))
         return {
             "flops": budget,
-            "params": [_named("N*", float(line.n(budget)), n), _named("D*", float(line.d(budget)), d)],
+            "params": [_named(*pair, ends) for pair, ends in zip(best.items(), (n, d), strict=True)],
             "beyond": max(1.0, budget / line.window[1], line.window[0] / budget),
+            **({"below_one": small} if small else {}),
         }
 
     def _valley(self, one: Valley, c: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from raysweep.laws import Fit, GroupFit
 from raysweep.laws.choice import held_out
 from raysweep.laws.definition import Array
 from raysweep.laws.points import Points
-from raysweep.laws.predicted import Prediction, predicted
+from raysweep.laws.predicted import Prediction, believed, predicted
 from raysweep.laws.source import numbers
 from raysweep.reports.style import COLOURS, NO_LABELS, PANEL, STYLE, axis_name, sample
 from raysweep.reports.tables import title
@@ -37,7 +37,7 @@ def diagnostics_figure(
     Hollow points were held out: the dashed law was fitted without them. A law of two scales is drawn as curves over the
     one with more values, at levels of the other, which is the colour; one of more scales as measurements against the
     law's values. Bands are of the mean law and, for one scale, of a new run. Laws reach to the points of scales
-    `predict`, where diamonds have the interval of a new run and, dotted, that of a law that may bend.
+    `predict`, where diamonds have the interval of a new run and, thick, that of the mean if the law holds.
     """
     groups = [group for group in fit if group.error is None][:_MOST]
     with plt.rc_context(STYLE):
@@ -65,13 +65,13 @@ def diagnostics_figure(
 def _curve(
     axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, labels: Mapping[str, str], ahead: Sequence[Prediction]
 ) -> None:
-    """A law of one scale, with the band of the mean law."""
+    """A law of one scale, with the bands of the mean and of a new run; beyond the data, of a law that may bend."""
     colour, grid = COLOURS[0], np.geomspace(*_reach(group, 0, ahead), 200)
     axis.plot(x[0, ~out], y[~out], "o", ms=3.5, color=colour, alpha=0.5, mew=0)
     if out.any():
         axis.plot(x[0, out], y[out], "o", ms=4, mfc="none", mec=colour, mew=0.8, alpha=0.8, label="held out")
     axis.plot(grid, group.predict(grid), color=colour, lw=1.6, label="all points")
-    band, new = group.band(grid), group.prediction(grid)
+    band, new = believed(group, grid[None]), believed(group, grid[None], new_run=True)
     for ends, alpha in ((new, 0.08), (band, 0.2)):
         if np.isfinite(ends).all():
             axis.fill_between(grid, ends[:, 0], ends[:, 1], color=colour, alpha=alpha, lw=0)
@@ -90,12 +90,12 @@ def _reach(group: GroupFit, scale: int, ahead: Sequence[Prediction]) -> tuple[fl
 
 
 def _diamonds(axis: Axes, at: Sequence[float], ahead: Sequence[Prediction], colours: Sequence[Any]) -> None:
-    """What is predicted, with the interval of a new run and that of a law that may bend, along the horizontal axis."""
+    """What is predicted along the horizontal axis, with the intervals of a new run and of the mean if the law holds."""
     for i, (x, one, colour) in enumerate(zip(at, ahead, colours, strict=True)):
         if one.new_run is not None:
             axis.plot([x, x], one.new_run, color=colour, lw=1.1)
-        if one.bent is not None:
-            axis.plot([x, x], one.bent, color=colour, lw=0.9, ls=":", label="if the law may bend" if i == 0 else None)
+        if one.own is not None:
+            axis.plot([x, x], one.own, color=colour, lw=2.2, alpha=0.6, label="if the law holds" if i == 0 else None)
         axis.plot([x], [one.value], "D", ms=4.5, mfc="white", mec=colour, label="predicted" if i == 0 else None)
 
 
@@ -164,8 +164,8 @@ def _agreement(
 
 
 def _band(axis: Axes, group: GroupFit, along: Array, scales: Array, colour: Any) -> None:
-    """The band of the mean law at scales, [axes, points], over the one that is drawn, where there are draws."""
-    ends = group.band(scales)
+    """The band of the mean at scales, [axes, points], over the one that is drawn, where there are draws."""
+    ends = believed(group, scales)
     if np.isfinite(ends).all():
         axis.fill_between(along, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, lw=0)
 

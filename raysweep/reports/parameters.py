@@ -72,9 +72,10 @@ def _called(group: GroupFit, one: Prediction) -> str:
 
 
 def _named(group: GroupFit, one: Prediction) -> dict[str, tuple[float, float] | None]:
-    """The intervals of a prediction: its own, and that of a law that may bend."""
+    """The intervals of a prediction: the one that is believed, and the other one."""
     name = _called(group, one)
-    return {name: one.interval} | ({} if one.bent is None else {f"{name} if the law may bend": one.bent})
+    other, ends = ("if the law holds", one.own) if one.beyond > 1 else ("if the law may bend", one.bent)
+    return {name: one.interval} | ({} if ends is None or one.bent is None else {f"{name} {other}": ends})
 
 
 def _cells(group: GroupFit, points: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, ...]]:

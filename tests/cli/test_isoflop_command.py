@@ -50,6 +50,8 @@ def test_each_group_has_its_frontier(cli: Cli) -> None:
     assert code == 0, err
     assert out.count("best n = G c^a, a = 0.") == 2
     assert out.count("predicted, 1e+03 times beyond") == 2
+    assert "Less than one" not in out
+    assert cli(*arguments[:-1], "1")[1].count("Less than one: N* = 0.") == 2
 
 
 def test_it_is_the_function_on_arrays() -> None:

@@ -47,12 +47,16 @@ def test_a_fit_predicts_where_it_is_asked_to(cli: Cli, one: str) -> None:
     assert far["value"] == pytest.approx(p["E"] + p["A"] * 1e8 ** -p["alpha"])
     assert far["new_low"] < far["ci_low"] < far["value"] < far["ci_high"] < far["new_high"]
     assert far["ci_low"] < 0.3 + 4 * 1e8**-0.3 < far["ci_high"]
-    assert far["bent_low"] < far["ci_low"] < far["ci_high"] < far["bent_high"]
+    assert (far["ci_low"], far["ci_high"]) == (far["bent_low"], far["bent_high"])  # beyond the data the law may bend
+    assert far["ci_low"] < far["own_low"] < far["own_high"] < far["ci_high"]
+    assert far["own_new_low"] < far["own_low"] < far["own_high"] < far["own_new_high"]
+    assert all(near[f"{name}_low"] == near[f"{own}_low"] for name, own in (("ci", "own"), ("new", "own_new")))
     assert (far["beyond"], near["beyond"]) == (pytest.approx(100), 1)
     assert far["ci_high"] - far["ci_low"] > near["ci_high"] - near["ci_low"]
     out = cli("fit", one, *FLOOR, "--predict", "1e8", "--predict", "500")[1]
     assert f"predicted at n = 1e+08: loss = {far['value']:.4g} [{far['ci_low']:.4g}, " in out
-    assert f"if the law may bend [{far['bent_low']:.4g}, {far['bent_high']:.4g}]; 100 times beyond the range" in out
+    assert f"if the law may bend; if it holds [{far['own_low']:.4g}, {far['own_high']:.4g}], of a new run [" in out
+    assert "]; 100 times beyond the range" in out
     assert "2 times beyond the range" in out  # below it
     assert "predictions" not in json.loads(cli("fit", one, *FLOOR, "--json")[1])[0]
 
@@ -159,5 +163,5 @@ def test_one_form_is_printed(cli: Cli, one: str, options: list[str], said: str) 
 def test_a_table_is_printed_alone(cli: Cli, one: str) -> None:
     out = cli("fit", one, *FLOOR, "--predict", "1e8", "--table", "csv")[1]
     assert out.startswith("law,name,value,ci_low,ci_high,")
-    names = ["E", "A", "alpha", "loss(n=1e+08)", "loss(n=1e+08) if the law may bend"]
+    names = ["E", "A", "alpha", "loss(n=1e+08)", "loss(n=1e+08) if the law holds"]
     assert [line.split(",")[1] for line in out.splitlines()[1:]] == names

@@ -50,3 +50,23 @@ def test_wrong_targets_are_refused(cli: Cli, arguments: list[str], more: list[st
     code, out, err = cli(*arguments, *more)
     assert (code, out) == (2, "")
     assert message in err
+
+
+def test_less_than_one_parameter_is_said_to_be_no_run(cli: Cli, tmp_path: Path) -> None:
+    n, d = (g.ravel() for g in np.meshgrid(np.geomspace(10, 1000, 5), np.geomspace(10, 1000, 5)))
+    noise = np.exp(0.002 * np.random.default_rng(0).standard_normal(n.size))
+    frame = pl.DataFrame({"N": n, "D": d, "loss": (1.7 + 4 * n**-0.34 + 4 * d**-0.28) * noise})
+    frame.write_csv(tmp_path / "counts.csv")
+    frame.with_columns(N=pl.col("N") / 1e3).write_csv(tmp_path / "thousands.csv")
+    asked = ["--x", "N", "--x", "D", "--y", "loss", "--bootstrap", "60"]
+    budgets = ["--budget", "2", "--budget", "1e5", "--json"]
+    found = json.loads(cli("allocate", str(tmp_path / "counts.csv"), *asked, *budgets)[1])
+    assert found[0]["params"][0]["value"] < 1
+    assert found[0]["details"]["below_one"].startswith("Less than one: N = 0.78")
+    assert "the least that was measured is N = 10 and D = 10." in found[0]["details"]["below_one"]
+    (found, _) = json.loads(cli("allocate", str(tmp_path / "thousands.csv"), *asked, *budgets)[1])
+    assert found["params"][0]["value"] < 1  # of a thousand
+    assert "below_one" not in found["details"]
+    fit = ["fit", str(tmp_path / "counts.csv"), "--law", "chinchilla", *asked]
+    assert "Less than one: N = 0.5;" in cli(*fit, "--predict", "N=.5,D=20")[1]
+    assert "Less than one" not in cli(*fit, "--predict", "N=1.5,D=20")[1]

@@ -165,10 +165,10 @@ def test_where_the_data_speak_against_the_form_its_interval_beyond_them_is_withh
     assert UNTRUSTED not in right.notes
     inside, beyond = predicted(wrong.only, points)
     assert inside.interval is not None
-    assert (beyond.interval, beyond.new_run) == (None, None)
-    assert beyond.to_json()["ci_low"] is None
-    assert beyond.bent[0] < floored(1e7) < beyond.bent[1]
-    assert all(one.interval is not None for one in predicted(right.only, points))
+    assert (beyond.own, beyond.own_new) == (None, None)
+    assert beyond.to_json()["own_low"] is None
+    assert beyond.new_run[0] < beyond.interval[0] < floored(1e7) < beyond.interval[1] < beyond.new_run[1]
+    assert all(one.own is not None for one in predicted(right.only, points))
     save_fits(tmp_path / "fit.json", [wrong])
     assert predicted(load_fits(tmp_path / "fit.json")[0].only, points) == (inside, beyond)
 

@@ -126,3 +126,17 @@ def test_points_missed_are_those_outside_their_interval_and_rare_ones_are_called
     share, p_value = sample.missed(x, np.where(np.arange(10) < 1, outside, inside))
     assert share == pytest.approx(0.1)
     assert 0.1 < p_value < 0.6  # of ten points, one outside is usual
+
+
+def test_a_new_run_carries_the_error_of_the_slope() -> None:
+    """Single runs whose noise grows tenfold; without that error, and where a curve silences the growth: .82."""
+    x = np.geomspace(1e6, 1e9, 20)
+    found = fit_groups(FLOOR, worlds(200, 10.0, x), ["n"], "y", Options(draws=200, holdout=0))
+    ends = np.log([g.prediction(FAR)[0] for g in found])
+    sigma = 0.01 * 10 ** (0.5 + 1 / 3)
+    new = np.log(FLOOR.predict(FAR, TRUTH)) + sigma * np.random.default_rng(1).standard_normal(len(found))
+    assert np.mean((ends[:, 0] <= new) & (new <= ends[:, 1])) >= 0.88
+    one = Growth((1.0,), 0.5, 0.2, 2.0, (0.0, 4.0), 0.001, True)
+    factors = np.log(one.varied(np.exp(np.array([[2.0, 6.0]])), 4000, np.random.default_rng(0)))
+    assert factors[:, 0] == pytest.approx(0.0)
+    assert factors[:, 1].std() == pytest.approx(0.5 * 0.2 * 4, rel=0.05)

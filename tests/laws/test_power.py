@@ -74,9 +74,9 @@ def test_a_prediction_says_it_beyond_the_data_alone_and_more_runs_raise_it() -> 
         far, near = predicted(group, [{"n": 1e10}, {"n": 1e8}])
         assert (near.noticed, near.to_json()["noticed"]) == (None, None)
         assert far.noticed == far.to_json()["noticed"]
-        assert far.interval is not None
+        assert far.own is not None
         assert far.noticed is not None
-        move = np.array([np.log(far.interval[1] / far.interval[0]) / 2])
+        move = np.array([np.log(far.own[1] / far.own[0]) / 2])
         assert group.left is not None
         values = np.array(list(group.params.values()))
         assert far.noticed == pytest.approx(noticed(FLOOR, values, group.left, np.array([[1e10]]), move, 0.025)[0])
