@@ -12,7 +12,7 @@ from raysweep.cli.asking import Asked, Json, asking
 from raysweep.cli.laws import Data, OfLaws, Rows, source
 from raysweep.cli.naming import naming
 from raysweep.cli.passk import counted_rows, whole
-from raysweep.cli.predict import Predict, places
+from raysweep.cli.predict import places
 from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import FitError
 
@@ -46,7 +46,10 @@ def compare(
         str | None,
         typer.Option("--as", metavar="ratio|difference", help="A over B or A - B; of pass@k A - B if not given."),
     ] = None,
-    predict: Predict = None,
+    predict: Annotated[
+        list[str] | None,
+        typer.Option("--predict", metavar="X", help="Also compare at this value of x, as 1e10; may be repeated."),
+    ] = None,
     successes: Annotated[
         str | None, typer.Option(metavar="COL", help="Compare pass@k over k, from this column of successes.")
     ] = None,
@@ -70,7 +73,9 @@ def compare(
     if counts and (successes is None or trials is None or given):
         raise FitError(
             "compare: --successes and --trials must be given together, and without --x, --y and --predict, but got "
-            f"--successes {successes}, --trials {trials}" + "".join(f", --{name}" for name in given)
+            f"--successes {successes}, --trials {trials}"
+            + "".join(f", --{name}" for name in given)
+            + ". Give either the two counts or x and y"
         )
     if counts and (others := sorted(asked.given & _OF_LAW)):
         raise FitError(

@@ -47,7 +47,7 @@ class Printed:
 
     def __post_init__(self) -> None:
         if self.table is not None and self.table not in _TABLES:
-            raise FitError(f"--table must be one of {', '.join(_TABLES)}, but got {self.table!r}")
+            raise FitError(f"--table must be one of {', '.join(_TABLES)}, but got {self.table!r}. Take one of them")
         if self.table is not None and self.json:
             raise FitError("--table and --json are two forms of one answer, but both were given; give one of them")
         if self.draws and not self.json:

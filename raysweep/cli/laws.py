@@ -215,7 +215,7 @@ def _named(data: Sequence[str], asked: Asked) -> list[FitRequest]:
             say(f"note: {note}", stream=sys.stderr)
         if display.x and display.y:
             return [replace(asked, x=[display.x], y=display.y).request("fit")]
-    raise FitError(f"fit: --x and --y must be given, for {' '.join(data)} names no fits")
+    raise FitError(f"fit: --x and --y must be given, for {' '.join(data)} names no fits. Name two columns")
 
 
 def _with_steps(requests: Sequence[FitRequest], then: str | None, metric: str | None) -> list[FitRequest]:

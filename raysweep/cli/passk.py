@@ -129,7 +129,7 @@ def counted_rows(
         require(schema.names(), name)
     for name in (successes, trials):
         if not schema[name].is_numeric() and gather(rows.select(name).head(1)).is_empty():
-            raise FitError(f"{named}: must hold one row per problem, but holds none.")
+            raise FitError(f"{named}: must hold one row per problem, but holds none. Name another table.")
     rows = selected(rows, where, (successes, trials), source)
     frame = gather(rows.select(list(dict.fromkeys((*names, successes, trials)))))
     if missing := sum(frame[name].null_count() for name in {successes, trials}):
@@ -138,7 +138,8 @@ def counted_rows(
             "Leave these rows out with --where."
         )
     if frame.is_empty():
-        raise FitError(f"{named}: no row is left" + (f" by --where {where!r}." if where else "."))
+        left = f"--where {where!r} leaves none. Widen it" if where else "has none. Name another table"
+        raise FitError(f"{named}: must hold one row per problem, but {left}.")
     return frame.with_columns(pl.col(successes, trials).cast(pl.Float64))
 
 

@@ -53,7 +53,9 @@ def suggest(
         try:
             targets.append(read_target(text, float(width)))
         except ValueError as error:
-            raise SweepError(f"--ci95: must be NAME=WIDTH, as in alpha=0.02, but got {one!r}: {error}") from error
+            raise SweepError(
+                f"--ci95: must be NAME=WIDTH, as in alpha=0.02, but got {one!r}: {error}. Correct it"
+            ) from error
     if prices is not None and price is None:
         raise LedgerError("suggest: --prices goes with --price; give it, e.g. --price aws:p5")
     found = suggestion(Store(store), targets, fit)

@@ -171,7 +171,9 @@ def arms_of(data: Source, column: str, names: Sequence[str]) -> Arm:
         )
     one, other = (_value(held, column, name) for name in names)
     if one == other:
-        raise FitError(f"An arm must be two values of a column, but {names[0]} and {names[1]} are one value.")
+        raise FitError(
+            f"An arm must be two values of a column, but {names[0]} and {names[1]} are one value. Name another."
+        )
     return Arm(column, (one, other))
 
 

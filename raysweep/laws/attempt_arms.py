@@ -100,7 +100,10 @@ def _joined(rows: Sequence[pl.DataFrame], pair: str, arm: Arm) -> tuple[list[pl.
             )
     both = rows[0].select(pair).join(rows[1].select(pair), on=pair)
     if both.height < _FEWEST:
-        raise FitError(f"Pairs need {_FEWEST} values of {pair!r} that both arms have, but there are {both.height}.")
+        raise FitError(
+            f"Pairs need {_FEWEST} values of {pair!r} that both arms have, but there are {both.height}. Add problems, "
+            "or leave pair out to take the arms as independent."
+        )
     kept = [side.join(both, on=pair, how="semi").sort(pair) for side in rows]
     return kept, sum(side.height for side in rows) - 2 * both.height
 
@@ -130,7 +133,10 @@ def compare_attempts(
     counts = [checked(*one), checked(*other)]
     if together and counts[0][0].size != counts[1][0].size:
         sizes = " and ".join(str(c.size) for c, _ in counts)
-        raise FitError(f"Arms whose problems are drawn together must have the same ones, but have {sizes}.")
+        raise FitError(
+            f"Arms whose problems are drawn together must have the same ones, but have {sizes}. Keep those that both "
+            "have, or set together=False."
+        )
     for c, _ in counts:
         if c.size < _FEWEST:
             raise FitError(f"The unit of an interval is the problem, but an arm has only {c.size}. Add problems.")
@@ -139,7 +145,7 @@ def compare_attempts(
     if not ((grid >= 1) & (grid <= fewest) & (grid == np.floor(grid))).all():
         raise FitError(
             f"k must be whole numbers from 1 to {fewest}, the fewest trials of a problem in both arms, but got "
-            f"{', '.join(f'{value:g}' for value in grid[:8])}. Beyond, see `raysweep passk` for each arm."
+            f"{', '.join(f'{value:g}' for value in grid[:8])}. Beyond, use `raysweep passk` for each arm."
         )
     each = [unbiased_failure(c, n, grid) for c, n in counts]
     if ratio:

@@ -106,13 +106,16 @@ def checked(c: npt.ArrayLike, n: npt.ArrayLike) -> tuple[Array, Array]:
     """
     c, n = np.asarray(c, dtype=np.float64), np.asarray(n, dtype=np.float64)
     if c.shape != n.shape or c.ndim != 1:
-        raise FitError(f"Successes and trials must have one value per problem, but have {c.size} and {n.size}.")
+        raise FitError(
+            f"Successes and trials must have one value per problem, but have {c.size} and {n.size}. Give as many of "
+            "each."
+        )
     bad = ~((c >= 0) & (c <= n) & (n >= 1) & (n <= _MOST_TRIALS) & (c == np.floor(c)) & (n == np.floor(n)))
     if bad.any():
         i = int(np.argmax(bad))
         raise FitError(
             f"`0 <= successes <= trials` must hold, in whole numbers with 1 to 10^9 trials, but {int(bad.sum())} of "
-            f"{bad.size} rows break this (the first has successes={c[i]:g}, trials={n[i]:g})."
+            f"{bad.size} rows break this (the first has successes={c[i]:g}, trials={n[i]:g}). Correct or drop them."
         )
     return c, n
 
@@ -144,7 +147,7 @@ def attempts(
     decades = 10.0 ** np.arange(int(np.log10(fewest)) + 1)
     asked: Array = np.asarray(decades if k is None else k, dtype=np.float64)
     if asked.size == 0 or (asked < 1).any() or (asked != np.floor(asked)).any():
-        raise FitError(f"k must be whole numbers >= 1, but got {asked.tolist()}.")
+        raise FitError(f"k must be whole numbers >= 1, but got {asked.tolist()}. Correct it.")
     low, high = window or (max(1, fewest // 10), fewest)
     if not 1 <= low < high <= fewest:
         raise FitError(
@@ -277,7 +280,7 @@ def predict(
     if not 2 <= trials < fewest:
         raise FitError(
             f"`2 <= holdout < fewest trials` must hold, but got (holdout={trials}, fewest trials={fewest}): there must "
-            "be trials left to predict."
+            "be trials left to predict. Choose it in that range."
         )
     kept = np.random.default_rng(seed).hypergeometric(c.astype(int), (n - c).astype(int), trials)
     k = np.unique(np.round(np.geomspace(trials, fewest, 6)))[1:]

@@ -7,7 +7,7 @@ others are solved beside it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -121,6 +121,8 @@ def bootstraps(
         except FitError as error:
             out[i] = (None, str(error))
             continue
+        if options.envelope is not None:
+            samples[i] = _counted(samples[i], group, w, options.envelope)
         whole = problems_of(group, samples[i], w, options)
         long = whole.w.shape[1] > _LONG
         parts[i] = whole if long else whole.compact()
@@ -148,6 +150,14 @@ def bootstraps(
         for i, values in zip(index, np.split(fitted, np.cumsum(counts)[:-1]), strict=True):
             out[i] = (samples[i].solved(groups[i].law, groups[i].values, values), "")
     return out
+
+
+def _counted(sample: Resample, group: Group, weights: Array, tau: float) -> Resample:
+    """The draws of an envelope, whose runs count as many as weigh in it (Kish 1965): few lie on its rare side."""
+    above = group.data.y > group.law.predict(group.data.x, group.values)
+    weights = weights * np.where(above, tau, 1 - tau)
+    share = float(weights.sum() ** 2 / (weights**2).sum()) / np.count_nonzero(weights)
+    return replace(sample, runs=max(round(share * sample.runs), sample.spent + 1))
 
 
 def problems_of(group: Group, sample: Resample, weights: Array, options: Options) -> Problems:

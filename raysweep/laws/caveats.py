@@ -78,7 +78,10 @@ def of_trend(group: Group, names: Sequence[str], y: str) -> tuple[dict[str, str]
     for axis in np.flatnonzero(found.rising < _SUSPICIOUS).tolist():
         slope, name = found.slopes[axis], names[axis]
         shown = f"{y} rises with {name} (about as {name}^{slope:.2g})"
-        cure = "fit what is left to its ceiling as a column of its own, such as 1 - accuracy"
+        cure = (
+            "fit what is left to its ceiling as a column of its own, such as 1 - accuracy, or a law with a ceiling: "
+            "sigmoid, or a formula such as T - A*x**-a"
+        )
         if followed is None or followed.slopes[axis] < slope / 2:
             return {"rising": f"{shown}, which {law.name!r} cannot follow: {cure}."}, False
         if data.y.max() <= 1.0 and not _levels_off(group, axis):

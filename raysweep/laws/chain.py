@@ -110,7 +110,8 @@ def _second(first: Fit, taken: Points, request: FitRequest) -> tuple[Fit, Points
     assert request.metric is not None
     step, metric = STEPS[request.then], request.metric
     if not taken.frame[metric].dtype.is_numeric():
-        raise FitError(f"The metric must be a column of numbers, but {metric!r} holds {taken.frame[metric].dtype}.")
+        held = taken.frame[metric].dtype
+        raise FitError(f"The metric must be a column of numbers, but {metric!r} holds {held}. Name another.")
     losses, metrics = data_of(taken), data_of(replace(taken, y=metric))
     found = []
     for one, loss, other in zip(first, losses, metrics, strict=True):

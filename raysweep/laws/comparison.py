@@ -90,7 +90,9 @@ def _check(request: FitRequest, arm: Arm, pair: str | None) -> None:
             "one, and fix the others with where."
         )
     if arm.column in (*request.x, request.y, *request.by):
-        raise FitError(f"The arm must be a column besides x, y and by, but {arm.column!r} is one of them.")
+        raise FitError(
+            f"The arm must be a column besides x, y and by, but {arm.column!r} is one of them. Name another."
+        )
     if pair is not None and pair in (request.y, arm.column):
         raise FitError(f"Pairs must be named by a column that both arms share, but got {pair!r}. Name it, as in seed.")
     if pair is not None and request.run not in (None, pair):

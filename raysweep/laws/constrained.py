@@ -101,7 +101,7 @@ class _Parts:
                     )
         for one, other in what.tie:
             if one == other:
-                raise RequestError("tie", f"must name two parameters, but got {one!r} twice.")
+                raise RequestError("tie", f"must name two parameters, but got {one!r} twice. Leave it out.")
         root = {name: name for name in known}
         order = list(known)
         for one, other in what.tie:
@@ -111,7 +111,7 @@ class _Parts:
         for name, value in fixed.items():
             p = known[name]
             if not p.low <= value <= p.high or (p.log and value <= 0):
-                raise RequestError("fix", f"{name} must lie {_range(p)}, but got {value:g}.")
+                raise RequestError("fix", f"{name} must lie {_range(p)}, but got {value:g}. Correct it.")
         for name in fixed:
             tied = [other for other in known if other != name and root[other] == root[name]]
             if tied:
@@ -176,7 +176,9 @@ def _same(values: Array, u0: Array, t0: Array) -> Array:
 def _narrowed(p: Parameter, low: float, high: float) -> Parameter:
     low, high = max(p.low, low), min(p.high, high)
     if not low < high:
-        raise RequestError("bound", f"{p.name} must lie {_range(p)}, but was bounded by {low:g} and {high:g}.")
+        raise RequestError(
+            "bound", f"{p.name} must lie {_range(p)}, but was bounded by {low:g} and {high:g}. Widen the bounds."
+        )
     return replace(p, low=low, high=high)
 
 

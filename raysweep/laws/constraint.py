@@ -60,7 +60,7 @@ def _split(key: str, words: Iterable[str], example: str) -> list[tuple[str, str]
     for word in words:
         name, mark, rest = (part.strip() for part in word.partition("="))
         if not (name and mark and rest):
-            raise RequestError(key, f"must be written as {example}, but got {word!r}.")
+            raise RequestError(key, f"must be written as {example}, but got {word!r}. Write it so.")
         if name in out:
             raise RequestError(key, f"must name each parameter once, but got {name} twice. Give one.")
         out[name] = rest
@@ -71,7 +71,7 @@ def _items(key: str, given: Any, example: str) -> list[tuple[str, Any]]:
     if given is None:
         return []
     if not isinstance(given, Mapping):
-        raise RequestError(key, f"must be a mapping such as {{{example}}}, but got {given!r}.")
+        raise RequestError(key, f"must be a mapping such as {{{example}}}, but got {given!r}. Write it so.")
     return [(str(name), value) for name, value in given.items()]
 
 
@@ -87,7 +87,7 @@ def _number(key: str, name: str, value: Any) -> float:
 
 def _name(name: str, other: Any) -> str:
     if not isinstance(other, str):
-        raise RequestError("tie", f"{name} must be tied to the name of a parameter, but got {other!r}.")
+        raise RequestError("tie", f"{name} must be tied to the name of a parameter, but got {other!r}. Name one.")
     return other
 
 
@@ -98,7 +98,8 @@ def _plain(given: Any) -> str:
 def _ends(name: str, given: Any) -> tuple[float, float]:
     if isinstance(given, str) or not isinstance(given, Iterable) or len(ends := list(given)) != 2:
         raise RequestError(
-            "bound", f"{name} must have a lowest and a highest value, as in [0, 1] or 0:1, but got {_plain(given)}."
+            "bound",
+            f"{name} must have a lowest and a highest value, as in [0, 1] or 0:1, but got {_plain(given)}. Give both.",
         )
     low, high = (
         none if end in (None, "") else (none if str(end).lstrip("-+") == "inf" else _number("bound", name, end))

@@ -39,6 +39,6 @@ def undetermined(law: Law, x: Array, values: Array) -> str | None:
     means = "can change together without changing" if len(names) > 1 else "does not change"
     return (
         f"These data do not determine {', '.join(names)}, which {means} {law.formula} at any of its scales. "
-        f"{law.when + ' ' if law.when else ''}Add rows that show what {names[0]} does, fix it (fix) or tie it to "
-        "another (tie), or take a law without it."
+        f"Add rows that show what {names[0]} does, fix it (fix) or tie it to another (tie), or take a law without it."
+        f"{f' The law {law.name!r}: {law.when}' if law.when else ''}"
     )

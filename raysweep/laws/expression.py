@@ -105,7 +105,7 @@ def _tree(text: str) -> ast.expr:
             )
         parse_formula(text, None, "a law")  # what holds of every formula, such as its depth
     except SweepError as error:
-        raise RequestError("formula", f"{str(error).removeprefix('a law: ')}.") from error
+        raise RequestError("formula", f"{str(error).removeprefix('a law: ')}. Correct it.") from error
     return tree
 
 

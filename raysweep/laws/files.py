@@ -67,7 +67,8 @@ def tables(data: str | Path | Sequence[str | Path]) -> tuple[pl.LazyFrame, dict[
         rows.collect_schema()
     except UNREADABLE as error:
         raise FitError(
-            f"{len(paths)} files from {paths[0]} to {paths[-1]} cannot be concatenated: {first_line(error)}"
+            f"{len(paths)} files from {paths[0]} to {paths[-1]} cannot be concatenated: {first_line(error)}. "
+            "Give their columns the same types."
         ) from error
     return rows, merged(said)
 
@@ -106,7 +107,7 @@ def _found(data: str | Path | Sequence[str | Path]) -> tuple[list[Path], bool]:
         raise FitError(f"A fit reads at most {_MOST_FILES:,} files, but got {len(paths):,}. Put them together first.")
     for path in paths:
         if _ending(path) not in (".csv", ".parquet", *_JSON):
-            raise FitError(f"A table is {FORMS}, but got {str(path)!r}.")
+            raise FitError(f"A table is {FORMS}, but got {str(path)!r}. Name such a file.")
     return paths, several
 
 
@@ -135,7 +136,7 @@ def _read(path: Path, most: int) -> tuple[pl.LazyFrame, dict[str, Column], int]:
             rows, columns = _typed(frame.lazy()), {}
         rows.collect_schema()
     except UNREADABLE as error:
-        raise FitError(f"{path}: cannot be read as a table: {first_line(error)}") from error
+        raise FitError(f"{path}: cannot be read as a table: {first_line(error)}. Repair the file.") from error
     return rows, columns, size
 
 

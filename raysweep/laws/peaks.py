@@ -101,7 +101,9 @@ def peak(
     Options(level=level, draws=bootstrap)  # refuses what is out of range
     names, groups = ((columns,) if isinstance(columns, str) else tuple(columns) for columns in (y, by))
     if not names or len(set(names)) < len(names):
-        raise FitError(f"peak: y must be one or more different columns, but got {', '.join(names) or 'none'}.")
+        raise FitError(
+            f"peak: y must be one or more different columns, but got {', '.join(names) or 'none'}. Name each once."
+        )
     found: dict[tuple[tuple[str, Any], ...], tuple[Part, dict[str, Peak | str]]] = {}
     for name in names:
         taken = points(data, FitRequest(x=(x,), y=name, by=groups, where=where, at=at, run=run))

@@ -56,7 +56,7 @@ def of_mapping(given: Any) -> tuple[Prior, ...]:
     if given is None:
         return ()
     if not isinstance(given, Mapping):
-        raise RequestError("prior", f"must be a mapping such as {{alpha: [0.5, 0.1]}}, but got {given!r}.")
+        raise RequestError("prior", f"must be a mapping such as {{alpha: [0.5, 0.1]}}, but got {given!r}. Write it so.")
     return tuple(_prior(str(name), value) for name, value in given.items())
 
 
@@ -70,7 +70,7 @@ def of_words(words: Iterable[str]) -> tuple[Prior, ...]:
     for word in words:
         name, mark, rest = (part.strip() for part in word.partition("="))
         if not (name and mark and rest):
-            raise RequestError("prior", f"must be written as {_EXAMPLE}, but got {word!r}.")
+            raise RequestError("prior", f"must be written as {_EXAMPLE}, but got {word!r}. Write it so.")
         if name in out:
             raise RequestError("prior", f"must name each parameter once, but got {name} twice. Give one.")
         out[name] = rest
@@ -106,7 +106,8 @@ def _prior(name: str, given: Any) -> Prior:
     if isinstance(both, str) or not isinstance(both, Iterable) or len(both := list(both)) != 2:
         raise RequestError(
             "prior",
-            f"{name} must have a mean and a standard deviation, as in 0.5+-0.1 or [0.5, 0.1], but got {given!r}.",
+            f"{name} must have a mean and a standard deviation, as in 0.5+-0.1 or [0.5, 0.1], but got {given!r}. "
+            "Give both.",
         )
     mean, sd = (_number(name, one) for one in both)
     if sd <= 0:
@@ -122,5 +123,5 @@ def _number(name: str, value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise RequestError("prior", f"{name} must have finite numbers, but got {value!r}.")
+        raise RequestError("prior", f"{name} must have finite numbers, but got {value!r}. Correct it.")
     return number

@@ -205,7 +205,9 @@ def _check_formula(request: FitRequest) -> None:
     if (request.formula is None) == (request.law == FORMULA):
         given = "no formula" if request.formula is None else f"the formula {request.formula!r}, too"
         raise RequestError(
-            "law", f"must be {FORMULA!r} where a formula is given, and only there, but got {request.law!r} and {given}."
+            "law",
+            f"must be {FORMULA!r} where a formula is given, and only there, but got {request.law!r} and {given}. Leave "
+            "one of them out.",
         )
     if request.positive and request.formula is None:
         raise RequestError(

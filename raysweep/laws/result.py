@@ -94,7 +94,7 @@ class Fit:
         kept = tuple(g for g in self.groups if all(g.group[name] == value for name, value in values.items()))
         if not kept:
             have = "; ".join(f"{name}: {_shown({str(g.group[name]) for g in self.groups})}" for name in values)
-            raise FitError(f"No group has {values}. Groups have {have}.")
+            raise FitError(f"No group has {values}. Groups have {have}. Choose among these.")
         return replace(self, groups=kept)
 
     def predict(self, frame: pl.DataFrame, interval: bool = False) -> pl.DataFrame:

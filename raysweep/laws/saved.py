@@ -43,7 +43,7 @@ def save_fits(path: str | Path, fits: Sequence[Fit]) -> None:
         Path(path).write_text(text)
     except OSError as error:
         raise FitError(
-            f"A fit is saved to a file in a folder that exists, but {path} cannot be written: {error}"
+            f"A fit is saved to a file in a folder that exists, but {path} cannot be written: {error}. Name another."
         ) from error
 
 
@@ -64,7 +64,10 @@ def load_fits(path: str | Path) -> tuple[Fit, ...]:
             raise FitError(f"Saved fits of format {_FORMAT} are read, but {path} has {version!r}. Upgrade raysweep.")
         fits = tuple(_fit([_group(record) for record in records]) for records in found["fits"])
     except OSError as error:
-        raise FitError(f"A saved fit must be a file that can be read, but {path} is not: {error}") from error
+        raise FitError(
+            f"A saved fit must be a file that can be read, but {path} is not: {error}. Name one that `raysweep fit "
+            "--save` wrote."
+        ) from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         raise FitError(
             f"{path} must be a file that `raysweep fit --save` wrote, but it is not ({type(error).__name__}: {error}). "

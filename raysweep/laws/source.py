@@ -58,7 +58,7 @@ def scan(data: Source) -> tuple[pl.LazyFrame, dict[str, Column]]:
     else:
         raise FitError(
             f"A table is a Polars or pandas frame, an Arrow table, {FORMS}, or a list of such files, but got "
-            f"{type(data).__name__}."
+            f"{type(data).__name__}. Pass one of these."
         )
     names = rows.collect_schema().names()
     if COLUMNS in names and not {"cell", "run"}.isdisjoint(names):

@@ -78,7 +78,7 @@ class Window:
             self.checked(self.x)
         low, high = self.low, self.high
         if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
-            raise RequestError("window", f"low must not exceed high, but got low={low:g} and high={high:g}.")
+            raise RequestError("window", f"low must not exceed high, but got low={low:g} and high={high:g}. Swap them.")
 
     @classmethod
     def of_mapping(cls, given: Any) -> Window:
@@ -89,7 +89,9 @@ class Window:
         """
         keys = [one.name for one in fields(cls)]
         if not isinstance(given, Mapping):
-            raise RequestError("window", f"must be a mapping such as {{low: 10, high: 1000}}, but got {given!r}.")
+            raise RequestError(
+                "window", f"must be a mapping such as {{low: 10, high: 1000}}, but got {given!r}. Write it so."
+            )
         for key in given:
             if key not in keys:
                 raise RequestError("window", f"unknown key {key!r}. {nearest(str(key), keys)}")
@@ -174,7 +176,7 @@ class Window:
         try:
             return parse_formula(bound, None, end)
         except SweepError as error:
-            raise RequestError("window", f"{error}.") from error
+            raise RequestError("window", f"{error}. Correct the formula.") from error
 
     def _values(self, end: str, none: float, columns: Columns) -> Array:
         formula, bound = self._formula(end), getattr(self, end)

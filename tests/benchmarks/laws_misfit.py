@@ -10,7 +10,7 @@ Run: .venv/bin/python tests/benchmarks/laws_misfit.py [--worlds 200] [--draws 20
 A world is one data set: the truth times exp(noise). Its law predicts the mean at 10 times the largest scale (of two
 scales: of each). `plain` is the interval of the law, `bent` the one of a law that may bend, which holds it. Widths are
 medians of log(high / low); `distance` is the median of |log(law / truth)|. A miss is a world whose plain interval does
-not hold the truth and that has none of the notes that speak against it.
+not hold the truth and that has none of the notes that speak against it; `silent` counts those among all worlds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from raysweep.laws.deviation import deviation  # noqa: E402
 from raysweep.laws.estimate import estimate  # noqa: E402
 from raysweep.laws.fitting import fit_groups  # noqa: E402
 from raysweep.laws.group import Data, GroupFit  # noqa: E402
-from raysweep.laws.misfit import UNTRUSTED, bent_band  # noqa: E402
+from raysweep.laws.misfit import UNTRUSTED, bent_band, would_notice  # noqa: E402
 from raysweep.laws.request import Options  # noqa: E402
 
 Array = npt.NDArray[np.float64]
@@ -48,6 +48,7 @@ Curve = Callable[[Array], Array]
 Noise = Callable[[np.random.Generator], Array]
 AGAINST = (UNTRUSTED, "lack_of_fit", "correlated_rows", "holdout_missed")  # notes that speak against an interval
 AHEAD = 10.0
+ENOUGH = 0.8  # what silence has to be worth for the command line not to print it
 SURFACE = np.array([1.7, 400.0, 410.0, 0.34, 0.28])
 KAPLAN = np.array([1.0, 50.0, 0.5, 0.4, 0.6, 1.0])
 _GROUPS = 50  # groups up to which rivals are judged
@@ -235,8 +236,16 @@ def judged(design: Design, found: Sequence[GroupFit]) -> dict[str, Any]:
     for name, ends in (("plain", plain), ("bent", bent)):
         width = float(np.median(np.log(ends[:, 1] / ends[:, 0])))
         out[name] = {"coverage": float(held[name].mean()), "width": width}
-    # What a user gets who believes the interval that is printed first: the plain one unless it is withheld.
-    out["shown"] = {"coverage": float(np.where(spoke, held["bent"], held["plain"]).mean())}
+    # What is printed first beyond the data is the interval of a law that may bend. Of the worlds whose plain interval
+    # misses without a note: in how many its worth is printed, and how many the first interval misses, too.
+    silent = ~held["plain"] & ~against
+    worth = np.array([would_notice(g, ahead)[0] for g in kept])
+    out["silent"] = {
+        "share": float(silent.mean()),
+        "worth printed": float((worth[silent] < ENOUGH).mean()) if silent.any() else 1.0,
+        "first interval misses": float((silent & ~held["bent"]).mean()),
+        "withheld": float(spoke.mean()),
+    }
     return {key: value if not isinstance(value, float) else round(value, 4) for key, value in out.items()}
 
 

@@ -75,5 +75,6 @@ def test_a_prediction_beyond_the_range_of_numbers_warns_of_nothing(cli: Cli) -> 
 def test_help_names_what_the_command_takes_alone(cli: Cli) -> None:
     out = cli("compare", "--help")[1]
     assert "Second steps" not in out
+    assert "width=64" not in out  # a point of several scales, over which no arms are compared
     assert "power+floor: y = E + A x^-alpha" in " ".join(out.split())
     assert "at least 100" in " ".join(cli("passk", "--help")[1].split())

@@ -93,7 +93,7 @@ def test_rates_of_no_known_shape_have_bounds_and_no_value(tmp_path: Path, capsys
             ["--successes", "c", "--trials", "n", "--bootstrap", "5"],
             "'--bootstrap': it must be greater than or equal to 100, but got '5'",
         ),
-        (["--successes", "c", "--trials", "n", "--where", "n > 900"], "no row is left"),
+        (["--successes", "c", "--trials", "n", "--where", "n > 900"], "leaves none. Widen it"),
         (["--successes", "c", "--trials", "n", "--level", "2"], "--level must be in [0.5, 1)"),
     ],
 )

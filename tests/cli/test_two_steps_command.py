@@ -54,6 +54,17 @@ def test_steps_that_cannot_be_taken_are_one_clear_error(cli: Cli, table: str, op
     assert len(err.splitlines()) == 1
 
 
+def test_a_constraint_is_said_to_hold_for_the_loss_alone(cli: Cli, table: str) -> None:
+    two = ["fit", table, *FIT, "--then", "exponential", "--metric", "error", "--json"]
+    code, out, err = cli(*two, "--fix", "alpha=.34")
+    assert code == 0
+    assert err == "note: --fix holds for the law of the loss, not for the second step\n"
+    loss, error = ({one["name"] for one in record["params"]} for record in json.loads(out))
+    assert "alpha" not in loss
+    assert {"eps", "k", "gamma"} <= error
+    assert cli(*two)[2] == ""
+
+
 def test_a_sweep_names_a_second_step(cli: Cli) -> None:
     grid = {"size": [10, 20, 50, 100, 300, 1000, 3000, 10000], "epoch": [1, 2]}
     spec = {"x": "size", "y": "loss", "law": "power", "where": "epoch = 2", "then": "exponential", "metric": "acc"}

@@ -70,6 +70,9 @@ def test_an_interval_surrounds_the_envelope_and_no_new_run():
     assert low < found.params["E"] < high
     assert low < 0.3 * np.exp(lower) < high
     assert found.draws.kind == "case"
+    above = (table(noise)["y"].to_numpy() > found.predict(table(noise)["x"].to_numpy())).mean()
+    both = 0.1 * above + 0.9 * (1 - above), 0.01 * above + 0.81 * (1 - above)
+    assert found.draws.runs == round(both[0] ** 2 / both[1] * table(noise).height)  # Kish's effective number
     assert np.isnan(found.prediction(1e7)).all()
     assert not np.isnan(found.band(1e7)).any()
     assert (found.holdout.coverage, found.rivals, "envelope" in found.notes) == (None, (), True)
