@@ -31,10 +31,11 @@ EXACT = 0.02  # tolerance of an exponent that has no bottleneck
 EARLY = 30.0  # before it the first modes make the local exponent
 WEAK = 0.01  # gamma: rho = A t^(1 - beta) - B is 1 / gamma at t_c, so that B matters by B gamma
 HORIZON = 20.0  # past the crossover of gamma = 1
-KINDS = (  # method, whether of a width, marker, label
-    ("exact", False, "o", "exact flow"),
-    ("exact", True, "s", "exact flow, width 2,048"),
-    ("steps", False, "^", "gradient descent"),
+KINDS = (  # method, whether of a width, whether on minibatches, marker, label
+    ("exact", False, False, "o", "exact flow"),
+    ("exact", True, False, "s", "exact flow, width 2,048"),
+    ("steps", False, False, "^", "gradient descent"),
+    ("steps", False, True, "v", "descent, batches of 32"),
 )
 
 
@@ -42,32 +43,34 @@ def of_time(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
     """One exponent for every setting with gamma 0 or 1."""
     points = []
     cut = frame.filter(pl.col("gamma").is_in([0.0, 1.0]))
-    for (method, width, alpha, beta, gamma), part in sorted(
-        cut.group_by("method", "width", "alpha", "beta", "gamma"), key=lambda group: group[0]
+    for (method, width, batch, alpha, beta, gamma), part in sorted(
+        cut.group_by("method", "width", "batch", "alpha", "beta", "gamma"), key=lambda group: group[0]
     ):
         rich, wide = gamma > 0, width > 0
         known, why = time_exponent(beta, rich), ""
         if wide:
             one, why = of_width(part)
         else:
-            inside = within(part, UNBOUNDED if method == "exact" else BEFORE_LAST)
-            t = inside["t"].to_numpy()
-            one = exponent("t", t, inside["loss"].to_numpy())
+            t, loss = by_seed(within(part, UNBOUNDED if method == "exact" else BEFORE_LAST), "t", "loss")
+            if batch:
+                one = sampled(span("t", t), loss, lambda v, t=t: falls(t, v.mean(1)))
+            else:
+                one = exponent("t", t, loss[:, 0])
             if method == "exact":
                 known, why = in_window(beta, rich, t)
-        how = f"{method}, width {width:,}" if wide else method
+        how = method + (f", width {width:,}" if wide else "") + (f", batches of {batch}" if batch else "")
         setting = f"{how}, {'rich (gamma 1)' if rich else 'lazy'}, alpha {alpha:g}, beta {beta:g}"
         rule = Rule("near theory", EXACT if method == "exact" and not wide else 0.05)
         rows.append(claim("H1" if beta < 1 else "H2", setting, known, one, rule, "exponents", why))
-        points.append((method, wide, beta, rich, one))
+        points.append(((method, wide, batch > 0), beta, rich, one))
     fig, axis = plt.subplots(figsize=(5.6, 4))
     grid = np.linspace(0.2, 1.55, 100)
     for colour, rich in zip(COLOURS, (False, True), strict=False):
         name = "rich, gamma = 1" if rich else "lazy"
         axis.plot(grid, [time_exponent(b, rich) for b in grid], "--", color=colour, lw=1, label=f"theory, {name}")
-        for method, wide, marker, label in KINDS:
-            mine = [p for p in points if p[0] == method and p[1] == wide and p[3] == rich]
-            values = np.array([(p[2], p[4].value, *p[4].ends) for p in mine]).T
+        for *kind, marker, label in KINDS:
+            mine = [p for p in points if p[0] == tuple(kind) and p[2] == rich]
+            values = np.array([(p[1], p[3].value, *p[3].ends) for p in mine]).T
             error = np.abs(values[2:] - values[1])
             axis.errorbar(
                 values[0], values[1], error, fmt=marker, ms=5, mfc="none", color=colour, lw=1, label=f"{label}, {name}"
