@@ -7,7 +7,7 @@ and the scores of earlier rounds, not on the order of rows or on who measured th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,15 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from raysweep.errors import SweepError, nearest
+from raysweep.executors import Job
+from raysweep.executors.search import Searching
 from raysweep.grid.lineage import Lineage
 from raysweep.grid.neighbours import neighbours
-from raysweep.ledger.rows import STAMPS
+from raysweep.ledger.rows import STAMPS, Counts
+from raysweep.searching import asked_in, search_all, wanted
 from raysweep.selection import candidate_scores, run_scores, selection_bias
 from raysweep.store import Store
+from raysweep.store.leases import Claims
 from raysweep.sweep import Sweep
 from raysweep.sweep.asked import keep_studies, kept_studies, said_of
 from raysweep.sweep.current import ledger_of
@@ -55,6 +59,13 @@ class Rounds:
         tuning, lineage, layout = _parts(self.sweep)
         kept = kept_studies(self.store, self.sweep.hash, tuning, lineage)
         begun = {name: Study((tuning.first(name),)) for name in layout.settings}
+        if tuning.searches and not begun.keys() <= kept.keys():  # nobody can compute again what it proposed
+            begun |= {
+                name: tuning.study([*dict.fromkeys((*points, *begun[name].points))][: wanted(tuning)])
+                for name, points in asked_in(self.store, self.sweep, tuning, layout).items()
+            }
+        if tuning.searches:
+            begun |= {name: Study(study.rounds) for name, study in kept.items() if name in begun}
         known = replace(self.sweep, studies={**begun, **{name: kept[name] for name in begun if name in kept}})
         # What is tried again may change all that followed from it.
         again = bool(kept) and not skip_failed and self._failed(known, retry_diverged)
@@ -93,15 +104,23 @@ class Rounds:
         studies = {}
         for name, study in stage.studies.items():
             best = min((score, point) for asked in histories[name] for point, score in asked)
-            if study.winner is None and math.isfinite(best[0]):
+            lacking = tuning.searches and len(study.points) < wanted(tuning)
+            if study.winner is None and math.isfinite(best[0]) and not lacking:
                 others, points = [histories[other] for other in near[name]], list[Point]()
-                if len(study.rounds) < tuning.rounds:
+                if len(study.rounds) < tuning.rounds and not tuning.searches:
                     seed = seed_of(name, tuning.digest)
                     points = propose(tuning.space, tuning.sampler, tuning.candidates, seed, histories[name], others)
                 rounds = (*study.rounds, tuple(points)) if points else study.rounds
                 study = Study(rounds, None if points else best[1])
             studies[name] = study
         return None if studies == stage.studies else replace(stage, studies=studies)
+
+    def search(
+        self, stage: Sweep, executor: Searching, job: Job, claims: Claims, on_counts: Callable[[Counts], None]
+    ) -> tuple[Sweep, str]:
+        """Propose and run the candidates that a stage lacks; the stage with them, and why it ended early, or ""."""
+        tuning, lineage, layout = _parts(stage)
+        return search_all(stage, tuning, lineage, layout, self.store, executor, job, claims, self.keep, on_counts)
 
     def rehearsed(self, stage: Sweep) -> Sweep:
         """The whole sweep, for its price: further points of each design stand for candidates that are not proposed yet,
@@ -171,7 +190,7 @@ class Rounds:
         seen = {n for observed in runs.observed for n in observed.names}
         others = {n for n in seen if stage.axes[n].role != "time" and not stage.axes[n].inferred}
         ledger = ledger_of(self.store, runs, dict(stage.axes), stage.identity)
-        scan = ledger.scan([*tuning.metrics, *others])
+        scan = ledger.scan(["error", *tuning.metrics, *others])
         if len(scan.pending(runs, skip_failed=True)):
             return None
         names = scan.table.schema.names

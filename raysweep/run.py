@@ -25,6 +25,7 @@ from raysweep.errors import PackError
 from raysweep.executors import Executor, Feed, Job
 from raysweep.executors.keeping import sweep_up
 from raysweep.executors.quiet import terminal
+from raysweep.executors.search import Searching
 from raysweep.executors.work import gpu, peak_bytes
 from raysweep.experiment import TheoryExperiment
 from raysweep.experiments.function import FunctionExperiment
@@ -39,6 +40,7 @@ from raysweep.plan import Plan, make_plan, whole
 from raysweep.predictions import predict_ahead, score, sentences
 from raysweep.progress import Progress
 from raysweep.rounds import Rounds
+from raysweep.searching import check_search, searching
 from raysweep.spread import can_double, in_words
 from raysweep.stopping import State, check_coarse, run_rounds, state_of
 from raysweep.store import Store, UnreachableError
@@ -48,6 +50,7 @@ from raysweep.sweep.current import Current, adopt_renamed, ledger_of, left_out, 
 from raysweep.sweep.provenance import accepted_codes, ask, equal_codes, remember
 from raysweep.sweep.schema import Budget
 from raysweep.sweep.stored import at_store
+from raysweep.sweep.tuned import Study
 from raysweep.terminal import counted
 from raysweep.tuning import require
 from raysweep.verdict import record
@@ -109,8 +112,10 @@ def run(
     started = time.monotonic()
     sweep = at_store(sweep, store)
     rounds = Rounds(sweep, store) if sweep.tuning is not None else None
+    searcher: Searching | None = None
     if rounds is not None:
         require(rounds.tuning.sampler)
+        searcher = check_search(sweep, executor) if rounds.tuning.searches else None
         sweep = rounds.resume(skip_failed, retry_diverged)
     for observed in sweep.runs.observed:  # refuses invalid runs before anything is written
         observed.listable()
@@ -160,7 +165,7 @@ def run(
         lineage=sweep.lineage,
     )
     try:
-        if len(rest := ledger.pending(part.runs, skip_failed, retry_diverged)):
+        if len(rest := ledger.pending(part.runs, skip_failed, retry_diverged)) or searching(sweep):
             asked = np.isin(sweep.runs.keys, rest.keys)
             for one in predict_ahead(store, [fit.request for fit in sweep.file.fit], sweep.runs, asked):
                 progress.say(f"prediction kept: {sentences([one])[1]}")
@@ -192,7 +197,12 @@ def run(
                 else:
                     if sweep.file.budget != Budget():
                         plan(rounds.rehearsed(sweep))  # refuses what all rounds together would cost
-                    sweep, stopped = _tuned(rounds, sweep, fill, progress)
+                    search = (
+                        None
+                        if searcher is None
+                        else partial(rounds.search, executor=searcher, job=job, claims=claims, on_counts=progress.count)
+                    )
+                    sweep, stopped = _tuned(rounds, sweep, fill, search, progress)
     finally:
         progress.end()
         if not isinstance(sys.exception(), UnreachableError):  # then compacting would fail, too
@@ -211,11 +221,23 @@ def run(
     return Outcome(counts, pending, time.monotonic() - started, scan, stopped, tuple(notes), said, state)
 
 
-def _tuned(rounds: Rounds, stage: Sweep, fill: Callable[[Sweep, bool], str], progress: Progress) -> tuple[Sweep, str]:
+def _tuned(
+    rounds: Rounds,
+    stage: Sweep,
+    fill: Callable[[Sweep, bool], str],
+    search: Callable[[Sweep], tuple[Sweep, str]] | None,
+    progress: Progress,
+) -> tuple[Sweep, str]:
     """Run round after round of a sweep that tunes; its last stage, and why it was stopped before the end, or ""."""
     again = False
     while True:
         progress.say(rounds.line(stage))
+        if search is not None and searching(stage):
+            lacking = replace(stage, studies={n: Study(s.rounds) for n, s in rounds.rehearsed(stage).studies.items()})
+            progress.begin(lacking.runs.cells)
+            stage, stopped = search(stage)
+            if stopped:
+                return stage, stopped
         stopped = fill(stage, again)
         following = None if stopped else rounds.after(stage)
         if following is None:

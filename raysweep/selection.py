@@ -15,14 +15,17 @@ from raysweep.grid.runs import Runs
 from raysweep.ledger.remaining import locate
 from raysweep.sweep.tuned import Layout
 
-__all__ = ["Bias", "candidate_scores", "run_scores", "selection_bias"]
+__all__ = ["STOPPED", "Bias", "candidate_scores", "run_scores", "selection_bias"]
+
+STOPPED = "retired by"  # the beginning of the reason of the rows of a candidate that was stopped early
 
 
 def run_scores(
     table: pa.Table, runs: Runs, metric: str | None, sign: float, others: Sequence[str]
 ) -> npt.NDArray[np.float64]:
     """[runs] the score of each run, low is better: the metric's mean over the values of `others`, at the best of the
-    other observed values; infinity for a run with a row that diverged or failed, or without a finite value.
+    other observed values; infinity for a run with a row that diverged, failed or was
+    not reached because the candidate was stopped, or without a finite value.
 
     Args:
         metric: A column of the rows; None where none has one.
@@ -32,7 +35,8 @@ def run_scores(
     at = locate(runs, table.column("cell"))
     table, at = table.filter(pa.array(at >= 0)), at[at >= 0]
     scores = np.full(len(runs), np.inf)
-    bad = pc.is_in(table.column("status"), pa.array(["diverged", "failed"])).to_numpy()
+    stopped = pc.fill_null(pc.starts_with(table.column("error"), STOPPED), False)
+    bad = pc.or_(pc.is_in(table.column("status"), pa.array(["diverged", "failed"])), stopped).to_numpy()
     if metric is not None:
         value = sign * pc.cast(table.column(metric), pa.float64()).to_numpy()
         kept = pa.table({"run": at, "value": value, **{f"by_{n}": table.column(n) for n in others}})

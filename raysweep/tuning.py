@@ -23,14 +23,21 @@ if TYPE_CHECKING:
     import optuna
 
 __all__ = [
-    "SAMPLERS", "Dimension", "History", "Point", "Space",
-    "check_sampler", "design", "parse_space", "propose", "require", "seed_of",
+    "SAMPLERS", "SEARCH", "Dimension", "History", "Point", "Space",
+    "check_sampler", "design", "distributions", "parameters", "parse_space", "point_of", "propose", "require",
+    "seed_of", "size",
 ]  # fmt: skip
 
 Point: TypeAlias = tuple[Value, ...]  # one value per dimension
 History: TypeAlias = Sequence[Sequence[tuple[Point, float]]]  # the scored candidates of each round, in the order asked
 
-SAMPLERS: Mapping[str, tuple[str, ...]] = {"tpe": ("optuna",), "cmaes": ("optuna", "cmaes"), "qmc": ()}
+SAMPLERS: Mapping[str, tuple[str, ...]] = {
+    "tpe": ("optuna",),
+    "cmaes": ("optuna", "cmaes"),
+    "qmc": (),
+    "optuna_search": ("optuna",),
+}
+SEARCH = "optuna_search"  # Ray Tune's class, which proposes a candidate whenever another one ends, not in rounds
 _SCALES = ("log", "linear")
 _LEAST_POPULATION = 4  # of CMA-ES, which updates a covariance by the better half
 _TRIES = 6  # doublings of a design in search of points that are distinct
@@ -201,13 +208,18 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest()) >> 1
 
 
+def size(space: Space) -> float:
+    """How many points a space has."""
+    return math.prod(len(d.choices) or (int(d.high - d.low) + 1 if d.whole else math.inf) for d in space)
+
+
 def design(space: Space, count: int, seed: int) -> list[Point]:
     """The first `count` distinct points of a scrambled Sobol sequence; fewer where the space has fewer. A longer design
     begins with the shorter one.
     """
     from scipy.stats import qmc
 
-    most = math.prod(len(d.choices) or (int(d.high - d.low) + 1 if d.whole else math.inf) for d in space)
+    most = size(space)
     exponent, found = max(0, math.ceil(math.log2(max(count, 1)))), list[Point]()
     for extra in range(_TRIES):
         shares = qmc.Sobol(len(space), scramble=True, seed=seed).random_base2(exponent + extra)
@@ -288,8 +300,8 @@ def _tpe(space: Space, count: int, seed: int, history: History, first: Sequence[
     study = optuna.create_study(sampler=sampler)
     study.add_trials([_trial(space, p, s) for scored in history for p, s in sorted(scored, key=_order)])
     for point in first:
-        study.enqueue_trial(_params(space, point))
-    return [_point(space, study.ask(_distributions(space)).params) for _ in range(count)]
+        study.enqueue_trial(parameters(space, point))
+    return [point_of(space, study.ask(distributions(space)).params) for _ in range(count)]
 
 
 def _cmaes(space: Space, count: int, seed: int, history: History, neighbours: Sequence[History]) -> list[Point]:
@@ -314,15 +326,15 @@ def _cmaes(space: Space, count: int, seed: int, history: History, neighbours: Se
     study = optuna.create_study(sampler=sampler)
     study.add_trials([_trial(space, point, score) for point, score in sorted(history[0], key=_order)])
     for scored in history[1:]:
-        trials = [study.ask(_distributions(space)) for _ in scored]
-        if [_point(space, trial.params) for trial in trials] != [point for point, _ in scored]:
+        trials = [study.ask(distributions(space)) for _ in scored]
+        if [point_of(space, trial.params) for trial in trials] != [point for point, _ in scored]:
             raise SweepError(
                 "tune: CMA-ES must continue with the grid, Optuna and cmaes that it was begun with, but its earlier "
                 "candidates differ now. Use them again, or another store"
             )
         for trial, (_, score) in zip(trials, scored, strict=True):
             study.tell(trial, score)
-    return [_point(space, study.ask(_distributions(space)).params) for _ in range(count)]
+    return [point_of(space, study.ask(distributions(space)).params) for _ in range(count)]
 
 
 def _order(scored: tuple[Point, float]) -> tuple[float, str]:
@@ -330,15 +342,18 @@ def _order(scored: tuple[Point, float]) -> tuple[float, str]:
     return score, repr(point)
 
 
-def _distributions(space: Space) -> dict[str, optuna.distributions.BaseDistribution]:
+def distributions(space: Space) -> dict[str, optuna.distributions.BaseDistribution]:
+    """A space as Optuna describes it."""
     return {d.axis.name: d.distribution for d in space}
 
 
-def _params(space: Space, point: Point) -> dict[str, Any]:
+def parameters(space: Space, point: Point) -> dict[str, Any]:
+    """A point as Optuna's parameters."""
     return {d.axis.name: d.choices.index(v) if d.choices else v for d, v in zip(space, point, strict=True)}
 
 
-def _point(space: Space, params: Mapping[str, Any]) -> Point:
+def point_of(space: Space, params: Mapping[str, Any]) -> Point:
+    """Optuna's parameters as a point."""
     return tuple(d.choices[params[d.axis.name]] if d.choices else d.parse(params[d.axis.name]) for d in space)
 
 
@@ -346,5 +361,5 @@ def _trial(space: Space, point: Point, score: float) -> optuna.trial.FrozenTrial
     import optuna
 
     return optuna.trial.create_trial(
-        params=_params(space, point), distributions=_distributions(space), value=float(score)
+        params=parameters(space, point), distributions=distributions(space), value=float(score)
     )

@@ -202,7 +202,12 @@ class Tuner(_Strict):
 
     metric: str | None = Field(None, description="by which candidates are compared; <y>_select of the fit by default")
     better: Literal["low", "high"] | None = Field(None, description="which values are better; as declared by default")
-    sampler: Literal["tpe", "cmaes", "qmc"] = Field("tpe", description="what proposes the rounds after the first")
+    sampler: Literal["tpe", "cmaes", "qmc", "optuna_search"] = Field(
+        "tpe", description="what proposes the rounds after the first"
+    )
+    scheduler: Literal["asha", "median"] | None = Field(
+        None, description="of Ray Tune, with optuna_search: stops bad candidates early"
+    )
     candidates: int = Field(16, ge=2, le=4096, description="candidates of one round")
     rounds: int = Field(3, ge=1, le=100, description="rounds; the first is a scrambled Sobol design")
     seeds: int = Field(5, ge=1, le=10_000, description="fresh seeds on which a winner is measured again")

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from raysweep.errors import SweepError, nearest
 from raysweep.experiment import Experiment
+from raysweep.experiments.function import FunctionExperiment
 from raysweep.grid.axes import Axis
 from raysweep.grid.enumeration import run_keys
 from raysweep.grid.formula import is_formula
@@ -25,7 +26,7 @@ from raysweep.grid.lineage import Lineage
 from raysweep.grid.runs import Runs
 from raysweep.grid.values import Value
 from raysweep.sweep.schema import SweepFile, Tuner
-from raysweep.tuning import Point, Space, check_sampler, design, parse_space, seed_of
+from raysweep.tuning import SEARCH, Point, Space, check_sampler, design, parse_space, seed_of
 
 __all__ = ["Layout", "Study", "Tuning", "probe", "tuning_of", "whole_ends"]
 
@@ -75,6 +76,7 @@ class Tuning:
         sign: 1 where low values are better, -1 where high ones are.
         seeds: Axes that are fresh when a winner is run again, the leading one first.
         rounds, candidates, fresh: Rounds; candidates per round and setting; fresh seeds per winner.
+        scheduler: Of Ray Tune, which stops bad candidates early.
     """
 
     space: Space
@@ -85,10 +87,16 @@ class Tuning:
     rounds: int
     candidates: int
     fresh: int
+    scheduler: str | None = None
 
     @property
     def tuned(self) -> frozenset[str]:
         return frozenset(d.axis.name for d in self.space)
+
+    @property
+    def searches(self) -> bool:
+        """Whether a candidate is proposed whenever another one ends, not in rounds."""
+        return self.sampler == SEARCH
 
     @property
     def stand_in(self) -> dict[str, Value]:
@@ -99,6 +107,7 @@ class Tuning:
     def digest(self) -> str:
         """Hash of what proposals depend on besides rows and seeds."""
         parts = (self.metrics, self.sign, self.sampler, self.candidates, *(d.text for d in self.space))
+        parts += (self.scheduler,) if self.scheduler else ()
         return hashlib.blake2b("\n".join(map(str, parts)).encode(), digest_size=8).hexdigest()
 
     def lineage(self, base: Runs, axes: Mapping[str, Axis], identity: str) -> Lineage:
@@ -113,6 +122,18 @@ class Tuning:
         """The design of a setting, or a longer one that begins with it."""
         space = "\n".join(d.text for d in self.space)
         return tuple(design(self.space, count or self.candidates, seed_of(setting, space)))
+
+    def study(self, points: Sequence[Point]) -> Study:
+        """A study that asked for these, in this order: as many of them as a round has count as one."""
+        return Study(tuple(tuple(points[i : i + self.candidates]) for i in range(0, len(points), self.candidates)))
+
+    def candidate(self, base: Runs, lineage: Lineage, point: Point) -> Runs:
+        """The runs of a candidate.
+
+        Args:
+            base: Those of its setting, one at each seed.
+        """
+        return self._at(base, lineage, [(point, 1)] * len(base), np.full(len(base), -1))
 
     def layout(self, base: Runs, lineage: Lineage, studies: Mapping[str, Study]) -> Layout:
         """Every run that was asked for.
@@ -206,9 +227,25 @@ def tuning_of(file: SweepFile, axes: Mapping[str, Axis], experiment: Experiment 
     tuner = file.tuner
     if experiment is not None:
         check_sampler(tuner.sampler, space, tuner.candidates)
+    _check_search(tuner, experiment)
     metrics, sign = ((), 1.0) if experiment is None else _metrics(file, experiment)
     seeds = _seeds(file, axes)
-    return Tuning(space, metrics, sign, tuner.sampler, seeds, tuner.rounds, tuner.candidates, tuner.seeds)
+    return Tuning(
+        space, metrics, sign, tuner.sampler, seeds, tuner.rounds, tuner.candidates, tuner.seeds, tuner.scheduler
+    )
+
+
+def _check_search(tuner: Tuner, experiment: Experiment | None) -> None:
+    if tuner.scheduler is not None and tuner.sampler != SEARCH:
+        raise SweepError(
+            f"tuner.scheduler: must go with `sampler: {SEARCH}`, whose candidates are trials of their own, but got "
+            f"(sampler={tuner.sampler}, scheduler={tuner.scheduler}). Leave one of the two out"
+        )
+    if tuner.sampler == SEARCH and experiment is not None and not isinstance(experiment, FunctionExperiment):
+        raise SweepError(
+            f"tuner.sampler: {SEARCH} makes each candidate a trial of its own and must be used with a function of your "
+            f"own, but got (experiment={experiment.name}), whose candidates are trained in one pack. Use tpe"
+        )
 
 
 def _named(grid: Any, name: str, axes: Mapping[str, Axis], place: str = "grid") -> str:
