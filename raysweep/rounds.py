@@ -58,11 +58,13 @@ class Rounds:
         """The sweep with everything that was asked for, up to a round that has something to do. Nothing is written."""
         tuning, lineage, layout = _parts(self.sweep)
         kept = kept_studies(self.store, self.sweep.hash, tuning, lineage)
-        begun = {name: Study((tuning.first(name),)) for name in layout.settings}
+        searched = {*layout.searched}
+        begun = {name: tuning.begun(name, name in searched) for name in layout.settings}
         if tuning.searches and not begun.keys() <= kept.keys():  # nobody can compute again what it proposed
             begun |= {
                 name: tuning.study([*dict.fromkeys((*points, *begun[name].points))][: wanted(tuning)])
                 for name, points in asked_in(self.store, self.sweep, tuning, layout).items()
+                if name in searched
             }
         if tuning.searches:
             begun |= {name: Study(study.rounds) for name, study in kept.items() if name in begun}
@@ -102,7 +104,8 @@ class Rounds:
         histories = _histories(stage, layout, scores)
         near = _neighbours(stage, layout)
         studies = {}
-        for name, study in stage.studies.items():
+        for name in layout.searched:
+            study = stage.studies[name]
             best = min((score, point) for asked in histories[name] for point, score in asked)
             lacking = tuning.searches and len(study.points) < wanted(tuning)
             if study.winner is None and math.isfinite(best[0]) and not lacking:
@@ -113,6 +116,10 @@ class Rounds:
                 rounds = (*study.rounds, tuple(points)) if points else study.rounds
                 study = Study(rounds, None if points else best[1])
             studies[name] = study
+        studies = {
+            name: studies.get(name) or Study((), studies[layout.settings[source]].winner)
+            for name, source in zip(layout.settings, layout.source, strict=True)
+        }
         return None if studies == stage.studies else replace(stage, studies=studies)
 
     def search(
@@ -126,12 +133,16 @@ class Rounds:
         """The whole sweep, for its price: further points of each design stand for candidates that are not proposed yet,
         and the first one stands for the winner.
         """
-        tuning, studies = _parts(stage)[0], {}
+        (tuning, _, layout), studies = _parts(stage), {}
+        first = {
+            name: stage.studies[layout.settings[i]] for name, i in zip(layout.settings, layout.source, strict=True)
+        }
         for name, study in stage.studies.items():
-            more = (tuning.rounds - len(study.rounds)) * tuning.candidates if study.winner is None else 0
+            own = bool(study.rounds) and study.winner is None
+            more = (tuning.rounds - len(study.rounds)) * tuning.candidates if own else 0
             spare = tuning.first(name, tuning.candidates * tuning.rounds + len(study.points)) if more else ()
             extra = tuple(point for point in spare if point not in study.points)[:more]
-            studies[name] = Study((*study.rounds, extra), study.winner or study.points[0])
+            studies[name] = Study((*study.rounds, extra) if study.rounds else (), study.winner or first[name].points[0])
         return replace(stage, studies=studies)
 
     def about(self, stage: Sweep) -> dict[str, Any]:
@@ -158,13 +169,13 @@ class Rounds:
         for i, (name, study) in enumerate(stage.studies.items()):
             again = scores[(layout.setting == i) & (layout.point < 0)]
             lost += study.winner is None
-            if study.winner is not None and np.isfinite(again).all():
+            if study.points and study.winner is not None and np.isfinite(again).all():
                 tuned.append(next(s for asked in histories[name] for point, s in asked if point == study.winner))
                 fresh.append(again)
                 winners.append(study.winner)
         said = []
         if winners:
-            seeds = int(np.sum((layout.setting == 0) & (layout.point == 0)))
+            seeds = int(np.sum((layout.setting == layout.source[0]) & (layout.point == 0)))
             bias = selection_bias(tuning.sign * np.array(tuned), tuning.sign * np.array(fresh), seeds)
             number = "{:+.2%}" if bias.relative else "{:+.3g}"
             low, mean, high = (number.format(value) for value in (bias.low, bias.mean, bias.high))
@@ -235,12 +246,13 @@ def _about(tuning: Tuning, studies: Mapping[str, Study]) -> dict[str, Any]:
         "metric": " or ".join(tuning.metrics) or None,
         "sampler": tuning.sampler,
         "settings": len(studies),
-        "round": min((len(study.rounds) for study in studies.values()), default=0),
+        "round": min((len(study.rounds) for study in studies.values() if study.rounds), default=0),
         "rounds": tuning.rounds,
         "candidates": tuning.candidates,
         "asked": sum(len(study.points) for study in studies.values()),
         "winners": sum(study.winner is not None for study in studies.values()),
         "seeds": tuning.fresh,
+        "transfer": dict(tuning.transfer),
     }
 
 
@@ -265,10 +277,13 @@ def _neighbours(stage: Sweep, layout: Layout) -> dict[str, list[str]]:
     """By setting, the neighbouring ones."""
     tuned = {d.axis.name for d in _parts(stage)[0].space}
     plain = {n for n, axis in stage.axes.items() if axis.role != "seed" and n not in tuned}
-    first = np.unique(layout.setting, return_index=True)[1]
-    rows = [{n: v for n, v in layout.runs.row(i).items() if n in plain} for i in first.tolist()]
+    mine = {layout.settings.index(name): name for name in layout.searched}
+    found, first = np.unique(layout.setting, return_index=True)
+    names = [mine[j] for j in found.tolist() if j in mine]
+    at = [i for i, j in zip(first.tolist(), found.tolist(), strict=True) if j in mine]
+    rows = [{n: v for n, v in layout.runs.row(i).items() if n in plain} for i in at]
     near = neighbours(rows, stage.axes)
-    return {name: [layout.settings[j] for j in mine] for name, mine in zip(layout.settings, near, strict=True)}
+    return {name: [names[j] for j in others] for name, others in zip(names, near, strict=True)}
 
 
 def _at_end(share: float) -> bool:

@@ -60,7 +60,7 @@ def searching(sweep: Sweep) -> bool:
     return (
         tuning is not None
         and tuning.searches
-        and any(study.winner is None and len(study.points) < wanted(tuning) for study in sweep.studies.values())
+        and any(study.winner is None and 0 < len(study.points) < wanted(tuning) for study in sweep.studies.values())
     )
 
 
@@ -182,7 +182,7 @@ def search_all(
     parents = [name.decode() for name in lineage.parents(layout.runs).tolist()]
     by = Stamp("", 1, "", None, 0.0, "grid", *job.made_by, lineage)
     total = wanted(tuning)
-    for name in layout.settings:
+    for name in layout.searched:
         study = stage.studies[name]
         if study.winner is not None:
             continue

@@ -210,6 +210,9 @@ class Tuner(_Strict):
     )
     candidates: int = Field(16, ge=2, le=4096, description="candidates of one round")
     rounds: int = Field(3, ge=1, le=100, description="rounds; the first is a scrambled Sobol design")
+    transfer: dict[str, Any] = Field(
+        default_factory=dict, description="tune only at these values of axes, and take the winner along them"
+    )
     seeds: int = Field(5, ge=1, le=10_000, description="fresh seeds on which a winner is measured again")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -58,6 +58,7 @@ class Layout:
     Attributes:
         settings: Keys of the settings, in the order of the grid.
         setting: [n] index of each run's.
+        source: For each setting, the index of the one whose winner it takes: its own, where candidates are tried.
         point: [n] index of its candidate among `Study.points`; -1 for a winner on a fresh seed.
     """
 
@@ -65,6 +66,12 @@ class Layout:
     settings: tuple[str, ...]
     setting: npt.NDArray[np.int64]
     point: npt.NDArray[np.int64]
+    source: tuple[int, ...]
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The settings that have candidates."""
+        return tuple(name for i, name in enumerate(self.settings) if self.source[i] == i)
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ class Tuning:
         seeds: Axes that are fresh when a winner is run again, the leading one first.
         rounds, candidates, fresh: Rounds; candidates per round and setting; fresh seeds per winner.
         scheduler: Of Ray Tune, which stops bad candidates early.
+        transfer: Values of axes at which candidates are tried; the winner is taken to the other values of these axes.
     """
 
     space: Space
@@ -88,6 +96,7 @@ class Tuning:
     candidates: int
     fresh: int
     scheduler: str | None = None
+    transfer: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def tuned(self) -> frozenset[str]:
@@ -108,6 +117,7 @@ class Tuning:
         """Hash of what proposals depend on besides rows and seeds."""
         parts = (self.metrics, self.sign, self.sampler, self.candidates, *(d.text for d in self.space))
         parts += (self.scheduler,) if self.scheduler else ()
+        parts += tuple(f"{name}={value}" for name, value in self.transfer.items())
         return hashlib.blake2b("\n".join(map(str, parts)).encode(), digest_size=8).hexdigest()
 
     def lineage(self, base: Runs, axes: Mapping[str, Axis], identity: str) -> Lineage:
@@ -146,11 +156,12 @@ class Tuning:
         order = np.argsort(first)  # of the grid
         members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
         settings = tuple(parent[i].decode() for i in order)
+        at = self._sources(base.take(first[order]), lineage)
         source, setting, point, fresh = [], [], [], []
         tuned: list[tuple[Point, int]] = []  # points, and how often each is repeated
         for j, (name, i) in enumerate(zip(settings, order.tolist(), strict=True)):
             mine = members[i]
-            study = studies.get(name) or Study((self.first(name),))
+            study = studies.get(name) or self.begun(name, at[j] == j)
             points, count = study.points, self.fresh if study.winner is not None else 0
             source += [np.repeat(mine, len(points)), np.repeat(mine[:1], count)]
             setting += [np.full(len(mine) * len(points) + count, j)]
@@ -162,7 +173,34 @@ class Tuning:
         keys, kept = np.unique(runs.keys, return_index=True)
         kept.sort()
         taken = runs.take(kept) if len(keys) < len(runs) else runs
-        return Layout(taken, settings, np.concatenate(setting)[kept], np.concatenate(point)[kept])
+        return Layout(taken, settings, np.concatenate(setting)[kept], np.concatenate(point)[kept], at)
+
+    def begun(self, name: str, searched: bool) -> Study:
+        """What is asked for a setting at first: its design, or nothing where it takes another one's winner."""
+        return Study((self.first(name),) if searched else ())
+
+    def _sources(self, rows: Runs, lineage: Lineage) -> tuple[int, ...]:
+        """`Layout.source`.
+
+        Args:
+            rows: One run of each setting.
+
+        Raises:
+            SweepError: the winner would have to come from a setting that is not in the grid.
+        """
+        if not self.transfer:
+            return tuple(range(len(rows)))
+        group = replace(lineage, tuned=lineage.tuned | self.transfer.keys()).parents(rows).tolist()
+        each = [rows.row(i) for i in range(len(rows))]
+        found = {group[i]: i for i, row in enumerate(each) if all(row.get(n) == v for n, v in self.transfer.items())}
+        if lacking := [row for row, name in zip(each, group, strict=True) if name not in found]:
+            shown = {name: lacking[0].get(name) for name in self.transfer}
+            raise SweepError(
+                f"tuner.transfer: the grid must have a setting at {_listed(self.transfer)} that is otherwise equal to "
+                f"each of its settings, but the one at {_listed(shown)} has none. Name every axis that changes with "
+                "these, too, or put the value into the grid"
+            )
+        return tuple(found[name] for name in group)
 
     def _at(
         self, runs: Runs, lineage: Lineage, tuned: Sequence[tuple[Point, int]], fresh: npt.NDArray[np.int64]
@@ -230,9 +268,30 @@ def tuning_of(file: SweepFile, axes: Mapping[str, Axis], experiment: Experiment 
     _check_search(tuner, experiment)
     metrics, sign = ((), 1.0) if experiment is None else _metrics(file, experiment)
     seeds = _seeds(file, axes)
-    return Tuning(
-        space, metrics, sign, tuner.sampler, seeds, tuner.rounds, tuner.candidates, tuner.seeds, tuner.scheduler
-    )
+    counts = tuner.rounds, tuner.candidates, tuner.seeds
+    return Tuning(space, metrics, sign, tuner.sampler, seeds, *counts, tuner.scheduler, _transfer(file, axes))
+
+
+def _transfer(file: SweepFile, axes: Mapping[str, Axis]) -> dict[str, Value]:
+    """The values at which candidates are tried, as the grid would hold them."""
+    found: dict[str, Value] = {}
+    for name, raw in file.tuner.transfer.items():
+        place = f"tuner.transfer.{name}"
+        if name not in axes or not _named(file.grid, name, axes):
+            given = [known for known in axes if _named(file.grid, known, axes)]
+            raise SweepError(f"{place}: must be an axis of the grid, but got {name!r}. {nearest(name, given)}")
+        axis = axes[name]
+        if name in file.tune or axis.role == "seed" or axis.kind == "observed":
+            what = "tuned" if name in file.tune else "a seed" if axis.role == "seed" else "observed"
+            raise SweepError(
+                f"{place}: must be an axis along which settings differ, but {name} is {what}. Name another one"
+            )
+        found[name] = axis.parse(raw, place)
+    return found
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def _check_search(tuner: Tuner, experiment: Experiment | None) -> None:
