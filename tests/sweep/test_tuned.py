@@ -72,7 +72,10 @@ def function(**changes: Any) -> Sweep:
         ({"tune": {"schedule": ["wsd", "cosine"]}}, "must be an axis that stands alone, but schedule and steps depend"),
         ({"tune": "lr"}, "tune: must be a mapping"),
         ({"tune": {}, "tuner": {"rounds": 2}}, "tuner: must go with `tune`"),
-        ({"tuner": {"sampler": "grid"}}, r"tuner\.sampler: must be 'tpe', 'cmaes', 'qmc' or 'optuna_search', but got 'grid'"),
+        (
+            {"tuner": {"sampler": "grid"}},
+            r"tuner\.sampler: must be 'tpe', 'cmaes', 'qmc' or 'optuna_search', but got 'grid'",
+        ),
         ({"tuner": {"round": 2}}, r"tuner\.round: unknown key. Did you mean 'rounds'"),
         ({"tuner": {"candidates": 1}}, r"tuner\.candidates: must be at least 2, but got 1"),
         ({"tuner": {"sampler": "qmc", "metric": "los"}}, r"tuner\.metric: must be a metric of the experiment, but got"),
