@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysweep.errors import SweepError, nearest
@@ -21,7 +22,7 @@ from raysweep.executors import Job
 from raysweep.executors.search import Searching
 from raysweep.grid.lineage import Lineage
 from raysweep.grid.neighbours import neighbours
-from raysweep.ledger.rows import STAMPS, Counts
+from raysweep.ledger.rows import COLUMNS, STAMPS, Counts
 from raysweep.searching import asked_in, search_all, wanted
 from raysweep.selection import candidate_scores, run_scores, selection_bias
 from raysweep.store import Store
@@ -149,14 +150,23 @@ class Rounds:
         """How far the tuning is, as plain data."""
         return _about(_parts(stage)[0], stage.studies)
 
-    def line(self, stage: Sweep) -> str:
-        """What a stage does, in a sentence."""
-        found = self.about(stage)
-        what = f"{', '.join(found['axes'])} at {counted(found['settings'], 'setting')}"
-        if found["winners"]:
-            return f"tune: winners of {what} on {counted(found['seeds'], 'fresh seed')}"
-        asked = counted(found["candidates"], "candidate")
-        return f"tune: round {found['round']} of {found['rounds']}: {asked} of {what}"
+    def line(self, stage: Sweep, before: Sweep | None = None) -> str:
+        """What a stage does that the one before it did not, in a sentence."""
+        tuning = self.tuning
+        known = {} if before is None else before.studies
+        new = [study for name, study in stage.studies.items() if known.get(name) != study]
+        won = sum(study.winner is not None for study in new)
+        axes = ", ".join(d.axis.name for d in tuning.space)
+        said = []
+        if asked := [len(study.rounds) for study in new if study.winner is None and study.rounds]:
+            each = counted(tuning.candidates, "candidate")
+            which = f"round {min(asked)} of {tuning.rounds}: {each}"
+            if tuning.searches:
+                which = f"search: {counted(wanted(tuning), 'candidate')}"
+            said.append(f"{which} of {axes} at {counted(len(asked), 'setting')}")
+        if won:
+            said.append(f"winners of {axes} at {counted(won, 'setting')} on {counted(tuning.fresh, 'fresh seed')}")
+        return f"tune: {'; '.join(said)}"
 
     def sentences(self, stage: Sweep) -> list[str]:
         """What is said of a sweep that has ended: what the winners are worth, and where they are missing."""
@@ -205,11 +215,17 @@ class Rounds:
         if len(scan.pending(runs, skip_failed=True)):
             return None
         names = scan.table.schema.names
-        metric = next((name for name in tuning.metrics if name in names), None)
+        types = {name: scan.table.schema.field(name).type for name in names}
+        metric = next((name for name in tuning.metrics if name in names and _is_number(types[name])), None)
         if metric is None and pc.any(pc.equal(scan.table.column("status"), "ok")).as_py():
             wanted, where = tuning.metrics[-1], f"{stage.path}: tuner.metric"
-            known = [n for n in ledger.scan().table.schema.names if n not in STAMPS and n not in stage.axes]
-            raise SweepError(f"{where}: must be a metric of the rows, but got {wanted!r}. {nearest(wanted, known)}")
+            every = ledger.scan().table.schema
+            known = [
+                n for n in every.names if n not in {*STAMPS, COLUMNS, *stage.axes} and _is_number(every.field(n).type)
+            ]
+            raise SweepError(
+                f"{where}: must be a metric of the rows that is a number, but got {wanted!r}. {nearest(wanted, known)}"
+            )
         scores = run_scores(scan.table, runs, metric, tuning.sign, sorted(others & {*names}))
         return metric or tuning.metrics[-1], scores
 
@@ -217,8 +233,12 @@ class Rounds:
 def described(about: Mapping[str, Any]) -> str:
     """How far a tuning is, in a sentence, by `Rounds.about`."""
     by = f" by {about['metric']}" if about["metric"] else ""
+    where = counted(about["settings"], "setting")
+    if about["transfer"]:
+        at = ", ".join(f"{name}={value}" for name, value in about["transfer"].items())
+        where = f"{about['searched']} of {where} ({at}; the others take the winners)"
     return (
-        f"tunes {', '.join(about['axes'])}{by} at {counted(about['settings'], 'setting')} with {about['sampler']}: "
+        f"tunes {', '.join(about['axes'])}{by} at {where} with {about['sampler']}: "
         f"round {about['round']} of {about['rounds']}, {counted(about['candidates'], 'candidate')} each; "
         f"{counted(about['winners'], 'winner')} on {counted(about['seeds'], 'fresh seed')}"
     )
@@ -246,6 +266,7 @@ def _about(tuning: Tuning, studies: Mapping[str, Study]) -> dict[str, Any]:
         "metric": " or ".join(tuning.metrics) or None,
         "sampler": tuning.sampler,
         "settings": len(studies),
+        "searched": sum(bool(study.rounds) for study in studies.values()),
         "round": min((len(study.rounds) for study in studies.values() if study.rounds), default=0),
         "rounds": tuning.rounds,
         "candidates": tuning.candidates,
@@ -288,3 +309,7 @@ def _neighbours(stage: Sweep, layout: Layout) -> dict[str, list[str]]:
 
 def _at_end(share: float) -> bool:
     return abs(share - 0.5) > 0.5 - _NEAR
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))

@@ -230,8 +230,9 @@ def _tuned(
 ) -> tuple[Sweep, str]:
     """Run round after round of a sweep that tunes; its last stage, and why it was stopped before the end, or ""."""
     again = False
+    before: Sweep | None = None
     while True:
-        progress.say(rounds.line(stage))
+        progress.say(rounds.line(stage, before))
         if search is not None and searching(stage):
             lacking = replace(stage, studies={n: Study(s.rounds) for n, s in rounds.rehearsed(stage).studies.items()})
             progress.begin(lacking.runs.cells)
@@ -243,7 +244,7 @@ def _tuned(
         if following is None:
             return stage, stopped
         rounds.keep(following)
-        stage, again = following, True  # what failed in this call is not tried again
+        before, stage, again = stage, following, True  # what failed in this call is not tried again
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from raysweep.executors import Job
 from raysweep.executors.search import Begun, Search, Searching
 from raysweep.grid.lineage import CANDIDATE, Lineage
 from raysweep.grid.runs import Runs
+from raysweep.grid.values import column_values
 from raysweep.ledger.log import Ledger, Scan, sequence
 from raysweep.ledger.remaining import locate
 from raysweep.ledger.rows import Counts, Stamp, failure_rows, row_schema
@@ -29,7 +31,7 @@ from raysweep.store.leases import Claims, who
 from raysweep.sweep import Sweep
 from raysweep.sweep.current import ledger_of
 from raysweep.sweep.tuned import Layout, Tuning
-from raysweep.tuning import SEARCH, Point, seed_of, size
+from raysweep.tuning import SEARCH, Dimension, Point, seed_of, size
 
 __all__ = ["asked_in", "check_search", "search_all", "searching"]
 
@@ -77,12 +79,20 @@ def asked_in(store: Store, sweep: Sweep, tuning: Tuning, layout: Layout) -> dict
         return {}
     found: dict[str, dict[Point, None]] = {name: {} for name in layout.settings}
     for row in sorted(table.select(["run", "parent", "role", *names]).to_pylist(), key=lambda row: str(row["run"])):
-        values = [row[name] for name in names]
-        if row["role"] == CANDIDATE and row["parent"] in found and None not in values:
-            point = tuple(d.parse(value) for d, value in zip(tuning.space, values, strict=True))
-            if all(d.holds(value) for d, value in zip(tuning.space, point, strict=True)):
+        if row["role"] == CANDIDATE and row["parent"] in found:
+            point = tuple(_value(d, row[d.axis.name]) for d in tuning.space)
+            if None not in point:
                 found[row["parent"]][point] = None
     return {name: tuple(points) for name, points in found.items()}
+
+
+def _value(dimension: Dimension, stored: Any) -> Any:
+    """A value as the space holds it, from a column of the ledger; None where it is none of the space's."""
+    if dimension.choices:
+        shown = column_values(dimension.choices, dimension.axis.type)
+        return dict(zip(shown, dimension.choices, strict=True)).get(stored)
+    value = None if stored is None else dimension.parse(stored)
+    return value if value is not None and dimension.holds(value) else None
 
 
 @dataclass

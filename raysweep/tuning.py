@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SAMPLERS", "SEARCH", "Dimension", "History", "Point", "Space",
-    "check_sampler", "design", "distributions", "parameters", "parse_space", "point_of", "propose", "require",
-    "seed_of", "size",
+    "check_sampler", "design", "distributions", "parameters", "parse_space", "point_of", "propose",
+    "quiet_optuna", "require", "seed_of", "size",
 ]  # fmt: skip
 
 Point: TypeAlias = tuple[Value, ...]  # one value per dimension
@@ -159,15 +159,19 @@ def _dimension(axis: Axis, entry: Any, where: str) -> Dimension:
         key = next(iter(entry), "") if isinstance(entry, Mapping) else ""
         raise SweepError(f"{where}: {rule}, but got {entry!r}." + (f" {nearest(str(key), _SCALES)}" if key else ""))
     scale, ends = next(iter(entry.items()))
+    if not isinstance(ends, list | tuple) or len(ends) != 2 or not all(map(_is_number, ends)):
+        raise SweepError(f"{where}: {scale} takes two numbers, [low, high], but got {ends!r}")
     if axis.type not in (int, float):
         raise SweepError(f"{where}: {axis.name} is {TYPES[axis.type]} and takes a list of choices, but got {entry!r}")
-    if not isinstance(ends, list | tuple) or len(ends) != 2:
-        raise SweepError(f"{where}: {scale} takes [low, high], but got {ends!r}")
     low, high = (float(axis.parse(end, where)) for end in ends)
     if low >= high or (scale == "log" and low <= 0):
         order = "0 < low < high" if scale == "log" else "low < high"
         raise SweepError(f"{where}: `{order}` must hold in {scale}, but got (low={low:g}, high={high:g})")
     return Dimension(axis, low, high, scale == "log")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_sampler(sampler: str, space: Space, candidates: int) -> None:
@@ -254,13 +258,13 @@ def propose(
     tried = {point for scored in history for point, _ in scored}
     neighbours = [[*each][: len(history)] for each in neighbours]
     if sampler == "cmaes":
-        with _quiet():
+        with quiet_optuna():
             return _cmaes(space, count, seed, history, neighbours)
     found: dict[Point, None] = {}
     if sampler == "tpe":
         found = dict.fromkeys(p for p in _best(neighbours) if p not in tried)
         found = dict.fromkeys([*found][: count // _SHARE])
-        with _quiet():
+        with quiet_optuna():
             found |= dict.fromkeys(p for p in _tpe(space, count, seed, history, [*found]) if p not in tried)
     spare = design(space, len(tried) + 2 * count, seed)
     found |= dict.fromkeys(p for p in spare if p not in tried)  # also where a discrete space is nearly exhausted
@@ -274,7 +278,7 @@ def _best(histories: Sequence[History]) -> list[Point]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_optuna() -> Iterator[None]:
     """Optuna without its lines for every study, and without its warnings that an option may change."""
     import optuna
 

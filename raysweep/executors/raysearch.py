@@ -25,7 +25,7 @@ from raysweep.executors.work import Job
 from raysweep.ledger.causes import alike, cause
 from raysweep.ledger.rows import STATUSES, Counts
 from raysweep.pack import Pack, singles
-from raysweep.tuning import Point, distributions, parameters, point_of
+from raysweep.tuning import Point, distributions, parameters, point_of, quiet_optuna
 
 __all__ = ["run_search"]
 
@@ -42,16 +42,17 @@ class CandidateSearch(Searcher):  # type: ignore[misc]
         import optuna
 
         super().__init__(metric=_SCORE, mode="min")
-        sampler = optuna.samplers.TPESampler(
-            seed=search.seed, multivariate=True, constant_liar=True, n_startup_trials=search.startup
-        )
-        self.optuna = OptunaSearch(
-            distributions(search.space),
-            metric=_SCORE,
-            mode="min",
-            points_to_evaluate=[parameters(search.space, point) for point in search.first],
-            sampler=sampler,
-        )
+        with quiet_optuna():
+            sampler = optuna.samplers.TPESampler(
+                seed=search.seed, multivariate=True, constant_liar=True, n_startup_trials=search.startup
+            )
+            self.optuna = OptunaSearch(
+                distributions(search.space),
+                metric=_SCORE,
+                mode="min",
+                points_to_evaluate=[parameters(search.space, point) for point in search.first],
+                sampler=sampler,
+            )
         for point, score in search.known.items():
             self.optuna.add_evaluated_point(parameters(search.space, point), score)
         for point in search.stopped:
@@ -62,7 +63,7 @@ class CandidateSearch(Searcher):  # type: ignore[misc]
         self.asked: dict[str, tuple[str, Point]] = {}  # by Tune's trial: OptunaSearch's name of it, and the candidate
         self.trainings: dict[str, dict[str, str]] = {}
         self.names = 0
-        self.counts, self.failures, self.stopped = Counts(), dict[str, int](), ""
+        self.counts, self.failures, self.stopped = Counts(), dict[str, set[str]](), ""
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True
@@ -123,9 +124,10 @@ class CandidateSearch(Searcher):  # type: ignore[misc]
         if "fatal" in result:
             self.stopped = f"a worker cannot start: {result['fatal']}"
         if reason := result.get("reason"):
-            self.failures[reason] = self.failures.get(reason, 0) + 1
-            if self.failures[reason] >= self.search.most and not self.counts.ok:
-                self.stopped = f"{self.failures[reason]} runs failed for one reason and none succeeded: {reason}"
+            runs = self.failures.setdefault(reason, set())
+            runs.add(result["run"])
+            if len(runs) >= self.search.most and not self.counts.ok and not self.stopped:
+                self.stopped = f"{len(runs)} runs failed for one reason and none succeeded: {reason}"
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A candidate ended. What it left undone because its worker failed is run again when the search has ended."""
@@ -215,7 +217,7 @@ def _value(row: Mapping[str, Any], metrics: tuple[str, ...], sign: float) -> flo
 
 def _about(row: Mapping[str, Any]) -> dict[str, Any]:
     """What the driver must know of a row."""
-    about = {} if row["training_id"] is None else {"run": row["run"], "training": row["training_id"]}
+    about = {"run": row["run"]} | ({} if row["training_id"] is None else {"training": row["training_id"]})
     return about | ({"reason": alike(cause(str(row["error"])))[:_REASON]} if row["status"] == "failed" else {})
 
 
@@ -244,23 +246,16 @@ def run_search(job: Job, search: Search, at_once: int, resources: Any, on_counts
     Raises:
         KeyboardInterrupt: Ctrl-C, which ends the Tuner.
     """
-    import optuna
-
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # else a line for every study
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(at_once)  # by default a searcher's trials start one after another
-    try:
-        candidates = CandidateSearch(search, at_once, on_counts)
-        with tempfile.TemporaryDirectory(prefix="raysweep-tune-") as scratch:
-            tune.Tuner(
-                tune.with_resources(tune.with_parameters(CandidateTrial, job=job), resources),
-                tune_config=tune.TuneConfig(
-                    search_alg=candidates, scheduler=_scheduler(search), num_samples=-1, reuse_actors=True
-                ),
-                run_config=tune.RunConfig(name="candidates", storage_path=scratch, verbose=0),
-            ).fit()
-    finally:
-        optuna.logging.set_verbosity(before)
+    candidates = CandidateSearch(search, at_once, on_counts)
+    with tempfile.TemporaryDirectory(prefix="raysweep-tune-") as scratch:
+        tune.Tuner(
+            tune.with_resources(tune.with_parameters(CandidateTrial, job=job), resources),
+            tune_config=tune.TuneConfig(
+                search_alg=candidates, scheduler=_scheduler(search), num_samples=-1, reuse_actors=True
+            ),
+            run_config=tune.RunConfig(name="candidates", storage_path=scratch, verbose=0),
+        ).fit()
     if not candidates.ended:
         raise KeyboardInterrupt
     return candidates.stopped

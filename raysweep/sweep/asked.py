@@ -7,6 +7,7 @@ from typing import Any
 
 from raysweep.errors import LedgerError, SweepError, plain
 from raysweep.grid.lineage import Lineage
+from raysweep.grid.values import Json
 from raysweep.store import Store
 from raysweep.sweep.tuned import Study, Tuning
 from raysweep.tuning import Point, Space
@@ -31,7 +32,13 @@ def keep_studies(
     Args:
         said: Sentences on a sweep that has ended.
     """
-    studies = {name: {"rounds": study.rounds, "winner": study.winner} for name, study in found.items()}
+    studies = {
+        name: {
+            "rounds": [[_plain(point) for point in asked] for asked in study.rounds],
+            "winner": None if study.winner is None else _plain(study.winner),
+        }
+        for name, study in found.items()
+    }
     record = {"of": tuning.digest, "until": _until(tuning, lineage), "studies": studies, "said": list(said)}
     store.write_json(f"{_FOLDER}/{sweep_hash}.json", record)
 
@@ -77,6 +84,11 @@ def said_of(store: Store, sweep_hash: str) -> list[str]:
     record = store.read_json(path) if store.exists(path) else {}
     said = record.get("said") if isinstance(record, dict) else None
     return [plain(line) for line in said if isinstance(line, str)] if isinstance(said, list) else []
+
+
+def _plain(point: Point) -> list[Any]:
+    """A point as plain data: a list or a mapping as it was written."""
+    return [value.plain if isinstance(value, Json) else value for value in point]
 
 
 def _parsed(raw: Sequence[Any], space: Space) -> Point:

@@ -23,7 +23,7 @@ from raysweep.laws.prior import of_mapping
 from raysweep.laws.request import FitRequest, Options
 from raysweep.laws.window import Window
 from raysweep.oracle.recipe import Recipe, kinds, recipe_of
-from raysweep.sweep.until import Until
+from raysweep.sweep.until import Count, Until
 from raysweep.validation import first_fault
 
 __all__ = ["Budget", "FitSpec", "Resources", "SweepFile", "Tuner", "explain"]
@@ -208,12 +208,12 @@ class Tuner(_Strict):
     scheduler: Literal["asha", "median"] | None = Field(
         None, description="of Ray Tune, with optuna_search: stops bad candidates early"
     )
-    candidates: int = Field(16, ge=2, le=4096, description="candidates of one round")
-    rounds: int = Field(3, ge=1, le=100, description="rounds; the first is a scrambled Sobol design")
+    candidates: Count = Field(16, ge=2, le=4096, description="candidates of one round")
+    rounds: Count = Field(3, ge=1, le=100, description="rounds; the first is a scrambled Sobol design")
     transfer: dict[str, Any] = Field(
         default_factory=dict, description="tune only at these values of axes, and take the winner along them"
     )
-    seeds: int = Field(5, ge=1, le=10_000, description="fresh seeds on which a winner is measured again")
+    seeds: Count = Field(5, ge=1, le=10_000, description="fresh seeds on which a winner is measured again")
 
 
 class SweepFile(_Strict):

@@ -25,6 +25,7 @@ from raysweep.grid.formula import is_formula
 from raysweep.grid.lineage import Lineage
 from raysweep.grid.runs import Runs
 from raysweep.grid.values import Value
+from raysweep.ledger.rows import COLUMNS, STAMPS
 from raysweep.sweep.schema import SweepFile, Tuner
 from raysweep.tuning import SEARCH, Point, Space, check_sampler, design, parse_space, seed_of
 
@@ -266,7 +267,7 @@ def tuning_of(file: SweepFile, axes: Mapping[str, Axis], experiment: Experiment 
     if experiment is not None:
         check_sampler(tuner.sampler, space, tuner.candidates)
     _check_search(tuner, experiment)
-    metrics, sign = ((), 1.0) if experiment is None else _metrics(file, experiment)
+    metrics, sign = ((), 1.0) if experiment is None else _metrics(file, experiment, axes)
     seeds = _seeds(file, axes)
     counts = tuner.rounds, tuner.candidates, tuner.seeds
     return Tuning(space, metrics, sign, tuner.sampler, seeds, *counts, tuner.scheduler, _transfer(file, axes))
@@ -347,7 +348,7 @@ def _seeds(file: SweepFile, axes: Mapping[str, Axis]) -> tuple[str, ...]:
     return (lead, *given)
 
 
-def _metrics(file: SweepFile, experiment: Experiment) -> tuple[tuple[str, ...], float]:
+def _metrics(file: SweepFile, experiment: Experiment, axes: Mapping[str, Axis]) -> tuple[tuple[str, ...], float]:
     """The metric that selects, and its sign: by default that of the fit on the selection sample, where there is one.
     What a plain function returns is not known yet.
     """
@@ -363,6 +364,12 @@ def _metrics(file: SweepFile, experiment: Experiment) -> tuple[tuple[str, ...], 
     if not found:
         raise SweepError(
             f"tuner.metric: must be a metric of the experiment, but got {wanted[-1]!r}. {nearest(wanted[-1], known)}"
+        )
+    if not known and (taken := wanted[-1]) in {"", *STAMPS, COLUMNS, *axes}:
+        what = "an axis" if taken in axes else "a column of every ledger" if taken else "no name"
+        raise SweepError(
+            f"tuner.metric: must be a metric that the function reports, but {taken!r} is {what}. Name the metric by "
+            "which candidates are compared"
         )
     better = file.tuner.better or (known[found[0]].better if known else "") or "low"
     return found[: 1 if known else None], -1.0 if better == "high" else 1.0

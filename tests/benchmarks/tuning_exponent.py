@@ -55,6 +55,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "vit": {"model": "vit", "width": 32, "depth": 2, "patch": 2, "heads": 4, "activation": "gelu"},
 }
 SMALL: dict[str, dict[str, Any]] = {"mlp": {"model": "mlp", "width": 32, "depth": 2}}  # what a CPU trains in minutes
+COLOURS = {"each": "C0", "smallest": "C1", "largest": "C2", "mup": "C3"}
 RATES = {"log": [1e-5, 0.1]}
 Rows = list[dict[str, Any]]
 
@@ -175,8 +176,11 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
         for name, arm in arms.items():
             alpha = "{:.3f} [{:.3f}, {:.3f}]".format(*arm["alpha"])
             x = [float(at) for at in arm["lr"]]
-            above.loglog(x, [*arm["lr"].values()], "o-", label=name)
-            below.loglog(x, [*arm["epistemic"].values()], "o-", label=f"{name}: {alpha}, {arm['flops']:.1e} FLOP")
+            colour = COLOURS[name]
+            above.loglog(x, [*arm["lr"].values()], "o-", color=colour)
+            below.loglog(
+                x, [*arm["epistemic"].values()], "o-", color=colour, label=f"{name}: {alpha}, {arm['flops']:.1e} FLOP"
+            )
         above.set(title=what, ylabel="learning rate")
         below.set(xlabel=what.partition(", ")[2], ylabel="epistemic error (nats)")
         below.legend(fontsize=7)

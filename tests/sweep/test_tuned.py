@@ -61,7 +61,7 @@ def function(**changes: Any) -> Sweep:
         ),
         ({"tune": {"lr": {"log": [0, 1]}}}, "`0 < low < high` must hold"),
         ({"tune": {"lr": {"linear": [1, 1]}}}, "`low < high` must hold in linear"),
-        ({"tune": {"lr": {"log": [1, 2, 3]}}}, r"log takes \[low, high\], but got \[1, 2, 3\]"),
+        ({"tune": {"lr": {"log": [1, 2, 3]}}}, r"log takes two numbers, \[low, high\], but got \[1, 2, 3\]"),
         ({"tune": {"lr": {"geom": [1, 2]}}}, r"must be \{log: \[low, high\]\}.* but got \{'geom': \[1, 2\]\}"),
         ({"tune": {"lr": 0.1}}, r"must be \{log: \[low, high\]\}, \{linear: \[low, high\]\} or a list of choices"),
         ({"tune": {"lr": [0.1, 0.1]}}, "must have two choices or more"),
