@@ -177,7 +177,9 @@ def test_the_best_of_noise_flatters_itself_and_a_fresh_seed_says_so(memory_store
 
 
 def test_a_metric_that_no_row_has_is_named_after_the_first_round(memory_store: Store) -> None:
-    with pytest.raises(SweepError, match=r"tuner\.metric: must be a metric of the rows, but got 'los'. Did you mean"):
+    with pytest.raises(
+        SweepError, match=r"tuner\.metric: must be a metric of the rows that is a number, but got 'los'. Did you mean"
+    ):
         execute(tuned(tuner={"metric": "los"}), memory_store)
 
 
