@@ -148,9 +148,9 @@ class Rounds:
         if found["winners"]:
             return f"tune: winners of {what} on {counted(found['seeds'], 'fresh seed')}"
         of = f"tune: round {found['round']} of {found['rounds']}"
-        left = [study.left for study in stage.studies.values()]
-        if sum(map(len, left)) < sum(len({*study.rounds[-1]}) for study in stage.studies.values()):
-            return f"{of}, halved: {counted(sum(map(len, left)), 'candidate')} of {what} in all"
+        left = sum(len(study.left) for study in stage.studies.values())
+        if found["halving"] and left < sum(len({*study.rounds[-1]}) for study in stage.studies.values()):
+            return f"{of}, halved: {counted(left, 'candidate')} of {what} in all"
         return f"{of}: {counted(found['candidates'], 'candidate')} of {what}"
 
     def sentences(self, stage: Sweep) -> list[str]:
