@@ -59,7 +59,8 @@ class Study:
     @property
     def halved(self) -> bool:
         """Whether some candidates of the last round were retired, and others are left."""
-        return bool(self.rounds) and not self.retired.keys().isdisjoint(self.rounds[-1]) and bool(self.left)
+        begun = bool(self.rounds) and self.reached > 0  # a round may ask again for one that an earlier one retired
+        return begun and not self.retired.keys().isdisjoint(self.rounds[-1]) and bool(self.left)
 
     @property
     def ends(self) -> npt.NDArray[np.float64]:
