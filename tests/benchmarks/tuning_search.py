@@ -1,8 +1,8 @@
 """Candidates of a user's function through Ray Tune's OptunaSearch, beside rounds of packs: wall time, regret, rows.
 
-    python tests/benchmarks/tuning_search.py [--out tests/benchmarks/tuning_search.json]
+    python tests/benchmarks/tuning_search.py [--scales 5] [--out tests/benchmarks/tuning_search.json]
 
-The function has the simulated loss of `tuning.py` and eight epochs of 50 ms. It is tuned on Ray at five scales with 48
+The function has the simulated loss of `tuning.py` and eight epochs of 50 ms. It is tuned on Ray at some scales with 48
 candidates each, by `tpe` in rounds, through OptunaSearch, and with its ASHA scheduler. Regret is the loss without noise
 at the winner over the least one, minus 1, a mean over scales, of one world. It asserts nothing.
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tuning import CANDIDATES, NOISE, ROUNDS, SCALES, TUNE, logs, surface
+from tuning import CANDIDATES, NOISE, ROUNDS, TUNE, logs, surface
 
 from raysweep.executors import make_executor
 from raysweep.run import run
@@ -50,13 +50,13 @@ def learn(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"epoch": epoch, "loss": loss * (1 + NOISE * noise) * (1 + 1 / epoch)}
 
 
-def measured(way: dict[str, Any], store: Store) -> dict[str, Any]:
+def measured(way: dict[str, Any], store: Store, scales: int) -> dict[str, Any]:
     tuner = {**way, "rounds": ROUNDS, "candidates": CANDIDATES, "seeds": 1}
     raw = {
         "name": "searched",
         "experiment": learn,
         "observed": ["epoch"],
-        "grid": {"scale": {"range": SCALES}, "seed": {"range": 2}, "epoch": {"range": [1, 9]}},
+        "grid": {"scale": {"range": scales}, "seed": {"range": 2}, "epoch": {"range": [1, 9]}},
         "tune": TUNE,
         "tuner": tuner,
         "fit": [{"law": "power", "x": "scale", "y": "loss"}],
@@ -77,17 +77,19 @@ def measured(way: dict[str, Any], store: Store) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scales", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     given = parser.parse_args()
     found: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "device": platform.processor() or platform.machine(),
         "load": [round(one, 1) for one in os.getloadavg()],
+        "scales": given.scales,
         "versions": {name: version(name) for name in ("optuna", "ray")},
     }
     for name, way in WAYS.items():
         with tempfile.TemporaryDirectory() as folder:
-            found[name] = measured(way, Store(folder + "/store"))
+            found[name] = measured(way, Store(folder + "/store"), given.scales)
         print(name, found[name], flush=True)
     given.out.write_text(json.dumps(found, indent=1) + "\n")
 
