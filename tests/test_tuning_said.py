@@ -65,12 +65,6 @@ def test_only_a_function_may_search_through_tune() -> None:
         from_mapping(raw, "t.yaml")
 
 
-def test_a_metric_of_words_is_none(memory_store: Store) -> None:
-    sweep = from_mapping({**BASE, "tuner": {**BASE["tuner"], "metric": "los"}}, "t.yaml", [HERE])
-    with pytest.raises(SweepError, match=r"but got 'los'\. Did you mean 'loss'\? Valid names: loss, loss_select$"):
-        run(sweep, memory_store, make_executor("inline"))
-
-
 def test_choices_may_be_lists(memory_store: Store) -> None:
     raw = {**BASE, "tune": {"lr": {"log": [1e-3, 0.4]}, "layers": [[8, 8], [16], {"wide": 4}]}}
     outcome = run(from_mapping(raw, "t.yaml", [HERE]), memory_store, make_executor("inline"))
@@ -121,3 +115,13 @@ def test_a_wrong_rule_to_stop_is_named(until: dict[str, Any], said: str, make_un
 @pytest.fixture
 def make_until() -> Callable[..., Any]:
     return lambda until: from_mapping({**UNTIL, "until": until}, "t.yaml", [HERE])
+
+
+@pytest.mark.parametrize(("ends", "said"), [([0.25, 0.49], 1), ([0.05, 0.49], 0)])
+def test_a_winner_at_the_end_of_its_range_is_reported(ends: list[float], said: int, memory_store: Store) -> None:
+    """The best rate at this size is 0.17. A design of 32 points has one in each 32nd of the range."""
+    raw = {**BASE, "grid": {"size": 10, "seed": 0, "epoch": 1}, "tune": {"lr": {"log": ends}}}
+    sweep = from_mapping({**raw, "tuner": {**BASE["tuner"], "candidates": 32, "rounds": 1}}, "t.yaml", [HERE])
+    outcome = run(sweep, memory_store, make_executor("inline"))
+    wanted = "tune: lr of 1 of 1 winner is within 5% of an end of its range: a wider one may hold better values"
+    assert outcome.tuned.count(wanted) == said
