@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
@@ -59,6 +60,43 @@ def test_candidates_are_tried_at_one_size_and_its_winner_is_measured_at_all(memo
     found = status(memory_store)["tuning"]
     assert (found["settings"], found["searched"], found["winners"]) == (6, 2, 6)
     assert "at 2 of 6 settings (size=100; the others take the winners)" in described(found)
+
+
+def test_candidates_are_halved_where_they_are_tried_and_nowhere_else(memory_store: Store) -> None:
+    """At gain 0 all of them fail on the way to the rung: there is nothing more to do there, nor to say."""
+    grid = {**TAKEN["grid"], "gain": [1, 0], "epoch": [1, 2, 4]}
+    sweep = taken({"halving": {"min_resource": 2, "reduction_factor": 2}}, grid=grid)
+    stream = io.StringIO()
+    run(sweep, memory_store, make_executor("inline"), stream=lambda: stream)
+    rows = frame(memory_store).filter(pl.col("gain") == 1)
+    tried, won = (rows.filter(pl.col("role") == role) for role in ("candidate", "selected"))
+    last = tried.group_by("lr").agg(pl.col("epoch").max())["epoch"].to_list()
+    assert set(tried["size"]) == {100}
+    assert sorted(last) == 4 * [2] + 4 * [4]
+    assert won.group_by("size").agg(pl.col("epoch").max()).sort("size").rows() == [(10, 4), (100, 4), (1000, 4)]
+    assert won["lr"].n_unique() == 1
+    said = [line.partition(" of lr")[0] for line in stream.getvalue().splitlines() if line.startswith("tune: ")]
+    rounds = [f"tune: round {i} of 2{what}" for i in (1, 2) for what in (": 4 candidates", ", halved: 2 candidates")]
+    assert said == [*rounds, "tune: winners"]
+    found = status(memory_store)["tuning"]
+    assert found["retired"] == 4 + 4
+    assert "(size=100; the others take the winners) with qmc: round 1 of 2, 4 candidates each, halved" in described(
+        found
+    )
+    before, (name, _) = frame(memory_store), memory_store.list("tuning")[0]
+    record = memory_store.read_json(f"tuning/{name}")["studies"]
+    memory_store.delete(f"tuning/{name}")
+    run(sweep, memory_store, make_executor("inline"), skip_failed=True)
+    assert memory_store.read_json(f"tuning/{name}")["studies"] == record
+    assert frame(memory_store).sort("cell")["finished_at"].equals(before.sort("cell")["finished_at"])
+
+
+def test_a_rung_must_lie_on_the_runs_that_are_tried() -> None:
+    """The large ones are read along the way; those at the size where candidates are tried are not."""
+    grid = {key: value for key, value in TAKEN["grid"].items() if key not in ("size", "epoch")}
+    grid["concat"] = [{"size": 100, "epoch": 2}, {"size": 1000, "epoch": [1, 2]}]
+    with pytest.raises(SweepError, match=r"t\.yaml: tuner\.halving: a time of epoch .* got \(epoch=\[2\]"):
+        len(taken({"halving": {"min_resource": 1}}, grid=grid).runs)
 
 
 def test_a_winner_chosen_again_is_taken_again_and_nothing_else_is_trained(memory_store: Store) -> None:

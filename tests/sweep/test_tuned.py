@@ -104,6 +104,10 @@ def halving(how: dict[str, Any]) -> dict[str, Any]:
             {**halving({"min_resource": 4}), "resources": {"checkpoint_seconds": 0}},
             r"t\.yaml: resources\.checkpoint_seconds: must be above 0 with tuner\.halving",
         ),
+        (
+            {"tuner": {"sampler": "optuna_search", "halving": {"min_resource": 4}}},
+            r"tuner\.halving: must go with a sampler that proposes in rounds .* Use `scheduler: asha` instead",
+        ),
         ({"fit": [], "tuner": {"sampler": "qmc"}}, r"tuner\.metric: must name the metric .* but the sweep has no fit"),
         ({"fit": [*FIT, {**FIT[0], "y": "nll"}]}, "but the sweep fits epistemic, nll"),
     ],
