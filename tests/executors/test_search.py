@@ -55,7 +55,7 @@ class Bench:
 
     def reports(self, config: dict[str, Any], on_rows: Callable[[Any], None]) -> Iterator[dict[str, Any]]:
         for _ in execute(self.job, config["pack"], None, on_rows=on_rows):
-            pass
+            yield {**result(Counts()), "done": False}
         yield {**result(Counts()), "done": True}
 
 
@@ -73,6 +73,10 @@ class Simulated(Inline):
     def search(self, job: Job, search: Search, on_counts: Callable[[Counts], None]) -> str:
         self.searches.append(search)
         candidates, live, number = CandidateSearch(search, 2, on_counts), dict[str, Any](), 0
+        trials = candidates.optuna._ot_study.trials
+        assert sorted(t.value for t in trials if t.state.name == "COMPLETE") == sorted(search.known.values())
+        assert sum(t.state.name == "PRUNED" for t in trials) == len(search.stopped)
+        assert sum(t.state.name == "WAITING" for t in trials) == len(search.first)
         while True:
             while isinstance(config := candidates.suggest(str(number)), dict):
                 trial = CandidateTrial.__new__(CandidateTrial)
@@ -118,11 +122,16 @@ def test_every_candidate_is_a_row_with_role_and_parent_and_the_best_is_measured_
     assert not outcome.stopped
 
 
-def test_a_candidate_that_is_stopped_early_keeps_its_rows_and_cannot_win(memory_store: Store) -> None:
-    """Also where its score is the best: it was not trained to its end."""
+def test_a_candidate_that_is_stopped_early_keeps_its_rows_and_cannot_win(
+    memory_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle of its last run, also where its score is the best: it was not trained to its end."""
+    monkeypatch.setattr("raysweep.experiments.function._EVERY", -1.0)  # rows come one by one
     best: list[float] = []
 
     def stops(report: dict[str, Any]) -> bool:
+        if report["training_iteration"] != 3:  # the first row of the second seed
+            return False
         best.append(report["score"])
         return bool(report["score"] == min(best))
 
@@ -133,6 +142,11 @@ def test_a_candidate_that_is_stopped_early_keeps_its_rows_and_cannot_win(memory_
     runs = rows.filter(pl.col("lr").is_in(early["lr"].implode()))
     assert "ok" in set(runs["status"])
     assert runs.group_by("run").len()["len"].unique().to_list() == [2]  # a row for every cell
+    assert (
+        early.height
+        == early["run"].n_unique()
+        == early.join(runs.filter(status="ok"), on=["run", "training_id"]).height
+    )
     won = frame(memory_store).filter(pl.col("role") == "selected")
     assert won.height == 2 * 2 * 2
     assert set(won["lr"]).isdisjoint(early["lr"])
