@@ -34,7 +34,7 @@ from raysweep.sweep.stored import stored_declaration, stored_sweep
 from raysweep.sweep.tuned import Layout, Study, Tuning
 from raysweep.sweep.tuner import tuning_of
 from raysweep.terminal import counted
-from raysweep.tuning import Point, propose, seed_of
+from raysweep.tuning import History, Point, propose, seed_of
 
 __all__ = ["Rounds", "described", "stored_tuning"]
 
@@ -103,7 +103,7 @@ class Rounds:
         Raises:
             SweepError: no row has the metric that selects.
         """
-        (tuning, _, layout) = _parts(stage)
+        tuning, _, layout = _parts(stage)
         found = stage_scores(stage, tuning, self.ledger(stage))
         if found is None:
             return None
@@ -117,20 +117,12 @@ class Rounds:
             return replace(stage, studies=halved)
         known = {name: in_order(study, known[name]) for name, study in stage.studies.items()}
         near = _neighbours(stage, layout)
-        studies = {}
-        for name in layout.searched:
-            study = stage.studies[name]
-            best = min((score, point) for asked in known[name] for point, score in asked)
-            lacking = tuning.searches and len(study.points) < wanted(tuning)
-            if study.winner is None and math.isfinite(best[0]) and not lacking:
-                others, points = [known[other] for other in near[name]], list[Point]()
-                if len(study.rounds) < tuning.rounds and not tuning.searches:
-                    seed = seed_of(name, tuning.digest)
-                    points = propose(tuning.space, tuning.sampler, tuning.candidates, seed, known[name], others)
-                study = tuning.followed(study, points) if points else replace(study, winner=best[1])
-            studies[name] = study
+        own = {
+            name: _following(tuning, name, stage.studies[name], known[name], [known[other] for other in near[name]])
+            for name in layout.searched
+        }
         studies = {
-            name: studies.get(name) or Study((), studies[layout.settings[source]].winner)
+            name: own.get(name) or Study((), own[layout.settings[source]].winner)
             for name, source in zip(layout.settings, layout.source, strict=True)
         }
         return None if studies == stage.studies else replace(stage, studies=studies)
@@ -188,7 +180,7 @@ class Rounds:
 
     def sentences(self, stage: Sweep) -> list[str]:
         """What is said of a sweep that has ended: what the winners are worth, and where they are missing."""
-        (tuning, _, layout) = _parts(stage)
+        tuning, _, layout = _parts(stage)
         found = stage_scores(stage, tuning, self.ledger(stage))
         if found is None:
             return []
@@ -282,6 +274,24 @@ def _parts(stage: Sweep) -> tuple[Tuning, Lineage, Layout]:
     if stage.tuning is None or stage.lineage is None or stage.layout is None:
         raise SweepError(f"{stage.path}: tune: must name the axes to tune, but there is none. Add it")
     return stage.tuning, stage.lineage, stage.layout
+
+
+def _following(tuning: Tuning, name: str, study: Study, scored: History, others: Sequence[History]) -> Study:
+    """The study of a setting with its next round, or its winner; as it is where neither can be.
+
+    Args:
+        scored: Its candidates with their scores.
+        others: Those of its neighbours.
+    """
+    score, best = min((score, point) for asked in scored for point, score in asked)
+    lacking = tuning.searches and len(study.points) < wanted(tuning)
+    if study.winner is not None or not math.isfinite(score) or lacking:
+        return study
+    points: list[Point] = []
+    if len(study.rounds) < tuning.rounds and not tuning.searches:
+        seed = seed_of(name, tuning.digest)
+        points = propose(tuning.space, tuning.sampler, tuning.candidates, seed, scored, others)
+    return tuning.followed(study, points) if points else replace(study, winner=best)
 
 
 def _neighbours(stage: Sweep, layout: Layout) -> dict[str, list[str]]:
