@@ -14,22 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow.compute as pc
 
-from raysweep.errors import SweepError, nearest
+from raysweep.errors import SweepError
+from raysweep.executors import Job
+from raysweep.executors.search import Searching
 from raysweep.grid.lineage import Lineage
 from raysweep.grid.neighbours import neighbours
+from raysweep.halving import in_order, past_rung, past_rungs, what_halving_did
 from raysweep.ledger.log import Ledger
-from raysweep.ledger.rows import STAMPS
-from raysweep.selection import candidate_scores, passed, ranked, run_scores, selection_bias
+from raysweep.progress import Progress
+from raysweep.searching import asked_in, search_all, wanted
+from raysweep.selection import histories, selection_bias, stage_scores
 from raysweep.store import Store
+from raysweep.store.leases import Claims
 from raysweep.sweep import Sweep
 from raysweep.sweep.asked import keep_studies, kept_studies, said_of
 from raysweep.sweep.current import ledger_of
-from raysweep.sweep.halved import Ladder
 from raysweep.sweep.stored import stored_declaration, stored_sweep
-from raysweep.sweep.tuned import Layout, Study, Tuning, tuning_of
+from raysweep.sweep.tuned import Layout, Study, Tuning
+from raysweep.sweep.tuner import tuning_of
 from raysweep.terminal import counted
 from raysweep.tuning import History, Point, propose, seed_of
 
@@ -61,7 +64,16 @@ class Rounds:
         """The sweep with everything that was asked for, up to a round that has something to do. Nothing is written."""
         tuning, lineage, layout = _parts(self.sweep)
         kept = kept_studies(self.store, self.sweep.hash, tuning, lineage)
-        begun = {name: tuning.begun(name) for name in layout.settings}
+        searched = {*layout.searched}
+        begun = {name: tuning.begun(name, name in searched) for name in layout.settings}
+        if tuning.searches and not begun.keys() <= kept.keys():  # nobody can compute again what it proposed
+            begun |= {
+                name: tuning.study([*dict.fromkeys((*points, *begun[name].points))][: wanted(tuning)])
+                for name, points in asked_in(self.store, self.sweep, tuning, layout).items()
+                if name in searched
+            }
+        if tuning.searches:
+            begun |= {name: Study(study.rounds) for name, study in kept.items() if name in begun}
         known = replace(self.sweep, studies={**begun, **{name: kept[name] for name in begun if name in kept}})
         # What is tried again may change all that followed from it.
         again = bool(kept) and not skip_failed and self._failed(known, retry_diverged)
@@ -91,46 +103,58 @@ class Rounds:
         Raises:
             SweepError: no row has the metric that selects.
         """
-        found, (tuning, _, layout) = self._scores(stage), _parts(stage)
+        tuning, _, layout = _parts(stage)
+        found = stage_scores(stage, tuning, self.ledger(stage))
         if found is None:
             return None
         _, scores = found
-        histories = _histories(stage, layout, scores)
+        known = histories(stage, layout, scores)
         if tuning.ladder is not None and any(study.reached < math.inf for study in stage.studies.values()):
             halved = {
-                name: _past_rung(stage.studies[name], tuning.ladder, rungs, histories[name])
+                name: past_rung(stage.studies[name], tuning.ladder, rungs, known[name])
                 for name, rungs in zip(layout.settings, layout.rungs, strict=True)
             }
             return replace(stage, studies=halved)
-        histories = {name: _in_order(study, histories[name]) for name, study in stage.studies.items()}
+        known = {name: in_order(study, known[name]) for name, study in stage.studies.items()}
         near = _neighbours(stage, layout)
-        studies = {}
-        for name, study in stage.studies.items():
-            best = min((score, point) for asked in histories[name] for point, score in asked)
-            if study.winner is None and math.isfinite(best[0]):
-                others, points = [histories[other] for other in near[name]], list[Point]()
-                if len(study.rounds) < tuning.rounds:
-                    seed = seed_of(name, tuning.digest)
-                    points = propose(tuning.space, tuning.sampler, tuning.candidates, seed, histories[name], others)
-                study = tuning.followed(study, points) if points else replace(study, winner=best[1])
-            studies[name] = study
+        own = {
+            name: _following(tuning, name, stage.studies[name], known[name], [known[other] for other in near[name]])
+            for name in layout.searched
+        }
+        studies = {
+            name: own.get(name) or Study((), own[layout.settings[source]].winner)
+            for name, source in zip(layout.settings, layout.source, strict=True)
+        }
         return None if studies == stage.studies else replace(stage, studies=studies)
+
+    def search(
+        self, stage: Sweep, executor: Searching, job: Job, claims: Claims, progress: Progress
+    ) -> tuple[Sweep, str]:
+        """Propose and run the candidates that a stage lacks; the stage with them, and why it ended early, or ""."""
+        tuning, lineage, layout = _parts(stage)
+        whole = {name: Study(study.rounds) for name, study in self.rehearsed(stage).studies.items()}
+        progress.begin(replace(stage, studies=whole).runs.cells)
+        return search_all(stage, tuning, lineage, layout, self.store, executor, job, claims, self.keep, progress.count)
 
     def rehearsed(self, stage: Sweep) -> Sweep:
         """The whole sweep, for its price: further points of each design stand for candidates that are not proposed yet,
         the first ones asked for are those that pass a rung, and the first of all stands for the winner.
         """
         (tuning, _, layout), studies = _parts(stage), {}
+        first = {
+            name: stage.studies[layout.settings[i]] for name, i in zip(layout.settings, layout.source, strict=True)
+        }
         for name, rungs in zip(layout.settings, layout.rungs, strict=True):
-            study = stage.studies.get(name) or tuning.begun(name)
-            more = (tuning.rounds - len(study.rounds)) * tuning.candidates if study.winner is None else 0
+            study = stage.studies[name]
+            own = bool(study.rounds) and study.winner is None
+            more = (tuning.rounds - len(study.rounds)) * tuning.candidates if own else 0
             spare = tuning.first(name, tuning.candidates * tuning.rounds + len(study.points)) if more else ()
             extra = tuple(point for point in spare if point not in study.points)[:more]
-            found = _past_rungs(study, tuning.ladder, rungs)
+            found = past_rungs(study, tuning.ladder, rungs)
             for start in range(0, len(extra), tuning.candidates):
                 found = tuning.followed(found, extra[start : start + tuning.candidates])
-                found = _past_rungs(found, tuning.ladder, rungs)
-            studies[name] = replace(found, winner=study.winner or study.points[0])
+                found = past_rungs(found, tuning.ladder, rungs)
+            studies[name] = replace(found, winner=study.winner or first[name].points[0])
         return replace(stage, studies=studies)
 
     def to_end(self, stage: Sweep) -> Sweep:
@@ -141,37 +165,39 @@ class Rounds:
         """How far the tuning is, as plain data."""
         return _about(_parts(stage)[0], stage.studies)
 
-    def line(self, stage: Sweep) -> str:
-        """What a stage does, in a sentence."""
-        found = self.about(stage)
-        what = f"{', '.join(found['axes'])} at {counted(found['settings'], 'setting')}"
-        if found["winners"]:
-            return f"tune: winners of {what} on {counted(found['seeds'], 'fresh seed')}"
-        of = f"tune: round {found['round']} of {found['rounds']}"
-        left = [study.left for study in stage.studies.values()]
-        if sum(map(len, left)) < sum(len({*study.rounds[-1]}) for study in stage.studies.values()):
-            return f"{of}, halved: {counted(sum(map(len, left)), 'candidate')} of {what} in all"
-        return f"{of}: {counted(found['candidates'], 'candidate')} of {what}"
+    def line(self, stage: Sweep, before: Sweep | None = None) -> str:
+        """What a stage does that the one before it did not, in a sentence; "" where it has nothing to do."""
+        tuning = self.tuning
+        known = {} if before is None else before.studies
+        new = [(known.get(name, Study(())), study) for name, study in stage.studies.items() if known.get(name) != study]
+        asked = [s for old, s in new if s.winner is None and (s.halved or old.rounds != s.rounds)]
+        won = sum(study.winner is not None for _, study in new)
+        said = [_asked(tuning, asked)] if asked else []
+        if won:
+            axes = ", ".join(d.axis.name for d in tuning.space)
+            said.append(f"winners of {axes} at {counted(won, 'setting')} on {counted(tuning.fresh, 'fresh seed')}")
+        return f"tune: {'; '.join(said)}" if said else ""
 
     def sentences(self, stage: Sweep) -> list[str]:
         """What is said of a sweep that has ended: what the winners are worth, and where they are missing."""
-        found, (tuning, _, layout) = self._scores(stage), _parts(stage)
+        tuning, _, layout = _parts(stage)
+        found = stage_scores(stage, tuning, self.ledger(stage))
         if found is None:
             return []
         metric, scores = found
         tuned, fresh, winners = [], [], []
-        histories, lost = _histories(stage, layout, scores), 0
+        known, lost = histories(stage, layout, scores), 0
         for i, (name, study) in enumerate(stage.studies.items()):
             again = scores[(layout.setting == i) & (layout.point < 0)]
             lost += study.winner is None
-            if study.winner is not None and np.isfinite(again).all():
+            if study.points and study.winner is not None and np.isfinite(again).all():
                 winners.append(study.winner)
                 if study.winner not in study.retired:  # else its score is that of a shorter training
-                    tuned.append(next(s for asked in histories[name] for point, s in asked if point == study.winner))
+                    tuned.append(next(s for asked in known[name] for point, s in asked if point == study.winner))
                     fresh.append(again)
         said = []
         if tuned:
-            seeds = int(np.sum((layout.setting == 0) & (layout.point == 0)))
+            seeds = int(np.sum((layout.setting == layout.source[0]) & (layout.point == 0)))
             bias = selection_bias(tuning.sign * np.array(tuned), tuning.sign * np.array(fresh), seeds)
             number = "{:+.2%}" if bias.relative else "{:+.3g}"
             low, mean, high = (number.format(value) for value in (bias.low, bias.mean, bias.high))
@@ -188,38 +214,24 @@ class Rounds:
                     "of an end of its range: a wider one may hold better values"
                 )
         if tuning.ladder is not None:
-            said += _of_halving(tuning.ladder, stage, layout)
+            said += what_halving_did(tuning.ladder, stage, layout)
         if lost:
             said.append(f"tune: no winner at {counted(lost, 'setting')}: no candidate trained at each of its seeds")
         return said
-
-    def _scores(self, stage: Sweep) -> tuple[str, npt.NDArray[np.float64]] | None:
-        """The metric that selects, and [runs] the score of each run of a stage; None where a cell lacks a row."""
-        tuning, runs = _parts(stage)[0], stage.runs
-        seen = {n for observed in runs.observed for n in observed.names}
-        others = {n for n in seen if stage.axes[n].role != "time" and not stage.axes[n].inferred}
-        ledger = self.ledger(stage)
-        scan = ledger.scan([*tuning.metrics, *others])
-        if len(scan.pending(runs, skip_failed=True)):
-            return None
-        names = scan.table.schema.names
-        metric = next((name for name in tuning.metrics if name in names), None)
-        if metric is None and pc.any(pc.equal(scan.table.column("status"), "ok")).as_py():
-            wanted, where = tuning.metrics[-1], f"{stage.path}: tuner.metric"
-            known = [n for n in ledger.scan().table.schema.names if n not in STAMPS and n not in stage.axes]
-            raise SweepError(f"{where}: must be a metric of the rows, but got {wanted!r}. {nearest(wanted, known)}")
-        scores = run_scores(scan.table, runs, metric, tuning.sign, sorted(others & {*names}))
-        return metric or tuning.metrics[-1], scores
 
 
 def described(about: Mapping[str, Any]) -> str:
     """How far a tuning is, in a sentence, by `Rounds.about`."""
     by = f" by {about['metric']}" if about["metric"] else ""
+    where = counted(about["settings"], "setting")
+    if about["transfer"]:
+        at = ", ".join(f"{name}={value}" for name, value in about["transfer"].items())
+        where = f"{about['searched']} of {where} ({at}; the others take the winners)"
+    halved = f", halved along {about['halving']}: {about['retired']:,} retired" if about["halving"] else ""
     return (
-        f"tunes {', '.join(about['axes'])}{by} at {counted(about['settings'], 'setting')} with {about['sampler']}: "
-        f"round {about['round']} of {about['rounds']}, {counted(about['candidates'], 'candidate')} each"
-        + (f", halved along {about['halving']}: {about['retired']:,} retired; " if about.get("halving") else "; ")
-        + f"{counted(about['winners'], 'winner')} on {counted(about['seeds'], 'fresh seed')}"
+        f"tunes {', '.join(about['axes'])}{by} at {where} with {about['sampler']}: "
+        f"round {about['round']} of {about['rounds']}, {counted(about['candidates'], 'candidate')} each{halved}; "
+        f"{counted(about['winners'], 'winner')} on {counted(about['seeds'], 'fresh seed')}"
     )
 
 
@@ -245,7 +257,8 @@ def _about(tuning: Tuning, studies: Mapping[str, Study]) -> dict[str, Any]:
         "metric": " or ".join(tuning.metrics) or None,
         "sampler": tuning.sampler,
         "settings": len(studies),
-        "round": min((len(study.rounds) for study in studies.values()), default=0),
+        "searched": sum(bool(study.rounds) for study in studies.values()),
+        "round": min((len(study.rounds) for study in studies.values() if study.rounds), default=0),
         "rounds": tuning.rounds,
         "candidates": tuning.candidates,
         "asked": sum(len(study.points) for study in studies.values()),
@@ -253,53 +266,8 @@ def _about(tuning: Tuning, studies: Mapping[str, Study]) -> dict[str, Any]:
         "seeds": tuning.fresh,
         "halving": None if tuning.ladder is None else tuning.ladder.axis,
         "retired": sum(len(study.retired) for study in studies.values()),
+        "transfer": dict(tuning.transfer),
     }
-
-
-def _past_rung(study: Study, ladder: Ladder, rungs: Sequence[float], history: History) -> Study:
-    """The study once all its candidates that are left have rows up to the next rung: the worse ones are retired."""
-    rung = next((time for time in rungs if time > study.reached), None)
-    if rung is None:
-        return replace(study, reached=math.inf)
-    known, left = {point: score for asked in history for point, score in asked}, study.left
-    best = passed(np.array([known[point] for point in left]), ladder.passing(len(left)))
-    on = {left[i] for i in best.tolist()}
-    retired = {**study.retired, **{point: rung for point in left if point not in on}}
-    return replace(study, retired=retired, reached=rung if len(on) > 1 and rung < rungs[-1] else math.inf)
-
-
-def _past_rungs(study: Study, ladder: Ladder | None, rungs: Sequence[float]) -> Study:
-    """The study at the end of its round if, of the candidates that are left, those asked for first were the best."""
-    while ladder is not None and study.reached < math.inf:
-        study = _past_rung(study, ladder, rungs, [[(point, float(i)) for i, point in enumerate(study.left)]])
-    return study
-
-
-def _in_order(study: Study, history: History) -> History:
-    """The candidates with ranks for scores, where some were retired: a score of a longer training is no better."""
-    if not study.retired:
-        return history
-    known = {point: score for asked in history for point, score in asked}
-    rank = ranked(np.array([known[point] for point in study.points]), study.ends[0])
-    of = dict(zip(study.points, rank.tolist(), strict=True))
-    return [[(point, of[point]) for point, _ in asked] for asked in history]
-
-
-def _of_halving(ladder: Ladder, stage: Sweep, layout: Layout) -> list[str]:
-    """What halving did, in sentences."""
-    studies, candidates = stage.studies.values(), np.flatnonzero(layout.point >= 0)
-    retired, asked = (sum(map(len, each)) for each in zip(*((s.retired, s.points) for s in studies), strict=True))
-    share = ladder.share(layout.runs.take(candidates), layout.whole.take(candidates))
-    said = [
-        f"tune: halving retired {retired:,} of {counted(asked, 'candidate')}: on average a training ended after "
-        f"{share:.0%} of its {ladder.axis}"
-    ]
-    if late := sum(study.winner in study.retired for study in studies):
-        said.append(
-            f"tune: the winner at {counted(late, 'setting')} is one that was retired, as all those trained to their "
-            "end diverged or failed"
-        )
-    return said
 
 
 def _parts(stage: Sweep) -> tuple[Tuning, Lineage, Layout]:
@@ -308,25 +276,46 @@ def _parts(stage: Sweep) -> tuple[Tuning, Lineage, Layout]:
     return stage.tuning, stage.lineage, stage.layout
 
 
-def _histories(stage: Sweep, layout: Layout, scores: npt.NDArray[np.float64]) -> dict[str, History]:
-    """By setting, the candidates of each round with their scores."""
-    studies = [stage.studies[name] for name in layout.settings]
-    found: dict[str, History] = {}
-    mine = candidate_scores(layout, scores, [len(study.points) for study in studies])
-    for name, study, values in zip(layout.settings, studies, mine, strict=True):
-        known = dict(zip(study.points, values.tolist(), strict=True))
-        found[name] = [[(point, known[point]) for point in asked] for asked in study.rounds]
-    return found
+def _following(tuning: Tuning, name: str, study: Study, scored: History, others: Sequence[History]) -> Study:
+    """The study of a setting with its next round, or its winner; as it is where neither can be.
+
+    Args:
+        scored: Its candidates with their scores.
+        others: Those of its neighbours.
+    """
+    score, best = min((score, point) for asked in scored for point, score in asked)
+    lacking = tuning.searches and len(study.points) < wanted(tuning)
+    if study.winner is not None or not math.isfinite(score) or lacking:
+        return study
+    points: list[Point] = []
+    if len(study.rounds) < tuning.rounds and not tuning.searches:
+        seed = seed_of(name, tuning.digest)
+        points = propose(tuning.space, tuning.sampler, tuning.candidates, seed, scored, others)
+    return tuning.followed(study, points) if points else replace(study, winner=best)
 
 
 def _neighbours(stage: Sweep, layout: Layout) -> dict[str, list[str]]:
     """By setting, the neighbouring ones."""
     tuned = {d.axis.name for d in _parts(stage)[0].space}
     plain = {n for n, axis in stage.axes.items() if axis.role != "seed" and n not in tuned}
-    first = np.unique(layout.setting, return_index=True)[1]
-    rows = [{n: v for n, v in layout.runs.row(i).items() if n in plain} for i in first.tolist()]
+    mine = {layout.settings.index(name): name for name in layout.searched}
+    found, first = np.unique(layout.setting, return_index=True)
+    names = [mine[j] for j in found.tolist() if j in mine]
+    at = [i for i, j in zip(first.tolist(), found.tolist(), strict=True) if j in mine]
+    rows = [{n: v for n, v in layout.runs.row(i).items() if n in plain} for i in at]
     near = neighbours(rows, stage.axes)
-    return {name: [layout.settings[j] for j in mine] for name, mine in zip(layout.settings, near, strict=True)}
+    return {name: [names[j] for j in others] for name, others in zip(names, near, strict=True)}
+
+
+def _asked(tuning: Tuning, studies: Sequence[Study]) -> str:
+    """What is asked for these settings: a round, what is left of one, or a search."""
+    where = f"of {', '.join(d.axis.name for d in tuning.space)} at {counted(len(studies), 'setting')}"
+    if tuning.searches:
+        return f"search: {counted(wanted(tuning), 'candidate')} {where}"
+    which = f"round {min(len(study.rounds) for study in studies)} of {tuning.rounds}"
+    if any(study.halved for study in studies):
+        return f"{which}, halved: {counted(sum(len(study.left) for study in studies), 'candidate')} {where} in all"
+    return f"{which}: {counted(tuning.candidates, 'candidate')} {where}"
 
 
 def _at_end(share: float) -> bool:

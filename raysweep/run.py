@@ -26,6 +26,7 @@ from raysweep.errors import PackError
 from raysweep.executors import Executor, Feed, Job
 from raysweep.executors.keeping import sweep_up
 from raysweep.executors.quiet import terminal
+from raysweep.executors.search import Searching
 from raysweep.executors.work import gpu, peak_bytes
 from raysweep.experiment import TheoryExperiment
 from raysweep.experiments.function import FunctionExperiment
@@ -40,6 +41,7 @@ from raysweep.plan import Plan, make_plan, whole
 from raysweep.predictions import predict_ahead, score, sentences
 from raysweep.progress import Progress
 from raysweep.rounds import Rounds
+from raysweep.searching import check_search, searching
 from raysweep.spread import can_double, in_words
 from raysweep.stopping import State, check_coarse, run_rounds, state_of
 from raysweep.store import Store, UnreachableError
@@ -110,8 +112,10 @@ def run(
     started = time.monotonic()
     sweep = at_store(sweep, store)
     rounds = Rounds(sweep, store) if sweep.tuning is not None else None
+    searcher: Searching | None = None
     if rounds is not None:
         require(rounds.tuning.sampler)
+        searcher = check_search(sweep, executor) if rounds.tuning.searches else None
         sweep = rounds.resume(skip_failed, retry_diverged)
     for observed in sweep.runs.observed:  # refuses invalid runs before anything is written
         observed.listable()
@@ -161,7 +165,7 @@ def run(
         lineage=sweep.lineage,
     )
     try:
-        if len(rest := ledger.pending(part.runs, skip_failed, retry_diverged)):
+        if len(rest := ledger.pending(part.runs, skip_failed, retry_diverged)) or searching(sweep):
             asked = np.isin(sweep.runs.keys, rest.keys)
             for one in predict_ahead(store, [fit.request for fit in sweep.file.fit], sweep.runs, asked):
                 progress.say(f"prediction kept: {sentences([one])[1]}")
@@ -194,7 +198,12 @@ def run(
                 else:
                     if sweep.file.budget != Budget():
                         plan(rounds.rehearsed(sweep))  # refuses what all rounds together would cost
-                    sweep, stopped = _tuned(rounds, sweep, fill, progress)
+                    search = (
+                        None
+                        if searcher is None
+                        else partial(rounds.search, executor=searcher, job=job, claims=claims, progress=progress)
+                    )
+                    sweep, stopped = _tuned(rounds, sweep, fill, search, progress)
     finally:
         progress.end()
         if not isinstance(sys.exception(), UnreachableError):  # then compacting would fail, too
@@ -213,11 +222,23 @@ def run(
     return Outcome(counts, pending, time.monotonic() - started, scan, stopped, tuple(notes), said, state)
 
 
-def _tuned(rounds: Rounds, stage: Sweep, fill: Callable[[Sweep, bool], str], progress: Progress) -> tuple[Sweep, str]:
+def _tuned(
+    rounds: Rounds,
+    stage: Sweep,
+    fill: Callable[[Sweep, bool], str],
+    search: Callable[[Sweep], tuple[Sweep, str]] | None,
+    progress: Progress,
+) -> tuple[Sweep, str]:
     """Run round after round of a sweep that tunes; its last stage, and why it was stopped before the end, or ""."""
     again = False
+    before: Sweep | None = None
     while True:
-        progress.say(rounds.line(stage))
+        if line := rounds.line(stage, before):
+            progress.say(line)
+        if search is not None and searching(stage):
+            stage, stopped = search(stage)
+            if stopped:
+                return stage, stopped
         stopped = fill(stage, again)
         following = None if stopped else rounds.after(stage)
         if following is None:
@@ -225,7 +246,7 @@ def _tuned(rounds: Rounds, stage: Sweep, fill: Callable[[Sweep, bool], str], pro
         rounds.keep(following)
         if rounds.tuning.ladder is not None:  # else the states of all rungs would pile up
             sweep_up(rounds.store, rounds.to_end(following).runs, rounds.ledger(following).pending)
-        stage, again = following, True  # what failed in this call is not tried again
+        before, stage, again = stage, following, True  # what failed in this call is not tried again
 
 
 @dataclass(frozen=True)

@@ -23,14 +23,21 @@ if TYPE_CHECKING:
     import optuna
 
 __all__ = [
-    "SAMPLERS", "Dimension", "History", "Point", "Space",
-    "check_sampler", "design", "parse_space", "propose", "require", "seed_of",
+    "SAMPLERS", "SEARCH", "Dimension", "History", "Point", "Space",
+    "check_sampler", "design", "distributions", "parameters", "parse_space", "point_of", "propose",
+    "quiet_optuna", "require", "seed_of", "size",
 ]  # fmt: skip
 
 Point: TypeAlias = tuple[Value, ...]  # one value per dimension
 History: TypeAlias = Sequence[Sequence[tuple[Point, float]]]  # the scored candidates of each round, in the order asked
 
-SAMPLERS: Mapping[str, tuple[str, ...]] = {"tpe": ("optuna",), "cmaes": ("optuna", "cmaes"), "qmc": ()}
+SAMPLERS: Mapping[str, tuple[str, ...]] = {
+    "tpe": ("optuna",),
+    "cmaes": ("optuna", "cmaes"),
+    "qmc": (),
+    "optuna_search": ("optuna",),
+}
+SEARCH = "optuna_search"  # Ray Tune's class, which proposes a candidate whenever another one ends, not in rounds
 _SCALES = ("log", "linear")
 _LEAST_POPULATION = 4  # of CMA-ES, which updates a covariance by the better half
 _TRIES = 6  # doublings of a design in search of points that are distinct
@@ -152,15 +159,19 @@ def _dimension(axis: Axis, entry: Any, where: str) -> Dimension:
         key = next(iter(entry), "") if isinstance(entry, Mapping) else ""
         raise SweepError(f"{where}: {rule}, but got {entry!r}." + (f" {nearest(str(key), _SCALES)}" if key else ""))
     scale, ends = next(iter(entry.items()))
+    if not isinstance(ends, list | tuple) or len(ends) != 2 or not all(map(_is_number, ends)):
+        raise SweepError(f"{where}: {scale} takes two numbers, [low, high], but got {ends!r}")
     if axis.type not in (int, float):
         raise SweepError(f"{where}: {axis.name} is {TYPES[axis.type]} and takes a list of choices, but got {entry!r}")
-    if not isinstance(ends, list | tuple) or len(ends) != 2:
-        raise SweepError(f"{where}: {scale} takes [low, high], but got {ends!r}")
     low, high = (float(axis.parse(end, where)) for end in ends)
     if low >= high or (scale == "log" and low <= 0):
         order = "0 < low < high" if scale == "log" else "low < high"
         raise SweepError(f"{where}: `{order}` must hold in {scale}, but got (low={low:g}, high={high:g})")
     return Dimension(axis, low, high, scale == "log")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_sampler(sampler: str, space: Space, candidates: int) -> None:
@@ -201,13 +212,18 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest()) >> 1
 
 
+def size(space: Space) -> float:
+    """How many points a space has."""
+    return math.prod(len(d.choices) or (int(d.high - d.low) + 1 if d.whole else math.inf) for d in space)
+
+
 def design(space: Space, count: int, seed: int) -> list[Point]:
     """The first `count` distinct points of a scrambled Sobol sequence; fewer where the space has fewer. A longer design
     begins with the shorter one.
     """
     from scipy.stats import qmc
 
-    most = math.prod(len(d.choices) or (int(d.high - d.low) + 1 if d.whole else math.inf) for d in space)
+    most = size(space)
     exponent, found = max(0, math.ceil(math.log2(max(count, 1)))), list[Point]()
     for extra in range(_TRIES):
         shares = qmc.Sobol(len(space), scramble=True, seed=seed).random_base2(exponent + extra)
@@ -242,13 +258,13 @@ def propose(
     tried = {point for scored in history for point, _ in scored}
     neighbours = [[*each][: len(history)] for each in neighbours]
     if sampler == "cmaes":
-        with _quiet():
+        with quiet_optuna():
             return _cmaes(space, count, seed, history, neighbours)
     found: dict[Point, None] = {}
     if sampler == "tpe":
         found = dict.fromkeys(p for p in _best(neighbours) if p not in tried)
         found = dict.fromkeys([*found][: count // _SHARE])
-        with _quiet():
+        with quiet_optuna():
             found |= dict.fromkeys(p for p in _tpe(space, count, seed, history, [*found]) if p not in tried)
     spare = design(space, len(tried) + 2 * count, seed)
     found |= dict.fromkeys(p for p in spare if p not in tried)  # also where a discrete space is nearly exhausted
@@ -262,7 +278,7 @@ def _best(histories: Sequence[History]) -> list[Point]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_optuna() -> Iterator[None]:
     """Optuna without its lines for every study, and without its warnings that an option may change."""
     import optuna
 
@@ -288,8 +304,8 @@ def _tpe(space: Space, count: int, seed: int, history: History, first: Sequence[
     study = optuna.create_study(sampler=sampler)
     study.add_trials([_trial(space, p, s) for scored in history for p, s in sorted(scored, key=_order)])
     for point in first:
-        study.enqueue_trial(_params(space, point))
-    return [_point(space, study.ask(_distributions(space)).params) for _ in range(count)]
+        study.enqueue_trial(parameters(space, point))
+    return [point_of(space, study.ask(distributions(space)).params) for _ in range(count)]
 
 
 def _cmaes(space: Space, count: int, seed: int, history: History, neighbours: Sequence[History]) -> list[Point]:
@@ -314,15 +330,15 @@ def _cmaes(space: Space, count: int, seed: int, history: History, neighbours: Se
     study = optuna.create_study(sampler=sampler)
     study.add_trials([_trial(space, point, score) for point, score in sorted(history[0], key=_order)])
     for scored in history[1:]:
-        trials = [study.ask(_distributions(space)) for _ in scored]
-        if [_point(space, trial.params) for trial in trials] != [point for point, _ in scored]:
+        trials = [study.ask(distributions(space)) for _ in scored]
+        if [point_of(space, trial.params) for trial in trials] != [point for point, _ in scored]:
             raise SweepError(
                 "tune: CMA-ES must continue with the grid, Optuna and cmaes that it was begun with, but its earlier "
                 "candidates differ now. Use them again, or another store"
             )
         for trial, (_, score) in zip(trials, scored, strict=True):
             study.tell(trial, score)
-    return [_point(space, study.ask(_distributions(space)).params) for _ in range(count)]
+    return [point_of(space, study.ask(distributions(space)).params) for _ in range(count)]
 
 
 def _order(scored: tuple[Point, float]) -> tuple[float, str]:
@@ -330,15 +346,18 @@ def _order(scored: tuple[Point, float]) -> tuple[float, str]:
     return score, repr(point)
 
 
-def _distributions(space: Space) -> dict[str, optuna.distributions.BaseDistribution]:
+def distributions(space: Space) -> dict[str, optuna.distributions.BaseDistribution]:
+    """A space as Optuna describes it."""
     return {d.axis.name: d.distribution for d in space}
 
 
-def _params(space: Space, point: Point) -> dict[str, Any]:
+def parameters(space: Space, point: Point) -> dict[str, Any]:
+    """A point as Optuna's parameters."""
     return {d.axis.name: d.choices.index(v) if d.choices else v for d, v in zip(space, point, strict=True)}
 
 
-def _point(space: Space, params: Mapping[str, Any]) -> Point:
+def point_of(space: Space, params: Mapping[str, Any]) -> Point:
+    """Optuna's parameters as a point."""
     return tuple(d.choices[params[d.axis.name]] if d.choices else d.parse(params[d.axis.name]) for d in space)
 
 
@@ -346,5 +365,5 @@ def _trial(space: Space, point: Point, score: float) -> optuna.trial.FrozenTrial
     import optuna
 
     return optuna.trial.create_trial(
-        params=_params(space, point), distributions=_distributions(space), value=float(score)
+        params=parameters(space, point), distributions=distributions(space), value=float(score)
     )

@@ -151,15 +151,12 @@ def test_a_killed_driver_ends_in_the_same_place(stores: tuple[Store, Store, Outc
     whole, grid, _ = stores
     wanted, (rows, every) = recorded(whole), (Ledger(s).scan().table.drop_columns(["columns"]) for s in (whole, grid))
     first = [lr for study in wanted.values() for (lr,) in study["rounds"][0]]
-    of_first, epoch = np.isin(rows.column("lr").to_pylist(), first), np.array(rows.column("epoch").to_pylist())
-    half = np.random.default_rng(0).permutation(len(rows)) % 2 > 0
-    left = {
-        "on the way to the second": rows.filter(of_first & ((epoch <= 1) | half) & (epoch <= 3)),
-        "in the second round": rows.filter(of_first | ((epoch <= 1) & half)),
-        "with the grid": every,
-    }
-    for i, (name, kept) in enumerate(left.items()):
-        store = Store(f"{whole.uri}-{i}")
+    for name, table in (("on the way to a rung", rows), ("in the second round", every)):
+        lr, epoch = (np.array(table.column(column).to_pylist()) for column in ("lr", "epoch"))
+        of_first, half = np.isin(lr, first), np.random.default_rng(0).permutation(len(table)) % 2 > 0
+        on_the_way = of_first & ((epoch <= 1) | ((epoch <= 3) & half))
+        kept = table.filter(on_the_way if table is rows else of_first | ((epoch <= 1) & half))
+        store = Store(f"{whole.uri}-{name}")
         Ledger(store).append(kept.take(np.random.default_rng(1).permutation(len(kept))), next(sequence()))
         execute(halved(), store)
         assert recorded(store) == wanted, name

@@ -177,7 +177,9 @@ def test_the_best_of_noise_flatters_itself_and_a_fresh_seed_says_so(memory_store
 
 
 def test_a_metric_that_no_row_has_is_named_after_the_first_round(memory_store: Store) -> None:
-    with pytest.raises(SweepError, match=r"tuner\.metric: must be a metric of the rows, but got 'los'. Did you mean"):
+    with pytest.raises(
+        SweepError, match=r"tuner\.metric: must be a metric of the rows that is a number, but got 'los'. Did you mean"
+    ):
         execute(tuned(tuner={"metric": "los"}), memory_store)
 
 
@@ -212,3 +214,21 @@ def test_what_rested_on_forgotten_rows_is_chosen_again(memory_store: Store) -> N
     again = execute(tuned(), store)
     assert asked(store) == before  # the rows that come again are the same, and so is all that follows from them
     assert again.counts == first.counts
+
+
+def test_a_round_tries_the_best_of_the_neighbouring_settings(memory_store: Store) -> None:
+    pytest.importorskip("optuna")
+    execute(
+        tuned(tuner={"sampler": "tpe", "candidates": 8, "rounds": 2}, tune={"lr": {"log": [1e-3, 0.4]}}), memory_store
+    )
+    rows = frame(memory_store).filter(pl.col("role") == "candidate")
+    best = rows.group_by("size", "parent", "lr", "run").agg(pl.col("loss_select").min())
+    score = best.group_by("size", "parent", "lr").agg(pl.col("loss_select").mean())
+    first, second = {}, {}
+    for (size, parent), mine in score.group_by("size", "parent"):
+        rounds = [[lr for (lr,) in points] for points in asked(memory_store)[parent]["rounds"]]
+        first[size] = mine.filter(pl.col("lr").is_in(rounds[0])).sort("loss_select")["lr"][0]
+        second[size] = set(rounds[1])
+    assert {first[10], first[1000]} <= second[100]
+    assert first[100] in second[10] & second[1000]
+    assert first[1000] not in second[10]

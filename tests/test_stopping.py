@@ -17,6 +17,7 @@ from raysweep.cli.status import lines
 from raysweep.errors import SweepError
 from raysweep.executors import make_executor
 from raysweep.executors.work import execute
+from raysweep.forget import choose, drop_statements
 from raysweep.groups import Group, settings_of
 from raysweep.laws import fit
 from raysweep.ledger.log import Ledger
@@ -25,6 +26,7 @@ from raysweep.status import status
 from raysweep.stopping import check_coarse, coarse_pass
 from raysweep.store import Store
 from raysweep.sweep import Sweep, load_sweep
+from raysweep.sweep.current import current
 from raysweep.sweep.until import read_target
 from raysweep.verdict import sentences
 
@@ -238,3 +240,15 @@ def test_a_grid_without_seeds_is_refused_and_nothing_is_written(make_sweep: Make
     with pytest.raises(SweepError, match="must have several seeds for each of its settings"):
         done(make_sweep(SWEEP, {"seed": [0]}), memory_store)
     assert not memory_store.exists("ledger")
+
+
+def test_what_rested_on_forgotten_rows_is_said_no_longer(make_sweep: Make, memory_store: Store) -> None:
+    first = done(make_sweep(SWEEP), memory_store)
+    gone = choose(memory_store, "size = 10 AND seed < 3").table.column("cell")
+    current(memory_store).ledger.forget(gone, "a bad machine")
+    drop_statements(memory_store)
+    assert status(memory_store)["until"] is None
+    again = done(make_sweep(SWEEP), memory_store)
+    assert again.state is not None
+    assert first.state is not None
+    np.testing.assert_array_equal(again.state.chosen, first.state.chosen)  # the same runs, measured again

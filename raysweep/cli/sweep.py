@@ -86,13 +86,14 @@ def plan(
     rounds = Rounds(sweep, target) if sweep.tuning is not None else None
     stage = sweep if rounds is None else rounds.resume(skip_failed, _retry(retry))
     whole = stage if rounds is None else rounds.rehearsed(stage)
-    done = None
+    done, first = None, None
     if sweep.file.until is not None:
         done = stored_until(target, sweep.hash)
-        if sweep.file.until.max_flops is not None and done is None:
+        if done is None:
             from raysweep.stopping import check_coarse, coarse_pass  # SciPy's statistics take a while to import
 
-            check_coarse(sweep, make_plan(coarse_pass(sweep), target, slots).flops)
+            first = make_plan(coarse_pass(sweep), target, slots)
+            check_coarse(sweep, first.flops)
     planned = make_plan(whole, target, slots, skip_failed, _retry(retry))
     found = planned.to_json()
     if rounds is not None:
@@ -102,14 +103,16 @@ def plan(
         found["until"] = done
         if done and done["over"]:
             found |= {"pending_cells": 0, "pending_runs": 0}
-        found["notes"].append(_until_note(done))
+        found["notes"].append(_until_note(done, first))
     if price is None and (machines != 1 or prices is not None):
         raise PriceError("plan: --machines and --prices go with --price; give it, e.g. --price aws:p5")
     if price is not None:
         from raysweep.prices import estimate, find_machine, read_prices
 
         machine = find_machine(read_prices(Path(prices) if prices else None), price)
-        found["price"] = estimate(planned, machine, machines)
+        found["price"] = estimate(planned if first is None else first, machine, machines)
+        if sweep.file.until is not None:
+            found["price_at_most"] = estimate(planned, machine, machines)
     if json:
         print_json(found)
         return
@@ -128,15 +131,26 @@ def plan(
         from raysweep.prices import sentences
 
         say(*(f"  {line}" for line in sentences(found["price"])))
+        if first is not None:
+            say(f"  {_bound(found)}")
     say(*(f"  note: {line}" for line in found["notes"]))
 
 
-def _until_note(done: Mapping[str, Any] | None) -> str:
+def _bound(found: Mapping[str, Any]) -> str:
+    """What the price of a sweep that stops itself is a price of, and what it is at most."""
+    from raysweep.prices import sentences
+
+    whole = sentences(found["price_at_most"])[0].removeprefix("price: about ")
+    return f"this is the coarse pass; all rounds together cost at most what the whole grid does: {whole}"
+
+
+def _until_note(done: Mapping[str, Any] | None, first: Plan | None) -> str:
     """What a plan's figures are, of a sweep that stops itself."""
     if done and done["over"]:
         spared = counted(done["of_runs"] - done["runs"], "run")
         return f"until: {spared} of the grid were not needed; a price or a budget is that of the whole grid"
-    return "until: this is the whole grid; a run takes only as much of it as its intervals need"
+    coarse = "" if first is None else f", beginning with {counted(len(first.runs), 'run')}, the coarse pass"
+    return f"until: this is the whole grid; a run takes only as much of it as its intervals need{coarse}"
 
 
 def _say_work(found: Mapping[str, Any], planned: Plan, store: str, skip_failed: bool) -> None:

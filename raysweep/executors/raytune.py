@@ -51,6 +51,7 @@ from raysweep.executors.lastwords import at_work, last_words, said  # noqa: E402
 from raysweep.executors.limit import HELD, LATE, took_longer  # noqa: E402
 from raysweep.executors.quiet import quiet  # noqa: E402
 from raysweep.executors.runlog import log_name  # noqa: E402
+from raysweep.executors.search import Search  # noqa: E402
 from raysweep.executors.team import TeamTrial  # noqa: E402
 from raysweep.executors.trial import PackTrial, Unfit  # noqa: E402
 from raysweep.executors.witness import witness  # noqa: E402
@@ -307,6 +308,21 @@ class RayExecutor:
         from raysweep.executors.raytrain import train
 
         return train(function, store, folder, workers, on_progress)
+
+    def search(self, job: Job, search: Search, on_counts: Callable[[Counts], None]) -> str:
+        """See `Searching.search`.
+
+        Raises:
+            PackError: Tune broke off.
+            LedgerError: the store is out of reach.
+            KeyboardInterrupt: Ctrl-C; workers have flushed what was finished.
+        """
+        from raysweep.executors.raysearch import run_search
+
+        try:
+            return run_search(job, search, room(job), _resources(job), on_counts)
+        except Exception as error:
+            raise _own(error) or PackError(f"ray: the search broke off: {tail(str(error), 1)}") from error
 
     def run(self, job: Job, feed: Feed, on_counts: Callable[[Counts], None]) -> None:
         """One Tuner until the feed is finished.

@@ -38,6 +38,7 @@ class Sink:
         health: Health of this process, where it can be replaced by a fresh one.
         on_failure: Called with the reason of each failure that counts.
         sure: Causes of failure that count in any process.
+        on_rows: Called with the rows that count, stamped.
     """
 
     def __init__(
@@ -50,9 +51,11 @@ class Sink:
         health: _Health | None,
         on_failure: Callable[[str], None],
         sure: Collection[str] = (),
+        on_rows: Callable[[pa.Table], None] = lambda rows: None,
     ) -> None:
         self._ledger, self._runs, self._schema, self._by, self._outbox = ledger, runs, schema, by, outbox
         self._health, self._on_failure, self._sure = health, on_failure, frozenset(sure)
+        self._on_rows = on_rows
         self._numbers = sequence()
         self._waiting: list[pa.Table] = []
         self._seen: list[pa.ChunkedArray] = []
@@ -85,6 +88,7 @@ class Sink:
                 if not len(rows):
                     return
         self._waiting.append(rows)
+        self._on_rows(rows)
         failed = rows.filter(pc.equal(rows.column("status"), "failed"))
         if len(failed):
             firsts = failed.group_by("run").aggregate([("error", "min")])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
+import pyarrow as pa
 import ray
 from ray import tune
 
@@ -46,10 +47,13 @@ class Bench:
         except Exception as error:  # no pack can run here: say so instead of dying pack by pack
             self._fatal = f"{type(error).__name__}: {error}"
 
-    def reports(self, config: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
+    def reports(
+        self, config: Mapping[str, Any], on_rows: Callable[[pa.Table], None] = lambda rows: None
+    ) -> Generator[dict[str, Any], None, None]:
         """Execute the pack of a trial's configuration; yields what Tune is to hear, at most once a second.
 
-        The last report is `done`. Closing the iterator flushes what is finished.
+        `on_rows` is called with rows as they come. The last report is `done`. Closing the iterator flushes what is
+        finished.
 
         Raises:
             Unfit: this process must not execute the pack.
@@ -68,7 +72,7 @@ class Bench:
             reasons.clear()
             return {**result(counts), "done": False, **more, "node": self._node, "reasons": causes}
 
-        work = execute(self._job, pack, self._health, reasons.append, config.get("sure", ()), self._together)
+        work = execute(self._job, pack, self._health, reasons.append, config.get("sure", ()), self._together, on_rows)
         counts, until = Counts(), time.monotonic() + _REPORT_SECONDS
         end: dict[str, Any] = {}
         with contextlib.closing(work):

@@ -186,6 +186,7 @@ def execute(
     on_failure: Callable[[str], None] = lambda reason: None,
     sure: Collection[str] = (),
     together: Teaming | None = None,
+    on_rows: Callable[[pa.Table], None] = lambda rows: None,
 ) -> Generator[Counts, None, None]:
     """Run one pack; yields the cells finished at each snapshot. Rows are flushed at most every 30 s and at the end.
 
@@ -197,6 +198,7 @@ def execute(
         on_failure: Called with the reason of each failure that counts.
         sure: Causes of failure that are known to be the runs' own: they count in any process.
         together: Lets other workers train the pack with this one.
+        on_rows: Called with rows as they come.
 
     Raises:
         OutOfMemory: the device is full; what finished before is in the ledger.
@@ -208,7 +210,7 @@ def execute(
     sha = world.sha if world else ""
     kept = find(job.store, sha) if job.checkpoint_seconds else []
     for part, start in parts(pack, kept):
-        yield from _part(job, part, start, health, on_failure, sure, together)
+        yield from _part(job, part, start, health, on_failure, sure, together, on_rows)
 
 
 def _part(
@@ -219,6 +221,7 @@ def _part(
     on_failure: Callable[[str], None],
     sure: Collection[str],
     together: Teaming | None,
+    on_rows: Callable[[pa.Table], None],
 ) -> Generator[Counts, None, None]:
     """Execute the runs of a pack that start, or continue, together."""
     experiment, schema, world = opened(job)
@@ -227,7 +230,7 @@ def _part(
     name = f"{job.workers} x {name}" if together else name
     by = Stamp(pack.id, pack.attempt, name, sha, 0.0, "grid", *job.made_by, job.lineage)
     outbox = Outbox()
-    sink = Sink(Ledger(job.store), pack.runs, schema, by, outbox, health, on_failure, sure)
+    sink = Sink(Ledger(job.store), pack.runs, schema, by, outbox, health, on_failure, sure, on_rows)
     began, left = time.monotonic(), False
     flush = partial(sink.flush, 0.0)
     keep = Keeping(job.store, pack, sha or "", start, job.checkpoint_seconds, flush, job.lasting)

@@ -8,6 +8,7 @@ from typing import Any
 
 from raysweep.errors import LedgerError, SweepError, plain
 from raysweep.grid.lineage import Lineage
+from raysweep.grid.values import Json
 from raysweep.store import Store
 from raysweep.sweep.tuned import Study, Tuning
 from raysweep.tuning import Point, Space
@@ -32,15 +33,18 @@ def keep_studies(
     Args:
         said: Sentences on a sweep that has ended.
     """
-    studies = {name: _plain(study, tuning.ladder is not None) for name, study in found.items()}
+    studies = {name: _recorded(study, tuning.ladder is not None) for name, study in found.items()}
     record = {"of": tuning.digest, "until": _until(tuning, lineage), "studies": studies, "said": list(said)}
     store.write_json(f"{_FOLDER}/{sweep_hash}.json", record)
 
 
-def _plain(study: Study, halved: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {"rounds": study.rounds, "winner": study.winner}
+def _recorded(study: Study, halved: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "rounds": [[_plain(point) for point in asked] for asked in study.rounds],
+        "winner": None if study.winner is None else _plain(study.winner),
+    }
     if halved:
-        found["retired"] = list(study.retired.items())
+        found["retired"] = [(_plain(point), time) for point, time in study.retired.items()]
         found["reached"] = study.reached if math.isfinite(study.reached) else None
     return found
 
@@ -92,6 +96,11 @@ def said_of(store: Store, sweep_hash: str) -> list[str]:
     record = store.read_json(path) if store.exists(path) else {}
     said = record.get("said") if isinstance(record, dict) else None
     return [plain(line) for line in said if isinstance(line, str)] if isinstance(said, list) else []
+
+
+def _plain(point: Point) -> list[Any]:
+    """A point as plain data: a list or a mapping as it was written."""
+    return [value.plain if isinstance(value, Json) else value for value in point]
 
 
 def _parsed(raw: Sequence[Any], space: Space) -> Point:

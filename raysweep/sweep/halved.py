@@ -102,7 +102,7 @@ class Ladder:
         """
         if self.rungs_of(runs):
             return
-        times = sorted({t for observed in runs.observed for t in _times(observed, self.axis)})
+        times = sorted({t for code in np.unique(runs.observed_code) for t in _times(runs.observed[code], self.axis)})
         if not times:
             raise SweepError(
                 f"tuner.halving: {self.axis} must be observed, so that candidates can be compared along the way, but "

@@ -38,7 +38,8 @@ from raysweep.sweep.fits import check_fits
 from raysweep.sweep.override import read_overrides, with_until
 from raysweep.sweep.places import replaced
 from raysweep.sweep.schema import FitSpec, SweepFile, explain
-from raysweep.sweep.tuned import Layout, Study, Tuning, probe, tuning_of, whole_ends
+from raysweep.sweep.tuned import Layout, Study, Tuning
+from raysweep.sweep.tuner import probe, tuning_of, whole_ends
 from raysweep.sweep.until import check_until
 from raysweep.yamlfile import dump_yaml, read_yaml
 
@@ -91,8 +92,9 @@ class Sweep:
     @cached_property
     def runs(self) -> Runs:
         """Every run of the grid; of a sweep that tunes, those asked for so far, and before any its first round's."""
+        layout = self.layout
         try:
-            runs = self._grid if self.layout is None else self.layout.runs
+            runs = self._grid if layout is None else layout.runs
             world = self.file.world.shape if self.file.world else None
             self.experiment.check(runs, world, self.file.resources.gpus)
             _check_workers(self.experiment, runs, self.file.resources.workers_per_run)
@@ -123,7 +125,12 @@ class Sweep:
     def layout(self) -> Layout | None:
         """The runs of a sweep that tunes, by setting and candidate."""
         lineage = self.lineage
-        return None if self.tuning is None or lineage is None else self.tuning.layout(self._grid, lineage, self.studies)
+        if self.tuning is None or lineage is None:
+            return None
+        try:
+            return self.tuning.layout(self._grid, lineage, self.studies)
+        except SweepError as error:
+            raise SweepError(f"{self.path}: {error}") from error
 
     @cached_property
     def text(self) -> str:

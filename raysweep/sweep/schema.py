@@ -23,7 +23,7 @@ from raysweep.laws.prior import of_mapping
 from raysweep.laws.request import FitRequest, Options
 from raysweep.laws.window import Window
 from raysweep.oracle.recipe import Recipe, kinds, recipe_of
-from raysweep.sweep.until import Until
+from raysweep.sweep.until import Count, Number, Until
 from raysweep.validation import first_fault
 
 __all__ = ["Budget", "FitSpec", "Halving", "Resources", "SweepFile", "Tuner", "explain"]
@@ -200,8 +200,8 @@ class Budget(_Strict):
 class Halving(_Strict):
     """Successive halving of a round's candidates; its keys have the names that they have in Optuna."""
 
-    min_resource: float = Field(gt=0, description="least time of the first rung")
-    reduction_factor: float = Field(3.0, gt=1, le=1000, description="one in so many candidates passes a rung")
+    min_resource: Number = Field(gt=0, description="least time of the first rung")
+    reduction_factor: Number = Field(3.0, gt=1, le=1000, description="one in so many candidates passes a rung")
 
 
 class Tuner(_Strict):
@@ -209,11 +209,19 @@ class Tuner(_Strict):
 
     metric: str | None = Field(None, description="by which candidates are compared; <y>_select of the fit by default")
     better: Literal["low", "high"] | None = Field(None, description="which values are better; as declared by default")
-    sampler: Literal["tpe", "cmaes", "qmc"] = Field("tpe", description="what proposes the rounds after the first")
-    candidates: int = Field(16, ge=2, le=4096, description="candidates of one round")
-    rounds: int = Field(3, ge=1, le=100, description="rounds; the first is a scrambled Sobol design")
-    seeds: int = Field(5, ge=1, le=10_000, description="fresh seeds on which a winner is measured again")
+    sampler: Literal["tpe", "cmaes", "qmc", "optuna_search"] = Field(
+        "tpe", description="what proposes the rounds after the first"
+    )
+    scheduler: Literal["asha", "median"] | None = Field(
+        None, description="of Ray Tune, with optuna_search: stops bad candidates early"
+    )
+    candidates: Count = Field(16, ge=2, le=4096, description="candidates of one round")
+    rounds: Count = Field(3, ge=1, le=100, description="rounds; the first is a scrambled Sobol design")
     halving: Halving | None = Field(None, description="retire the worse candidates of a round along the way")
+    transfer: dict[str, Any] = Field(
+        default_factory=dict, description="tune only at these values of axes, and take the winner along them"
+    )
+    seeds: Count = Field(5, ge=1, le=10_000, description="fresh seeds on which a winner is measured again")
 
 
 class SweepFile(_Strict):

@@ -23,7 +23,7 @@ from raysweep.store import Store
 from raysweep.sweep.asked import kept_studies
 from raysweep.sweep.resolve import Sweep
 from raysweep.sweep.schema import SweepFile, explain
-from raysweep.sweep.tuned import tuning_of
+from raysweep.sweep.tuner import tuning_of
 from raysweep.yamlfile import MAX_BYTES, parse_yaml
 
 __all__ = [

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,21 +16,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raysweep.errors import SweepError, nearest
-from raysweep.experiment import Experiment
+from raysweep.errors import SweepError
 from raysweep.grid.axes import Axis
 from raysweep.grid.enumeration import run_keys
-from raysweep.grid.formula import is_formula
 from raysweep.grid.lineage import Lineage
 from raysweep.grid.runs import Runs
 from raysweep.grid.values import Value
-from raysweep.sweep.halved import Ladder, ladder_of
-from raysweep.sweep.schema import SweepFile, Tuner
-from raysweep.tuning import Point, Space, check_sampler, design, parse_space, seed_of
+from raysweep.sweep.halved import Ladder
+from raysweep.tuning import SEARCH, Point, Space, design, seed_of
 
-__all__ = ["Layout", "Study", "Tuning", "probe", "tuning_of", "whole_ends"]
-
-_CONDITIONS = ("when", "exclude")
+__all__ = ["Layout", "Study", "Tuning"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +57,12 @@ class Study:
         return tuple(point for point in dict.fromkeys(self.rounds[-1]) if point not in before)
 
     @property
+    def halved(self) -> bool:
+        """Whether some candidates of the last round were retired, and others are left."""
+        begun = bool(self.rounds) and self.reached > 0  # a round may ask again for one that an earlier one retired
+        return begun and not self.retired.keys().isdisjoint(self.rounds[-1]) and bool(self.left)
+
+    @property
     def ends(self) -> npt.NDArray[np.float64]:
         """[2, candidates] the time at which each is retired, infinity where it is not, and the last rung it passed."""
         left = frozenset() if self.reached == math.inf else frozenset(self.left)
@@ -78,8 +78,9 @@ class Layout:
         settings: Keys of the settings, in the order of the grid.
         setting: [n] index of each run's.
         point: [n] index of its candidate among `Study.points`; -1 for a winner on a fresh seed.
-        rungs: Times of the rungs of each setting; none where candidates are not halved.
+        rungs: Times of the rungs of each setting; none where no candidates are halved.
         whole: The runs as they would be asked for if no candidate were retired.
+        source: For each setting, the index of the one whose winner it takes: its own, where candidates are tried.
     """
 
     runs: Runs
@@ -88,6 +89,12 @@ class Layout:
     point: npt.NDArray[np.int64]
     rungs: tuple[tuple[float, ...], ...]
     whole: Runs
+    source: tuple[int, ...]
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The settings that have candidates."""
+        return tuple(name for i, name in enumerate(self.settings) if self.source[i] == i)
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,8 @@ class Tuning:
         seeds: Axes that are fresh when a winner is run again, the leading one first.
         rounds, candidates, fresh: Rounds; candidates per round and setting; fresh seeds per winner.
         ladder: Where the worse candidates of a round are retired; None where all are trained to their end.
+        scheduler: Of Ray Tune, which stops bad candidates early.
+        transfer: Values of axes at which candidates are tried; the winner is taken to the other values of these axes.
     """
 
     space: Space
@@ -111,10 +120,17 @@ class Tuning:
     candidates: int
     fresh: int
     ladder: Ladder | None = None
+    scheduler: str | None = None
+    transfer: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def tuned(self) -> frozenset[str]:
         return frozenset(d.axis.name for d in self.space)
+
+    @property
+    def searches(self) -> bool:
+        """Whether a candidate is proposed whenever another one ends, not in rounds."""
+        return self.sampler == SEARCH
 
     @property
     def stand_in(self) -> dict[str, Value]:
@@ -124,8 +140,10 @@ class Tuning:
     @cached_property
     def digest(self) -> str:
         """Hash of what proposals depend on besides rows and seeds."""
-        halved = () if self.ladder is None else (self.ladder.text,)
-        parts = (self.metrics, self.sign, self.sampler, self.candidates, *(d.text for d in self.space), *halved)
+        parts = (self.metrics, self.sign, self.sampler, self.candidates, *(d.text for d in self.space))
+        parts += () if self.ladder is None else (self.ladder.text,)
+        parts += (self.scheduler,) if self.scheduler else ()
+        parts += tuple(f"{name}={value}" for name, value in self.transfer.items())
         return hashlib.blake2b("\n".join(map(str, parts)).encode(), digest_size=8).hexdigest()
 
     def lineage(self, base: Runs, axes: Mapping[str, Axis], identity: str) -> Lineage:
@@ -141,14 +159,26 @@ class Tuning:
         space = "\n".join(d.text for d in self.space)
         return tuple(design(self.space, count or self.candidates, seed_of(setting, space)))
 
-    def begun(self, setting: str) -> Study:
-        """The study of a setting with its design."""
-        return self.followed(Study(()), self.first(setting))
+    def begun(self, setting: str, searched: bool) -> Study:
+        """What is asked for a setting at first: its design, or nothing where it takes another one's winner."""
+        return self.followed(Study(()), self.first(setting)) if searched else Study(())
 
     def followed(self, study: Study, points: Sequence[Point]) -> Study:
         """A study with one more round."""
         rounds = (*study.rounds, tuple(points))
         return replace(study, rounds=rounds, reached=math.inf if self.ladder is None else 0.0)
+
+    def study(self, points: Sequence[Point]) -> Study:
+        """A study that asked for these, in this order: as many of them as a round has count as one."""
+        return Study(tuple(tuple(points[i : i + self.candidates]) for i in range(0, len(points), self.candidates)))
+
+    def candidate(self, base: Runs, lineage: Lineage, point: Point) -> Runs:
+        """The runs of a candidate.
+
+        Args:
+            base: Those of its setting, one at each seed.
+        """
+        return self._at(base, lineage, [(point, 1)] * len(base), np.full(len(base), -1))
 
     def layout(self, base: Runs, lineage: Lineage, studies: Mapping[str, Study]) -> Layout:
         """Every run that was asked for.
@@ -158,19 +188,20 @@ class Tuning:
             studies: By setting; one that is missing has its design.
 
         Raises:
-            SweepError: candidates are to be halved, and no run has a rung.
+            SweepError: candidates are to be halved, and no run of theirs has a rung; or a winner is to come from a
+                setting that is not in the grid.
         """
-        if self.ladder is not None:
-            self.ladder.check(base)
         parent, first, inverse = np.unique(lineage.parents(base), return_index=True, return_inverse=True)
         order = np.argsort(first)  # of the grid
         members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
         settings = tuple(parent[i].decode() for i in order)
+        at = self._sources(base.take(first[order]), lineage)
+        rungs = self._rungs(base, [members[i] for i in order.tolist()], at)
         source, setting, point, fresh, ends = [], [], [], [], []
         tuned: list[tuple[Point, int]] = []  # points, and how often each is repeated
         for j, (name, i) in enumerate(zip(settings, order.tolist(), strict=True)):
             mine = members[i]
-            study = studies.get(name) or self.begun(name)
+            study = studies.get(name) or self.begun(name, at[j] == j)
             points, count = study.points, self.fresh if study.winner is not None else 0
             source += [np.repeat(mine, len(points)), np.repeat(mine[:1], count)]
             setting += [np.full(len(mine) * len(points) + count, j)]
@@ -182,13 +213,42 @@ class Tuning:
         runs = self._at(base.take(np.concatenate(source)), lineage, tuned, np.concatenate(fresh))
         keys, kept = np.unique(runs.keys, return_index=True)
         kept.sort()
-        whole = runs.take(kept) if len(keys) < len(runs) else runs
-        taken: Runs = whole
-        rungs: tuple[tuple[float, ...], ...] = ((),) * len(settings)
-        if self.ladder is not None:
-            taken = self.ladder.until(whole, *np.concatenate(ends, axis=1)[:, kept])
-            rungs = tuple(self.ladder.rungs_of(base.take(members[i])) for i in order.tolist())
-        return Layout(taken, settings, np.concatenate(setting)[kept], np.concatenate(point)[kept], rungs, whole)
+        whole: Runs = runs.take(kept) if len(keys) < len(runs) else runs
+        taken = whole if self.ladder is None else self.ladder.until(whole, *np.concatenate(ends, axis=1)[:, kept])
+        return Layout(taken, settings, np.concatenate(setting)[kept], np.concatenate(point)[kept], rungs, whole, at)
+
+    def _rungs(
+        self, base: Runs, members: Sequence[npt.NDArray[np.int64]], source: Sequence[int]
+    ) -> tuple[tuple[float, ...], ...]:
+        """`Layout.rungs`, of settings with these members; none where another setting's winner is taken."""
+        if self.ladder is None:
+            return ((),) * len(members)
+        own = [mine if source[i] == i else mine[:0] for i, mine in enumerate(members)]
+        self.ladder.check(base.take(np.concatenate(own)))
+        return tuple(self.ladder.rungs_of(base.take(mine)) for mine in own)
+
+    def _sources(self, rows: Runs, lineage: Lineage) -> tuple[int, ...]:
+        """`Layout.source`.
+
+        Args:
+            rows: One run of each setting.
+
+        Raises:
+            SweepError: the winner would have to come from a setting that is not in the grid.
+        """
+        if not self.transfer:
+            return tuple(range(len(rows)))
+        group = replace(lineage, tuned=lineage.tuned | self.transfer.keys()).parents(rows).tolist()
+        each = [rows.row(i) for i in range(len(rows))]
+        found = {group[i]: i for i, row in enumerate(each) if all(row.get(n) == v for n, v in self.transfer.items())}
+        if lacking := [row for row, name in zip(each, group, strict=True) if name not in found]:
+            shown = {name: lacking[0].get(name) for name in self.transfer}
+            raise SweepError(
+                f"tuner.transfer: the grid must have a setting at {_listed(self.transfer)} that is otherwise equal to "
+                f"each of its settings, but the one at {_listed(shown)} has none. Name every axis that changes with "
+                "these, too, or put the value into the grid"
+            )
+        return tuple(found[name] for name in group)
 
     def _at(
         self, runs: Runs, lineage: Lineage, tuned: Sequence[tuple[Point, int]], fresh: npt.NDArray[np.int64]
@@ -213,108 +273,5 @@ class Tuning:
         return replace(runs, keys=keys, values=values, codes=codes)
 
 
-def whole_ends(tuning: Tuning) -> list[str]:
-    """Notes on ranges of a plain function's axes that hold whole numbers because their ends are written as such."""
-    return [
-        f"tune.{d.axis.name}: takes whole numbers from {d.low:g} to {d.high:g}, as both ends are written as such. For "
-        f"real numbers write {d.low:.1f}"
-        for d in tuning.space
-        if d.axis.inferred and d.whole and not d.choices
-    ]
-
-
-def probe(file: SweepFile) -> dict[str, Any]:
-    """The grid with the tuned axes at the ends of their ranges, from which a plain function's axes are inferred."""
-    ends = {name: _ends(entry) for name, entry in file.tune.items()}
-    return {**file.grid, **ends}
-
-
-def _ends(entry: Any) -> Any:
-    return next(iter(entry.values())) if isinstance(entry, Mapping) and entry else entry
-
-
-def tuning_of(file: SweepFile, axes: Mapping[str, Axis], experiment: Experiment | None = None) -> Tuning | None:
-    """How a sweep tunes; None where it does not.
-
-    Args:
-        experiment: Whose metrics are known; None to read a store, where the metric does not matter.
-
-    Raises:
-        SweepError: a tuned axis is in the grid, too, or cannot be tuned; or there is no metric or seed.
-    """
-    if not file.tune:
-        if file.tuner != Tuner():
-            raise SweepError("tuner: must go with `tune`, which names the axes to tune, but there is none. Add it")
-        return None
-    space = parse_space(file.tune, axes)
-    for name in file.tune:
-        if place := _named(file.grid, name, axes):
-            raise SweepError(f"tune.{name}: must be left out of the grid, but {place} has it. Remove one of the two")
-    tuner = file.tuner
-    if experiment is not None:
-        check_sampler(tuner.sampler, space, tuner.candidates)
-    metrics, sign = ((), 1.0) if experiment is None else _metrics(file, experiment)
-    seeds = _seeds(file, axes)
-    ladder = ladder_of(tuner.halving, axes, file.resources.checkpoint_seconds)
-    return Tuning(space, metrics, sign, tuner.sampler, seeds, tuner.rounds, tuner.candidates, tuner.seeds, ladder)
-
-
-def _named(grid: Any, name: str, axes: Mapping[str, Axis], place: str = "grid") -> str:
-    """Where a grid gives an axis, conditions on it or computes with it; "" where it does not."""
-    if not isinstance(grid, Mapping):
-        return ""
-    for key, entry in grid.items():
-        if key == name:
-            return place
-        where = f"{place}.{key}"
-        parts = entry if isinstance(entry, list | tuple) else [entry]
-        for part in parts:
-            inner = part
-            if key == "when" and isinstance(part, Mapping):
-                if isinstance(part.get("if"), Mapping) and name in part["if"]:
-                    return where
-                inner = part.get("then")
-            if key in ("zip", "concat", *_CONDITIONS) and (found := _named(inner, name, axes, where)):
-                return found
-            if isinstance(part, str) and is_formula(part, axes) and _uses(part, name):
-                return where
-    return ""
-
-
-def _uses(text: str, name: str) -> bool:
-    return re.search(rf"\b{re.escape(name)}\b", text) is not None
-
-
-def _seeds(file: SweepFile, axes: Mapping[str, Axis]) -> tuple[str, ...]:
-    """The seeds that are fresh when a winner is run again: the leading one, and others that the grid gives."""
-    seeds = [a for a in axes.values() if a.role == "seed" and a.kind != "observed"]
-    leads = [a.name for a in seeds if a.follows is None]
-    lead = "seed" if "seed" in leads else next(iter(leads), None)
-    given = [a.name for a in seeds if a.name != lead and _named(file.grid, a.name, axes)]
-    if lead is None or any(axes[name].type is not int for name in (lead, *given)):
-        raise SweepError(
-            "tune: an experiment must have a seed of whole numbers, so that the winners can be measured again with "
-            f"fresh ones, but has {', '.join(a.name for a in seeds) or 'none'}. Add `seed: {{range: 2}}` to the grid"
-        )
-    return (lead, *given)
-
-
-def _metrics(file: SweepFile, experiment: Experiment) -> tuple[tuple[str, ...], float]:
-    """The metric that selects, and its sign: by default that of the fit on the selection sample, where there is one.
-    What a plain function returns is not known yet.
-    """
-    known = {metric.name: metric for metric in experiment.metrics}
-    name, fitted = file.tuner.metric, list(dict.fromkeys(spec.y for spec in file.fit))
-    if name is None and len(fitted) != 1:
-        raise SweepError(
-            "tuner.metric: must name the metric that candidates are compared by, unless all fits are of one, but the "
-            f"sweep {'fits ' + ', '.join(fitted) if fitted else 'has no fit'}. Give tuner: {{metric: NAME}}"
-        )
-    wanted = (name,) if name is not None else (f"{fitted[0]}_select", fitted[0])
-    found = tuple(metric for metric in wanted if metric in known or not known)
-    if not found:
-        raise SweepError(
-            f"tuner.metric: must be a metric of the experiment, but got {wanted[-1]!r}. {nearest(wanted[-1], known)}"
-        )
-    better = file.tuner.better or (known[found[0]].better if known else "") or "low"
-    return found[: 1 if known else None], -1.0 if better == "high" else 1.0
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())

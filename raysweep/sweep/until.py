@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from raysweep.errors import SweepError, nearest
 from raysweep.grid.axes import Axis
 from raysweep.laws.request import FitRequest
 
-__all__ = ["Target", "Until", "check_targets", "check_until", "read_target"]
+__all__ = ["Count", "Number", "Target", "Until", "check_targets", "check_until", "read_target"]
 
 _AT = re.compile(r"([A-Za-z_]\w*)\(([^()]+)\)")
 
@@ -63,20 +63,30 @@ def _readable(given: Mapping[str, float]) -> Mapping[str, float]:
     return given
 
 
+def _number(given: Any) -> Any:
+    if isinstance(given, bool):  # pydantic would take it for 0 or 1
+        raise ValueError("must be a number")
+    return given
+
+
+Number: TypeAlias = Annotated[float, BeforeValidator(_number)]
+Count: TypeAlias = Annotated[int, BeforeValidator(_number)]
+
+
 class Until(BaseModel):
     """Run only as much of the grid as these intervals need."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    ci95: Annotated[Mapping[str, float], AfterValidator(_readable)] = Field(
+    ci95: Annotated[Mapping[str, Number], AfterValidator(_readable)] = Field(
         description="widths of 95 % intervals: {alpha: 0.02}; of y at a scale, relative: {loss(1e9): 0.1}"
     )
-    fit: int = Field(0, ge=0, description="which of the sweep's fits they are intervals of, counted from 0")
-    coarse: int | None = Field(None, ge=1, description="seeds of every setting in the first round")
-    max_flops: float | None = Field(None, gt=0)
-    max_gpu_hours: float | None = Field(None, gt=0, description="GPUs of a pack times its wall time")
-    max_hours: float | None = Field(None, gt=0, description="wall time of packs, added up")
-    max_rounds: int | None = Field(None, ge=1)
+    fit: Count = Field(0, ge=0, description="which of the sweep's fits they are intervals of, counted from 0")
+    coarse: Count | None = Field(None, ge=1, description="seeds of every setting in the first round")
+    max_flops: Number | None = Field(None, gt=0)
+    max_gpu_hours: Number | None = Field(None, gt=0, description="GPUs of a pack times its wall time")
+    max_hours: Number | None = Field(None, gt=0, description="wall time of packs, added up")
+    max_rounds: Count | None = Field(None, ge=1)
 
     @property
     def targets(self) -> tuple[Target, ...]:

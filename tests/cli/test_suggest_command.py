@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import CLASSIFIER_SWEEP
 from test_cli import Cli
 from test_cli import cli as plain
 
@@ -59,3 +60,20 @@ def test_what_cannot_be_answered_is_refused(cli: Cli) -> None:
         code, _, err = cli("suggest", "s", *options)
         assert code == 2
         assert said in " ".join(err.split())
+
+
+def test_the_price_of_a_sweep_that_stops_itself_is_that_of_its_coarse_pass_and_has_a_bound(plain: Cli) -> None:
+    grid = {
+        **CLASSIFIER_SWEEP["grid"],
+        "n_train": [64, 128, 256, 512, 1024],
+        "seed": {"range": 50},
+        "k": 1,
+        "pool": 2048,
+    }
+    fit = [{"law": "power", "x": "n_train", "y": "epistemic"}]
+    raw = {**CLASSIFIER_SWEEP, "grid": grid, "fit": fit, "until": {"ci95": {"alpha": 0.1}}}
+    Path("u.yaml").write_text(yaml.safe_dump(raw))
+    found = json.loads(plain("plan", "u.yaml", "--price", "aws:p5", "--json")[1])
+    assert 0 < found["price"]["seconds"] < found["price_at_most"]["seconds"]
+    _, out, _ = plain("plan", "u.yaml", "--price", "aws:p5")
+    assert "this is the coarse pass; all rounds together cost at most what the whole grid does: $" in out

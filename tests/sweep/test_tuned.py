@@ -65,7 +65,7 @@ def halving(how: dict[str, Any]) -> dict[str, Any]:
         ),
         ({"tune": {"lr": {"log": [0, 1]}}}, "`0 < low < high` must hold"),
         ({"tune": {"lr": {"linear": [1, 1]}}}, "`low < high` must hold in linear"),
-        ({"tune": {"lr": {"log": [1, 2, 3]}}}, r"log takes \[low, high\], but got \[1, 2, 3\]"),
+        ({"tune": {"lr": {"log": [1, 2, 3]}}}, r"log takes two numbers, \[low, high\], but got \[1, 2, 3\]"),
         ({"tune": {"lr": {"geom": [1, 2]}}}, r"must be \{log: \[low, high\]\}.* but got \{'geom': \[1, 2\]\}"),
         ({"tune": {"lr": 0.1}}, r"must be \{log: \[low, high\]\}, \{linear: \[low, high\]\} or a list of choices"),
         ({"tune": {"lr": [0.1, 0.1]}}, "must have two choices or more"),
@@ -76,7 +76,10 @@ def halving(how: dict[str, Any]) -> dict[str, Any]:
         ({"tune": {"schedule": ["wsd", "cosine"]}}, "must be an axis that stands alone, but schedule and steps depend"),
         ({"tune": "lr"}, "tune: must be a mapping"),
         ({"tune": {}, "tuner": {"rounds": 2}}, "tuner: must go with `tune`"),
-        ({"tuner": {"sampler": "grid"}}, r"tuner\.sampler: must be 'tpe', 'cmaes' or 'qmc', but got 'grid'"),
+        (
+            {"tuner": {"sampler": "grid"}},
+            r"tuner\.sampler: must be 'tpe', 'cmaes', 'qmc' or 'optuna_search', but got 'grid'",
+        ),
         ({"tuner": {"round": 2}}, r"tuner\.round: unknown key. Did you mean 'rounds'"),
         ({"tuner": {"candidates": 1}}, r"tuner\.candidates: must be at least 2, but got 1"),
         ({"tuner": {"sampler": "qmc", "metric": "los"}}, r"tuner\.metric: must be a metric of the experiment, but got"),
@@ -100,6 +103,10 @@ def halving(how: dict[str, Any]) -> dict[str, Any]:
         (
             {**halving({"min_resource": 4}), "resources": {"checkpoint_seconds": 0}},
             r"t\.yaml: resources\.checkpoint_seconds: must be above 0 with tuner\.halving",
+        ),
+        (
+            {"tuner": {"sampler": "optuna_search", "halving": {"min_resource": 4}}},
+            r"tuner\.halving: must go with a sampler that proposes in rounds .* Use `scheduler: asha` instead",
         ),
         ({"fit": [], "tuner": {"sampler": "qmc"}}, r"tuner\.metric: must name the metric .* but the sweep has no fit"),
         ({"fit": [*FIT, {**FIT[0], "y": "nll"}]}, "but the sweep fits epistemic, nll"),
