@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 def draw(found: Sequence[Curves], names: Mapping[str, str], file: Path) -> None:
     """A column per world: losses above; below, accuracy under the Bayes classifier's."""
-    worlds, models = (list(dict.fromkeys(each)) for each in zip(*((one.world, one.model) for one in found), strict=True))
+    worlds, models = (
+        list(dict.fromkeys(each)) for each in zip(*((one.world, one.model) for one in found), strict=True)
+    )
     looks = dict(zip(sorted(models), zip(COLOURS, MARKERS, strict=False), strict=False))  # the same in every world
     with mpl.rc_context(STYLE):
         fig, axes = plt.subplots(2, len(worlds), figsize=(4.6 * len(worlds), 6.4), sharex="col", squeeze=False)

@@ -32,6 +32,7 @@ def write_card(store: Store, folder: str, recipe: Recipe, world: World) -> None:
     ]
     known = {**recipe.model_dump(mode="json"), **recipe.ingredients}
     lines += [f"| {name} | {json.dumps(value)} |" for name, value in known.items()]
+    lines += ["", recipe.items] if recipe.items else []
     point = Curve(store, folder).newest
     if point and "test_bits" in point:
         lines += ["", f"On {point['test_images']:,.0f} images held out, given their class: {_bits(point)}."]

@@ -127,8 +127,8 @@ def load_world(store: Store, folder: str = "") -> World:
         reason = " ".join(str(error).split())[:300]
         files = f"{_RECIPE} and {_SOURCE}" if kept else _RECIPE
         raise OracleError(
-            f"oracle {store.uri}/{folder}: {WEIGHTS} must fit {files}, but does not: {reason}. Copy the folder again, or "
-            f"{_AGAIN}"
+            f"oracle {store.uri}/{folder}: {WEIGHTS} must fit {files}, but does not: {reason}. Copy the folder "
+            f"again, or {_AGAIN}"
         ) from error
 
 

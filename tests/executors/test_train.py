@@ -22,7 +22,7 @@ from raysweep.oracle.recipe import Point
 from raysweep.oracle.transformer_world import TransformerRecipe
 from raysweep.store import Store
 
-TINY = TransformerRecipe(patch=4, width=16, blocks=2, layers=1, steps=24, batch=64, lr=5e-3, noise=0.1)
+TINY = TransformerRecipe(patch=4, width=16, blocks=2, layers=1, steps=24, batch=64, accumulate=2, lr=5e-3, noise=0.1)
 SAVED = 10  # steps in the last checkpoint before a worker is killed; one is saved every second step
 
 
