@@ -60,6 +60,7 @@ def test_a_world_is_trained_audited_and_described_and_found_the_next_time(files:
     card = (folder / "card.md").read_text()
     assert "| blocks | 2 |" in card
     assert "397 images held out" in card
+    assert " of 64 samples have numbers beyond 2 and -2" in card
     assert "plus uniform noise in [0, 1), scaled to [-1, 1]: samples" in card
     assert "Audit at temperature 1: aleatoric" in card
     assert (folder / "samples.png").read_bytes().startswith(b"\x89PNG")
