@@ -75,7 +75,7 @@ def curves(world: str, rows: pl.DataFrame) -> list[Curves]:
     Raises:
         ValueError: there are several learning rates for one model and size: it is the first stage.
     """
-    best = rows.sort("epistemic_select").group_by("run", maintain_order=True).first()
+    best = rows.sort("epistemic_select", "steps").group_by("run", maintain_order=True).first()
     found = []
     for (model,), own in sorted(best.group_by(["model"])):
         if own.select("n_train", "lr").unique().height > own["n_train"].n_unique():

@@ -58,7 +58,9 @@ def best(frame: pl.DataFrame) -> Best:
         found[at] = {}
         for metric in METRICS:
             by = "accuracy_select" if metric == "accuracy" else "epistemic_select"
-            chosen = means.sort(by, descending=metric == "accuracy").row(0, named=True)
+            # Accuracies tie: of equal ones the smaller rate, then the shorter time.
+            order = means.sort(by, "lr", "steps", descending=[metric == "accuracy", False, False])
+            chosen = order.row(0, named=True)
             own = part.filter((pl.col("lr") == chosen["lr"]) & (pl.col("steps") == chosen["steps"])).sort("seed")
             found[at][metric] = own[metric].to_numpy()
     return found

@@ -32,7 +32,7 @@ EVERY, SMALL, LARGE = "chosen at every N", "chosen at the smallest N", "chosen a
 def best(store: Path) -> pl.DataFrame:
     """One row per run of a store: its best time on the selection sample."""
     rows = pl.DataFrame(cells(Store(str(store)))[0]).filter(pl.col("status") == "ok")
-    return rows.sort("epistemic_select").group_by("run", maintain_order=True).first()
+    return rows.sort("epistemic_select", "steps").group_by("run", maintain_order=True).first()
 
 
 def arms(every: pl.DataFrame, once: pl.DataFrame) -> dict[str, tuple[Array, dict[str, Array]]]:

@@ -42,7 +42,7 @@ def chosen(frame: pl.DataFrame) -> pl.DataFrame:
     """The rows at the learning rate and time that are best without a shift."""
     plain = frame.filter((pl.col("test_shift") == "none") & (pl.col("train_shift") == "none"))
     means = plain.group_by("lr", "steps").agg(pl.col("epistemic_select").mean(), pl.len())
-    best = means.filter(pl.col("len") == pl.col("len").max()).sort("epistemic_select").row(0, named=True)
+    best = means.filter(pl.col("len") == pl.col("len").max()).sort("epistemic_select", "lr", "steps").row(0, named=True)
     return frame.filter((pl.col("lr") == best["lr"]) & (pl.col("steps") == best["steps"])).sort("seed")
 
 

@@ -47,6 +47,10 @@ def audit(
     folders = [""] if store.exists("recipe.json") else [f"oracle/{f}" for f in store.folders("oracle")]
     if not folders:
         raise OracleError(f"audit: {oracle} must be a world's folder or a store with one, but holds neither")
+    if breaks and at:
+        raise OracleError(
+            f"audit: --breaks must be without --at, as it is at temperature 1, but got {at}. Leave one out"
+        )
     if breaks:
         _breaks(store, folders, items, json)
         return

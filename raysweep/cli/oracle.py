@@ -154,7 +154,7 @@ def _recipe(file: str, overrides: list[str] | tuple[str, ...]) -> Recipe:
 
 def _only_world(store: Store, given: str) -> str:
     """The folder of the one world in a store, "" where the store is a world's own folder."""
-    if store.exists(_FILES[0]):
+    if any(store.exists(name) for name in _FILES):
         return ""
     folders = [f"oracle/{name}" for name in store.folders("oracle")]
     if len(folders) != 1:

@@ -27,7 +27,9 @@ _FAILURES = 3  # worker groups that may die before training is given up
 
 
 def train(function: TrainFunction, store: Store, folder: str, workers: int, on_progress: Point) -> Mapping[str, bytes]:
-    """Train on the running Ray, on GPUs where there is one per worker; returns the files of the last checkpoint.
+    """Train on the running Ray; returns the files of the last checkpoint.
+
+    Each worker has a GPU where there are GPUs, and there are no more workers than these, or else than CPUs.
 
     On several nodes training survives the loss of one: it continues from the last checkpoint with the workers that are
     left, and adds new ones as they come. The batch is split over however many there are.
@@ -35,9 +37,7 @@ def train(function: TrainFunction, store: Store, folder: str, workers: int, on_p
     Raises:
         OracleError: training failed.
     """
-    total = resources()
-    workers = max(1, min(workers, int(total.get("CPU", 1))))  # more would wait for ever
-    use_gpu = total.get("GPU", 0) >= workers
+    workers, use_gpu = _hands(workers, resources())
     elastic = workers > 1 and len(nodes()) > 1
     trainer = ray.train.torch.TorchTrainer(
         _worker,
@@ -70,6 +70,12 @@ def train(function: TrainFunction, store: Store, folder: str, workers: int, on_p
     with contextlib.suppress(OSError):  # a folder that stays does no harm
         store.fs.delete_dir(store.path(f"{folder}/train"))
     return files
+
+
+def _hands(asked: int, total: Mapping[str, float]) -> tuple[int, bool]:
+    """How many workers there are, of those asked for, and whether each has a GPU; more would wait for ever."""
+    cpus, gpus = (int(total.get(name, 0)) for name in ("CPU", "GPU"))
+    return max(1, min(asked, cpus, gpus or cpus)), gpus > 0
 
 
 def _files_of(checkpoint: ray.train.Checkpoint) -> dict[str, bytes]:

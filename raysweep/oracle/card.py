@@ -10,7 +10,7 @@ from typing import Any
 from raysweep import data
 from raysweep.data import channels_and_side
 from raysweep.errors import SweepError
-from raysweep.experiment import World
+from raysweep.experiment import Sample, World
 from raysweep.oracle.audits import place, stored_audits, summary
 from raysweep.oracle.curve import Curve
 from raysweep.oracle.recipe import Recipe, recipe_hash
@@ -19,6 +19,7 @@ from raysweep.store import Store
 __all__ = ["write_card"]
 
 _SIDE = 8  # samples along a side of the grid
+_SIGMAS = 6  # that noise hardly passes
 
 
 def write_card(store: Store, folder: str, recipe: Recipe, world: World) -> None:
@@ -32,13 +33,17 @@ def write_card(store: Store, folder: str, recipe: Recipe, world: World) -> None:
     ]
     known = {**recipe.model_dump(mode="json"), **recipe.ingredients}
     lines += [f"| {name} | {json.dumps(value)} |" for name, value in known.items()]
+    lines += ["", recipe.items] if recipe.items else []
     point = Curve(store, folder).newest
     if point and "test_bits" in point:
         lines += ["", f"On {point['test_images']:,.0f} images held out, given their class: {_bits(point)}."]
     if skipped := _skipped(recipe):
         lines += ["", f"{len(skipped)} files could not be read and are left out: {', '.join(skipped[:20])}."]
     lines += [f"\nAudit{place(one['at'])}: {summary(one)}." for one in stored_audits(store, folder)]
-    if grid := _grid(world):
+    sample = _drawn(world)
+    if sample is not None and "noise" in known:
+        lines += ["", _strays(sample, float(known["noise"]))]
+    if sample is not None and (grid := _grid(sample)):
         store.write(f"{folder}/samples.png", grid)
         lines += ["", "![Samples, column by column in the order of their classes](samples.png)"]
     store.write(f"{folder}/card.md", "\n".join([*lines, ""]).encode())
@@ -56,20 +61,36 @@ def _bits(point: Mapping[str, Any]) -> str:
     return f"{point['test_bits']:.4f} +- {point['test_bits_se']:.4f} bits per dimension (standard error)"
 
 
-def _grid(world: World) -> bytes:
-    """A PNG file of samples, classes side by side; nothing where items are no images, or matplotlib is not there."""
+def _drawn(world: World) -> Sample | None:
+    """Samples for the card, as many of each class as the grid may hold; None where items are no images."""
+    try:
+        _, side = channels_and_side(world.dim)
+    except SweepError:
+        return None
+    return world.sample(_SIDE**2 * max(1, world.classes // 8), "grid") if side >= 8 else None
+
+
+def _strays(sample: Sample, noise: float) -> str:
+    """How many samples are no images, because the flow's inverse amplifies noise where no image has been."""
+    import numpy as np
+
+    limit = 2 + _SIGMAS * noise
+    far = int((np.abs(sample.x).max(1) > limit).sum())
+    remedy = ": no images. Noise in training, or longer training, tames a flow" if far else ""
+    return f"{far} of {len(sample.x)} samples have numbers beyond {limit:g} and -{limit:g}{remedy}."
+
+
+def _grid(sample: Sample) -> bytes:
+    """A PNG file of samples, classes side by side; nothing where matplotlib is not there."""
     import io
 
     import numpy as np
 
     try:
-        channels, side = channels_and_side(world.dim)
         from matplotlib.image import imsave
-    except (SweepError, ModuleNotFoundError):
+    except ModuleNotFoundError:
         return b""
-    if side < 8:
-        return b""
-    sample = world.sample(_SIDE**2 * max(1, world.classes // 8), "grid")
+    channels, side = channels_and_side(sample.x.shape[1])
     order = np.argsort(sample.y, kind="stable")[: _SIDE**2]
     x = ((sample.x[order] + 1) / 2).clip(0, 1).reshape(_SIDE, _SIDE, channels, side, side)
     image = x.transpose(1, 3, 0, 4, 2).reshape(_SIDE * side, _SIDE * side, channels)

@@ -12,7 +12,7 @@ from pydantic import Field
 from raysweep import data as datasets
 from raysweep.errors import SweepError
 from raysweep.experiment import World
-from raysweep.oracle.recipe import MAX_SEED, Recipe, Shape, Train
+from raysweep.oracle.recipe import MAX_SEED, Recipe, Shape, Train, dequantised
 
 if TYPE_CHECKING:  # torch takes seconds to import, and planning needs none of it
     from raysweep.oracle.audits import Audit
@@ -83,6 +83,10 @@ class ImageRecipe(Recipe):
     @property
     def ingredients(self) -> Mapping[str, str]:
         return self._source.ingredients or {"data_sha256": datasets.fingerprint(self.data)}
+
+    @property
+    def items(self) -> str:
+        return dequantised(self.noise)
 
     def make(self, train: Train) -> bytes:
         from raysweep.oracle.likelihood import trained, weights_of

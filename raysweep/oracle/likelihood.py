@@ -29,6 +29,7 @@ __all__ = ["CHECKPOINT", "Score", "bits_per_dim", "trained", "weights_of"]
 
 CHECKPOINT = "checkpoint.safetensors"
 _REPORTS, _POINTS = 12, 100  # checkpoints, and points of the training curve, per run: a report is a barrier
+_LONGEST = 5000  # steps between two checkpoints, some minutes of the largest flows
 _LEAST_RATE = 0.01  # of the peak, at the end of the cosine
 _SCORED = 512  # images in a forward pass of an evaluation
 _QUICK = 2048  # held-out images that are scored during training
@@ -121,7 +122,7 @@ def trained(recipe: ImageRecipe, dist: Dist | None, on_progress: Point, device: 
         start = _restore(load(dist.resume[CHECKPOINT]), flow, average, descent.optimiser)
     if dist:
         descent.model = dist.wrap(flow)
-    every, show = max(1, recipe.steps // _REPORTS), max(1, recipe.steps // _POINTS)
+    every, show = _saved_every(recipe.steps), max(1, recipe.steps // _POINTS)
     since, begun = 0, time.perf_counter()
     files: dict[str, bytes] = {}
     with products(recipe.precision):
@@ -149,6 +150,10 @@ def trained(recipe: ImageRecipe, dist: Dist | None, on_progress: Point, device: 
         end = {"epoch": recipe.steps, "epochs": recipe.steps, "start": start, "left": 0.0}
         on_progress({**end, "test_bits": score.bits, "test_bits_se": score.error, "test_images": score.images})
     return files or {CHECKPOINT: _checkpoint(flow, average, descent.optimiser, recipe.steps)}
+
+
+def _saved_every(steps: int) -> int:
+    return min(max(1, steps // _REPORTS), _LONGEST)
 
 
 def _rate(recipe: ImageRecipe, step: int) -> float:

@@ -34,6 +34,7 @@ __all__ = [
     "Train",
     "TrainFunction",
     "checked_recipe",
+    "dequantised",
     "folder_of",
     "is_made",
     "kinds",
@@ -161,6 +162,11 @@ class Recipe(BaseModel, ABC):
             SafetensorError, ValueError, KeyError, TypeError, RuntimeError: the file is not this recipe's.
         """
 
+    @property
+    def items(self) -> str:
+        """What its items are, in a sentence for the card."""
+        return ""
+
     def audit(self, world: World, at: Mapping[str, float], items: int) -> Audit:
         """Evidence that the world's posterior is that of its own samples, at values of the axes `audited`.
 
@@ -264,6 +270,16 @@ def recipe_hash(recipe: Recipe) -> str:
 def folder_of(recipe: Recipe) -> str:
     """Where a store keeps this recipe's world."""
     return f"oracle/{recipe_hash(recipe)}"
+
+
+def dequantised(noise: float) -> str:
+    """What items are that are grey levels with noise.
+
+    Args:
+        noise: Standard deviation of the Gaussian part.
+    """
+    gaussian = f", plus Gaussian noise of standard deviation {noise:g}" if noise else ""
+    return f"Items are grey levels plus uniform noise in [0, 1), scaled to [-1, 1]{gaussian}: samples are as noisy."
 
 
 def is_made(store: Store, recipe: Recipe) -> bool:

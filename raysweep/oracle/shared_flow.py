@@ -11,7 +11,7 @@ from pydantic import Field
 
 from raysweep import data as datasets
 from raysweep.experiment import World
-from raysweep.oracle.recipe import MAX_SEED, Recipe, Shape, Train, register
+from raysweep.oracle.recipe import MAX_SEED, Recipe, Shape, Train, dequantised, register
 
 if TYPE_CHECKING:  # torch takes seconds to import, and planning needs none of it
     from raysweep.oracle.audits import Audit
@@ -53,6 +53,10 @@ class FlowRecipe(Recipe):
     @property
     def ingredients(self) -> Mapping[str, str]:
         return self._source.ingredients or {"data_sha256": datasets.load(self.data).sha256}
+
+    @property
+    def items(self) -> str:
+        return dequantised(self.noise)
 
     def make(self, train: Train) -> bytes:
         from raysweep.oracle.fit import trained, weights_of

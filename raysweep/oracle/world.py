@@ -18,6 +18,7 @@ __all__ = ["adopt", "keep_source", "load_recipe", "load_world", "prepare", "with
 
 _RECIPE, _SOURCE = "recipe.json", "source.json"
 _MAX_BYTES = 1 << 32  # largest file of weights
+_AGAIN = "delete the folder, and the next run makes the world again"
 
 
 class _Kept(BaseModel):
@@ -62,9 +63,21 @@ def adopt(store: Store, recipe: Recipe, data: bytes) -> World:
 
 
 def prepare(store: Store, recipe: Recipe, train: Train) -> tuple[World, bool]:
-    """The recipe's world from the store, made first if it is not there; and whether it was made now."""
+    """The recipe's world from the store, made first if it is not there; and whether it was made now.
+
+    Raises:
+        OracleError: as `load_world`; or the store keeps another recipe in this one's folder.
+    """
     if is_made(store, recipe):
-        return load_world(store, folder_of(recipe)), False
+        folder = folder_of(recipe)
+        own, kept = (one.model_dump(mode="json") for one in (recipe, load_recipe(store, folder)))
+        if changed := [name for name in own if own[name] != kept.get(name)]:
+            name = "kind" if "kind" in changed else changed[0]
+            raise OracleError(
+                f"oracle {store.uri}/{folder}: {_RECIPE} must hold the recipe that the folder is named after, with "
+                f"{name}={own[name]!r}, but has {name}={kept[name]!r}. Undo the change, or {_AGAIN}"
+            )
+        return load_world(store, folder), False
     return adopt(store, recipe, recipe.make(train)), True
 
 
@@ -78,7 +91,10 @@ def load_recipe(store: Store, folder: str = "") -> Recipe:
     prefix = f"{folder}/" if folder else ""
     for name in (_RECIPE, WEIGHTS):
         if not store.exists(prefix + name):
-            raise OracleError(f"oracle {store.uri}/{folder}: must hold {_RECIPE} and {WEIGHTS}, but lacks {name}")
+            raise OracleError(
+                f"oracle {store.uri}/{folder}: must hold {_RECIPE} and {WEIGHTS}, but lacks {name}. Copy it "
+                f"again, or {_AGAIN}"
+            )
     recipe = parse_recipe(store.read_text(prefix + _RECIPE), f"{store.uri}/{prefix}{_RECIPE}")
     if not store.exists(prefix + _SOURCE):
         return recipe
@@ -104,9 +120,16 @@ def load_world(store: Store, folder: str = "") -> World:
     data = store.read(f"{folder}/{WEIGHTS}".lstrip("/"), _MAX_BYTES)
     try:
         return recipe.load(data, hashlib.sha256(data).hexdigest()[:16])
-    except (SafetensorError, KeyError, RuntimeError, ValueError, TypeError) as error:
+    except (SafetensorError, SweepError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        kept = store.exists(f"{folder}/{_SOURCE}".lstrip("/"))
+        if isinstance(error, SweepError) and not kept:  # the data, which such a world needs, are not here
+            raise
         reason = " ".join(str(error).split())[:300]
-        raise OracleError(f"oracle {store.uri}/{folder}: {WEIGHTS} does not fit {_RECIPE}: {reason}") from error
+        files = f"{_RECIPE} and {_SOURCE}" if kept else _RECIPE
+        raise OracleError(
+            f"oracle {store.uri}/{folder}: {WEIGHTS} must fit {files}, but does not: {reason}. Copy the folder "
+            f"again, or {_AGAIN}"
+        ) from error
 
 
 def world_of_worker(store: Store, folder: str) -> World:

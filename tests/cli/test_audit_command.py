@@ -99,3 +99,5 @@ def test_an_axis_that_the_audit_does_not_depend_on_is_refused(store: Store) -> N
         result = CliRunner().invoke(app, ["audit", store.uri, "--at", asked])
         assert isinstance(result.exception, OracleError)
         assert told in str(result.exception)
+    result = CliRunner().invoke(app, ["audit", store.uri, "--breaks", "--at", "temperature=2"])
+    assert "--breaks must be without --at" in str(result.exception)

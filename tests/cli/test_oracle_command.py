@@ -60,6 +60,8 @@ def test_a_world_is_trained_audited_and_described_and_found_the_next_time(files:
     card = (folder / "card.md").read_text()
     assert "| blocks | 2 |" in card
     assert "397 images held out" in card
+    assert " of 64 samples have numbers beyond 2 and -2" in card
+    assert "plus uniform noise in [0, 1), scaled to [-1, 1]: samples" in card
     assert "Audit at temperature 1: aleatoric" in card
     assert (folder / "samples.png").read_bytes().startswith(b"\x89PNG")
     assert not (folder / "checkpoint").exists() or not list((folder / "checkpoint").iterdir())
@@ -100,12 +102,15 @@ def test_a_world_goes_to_a_folder_and_into_another_store(files: Path) -> None:
         ((*FIT, "--set", "accumulate=40", "--workers", "2"), "batch=64, workers=2, accumulate=40"),
         (("export", "{files}/empty", "{files}/out"), "has 0"),
         (("import", "{files}/empty", "{files}/out"), "has 0"),
+        (("import", "{files}/half", "{files}/out"), r"half/: must hold .* lacks recipe\.json\. Copy it again"),
     ],
 )
 def test_what_cannot_be_done_is_one_error_and_leaves_nothing(
     files: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     (files / "empty").mkdir()
+    (files / "half").mkdir()
+    (files / "half/weights.safetensors").touch()
     with pytest.raises(RaysweepError, match=message):
         CliRunner().invoke(app, ["oracle", *(a.format(files=files) for a in arguments)], catch_exceptions=False)
     assert not (files / "out").exists()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from raysweep.executors.raytrain import _hands
 from raysweep.executors.raytune import RayExecutor
 from raysweep.experiment import Dist
 from raysweep.oracle.curve import Curve
@@ -21,7 +22,7 @@ from raysweep.oracle.recipe import Point
 from raysweep.oracle.transformer_world import TransformerRecipe
 from raysweep.store import Store
 
-TINY = TransformerRecipe(patch=4, width=16, blocks=2, layers=1, steps=24, batch=64, lr=5e-3, noise=0.1)
+TINY = TransformerRecipe(patch=4, width=16, blocks=2, layers=1, steps=24, batch=64, accumulate=2, lr=5e-3, noise=0.1)
 SAVED = 10  # steps in the last checkpoint before a worker is killed; one is saved every second step
 
 
@@ -56,3 +57,20 @@ def test_training_goes_on_from_the_last_checkpoint_when_a_worker_is_killed(tmp_p
         # Keys' biases have no gradient but rounding, which Adam enlarges; all else agrees to 1e-6.
         near = 1e-3 if name.endswith("query_key_value.bias") else 1e-5
         torch.testing.assert_close(tensor, undisturbed[name], rtol=0, atol=near)
+
+
+@pytest.mark.parametrize(
+    ("asked", "total", "expected"),
+    [
+        (2, {"CPU": 16, "GPU": 1}, (1, True)),  # two on CPUs would be slower than one on a GPU
+        (2, {"CPU": 16, "GPU": 8}, (2, True)),
+        (8, {"CPU": 16, "GPU": 4}, (4, True)),
+        (4, {"CPU": 2, "GPU": 4}, (2, True)),
+        (4, {"CPU": 2}, (2, False)),
+        (1, {}, (1, False)),
+    ],
+)
+def test_workers_take_the_gpus_that_there_are_and_are_no_more(
+    asked: int, total: Mapping[str, float], expected: tuple[int, bool]
+) -> None:
+    assert _hands(asked, total) == expected

@@ -8,7 +8,6 @@ import torch
 from typer.testing import CliRunner
 
 from raysweep.cli import app
-from raysweep.experiment import Sample
 from raysweep.oracle import breaks
 from raysweep.oracle.flow_world import FlowWorld, packed
 from raysweep.oracle.gaussian import GaussianRecipe, gaussian_flow
@@ -68,4 +67,3 @@ def test_the_command_prints_the_table(tmp_path: object) -> None:
     lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
     assert "may be" in lines["none"]
     assert " NO " in lines["tempered"]
-    assert isinstance(world().sample(2, "breaks"), Sample)

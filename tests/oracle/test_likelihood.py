@@ -171,6 +171,11 @@ def test_the_rate_rises_and_then_falls_to_a_hundredth() -> None:
     assert all(b < a for a, b in itertools.pairwise(rates[100:]))
 
 
+@pytest.mark.parametrize(("steps", "every"), [(5, 1), (24, 2), (10_000, 833), (1_000_800, 5000)])
+def test_a_killed_worker_costs_a_twelfth_of_the_steps_or_five_thousand(steps: int, every: int) -> None:
+    assert likelihood._saved_every(steps) == every
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_bits_per_dimension_are_those_of_grey_levels(noise: float) -> None:
     recipe = TINY.model_copy(update={"noise": noise})

@@ -135,7 +135,8 @@ def test_a_world_of_an_older_raysweep_needs_its_data_until_it_is_exported(
     [
         ("[]", "source.json must hold dim, classes and ingredients"),
         ('{"dim": 0, "classes": 2, "ingredients": {}}', "source.json must hold dim, classes and ingredients"),
-        ('{"dim": 64, "classes": 2, "ingredients": {"data_sha256": "0"}}', "does not fit recipe.json"),
+        ('{"dim": 64, "classes": 2, "ingredients": {"data_sha256": "0"}}', "must fit recipe.json and source.json"),
+        ('{"dim": 65, "classes": 2, "ingredients": {"data_sha256": "0"}}', "source.json, .* must be square, .*=65"),
         ('{"dim": 16, "classes": 3000000000, "ingredients": {"data_sha256": "0"}}', "such a flow at least"),
         ('{"dim": 1000000000000, "classes": 2, "ingredients": {"data_sha256": "0"}}', "such a flow at least"),
     ],

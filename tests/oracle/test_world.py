@@ -256,7 +256,7 @@ def test_weights_that_do_not_fit_the_recipe_are_refused_by_name(store, other):
     adopt(store, GaussianRecipe(), packed(gaussian_flow(GaussianRecipe())))
     folder = folder_of(GaussianRecipe())
     store.write(f"{folder}/recipe.json", other.model_dump_json().encode())
-    with pytest.raises(OracleError, match=rf"{folder}: weights\.safetensors does not fit recipe\.json: \w+"):
+    with pytest.raises(OracleError, match=rf"{folder}: weights\.safetensors must fit recipe\.json, but does not: \w+"):
         load_world(store, folder)
 
 
@@ -288,8 +288,20 @@ def test_corrupt_weights_are_refused_by_name(store, spoil):
     adopt(store, GaussianRecipe(), packed(gaussian_flow(GaussianRecipe())))
     name = f"{folder_of(GaussianRecipe())}/weights.safetensors"
     store.write(name, spoil(store.read(name)))
-    with pytest.raises(OracleError, match=r"weights\.safetensors does not fit recipe\.json"):
+    with pytest.raises(OracleError, match=r"weights\.safetensors must fit recipe\.json, .* delete the folder"):
         load_world(store, folder_of(GaussianRecipe()))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [(GaussianRecipe(seed=5), "with seed=0, but has seed=5"), (TINY, "with kind='gaussian', but has kind='flow'")],
+)
+def test_a_recipe_that_was_changed_after_the_world_was_made_is_refused(store, other, message):
+    adopt(store, GaussianRecipe(), packed(gaussian_flow(GaussianRecipe())))
+    folder = folder_of(GaussianRecipe())
+    store.write(f"{folder}/recipe.json", other.model_dump_json().encode())
+    with pytest.raises(OracleError, match=rf"{folder}: recipe\.json must hold the recipe .*{message}\. Undo"):
+        prepare(store, GaussianRecipe(), pytest.fail)
 
 
 def test_an_unknown_recipe_key_is_refused_by_name(store):
