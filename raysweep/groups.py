@@ -161,7 +161,7 @@ def measured(table: pa.Table, request: FitRequest, runs: Runs, settings: Setting
         ) from error
 
     cost, seconds, in_flops = _costs(table, runs, settings)
-    plain = replace(request, options=Options(draws=0, holdout=0.0, huber=request.options.huber))
+    plain = replace(request, options=Options(draws=0, holdout=request.options.holdout, huber=request.options.huber))
     ok = table.filter(pc.equal(table.column("status"), "ok"))
     names = {field.name for field in ok.schema if (field.metadata or {}).get(b"role") == b"metric"}
     if len(ok) and request.y not in ok.schema.names:

@@ -72,6 +72,8 @@ class Judged:
             "target": self.target.text,
             "wanted": self.target.width,
             **{name: value if math.isfinite(value) else None for name, value in numbers.items()},
+            "rivals": [one.to_json() for one in self.group.fit.rivals or ()],
+            "holdout_rmse_log": None if self.group.fit.holdout is None else self.group.fit.holdout.rmse_log,
             "bent": bool(self.look.bent),
             "reached": bool(self.look.reached),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import stdtrit
@@ -12,6 +12,9 @@ from raysweep import adaptive
 from raysweep.adaptive import Slopes
 from raysweep.stopping import Judged, State
 from raysweep.terminal import counted
+
+if TYPE_CHECKING:
+    from raysweep.laws.group import GroupFit
 
 __all__ = ["one_more_decade", "record", "sentences"]
 
@@ -43,6 +46,8 @@ def _of(one: Judged) -> list[str]:
             f"  This takes the law to hold. A bend that these runs do not exclude may move it{how} by up to "
             f"{look.bend.unseen:.2g}, towards what equally many runs at every scale would give."
         )
+    if compared := _compared(group.fit):
+        found.append(f"  {compared}")
     if more := one_more_decade(one):
         x, cost, half = more
         unit = "FLOP" if group.in_flops else "s"
@@ -51,6 +56,24 @@ def _of(one: Judged) -> list[str]:
             f"interval {2 * half:.2g} wide, {_share(half / float(look.half))}."
         )
     return found
+
+
+def _compared(fit: GroupFit) -> str:
+    """The law beside others, and without its largest scales."""
+    said, held = [], fit.holdout
+    finite = [one for one in fit.rivals or () if math.isfinite(one.aicc)]
+    own = next((one for one in finite if one.law == fit.law.name), None)
+    if own is not None and len(finite) > 1:
+        best = min((one for one in finite if one is not own), key=lambda one: one.aicc)
+        gap = best.aicc - own.aicc
+        how = f"comes closest, {gap:.1f} behind it" if gap >= 0 else f"fits better, by {-gap:.1f}"
+        said.append(f"Of {len(finite) - 1} other laws, {best.law} {how} in AICc.")
+    if held is not None:
+        said.append(
+            f"Fitted without the scales above {held.cut:.4g}, it misses the {counted(held.n_points, 'run')} there by "
+            f"{100 * held.rmse_log:.2g} %."
+        )
+    return " ".join(said)
 
 
 def _share(ratio: float) -> str:

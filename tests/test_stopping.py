@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,9 @@ def test_a_sweep_stops_where_its_interval_is_narrow_enough(make_sweep: Make, mem
     said = " ".join(sentences(state))
     assert "alpha = 0.40" in said
     assert "One more decade: a run at size = 1e+05 would cost about 1e+11 FLOP" in said
+    assert re.search(r"Of \d+ other laws, \S+ (comes closest|fits better), (by )?[\d.]+ (behind it )?in AICc", said)
+    assert re.search(r"Fitted without the scales above \d+, it misses the [\d,]+ runs? there by [\d.]+ %", said)
+    assert {one["law"] for one in state.judged[0].to_json()["rivals"]} >= {"power", "power+floor"}
     before = cells(memory_store)
     again = done(sweep, memory_store)
     assert cells(memory_store) == before
@@ -220,6 +224,10 @@ def test_any_law_is_linearised_at_its_estimate(law: str, scales: list[str]) -> N
     ("changes", "said"),
     [
         ({"until": {"ci95": {"beta": 0.1}}}, "must name a parameter of the law, or loss at a scale .* got 'beta'"),
+        (
+            {"fit": [{"law": "power", "x": "size", "y": "loss", "envelope": 0.1}]},
+            r"until\.ci95: the law of the fit must be that of all runs, but it is an envelope \(envelope=0\.1\)",
+        ),
         ({"until": {"ci95": {}}}, r"until\.ci95: must name at least one parameter"),
         ({"until": {"ci95": {"alpha": 0}}}, r"must be the width of an interval, above 0, but got \(alpha=0"),
         ({"until": {"ci95": {"loss(-1)": 0.1}}}, r"or y at scales above 0 such as loss\(1e9\), but got 'loss\(-1\)'"),

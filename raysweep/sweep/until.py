@@ -142,6 +142,12 @@ def check_targets(targets: Sequence[Target], request: FitRequest, place: str) ->
             f"{place}: the law of the fit must be named, but it is `auto`: which law holds would change between "
             "rounds. Name one, such as power"
         )
+    if request.options.envelope is not None:
+        raise SweepError(
+            f"{place}: the law of the fit must be that of all runs, but it is an envelope (envelope="
+            f"{request.options.envelope:g}): what a further run does to it depends on where it will lie. "
+            "Leave envelope out"
+        )
     for one in targets:
         if one.at is None and one.name not in law.names:
             raise SweepError(
