@@ -18,7 +18,9 @@ from typing import Any, Protocol
 
 from raysweep.errors import PackError
 
-__all__ = ["Checkpoint", "Place", "Running", "checkpoint", "report", "run_dir", "run_key", "running"]
+__all__ = [
+    "Checkpoint", "Place", "Running", "checkpoint", "pause", "report", "resume", "run_dir", "run_key", "running",
+]  # fmt: skip
 
 _MOST = 1 << 32  # bytes of a checkpoint
 
@@ -58,6 +60,7 @@ class Running:
         reported: Rows that were given by `report`.
         staged: A checkpoint that waits for the row that belongs to it.
         loose: Folders to delete at the end.
+        outer: The run in which it was started, if any.
     """
 
     key: str
@@ -69,6 +72,7 @@ class Running:
     reported: int = 0
     staged: bytes | None = None
     loose: list[Any] = field(default_factory=list)
+    outer: Running | None = None
 
     def commit(self, end: bool = False) -> None:
         """Keep the staged checkpoint, now that the rows before it were given."""
@@ -83,14 +87,27 @@ _current: Running | None = None
 @contextlib.contextmanager
 def running(run: Running) -> Iterator[None]:
     """Make this the current run."""
-    global _current
-    before, _current = _current, run
+    run.outer = _current
+    resume(run)
     try:
         yield
     finally:
-        _current = before
+        pause(run)
         for folder in run.loose:
             folder.cleanup()
+
+
+def pause(run: Running) -> None:
+    """Make its outer run the current one: before control is given away, which may never come back."""
+    global _current
+    if _current is run:  # else it was abandoned, and is cleaned up while another one runs
+        _current = run.outer
+
+
+def resume(run: Running) -> None:
+    """Make this the current run again."""
+    global _current
+    _current = run
 
 
 def report(_row: Mapping[str, Any] | None = None, **values: Any) -> None:

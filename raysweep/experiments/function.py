@@ -30,7 +30,7 @@ from raysweep.experiments.returned import Column, flattened, matched, not_finite
 from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Observed, Runs
 from raysweep.grid.values import Value
-from raysweep.inside import Running, running
+from raysweep.inside import Running, pause, resume, running
 from raysweep.ledger.rows import OTHERWISE
 
 __all__ = ["FunctionExperiment"]
@@ -134,7 +134,9 @@ class _Training:
                     run.commit()
                     if time.monotonic() - gathered > _EVERY:
                         waiting = True
+                        pause(run)
                         yield from self.outbox.drain()
+                        resume(run)
                         waiting, gathered = False, time.monotonic()
                 ended = True
             except BaseException as error:  # also Rust's, asyncio's and sys.exit(): it ends its run, not the sweep

@@ -17,6 +17,12 @@ from function_tools import Go, table
 
 import raysweep
 from raysweep.executors import place
+from raysweep.experiment import Context
+from raysweep.experiments.function import FunctionExperiment
+from raysweep.experiments.inferred import infer_axes
+from raysweep.grid.axes import index_axes
+from raysweep.grid.enumeration import enumerate_runs
+from raysweep.grid.expand import expand
 from raysweep.logs import list_logs, read_log
 from raysweep.plan import make_plan
 from raysweep.status import status
@@ -41,6 +47,30 @@ def test_outside_of_a_run_nothing_happens(tmp_path: Path, monkeypatch: pytest.Mo
         (folder / "x").touch()
     assert raysweep.checkpoint.load() is None
     assert (raysweep.run_key(), raysweep.run_dir()) == ("", tmp_path)
+
+
+def test_a_run_that_was_abandoned_is_not_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raysweep.experiments.function._EVERY", -1.0)  # a batch after every row
+    seen: list[str] = []
+
+    def train(config: dict[str, Any]) -> Iterator[dict[str, float]]:
+        for epoch in (1, 2):
+            seen.append(raysweep.run_key())
+            yield {"epoch": epoch, "loss": 1.0}
+
+    grid = {"n": 1, "epoch": [1, 2]}
+    experiment = FunctionExperiment("mine:train", train, infer_axes(grid, ("epoch",), "here"))
+    axes = index_axes(experiment.axes)
+    runs = enumerate_runs(expand(grid, axes), axes, "mine")
+    abandoned, other = experiment.run(runs, Context()), experiment.run(runs, Context())
+    next(abandoned)
+    assert raysweep.run_key() == ""
+    next(other)
+    abandoned.close()  # type: ignore[attr-defined]
+    assert raysweep.run_key() == ""
+    assert len([*other]) > 0
+    assert raysweep.run_key() == ""
+    assert seen == [runs.key(0)] * 3
 
 
 def test_each_run_has_a_key_and_a_folder_of_its_own(go: Go, tmp_path: Path) -> None:
