@@ -72,7 +72,7 @@ def test_no_success_and_nothing_but_success_leave_room_for_the_other() -> None:
 
 
 def test_intervals_cover_pass_at_k_and_the_exponent_as_often_as_they_say() -> None:
-    a, b, n, problems, worlds = 0.6, 20.0, 300, 60, 60
+    a, b, n, problems, worlds = 0.6, 20.0, 300, 60, 40
     k = [1, 30, 300, 3000]
     expected = beta_failure(a, b, k)
     mesh = np.unique(np.round(np.geomspace(30, 300, 9)))
@@ -86,12 +86,12 @@ def test_intervals_cover_pass_at_k_and_the_exponent_as_often_as_they_say() -> No
         held[world, : len(k)] = (found.failure_interval[:, 0] <= expected) & (expected <= found.failure_interval[:, 1])
         held[world, -2] = found.exponent_interval[0] <= exponent <= found.exponent_interval[1]
         held[world, -1] = found.tail_interval[0] <= a <= found.tail_interval[1]
-    assert (held.mean(axis=0) > 0.86).all(), held.mean(axis=0)  # .95 less three standard errors
+    assert (held.mean(axis=0) > 0.84).all(), held.mean(axis=0)  # .95 less three standard errors
 
 
 def test_intervals_hold_where_few_problems_are_solved() -> None:
     """2 of 50 problems or so ever are: of draws of the problems one in nine has none."""
-    a, b, n, problems, worlds = 0.05, 10.0, 100, 50, 120
+    a, b, n, problems, worlds = 0.05, 10.0, 100, 50, 60
     expected = beta_failure(a, b, [100])
     held = []
     for world in range(worlds):
