@@ -135,7 +135,10 @@ def test_a_constant_is_refused_and_a_flat_y_has_no_floor():
 def test_a_rising_y_is_spoken_of_where_the_law_cannot_follow_or_has_no_ceiling():
     x, noise = np.geomspace(1e3, 1e6, 9), np.exp(0.005 * np.random.default_rng(9).standard_normal(9))
     accuracy = (0.9 - 0.5 * (x / 1e3) ** -0.2) * noise
-    assert "cannot follow" in fitted("power+floor", x, accuracy).details["rising"]
+    wrong = fitted("power+floor", x, accuracy, Options(draws=100))
+    assert "cannot follow" in wrong.details["rising"]
+    assert "they rise, which it cannot" in wrong.details["extrapolation_untrusted"]
+    assert wrong.holdout.coverage is None  # its interval is wide enough for anything
     assert "no ceiling" in fitted("power", x, accuracy).details["rising"]
     assert "rising" not in fitted("power+floor", x, 1 - accuracy).notes
     assert "rising" not in fitted("power", x, 40 * x**0.5 * noise).notes  # an optimal size against compute
