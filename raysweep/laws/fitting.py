@@ -291,7 +291,7 @@ def outcome(
         **caveats.of_comparison(compare, options),
         **drawn.notes,
     }
-    if compare and left is not None and (determined or rises):
+    if (compare or rivals) and left is not None and (determined or rises):
         details |= of_form(group, left, rivals, details, rises)
     intervals = drawn.intervals
     if not determined and law.free > _OF_A_LINE and intervals:
