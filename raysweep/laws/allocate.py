@@ -297,7 +297,10 @@ def extrapolation(budget: Array, window: tuple[float, float]) -> str:
         )
     if not parts:
         return ""
-    return f"Outside the compute that was fitted: {' and '.join(parts)}. No measurement there supports the law."
+    return (
+        f"Outside the compute that was fitted: {' and '.join(parts)}. No measurement there supports the law, and "
+        "intervals take it to hold: `raysweep fit --predict` at an optimum has those of y if the law may bend."
+    )
 
 
 def minimum(

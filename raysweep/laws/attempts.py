@@ -152,7 +152,12 @@ def attempts(
     if not 1 <= low < high <= fewest:
         raise FitError(
             f"`1 <= low < high <= fewest trials` must hold for the window of the exponent, but got (low={low}, "
-            f"high={high}, fewest trials={fewest}). Give a window, or problems with more trials."
+            f"high={high}, fewest trials={fewest}). "
+            + (
+                "Give another window."
+                if fewest > 1
+                else "Leave out problems of one trial; pass@1 is the share of successes."
+            )
         )
     if c.size < 2:
         raise FitError("The unit of an interval is the problem, but there is only 1. Add problems.")

@@ -163,7 +163,7 @@ class Bootstrap:
             noise: Standard deviation of log y about the law, a number or [points]: between runs and, added in
                 quadrature, of a finite evaluation. What the residuals show (`spread`, `growth`) if not given.
         """
-        centre, away = self._new(x, level, noise)
+        centre, away = self._new(x, level, noise, joint=False)
         with np.errstate(over="ignore"):  # far outside its window a law may leave the range of numbers
             return np.asarray(np.exp(ends_of(centre, away, level, self.at_bounds())))
 
@@ -178,15 +178,18 @@ class Bootstrap:
         Returns:
             The share, and the p-value.
         """
-        centre, away = self._new(x, level, noise)
+        centre, away = self._new(x, level, noise, joint=True)
         low, high = ends_of(centre, away, level, self.at_bounds()).T
         t, draws = np.log(np.asarray(y, dtype=np.float64)), centre + away
         outside = (t < low) | (t > high)
         as_many = ((draws < low) | (draws > high)).sum(axis=1) >= outside.sum()
         return float(outside.mean()), float((1 + as_many.sum()) / (1 + len(draws)))
 
-    def _new(self, x: npt.ArrayLike, level: float, noise: npt.ArrayLike | None) -> tuple[Array, Array]:
-        """Log y of the law at scales x, [points], and deviations of new measurements from it, [draws, points]."""
+    def _new(self, x: npt.ArrayLike, level: float, noise: npt.ArrayLike | None, joint: bool) -> tuple[Array, Array]:
+        """Log y of the law at scales x, [points], and deviations of new measurements from it, [draws, points].
+
+        Errors of points are independent if they are `joint`; else the same, so that none depends on the other points.
+        """
         x = np.asarray(x, dtype=np.float64)
         known = self.spread if self.growth is None else self.spread * self.growth.at(np.atleast_2d(x))
         sd = np.asarray(known if noise is None else noise, dtype=np.float64)
@@ -196,7 +199,7 @@ class Bootstrap:
         count = len(draws)
         errors = stdtrit(self.freedom, (np.arange(count) + 0.5) / count)
         rng = np.random.default_rng(self.seed)
-        errors = rng.permuted(np.broadcast_to(errors[:, None], draws.shape), axis=0)
+        errors = rng.permuted(np.broadcast_to(errors[:, None], draws.shape if joint else (count, 1)), axis=0)
         if noise is None and self.growth is not None:
             errors = errors * self.growth.varied(np.atleast_2d(x), count, rng)
         with np.errstate(invalid="ignore"):  # infinite less infinite

@@ -45,11 +45,14 @@ def of_search(status: Status) -> dict[str, str]:
     if status is Status.BOUND_HIT:
         text = (
             "An estimate lies on a bound of its parameter: a law without it fits as well, or the data do not "
-            "determine it."
+            "determine it. Fit that law, or add scales."
         )
         return {"parameter_at_bound": text}
     if status is Status.MAX_ITER:
-        text = "The search did not fully converge: the parameters are nearly interchangeable here."
+        text = (
+            "The search did not fully converge: the parameters are nearly interchangeable here. Take a law with "
+            "fewer, or add scales."
+        )
         return {"not_settled": text}
     return {}
 
@@ -71,7 +74,8 @@ def of_trend(group: Group, names: Sequence[str], y: str) -> tuple[dict[str, str]
         if spare < 1 or large <= 0 or f_test(small, large, spare, law.free - 1) > _SUSPICIOUS:
             text = (
                 f"{y} does not change with {', '.join(names)} beyond its noise (F test, p = {found.flat:.2g}): a "
-                f"constant, {math.exp(constant):.4g}, fits as well, and no exponent or floor can be read from it."
+                f"constant, {math.exp(constant):.4g}, fits as well, and no exponent or floor can be read from it. "
+                "Widen the range of scales, or report the constant."
             )
             return {"no_trend": text}, False
     followed = trend(data.x, predicted, group.weights)
@@ -113,7 +117,8 @@ def of_residuals(group: Group, residual: Array) -> dict[str, str]:
     single = data.y.size == scales or distinct(np.concatenate([data.x, group.run[None]])) == scales
     if single and data.x_se is None:  # else points that were moved to their likely scales only look single
         out["one_run_per_scale"] = (
-            "There is one run at each scale, so the spread between runs is judged from the residuals of the law alone."
+            "There is one run at each scale, so the spread between runs is judged from the residuals of the law alone. "
+            "Add runs (seeds) to see whether the law fits them."
         )
     return out
 
@@ -157,7 +162,10 @@ def of_holdout(law: Law, holdout: Holdout | None, options: Options) -> dict[str,
             return {}
         share = f"{options.holdout:.0%}"
         return {
-            "no_holdout": f"Too few scales remain without the top {share} to fit {law.name!r}, so nothing was held out."
+            "no_holdout": (
+                f"Too few scales remain without the top {share} to fit {law.name!r}, so nothing was held out. "
+                "Add scales."
+            )
         }
     coverage, p_value = holdout.coverage, holdout.p_value
     if coverage is None or p_value is None or holdout.n_points < _JUDGED:
@@ -167,7 +175,7 @@ def of_holdout(law: Law, holdout: Holdout | None, options: Options) -> dict[str,
     return {
         "holdout_missed": (
             f"Only {coverage:.0%} of the points held out fell into their {options.level:.0%} interval: the law "
-            "does not reach that far, and neither will intervals beyond the data."
+            "does not reach that far, and neither will intervals beyond the data. Try another form or window."
         )
     }
 
@@ -187,8 +195,8 @@ def of_comparison(compared: bool, options: Options) -> dict[str, str]:
         return {"envelope": text}
     if not compared:
         text = (
-            f"Rivals are fitted in at most {MOST_COMPARED} groups at a time, and a floor is tested in at most "
-            f"{MOST_FLOORS:,}: choose groups with where."
+            f"Rivals are fitted in at most {MOST_COMPARED} groups at a time. A floor, and the form of a law that has "
+            f"or lacks one (extrapolation_untrusted), are tested in at most {MOST_FLOORS:,}: choose groups with where."
         )
         return {"no_rivals": text}
     return {}
@@ -202,12 +210,12 @@ def of_rivals(law: Law, rivals: Sequence[Evidence]) -> dict[str, str]:
         if rival.law == law.floorless and rival.p_value is not None and rival.p_value > _UNCERTAIN:
             out["floor_not_needed"] = (
                 f"A floor of E = 0 fits as well (F test, p = {rival.p_value:.2g}): these data cannot "
-                "distinguish a floor from no floor."
+                "distinguish a floor from no floor. Add larger scales, or more runs."
             )
         if rival.law == law.inside and rival.p_value is not None and rival.p_value < _SUSPICIOUS:
             out["constraint_contradicted"] = (
                 f"{rival.law} fits better without these constraints ({law.name.removeprefix(rival.law + ', ')}; "
-                f"F test, p = {rival.p_value:.1g}): the data contradict them."
+                f"F test, p = {rival.p_value:.1g}): the data contradict them. Leave them out."
             )
         if known[rival.law].floorless == law.name and rival.p_value is not None and rival.p_value < _SUSPICIOUS:
             out["floor_needed"] = (

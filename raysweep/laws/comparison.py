@@ -20,6 +20,7 @@ from raysweep.laws.contrast import Contrast, contrast
 from raysweep.laws.definition import Array
 from raysweep.laws.differences import differences, paired
 from raysweep.laws.group import GroupFit
+from raysweep.laws.misfit import UNTRUSTED
 from raysweep.laws.notes import group_name
 from raysweep.laws.points import Points, points
 from raysweep.laws.request import FitRequest
@@ -30,7 +31,16 @@ __all__ = ["compare_arms", "contrasted"]
 
 _GRID = 200  # values of x at which laws are compared
 _WIDE = 1.8  # stretch of a simultaneous band that is worth a note
-_DOUBTS = ("lack_of_fit", "correlated_rows", "no_trend", "rising", "floor_needed", "holdout_missed", "not_settled")
+_DOUBTS = (
+    "lack_of_fit",
+    "correlated_rows",
+    "no_trend",
+    "rising",
+    "floor_needed",
+    "holdout_missed",
+    "not_settled",
+    UNTRUSTED,
+)
 
 
 def compare_arms(
@@ -231,7 +241,8 @@ def _compared(
             more[f"doubt_{name}"] = f"The fit of {arm.column} = {name} has notes: {', '.join(said)}."
     if len(at) and (max(at) > high or min(at) < low):
         more["extrapolated"] = (
-            f"Both arms were measured from {one.x[0]} = {low:.4g} to {high:.4g}; beyond, the laws are taken to hold."
+            f"Both arms were measured from {one.x[0]} = {low:.4g} to {high:.4g}; beyond, the laws are taken to "
+            "hold. `raysweep fit --by` with `--predict` has each arm's interval if its law may bend."
         )
     if curves.stretch > _WIDE:
         more["few_units"] = (

@@ -274,6 +274,9 @@ def outcome(
     elif rivals is None:
         rivals = tuple(evidence(law, data.x, data.y, group.weights, options.holdout, options.huber))
     trend, determined = caveats.of_trend(group, x, y)
+    rises = "rising" in trend and not determined  # what such a law leaves widens intervals until they hold anything
+    if rises and holdout is not None:
+        holdout = replace(holdout, coverage=None, p_value=None)
     judged = drawn.sample is not None and options.envelope is None
     left = remains(np.log(data.x), residual, group.weights) if judged else None
     details = {
@@ -288,8 +291,8 @@ def outcome(
         **caveats.of_comparison(compare, options),
         **drawn.notes,
     }
-    if compare and determined and left is not None:
-        details |= of_form(group, left, rivals, details)
+    if (compare or rivals) and left is not None and (determined or rises):
+        details |= of_form(group, left, rivals, details, rises)
     intervals = drawn.intervals
     if not determined and law.free > _OF_A_LINE and intervals:
         intervals = {}

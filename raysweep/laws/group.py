@@ -77,7 +77,8 @@ class Holdout:
         params: Its parameter values.
         n_points: Points left out.
         rmse_log: Root mean squared error of log y on them.
-        coverage: Share of them inside the interval of a new measurement, at the fit's level; None without draws.
+        coverage: Share of them inside the interval of a new measurement, at the fit's level; None without draws, and
+            where y rises and the law cannot.
         p_value: How likely as few of them are inside, if the law holds.
     """
 

@@ -21,15 +21,18 @@ _SUSPICIOUS = 0.025  # p-value of the law's form below which its extrapolation i
 _LEAD = 10.0  # by which a rival's AICc then is better
 
 
-def of_form(group: Group, left: Remains, rivals: Sequence[Evidence], details: Mapping[str, str]) -> dict[str, str]:
+def of_form(
+    group: Group, left: Remains, rivals: Sequence[Evidence], details: Mapping[str, str], rises: bool = False
+) -> dict[str, str]:
     """Whether the data speak against the form of a group's law, or against independent rows, which look the same.
 
     Args:
         left: What the fit leaves of the data.
         rivals: The comparison with other laws.
         details: Notes that are known already.
+        rises: y rises with a scale, which the law cannot follow.
     """
-    said = []
+    said = ["they rise, which it cannot"] if rises else []
     if "correlated_rows" in details:
         said.append("residuals of neighbouring points are correlated")
     if "lack_of_fit" in details:

@@ -92,8 +92,11 @@ def _columns(groups: Sequence[GroupFit], points: Sequence[Mapping[str, float]]) 
     return list(dict.fromkeys(name for each in cells for name in each)), cells
 
 
-def _about(group: GroupFit) -> str:
+def _about(groups: Sequence[GroupFit], points: Sequence[Mapping[str, float]]) -> str:
+    group = next((one for one in groups if one.error is None), groups[0])
     level = f"; [low, high] is the {group.level:.0%} interval" if group.intervals else ""
+    if any(one.beyond > 1 and one.bent is not None for one in predicted(group, points)):
+        level += ", beyond the data that of a law that may bend"
     shared = f"; {', '.join(group.shared)} shared by all groups" if group.shared else ""
     known = "".join(f"; prior {p.name} = {p.mean:g} +- {p.sd:g}" for p in group.priors)
     return plain(f"{group.law.name}: {formula(group)}{shared}{known}{level}").replace("\n", " ")
@@ -108,14 +111,18 @@ def _markdown(groups: Sequence[GroupFit], points: Sequence[Mapping[str, float]])
         rms = "not fitted" if group.rmse_log is None else f"{group.rmse_log:.4f}"
         rows.append([*map(_value, group.group.values()), *shown, str(group.n_points), rms])
     table = [f"| {' | '.join(cell if i == 1 else _plain_cell(cell) for cell in row)} |" for i, row in enumerate(rows)]
-    return "\n".join([_plain_cell(_about(groups[0])), "", *table, ""])
+    return "\n".join([_plain_cell(_about(groups, points)), "", *table, ""])
 
 
 def _latex(groups: Sequence[GroupFit], points: Sequence[Mapping[str, float]]) -> str:
     names, cells = _columns(groups, points)
     by = list(groups[0].group)
     head = [*map(_escaped, by), *map(_symbol, names), "points", "rms"]
-    lines = [f"% {_about(groups[0])}", rf"\begin{{tabular}}{{{'l' * len(by)}{'r' * (len(names) + 2)}}}", r"\toprule"]
+    lines = [
+        f"% {_about(groups, points)}",
+        rf"\begin{{tabular}}{{{'l' * len(by)}{'r' * (len(names) + 2)}}}",
+        r"\toprule",
+    ]
     lines += [f"{' & '.join(head)} \\\\", r"\midrule"]
     for group, each in zip(groups, cells, strict=True):
         shown = [_mathematics(each[name]) if name in each else "" for name in names]

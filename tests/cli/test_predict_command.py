@@ -53,6 +53,8 @@ def test_a_fit_predicts_where_it_is_asked_to(cli: Cli, one: str) -> None:
     assert all(near[f"{name}_low"] == near[f"{own}_low"] for name, own in (("ci", "own"), ("new", "own_new")))
     assert (far["beyond"], near["beyond"]) == (pytest.approx(100), 1)
     assert far["ci_high"] - far["ci_low"] > near["ci_high"] - near["ci_low"]
+    alone = json.loads(cli("fit", one, *FLOOR, "--predict", "5e4", "--json")[1])[0]["predictions"]
+    assert alone == [near]  # whatever else is predicted
     out = cli("fit", one, *FLOOR, "--predict", "1e8", "--predict", "500")[1]
     assert f"predicted at n = 1e+08: loss = {far['value']:.4g} [{far['ci_low']:.4g}, " in out
     assert f"if the law may bend; if it holds [{far['own_low']:.4g}, {far['own_high']:.4g}], of a new run [" in out

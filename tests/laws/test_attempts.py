@@ -148,6 +148,7 @@ def test_without_successes_there_is_no_tail() -> None:
         ([1], [5], {}, "Add problems"),
         ([1, 2], [5, 5], {"k": [0]}, r"k must be whole numbers >= 1"),
         ([1, 2], [5, 5], {"window": (2, 6)}, r"low=2, high=6, fewest trials=5"),
+        ([1, 0], [1, 5], {}, r"Leave out problems of one trial"),
     ],
 )
 def test_what_is_no_count_is_refused(c: list[float], n: list[int], more: dict, message: str) -> None:

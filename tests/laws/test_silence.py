@@ -135,7 +135,10 @@ def test_a_constant_is_refused_and_a_flat_y_has_no_floor():
 def test_a_rising_y_is_spoken_of_where_the_law_cannot_follow_or_has_no_ceiling():
     x, noise = np.geomspace(1e3, 1e6, 9), np.exp(0.005 * np.random.default_rng(9).standard_normal(9))
     accuracy = (0.9 - 0.5 * (x / 1e3) ** -0.2) * noise
-    assert "cannot follow" in fitted("power+floor", x, accuracy).details["rising"]
+    wrong = fitted("power+floor", x, accuracy, Options(draws=100))
+    assert "cannot follow" in wrong.details["rising"]
+    assert "they rise, which it cannot" in wrong.details["extrapolation_untrusted"]
+    assert wrong.holdout.coverage is None  # its interval is wide enough for anything
     assert "no ceiling" in fitted("power", x, accuracy).details["rising"]
     assert "rising" not in fitted("power+floor", x, 1 - accuracy).notes
     assert "rising" not in fitted("power", x, 40 * x**0.5 * noise).notes  # an optimal size against compute
@@ -182,9 +185,11 @@ def test_few_points_do_not_need_a_floor_by_chance():
 def test_missing_rivals_are_spoken_of():
     rng, x = np.random.default_rng(13), np.geomspace(1e3, 1e6, 6)
     worlds = [Data(x[None], x**-0.3 * np.exp(0.05 * rng.standard_normal(6))) for _ in range(51)]
-    many = fit_groups(law("power"), worlds, ["n"], "y", QUICK)
+    worlds.append(Data(x[None], (1 + 50 * x**-0.5) * np.exp(0.005 * rng.standard_normal(6))))
+    many = fit_groups(law("power"), worlds, ["n"], "y", Options(draws=100))
     few = fit_groups(law("power"), worlds[:3], ["n"], "y", QUICK)
     assert all("no_rivals" in group.notes for group in many)
+    assert {"floor_needed", "extrapolation_untrusted"} <= set(many[-1].notes)
     for one, other in zip(many, few, strict=False):  # only a floor is tested, by the same numbers
         (alone,) = [rival for rival in one.rivals if rival.law == "power+floor"]
         (beside,) = [rival for rival in other.rivals if rival.law == "power+floor"]

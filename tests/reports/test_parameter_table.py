@@ -46,7 +46,11 @@ def test_csv_has_every_number_in_full(fitted: Fit) -> None:
 def test_markdown_has_a_row_of_equal_cells_for_each_group(fitted: Fit) -> None:
     text = parameter_table([fitted], "md", [[{"n": 1e8}]])
     about, _, *table = text.splitlines()
-    assert r"loss\_1 = E + A n^-alpha; [low, high] is the 95% interval" in about
+    assert (
+        r"loss\_1 = E + A n^-alpha; [low, high] is the 95% interval, beyond the data that of a law that may bend"
+        in about
+    )
+    assert "may bend" not in parameter_table([fitted], "md", [[{"n": 3e6}]]).splitlines()[0]
     cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table]
     assert {len(row) for row in cells} == {1 + 3 + 2 + 2}
     head, _, *rows = ([cell.strip() for cell in row] for row in cells)
