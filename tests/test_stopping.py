@@ -186,6 +186,8 @@ def test_until_is_set_by_a_preset_and_on_the_command_line(tmp_path: Path) -> Non
         until("until.ci95.beta=1")
     with pytest.raises(SweepError, match="--set until: must be a mapping or null"):
         until("until=3")
+    with pytest.raises(SweepError, match=r"--set fit.law: must be an axis or a key of until, but got a key of fit"):
+        until("fit.law=power")
 
 
 def test_where_nothing_can_be_fitted_the_sweep_ends_early(make_sweep: Make, memory_store: Store) -> None:
