@@ -83,7 +83,7 @@ class Kept:
 
 
 def kept(store: Store) -> list[Kept]:
-    """The predictions of a store, oldest first; files that are none are left out.
+    """The predictions of a store, oldest first, those made at once by fit and scale; files that are none are left out.
 
     Raises:
         UnreachableError: The store does not answer.
@@ -103,7 +103,7 @@ def kept(store: Store) -> list[Kept]:
             raise
         except (LedgerError, TypeError):
             continue
-    return sorted(found, key=lambda one: (one.at, one.key))
+    return sorted(found, key=lambda one: (one.at, str(one.fit), *one.x.values(), one.key))
 
 
 def predict_ahead(

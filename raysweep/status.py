@@ -76,7 +76,7 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
         "store": store.uri,
         "sweep": file.name,
         "cells": counts,
-        **_grid(store, scan, seen.current.runs),
+        **_grid(store, scan, seen.current.runs, bool(file.tune)),
         "tuning": stored_tuning(store) if file.tune else None,
         "left_out": left_out,
         "codes": _codes(store, scan.table) if scan.parts else [],
@@ -144,14 +144,18 @@ def _now(store: Store) -> tuple[float, str]:
     return (made / 1e9, "store") if made else (time.time(), "this host")
 
 
-def _grid(store: Store, scan: Scan, runs: Runs | None) -> dict[str, Any]:
-    """Cells of the sweep last run, and how many of them are pending; None where that is unknown."""
+def _grid(store: Store, scan: Scan, runs: Runs | None, grows: bool) -> dict[str, Any]:
+    """Cells of the sweep last run, and how many of them are pending; None where that is unknown.
+
+    Args:
+        grows: Whether it tunes, so that the cells it began with are not all of them.
+    """
     cells = scan.cells("ok", "diverged", "skipped")
     if runs is not None:
         pending = scan.pending(runs).cells
         return {"total": runs.cells, "runs": len(runs), "pending": pending, "done": runs.cells - pending}
     total = store.read_json("env.json").get("cells")
-    if not isinstance(total, int) or len(store.list("sweeps")) != 1:  # the ledger may hold other grids' cells
+    if grows or not isinstance(total, int) or len(store.list("sweeps")) != 1:  # the ledger may hold other grids' cells
         return {"total": None, "runs": None, "pending": None, "done": None}
     return {"total": total, "runs": None, "pending": max(0, total - len(cells)), "done": len(cells)}
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["one_more_decade", "record", "sentences"]
 
+_LIKE_EQUAL = 0.01  # share of a half width below which runs tell of a bend what equally many at every scale would
+_FAR = 0.5  # error in log y beyond which it is said as a factor: a percentage would be another number
+
 
 def sentences(state: State) -> list[str]:
     """What the rounds gave, in one sentence each."""
@@ -42,10 +45,13 @@ def _of(one: Judged) -> list[str]:
     found = [f"{estimate}; {said}."]
     if look.bend.unseen > 0:
         how = "" if target.at is None else " (in its logarithm)"
-        found.append(
-            f"  This takes the law to hold. A bend that these runs do not exclude may move it{how} by up to "
-            f"{look.bend.unseen:.2g}, towards what equally many runs at every scale would give."
+        bent = (
+            f"A bend that these runs do not exclude may move it{how} by up to {look.bend.unseen:.2g}, towards what "
+            "equally many runs at every scale would give."
         )
+        if look.bend.unseen < _LIKE_EQUAL * min(float(look.half), target.width / 2):
+            bent = "Where it bends, equally many runs at every scale would give about the same."
+        found.append(f"  This takes the law to hold. {bent}")
     if compared := _compared(group.fit):
         found.append(f"  {compared}")
     if more := one_more_decade(one):
@@ -69,9 +75,11 @@ def _compared(fit: GroupFit) -> str:
         how = f"comes closest, {gap:.1f} behind it" if gap >= 0 else f"fits better, by {-gap:.1f}"
         said.append(f"Of {len(finite) - 1} other laws, {best.law} {how} in AICc.")
     if held is not None:
+        error = held.rmse_log
+        by = f"{100 * error:.2g} %" if error < _FAR else f"a factor of {np.exp(error):.2g}"
         said.append(
-            f"Fitted without the scales above {held.cut:.4g}, it misses the {counted(held.n_points, 'run')} there by "
-            f"{100 * held.rmse_log:.2g} %."
+            f"Fitted without the scales above {held.cut:.4g}, the law {fit.law.name} misses the "
+            f"{counted(held.n_points, 'run')} there by {by}."
         )
     return " ".join(said)
 

@@ -48,6 +48,7 @@ def test_larger_scales_are_predicted_before_they_run_and_scored_after(
     run(larger, memory_store, executor)
     assert seen == [4]  # two scales of two groups, before anything of them ran
     found = kept(memory_store)
+    assert [one.x["size"] for one in found] == [1e4, 3e4] * 2
     assert {(one.fit["group"]["bend"], one.x["size"]) for one in found} == {
         (b, s) for b in (0, 1e9) for s in (1e4, 3e4)
     }

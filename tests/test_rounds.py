@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from conftest import CLASSIFIER_SWEEP, HERE
 
+from raysweep.cli.status import lines
 from raysweep.errors import SweepError
 from raysweep.executors import make_executor
 from raysweep.forget import choose, drop_statements
@@ -211,6 +212,11 @@ def test_what_rested_on_forgotten_rows_is_chosen_again(memory_store: Store) -> N
     current(store).ledger.forget(chosen.table.column("cell"), "a test")
     drop_statements(store)
     assert not store.list("tuning")
+    left = status(store)
+    assert left["total"] is None is left["pending"]  # what is to be done is chosen again, and unknown until then
+    said = " ".join(lines(left))
+    assert "the store lacks what its tuning chose" in said
+    assert "settings" not in said
     again = execute(tuned(), store)
     assert asked(store) == before  # the rows that come again are the same, and so is all that follows from them
     assert again.counts == first.counts

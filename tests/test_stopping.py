@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,14 @@ def test_a_sweep_stops_where_its_interval_is_narrow_enough(make_sweep: Make, mem
     assert "alpha = 0.40" in said
     assert "One more decade: a run at size = 1e+05 would cost about 1e+11 FLOP" in said
     assert re.search(r"Of \d+ other laws, \S+ (comes closest|fits better), (by )?[\d.]+ (behind it )?in AICc", said)
-    assert re.search(r"Fitted without the scales above \d+, it misses the [\d,]+ runs? there by [\d.]+ %", said)
+    assert re.search(r"without the scales above \d+, the law power misses the [\d,]+ runs? there by [\d.]+ %", said)
+    one = state.judged[0]
+    even = replace(one, look=replace(one.look, bend=replace(one.look.bend, unseen=np.array(1e-9))))
+    assert "scale would give about the same" in " ".join(sentences(replace(state, judged=[even])))
+    assert one.group.fit.holdout is not None
+    far = replace(one.group.fit, holdout=replace(one.group.fit.holdout, rmse_log=math.log(4)))
+    wrong = replace(one, group=replace(one.group, fit=far))
+    assert "runs there by a factor of 4." in " ".join(sentences(replace(state, judged=[wrong])))
     assert {one["law"] for one in state.judged[0].to_json()["rivals"]} >= {"power", "power+floor"}
     before = cells(memory_store)
     again = done(sweep, memory_store)
@@ -177,6 +186,8 @@ def test_until_is_set_by_a_preset_and_on_the_command_line(tmp_path: Path) -> Non
         until("until.ci95.beta=1")
     with pytest.raises(SweepError, match="--set until: must be a mapping or null"):
         until("until=3")
+    with pytest.raises(SweepError, match=r"--set fit.law: must be an axis or a key of until, but got a key of fit"):
+        until("fit.law=power")
 
 
 def test_where_nothing_can_be_fitted_the_sweep_ends_early(make_sweep: Make, memory_store: Store) -> None:

@@ -127,7 +127,7 @@ def _undo(store: str, id_: str | None, json: bool) -> None:
     if json:
         print_json({"restored": one.to_json()})
         return
-    say(f"{counted(one.cells, 'cell')} count again, which were forgotten on {one.at[:16]}: {one.reason}")
+    say(f"counted again: {counted(one.cells, 'cell')} forgotten on {one.at[:16]}: {one.reason}")
 
 
 def _list(store: str, json: bool) -> None:

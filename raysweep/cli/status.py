@@ -100,10 +100,11 @@ def _body(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"[{bar:-<{_BAR}}] {int(share * 100)} %"
         yield f"{counts} of {found['total']:,}; {found['pending']:,} pending"
     else:
-        yield f"{counts}; how many are pending is unknown: the store lacks axes/ of its sweep (run it once more)"
+        lacks = "what its tuning chose" if found.get("tuning") else "axes/ of its sweep"
+        yield f"{counts}; how many are pending is unknown: the store lacks {lacks} (run it once more)"
     if found.get("not_needed"):
         yield f"the sweep is done by its own rule; not needed: {counted(found['not_needed'], 'cell')} of its grid"
-    if found.get("tuning"):
+    if (found.get("tuning") or {}).get("settings"):
         from raysweep.rounds import described
 
         yield described(found["tuning"])

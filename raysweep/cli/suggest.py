@@ -76,7 +76,7 @@ def suggest(
 
 
 def _table(found: Suggestion) -> None:
-    head = [*found.axes, "runs so far", "runs to add", "cost"]
+    head = [*found.axes, "runs so far", "runs to add", f"cost ({_unit(found)})"]
     rows = [
         [*(str(value) for value in one.values), f"{one.so_far:,}", f"{one.add:,}", f"{one.cost:.2g}"]
         for one in found.rows
@@ -98,4 +98,8 @@ def _price(found: Suggestion, dollars: dict[str, Any] | None) -> str:
         parts.append(f"about ${dollars['on_demand']:,.2f} on {dollars['machine']}")
     lacking = sum(max(0, one.add - one.left) for one in found.rows)
     more = f". {counted(lacking, 'run')} of them need seeds that the grid does not have yet" if lacking else ""
-    return ", ".join(parts) + f"; spent so far: {found.spent:.2g}" + more
+    return ", ".join(parts) + f"; spent so far: {found.spent:.2g} {_unit(found)}" + more
+
+
+def _unit(found: Suggestion) -> str:
+    return "FLOP" if found.in_flops else "s of pack time"

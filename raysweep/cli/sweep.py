@@ -149,7 +149,8 @@ def _until_note(done: Mapping[str, Any] | None, first: Plan | None) -> str:
     if done and done["over"]:
         spared = counted(done["of_runs"] - done["runs"], "run")
         return f"until: {spared} of the grid were not needed; a price or a budget is that of the whole grid"
-    coarse = "" if first is None else f", beginning with {counted(len(first.runs), 'run')}, the coarse pass"
+    left = 0 if first is None else len(first.runs)
+    coarse = f", beginning with {counted(left, 'run')} of the coarse pass" if left else ""
     return f"until: this is the whole grid; a run takes only as much of it as its intervals need{coarse}"
 
 

@@ -211,6 +211,12 @@ def load_sweep(
     grid_of_preset = dict(grid)
     raw, overrides = with_until(raw, overrides)
     given = read_overrides(overrides, grid)
+    for name in given.keys() - axis_names(grid):
+        if "." in name and (top := name.partition(".")[0]) in raw.keys() - {"grid"}:
+            raise SweepError(
+                f"--set {name}: must be an axis or a key of until, but got a key of {top}. Change it in {path}, or in "
+                "a preset"
+            )
     grid = replaced(grid, given)
     sweep = from_mapping({**_with_world(raw, path), "grid": grid}, str(path), [path.parent.absolute(), Path.cwd()])
     if isinstance(sweep.experiment, FunctionExperiment):

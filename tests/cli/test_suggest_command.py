@@ -43,6 +43,7 @@ def test_what_is_suggested_costs_less_than_more_of_the_whole_grid(cli: Cli) -> N
     assert found["dollars"]["on_demand"] > 0
     _, out, _ = cli("suggest", "s", "--ci95", "alpha=0.006")
     assert "of them need seeds that the grid does not have yet" in " ".join(out.split())
+    assert f"spent so far: {found['spent']:.2g} FLOP" in " ".join(out.split())
     assert "nothing more is needed" in cli("suggest", "s", "--ci95", "alpha=0.5")[1]
     assert sorted(Path("s").rglob("*")) == before
 
