@@ -43,7 +43,7 @@ from raysweep.progress import Progress
 from raysweep.rounds import Rounds
 from raysweep.searching import check_search, searching
 from raysweep.spread import can_double, in_words
-from raysweep.stopping import State, check_coarse, run_rounds, state_of
+from raysweep.stopping import State, check_coarse, check_code, run_rounds, state_of
 from raysweep.store import Store, UnreachableError
 from raysweep.store.leases import Claims, hold
 from raysweep.sweep import Sweep
@@ -133,7 +133,9 @@ def run(
     if sweep.file.until is not None:  # refuses what cannot be judged before anything is written
         rows = ledger_of(store, sweep.runs, dict(sweep.axes), sweep.identity)
         none, mine = np.zeros(len(sweep.runs), dtype=bool), own_rows(sweep.runs, sweep.axes, sweep.identity)
-        state_of(sweep, store, rows, mine, skip_failed, retry_diverged, none)
+        ahead = state_of(sweep, store, rows, mine, skip_failed, retry_diverged, none)
+        if ahead.todo.any() and not (accept_code or same_as):
+            check_code(sweep, store, rows)
     token = open_store(store, sweep, progress, accept_code, same_as)
     if weak := store.weaknesses():
         progress.say(f"warning: store {store.uri}: {'; '.join(weak)}")

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raysweep import adaptive
 from raysweep.adaptive import Look
 from raysweep.errors import SweepError
+from raysweep.experiments import BUILT_IN
 from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Runs
 from raysweep.groups import Array, Group, Settings, Whole, measured, settings_of
@@ -29,11 +31,11 @@ from raysweep.ledger.rows import with_accepted
 from raysweep.progress import Progress
 from raysweep.store import Store
 from raysweep.sweep import Sweep
-from raysweep.sweep.provenance import accepted_codes
+from raysweep.sweep.provenance import accepted_codes, equal_codes
 from raysweep.sweep.until import Target, Until
 from raysweep.terminal import counted
 
-__all__ = ["Judged", "State", "check_coarse", "coarse_pass", "replay", "run_rounds", "state_of"]
+__all__ = ["Judged", "State", "check_coarse", "check_code", "coarse_pass", "replay", "run_rounds", "state_of"]
 
 _FEW = 8  # settings below which the coarse pass has two seeds of each
 _MOST_ROUNDS = 100
@@ -269,6 +271,29 @@ def state_of(
         return replay(sweep.file.until, request, sweep.runs, sweep.axes, table, pending, gpus)
     except SweepError as error:
         raise SweepError(f"{sweep.path}: {error}") from error
+
+
+def check_code(sweep: Sweep, store: Store, ledger: Ledger) -> None:
+    """Refuse to add runs of one code to those of another: fits keep them apart, and no interval would narrow.
+
+    Raises:
+        SweepError: Finished runs of the grid are of other code than the sweep's, and were not declared equal.
+    """
+    table = ledger.scan(["code_sha", "status", "run"]).table
+    if sweep.file.experiment in BUILT_IN or not sweep.code.sha or "code_sha" not in table.schema.names:
+        return
+    ours = pc.and_(
+        pc.is_in(table.column("run"), pa.array([key.decode() for key in sweep.runs.keys.tolist()])),
+        pc.not_equal(table.column("status"), "failed"),
+    )
+    made = {sha or "none" for sha in table.column("code_sha").filter(ours).unique().to_pylist()}
+    if others := sorted(made - equal_codes(store, sweep.code.sha)):
+        raise SweepError(
+            f"{sweep.path}: until: the runs of its grid must be of one code, but those that are finished are of "
+            f"{', '.join(sha[:8] for sha in others)}, and the code is {sweep.code.sha[:8]} now: fits would keep them "
+            "apart, and no interval would narrow. If results are unchanged, pass --accept-code; otherwise set "
+            f"`version: {sweep.experiment.version + 1}` to begin again"
+        )
 
 
 def run_rounds(

@@ -120,6 +120,21 @@ def test_killed_in_the_middle_of_a_round_it_ends_in_the_same_place(
     np.testing.assert_array_equal(state.chosen, wanted.chosen)
 
 
+def test_runs_of_another_code_are_not_added_to(make_sweep: Make, memory_store: Store) -> None:
+    """Fits keep the rows of each code apart: the interval of the old one would never narrow."""
+    done(make_sweep(SWEEP, until={"ci95": {"alpha": 0.02}, "max_rounds": 1}), memory_store)
+    before, sweep = cells(memory_store), make_sweep(SWEEP)
+    changed = make_sweep(SWEEP)
+    vars(changed)["code"] = replace(sweep.code, sha="0123456789abcdef")
+    with pytest.raises(SweepError, match=r"until: the runs .* must be of one code, .* is 01234567 now: .*accept-code"):
+        done(changed, memory_store)
+    assert cells(memory_store) == before
+    state = run(changed, memory_store, make_executor("inline"), accept_code=True).state
+    assert state is not None
+    assert state.over == "every interval is as narrow as wanted"
+    assert done(changed, memory_store).state is not None  # nothing is left to run
+
+
 def test_a_law_that_is_bent_ends_the_sweep(make_sweep: Make, memory_store: Store) -> None:
     state = done(make_sweep(SWEEP, {"bend": 500}), memory_store).state
     assert state is not None
