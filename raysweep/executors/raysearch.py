@@ -20,7 +20,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from raysweep.executors.search import Search
-from raysweep.executors.trial import Bench, result
+from raysweep.executors.trial import PackTrial, result
 from raysweep.executors.work import Job
 from raysweep.ledger.causes import alike, cause
 from raysweep.ledger.rows import STATUSES, Counts
@@ -156,36 +156,10 @@ class CandidateSearch(Searcher):  # type: ignore[misc]
         return self
 
 
-class CandidateTrial(tune.Trainable):  # type: ignore[misc]
-    """One candidate at all of its seeds; a `step` is a row. The class form lets Tune reuse the actor for the next."""
+class CandidateTrial(PackTrial):
+    """One candidate at all of its seeds; a `step` is a row."""
 
-    def setup(self, config: dict[str, Any], job: Job) -> None:
-        self.bench = Bench(job)
-        self._begin(config)
-
-    def _begin(self, config: dict[str, Any]) -> None:
-        self.reports = self._candidate(config)
-        self.config: dict[str, Any] = {}  # would travel back with every report
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next candidate."""
-        self.cleanup()
-        self._begin(new_config)
-        return True
-
-    def step(self) -> dict[str, Any]:
-        return next(self.reports)
-
-    def cleanup(self) -> None:
-        self.reports.close()  # flushes what is finished
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: the ledger holds what is done."""
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing."""
-
-    def _candidate(self, config: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
+    def _reports(self, config: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
         pack: Pack = config["pack"]
         best: dict[str, float] = {str(i): score for i, score in enumerate(config["before"])}
         bad, left, fatal = False, False, ""

@@ -103,11 +103,15 @@ class PackTrial(tune.Trainable):  # type: ignore[misc]
         self._begin(config)
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self.reports = self.bench.reports(config)
+        self.reports = self._reports(config)
         self.config: dict[str, Any] = {}  # would travel back with every report
 
+    def _reports(self, config: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
+        """What one trial reports, a `step` each."""
+        return self.bench.reports(config)
+
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next pack."""
+        """Take the next trial."""
         self.cleanup()
         self._begin(new_config)
         return True

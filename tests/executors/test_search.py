@@ -81,7 +81,7 @@ class Simulated(Inline):
             while isinstance(config := candidates.suggest(str(number)), dict):
                 trial = CandidateTrial.__new__(CandidateTrial)
                 trial.bench = Bench(job)
-                live[str(number)] = trial._candidate(config), 1
+                live[str(number)] = trial._reports(config), 1
                 number += 1
             if not live:
                 assert candidates.ended
