@@ -48,11 +48,23 @@ def raysweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
     sys.modules.pop("my_training", None)
 
 
+def counting(seen: Path, stuck_at: int) -> str:
+    """Statements that write down each epoch, and never end the `stuck_at`th where the environment says so."""
+    file = repr(str(seen))
+    stuck = f"'RAYSWEEP_TEST_STUCK' in __import__('os').environ and len(open({file}).read().split()) == {stuck_at}"
+    waits = f"open({str(seen.with_name('stuck'))!r}, 'w').close() or __import__('time').sleep(600)"
+    return f"; open({file}, 'a').write(f'{{epoch}} '); {stuck} and ({waits})"
+
+
 def killed_at(folder: Path, sign: str, *arguments: str) -> None:
-    """Run a command and kill it, with all that it started, when a file of this pattern is there, whole."""
+    """Run a command and kill it, with all that it started, when a file of this pattern is there, whole.
+
+    Its function must get stuck where `RAYSWEEP_TEST_STUCK` is set, so that it cannot end before.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "raysweep", *arguments],
         cwd=folder,
+        env={**os.environ, "RAYSWEEP_TEST_STUCK": "1"},
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
@@ -71,12 +83,10 @@ def killed_at(folder: Path, sign: str, *arguments: str) -> None:
 
 def test_the_readmes_function_survives_a_kill(tmp_path: Path, raysweep: Raysweep) -> None:
     code = block(README, "python", "def train(config)")
-    (tmp_path / "my_training.py").write_text(code)
     (tmp_path / "mine.yaml").write_text(block(README, "yaml", "my_training:train"))
-    slow = code.replace("# train here", "; __import__('time').sleep(0.01); open(f'{raysweep_seen}', 'a').close()")
-    seen = tmp_path / "seen"
-    (tmp_path / "my_training.py").write_text(slow.replace("{raysweep_seen}", str(seen)))
-    killed_at(tmp_path, "seen", "run", "mine.yaml", "--executor", "inline")
+    (tmp_path / "my_training.py").write_text(code.replace("# train here", counting(tmp_path / "seen", stuck_at=50)))
+    killed_at(tmp_path, "stuck", "run", "mine.yaml", "--executor", "inline")
+    assert len((tmp_path / "seen").read_text().split()) == 50
     done = raysweep("run", "mine.yaml", "--executor", "inline")
     assert done.returncode == 0, done.stderr
     assert "70 ok of 70 cells" in done.stdout
@@ -89,14 +99,8 @@ def test_the_readmes_function_survives_a_kill(tmp_path: Path, raysweep: Raysweep
 
 def test_the_docs_checkpoint_goes_on_after_a_kill_and_beyond_the_horizon(tmp_path: Path, raysweep: Raysweep) -> None:
     code = block(DOCS, "python", "raysweep.checkpoint.load()")
-    (tmp_path / "my_training.py").write_text(
-        code.replace(
-            "# train here",
-            "; __import__('time').sleep(0.4); open('SEEN', 'a').write(f'{epoch} ')".replace(
-                "SEEN", str(tmp_path / "seen")
-            ),
-        )
-    )
+    counted = counting(tmp_path / "seen", stuck_at=6) + "; __import__('time').sleep(0.4)"
+    (tmp_path / "my_training.py").write_text(code.replace("# train here", counted))
     (tmp_path / "mine.yaml").write_text(
         "name: mine\nexperiment: my_training:train\nobserved: [epoch]\ngrid: {size: 100, epoch: [1, 2, 8]}\n"
     )

@@ -19,8 +19,8 @@ def train(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def slow(config: dict[str, Any]) -> dict[str, Any]:
-    """Takes a moment, so that there is something to interrupt."""
-    time.sleep(config["duration"])
+    """Takes a moment, so that it can be interrupted; the runs that the environment says are stuck never end."""
+    time.sleep(600 if config["run_id"] >= int(os.environ.get("RAYSWEEP_TEST_STUCK", "1000")) else config["duration"])
     return {"loss": 1.0 / (1 + config["run_id"])}
 
 

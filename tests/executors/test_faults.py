@@ -91,7 +91,7 @@ def test_an_interrupted_driver_is_resumed_by_the_same_command(tmp_path: Path) ->
     file.write_text(yaml.safe_dump(SLOW))
     command = [sys.executable, "-m", "raysweep", "run", str(file), "--store", store.uri]
     path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path}
+    environment = {**os.environ, "PYTHONPATH": path, "RAYSWEEP_TEST_STUCK": "6"}  # it must not end before the signal
     driver = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 90
     while Ledger(store).scan(["cell"]).parts < 3 and driver.poll() is None and time.monotonic() < deadline:
