@@ -106,7 +106,12 @@ class FlowWorld:
         """
         return _sample(self, n, stream, temperature)
 
-    def draw(
+    def draw(self, n: int, stream: str, temperature: float) -> Sample:
+        """As `sample`, without looking at what was drawn before."""
+        x, y = self.items(n, stream, temperature)
+        return Sample(x=x, y=y, log_posterior=self.log_posterior(x, temperature))
+
+    def items(
         self,
         n: int,
         stream: str,
@@ -114,9 +119,9 @@ class FlowWorld:
         gain: float = 1.0,
         offset: Tensor | None = None,
         log_prior: Tensor | None = None,
-    ) -> Sample:
-        """As `sample`, with latents scaled by `gain` and moved by `offset` [dim] standard deviations of the base, and
-        with other class probabilities. The posterior is that of the world itself.
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The x [n, dim] and labels [n] of `sample`, with latents scaled by `gain` and moved by `offset` [dim] standard
+        deviations of the base, and with other class probabilities.
         """
         digest = hashlib.blake2b(f"{recipe_hash(self.recipe)}/{stream}".encode(), digest_size=7).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
@@ -135,8 +140,7 @@ class FlowWorld:
             raise OracleError(
                 f"world {self.sha[:8]}: samples must be finite, but the flow's inverse is not; retrain it"
             )
-        labels = self.flow.labels(y, generator)
-        return Sample(x=x_all, y=labels.numpy(), log_posterior=self.log_posterior(x_all, temperature))
+        return x_all, self.flow.labels(y, generator).numpy()
 
     def log_posterior(
         self,

@@ -90,13 +90,12 @@ class Shifted:
 
     def _draw(self, n: int, stream: str, temperature: float) -> Sample:
         log_prior = self._log_prior if self.kind == "imbalance" else None
-        plain = self.world.draw(n, stream, temperature, self._gain, self._offset, log_prior)
-        x = plain.x
+        x, y = self.world.items(n, stream, temperature, self._gain, self._offset, log_prior)
         if not self.exact:
             bounded = _noise(self, temperature) if self.kind == "pixel" else 0.0
             noise = _normal(self.world, f"{stream}/pixel", x.shape)
             x = (x + math.hypot(bounded, self.noise) * noise).astype(np.float32)
-        return Sample(x, plain.y, self.log_posterior(x, temperature))
+        return Sample(x, y, self.log_posterior(x, temperature))
 
     @property
     def _gain(self) -> float:
