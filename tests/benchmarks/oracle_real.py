@@ -1,14 +1,16 @@
 """Is a world a toy? A classifier that saw only its samples, judged on real images; both side by side in a grid.
 
-    python tests/benchmarks/oracle_real.py STORE [--device cuda] [--train 50000] [--epochs 20] [--seeds 3] [--out DIR]
+    python tests/benchmarks/oracle_real.py STORE [--device cuda] [--train 50000] [--epochs 20] [--seeds 3]
+        [--temperature 1 0.9] [--out DIR]
 
 STORE holds worlds of images, as `raysweep oracle fit sweeps/worlds/fashion_mnist.yaml --store STORE` makes them. For
 each world a small residual network is trained twice per seed: on samples with the labels that the world drew, and on as
 many real training images (or all of them), whose noise is drawn again in each epoch. Both are tested on the real test
 images, as the world sees images, with dequantisation and, where the world has some, Gaussian noise; on these without
-Gaussian noise; and on 10,000 fresh samples, beside the best possible accuracy there. Writes oracle_real-<device>.json
-and, for each world, <data>.png (real test images on the left, samples on the right, a row per class) beside this file,
-or into DIR.
+Gaussian noise; and on 10,000 fresh samples, beside the best possible accuracy there. Each latent temperature of
+--temperature is a world of its own, whose posterior is exact as well. Writes oracle_real-<device>.json and, for each
+world, <data>.png (<data>-T.png at temperature T; real test images on the left, samples on the right, a row per class)
+beside this file, or into DIR.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from raysweep.store import Store  # noqa: E402
 
 BATCH, WIDTH, PEAK = 256, 48, 2e-3
 PER_CLASS = 10  # images of a class in the grid
+FAR = 2.0  # images end at 1
 
 
 class Block(nn.Module):
@@ -136,16 +139,17 @@ def grid(real: Real, x: Tensor, y: Tensor, classes: int) -> Image.Image:
     return Image.fromarray(scaled).resize((2 * scaled.shape[1], 2 * scaled.shape[0]), Image.Resampling.NEAREST)
 
 
-def judged(store: Store, folder: str, given: argparse.Namespace) -> dict[str, Any]:
+def judged(store: Store, folder: str, temperature: float, given: argparse.Namespace) -> dict[str, Any]:
     recipe, world, device = load_recipe(store, folder), load_world(store, folder), given.device
     assert isinstance(recipe, ImageRecipe)
     real = Real(recipe, device)
     began = time.perf_counter()
-    pool = world.sample(given.train, "train/real")
+    pool = world.sample(given.train, "train/real", temperature)
     seconds = time.perf_counter() - began
-    held = world.sample(10_000, "eval/real")
+    held = world.sample(10_000, "eval/real", temperature)
     x, y = torch.from_numpy(pool.x), torch.from_numpy(pool.y).long()
-    grid(real, x, y, world.classes).save(given.out / f"{recipe.data}.png")
+    name = recipe.data + (f"-{temperature:g}" if temperature != 1 else "")
+    grid(real, x, y, world.classes).save(given.out / f"{name}.png")
     posterior = np.exp(held.log_posterior)
     generator = torch.Generator().manual_seed(0)
     tests = {
@@ -161,7 +165,8 @@ def judged(store: Store, folder: str, given: argparse.Namespace) -> dict[str, An
 
     row: dict[str, Any] = {
         "data": recipe.data, "world": world.sha, "noise": recipe.noise, "confusion": recipe.confusion,
-        "train": given.train,
+        "temperature": temperature, "train": given.train,
+        "samples_beyond_2": float((np.abs(pool.x) > FAR).any(1).mean()),
         "sampling_seconds": seconds, "entropy": float(-(posterior * held.log_posterior).sum(1).mean()),
         "best_possible_on_samples": float(posterior.max(1).mean()), "test_images": len(real.test[0]),
     }  # fmt: skip
@@ -182,14 +187,16 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=50_000)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--temperature", type=float, nargs="+", default=[1.0])
     parser.add_argument("--out", type=Path, default=HERE)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     cuda, store = given.device.startswith("cuda"), Store(given.store)
     rows = []
     for name in store.folders("oracle"):
-        rows.append(judged(store, f"oracle/{name}", given))
-        print(rows[-1], flush=True)
+        for temperature in given.temperature:
+            rows.append(judged(store, f"oracle/{name}", temperature, given))
+            print(rows[-1], flush=True)
     found = {
         "date": date.today().isoformat(), "device": torch.cuda.get_device_name() if cuda else "cpu",
         "python": platform.python_version(), "torch": torch.__version__, "epochs": given.epochs, "rows": rows,
