@@ -147,7 +147,9 @@ class FitRequest:
             if "" in names:
                 raise RequestError(key, "must name a column, but got ''. Name one, or leave it out.")
         if self.where is not None and not self.where.strip():
-            raise RequestError("where", f"must be a condition on rows, but got {self.where!r}. Leave it out to keep all.")
+            raise RequestError(
+                "where", f"must be a condition on rows, but got {self.where!r}. Leave it out to keep all."
+            )
         _check_formula(self)
         _check_scales(self)
         for key, names in (("x", self.x), ("y", (*self.x, self.y)), ("by", (*self.x, self.y, *self.by))):

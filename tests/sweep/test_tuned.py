@@ -113,7 +113,10 @@ def halving(how: dict[str, Any]) -> dict[str, Any]:
         ({"fit": [], "tuner": {"sampler": "qmc"}}, r"tuner\.metric: must name the metric .* but the sweep has no fit"),
         ({"fit": [*FIT, {**FIT[0], "y": "nll"}]}, r"tuner\.metric: .* but the sweep fits epistemic, nll"),
         # A wrong name in a fit is the fit's, though candidates are compared by it, too.
-        ({"fit": [{**FIT[0], "y": "epistemc"}]}, r"t\.yaml: fit\.0\.y: must be .* got 'epistemc'. Did you mean 'epistem"),
+        (
+            {"fit": [{**FIT[0], "y": "epistemc"}]},
+            r"t\.yaml: fit\.0\.y: must be .* got 'epistemc'. Did you mean 'epistem",
+        ),
         ({"fit": [*FIT, {**FIT[0], "y": "epistemc"}]}, r"t\.yaml: fit\.1\.y: must be .* but got 'epistemc'"),
         ({"fit": [{**FIT[0], "y": "flops"}]}, r"fit\.0\.y: .* Candidates are compared by it: .*give tuner: \{metric:"),
     ],
