@@ -98,9 +98,9 @@ def _body(found: Mapping[str, Any]) -> Iterator[str]:
         share = found["done"] / found["total"]
         bar = "#" * int(share * _BAR)
         yield f"[{bar:-<{_BAR}}] {int(share * 100)} %"
-        chosen, rounds = " chosen so far" if found.get("grid") else "", found.get("round")
-        yield f"{counts} of {found['total']:,}{chosen}; {found['pending']:,} pending{f' in round {rounds}' * bool(rounds)}"
-        if found.get("grid"):
+        chosen, when = (" chosen so far", f" in round {found['round']}") if found.get("round") else ("", "")
+        yield f"{counts} of {found['total']:,}{chosen}; {found['pending']:,} pending{when}"
+        if found.get("round"):
             yield f"the whole grid has {counted(found['grid'], 'cell')}, of which `until` chooses as it goes"
     else:
         lacks = "what its tuning chose" if found.get("tuning") else "axes/ of its sweep"
