@@ -196,7 +196,8 @@ def of_comparison(compared: bool, options: Options) -> dict[str, str]:
     if not compared:
         text = (
             f"Rivals are fitted in at most {MOST_COMPARED} groups at a time. A floor, and the form of a law that has "
-            f"or lacks one (extrapolation_untrusted), are tested in at most {MOST_FLOORS:,}: choose groups with where."
+            f"or lacks one (extrapolation_untrusted), are tested in at most {MOST_FLOORS:,}: choose groups with "
+            "`where=`."
         )
         return {"no_rivals": text}
     return {}
