@@ -74,8 +74,8 @@ def of_trend(group: Group, names: Sequence[str], y: str) -> tuple[dict[str, str]
         if spare < 1 or large <= 0 or f_test(small, large, spare, law.free - 1) > _SUSPICIOUS:
             text = (
                 f"{y} does not change with {', '.join(names)} beyond its noise (F test, p = {found.flat:.2g}): a "
-                f"constant, {math.exp(constant):.4g}, fits as well, and no exponent or floor can be read from it. "
-                "Widen the range of scales, or report the constant."
+                f"constant, {math.exp(constant):.4g}, fits as well, and no exponent or floor can be read from it; "
+                f"intervals of {y} itself, at any scale, stay. Widen the range of scales, or report the constant."
             )
             return {"no_trend": text}, False
     followed = trend(data.x, predicted, group.weights)

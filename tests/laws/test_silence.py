@@ -12,6 +12,7 @@ from raysweep.laws.dependence import dependence, levels_of
 from raysweep.laws.fitting import fit_groups
 from raysweep.laws.forms import LAWS
 from raysweep.laws.group import Data
+from raysweep.laws.predicted import predicted
 from raysweep.laws.request import Options
 from raysweep.laws.trend import trend
 
@@ -128,6 +129,11 @@ def test_a_constant_is_refused_and_a_flat_y_has_no_floor():
     assert dict(flat.intervals) == {}
     low, high = flat.band([1e4])[0]
     assert low < 0.8333 < high
+    (far,) = predicted(flat, [{flat.x[0]: 1e7}])  # as it does beyond the data, where a flat law may hold
+    assert far.own is not None
+    assert far.bent is not None
+    assert far.bent[0] <= far.own[0] < 0.8333 < far.own[1] <= far.bent[1]
+    assert "; intervals of y itself, at any scale, stay." in flat.details["no_trend"]
     line = fitted("power", x, 0.8333 * np.exp(0.01 * noise), Options(draws=100))
     assert line.interval("alpha")[0] < 0 < line.interval("alpha")[1]  # a straight line may be flat
 
