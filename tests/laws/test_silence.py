@@ -11,7 +11,7 @@ from raysweep.laws import fit, law
 from raysweep.laws.dependence import dependence, levels_of
 from raysweep.laws.fitting import fit_groups
 from raysweep.laws.forms import LAWS
-from raysweep.laws.group import Data
+from raysweep.laws.group import Data, GroupFit
 from raysweep.laws.predicted import predicted
 from raysweep.laws.request import Options
 from raysweep.laws.trend import trend
@@ -201,6 +201,29 @@ def test_missing_rivals_are_spoken_of():
         (beside,) = [rival for rival in other.rivals if rival.law == "power+floor"]
         assert alone.p_value == pytest.approx(beside.p_value, rel=1e-3)
     assert "no_rivals" not in fitted("power", x, worlds[0].y).notes
+
+
+def test_in_many_groups_the_form_is_tested_by_residuals_and_in_too_many_nothing_is_predicted(monkeypatch):
+    """A sigmoid has no law with or without a floor beside it."""
+    rng, x = np.random.default_rng(19), np.geomspace(1e3, 1e6, 12)
+    rise = 0.1 + 0.6 / (1 + (x / 3e4) ** -1.2)
+    right = [Data(x[None], rise * np.exp(0.01 * rng.standard_normal(12))) for _ in range(3)]
+    wrong = Data(x[None], right[0].y * (1 + 0.1 * np.sin(1.2 * np.log(x))))
+
+    def found() -> list[GroupFit]:
+        return fit_groups(law("sigmoid"), [*right, wrong], ["n"], "y", Options(draws=100))
+
+    monkeypatch.setattr("raysweep.laws.caveats.MOST_COMPARED", 2)
+    many = found()
+    assert ["extrapolation_untrusted" in one.notes for one in many] == [False] * 3 + [True]
+    assert all("no_rivals" in one.notes and not one.rivals for one in many)
+    monkeypatch.setattr("raysweep.laws.caveats.MOST_JUDGED", 3)
+    for one, other in zip(found(), many, strict=True):
+        assert "extrapolation_untrusted" not in one.notes
+        assert "with more, neither is, and predictions have no intervals" in one.details["no_rivals"]
+        assert one.intervals == other.intervals  # of parameters
+        for made in predicted(one, [{"n": 1e7}, {"n": 1e4}]):  # no interval that a silent note would seem to vouch for
+            assert (made.interval, made.new_run, made.own, made.bent, made.noticed) == (None,) * 5
 
 
 def test_auto_takes_no_shift_that_is_nought():
