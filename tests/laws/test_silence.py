@@ -8,6 +8,7 @@ import pytest
 
 from raysweep.errors import FitError
 from raysweep.laws import fit, law
+from raysweep.laws.choice import choose
 from raysweep.laws.dependence import dependence, levels_of
 from raysweep.laws.fitting import fit_groups
 from raysweep.laws.forms import LAWS
@@ -232,3 +233,31 @@ def test_auto_takes_no_shift_that_is_nought():
     found = fit_groups(None, worlds, ["n"], "y", QUICK)
     assert "power+floor" in {group.law.name for group in found}
     assert not any(group.law.name == "shifted" and group.params["s"] < 1e-6 * x[0] for group in found)
+    for data, group in zip(worlds, found, strict=True):  # nor anything that is power+floor by another name
+        plain = fit_groups(law("power+floor"), [data], ["n"], "y", QUICK)[0]
+        assert group.law.name == "power+floor" or group.rmse_log < plain.rmse_log * (1 - 1e-7)
+
+
+def test_a_broken_law_and_m4_have_power_and_floor_as_a_limit():
+    floor, alpha, x = 0.4, 0.45, np.geomspace(10, 1e5, 9)
+    wanted = law("power+floor").predict(x, np.array([floor, 6.0, alpha]))
+    at = (6.0 / floor) ** (1 / alpha)
+    for values in ([0, 6.0, alpha, 0, at, 1 / alpha], [floor, 6.0, alpha, alpha, 1e3, 0.3]):
+        np.testing.assert_allclose(law("broken").predict(x, np.array(values)), wanted, rtol=1e-12)
+    far = 1e12
+    np.testing.assert_allclose(
+        law("m4").predict(x, np.array([floor, far, 6.0 * far**-0.1, alpha, 0.1])), wanted, rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high", "points", "noise", "world", "name"),
+    [((1.8, 30, 0.4), 1e3, 1e6, 10, 0.01, 3, "broken"), ((1.0, 30, 0.5), 50, 5e4, 20, 0.005, 11, "m4")],
+)
+def test_auto_takes_power_and_floor_where_the_best_law_comes_to_that(values, low, high, points, noise, world, name):
+    """A break below all scales; a chance level of 10^7."""
+    rng, x = np.random.default_rng(14), np.geomspace(low, high, points)
+    y = law("power+floor").predict(x, np.array(values)) * np.exp(noise * rng.standard_normal((world + 1, points))[-1])
+    found = choose(x, y)
+    assert name in [law for law, score in found.scores.items() if score <= 1.05 * min(found.scores.values())]
+    assert found.law.name == "power+floor"
