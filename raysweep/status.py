@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,11 @@ from raysweep.store import TEMPORARY, Store
 from raysweep.store.leases import Pulse, drivers
 from raysweep.sweep.current import Current, current, split
 from raysweep.sweep.provenance import accepted_codes
+from raysweep.sweep.schema import SweepFile
 from raysweep.sweep.stored import stored_sweep, stored_until
+
+if TYPE_CHECKING:
+    from raysweep.stopping import State
 
 __all__ = ["Seen", "failures", "status"]
 
@@ -46,6 +50,7 @@ class Seen:
     sweep: str = ""
     current: Current | None = None
     pulse: Pulse | None = None
+    state: tuple[int, State | None] | None = None  # of a sweep that stops itself, after so many parts
 
 
 def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
@@ -67,7 +72,7 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
     # Before the ledger: rows of a driver that has ended by now are read below.
     at_work = drivers(store, now, seen.pulse)
     if seen.current is None or seen.sweep != name or file.tune:  # a sweep that tunes grows
-        seen.sweep, seen.current = name, current(store)
+        seen.sweep, seen.current, seen.state = name, current(store), None
     scan, left_out = split(seen.current, seen.current.ledger.scan(_COLUMNS, known=seen.parts))
     counts = dict.fromkeys(STATUSES, 0)
     if scan.parts:
@@ -96,6 +101,8 @@ def status(store: Store, seen: Seen | None = None) -> dict[str, Any]:
         asked = round(found["total"] * found["until"]["runs"] / found["until"]["of_runs"])
         spared = min(found["total"] - asked, found["pending"])
         found |= {"pending": found["pending"] - spared, "total": found["total"] - spared, "not_needed": spared}
+    elif file.until is not None and found["pending"]:
+        found |= _chosen(store, file, seen, scan)
     if scan.parts:
         times = _times(scan, now)
         found["pace"] = _pace(scan.table, times, now, found["pending"])
@@ -158,6 +165,25 @@ def _grid(store: Store, scan: Scan, runs: Runs | None, grows: bool) -> dict[str,
     if grows or not isinstance(total, int) or len(store.list("sweeps")) != 1:  # the ledger may hold other grids' cells
         return {"total": None, "runs": None, "pending": None, "done": None}
     return {"total": total, "runs": None, "pending": max(0, total - len(cells)), "done": len(cells)}
+
+
+def _chosen(store: Store, file: SweepFile, seen: Seen, scan: Scan) -> dict[str, Any]:
+    """Cells that the rounds of a sweep that stops itself have chosen so far, in place of those of its grid; nothing
+    where that is unknown.
+    """
+    from raysweep.stopping import stored_state  # for such sweeps alone, as it takes the laws
+
+    now = seen.current
+    if now is None or now.runs is None:
+        return {}
+    if seen.state is None or seen.state[0] != scan.parts:
+        seen.state = (scan.parts, stored_state(file, store, now))
+    state, whole = seen.state[1], now.runs.cells
+    if state is None:
+        return {}
+    total, pending = now.runs.take(state.chosen).cells, scan.pending(now.runs.take(state.todo)).cells
+    found = {"total": total, "runs": int(state.chosen.sum()), "pending": pending, "done": total - pending}
+    return {**found, **({"not_needed": whole - total} if state.over else {"round": state.rounds, "grid": whole})}
 
 
 def _pace(table: pa.Table, times: npt.NDArray[np.float64], now: float, pending: int | None) -> dict[str, Any]:

@@ -31,11 +31,24 @@ from raysweep.ledger.rows import with_accepted
 from raysweep.progress import Progress
 from raysweep.store import Store
 from raysweep.sweep import Sweep
+from raysweep.sweep.current import Current
 from raysweep.sweep.provenance import accepted_codes, equal_codes
+from raysweep.sweep.schema import SweepFile
+from raysweep.sweep.stored import stored_declaration
 from raysweep.sweep.until import Target, Until
 from raysweep.terminal import counted
 
-__all__ = ["Judged", "State", "check_coarse", "check_code", "coarse_pass", "replay", "run_rounds", "state_of"]
+__all__ = [
+    "Judged",
+    "State",
+    "check_coarse",
+    "check_code",
+    "coarse_pass",
+    "replay",
+    "run_rounds",
+    "state_of",
+    "stored_state",
+]
 
 _FEW = 8  # settings below which the coarse pass has two seeds of each
 _MOST_ROUNDS = 100
@@ -256,21 +269,47 @@ def state_of(
     Raises:
         SweepError: As `replay`.
     """
-    assert sweep.file.until is not None
     rest = ledger.pending(sweep.runs, skip_failed, retry_diverged)
     pending = np.isin(sweep.runs.keys, rest.keys) & ~tried
+    try:
+        return _replayed(sweep.file, sweep.runs, sweep.axes, store, ledger, own, pending)
+    except SweepError as error:
+        raise SweepError(f"{sweep.path}: {error}") from error
+
+
+def stored_state(file: SweepFile, store: Store, now: Current) -> State | None:
+    """Where a sweep that stops itself is, as its store alone says; None where it does not say so.
+
+    Args:
+        file, now: The sweep last run into the store.
+    """
+    declaration = stored_declaration(store)
+    if file.until is None or now.runs is None or declaration is None:
+        return None
+    pending = np.isin(now.runs.keys, now.ledger.pending(now.runs).keys)
+    try:
+        return _replayed(file, now.runs, declaration.axes, store, now.ledger, now.own, pending)
+    except SweepError:  # it could not be judged, or not here
+        return None
+
+
+def _replayed(
+    file: SweepFile,
+    runs: Runs,
+    axes: Mapping[str, Axis],
+    store: Store,
+    ledger: Ledger,
+    own: Own,
+    pending: npt.NDArray[np.bool_],
+) -> State:
+    assert file.until is not None
     scan = ledger.scan()
     table = scan.table
     if scan.parts:
         table = own.completed(table, own.mine(table.column("cell")))
         table = table.cast(with_accepted(table.schema, accepted_codes(store)))
-    resources = sweep.file.resources
-    request = sweep.file.fit[sweep.file.until.fit].request
-    gpus = resources.gpus * resources.workers_per_run
-    try:
-        return replay(sweep.file.until, request, sweep.runs, sweep.axes, table, pending, gpus)
-    except SweepError as error:
-        raise SweepError(f"{sweep.path}: {error}") from error
+    gpus = file.resources.gpus * file.resources.workers_per_run
+    return replay(file.until, file.fit[file.until.fit].request, runs, axes, table, pending, gpus)
 
 
 def check_code(sweep: Sweep, store: Store, ledger: Ledger) -> None:

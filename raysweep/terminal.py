@@ -1,16 +1,44 @@
-"""Lines for people: folded between words to a terminal's width and never cut; counts with their nouns."""
+"""Lines for people: folded between words to a terminal's width and never cut; counts with their nouns; options by the
+names that a command line has for them.
+"""
 
 from __future__ import annotations
 
+import ast
 import os
+import re
+import shlex
 import shutil
 import sys
 import textwrap
 from typing import IO
 
-__all__ = ["counted", "folded", "terminal_width"]
+__all__ = ["as_options", "counted", "folded", "terminal_width"]
 
 _BROAD = 110  # columns of text, however wide the terminal
+_ARGUMENT = re.compile(r"`([a-z]\w*)=([^`]*)`")
+
+
+def as_options(text: str) -> str:
+    """A sentence about a fit as somebody at a command line reads it.
+
+    What such a sentence asks for it names as an argument in Python, between backticks. Here that becomes an option.
+
+    Example:
+        >>> as_options("Fit each with `by='my arm'`, or name the column of runs with `run=`.")
+        "Fit each with --by 'my arm', or name the column of runs with --run."
+    """
+    return _ARGUMENT.sub(lambda found: f"--{found[1].replace('_', '-')}{_value(found[2])}", text)
+
+
+def _value(text: str) -> str:
+    if not text:
+        return ""
+    try:
+        value = str(ast.literal_eval(text))
+    except (SyntaxError, ValueError):  # not a value but a description of one
+        return f" {text}"
+    return f' "{value}"' if "'" in value and not re.search(r'["$\\!]', value) else f" {shlex.quote(value)}"
 
 
 def terminal_width(stream: IO[str] | None = None) -> int | None:

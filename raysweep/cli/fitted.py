@@ -90,17 +90,18 @@ def _paragraphs(law: Fit, found: Sequence[Sequence[Prediction]]) -> list[list[st
 
 def _sentences(group: GroupFit, one: Prediction) -> list[str]:
     from raysweep.laws.counts import below_one
+    from raysweep.laws.predicted import IF
 
     where = ", ".join(f"{name} = {value:.6g}" for name, value in one.x.items())
     text = f"  predicted at {where}: {group.y} = {one.value:.4g}{_ends(one.interval, one.new_run)}"
+    if one.first is not None:
+        text += f", {IF[one.first]}"
+    if one.first == "bent" and one.own is not None:
+        text += f"; if it holds{_ends(one.own, one.own_new)}"
+    if one.first == "own" and one.bent is not None:
+        text += f"; if it may bend{_ends(one.bent, None)}"
     if one.beyond > 1:
-        if one.interval is not None:
-            text += ", if the law may bend" if one.bent is not None else ", if the law holds"
-        if one.bent is not None and one.own is not None:
-            text += f"; if it holds{_ends(one.own, one.own_new)}"
         text += f"; {one.beyond:.3g} times beyond the range that was fitted"
-    elif one.bent is not None:
-        text += f", if the law may bend{_ends(one.bent, None)}"
     small = below_one(one.x, group.least)
     lines = [text, *([f"    {small}"] if small else [])]
     if one.noticed is None or one.noticed >= _ENOUGH:

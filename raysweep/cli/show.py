@@ -8,23 +8,41 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from raysweep.terminal import folded, terminal_width
+from raysweep.terminal import as_options, folded, terminal_width
 
 __all__ = ["print_json", "print_table", "say", "terminal_width"]
 
+_SAID = ("details", "error", "notes")  # keys of sentences
 _NARROW = 16  # columns that a folded column of a table keeps
 
 
 def print_json(data: Any) -> None:
-    """Indented JSON on standard output."""
-    print(json.dumps(data, indent=1, default=str))
+    """Indented JSON on standard output; what it says in sentences names options as they are typed."""
+    print(json.dumps(_spoken(data), indent=1, default=str))
+
+
+def _spoken(data: Any) -> Any:
+    if isinstance(data, list):
+        return [_spoken(one) for one in data] if data and isinstance(data[0], dict) else data
+    if not isinstance(data, dict):
+        return data
+    return {name: _sentences(one) if name in _SAID else _spoken(one) for name, one in data.items()}
+
+
+def _sentences(said: Any) -> Any:
+    if isinstance(said, dict):
+        return {code: _sentences(text) for code, text in said.items()}
+    return as_options(said) if isinstance(said, str) else said
 
 
 def say(*lines: str, stream: TextIO | None = None) -> None:
-    """Print lines, on standard output by default; on a terminal long ones are folded, with what follows indented."""
+    """Print lines, on standard output by default; on a terminal long ones are folded, with what follows indented.
+
+    Arguments that a sentence names as in Python are shown as options.
+    """
     columns = terminal_width(stream)
     for line in lines:
-        print("\n".join(folded(line, columns)), file=stream)
+        print("\n".join(folded(as_options(line), columns)), file=stream)
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], right_from: int | None = None) -> None:

@@ -98,7 +98,10 @@ def _body(found: Mapping[str, Any]) -> Iterator[str]:
         share = found["done"] / found["total"]
         bar = "#" * int(share * _BAR)
         yield f"[{bar:-<{_BAR}}] {int(share * 100)} %"
-        yield f"{counts} of {found['total']:,}; {found['pending']:,} pending"
+        chosen, when = (" chosen so far", f" in round {found['round']}") if found.get("round") else ("", "")
+        yield f"{counts} of {found['total']:,}{chosen}; {found['pending']:,} pending{when}"
+        if found.get("round"):
+            yield f"the whole grid has {counted(found['grid'], 'cell')}, of which `until` chooses as it goes"
     else:
         lacks = "what its tuning chose" if found.get("tuning") else "axes/ of its sweep"
         yield f"{counts}; how many are pending is unknown: the store lacks {lacks} (run it once more)"
@@ -176,7 +179,8 @@ def _pace(found: Mapping[str, Any], working: bool) -> Iterator[str]:
     if pace["cells_per_second"] is not None and working and found["pending"] != 0:
         said.append(f"{_number(pace['cells_per_second'])} cells/s over the last {clock(pace['window_seconds'])}")
         if pace["remaining_seconds"] is not None:
-            said.append(f"about {clock(pace['remaining_seconds'])} left")
+            of = " in this round" if found.get("round") else ""
+            said.append(f"about {clock(pace['remaining_seconds'])} left{of}")
     if pace["last_rows_age"] is not None:
         said.append(f"last rows {_age(pace['last_rows_age'])} ago")
     if pace["busy_seconds"]:

@@ -28,8 +28,8 @@ def of_sweep(study: Study, wanted: Wanted, sweep: Sweep, notes: list[str]) -> li
         raise StudyError("--axes and --observed are for an import without --sweep, whose file says both")
     if sweep.tuning is not None:
         raise StudyError(
-            f"{sweep.path}: must have every axis in its grid, but tunes {', '.join(sweep.file.tune)}, whose values it "
-            "chooses itself. Import into a sweep without `tune`"
+            f"{sweep.path}: must have every axis in its grid, but tunes {', '.join(sweep.file.tune or ())}, whose "
+            "values it chooses itself. Import into a sweep without `tune`"
         )
     seen = observed_of(sweep).names
     axes = [n for n in sweep.axes if n not in seen]

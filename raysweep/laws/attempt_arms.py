@@ -66,7 +66,7 @@ def compare_counts(
         else:
             details["independent_arms"] = (
                 "Nothing pairs the arms, so they are taken to be independent. Where both tried the same problems, name "
-                "the problem's column with pair=: the comparison is then sharper."
+                "the problem's column with `pair=`: the comparison is then sharper."
             )
         counts = [(numbers(own, successes), numbers(own, trials)) for own in rows]
         found = compare_attempts(
@@ -82,7 +82,7 @@ def compare_counts(
         y = "1 - pass@k" if ratio else "pass@k"
         out.append(Comparison(arm, group, "k", y, ratio, pair is not None, pair or "problem", units, **made))
     if not out:
-        raise FitError(f"The arms have no group in common: {', '.join(by)} never agree. Choose rows with where.")
+        raise FitError(f"The arms have no group in common: {', '.join(by)} never agree. Choose rows with `where=`.")
     return tuple(out)
 
 
@@ -96,7 +96,7 @@ def _joined(rows: Sequence[pl.DataFrame], pair: str, arm: Arm) -> tuple[list[pl.
         if side[pair].n_unique() < side.height:
             raise FitError(
                 f"A pair must be one problem, with one row in each arm, but {side.height:,} rows of {arm.column} = "
-                f"{name} have {side[pair].n_unique():,} values of {pair!r}. Choose rows with where, or name by."
+                f"{name} have {side[pair].n_unique():,} values of {pair!r}. Choose rows with `where=`, or name `by=`."
             )
     both = rows[0].select(pair).join(rows[1].select(pair), on=pair)
     if both.height < _FEWEST:

@@ -19,7 +19,7 @@ from raysweep.laws.trend import trend
 
 __all__ = [
     "MOST_COMPARED",
-    "MOST_FLOORS",
+    "MOST_JUDGED",
     "of_comparison",
     "of_holdout",
     "of_place",
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 MOST_COMPARED = 50  # groups beyond which rivals are not fitted, but for a floor
-MOST_FLOORS = 2000  # groups beyond which a floor is not tested either
+MOST_JUDGED = 2000  # groups beyond which no floor and no form is tested, and draws are not kept, only their intervals
 _SUSPICIOUS = 0.001  # p-value below which a fit is flagged
 _UNCERTAIN = 0.05  # p-value of no floor above which the data cannot distinguish a floor from none
 _FAR = 1e60  # times the largest scale: a power of .05 has grown a thousandfold
@@ -74,8 +74,8 @@ def of_trend(group: Group, names: Sequence[str], y: str) -> tuple[dict[str, str]
         if spare < 1 or large <= 0 or f_test(small, large, spare, law.free - 1) > _SUSPICIOUS:
             text = (
                 f"{y} does not change with {', '.join(names)} beyond its noise (F test, p = {found.flat:.2g}): a "
-                f"constant, {math.exp(constant):.4g}, fits as well, and no exponent or floor can be read from it. "
-                "Widen the range of scales, or report the constant."
+                f"constant, {math.exp(constant):.4g}, fits as well, and no exponent or floor can be read from it; "
+                f"intervals of {y} itself, at any scale, stay. Widen the range of scales, or report the constant."
             )
             return {"no_trend": text}, False
     followed = trend(data.x, predicted, group.weights)
@@ -195,8 +195,9 @@ def of_comparison(compared: bool, options: Options) -> dict[str, str]:
         return {"envelope": text}
     if not compared:
         text = (
-            f"Rivals are fitted in at most {MOST_COMPARED} groups at a time. A floor, and the form of a law that has "
-            f"or lacks one (extrapolation_untrusted), are tested in at most {MOST_FLOORS:,}: choose groups with where."
+            f"Rivals are fitted in at most {MOST_COMPARED} groups at a time. A floor, and by the residuals the form "
+            f"(extrapolation_untrusted), are tested in at most {MOST_JUDGED:,}; with more, neither is, and predictions "
+            "have no intervals. Choose groups with `where=`."
         )
         return {"no_rivals": text}
     return {}

@@ -73,8 +73,8 @@ def choose(
     Each law is fitted without the top 20 % and without the top 50 % of distinct scales; its score is the worse log RMSE
     on the scales left out. The law with the fewest parameters within 5 % of the best is taken. A law whose data do not
     show what it says (`Law.sees`) is not a candidate. Where scales are too few for the deep cut the shallow one
-    decides alone; where they are too few for that, `power+floor` is taken, or `power`. A law whose estimate lies on a
-    bound gives way to one that it contains and that fits as well (`power+floor` for a shift of 0).
+    decides alone; where they are too few for that, `power+floor` is taken, or `power`. A law gives way to one that it
+    contains, or has as a limit, and that fits as well (`power+floor` for a shift of 0).
 
     Args:
         x: Scales, positive, [points].
@@ -120,13 +120,12 @@ def choose(
 
 
 def _without_idle(form: Law, fit: Estimate, x: Array, y: Array, w: Array, huber: float | None) -> tuple[Law, Estimate]:
-    """The simplest law that fits as well, where an estimate lies on a bound: what idles there would widen intervals."""
-    bounds = zip(form.parameters, fit.values[0].tolist(), strict=True)
-    if any(not p.low < value < p.high for p, value in bounds):  # whatever else its status says, as under Huber's loss
-        for smaller in sorted((LAWS[name] for name in form.contains if name in LAWS), key=lambda law: law.free):
-            tried = _fit(smaller, x, y, w[None], huber)
-            if tried.objective[0] <= fit.objective[0] * _AS_WELL:
-                return smaller, tried
+    """The simplest law that fits as well: parameters that do nothing would widen intervals."""
+    within = [LAWS[name] for name in dict.fromkeys((*form.contains, *form.limits)) if name in LAWS]
+    for smaller in sorted(within, key=lambda law: law.free):
+        tried = _fit(smaller, x, y, w[None], huber)
+        if tried.objective[0] <= fit.objective[0] * _AS_WELL:
+            return smaller, tried
     return form, fit
 
 

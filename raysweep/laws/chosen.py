@@ -35,7 +35,7 @@ def chosen(x: Array, y: Array, huber: float | None, family: Sequence[Law] = ()) 
         if choice.law.name not in choice.scores and shown:
             text = (
                 f"{choice.law.name} was taken: the law that predicts the largest scales best (log RMSE when they are "
-                f"held out: {shown}) lies at a bound, where it is this one."
+                f"held out: {shown}) is no better on all points than this one, which it contains."
             )
         few = f"{choice.law.name} was taken: scales are too few to choose a law by hold-out."
         return choice.law, text if shown else few

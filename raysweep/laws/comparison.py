@@ -97,7 +97,7 @@ def _check(request: FitRequest, arm: Arm, pair: str | None) -> None:
     if form is not None and len(form.axes) != 1:
         raise FitError(
             f"Arms are compared over one scale, but {form.name!r} ({form.formula}) has {len(form.axes)}. Name a law of "
-            "one, and fix the others with where."
+            "one, and fix the others with `where=`."
         )
     if arm.column in (*request.x, request.y, *request.by):
         raise FitError(
@@ -108,7 +108,7 @@ def _check(request: FitRequest, arm: Arm, pair: str | None) -> None:
     if pair is not None and request.run not in (None, pair):
         raise FitError(f"Pairs are the clusters of both arms, but got pair {pair!r} and run {request.run!r}. Name one.")
     if not request.options.draws:
-        raise FitError("A comparison needs draws, but got bootstrap=0. Ask for 1000.")
+        raise FitError("A comparison needs draws, but got `bootstrap=0`. Ask for 1000.")
 
 
 def _where(arm: Arm, where: str | None) -> str:
@@ -170,7 +170,7 @@ def _matched(found: Sequence[GroupFit], arm: Arm) -> list[tuple[dict[str, Any], 
     sides = [[group for group in found if group.group[arm.column] == value] for value in arm.values]
     for side, name in zip(sides, arm.names, strict=True):
         if not side:
-            raise FitError(f"No row is left of {arm.column} = {name}. Check where= and the table.")
+            raise FitError(f"No row is left of {arm.column} = {name}. Check `where=` and the table.")
     others = [name for name in found[0].group if name != arm.column]
     held = {name: [{str(group.group[name]) for group in side} for side in sides] for name in others}
     follows = [name for name in others if max(map(len, held[name])) == 1 and held[name][0] != held[name][1]]
@@ -185,13 +185,14 @@ def _matched(found: Sequence[GroupFit], arm: Arm) -> list[tuple[dict[str, Any], 
         if len(ones) > 1 or len(others_at) > 1:
             raise FitError(
                 f"Each arm must have one group at {group_name(ones[0].group)}, but they have {len(ones)} and "
-                f"{len(others_at)}. Choose rows with where."
+                f"{len(others_at)}. Choose rows with `where=`."
             )
         if others_at:
             out.append(({name: ones[0].group[name] for name in key}, (ones[0], others_at[0])))
     if not out:
         raise FitError(
-            f"The arms have no group in common: {', '.join(key)} never agree. Choose rows with where, or leave out by."
+            f"The arms have no group in common: {', '.join(key)} never agree. Choose rows with `where=`, or leave "
+            "out `by=`."
         )
     return out
 
@@ -233,7 +234,7 @@ def _compared(
     if not together:
         more["independent_arms"] = (
             "Nothing pairs the arms, so they are taken to be independent. Where they share seeds or data, name the "
-            "column with pair=: the comparison is then sharper."
+            "column with `pair=`: the comparison is then sharper."
         )
     for fit, name in zip((one, other), arm.names, strict=True):
         said = [code for code in fit.notes if code in _DOUBTS]

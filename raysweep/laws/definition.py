@@ -118,6 +118,8 @@ class Law:
         rivals: Laws that a fit is compared with: names that `forms.compared` knows, or laws.
         contains: Those of them that are this law with a part (a floor, a shift, a break) taken out, so that a
             test compares the two.
+        limits: Laws that this one is, or comes as close to as one likes, where several of its parameters do nothing. No
+            test of a part taken out compares them; where they fit as well they are the simpler answer.
         floorless: The one of `contains` that lacks only the floor E; empty where a law has none.
         inside: The one of `rivals` that is this law with its constraints lifted, which hold no parameter at the edge of
             its range; empty where there is none.
@@ -152,6 +154,7 @@ class Law:
     profile: Profile | None = None
     rivals: tuple[str | Law, ...] = ()
     contains: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
     floorless: str = ""
     inside: str = ""
     surrounded: tuple[str, ...] = ()

@@ -92,7 +92,7 @@ def clustered(group: Group, names: Sequence[str]) -> Group:
     text = (
         f"Residuals of neighbouring points along {found.along} are correlated ({found.z:.1f} standard errors), as "
         f"those of checkpoints of one run are, or those of a law of the wrong form. Intervals take {units} as their "
-        "independent units, not rows. Where rows belong to several runs, name the column of runs with run=."
+        "independent units, not rows. Where rows belong to several runs, name the column of runs with `run=`."
     )
     data = replace(data, run=found.cluster, cluster=found.unit)
     return replace(group, data=data, details={**group.details, "correlated_rows": text})

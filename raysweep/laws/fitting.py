@@ -36,7 +36,6 @@ _MANY = 5_000  # points of a group beyond which runs are averaged in batches
 _BATCHES = 100
 _SCORED = 5_000  # points held out whose intervals are looked at
 _SAME = 1e-12  # relative spread of y below which it is constant
-_KEEP = 2000  # groups beyond which draws are not kept, only their intervals
 _OF_A_LINE = 2  # parameters of a straight line in logs, which a flat or rising y determines, too
 
 
@@ -66,10 +65,10 @@ def fit_groups(
         found = solve_all(some, [g.weights for g in some], None, options.envelope)
         for i, group, (values, status) in zip(sound, some, found, strict=True):
             begun[i] = replace(group, values=values, status=status)
-    drawn = _drawn(begun, options, keep=len(groups) <= _KEEP)
+    drawn = _drawn(begun, options, keep=len(groups) <= caveats.MOST_JUDGED)
     second = _held_out(begun, options) if options.holdout else [None] * len(begun)
     compare = len(groups) <= caveats.MOST_COMPARED
-    tested = {} if compare or len(groups) > caveats.MOST_FLOORS else floors(begun, options.huber)
+    tested = {} if compare or len(groups) > caveats.MOST_JUDGED else floors(begun, options.huber)
     return [
         outcome(group, x, y, options, sample, holdout, None if compare else tested.get(i, ()))
         for i, (group, sample, holdout) in enumerate(zip(begun, drawn, second, strict=True))
@@ -220,7 +219,8 @@ def _held_out(groups: Sequence[Group], options: Options) -> list[Holdout | None]
     weights = [groups[i].weights * ~rest[i] for i in index]
     solved = solve_all([groups[i] for i in index], weights, options.huber, options.envelope)
     second = [replace(groups[i], values=v) for i, (v, _) in zip(index, solved, strict=True)]
-    covered = len(groups) <= _KEEP and options.envelope is None  # an envelope has no interval of a measurement
+    # An envelope has no interval of a measurement.
+    covered = len(groups) <= caveats.MOST_JUDGED and options.envelope is None
     samples = bootstraps(second, weights, options) if covered else [(None, "")] * len(index)
     for i, group, (sample, _) in zip(index, second, samples, strict=True):
         out[i] = scored(group, rest[i], sample, options)
@@ -291,7 +291,7 @@ def outcome(
         **caveats.of_comparison(compare, options),
         **drawn.notes,
     }
-    if (compare or rivals) and left is not None and (determined or rises):
+    if left is not None and (determined or rises):
         details |= of_form(group, left, rivals, details, rises)
     intervals = drawn.intervals
     if not determined and law.free > _OF_A_LINE and intervals:

@@ -145,6 +145,7 @@ LAWS: dict[str, Law] = {
             starts=3,
             implicit=Implicit(m4.evaluate, m4.restore, m4.starts, m4.BLOCKS, inner=(2, 3)),
             rivals=("power+floor", "shifted", "broken"),
+            limits=("power+floor",),  # as I grows, and A with it as I^-gamma
         ),
         Law(
             name="broken",
@@ -165,6 +166,7 @@ LAWS: dict[str, Law] = {
             levels=(8,),
             starts=3,
             rivals=("power", "power+floor", "shifted"),
+            limits=("power+floor", "power"),  # alpha = beta; also E = beta = 0 and f = 1 / alpha, the floor A d^-alpha
             sees=_sees_break,
         ),
         Law(

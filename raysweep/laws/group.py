@@ -169,7 +169,7 @@ class GroupFit:
         if name not in names:
             raise FitError(f"The law {self.law.name!r} has no parameter {name!r}. {nearest(name, names)}")
         if name not in self.intervals:
-            reason = self.error or self.details.get("no_interval", "It was fitted with bootstrap=0; ask for draws.")
+            reason = self.error or self.details.get("no_interval", "It was fitted with `bootstrap=0`; ask for draws.")
             raise FitError(f"There is no interval of {name!r} here. {reason}")
         return self.intervals[name]
 

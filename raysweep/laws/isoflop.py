@@ -114,7 +114,7 @@ def isoflop(
     if few:
         details["too_few_scales"] = (
             f"A valley of degree {degree} needs {degree + 2} distinct sizes; left out with fewer: {', '.join(few)}. "
-            + ("Add sizes, or use degree=2." if degree == 3 else "Add sizes.")
+            + ("Add sizes, or use `degree=2`." if degree == 3 else "Add sizes.")
         )
     if astray := [_edge(valley) for valley in valleys if valley.n is None]:
         details["isoflop_minimum_not_bracketed"] = (

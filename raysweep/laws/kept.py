@@ -86,9 +86,10 @@ def keep_measured(rows: pl.LazyFrame, columns: Mapping[str, Column], y: str, mea
     counted = (pl.col("_status") == "ok") & ~pl.col("_candidate")
     worlds = found.filter(counted)["_world"].drop_nulls().unique().sort().to_list()
     if len(worlds) > 1:
+        one = f"world_sha = '{worlds[0]}'"
         raise FitError(
             f"A fit must not mix worlds, but the table holds {len(worlds)}: {', '.join(worlds)}. "
-            f"Fit one with --where \"world_sha = '{worlds[0]}'\"."
+            f"Fit one with `where={one!r}`."
         )
     counted &= pl.col("_finite")
     # Flags that are constant are dropped, so that a file's reader can skip them.

@@ -108,8 +108,8 @@ def find_peak(
     """
     if draws < _FEWEST or not 0 < level < 1:
         raise FitError(
-            f"A peak's intervals take at least {_FEWEST} draws and a level in (0, 1), but got bootstrap={draws} and "
-            f"level={level:g}. Give bootstrap=1000 and level=0.95, say."
+            f"A peak's intervals take at least {_FEWEST} draws and a level in (0, 1), but got `bootstrap={draws}` "
+            f"and `level={level:g}`. Give `bootstrap=1000` and `level=0.95`, say."
         )
     curves, labels = _curves(x, y, run, draws, seed, names)
     top, last = int(curves.mean.argmax()), len(curves.x) - 1
@@ -117,7 +117,7 @@ def find_peak(
         end, beyond = ("smallest", "below") if top == 0 else ("largest", "above")
         raise FitError(
             f"The highest mean must lie inside the range of x, but lies at the {end} of {last + 1} values, "
-            f"{curves.x[top]:g}: there is no peak to locate. Add values {beyond} it, or choose the range with where."
+            f"{curves.x[top]:g}: there is no peak to locate. Add values {beyond} it, or choose the range with `where=`."
         )
     half = half_width(curves, top)
     u = np.log(curves.x)
@@ -243,7 +243,8 @@ def _notes(
     if other is not None and located[0] <= curves.x[other] <= located[1]:
         notes["second"] = (
             f"another maximum, {curves.mean[other]:.4g} at {curves.x[other]:.4g}, lies within the interval of the "
-            "location, beyond a valley: either may be the higher one. Choose the range of one with where, or add runs."
+            "location, beyond a valley: either may be the higher one. Choose the range of one with `where=`, or add "
+            "runs."
         )
     if prominence <= 0:
         notes["no_prominence"] = (

@@ -1,4 +1,8 @@
-"""Notes: sentences about the points of a fit, each with the groups that it holds for."""
+"""Notes: sentences about the points of a fit, each with the groups that it holds for.
+
+A sentence that asks for an argument names it as in Python, between backticks (`run=`, `by='arm'`); whoever prints it
+for a command line passes it through `terminal.as_options`.
+"""
 
 from __future__ import annotations
 

@@ -145,12 +145,12 @@ def points(data: Source, request: FitRequest, keep: Sequence[str] = ()) -> Point
     grouping, windowed = reduced.grouping, reduced.windowed
     if (grouping.frame if windowed is None else windowed.filter(pl.col("_rows") > 0)).is_empty():
         lost = "".join(f" {sentence}" for sentence in kept.lost.values())
-        raise FitError(f"No rows are left to fit.{lost} Check where= and the table.")
+        raise FitError(f"No rows are left to fit.{lost} Check `where=` and the table.")
     groups = grouping.frame.select(grouping.by).unique().sort(grouping.by) if grouping.by else pl.DataFrame()
     clusters, how = _clusters(grouping.frame, groups, table, request)
     frame, ownerless = _owned(grouping.frame, groups, clusters)
     if frame.is_empty() and not grouping.frame.is_empty():
-        raise FitError(f"No rows are left to fit: none has a {table.run}. Check where= and the table.")
+        raise FitError(f"No rows are left to fit: none has a {table.run}. Check `where=` and the table.")
     errors, unknown = _errors(frame, groups, reduced.se, named=request.se is not None)
     dropped = kept.notes(groups, grouping.regrouped)
     every = groups if windowed is None else windowed.select(grouping.by)

@@ -32,7 +32,7 @@ def pooled(group: Group, residual: Array) -> dict[str, str]:
         return {}
     text = (
         f"Residuals differ between the values of {name} (F test, p = {found[name]:.1g}), which was not named: fit each "
-        f"with by={name}, or choose one with where. If its values are runs, name it with run={name}."
+        f"with `by={name!r}`, or choose one with `where=`. If its values are runs, name it with `run={name!r}`."
     )
     return {f"pooled_{name}": text}
 

@@ -17,7 +17,9 @@ from raysweep.laws.definition import Array
 from raysweep.laws.group import GroupFit
 from raysweep.laws.misfit import UNTRUSTED, bent_band, would_notice
 
-__all__ = ["Prediction", "believed", "predicted"]
+__all__ = ["IF", "Prediction", "believed", "predicted"]
+
+IF = {"bent": "if the law may bend", "own": "if the law holds"}  # what each interval takes for granted
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,13 @@ class Prediction:
     beyond: float
     noticed: float | None = None
 
+    @property
+    def first(self) -> str | None:
+        """Which one `interval` and `new_run` are, a key of `IF`; None where there is none."""
+        if self.interval is None:
+            return None
+        return "bent" if self.beyond > 1 and self.bent is not None else "own"
+
     def to_json(self) -> dict[str, Any]:
         """Plain data, None where there is no finite number."""
         pairs = {"ci": self.interval, "new": self.new_run, "own": self.own, "own_new": self.own_new, "bent": self.bent}
@@ -56,7 +65,7 @@ class Prediction:
             numbers[f"{name}_low"], numbers[f"{name}_high"] = pair or (math.nan, math.nan)
         numbers["beyond"] = self.beyond
         record = {name: n if math.isfinite(n) else None for name, n in numbers.items()}
-        return {"x": dict(self.x), **record, "noticed": self.noticed}
+        return {"x": dict(self.x), **record, "ci_is": self.first, "noticed": self.noticed}
 
 
 def believed(group: GroupFit, x: Array, new_run: bool = False) -> Array:

@@ -146,6 +146,10 @@ class FitRequest:
         ):  # fmt: skip
             if "" in names:
                 raise RequestError(key, "must name a column, but got ''. Name one, or leave it out.")
+        if self.where is not None and not self.where.strip():
+            raise RequestError(
+                "where", f"must be a condition on rows, but got {self.where!r}. Leave it out to keep all."
+            )
         _check_formula(self)
         _check_scales(self)
         for key, names in (("x", self.x), ("y", (*self.x, self.y)), ("by", (*self.x, self.y, *self.by))):

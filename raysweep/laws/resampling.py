@@ -64,7 +64,7 @@ def spent_by(law: Law, x: Array, cluster: npt.NDArray[np.int64], has: Array, par
     if runs < 2:
         raise FitError(
             "An interval needs independent runs, but all points come from 1 run. "
-            "Add runs (seeds), or set bootstrap=0 for the estimate alone."
+            "Add runs (seeds), or set `bootstrap=0` for the estimate alone."
         )
     # A run of many steps at one width says nothing of the width's exponent: every axis must vary within it.
     alone = (has.sum(axis=1) > p).all() and all(
@@ -73,7 +73,7 @@ def spent_by(law: Law, x: Array, cluster: npt.NDArray[np.int64], has: Array, par
     if not alone and runs <= p + 1 and has.sum(axis=0).max() < 2:
         raise FitError(
             f"An interval needs 2 runs at some scale, or more than {p + 1} runs, but there are {runs} runs at "
-            f"{has.shape[1]} scales. Add runs (seeds) or scales, or set bootstrap=0 for the estimate alone."
+            f"{has.shape[1]} scales. Add runs (seeds) or scales, or set `bootstrap=0` for the estimate alone."
         )
     # Few runs that span some scales each lie between the two cases: take what leaves one degree of freedom.
     return 1 if alone else min(p, runs - 1)

@@ -53,7 +53,7 @@ def units(
         if unit and len(names) > 1 and combined[names][i] > max(several[n] for n in names):
             said[0] = (
                 f"{', '.join(names)} vary independently, so none of them is the unit of an interval: runs were taken "
-                "to be independent. Name one with run= to make its values the clusters."
+                "to be independent. Name one with `run=` to make its values the clusters."
             )
         elif unit and several[unit] < _FEWEST_SEEDS:
             said[1] = (

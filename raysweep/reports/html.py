@@ -35,6 +35,7 @@ from raysweep.store import Store
 from raysweep.sweep.current import cells
 from raysweep.sweep.schema import FitSpec
 from raysweep.sweep.stored import stored_display, stored_sweep
+from raysweep.terminal import as_options
 
 __all__ = ["PAGE", "Report", "make_report"]
 
@@ -125,6 +126,7 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
     drawings += extra_drawings(table, columns, drawn, display, audits)
     for drawing in drawings:
         store.write(f"figures/{drawing.name}.png", drawing.png)
+    sentences = [as_options(one) for one in sentences]
     page = _page(file.name, state, sentences, sections, drawings, audits, checked)
     store.write(PAGE, page.encode())
     return Report(page=f"{store.uri.rstrip('/')}/{PAGE}", findings=tuple(sentences), notes=len(notes))
@@ -217,7 +219,7 @@ def _fit_table(law: Fit) -> str:
         cells += [f"{group.rmse_log:.3f}" if group.rmse_log is not None else "-"]
         covered = "-" if held is None or held.coverage is None else f"{held.coverage:.0%}"
         cells += ["-" if held is None else f"{held.rmse_log:.3f}", covered]
-        cells += [group.error or group.status, ", ".join(group.notes)]
+        cells += [as_options(group.error or group.status), ", ".join(group.notes)]
         rows.append(cells)
     return _table(head, rows, len(law)) + _explained(law)
 
@@ -232,7 +234,7 @@ def _explained(law: Fit) -> str:
     for (code, text), groups in list(held.items())[:_ROWS]:
         some = "; ".join(groups[:_NAMED]) + (f"; and {len(groups) - _NAMED:,} more" if len(groups) > _NAMED else "")
         where = "" if len(groups) == len(law) else f"{html.escape(some)}: "
-        lines.append(f"<li><code>{html.escape(code)}</code> {where}{html.escape(text)}</li>")
+        lines.append(f"<li><code>{html.escape(code)}</code> {where}{html.escape(as_options(text))}</li>")
     if len(held) > _ROWS:
         lines.append(f"<li>... and {len(held) - _ROWS:,} more notes; raysweep fit --json has them all</li>")
     return f"<ul class=notes>{''.join(lines)}</ul>" if lines else ""

@@ -10,7 +10,7 @@ import polars as pl
 
 from raysweep.errors import FitError, plain
 from raysweep.laws import Fit, GroupFit
-from raysweep.laws.predicted import Prediction, predicted
+from raysweep.laws.predicted import IF, Prediction, predicted
 from raysweep.reports.tables import formula
 
 __all__ = ["FORMS", "parameter_table"]
@@ -27,7 +27,8 @@ def parameter_table(fits: Sequence[Fit], form: str, predict: Sequence[Sequence[M
     """Parameters, derived quantities and predictions with their intervals.
 
     As Markdown and LaTeX there is one table for each law of each fit: a row for each group, with four digits. CSV is
-    one table of all fits in full precision: the rows of `Fit.to_frame`, and one for each prediction (`y(n=1e10)`).
+    one table of all fits in full precision: the rows of `Fit.to_frame`, and one for each interval of a prediction
+    (`y(n=1e10) if the law may bend`, `y(n=1e10) if the law holds`; `y(n=1e10)` where there is none).
 
     Args:
         form: One of `FORMS`.
@@ -72,10 +73,11 @@ def _called(group: GroupFit, one: Prediction) -> str:
 
 
 def _named(group: GroupFit, one: Prediction) -> dict[str, tuple[float, float] | None]:
-    """The intervals of a prediction: the one that is believed, and the other one."""
+    """The intervals of a prediction, each by a name that says what it takes for granted; the first one first."""
     name = _called(group, one)
-    other, ends = ("if the law holds", one.own) if one.beyond > 1 else ("if the law may bend", one.bent)
-    return {name: one.interval} | ({} if ends is None or one.bent is None else {f"{name} {other}": ends})
+    ends = {"own": one.own, "bent": one.bent}
+    order = ("bent", "own") if one.first == "bent" else ("own", "bent")
+    return {f"{name} {IF[kind]}": ends[kind] for kind in order if ends[kind] is not None} or {name: None}
 
 
 def _cells(group: GroupFit, points: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, ...]]:
@@ -95,8 +97,6 @@ def _columns(groups: Sequence[GroupFit], points: Sequence[Mapping[str, float]]) 
 def _about(groups: Sequence[GroupFit], points: Sequence[Mapping[str, float]]) -> str:
     group = next((one for one in groups if one.error is None), groups[0])
     level = f"; [low, high] is the {group.level:.0%} interval" if group.intervals else ""
-    if any(one.beyond > 1 and one.bent is not None for one in predicted(group, points)):
-        level += ", beyond the data that of a law that may bend"
     shared = f"; {', '.join(group.shared)} shared by all groups" if group.shared else ""
     known = "".join(f"; prior {p.name} = {p.mean:g} +- {p.sd:g}" for p in group.priors)
     return plain(f"{group.law.name}: {formula(group)}{shared}{known}{level}").replace("\n", " ")

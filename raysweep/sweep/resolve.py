@@ -311,6 +311,8 @@ def from_mapping(raw: Mapping[str, Any], path: str = "sweep", folders: Sequence[
         axes = index_axes(list(experiment.axes))
         row_schema(experiment)  # refuses an axis called `seconds` before anything is spent
         display_of(experiment)
+        if file.tune:  # whose metric is by default that of the fits: a wrong name in one of them is theirs
+            check_fits(file.fit, axes, experiment)
         tuning = tuning_of(file, axes, experiment)
         terms = expand(file.grid if tuning is None else {**file.grid, **tuning.stand_in}, axes)
         notes += check_fits(file.fit, axes, experiment, terms)

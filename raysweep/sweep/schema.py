@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -52,10 +52,20 @@ def _names(given: Any) -> Any:
     return [name.strip() for name in given.split(",")] if isinstance(given, str) else given
 
 
+def _filled(given: Any) -> Any:
+    """A mapping that says something: one without entries would pass for what its key turns on."""
+    if isinstance(given, Mapping) and not given:
+        raise ValueError("must have an entry, but got {}. Leave the key out where nothing is meant")
+    return given
+
+
 def _window(given: Any) -> Any:
     if given is not None and not isinstance(given, Mapping):
         raise ValueError("must be a mapping such as {low: 10, high: 1000}")
     return given
+
+
+_Entries: TypeAlias = Annotated[dict[str, Any] | None, BeforeValidator(_filled)]
 
 
 class FitSpec(_Strict):
@@ -80,15 +90,15 @@ class FitSpec(_Strict):
     positive: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
         (), description="parameters of the formula that are above 0"
     )
-    fix: dict[str, Any] | None = Field(None, description="parameters and their values, as in {alpha: 0.5}")
-    tie: dict[str, Any] | None = Field(None, description="parameters that are equal, as in {beta: alpha}")
-    bound: dict[str, Any] | None = Field(None, description="lowest and highest values, as in {alpha: [0, 1]}")
+    fix: _Entries = Field(None, description="parameters and their values, as in {alpha: 0.5}")
+    tie: _Entries = Field(None, description="parameters that are equal, as in {beta: alpha}")
+    bound: _Entries = Field(None, description="lowest and highest values, as in {alpha: [0, 1]}")
     then: str | None = Field(None, description="a second step from y, a loss, to the metric: sigmoid or exponential")
     metric: str | None = Field(None, description="what the second step predicts")
     shared: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
         (), description="parameters that are the same in all groups"
     )
-    prior: dict[str, Any] | None = Field(None, description="mean and standard deviation, as in {alpha: [0.5, 0.1]}")
+    prior: _Entries = Field(None, description="mean and standard deviation, as in {alpha: [0.5, 0.1]}")
     envelope: float | None = Field(
         None, description="weight of residuals above the law, in (0, 1); 0.1: a lower envelope"
     )
@@ -218,9 +228,7 @@ class Tuner(_Strict):
     candidates: Count = Field(16, ge=2, le=4096, description="candidates of one round")
     rounds: Count = Field(3, ge=1, le=100, description="rounds; the first is a scrambled Sobol design")
     halving: Halving | None = Field(None, description="retire the worse candidates of a round along the way")
-    transfer: dict[str, Any] = Field(
-        default_factory=dict, description="tune only at these values of axes, and take the winner along them"
-    )
+    transfer: _Entries = Field(None, description="tune only at these values of axes, and take the winner along them")
     seeds: Count = Field(5, ge=1, le=10_000, description="fresh seeds on which a winner is measured again")
 
 
@@ -236,8 +244,8 @@ class SweepFile(_Strict):
     defaults: Mapping[str, Any] = Field(
         default_factory=dict, description="for a plain function: axes a cell need not name"
     )
-    tune: Mapping[str, Any] = Field(
-        default_factory=dict, description="axes that are optimised for every setting of the others, and their ranges"
+    tune: Annotated[Mapping[str, Any] | None, BeforeValidator(_filled)] = Field(
+        None, description="axes that are optimised for every setting of the others, and their ranges"
     )
     tuner: Tuner = Tuner()
     command: str | tuple[str, ...] | None = Field(None, description="a script in place of `experiment`")

@@ -35,7 +35,7 @@ def whole_ends(tuning: Tuning) -> list[str]:
 
 def probe(file: SweepFile) -> dict[str, Any]:
     """The grid with the tuned axes at the ends of their ranges, from which a plain function's axes are inferred."""
-    ends = {name: _ends(entry) for name, entry in file.tune.items()}
+    ends = {name: _ends(entry) for name, entry in (file.tune or {}).items()}
     return {**file.grid, **ends}
 
 
@@ -83,14 +83,14 @@ def tuning_of(file: SweepFile, axes: Mapping[str, Axis], experiment: Experiment 
 def _transfer(file: SweepFile, axes: Mapping[str, Axis]) -> dict[str, Value]:
     """The values at which candidates are tried, as the grid would hold them."""
     found: dict[str, Value] = {}
-    for name, raw in file.tuner.transfer.items():
+    for name, raw in (file.tuner.transfer or {}).items():
         place = f"tuner.transfer.{name}"
         if name not in axes or not _named(file.grid, name, axes):
             given = [known for known in axes if _named(file.grid, known, axes)]
             raise SweepError(f"{place}: must be an axis of the grid, but got {name!r}. {nearest(name, given)}")
         axis = axes[name]
-        if name in file.tune or axis.role == "seed" or axis.kind == "observed":
-            what = "tuned" if name in file.tune else "a seed" if axis.role == "seed" else "observed"
+        if name in (file.tune or {}) or axis.role == "seed" or axis.kind == "observed":
+            what = "tuned" if name in (file.tune or {}) else "a seed" if axis.role == "seed" else "observed"
             raise SweepError(
                 f"{place}: must be an axis along which settings differ, but {name} is {what}. Name another one"
             )
@@ -159,6 +159,9 @@ def _seeds(file: SweepFile, axes: Mapping[str, Axis]) -> tuple[str, ...]:
 def _metrics(file: SweepFile, experiment: Experiment, axes: Mapping[str, Axis]) -> tuple[tuple[str, ...], float]:
     """The metric that selects, and its sign: by default that of the fit on the selection sample, where there is one.
     What a plain function returns is not known yet.
+
+    Raises:
+        SweepError: There is no such metric. Where the default is at fault, the error names the fit that it comes from.
     """
     known = {metric.name: metric for metric in experiment.metrics}
     name, fitted = file.tuner.metric, list(dict.fromkeys(spec.y for spec in file.fit))
@@ -168,16 +171,18 @@ def _metrics(file: SweepFile, experiment: Experiment, axes: Mapping[str, Axis]) 
             f"sweep {'fits ' + ', '.join(fitted) if fitted else 'has no fit'}. Give tuner: {{metric: NAME}}"
         )
     wanted = (name,) if name is not None else (f"{fitted[0]}_select", fitted[0])
+    place = "tuner.metric" if name is not None else "fit.0.y"
+    remedy = "" if name is not None else " Candidates are compared by it: correct it, or give tuner: {metric: NAME}."
     found = tuple(metric for metric in wanted if metric in known or not known)
     if not found:
         raise SweepError(
-            f"tuner.metric: must be a metric of the experiment, but got {wanted[-1]!r}. {nearest(wanted[-1], known)}"
+            f"{place}: must be a metric of the experiment, but got {wanted[-1]!r}.{remedy} {nearest(wanted[-1], known)}"
         )
     if not known and (taken := wanted[-1]) in {"", *STAMPS, COLUMNS, *axes}:
         what = "an axis" if taken in axes else "a column of every ledger" if taken else "no name"
         raise SweepError(
-            f"tuner.metric: must be a metric that the function reports, but {taken!r} is {what}. Name the metric by "
-            "which candidates are compared"
+            f"{place}: must be a metric that the function reports, but {taken!r} is {what}. "
+            f"{'Name the metric by which candidates are compared' if name is not None else remedy.strip()}"
         )
     better = file.tuner.better or (known[found[0]].better if known else "") or "low"
     return found[: 1 if known else None], -1.0 if better == "high" else 1.0

@@ -242,7 +242,8 @@ def judged(design: Design, found: Sequence[GroupFit]) -> dict[str, Any]:
     if design.form == "auto":
         taken = [g.law.name for g in found]
         out["laws"] = {name: taken.count(name) / len(taken) for name in sorted(set(taken))}
-        out["at a bound"] = float(np.mean([g.status == "BOUND_HIT" and g.law.name == "shifted" for g in found]))
+        stuck = [g.law.name for g in found if g.status == "BOUND_HIT"]
+        out["at a bound"] = {name: stuck.count(name) / len(taken) for name in sorted(set(stuck))}
     return out
 
 
@@ -280,8 +281,9 @@ def main() -> None:
         print(f"{name:40s}", json.dumps(table[name]), flush=True)
     path = HERE / "laws-notes.json"
     if args.only:
-        table = json.loads(path.read_text())["designs"] | table
-    seconds = round(time.perf_counter() - begun, 1)
+        before = json.loads(path.read_text())
+        table, args.worlds, args.draws = before["designs"] | table, before["worlds"], before["draws"]
+    seconds = before["seconds"] if args.only else round(time.perf_counter() - begun, 1)
     record = {"worlds": args.worlds, "draws": args.draws, "seconds": seconds, "designs": table}
     path.write_text(json.dumps(record, indent=1) + "\n")
 

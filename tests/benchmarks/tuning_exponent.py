@@ -78,7 +78,7 @@ class Study:
         """A sweep over `grid` that tunes the rate at every value of x, or only at one."""
         raw: dict[str, Any] = {"name": name, "experiment": "classifier", "world": self.world, **self.more}
         raw |= {"grid": {**BASE, **grid}, "fit": [{"law": "power", "x": x, "y": "epistemic"}]}
-        raw |= {"tune": {"lr": RATES}, "tuner": {**self.tuner, "transfer": {} if at is None else {x: at}}}
+        raw |= {"tune": {"lr": RATES}, "tuner": {**self.tuner, **({} if at is None else {"transfer": {x: at}})}}
         outcome = run(from_mapping(raw, name), self.store, make_executor("inline"))
         for line in outcome.tuned:
             print(line)

@@ -17,8 +17,11 @@ from test_cli import Cli, cli, write
 
 from raysweep.cli import laws
 from raysweep.errors import SweepError
+from raysweep.laws import fit
 from raysweep.ledger.log import Ledger
+from raysweep.reports.html import _explained
 from raysweep.sweep import from_mapping
+from raysweep.terminal import as_options
 
 __all__ = ["cli"]
 
@@ -295,3 +298,37 @@ def test_an_allocation_carries_the_notes_of_its_fit(cli: Cli) -> None:
     assert "  narrow_window: tokens spans a factor of 1.5 only" in cli(*rest)[1]
     (record,) = json.loads(cli(*rest, "--json")[1])
     assert {"narrow_window", "extrapolated"} <= set(record["notes"])
+
+
+def test_what_a_note_asks_for_is_named_as_its_reader_types_it(cli: Cli) -> None:
+    """In Python an argument, on a command line, in its JSON and in a report an option."""
+    n = np.tile(np.geomspace(100, 1e6, 12), 2)
+    arm = np.repeat(["old one", "new"], 12)
+    y = n**-0.3 * np.where(arm == "new", 1.1, 1) * np.exp(0.01 * np.random.default_rng(0).normal(size=24))
+    rows = pl.DataFrame({"n": n, "arm set": arm, "loss": y})
+    rows.write_csv("pooled.csv")
+    fitted = fit(rows, law="power", x="n", y="loss", bootstrap=0)
+    assert "fit each with `by='arm set'`, or choose one with `where=`" in fitted.only.details["pooled_arm set"]
+    asked = ["fit", "pooled.csv", "--law", "power", "--x", "n", "--y", "loss", "--bootstrap", "0"]
+    wanted = "fit each with --by 'arm set', or choose one with --where. If its values are runs, name it with --run 'arm"
+    assert wanted in " ".join(cli(*asked)[1].split())
+    (record,) = json.loads(cli(*asked, "--json")[1])
+    assert wanted in record["details"]["pooled_arm set"]
+    assert escape(wanted) in _explained(fitted)
+    code, _, error = cli(*asked, "--where", "n > 1e9")
+    assert (code, "Check --where and the table." in error) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("Name it with `run=`.", "Name it with --run."),
+        ("set `x_se='a'`", "set --x-se a"),
+        ("with `where=\"size = 'a b'\"`", "with --where \"size = 'a b'\""),
+        ("with `by='$x'`", "with --by '$x'"),
+        ("got `level=1`", "got --level 1"),
+        ("`low < high`, `auto`, a=b, `a = b`", "`low < high`, `auto`, a=b, `a = b`"),
+    ],
+)
+def test_arguments_become_options(said: str, shown: str) -> None:
+    assert as_options(said) == shown

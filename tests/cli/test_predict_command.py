@@ -59,6 +59,8 @@ def test_a_fit_predicts_where_it_is_asked_to(cli: Cli, one: str) -> None:
     assert f"predicted at n = 1e+08: loss = {far['value']:.4g} [{far['ci_low']:.4g}, " in out
     assert f"if the law may bend; if it holds [{far['own_low']:.4g}, {far['own_high']:.4g}], of a new run [" in out
     assert "]; 100 times beyond the range" in out
+    inside = cli("fit", one, *FLOOR, "--predict", "5e4")[1]
+    assert f", if the law holds; if it may bend [{near['bent_low']:.4g}, {near['bent_high']:.4g}]\n" in inside
     assert "2 times beyond the range" in out  # below it
     assert "predictions" not in json.loads(cli("fit", one, *FLOOR, "--json")[1])[0]
 
@@ -165,5 +167,5 @@ def test_one_form_is_printed(cli: Cli, one: str, options: list[str], said: str) 
 def test_a_table_is_printed_alone(cli: Cli, one: str) -> None:
     out = cli("fit", one, *FLOOR, "--predict", "1e8", "--table", "csv")[1]
     assert out.startswith("law,name,value,ci_low,ci_high,")
-    names = ["E", "A", "alpha", "loss(n=1e+08)", "loss(n=1e+08) if the law holds"]
+    names = ["E", "A", "alpha", "loss(n=1e+08) if the law may bend", "loss(n=1e+08) if the law holds"]
     assert [line.split(",")[1] for line in out.splitlines()[1:]] == names

@@ -133,7 +133,7 @@ def test_units_that_share_no_scale_are_drawn_within_their_scale() -> None:
         ([0.0, 1.0, 2.0], [0.0, 1.0, 0.0], 200, "one positive x and one finite y per point, but got x = 0 at 2 of 6"),
         ([1.0, 2.0, 3.0], [0.0, np.nan, 0.0], 200, "but got y = nan at 2 of 6 points"),
         ([1.0, 2.0, 3.0], [0.1, 0.1, 0.1], 200, r"mean of y must vary, but is 0\.1 at all 3 values of x.*Choose"),
-        ([1.0, 2.0, 3.0], [0.0, 1.0, 0.0], 50, r"at least 100 draws.*Give bootstrap=1000"),
+        ([1.0, 2.0, 3.0], [0.0, 1.0, 0.0], 50, r"at least 100 draws.*Give `bootstrap=1000`"),
     ],
 )
 def test_what_makes_no_sense_is_refused(x: list[float], y: list[float], draws: int, message: str) -> None:

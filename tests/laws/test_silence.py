@@ -8,10 +8,12 @@ import pytest
 
 from raysweep.errors import FitError
 from raysweep.laws import fit, law
+from raysweep.laws.choice import choose
 from raysweep.laws.dependence import dependence, levels_of
 from raysweep.laws.fitting import fit_groups
 from raysweep.laws.forms import LAWS
-from raysweep.laws.group import Data
+from raysweep.laws.group import Data, GroupFit
+from raysweep.laws.predicted import predicted
 from raysweep.laws.request import Options
 from raysweep.laws.trend import trend
 
@@ -128,6 +130,11 @@ def test_a_constant_is_refused_and_a_flat_y_has_no_floor():
     assert dict(flat.intervals) == {}
     low, high = flat.band([1e4])[0]
     assert low < 0.8333 < high
+    (far,) = predicted(flat, [{flat.x[0]: 1e7}])  # as it does beyond the data, where a flat law may hold
+    assert far.own is not None
+    assert far.bent is not None
+    assert far.bent[0] <= far.own[0] < 0.8333 < far.own[1] <= far.bent[1]
+    assert "; intervals of y itself, at any scale, stay." in flat.details["no_trend"]
     line = fitted("power", x, 0.8333 * np.exp(0.01 * noise), Options(draws=100))
     assert line.interval("alpha")[0] < 0 < line.interval("alpha")[1]  # a straight line may be flat
 
@@ -197,9 +204,60 @@ def test_missing_rivals_are_spoken_of():
     assert "no_rivals" not in fitted("power", x, worlds[0].y).notes
 
 
+def test_in_many_groups_the_form_is_tested_by_residuals_and_in_too_many_nothing_is_predicted(monkeypatch):
+    """A sigmoid has no law with or without a floor beside it."""
+    rng, x = np.random.default_rng(19), np.geomspace(1e3, 1e6, 12)
+    rise = 0.1 + 0.6 / (1 + (x / 3e4) ** -1.2)
+    right = [Data(x[None], rise * np.exp(0.01 * rng.standard_normal(12))) for _ in range(3)]
+    wrong = Data(x[None], right[0].y * (1 + 0.1 * np.sin(1.2 * np.log(x))))
+
+    def found() -> list[GroupFit]:
+        return fit_groups(law("sigmoid"), [*right, wrong], ["n"], "y", Options(draws=100))
+
+    monkeypatch.setattr("raysweep.laws.caveats.MOST_COMPARED", 2)
+    many = found()
+    assert ["extrapolation_untrusted" in one.notes for one in many] == [False] * 3 + [True]
+    assert all("no_rivals" in one.notes and not one.rivals for one in many)
+    monkeypatch.setattr("raysweep.laws.caveats.MOST_JUDGED", 3)
+    for one, other in zip(found(), many, strict=True):
+        assert "extrapolation_untrusted" not in one.notes
+        assert "with more, neither is, and predictions have no intervals" in one.details["no_rivals"]
+        assert one.intervals == other.intervals  # of parameters
+        for made in predicted(one, [{"n": 1e7}, {"n": 1e4}]):  # no interval that a silent note would seem to vouch for
+            assert (made.interval, made.new_run, made.own, made.bent, made.noticed) == (None,) * 5
+
+
 def test_auto_takes_no_shift_that_is_nought():
     rng, x = np.random.default_rng(14), np.geomspace(50, 5e4, 20)
     worlds = [Data(x[None], clean(x) * np.exp(0.005 * rng.standard_normal(20))) for _ in range(12)]
     found = fit_groups(None, worlds, ["n"], "y", QUICK)
     assert "power+floor" in {group.law.name for group in found}
     assert not any(group.law.name == "shifted" and group.params["s"] < 1e-6 * x[0] for group in found)
+    for data, group in zip(worlds, found, strict=True):  # nor anything that is power+floor by another name
+        plain = fit_groups(law("power+floor"), [data], ["n"], "y", QUICK)[0]
+        assert group.law.name == "power+floor" or group.rmse_log < plain.rmse_log * (1 - 1e-7)
+
+
+def test_a_broken_law_and_m4_have_power_and_floor_as_a_limit():
+    floor, alpha, x = 0.4, 0.45, np.geomspace(10, 1e5, 9)
+    wanted = law("power+floor").predict(x, np.array([floor, 6.0, alpha]))
+    at = (6.0 / floor) ** (1 / alpha)
+    for values in ([0, 6.0, alpha, 0, at, 1 / alpha], [floor, 6.0, alpha, alpha, 1e3, 0.3]):
+        np.testing.assert_allclose(law("broken").predict(x, np.array(values)), wanted, rtol=1e-12)
+    far = 1e12
+    np.testing.assert_allclose(
+        law("m4").predict(x, np.array([floor, far, 6.0 * far**-0.1, alpha, 0.1])), wanted, rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high", "points", "noise", "world", "name"),
+    [((1.8, 30, 0.4), 1e3, 1e6, 10, 0.01, 3, "broken"), ((1.0, 30, 0.5), 50, 5e4, 20, 0.005, 11, "m4")],
+)
+def test_auto_takes_power_and_floor_where_the_best_law_comes_to_that(values, low, high, points, noise, world, name):
+    """A break below all scales; a chance level of 10^7."""
+    rng, x = np.random.default_rng(14), np.geomspace(low, high, points)
+    y = law("power+floor").predict(x, np.array(values)) * np.exp(noise * rng.standard_normal((world + 1, points))[-1])
+    found = choose(x, y)
+    assert name in [law for law, score in found.scores.items() if score <= 1.05 * min(found.scores.values())]
+    assert found.law.name == "power+floor"

@@ -142,7 +142,7 @@ def test_two_worlds_are_refused_until_one_is_chosen():
     records = rows()
     for row in records:
         row["world_sha"] = f"w{row['seed']}"
-    with pytest.raises(FitError, match=r"holds 2: w0, w1\. Fit one with --where \"world_sha = 'w0'\""):
+    with pytest.raises(FitError, match=r"holds 2: w0, w1\. Fit one with `where=\"world_sha = 'w0'\"`"):
         power(records)
     assert alpha(records, where="world_sha = 'w0'") == pytest.approx(0.7, rel=1e-12)
 

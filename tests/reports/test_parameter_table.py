@@ -12,6 +12,7 @@ import pytest
 from raysweep.errors import FitError
 from raysweep.laws import Fit, fit
 from raysweep.laws.misfit import bent_band
+from raysweep.laws.predicted import predicted
 from raysweep.reports.parameters import parameter_table
 
 
@@ -35,7 +36,8 @@ def test_csv_has_every_number_in_full(fitted: Fit) -> None:
         for name, value in group.params.items():
             assert (rows[name]["value"], rows[name]["ci_low"], rows[name]["ci_high"]) == (value, *group.interval(name))
         low, high = bent_band(group, np.array([[1e8]]))[0]
-        found = rows["loss_1(n=1e+08)"]
+        found = rows["loss_1(n=1e+08) if the law may bend"]
+        assert "loss_1(n=1e+08)" not in rows
         assert (found["value"], found["ci_low"], found["ci_high"]) == (group.predict(1e8)[0], low, high)
         own = rows["loss_1(n=1e+08) if the law holds"]
         assert (own["ci_low"], own["ci_high"]) == tuple(group.band(1e8)[0])
@@ -46,11 +48,7 @@ def test_csv_has_every_number_in_full(fitted: Fit) -> None:
 def test_markdown_has_a_row_of_equal_cells_for_each_group(fitted: Fit) -> None:
     text = parameter_table([fitted], "md", [[{"n": 1e8}]])
     about, _, *table = text.splitlines()
-    assert (
-        r"loss\_1 = E + A n^-alpha; [low, high] is the 95% interval, beyond the data that of a law that may bend"
-        in about
-    )
-    assert "may bend" not in parameter_table([fitted], "md", [[{"n": 3e6}]]).splitlines()[0]
+    assert about.endswith(r"loss\_1 = E + A n^-alpha; [low, high] is the 95% interval")
     cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table]
     assert {len(row) for row in cells} == {1 + 3 + 2 + 2}
     head, _, *rows = ([cell.strip() for cell in row] for row in cells)
@@ -59,7 +57,7 @@ def test_markdown_has_a_row_of_equal_cells_for_each_group(fitted: Fit) -> None:
         "E",
         "A",
         "alpha",
-        r"loss\_1(n=1e+08)",
+        r"loss\_1(n=1e+08) if the law may bend",
         r"loss\_1(n=1e+08) if the law holds",
         "points",
         "rms",
@@ -74,13 +72,29 @@ def test_markdown_has_a_row_of_equal_cells_for_each_group(fitted: Fit) -> None:
     assert short[-1] == "not fitted"
 
 
+def test_each_interval_of_a_prediction_is_named_by_what_it_takes_for_granted(fitted: Fit) -> None:
+    """Inside the data the law's own comes first, beyond them that of a law that may bend."""
+    arm = fitted.group(arm="a|b")
+
+    def names(one: Fit, at: float) -> list[str]:
+        table = pl.read_csv(io.StringIO(parameter_table([one], "csv", [[{"n": at}]])))
+        return [name for name in table["name"].to_list() if "(" in name]
+
+    assert names(arm, 3e6) == ["loss_1(n=3e+06) if the law holds", "loss_1(n=3e+06) if the law may bend"]
+    assert names(arm, 1e8) == ["loss_1(n=1e+08) if the law may bend", "loss_1(n=1e+08) if the law holds"]
+    without = fit(pl.DataFrame({"n": [1, 2, 4], "err": [4.0, 2.0, 1.0]}), "power", x="n", y="err", bootstrap=0)
+    assert names(without, 8) == ["err(n=8)"]
+    first = [predicted(arm.only, [{"n": at}])[0].to_json() for at in (3e6, 1e8)]
+    assert [one["ci_is"] for one in first] == ["own", "bent"]
+    assert all(one["ci_low"] == one[f"{one['ci_is']}_low"] for one in first)
+    assert predicted(without.only, [{"n": 8.0}])[0].to_json()["ci_is"] is None
+
+
 def test_latex_is_mathematics_and_nothing_in_it_is_a_command(fitted: Fit) -> None:
     lines = parameter_table([fitted], "latex", [[{"n": 1e8}]]).splitlines()
     assert lines[1] == r"\begin{tabular}{lrrrrrrr}"
-    assert (
-        lines[3]
-        == r"arm & $E$ & $A$ & $\alpha$ & loss\_1(n=1e+08) & loss\_1(n=1e+08) if the law holds & points & rms \\"
-    )
+    both = r"loss\_1(n=1e+08) if the law may bend & loss\_1(n=1e+08) if the law holds"
+    assert lines[3] == rf"arm & $E$ & $A$ & $\alpha$ & {both} & points & rms \\"
     rows = [line for line in lines[5:] if line.endswith(r"\\")]
     assert len(rows) == 3
     assert all(len(re.findall(r"(?<!\\)&", row)) == 7 for row in rows)

@@ -130,3 +130,21 @@ def test_a_window_is_computed_at_the_cells_that_the_grid_has() -> None:
 
 def test_one_by_column_may_stand_alone() -> None:
     assert from_mapping({**FUNCTION, "fit": [{**FIT, "by": "epoch"}]}).file.fit[0].request.by == ("epoch",)
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        *((key, r"must have an entry, but got \{\}\. Leave the key out") for key in ("fix", "tie", "bound", "prior")),
+        ("window", "must have a bound, low or high, but got neither"),
+    ],
+)
+def test_a_mapping_without_entries_is_refused(key: str, said: str) -> None:
+    with pytest.raises(SweepError, match=rf"^t: fit\.1\.{key}: {said}"):
+        from_mapping({**FUNCTION, "fit": [FIT, {**FIT, key: {}}]}, "t")
+    from_mapping({**FUNCTION, "fit": [{**FIT, key: None}]})  # a null is a key that is left out
+
+
+def test_a_condition_of_no_words_is_refused() -> None:
+    with pytest.raises(SweepError, match=r"^t: fit\.0\.where: must be a condition on rows, but got ' '\. Leave it out"):
+        from_mapping({**FUNCTION, "fit": [{**FIT, "where": " "}]}, "t")

@@ -75,7 +75,9 @@ def halving(how: dict[str, Any]) -> dict[str, Any]:
         ({"tune": {"seed": {"linear": [0, 9]}}}, "must be a hyper-parameter, but seed is a seed"),
         ({"tune": {"schedule": ["wsd", "cosine"]}}, "must be an axis that stands alone, but schedule and steps depend"),
         ({"tune": "lr"}, "tune: must be a mapping"),
-        ({"tune": {}, "tuner": {"rounds": 2}}, "tuner: must go with `tune`"),
+        ({"tune": None, "tuner": {"rounds": 2}}, "tuner: must go with `tune`"),
+        ({"tune": {}}, r"t\.yaml: tune: must have an entry, but got \{\}\. Leave the key out"),
+        ({"tuner": {"sampler": "qmc", "transfer": {}}}, r"t\.yaml: tuner\.transfer: must have an entry, but got \{\}"),
         (
             {"tuner": {"sampler": "grid"}},
             r"tuner\.sampler: must be 'tpe', 'cmaes', 'qmc' or 'optuna_search', but got 'grid'",
@@ -109,7 +111,14 @@ def halving(how: dict[str, Any]) -> dict[str, Any]:
             r"tuner\.halving: must go with a sampler that proposes in rounds .* Use `scheduler: asha` instead",
         ),
         ({"fit": [], "tuner": {"sampler": "qmc"}}, r"tuner\.metric: must name the metric .* but the sweep has no fit"),
-        ({"fit": [*FIT, {**FIT[0], "y": "nll"}]}, "but the sweep fits epistemic, nll"),
+        ({"fit": [*FIT, {**FIT[0], "y": "nll"}]}, r"tuner\.metric: .* but the sweep fits epistemic, nll"),
+        # A wrong name in a fit is the fit's, though candidates are compared by it, too.
+        (
+            {"fit": [{**FIT[0], "y": "epistemc"}]},
+            r"t\.yaml: fit\.0\.y: must be .* got 'epistemc'. Did you mean 'epistem",
+        ),
+        ({"fit": [*FIT, {**FIT[0], "y": "epistemc"}]}, r"t\.yaml: fit\.1\.y: must be .* but got 'epistemc'"),
+        ({"fit": [{**FIT[0], "y": "flops"}]}, r"fit\.0\.y: .* Candidates are compared by it: .*give tuner: \{metric:"),
     ],
 )
 def test_a_wrong_entry_is_named_with_a_remedy(changes: dict[str, Any], said: str) -> None:
