@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read by NumPy at import: test processes share the cores already
+
 import torch
 
 # The suite starts hundreds of Python processes: each would compile the package anew.
 if sys.dont_write_bytecode:
     os.environ["PYTHONDONTWRITEBYTECODE"] = ""
     sys.dont_write_bytecode = False
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # test processes share the cores already
 # Without a GPU, Triton's kernels run in its interpreter, which must be asked for before anything imports Triton.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
