@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import uuid
@@ -10,14 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read by NumPy at import: test processes share the cores already
+
 import torch
 
+# The suite starts hundreds of Python processes: each would compile the package anew.
+if sys.dont_write_bytecode:
+    os.environ["PYTHONDONTWRITEBYTECODE"] = ""
+    sys.dont_write_bytecode = False
 # Without a GPU, Triton's kernels run in its interpreter, which must be asked for before anything imports Triton.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 from raysweep.store import Store
 from raysweep.sweep import Sweep, from_mapping
+
+# As above. Not by OMP_NUM_THREADS, which workers of Ray would inherit, where it overrides a pack's CPUs.
+torch.set_num_threads(1)
 
 HERE = Path(__file__).parent
 pytest_plugins = ["fault_fixtures", "function_fixtures"]
@@ -48,6 +59,25 @@ CLASSIFIER_SWEEP: dict[str, Any] = {
         "select_items": 128,
     },
 }
+
+
+@functools.cache
+def group_of(file: str) -> str:
+    """The files that one process must run: those that share a Ray, or one file alone."""
+    text = (HERE.parent / file).read_text()
+    return next((fixture for fixture in ("ray_up", "nodes: Nodes") if fixture in text), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`, but a Ray is started by one process and not by each that gets a file which needs it."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Grouped(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(super()._split_scope(nodeid))
+
+    return Grouped(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)

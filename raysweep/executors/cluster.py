@@ -47,16 +47,20 @@ def room(job: Job) -> int:
 def check_nodes(job: Job) -> None:
     """Refuse, before anything is spent, a cluster with a node that cannot work for this driver.
 
+    Nodes without CPUs get no packs, as the head of many a cluster: unless several workers train a pack, whose trial is
+    on the head, they are not asked, and need not see the store.
+
     Raises:
         PackError: a node sees another store, or has another raysweep or none.
     """
-    alive = nodes()
-    if len(alive) < 2:
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    if len(alive) < 2:  # the driver's own
         return
+    asked = [n["NodeID"] for n in alive if job.workers > 1 or n["Resources"].get("CPU", 0.0) > 0]
     look = ray.remote(num_cpus=0, max_retries=0)(_look)
     tasks = [
         look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(job, __version__)
-        for node in alive
+        for node in asked
     ]
     ready, late = ray.wait(tasks, num_returns=len(tasks), timeout=_PATIENCE)
     for task in late:

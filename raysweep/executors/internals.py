@@ -3,19 +3,22 @@
 Tune has no public way to release cached actors during a run, nor to forget a trial that ended. Without the first, a
 driver that waits for another one keeps the CPUs that the other needs. Without the second, each of 10,000 packs costs
 35 KB for good and 6 ms at the end. Ray has no public way to ask where a node keeps its workers' logs, nor what it would
-find on this machine before it is started, nor a public name for the error of a trainer that found no room. Seen to work
-with Ray 2.60.0; `tests/executors/test_internals.py` fails on a Ray that lacks one of these names, and pyproject.toml
-bounds the version.
+find on this machine before it is started, nor a public name for the error of a trainer that found no room, nor a way
+to keep Tune from counting callbacks. Seen to work with Ray 2.60.0; `tests/executors/test_internals.py` fails on a Ray
+that lacks one of these names, and pyproject.toml bounds the version.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import ray
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray._raylet import PlacementGroupID
+from ray.air._internal import usage
 from ray.util.placement_group import PlacementGroup
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "own_resources",
     "release_actors",
     "remove_group",
+    "uncounted",
     "wait_for_actors",
 ]
 
@@ -50,6 +54,18 @@ def had_no_room(error: BaseException | None) -> bool:
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
     return isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
+
+
+@contextlib.contextmanager
+def uncounted() -> Iterator[None]:
+    """Meanwhile Tune does not count kinds of callbacks for Ray's usage statistics, which are off: to do so it imports
+    MLflow, W&B and Comet, where they are installed, which takes a second or more."""
+    before = usage.tag_callbacks
+    usage.tag_callbacks = lambda callbacks: False
+    try:
+        yield
+    finally:
+        usage.tag_callbacks = before
 
 
 def inside(controller: Any) -> Any:

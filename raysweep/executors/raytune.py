@@ -45,6 +45,7 @@ from raysweep.executors.internals import (  # noqa: E402
     own_resources,
     release_actors,
     remove_group,
+    uncounted,
     wait_for_actors,
 )
 from raysweep.executors.lastwords import at_work, last_words, said  # noqa: E402
@@ -348,7 +349,8 @@ class RayExecutor:
                 ),
             )
             try:
-                tuner.fit()
+                with uncounted():
+                    tuner.fit()
             except Exception as error:  # Tune wraps what the feed raises, e.g. that the store is out of reach
                 raise _own(error) or PackError(f"ray: the run of packs broke off: {tail(str(error), 1)}") from error
         if search.fatal:

@@ -120,7 +120,7 @@ def test_a_sweep_from_run_to_report(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_one_more_value_runs_only_the_new_cells(cli: Cli) -> None:
-    file = write("toy.yaml", FUNCTION_SWEEP)
+    file = write("toy.yaml", FUNCTION_SWEEP, fit=[])  # figures would take seconds
     assert cli("run", file, "--executor", "inline")[0] == 0
     before = {name for name, _ in Store("results/toy").list("ledger")}
     code, out, err = cli("run", file, "--executor", "inline", "--set", "size=10,100,1000,10000")

@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import raysweep.executors.raytune  # noqa: F401  (sets what Ray reads at import)
 from raysweep import __version__
 from raysweep.executors import Job, cluster
 from raysweep.store import Store
+
+HEAD, WORKS, GONE = (digit * 56 for digit in "abc")  # ids of nodes
 
 
 @pytest.mark.parametrize(
@@ -40,3 +43,27 @@ def test_a_node_says_why_it_cannot_work(tmp_path: Path) -> None:
     assert "sees another. Give --store a folder that all hosts share" in cluster._look(job, __version__)
     (tmp_path / "store.json").unlink()
     assert "sees none" in cluster._look(job, __version__)
+
+
+@pytest.mark.parametrize(("workers", "asked"), [(1, [WORKS]), (2, [HEAD, WORKS])])
+def test_a_head_without_cpus_is_asked_only_where_it_holds_trials(
+    workers: int, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+
+    class Look:
+        def options(self, scheduling_strategy: NodeAffinitySchedulingStrategy) -> Look:
+            found.append(scheduling_strategy.node_id)
+            return self
+
+        def remote(self, *given: object) -> str:
+            return ""
+
+    alive = [(HEAD, {}, True), (WORKS, {"CPU": 1.0}, True), (GONE, {"CPU": 1.0}, False)]
+    nodes = [{"NodeID": name, "Resources": held, "Alive": lives} for name, held, lives in alive]
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(cluster.ray, "remote", lambda **given: lambda function: Look())
+    monkeypatch.setattr(cluster.ray, "wait", lambda tasks, **given: (tasks, []))
+    monkeypatch.setattr(cluster.ray, "get", lambda task: task)
+    cluster.check_nodes(Job("{}", "sweep", (), Store(str(tmp_path)), "", "", 1.0, 0.0, workers=workers))
+    assert found == asked

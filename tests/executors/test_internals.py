@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from ray import tune
+from ray.air._internal import usage
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.execution.failure_handling.default import RETRYABLE_CONTROLLER_ERRORS
 from ray.tune.execution.tune_controller import TrialRunnerWrapper, TuneController
 from ray.tune.experiment import Trial
 
-from raysweep.executors.internals import forget, had_no_room, inside, own_logs, own_resources
+from raysweep.executors.internals import forget, had_no_room, inside, own_logs, own_resources, uncounted
 
 OTHER = (
     f"Ray {ray.__version__} is not the Tune that raysweep/executors/internals.py was written for (2.60.0): "
@@ -28,6 +30,11 @@ def test_this_tune_has_the_names_that_are_used() -> None:
     assert "_actor_manager" in inspect.getsource(TuneController.__init__), OTHER
     assert isinstance(RayActorManager.num_total_actors, property), OTHER
     assert list(inspect.signature(RayActorManager.next).parameters) == ["self", "timeout"], OTHER
+    assert "air_usage.tag_callbacks(callbacks)" in inspect.getsource(ray.tune.tune), OTHER
+    counts = usage.tag_callbacks
+    with uncounted():
+        assert usage.tag_callbacks([tune.Callback()]) is False
+    assert usage.tag_callbacks is counts
     marker = object()
     assert inside(TrialRunnerWrapper(marker, None)) is marker, OTHER
 

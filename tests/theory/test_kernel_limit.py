@@ -65,10 +65,11 @@ def test_plateaus_against_random_matrices(alpha: float) -> None:
     features, items = [], []
     for seed in range(12):
         psi = np.random.default_rng(seed).standard_normal((modes, size)) * np.sqrt(tasks[0].x)[:, None]
-        left = root - psi @ np.linalg.lstsq(psi, root, rcond=None)[0]
+        q, _ = np.linalg.qr(psi)  # of both least squares: what is left is at right angles to psi's columns
+        left = root - q @ (q.T @ root)
         features.append((left**2).sum(0))
         target = root / np.sqrt(tasks[0].x)[:, None]
-        left = target - np.linalg.lstsq(psi.T, psi.T @ target, rcond=None)[0]
+        left = target - q @ (q.T @ target)
         items.append(tasks[0].x @ left**2)
     np.testing.assert_allclose(np.mean(features, axis=0), [width_plateau(task, size) for task in tasks], rtol=0.1)
     np.testing.assert_allclose(np.mean(items, axis=0), [data_plateau(task, size) for task in tasks], rtol=0.1)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from nflows.transforms import Transform
 from safetensors.torch import load
-from torch._dynamo.testing import CompileCounter
 
 from raysweep.errors import OracleError, SweepError
 from raysweep.experiment import Dist
@@ -138,6 +137,8 @@ def test_in_bfloat16_pixels_are_mixed_and_scaled_in_their_own_type() -> None:
     [(TINY.model_copy(update={"depth": 4}), 2), (TransformerRecipe(patch=4, width=16, blocks=5, layers=1), 1)],
 )
 def test_blocks_of_one_shape_are_compiled_once(recipe: ImageRecipe, compiled: int) -> None:
+    from torch._dynamo.testing import CompileCounter  # takes seconds, which every process of the suite would pay
+
     torch._dynamo.reset()
     own, counter = recipe.fresh(), CompileCounter()
     x, y = torch.randn(4, 64, generator=torch.Generator().manual_seed(0), requires_grad=True), torch.arange(4)
