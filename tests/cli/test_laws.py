@@ -12,15 +12,13 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
-from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP
-from test_cli import Cli, cli, write
+from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP, Cli
+from test_cli import write
 
 from raysweep.cli import laws
 from raysweep.errors import SweepError
 from raysweep.ledger.log import Ledger
 from raysweep.sweep import from_mapping
-
-__all__ = ["cli"]
 
 SHARED = Path(__file__).parents[3] / "shared/data"
 RUNS = Path(os.environ.get("RAYSWEEP_DATA", SHARED)).absolute() / "scaling_runs"
