@@ -72,7 +72,7 @@ class Curves:
             return f"its highest mean from {self.x[0]:g} on is at {self.x[self.of[metric].mean(1).argmax()]:g}, an end"
         if found.prominence_interval[0] <= 0:
             low, high = found.prominence_interval
-            return f"it does not stand out: {found.prominence:.3g} [{low:.2g}, {high:.2g}] above the ends"
+            return f"no peak is shown: its prominence is {found.prominence:.3g} [{low:.2g}, {high:.2g}]"
         return found
 
     def threshold(self, unfitted: Array) -> float:

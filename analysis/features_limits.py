@@ -110,7 +110,7 @@ def of_noise(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
                 i = int(np.argmin(np.abs(t - at)))
                 one = sampled(f"t {at:g}", loss[i] / known[i], lambda v: v.mean(-1))
                 setting = f"loss of descent on minibatches of {batch} over the Volterra form's; {how}"
-                why = "the form takes features as those of the flow" if gamma else ""
+                why = "the form assumes that features evolve as in the flow" if gamma else ""
                 rows.append(claim("H6", setting, 1.0, one, Rule("near theory", 0.1), "noise", why))
             inside = SAMPLED.mask({"t": t}, "t")
             extra = (loss - flow[:, None])[inside]

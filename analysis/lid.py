@@ -127,7 +127,11 @@ def claims_of_training(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> 
             alpha, sigma, size, middle, ends = pick(here, key=lambda one: float(one[3]))
             setting = f"{end} median of L_gen / expected, {where} (alpha {alpha:g}, sigma {sigma:g})"
             found = middle, ends
-            rows.append(claim("H1-3", setting, 1.0, "", f"N = {size:g}", found, "near theory 0.1", "1 is for means"))
+            rows.append(
+                claim(
+                    "H1-3", setting, 1.0, "", f"N = {size:g}", found, "near theory 0.1", "the value 1 is that of means"
+                )
+            )
 
 
 def claims_of_spectrum(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:

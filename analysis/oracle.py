@@ -45,7 +45,7 @@ NAMES = {"digits": "digits' world", "fashion": "Fashion-MNIST world", "cifar": "
 GAPS = {"resnet": 2.05, "vit": 2.80, "convnext": 1.75, "swin": 2.10, "mobilenet": 2.12}  # points, AFHQ, table 1
 AFHQ = {"resnet": 0.039, "vit": 0.032, "convnext": 0.030, "swin": 0.030, "mobilenet": 0.135}  # exponents, figure 2d
 IMAGENET = {"resnet": 0.019, "vit": 0.018, "convnext": 0.003, "swin": 0.027}  # figure 6
-SIMULATED = "a small world: no number of AFHQ's or ImageNet's need recur"
+SIMULATED = "a small world, whose numbers need not be those of AFHQ or ImageNet"
 
 
 def of_theory() -> list[Claim]:

@@ -27,7 +27,7 @@ SOURCE = "raysweep run sweeps/oracle_shift_cells.yaml; python analysis/oracle_sh
 SETTING = "digits' world, ten settings of training items, tested without a shift"
 H9 = "the kind of a shift matters more than its size"
 H10 = "the KL of a shift hardly predicts the loss of accuracy"
-DIGITS = "an MLP on a world of digits; the paper's ResNet-50 had seen ImageNet"
+DIGITS = "an MLP on a world of digits; the paper's ResNet-50 was pretrained on ImageNet"
 
 
 def chosen(frame: pl.DataFrame) -> pl.DataFrame:

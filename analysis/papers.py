@@ -17,24 +17,26 @@ from raysweep.claims import Claim, markdown, read_claims, summary
 
 HEAD = """# What the papers say, and what was measured
 
-This page is made by `python analysis/papers.py` (`make papers`) from the tables in `analysis/claims/`; a test compares
-the two. A verdict follows from the numbers by a rule, which the last column puts into words; where no rule fits it is
-set by hand, with its reason. "Paper" is what notes on the paper report: check the text before quoting it.
+This page lists what each paper claims, next to what was measured here, with a verdict. Every row can be measured again
+by the commands above its table, such as `raysweep run sweeps/lid_exponent.yaml`. The page is made by `python
+analysis/papers.py` (`make papers`) from the tables in `analysis/claims/`; a test compares the two. A verdict follows
+from the numbers by a rule, which the last column puts into words. Where no rule fits, it is set by hand, with its
+reason. The column "paper" comes from notes on the paper: check the paper itself before you quote it.
 
 * **reproduced**: the measurement agrees with the paper.
 * **differs**: the measured value is distinguishable from the paper's.
-* **not supported**: it does not show what the paper says, because it points elsewhere or is too uncertain.
+* **not supported**: the measurement does not show what the paper says, because it points elsewhere or is too uncertain.
 * **not run**: there is no measurement.
 
-Measured values are followed by their 95 % interval over seeds (or splits of the data). Without seeds they are computed.
-Whole seeds are drawn with replacement, and how far the draws lie from the value is enlarged as Student's distribution
-is wider than the normal one: for a mean that gives Student's interval, which with 3 to 32 seeds holds a normal mean in
-94 to 96 % of cases (`over_seeds` in `analysis/common.py`; intervals of peaks and rank correlations are enlarged alike).
-With few seeds intervals are wide, and a wide interval that holds the target is weak support.
+Measured values are followed by their 95 % interval over seeds (or splits of the data). Values without seeds are
+computed. Intervals come from a bootstrap over whole seeds, and are enlarged by the ratio of Student's distribution to
+the normal one: for a mean this gives Student's interval, which with 3 to 32 seeds covers a normal mean in 94 to 96 % of
+cases (`over_seeds` in `analysis/common.py`; intervals of peaks and rank correlations are enlarged in the same way).
+With few seeds intervals are wide, and a wide interval that contains the target is weak support.
 
-An exponent of a curve without seeds has a range instead, marked as "interval over parts of it": the least and the
-greatest exponent that a fit finds over any part of the window which spans at least half of its logarithm. It says how
-far the exponent depends on where in the window it is taken; it has no coverage, and verdicts look at the value alone.
+An exponent of a curve without seeds has a range instead, marked as "interval over parts of it": the smallest and the
+largest exponent that a fit finds over any part of the window which spans at least half of its logarithm. It says how
+much the exponent depends on the choice of the window. It has no coverage, and verdicts use the value alone.
 """
 
 

@@ -44,7 +44,7 @@ STATEMENTS = {
     "H10": "CNNs on CIFAR-5M: the exponent in time rises from about .075 lazily to about .14",
 }
 STAND_IN = {"mnist": "H9", "fashion_mnist": "H9", "cifar10_jpeg_60k": "H10", "digits": "H9"}
-STANDS_IN = "a stand-in: other images, which come back"
+STANDS_IN = "a stand-in for the paper's data: other images, each used more than once"
 PAPER = {("cnn", "mnist"): (0.30, 0.46), ("cnn", "cifar10_jpeg_60k"): (0.075, 0.14)}  # lazy, rich
 RICH = (1.0, 3.0)  # richness of the claims on images
 SGD, ADAM = (30.0, 300.0), (1.0, 10.0)  # t of the circle's windows

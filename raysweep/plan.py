@@ -20,7 +20,8 @@ from raysweep.errors import SweepError
 from raysweep.executors.place import has_checkpoint
 from raysweep.experiments.function import FunctionExperiment
 from raysweep.grid.runs import Runs
-from raysweep.ledger.log import Ledger, Scan
+from raysweep.ledger.log import Ledger
+from raysweep.ledger.scan import Scan
 from raysweep.pack import Group, Pace, Pack, build_packs, lanes_per_pack, serial_groups, serial_packs, shape_groups
 from raysweep.spread import spread
 from raysweep.store import Store

@@ -20,9 +20,10 @@ from raysweep.executors.search import Begun, Search, Searching
 from raysweep.grid.lineage import CANDIDATE, Lineage
 from raysweep.grid.runs import Runs
 from raysweep.grid.values import column_values
-from raysweep.ledger.log import Ledger, Scan, sequence
+from raysweep.ledger.log import Ledger, sequence
 from raysweep.ledger.remaining import locate
 from raysweep.ledger.rows import Counts, Stamp, failure_rows, row_schema
+from raysweep.ledger.scan import Scan
 from raysweep.pack import make_pack
 from raysweep.plan import whole
 from raysweep.selection import STOPPED, run_scores

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from raysweep.errors import LedgerError, plain
 from raysweep.grid.runs import KEY_LENGTH, Runs
 from raysweep.ledger.causes import alike, cause, common
-from raysweep.ledger.log import Scan
 from raysweep.ledger.rows import STATUSES
+from raysweep.ledger.scan import Scan
 from raysweep.logs import tail_of
 from raysweep.oracle.audits import stored_audits
 from raysweep.oracle.recipe import WEIGHTS

@@ -24,6 +24,7 @@ if sys.dont_write_bytecode:
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+from raysweep.cli import main
 from raysweep.store import Store
 from raysweep.sweep import Sweep, from_mapping
 
@@ -31,6 +32,7 @@ from raysweep.sweep import Sweep, from_mapping
 torch.set_num_threads(1)
 
 HERE = Path(__file__).parent
+Cli = Callable[..., tuple[int, str, str]]
 pytest_plugins = ["fault_fixtures", "function_fixtures"]
 
 # A function sweep: 3 x 2 runs, each read at 3 epochs, no training at all.
@@ -81,6 +83,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Every test begins with one thread of torch: those of small products would only wait for each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
 def search_path() -> Iterator[None]:
     """A sweep's folder joins Python's search path; one test's folders must not be packages of the next."""
     before = [*sys.path]
@@ -97,6 +105,26 @@ def make_sweep() -> Callable[..., Sweep]:
         return from_mapping(raw, "sweep.yaml", [HERE])
 
     return make
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+    """Runs `raysweep ARGUMENTS` in an empty folder: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(HERE))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["raysweep", *arguments])
+        capfd.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = {None: 0}.get(stop.code, stop.code)  # type: ignore[call-overload]
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -272,7 +272,7 @@ def test_a_page_shows_each_statement_once_and_every_number() -> None:
     assert "| H1: it falls as 1 / N | a \\| b; N >= 400 |  | 1 | 1.07 [0.99, 1.11], 16 seeds | reproduced |" in lines[2]
     assert lines[3] == (
         "|  | N\\* over N\\*; N >= 400 |  | 1.5 | 1.07 [0.99, 1.11], 16 seeds | differs "
-        "| the interval misses the paper's value; at beta 2.5 |"
+        "| the interval excludes the paper's value; at beta 2.5 |"
     )
     assert "| \\_a\\_, \\_\\_b\\_\\_ and L_gen;" in markdown([claim(setting="_a_, __b__ and L_gen")])
     assert summary(rows) == "1 reproduced, 1 differs"

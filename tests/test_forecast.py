@@ -17,11 +17,6 @@ from raysweep.theory.features import compute_optimal
 from raysweep.theory.kernel_limit import data_plateau
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def test_the_known_difficulty_of_a_target_on_the_circle_is_found():
     made = forecast(task_of("circle:0.5"), width=256, items=600, seeds=2, train=500)
     assert made.window == (5, 30)

@@ -34,11 +34,6 @@ GOLDEN_PERMUTATION = [4, 6, 3, 0, 5, 7, 1, 9, 2, 8]
 GOLDEN_UNIFORM = [0.5805554841444246, 0.04804978538553972]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def seeds(*values):
     return torch.tensor(values, dtype=torch.int64)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import contract_toys
 import pytest
+import theory_toys
 from conftest import FUNCTION_SWEEP, HERE
 from regression_toy import REGRESSION_SWEEP
 
@@ -251,7 +252,7 @@ def test_an_experiment_of_a_users_own_can_keep_it(own: str) -> None:
     ],
 )
 def test_a_broken_rule_is_named_with_its_values(broken: str, rule: str, said: str) -> None:
-    toy = getattr(contract_toys, broken)()
+    toy = getattr(theory_toys if rule == "theory" else contract_toys, broken)()
     with pytest.raises(ContractError, match=rf"(?m)^- {rule}: .*{said}") as caught:
         check_experiment(toy, toy_sweep(toy))
     assert isinstance(caught.value, AssertionError)

@@ -111,7 +111,7 @@ class Rule:
     """How a verdict follows from a measurement; as text `near paper 0.05`, `near theory 0.1`, `above 1`, `below 0.01`.
 
     * `near`: `reproduced` if the value lies within `number` of the target (the paper's value, or the theory's), or if
-      the interval holds the target; otherwise `differs`. An interval that holds the target shows little if it is wide:
+      the interval contains the target; otherwise `differs`. A wide interval that contains the target shows little:
       `not supported` where it reaches further than three times `number` (if that is not 0) from the target, or holds 0
       too, so that it cannot distinguish the effect from none. A target of 0 is `reproduced` only if the whole interval
       lies within `number` of it, and `differs` only if none of it does: a wide interval does not show absence.
@@ -271,13 +271,13 @@ class Claim:
         whose, target, (low, high) = f"the {kind[5:]}'s value", float(self._target), self.measured.evidence
         if self.verdict == "not supported":
             if not target:
-                return f"the interval leaves {number} around 0"
+                return f"the interval reaches farther than {number} from 0"
             if low <= min(target, 0) and high >= max(target, 0):
-                return f"the interval holds both {whose} and 0"
-            return f"the interval holds {whose}, but reaches more than {_WIDE:g} times {number} from it"
+                return f"the interval contains both {whose} and 0"
+            return f"the interval contains {whose}, but reaches more than {_WIDE:g} times {number} from it"
         if self.verdict == "differs":
-            return f"more than {number} from {whose}" if self.rule.number else f"the interval misses {whose}"
-        return f"the interval holds {whose}" if target and low <= target <= high else f"within {number} of {whose}"
+            return f"more than {number} from {whose}" if self.rule.number else f"the interval excludes {whose}"
+        return f"the interval contains {whose}" if target and low <= target <= high else f"within {number} of {whose}"
 
 
 def is_finite(value: object) -> bool:

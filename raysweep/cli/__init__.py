@@ -17,6 +17,7 @@ import typer
 
 from raysweep import __version__
 from raysweep.cli import (
+    allocate,
     compare,
     difficulty,
     export,
@@ -51,6 +52,7 @@ _BROADEST = 80  # columns of help, however wide the terminal
 _UsageError: Any = typer.BadParameter.__base__  # typer brings its own click and does not export this
 sweep.add_to(app)
 laws.add_to(app)
+allocate.add_to(app)
 predict.add_to(app)
 isoflop.add_to(app)
 passk.add_to(app)

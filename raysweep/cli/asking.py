@@ -46,7 +46,9 @@ Fix = Annotated[
 Tie = Annotated[list[str] | None, typer.Option("--tie", metavar="NAME=NAME", help="Two parameters that are equal.")]
 Bound = Annotated[
     list[str] | None,
-    typer.Option("--bound", metavar="NAME=LOW:HIGH", help="Lowest and highest value of a parameter; either may lack."),
+    typer.Option(
+        "--bound", metavar="NAME=LOW:HIGH", help="Lowest and highest value of a parameter; either may be left out."
+    ),
 ]
 Shared = Annotated[
     list[str] | None, typer.Option("--shared", metavar="NAMES", help="Parameters that all groups share: alpha,E.")
@@ -76,7 +78,10 @@ Huber = Annotated[
     float | None, typer.Option(metavar="DELTA", help="Huber's loss on log residuals, linear beyond this: 1e-3.")
 ]
 HoldOut = Annotated[
-    float, typer.Option("--holdout", metavar="SHARE", help="Largest scales a second fit is judged on; 0 for none.")
+    float,
+    typer.Option(
+        "--holdout", metavar="SHARE", help="Share of the largest scales that a second fit is judged on; 0 for none."
+    ),
 ]
 Draws = Annotated[int, typer.Option("--bootstrap", min=0, help="Draws of the intervals; 0 for none.")]
 SomeDraws = Annotated[

@@ -44,7 +44,7 @@ def compare(
     ] = None,
     shape: Annotated[
         str | None,
-        typer.Option("--as", metavar="ratio|difference", help="A over B or A - B; of pass@k A - B if not given."),
+        typer.Option("--as", metavar="ratio|difference", help="A over B, or A - B; for pass@k A - B if not given."),
     ] = None,
     predict: Annotated[
         list[str] | None,

@@ -45,11 +45,13 @@ def difficulty(
     items: Annotated[int, typer.Option(metavar="P", help="Items that the kernel is measured on.")] = 2048,
     seeds: Annotated[int, typer.Option(help="Networks whose kernels are averaged.")] = 4,
     gamma: Annotated[float, typer.Option(help="Richness of the rich curve.")] = 1.0,
-    train: Annotated[int, typer.Option(metavar="N", help="Predict lazy training on N items, used again, too.")] = 0,
+    train: Annotated[
+        int, typer.Option(metavar="N", help="Also predict lazy training on N items that are used again and again.")
+    ] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     memory: Annotated[float, typer.Option(metavar="GIB", help="Memory that may be used.")] = 2.0,
     level: Level = 0.95,
-    seed: Annotated[int, typer.Option(min=0, help="Draws the items.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of the items.")] = 0,
     against: Annotated[
         str | None, typer.Option(metavar="STORE", help="Compare with what was trained: a store or a table.")
     ] = None,
@@ -57,7 +59,7 @@ def difficulty(
     y: Annotated[str, typer.Option("--y", metavar="COL", help="Its column of the loss.")] = "loss",
     by: By = None,
     where: Where = None,
-    out: Annotated[str | None, typer.Option(metavar="FILE", help="Keep every number as JSON.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Write every number to this JSON file.")] = None,
     figure: Annotated[str | None, typer.Option(metavar="FILE", help="Draw it: .png, .pdf or .svg.")] = None,
     json: Json = False,
 ) -> None:

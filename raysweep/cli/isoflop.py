@@ -29,7 +29,7 @@ def isoflop(
     flops: Annotated[str, typer.Option("--flops", metavar="COL", help="Column of the budget of each run.")],
     y: Annotated[str, typer.Option("--y", metavar="COL", help="Column of the loss.")],
     budget: Annotated[
-        list[float] | None, typer.Option(metavar="FLOPS", help="Predict the optimum at it; may be repeated.")
+        list[float] | None, typer.Option(metavar="FLOPS", help="Predict the optimum at this budget; may be repeated.")
     ] = None,
     degree: Annotated[int, typer.Option(min=2, max=3, help="3 for cubic valleys, 2 for parabolas.")] = 3,
     cost_per: Annotated[float, typer.Option(metavar="C", help="FLOPs are C times size and data.")] = 6.0,

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from raysweep.oracle.recipe import Recipe
     from raysweep.store import Store
 
+_World = Annotated[
+    str, typer.Argument(metavar="ORACLE", help="A world's folder, or a store with one.", show_default=False)
+]
 _FILES = ("recipe.json", "weights.safetensors")  # without them a folder holds no world
 _BESIDE = ("audit.json", "curve.json", "card.md", "samples.png")
 
@@ -90,9 +93,7 @@ def fit(
 
 
 def export(
-    oracle: Annotated[
-        str, typer.Argument(metavar="ORACLE", help="A world's folder, or a store with one.", show_default=False)
-    ],
+    oracle: _World,
     to: Annotated[str, typer.Argument(metavar="FOLDER", help="A folder or URI, new or empty.", show_default=False)],
 ) -> None:
     """Copy a finished world to a folder of its own: recipe, weights, audit, curve and card."""
@@ -110,9 +111,7 @@ def export(
 
 
 def import_(
-    oracle: Annotated[
-        str, typer.Argument(metavar="ORACLE", help="A world's folder, or a store with one.", show_default=False)
-    ],
+    oracle: _World,
     store: Annotated[str, typer.Argument(metavar="STORE", help="A folder or URI.", show_default=False)],
 ) -> None:
     """Put a finished world into a store, where sweeps over its recipe find it; its files are checked first."""

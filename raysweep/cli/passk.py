@@ -47,7 +47,9 @@ def passk(
     ] = None,
     window: Annotated[
         str | None,
-        typer.Option(metavar="LOW,HIGH", help="k that the exponent is fitted to; the last decade of trials."),
+        typer.Option(
+            metavar="LOW,HIGH", help="Range of k that the exponent is fitted to. Default: the last decade of trials."
+        ),
     ] = None,
     where: Where = None,
     holdout: Annotated[
@@ -58,7 +60,7 @@ def passk(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """pass@k of counted trials, with intervals over problems. Also its exponent, and what more trials would show."""
+    """Compute pass@k of counted trials, with intervals over problems. Also its exponent, and pass@k of more trials."""
     from raysweep.laws.attempts import attempts, predict
 
     if not 0.5 <= level < 1:

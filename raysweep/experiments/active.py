@@ -19,14 +19,15 @@ import pyarrow as pa
 from raysweep.display import Bound, Companion, Display
 from raysweep.errors import PackError, SweepError
 from raysweep.experiment import Context, Cost, Metric, WorldShape
+from raysweep.experiments.classifier import architecture_of
 from raysweep.experiments.classifier_axes import BMD_METRICS, bmd_flops
 from raysweep.experiments.classifier_axes import METRICS as OF_CLASSIFIER
 from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Observed, Runs
 from raysweep.grid.values import Value
-from raysweep.models import ACTIVATIONS, KINDS, Architecture
+from raysweep.models import ACTIVATIONS, KINDS
 
-__all__ = ["EXPERIMENT", "STRATEGIES", "Active", "architecture_of", "members_of", "rounds_of", "scored_items"]
+__all__ = ["EXPERIMENT", "STRATEGIES", "Active", "members_of", "rounds_of", "scored_items"]
 
 STRATEGIES = ("random", "entropy", "margin", "bald", "core_set", "epistemic", "aleatoric")
 AXES = (
@@ -143,20 +144,6 @@ class Active:
         from raysweep.experiments.active_rounds import rounds
 
         yield from rounds(pack, context)
-
-
-def architecture_of(run: Mapping[str, Value], world: WorldShape) -> Architecture:
-    """The classifier of a run."""
-    return Architecture(
-        kind=str(run["model"]),
-        inputs=world.dim,
-        outputs=world.classes,
-        width=int(run["width"]),
-        depth=int(run["depth"]),
-        activation=str(run["activation"]),
-        patch=int(run["patch"]),
-        heads=int(run["heads"]),
-    )
 
 
 def members_of(strategy: str, ensemble: int) -> int:

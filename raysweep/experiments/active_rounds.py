@@ -14,7 +14,8 @@ from torch import Tensor
 
 from raysweep.errors import PackError
 from raysweep.experiment import Context, Sample, World
-from raysweep.experiments.active import METRICS, architecture_of, members_of, rounds_of, scored_items
+from raysweep.experiments.active import METRICS, members_of, rounds_of, scored_items
+from raysweep.experiments.classifier import architecture_of
 from raysweep.experiments.classifier_axes import bmd_flops
 from raysweep.experiments.held_out import HeldOut, boolean_mean_dimension
 from raysweep.grid.runs import Runs

@@ -38,7 +38,7 @@ from raysweep.training.legs import legs
 if TYPE_CHECKING:  # torch takes seconds to import, and planning needs none of it
     from raysweep.training.loop import Snapshot
 
-__all__ = ["EXPERIMENT", "Classifier"]
+__all__ = ["EXPERIMENT", "Classifier", "architecture_of"]
 
 _SHAPE = ("model", "width", "depth", "activation", "patch", "heads", "base_width")  # what an architecture reads
 _BMD = ("bmd_points", "members")
@@ -62,7 +62,7 @@ class Classifier:
         """Cost of all members of a run, summed over layers, with the schedule's branches and subsampled evaluations."""
         if world is None:
             raise PackError("classifier: a world is needed to know the input's size")
-        layout, batch, members = _architecture(run, world).layout, int(run["batch"]), int(run["members"])
+        layout, batch, members = architecture_of(run, world).layout, int(run["batch"]), int(run["members"])
         times = _times(run, observed)
         done = trained = 0
         for leg in legs(str(run["schedule"]), times, float(run["decay"])):
@@ -117,7 +117,7 @@ class Classifier:
                     )
         if world is not None:
             for first in runs.examples(_SHAPE):
-                if problem := _architecture(runs.row(first), world).problem():
+                if problem := architecture_of(runs.row(first), world).problem():
                     raise SweepError(f"grid.{problem}")
 
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
@@ -137,7 +137,7 @@ class Classifier:
         if world is None:
             raise PackError("classifier: needs a world, but the context has none")
         row, observed, precision = pack.row(0), pack.observed[0], pack.value("precision")
-        architecture = _architecture(row, world)
+        architecture = architecture_of(row, world)
         compute = compute_dtype(precision)
         times = sorted({t for i in range(len(pack)) for t in _times(pack.row(i), observed)})
         own_end = np.array(pack.column("steps")) if row["schedule"] == "cosine" else None
@@ -189,7 +189,8 @@ class Classifier:
 EXPERIMENT = Classifier()
 
 
-def _architecture(run: Mapping[str, Value], world: WorldShape) -> Architecture:
+def architecture_of(run: Mapping[str, Value], world: WorldShape) -> Architecture:
+    """The network of a run in a world, of this experiment or of another with these axes; `base_width` may be absent."""
     return Architecture(
         kind=str(run["model"]),
         inputs=world.dim,
@@ -199,7 +200,7 @@ def _architecture(run: Mapping[str, Value], world: WorldShape) -> Architecture:
         activation=str(run["activation"]),
         patch=int(run["patch"]),
         heads=int(run["heads"]),
-        base_width=int(run["base_width"]),
+        base_width=int(run.get("base_width", 0)),
     )
 
 

@@ -133,7 +133,10 @@ class Richness:
         """Train the pack's lanes together, a batch of rows per time; or a batch per lane, from its kernel."""
         from raysweep.experiments import richness_run
 
-        yield from (richness_run.lazy if pack.value("method") == "ntk" else richness_run.trained)(self, pack, context)
+        if pack.value("method") == "ntk":
+            yield from richness_run.lazy(self, pack, context)
+        else:
+            yield from richness_run.trained(pack, context)
 
     def theory(self, cells: pa.Table, metrics: Collection[str]) -> pa.Table:
         """The lazy loss at infinite width, exactly, for `method: ntk` on the circle; elsewhere why there is none."""

@@ -123,7 +123,7 @@ def _images(pack: Runs) -> Task:
     )
 
 
-def trained(experiment: Richness, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
+def trained(pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
     """A batch of rows per time."""
     row, device, precision = pack.row(0), context.device, pack.value("precision")
     dtype, task, adaptive = parameter_dtype(precision), task_of(pack), pack.value("optimiser") == "adam"

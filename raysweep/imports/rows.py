@@ -22,9 +22,9 @@ from raysweep.grid.terms import Table
 from raysweep.grid.values import Value
 from raysweep.imports.matching import Matched, Wanted, parameters
 from raysweep.imports.trial import Study
-from raysweep.ledger.log import Scan
 from raysweep.ledger.remaining import locate
 from raysweep.ledger.rows import OTHERWISE, Stamp, row_schema, stamp
+from raysweep.ledger.scan import Scan
 from raysweep.sweep import Sweep
 
 __all__ = ["Metrics", "make_rows", "metrics_of", "news", "observed_of"]
@@ -109,7 +109,7 @@ def make_rows(
     Raises:
         StudyError: a value does not fit its axis, or two trials are one run.
     """
-    axes = _widened(study, trials, sweep)
+    axes = _widened(trials, sweep)
     groups: dict[tuple[str, ...], list[Matched]] = {}
     for one in trials:
         groups.setdefault(tuple(n for n in axes if n in one.values), []).append(one)
@@ -121,7 +121,7 @@ def make_rows(
     return tables, empty
 
 
-def _widened(study: Study, trials: Sequence[Matched], sweep: Sweep) -> dict[str, Axis]:
+def _widened(trials: Sequence[Matched], sweep: Sweep) -> dict[str, Axis]:
     """The sweep's axes; an axis inferred as whole numbers becomes one of fractions if a trial has a fraction."""
     axes = dict(sweep.axes)
     for name, axis in sweep.axes.items():

@@ -56,8 +56,8 @@ def input_tile(c: int, cout: int, dtype: torch.dtype) -> Tile:
     return Tile(max(4096 // max(c, 16), 128), _depth(cout), warps=4)
 
 
-def weight_tile(lanes: int, n: int, side: int, stride: int, area: int, c: int, cout: int, dtype: torch.dtype) -> Tile:
-    """For output images of `area` pixels, n of them in each lane."""
+def weight_tile(lanes: int, n: int, side: int, stride: int, c: int, cout: int, dtype: torch.dtype) -> Tile:
+    """For n images in each lane."""
     packed = side == 3 and stride == 1 and 8 <= c <= 32 and dtype != torch.float32
     size = side * c if packed else side * side * c
     depth = min(max(16, 1 << (size - 1).bit_length()), 64 if dtype == torch.float32 else 128)
@@ -125,7 +125,7 @@ class _ConvNorm(torch.autograd.Function):
         if ctx.needs_input_grad[1]:  # not where the weight is frozen
             dweight = weight_gradient(
                 x, dy, side, stride=ctx.stride, precision=ctx.precision,
-                tile=weight_tile(lanes, n, side, ctx.stride, ho * wo, c, cout, x.dtype),
+                tile=weight_tile(lanes, n, side, ctx.stride, c, cout, x.dtype),
             )  # fmt: skip
         return dx, dweight, dgain, dbias, dresidual if ctx.residual else None, None, None, None, None, None
 

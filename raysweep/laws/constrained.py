@@ -33,7 +33,7 @@ def constrained(law: Law, what: Constraints) -> Law:
         RequestError: A constraint names no parameter, contradicts another, or lies outside a parameter's bounds.
     """
     parts = _Parts.of(law, what)
-    kept, name = parts.kept, _described(law, what, parts)
+    kept, name = parts.kept, _described(law, what)
     dropped = len(law.parameters) - len(kept)
     base = () if law.implicit is None else law.implicit.linear
     linear = parts.among(range(len(law.amplitudes)) if law.implicit is None else base)
@@ -193,7 +193,7 @@ def _shown(value: float) -> str:
     return f"{value:.6g}" if value >= 0 else f"({value:.6g})"
 
 
-def _described(law: Law, what: Constraints, parts: _Parts) -> str:
+def _described(law: Law, what: Constraints) -> str:
     said = [f"{name} = {value:.6g}" for name, value in what.fix]
     said += [f"{one} = {other}" for one, other in what.tie]
     said += [f"{name} in [{low:g}, {high:g}]" for name, low, high in what.bound]

@@ -155,7 +155,7 @@ def _search(form: Expression, parameters: Sequence[Parameter], linear: tuple[int
     """The search of starts, and how many it finds: the best for each value that it tries of the last parameter."""
     others = [j for j in range(len(parameters)) if j not in linear]
     roles = _roles(form)
-    counts = [len(_values(parameters[j], roles.get(parameters[j].name, "rate"), np.zeros(1), 0)) for j in others]
+    counts = [len(_values(parameters[j], roles.get(parameters[j].name, "rate"), np.zeros(1))) for j in others]
     index = np.array(list(product(*map(range, counts))), dtype=np.int64)
     if len(index) > _MESH:
         index = index[np.sort(np.random.default_rng(0).choice(len(index), _MESH, replace=False))]
@@ -168,13 +168,13 @@ def _search(form: Expression, parameters: Sequence[Parameter], linear: tuple[int
         for column, j in enumerate(others):
             role = roles.get(parameters[j].name, "rate")
             axis = form.axes.index(role.partition(" ")[2]) if " " in role else 0
-            mesh[:, j] = np.array(_values(parameters[j], role, spread[:, axis], axis))[index[:, column]]
+            mesh[:, j] = np.array(_values(parameters[j], role, spread[:, axis]))[index[:, column]]
         return best(*solved(form.value, parameters, linear, mesh[None], u, t, w), last.tolist())
 
     return search, int(last.max()) + 1
 
 
-def _values(parameter: Parameter, role: str, spread: Array, axis: int) -> list[float]:
+def _values(parameter: Parameter, role: str, spread: Array) -> list[float]:
     """Values from which the search of a parameter starts, by what it does in the formula."""
     kind = role.partition(" ")[0]
     middle = np.resize(spread, len(_QUANTILES))

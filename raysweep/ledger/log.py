@@ -12,7 +12,7 @@ import math
 import os
 import secrets
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -23,18 +23,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysweep.errors import LedgerError, plain
-from raysweep.grid.runs import KEY_LENGTH, Runs
+from raysweep.grid.runs import Runs
 from raysweep.ledger.columns import unite
 from raysweep.ledger.own import Own
 from raysweep.ledger.part import NEEDED, parts_of, read_part, read_table
 from raysweep.ledger.pieces import PART, pieces, storable, to_parquet, write_groups
 from raysweep.ledger.precedence import best_rows
-from raysweep.ledger.remaining import locate, subtract
+from raysweep.ledger.respelled import Respelled
 from raysweep.ledger.rows import with_accepted, with_description
+from raysweep.ledger.scan import Scan
 from raysweep.ledger.tombstones import TOMBSTONE, Tombstone, Tombstones, bury, read_tombstones, take_back
 from raysweep.store import Store
 
-__all__ = ["CELLS", "OTHERS", "Ledger", "Respelled", "Scan", "sequence"]
+__all__ = ["CELLS", "OTHERS", "Ledger", "sequence"]
 
 CELLS, OTHERS = "cells.parquet", "other_cells.parquet"
 _FOLDER = "ledger"
@@ -48,66 +49,6 @@ _FIRST = 8  # parts that are read at a time until one was seen
 _EMPTY = pa.table({name: pa.nulls(0, pa.string()) for name in NEEDED})  # pa.array() would import pandas
 
 
-@dataclass(frozen=True)
-class Scan:
-    """The result of a scan.
-
-    Attributes:
-        table: One row per cell with every column of any part, in no particular order.
-        skipped: (file, reason) of each file in the ledger's folder that is torn or foreign, or holds values that
-            contradict the other parts'.
-        parts: How many parts were read.
-        landed: [rows] when each row's part came to the store, in seconds by the store's clock; 0 where it keeps none.
-    """
-
-    table: pa.Table
-    skipped: tuple[tuple[str, str], ...]
-    parts: int
-    landed: npt.NDArray[np.float64]
-
-    def of(self, parts: Sequence[Runs]) -> Scan:
-        """The scan without the rows of other runs than these."""
-        if not len(self.table) or sum(runs.cells for runs in parts) * 4 > len(self.table):
-            return self  # most of it stays
-        keys = pa.array(np.concatenate([runs.keys for runs in parts])).cast(pa.string())
-        run = pc.utf8_slice_codeunits(self.table.column("cell"), 0, KEY_LENGTH)
-        of = pc.is_in(run, keys)
-        return replace(self, table=self.table.filter(of), landed=self.landed[of.to_numpy()])
-
-    def cells(self, *status: str) -> pa.ChunkedArray:
-        """The keys of the cells of any of these statuses."""
-        wanted = pc.is_in(self.table.column("status"), pa.array(status, pa.string()))
-        cells = self.table.column("cell")
-        return cells if pc.all(wanted).as_py() else cells.filter(wanted)
-
-    def pending(self, runs: Runs, skip_failed: bool = False, retry_diverged: bool = False) -> Runs:
-        """The runs with cells not done, each asked only for those cells.
-
-        Done is ok or diverged. Failed cells are pending again unless `skip_failed`; diverged ones only if
-        `retry_diverged`. Skipped cells (refused by theory or budget) are done.
-        """
-        if not len(self.table):
-            return runs
-        done = ["ok", "skipped"] + ["diverged"] * (not retry_diverged) + ["failed"] * skip_failed
-        return subtract(runs, self.cells(*done))
-
-    def partly_done(self, runs: Runs) -> set[str]:
-        """The keys of those of these runs that have finished cells."""
-        at = (
-            locate(runs, self.cells("ok", "diverged", "skipped")) if len(self.table) and len(runs) else np.zeros(0, int)
-        )
-        return {bytes(key).decode() for key in runs.keys[np.unique(at[at >= 0])].tolist()}
-
-    def attempts(self, runs: Runs) -> npt.NDArray[np.int32]:
-        """[n] the highest attempt recorded of each run, 0 where there is none."""
-        found = np.zeros(len(runs), dtype=np.int32)
-        if len(self.table) and len(runs):
-            at = locate(runs, self.table.column("cell"))
-            attempt = pc.fill_null(pc.cast(self.table.column("attempt"), pa.int32()), 0).to_numpy()
-            np.maximum.at(found, at[at >= 0], attempt[at >= 0])
-        return found
-
-
 def sequence() -> Iterator[int]:
     """Numbers for the parts of one writer, distinct from any other writer's, so no part replaces another's.
 
@@ -116,31 +57,6 @@ def sequence() -> Iterator[int]:
     """
     first = secrets.randbits(40) * 100_000
     yield from range(first, first + 100_000)
-
-
-@dataclass(frozen=True)
-class Respelled:
-    """Keys by which an older raysweep wrote the same runs and observed values: old -> new."""
-
-    runs: Mapping[str, str]
-    suffixes: Mapping[str, str]
-
-    def apply(self, part: pa.Table) -> pa.Table:
-        """A part's rows under today's keys."""
-        cells = part.column("cell").to_pylist()
-        heads = [cell[:KEY_LENGTH] for cell in cells]
-        if not any(
-            head in self.runs or cell[KEY_LENGTH:] in self.suffixes for cell, head in zip(cells, heads, strict=True)
-        ):
-            return part
-        runs = [self.runs.get(head, head) for head in heads]
-        suffixes = [self.suffixes.get(cell[KEY_LENGTH:], cell[KEY_LENGTH:]) for cell in cells]
-        made = {"cell": [run + suffix for run, suffix in zip(runs, suffixes, strict=True)], "run": runs}
-        for name, values in made.items():
-            if name in part.schema.names:
-                at = part.schema.get_field_index(name)
-                part = part.set_column(at, part.schema.field(at), pa.chunked_array([pa.array(values, pa.string())]))
-        return part
 
 
 @dataclass(frozen=True)

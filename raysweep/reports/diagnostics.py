@@ -176,11 +176,11 @@ def _residuals(axis: Axes, group: GroupFit, x: Array, y: Array, out: Mask, label
     at, name = (x[0], group.x[0]) if len(x) == 1 else (law, f"{group.y} by the law")
     off = 100 * np.log(y / law)
     axis.axhline(0.0, color="#555555", lw=0.9)
-    axis.plot(at[~out], off[~out], "o", ms=3.5, color=COLOURS[0], alpha=0.5, mew=0, label="off the law of all points")
+    axis.plot(at[~out], off[~out], "o", ms=3.5, color=COLOURS[0], alpha=0.5, mew=0, label="from the law of all points")
     axis.plot(at[out], off[out], "o", ms=4, mfc="none", mec=COLOURS[0], mew=0.8, alpha=0.8)
     if out.any():
         second = 100 * np.log(y[out] / _second(group, x[:, out]))
-        label = "held out, off the law without them"
+        label = "held out: from the law without them"
         axis.plot(at[out], second, "x", ms=4, color=COLOURS[1], mew=0.9, alpha=0.8, label=label)
     _logs(axis, axis_name(name, labels), f"100 log({axis_name(group.y, labels)} / law)", yscale="linear")
     high = 1.35 * max(np.abs(axis.get_ylim()))

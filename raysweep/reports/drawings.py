@@ -33,7 +33,7 @@ __all__ = ["Drawing", "extra_drawings", "law_drawings", "means", "theory_drawing
 _DPI = 130
 _DIAGNOSTICS = (
     "Left: the law through its data, with the band of the mean law and the wider one of a new run. Right: how far "
-    "measurements lie off it. Hollow: the largest scales, which the dashed law was fitted without."
+    "measurements lie from it. Hollow: the largest scales, which the dashed law was fitted without."
 )
 
 

@@ -180,7 +180,16 @@ def _theory(
 
 def _theory_table(found: Points, held: Sequence[Agreement]) -> str:
     x = found.x[0]
-    head = [*found.by, x, "rows", "clusters", "measured / expected, median [95%]", "mean", "farthest", "no theory"]
+    head = [
+        *found.by,
+        x,
+        "rows",
+        "clusters",
+        "measured / expected, median [95%]",
+        "mean",
+        "largest deviation",
+        "no theory",
+    ]
     rows = []
     for one in held[:_ROWS]:
         cells = [_value(name, one.group[name]) for name in found.by]

@@ -241,7 +241,8 @@ def sentences(points: Points, found: Sequence[Agreement]) -> list[str]:
         said.append(
             f"theory of {points.y} in {points.x[0]}: medians of measured / expected lie between {low.ratio:.3g} "
             f"({group_name(low.group)}) and {high.ratio:.3g} ({group_name(high.group)}) in {len(compared)} groups; "
-            f"farthest {worst.farthest[1]:.3g} at {points.x[0]} = {worst.farthest[0]:.6g} ({group_name(worst.group)})"
+            f"largest deviation {worst.farthest[1]:.3g} at {points.x[0]} = {worst.farthest[0]:.6g} "
+            f"({group_name(worst.group)})"
         )
     else:
         said += [_sentence(points, one) for one in compared]
@@ -264,6 +265,6 @@ def _sentence(points: Points, one: Agreement) -> str:
     x = points.x[0]
     return (
         f"theory of {points.y}{name}: measured / expected {one.ratio:.3g}{span}, the median of {one.rows:,} rows of "
-        f"{one.clusters:,} {unit}, {x} {one.window[0]:.6g} to {one.window[1]:.6g}; farthest {one.farthest[1]:.3g} at "
-        f"{x} = {one.farthest[0]:.6g}"
+        f"{one.clusters:,} {unit}, {x} {one.window[0]:.6g} to {one.window[1]:.6g}; largest deviation "
+        f"{one.farthest[1]:.3g} at {x} = {one.farthest[0]:.6g}"
     )

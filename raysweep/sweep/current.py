@@ -15,9 +15,11 @@ from raysweep.experiments import built_in
 from raysweep.grid.axes import Axis, KindBy
 from raysweep.grid.enumeration import run_keys
 from raysweep.grid.runs import Runs
-from raysweep.ledger.log import Ledger, Respelled, Scan, sequence
+from raysweep.ledger.log import Ledger, sequence
 from raysweep.ledger.own import Own
+from raysweep.ledger.respelled import Respelled
 from raysweep.ledger.rows import COLUMNS, with_accepted
+from raysweep.ledger.scan import Scan
 from raysweep.store import Store
 from raysweep.sweep import Sweep
 from raysweep.sweep.provenance import accepted_codes

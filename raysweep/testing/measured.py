@@ -130,7 +130,7 @@ def _mistyped(trial: Trial, runs: Runs, read: Reading) -> Iterator[str]:
 def isolation(trial: Trial) -> Iterator[str]:
     """Compare how runs end alone with how they end in their pack."""
     for which, whole, part in trial.parts:
-        yield from _ended_apart(trial, whole, part, which)
+        yield from _ended_apart(whole, part, which)
 
 
 def packing(trial: Trial) -> Iterator[str]:
@@ -141,7 +141,7 @@ def packing(trial: Trial) -> Iterator[str]:
         yield from _apart(trial, whole, part, which)
     for cell, whole, asked, part in trial.few:
         which = f"a pack of {len(asked)} runs asked only for {cell}"
-        yield from _ended_apart(trial, whole, part, which)
+        yield from _ended_apart(whole, part, which)
         yield from _apart(trial, whole, part, which, _ASKED, stamps=())
 
 
@@ -164,7 +164,7 @@ def resume(trial: Trial) -> Iterator[str]:
                 which = (
                     f"a pack of {len(left)} runs resumed from state {at + 1} of {len(keep.states)} of {len(pack)} runs"
                 )
-                yield from _ended_apart(trial, read, resumed, which)
+                yield from _ended_apart(read, resumed, which)
                 yield from _apart(trial, read, resumed, which)
                 if not memory.was_read:
                     yield "a state that is saved must be used by a later try, but `context.keep.saved` is not read"
@@ -176,7 +176,7 @@ def _spread(states: int) -> list[int]:
     return sorted({int(at) for start in starts for at in (start, start + 1) if at < states})
 
 
-def _ended_apart(trial: Trial, whole: Reading, part: Reading, which: str) -> Iterator[str]:
+def _ended_apart(whole: Reading, part: Reading, which: str) -> Iterator[str]:
     """Report the first run that ends differently than in its pack."""
     for cell, ended in zip(part.rows["cell"].to_pylist(), part.rows["status"].to_pylist(), strict=True):
         before = whole.rows["status"][whole.place[cell]].as_py()

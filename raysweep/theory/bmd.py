@@ -47,7 +47,6 @@ class Activation:
     """What the theory of random features needs of an activation sigma; z is a standard normal number.
 
     Attributes:
-        k0: E[sigma(z)].
         k1: E[z sigma(z)] = E[sigma'(z)]; its square is the weight at degree 1.
         k2: Var sigma(z) - k1^2, the weight at all higher degrees together (k*^2 in the literature).
         slope: S = E[sigma'(z)^2], the sum of all weights times their degree.
@@ -55,7 +54,6 @@ class Activation:
     """
 
     name: str
-    k0: float
     k1: float
     k2: float
     slope: float
@@ -102,11 +100,11 @@ _DERIVATIVES: dict[str, Callable[[Array], Array]] = {
 def activation(name: str) -> Activation:
     """The constants of one of `ACTIVATIONS`: closed forms for relu, quadrature for the others, all of which are odd."""
     if name == "relu":
-        return Activation("relu", 1 / np.sqrt(2 * np.pi), 0.5, 0.25 - 1 / (2 * np.pi), 0.5, 1 / (4 * np.pi))
+        return Activation("relu", 0.5, 0.25 - 1 / (2 * np.pi), 0.5, 1 / (4 * np.pi))
     z, weight = normal_nodes(_NODES)
     slopes = _DERIVATIVES[name](z)
     k1 = float(weight @ slopes)
-    return Activation(name, 0.0, k1, float(weight @ _FUNCTIONS[name](z) ** 2) - k1**2, float(weight @ slopes**2))
+    return Activation(name, k1, float(weight @ _FUNCTIONS[name](z) ** 2) - k1**2, float(weight @ slopes**2))
 
 
 @cache

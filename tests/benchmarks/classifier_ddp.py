@@ -15,12 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import socket
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,9 @@ import torch
 from torch import distributed, multiprocessing
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent.parent))
+sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
+
+from devices import where_it_ran  # noqa: E402
 
 from raysweep.executors import make_executor  # noqa: E402
 from raysweep.experiment import Context, Share  # noqa: E402
@@ -157,12 +157,7 @@ def main() -> None:
     given = parser.parse_args()
     cuda = given.device == "cuda"
     found: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
-        "devices_here": torch.cuda.device_count() if cuda else os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if cuda else None,
+        **where_it_ran(cuda),
         "speeds": [],
         "ray": [],
     }

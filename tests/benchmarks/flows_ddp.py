@@ -17,13 +17,11 @@ import argparse
 import copy
 import json
 import os
-import platform
 import socket
 import statistics
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,9 @@ import torch
 from torch import distributed, multiprocessing
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent.parent))
+sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
+
+from devices import where_it_ran  # noqa: E402
 
 from raysweep.oracle import likelihood  # noqa: E402
 from raysweep.oracle.descent import Descent  # noqa: E402
@@ -130,12 +130,7 @@ def main() -> None:
     given = parser.parse_args()
     cuda = given.device == "cuda"
     found: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
-        "devices_here": torch.cuda.device_count() if cuda else os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if cuda else None,
+        **where_it_ran(cuda),
         "data": given.data,
         "rows": [],
     }

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +11,10 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
-from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP, HERE
+from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP, Cli
 
-from raysweep.cli import main
 from raysweep.ledger.log import Ledger
 from raysweep.store import Store
-
-Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
-    """Runs `raysweep ARGUMENTS` in an empty folder: (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(HERE))
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["raysweep", *arguments])
-        capfd.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = {None: 0}.get(stop.code, stop.code)  # type: ignore[call-overload]
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
 
 
 def write(name: str, sweep: dict[str, Any], **changes: Any) -> str:

@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from conftest import FUNCTION_SWEEP
-from test_cli import Cli, cli, write
+from conftest import FUNCTION_SWEEP, Cli
+from test_cli import write
 
 from raysweep.laws.saved import load_fits
-
-__all__ = ["cli"]
 
 OPTIONS = ["--law", "power+floor", "--x", "x", "--y", "y", "--by", "arm", "--bootstrap", "60"]
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest import FUNCTION_SWEEP
-from test_cli import Cli, cli
+from conftest import FUNCTION_SWEEP, Cli
 
 from raysweep.errors import FitError, SweepError
 from raysweep.laws import Window, fit
@@ -18,8 +17,6 @@ from raysweep.laws.prior import Prior
 from raysweep.laws.request import FitRequest, Options, RequestError
 from raysweep.sweep import from_mapping
 from raysweep.sweep.schema import FitSpec
-
-__all__ = ["cli"]
 
 FAULTS: list[tuple[str, dict[str, Any]]] = [
     ("law", {"law": "powr"}),

@@ -7,19 +7,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import FUNCTION_SWEEP
-from test_cli import Cli
-from test_cli import cli as plain
-
-__all__ = ["plain"]
+from conftest import FUNCTION_SWEEP, Cli
 
 
 @pytest.fixture
-def cli(plain: Cli) -> Cli:
+def cli(cli: Cli) -> Cli:
     """Runs `raysweep ARGUMENTS` beside a finished store `s` of 18 cells: (exit code, output, errors)."""
     Path("toy.yaml").write_text(yaml.safe_dump({**FUNCTION_SWEEP, "fit": []}))  # figures would take seconds
-    assert plain("run", "toy.yaml", "--store", "s", "--executor", "inline")[0] == 0
-    return plain
+    assert cli("run", "toy.yaml", "--store", "s", "--executor", "inline")[0] == 0
+    return cli
 
 
 def pending(cli: Cli) -> int:

@@ -12,8 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
-from conftest import CLASSIFIER_SWEEP
-from test_cli import Cli, cli  # noqa: F401  (a fixture)
+from conftest import CLASSIFIER_SWEEP, Cli
 
 from raysweep import __version__
 from raysweep.cli import show
@@ -54,7 +53,7 @@ GROUPS = {"oracle": ["fit", "export", "import"]}
 @pytest.mark.parametrize("columns", [40, 60, 120])
 def test_help_fits_the_terminal_and_cuts_no_description(
     columns: int,
-    cli: Cli,  # noqa: F811
+    cli: Cli,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -72,12 +71,12 @@ def test_help_fits_the_terminal_and_cuts_no_description(
             assert all(entry.rstrip().endswith(".") for entry in listed)
 
 
-def test_the_command_alone_prints_its_help(cli: Cli) -> None:  # noqa: F811
+def test_the_command_alone_prints_its_help(cli: Cli) -> None:
     assert cli() == cli("--help")
     assert cli()[0] == 0
 
 
-def test_the_version_is_printed(cli: Cli) -> None:  # noqa: F811
+def test_the_version_is_printed(cli: Cli) -> None:
     assert cli("--version") == (0, f"raysweep {__version__}\n", "")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == __version__
@@ -85,7 +84,7 @@ def test_the_version_is_printed(cli: Cli) -> None:  # noqa: F811
     assert (project["license"], [(ROOT / name).exists() for name in project["license-files"]]) == ("Apache-2.0", [True])
 
 
-def test_a_usage_error_points_to_the_help_of_its_command(cli: Cli) -> None:  # noqa: F811
+def test_a_usage_error_points_to_the_help_of_its_command(cli: Cli) -> None:
     assert cli("plan")[2].endswith("See `raysweep plan --help`.\n")
     assert cli("plam")[2].endswith("See `raysweep --help`.\n")
 
@@ -95,7 +94,7 @@ def test_a_count_agrees_with_its_noun(number: int, words: str) -> None:
     assert counted(number, "cell") == words
 
 
-def test_help_names_what_can_be_chosen(cli: Cli) -> None:  # noqa: F811
+def test_help_names_what_can_be_chosen(cli: Cli) -> None:
     """The lists stand in the options' texts, which are read without importing what they are about."""
     for command, choices in (("run", EXECUTORS), ("export", TRACKERS), ("import", TOOLS)):
         text = " ".join(cli(command, "--help")[1].split())
@@ -167,7 +166,7 @@ def test_the_numbers_of_a_fit_fit_the_terminal() -> None:
 @pytest.mark.parametrize("columns", [60, 120])
 def test_a_plan_fits_the_terminal(
     columns: int,
-    cli: Cli,  # noqa: F811
+    cli: Cli,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,13 +7,11 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from test_cli import Cli, cli
+from conftest import Cli
 
 from raysweep.errors import FitError
 from raysweep.laws.isoflop import isoflop
 from raysweep.laws.valleys import isoflops
-
-__all__ = ["cli"]
 
 OPTIONS = ["--n", "n", "--flops", "c", "--y", "loss", "--bootstrap", "100"]
 FUNCTION = {"n": "n", "flops": "c", "y": "loss", "bootstrap": 100}

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_cli import Cli, cli  # noqa: F401  (a fixture)
+from conftest import Cli
 
 HERE = Path(__file__).parent.parent / "stores"
 KEPT = sorted(path.relative_to(HERE) for path in HERE.glob("*.*.*/*") if path.is_dir())
@@ -33,7 +33,7 @@ def test_each_version_left_a_store_of_each_kind() -> None:
 @pytest.mark.parametrize("kept", KEPT, indirect=True, ids=str)
 def test_a_kept_store_is_read_and_extended(
     kept: Path,
-    cli: Cli,  # noqa: F811
+    cli: Cli,
     request: pytest.FixtureRequest,
 ) -> None:
     name = Path(request.node.callspec.params["kept"]).name

@@ -11,9 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from test_cli import Cli, cli
-
-__all__ = ["cli"]
+from conftest import Cli
 
 FIT = ["fit", "t.csv", "--x", "n", "--y", "loss", "--bootstrap", "100"]
 JOINT = ["allocate", "t.csv", "--x", "n", "--x", "d", "--y", "loss", "--bootstrap", "100"]

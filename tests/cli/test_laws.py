@@ -12,8 +12,8 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
-from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP
-from test_cli import Cli, cli, write
+from conftest import CLASSIFIER_SWEEP, FUNCTION_SWEEP, Cli
+from test_cli import write
 
 from raysweep.cli import laws
 from raysweep.errors import SweepError
@@ -22,8 +22,6 @@ from raysweep.ledger.log import Ledger
 from raysweep.reports.html import _explained
 from raysweep.sweep import from_mapping
 from raysweep.terminal import as_options
-
-__all__ = ["cli"]
 
 SHARED = Path(__file__).parents[3] / "shared/data"
 RUNS = Path(os.environ.get("RAYSWEEP_DATA", SHARED)).absolute() / "scaling_runs"

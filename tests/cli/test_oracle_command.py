@@ -10,7 +10,6 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from raysweep import data as images
@@ -28,11 +27,6 @@ RECIPE = dump_yaml({**TINY, "steps": 12})
 Image = pytest.importorskip("PIL.Image")
 GAUSSIAN = "kind: gaussian\ndim: 3\n"
 FIT = ("fit", "{files}/flow.yaml", "--store", "{files}/s")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def call(*arguments: str) -> Any:

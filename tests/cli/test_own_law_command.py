@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from conftest import FUNCTION_SWEEP
-from test_cli import Cli, cli, write
-
-__all__ = ["cli"]
+from conftest import FUNCTION_SWEEP, Cli
+from test_cli import write
 
 OWN = ["--formula", "E + A*N**-a + B*D**-b", "--positive", "A,B", "--x", "N", "--x", "D", "--y", "loss"]
 

@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from test_cli import Cli, cli
+from conftest import Cli
 
 from raysweep.laws.points import points
 from raysweep.laws.request import FitRequest, Options
 from raysweep.laws.table import fit_points
 from raysweep.reports.diagnostics import diagnostics_figure
-
-__all__ = ["cli"]
 
 FLOOR = ["--x", "n", "--y", "loss", "--law", "power+floor", "--bootstrap", "100"]
 JOINT = ["--x", "n", "--x", "d", "--y", "loss", "--law", "chinchilla", "--bootstrap", "100"]

@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from test_cli import Cli, cli
-
-__all__ = ["cli"]
+from conftest import Cli
 
 
 @pytest.fixture

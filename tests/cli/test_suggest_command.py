@@ -7,12 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CLASSIFIER_SWEEP
-from test_cli import Cli
-from test_cli import cli as plain
-
-__all__ = ["plain"]
-
+from conftest import CLASSIFIER_SWEEP, Cli
 
 SWEEP = {
     "name": "s",
@@ -23,16 +18,16 @@ SWEEP = {
 
 
 @pytest.fixture
-def cli(plain: Cli) -> Cli:
+def beside(cli: Cli) -> Cli:
     """Runs `raysweep ARGUMENTS` beside a finished store `s`: (exit code, output, errors)."""
     Path("s.yaml").write_text(yaml.safe_dump(SWEEP))
-    assert plain("run", "s.yaml", "--store", "s", "--executor", "inline")[0] == 0
-    return plain
+    assert cli("run", "s.yaml", "--store", "s", "--executor", "inline")[0] == 0
+    return cli
 
 
-def test_what_is_suggested_costs_less_than_more_of_the_whole_grid(cli: Cli) -> None:
+def test_what_is_suggested_costs_less_than_more_of_the_whole_grid(beside: Cli) -> None:
     before = sorted(Path("s").rglob("*"))
-    code, out, _ = cli("suggest", "s", "--ci95", "alpha=0.006", "--price", "aws:p5.48", "--json")
+    code, out, _ = beside("suggest", "s", "--ci95", "alpha=0.006", "--price", "aws:p5.48", "--json")
     assert code == 0
     found = json.loads(out)
     assert found["cost_in"] == "flops"
@@ -41,10 +36,10 @@ def test_what_is_suggested_costs_less_than_more_of_the_whole_grid(cli: Cli) -> N
     assert found["cost"] == pytest.approx(sum(1e6 * size * add for size, add in added.items()))
     assert 0 < found["cost"] < 2 * found["spent"]  # with as many of every size, several times of this
     assert found["dollars"]["on_demand"] > 0
-    _, out, _ = cli("suggest", "s", "--ci95", "alpha=0.006")
+    _, out, _ = beside("suggest", "s", "--ci95", "alpha=0.006")
     assert "of them need seeds that the grid does not have yet" in " ".join(out.split())
     assert f"spent so far: {found['spent']:.2g} FLOP" in " ".join(out.split())
-    assert "nothing more is needed" in cli("suggest", "s", "--ci95", "alpha=0.5")[1]
+    assert "nothing more is needed" in beside("suggest", "s", "--ci95", "alpha=0.5")[1]
     assert sorted(Path("s").rglob("*")) == before
 
 
@@ -56,14 +51,14 @@ REFUSED = [
 ]
 
 
-def test_what_cannot_be_answered_is_refused(cli: Cli) -> None:
+def test_what_cannot_be_answered_is_refused(beside: Cli) -> None:
     for options, said in REFUSED:
-        code, _, err = cli("suggest", "s", *options)
+        code, _, err = beside("suggest", "s", *options)
         assert code == 2
         assert said in " ".join(err.split())
 
 
-def test_the_price_of_a_sweep_that_stops_itself_is_that_of_its_coarse_pass_and_has_a_bound(plain: Cli) -> None:
+def test_the_price_of_a_sweep_that_stops_itself_is_that_of_its_coarse_pass_and_has_a_bound(cli: Cli) -> None:
     grid = {
         **CLASSIFIER_SWEEP["grid"],
         "n_train": [64, 128, 256, 512, 1024],
@@ -74,7 +69,7 @@ def test_the_price_of_a_sweep_that_stops_itself_is_that_of_its_coarse_pass_and_h
     fit = [{"law": "power", "x": "n_train", "y": "epistemic"}]
     raw = {**CLASSIFIER_SWEEP, "grid": grid, "fit": fit, "until": {"ci95": {"alpha": 0.1}}}
     Path("u.yaml").write_text(yaml.safe_dump(raw))
-    found = json.loads(plain("plan", "u.yaml", "--price", "aws:p5", "--json")[1])
+    found = json.loads(cli("plan", "u.yaml", "--price", "aws:p5", "--json")[1])
     assert 0 < found["price"]["seconds"] < found["price_at_most"]["seconds"]
-    _, out, _ = plain("plan", "u.yaml", "--price", "aws:p5")
+    _, out, _ = cli("plan", "u.yaml", "--price", "aws:p5")
     assert "this is the coarse pass; all rounds together cost at most what the whole grid does: $" in out

@@ -7,9 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
-from test_cli import Cli, cli
-
-__all__ = ["cli"]
+from conftest import Cli
 
 FIT = ["--law", "chinchilla", "--x", "N", "--x", "D", "--y", "loss", "--bootstrap", "200"]
 

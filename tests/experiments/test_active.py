@@ -42,11 +42,6 @@ def sweep(**changed: Any) -> Sweep:
     )
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def test_scores_are_the_formulas_of_their_papers() -> None:
     generator = torch.Generator().manual_seed(0)
     log_q = torch.log_softmax(torch.randn(4, 9, 3, generator=generator, dtype=torch.float64), -1)

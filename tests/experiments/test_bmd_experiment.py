@@ -22,8 +22,6 @@ from raysweep.sweep.current import cells
 from raysweep.theory.bmd import activation, mean_dimension
 from raysweep.theory.replica import square
 
-torch.set_num_threads(1)  # small products: threads would only wait for each other
-
 FUNCTIONS = {
     "tanh": np.tanh,
     "relu": lambda u: np.maximum(u, 0),

@@ -38,11 +38,6 @@ RECIPE = GaussianRecipe(separation=2.0)
 WORLD = FlowWorld(gaussian_flow(RECIPE).requires_grad_(False), RECIPE, recipe_hash(RECIPE))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def runs_of(**grid):
     return enumerate_runs(expand({**SMALL, **grid}, AXES), AXES, "test")
 

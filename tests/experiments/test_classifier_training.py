@@ -40,11 +40,6 @@ def world_of(dim, classes, **options):
 PLANE, IMAGES = world_of(2, 2), world_of(64, 3, separation=3.0, layers=0)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def runs_of(**grid):
     return enumerate_runs(expand({**SMALL, "eval_share": 0.0, **grid}, AXES), AXES, "test")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,15 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from conftest import Cli
 from studies import loss, optuna_journal, optuna_sqlite, tune, wandb_folders, wandb_runs
 
-from raysweep.cli import main
 from raysweep.executors import make_executor
 from raysweep.ledger.log import CELLS, OTHERS
 from raysweep.run import run
 from raysweep.store import Store
 from raysweep.sweep import load_sweep
 
-Cli = Callable[..., tuple[int, str, str]]
 Found = Callable[..., dict[str, Any]]
 SIZES = (10, 100, 1000)
 
@@ -44,25 +42,12 @@ def history(config):
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
-    """Runs `raysweep ARGUMENTS` in an empty folder: (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
+def cli(cli: Cli, tmp_path: Path) -> Cli:
+    """Runs `raysweep ARGUMENTS` beside a module of functions: (exit code, standard output, standard error)."""
     name = f"old_{tmp_path.name.replace('-', '_')}_{abs(hash(str(tmp_path)))}"
     (tmp_path / f"{name}.py").write_text(_CODE)
     (tmp_path / "module").write_text(name)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["raysweep", *arguments])
-        capfd.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = {None: 0}.get(stop.code, stop.code)  # type: ignore[call-overload]
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
+    return cli
 
 
 @pytest.fixture

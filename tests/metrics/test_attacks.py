@@ -22,11 +22,6 @@ NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA 
 ATTACKS = {"clean": None, "fgsm": FGSM(0.1), "pgd": PGD(0.1, steps=4), "flips": Flips(0.3, seed=2)}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def case(architecture, dtype=torch.float64):
     """A model, its stack, items inside [-0.9, 0.9] and classes."""
     draw = torch.Generator().manual_seed(0)

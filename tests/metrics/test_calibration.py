@@ -6,11 +6,6 @@ import torch
 from raysweep.metrics import expected_calibration_error, posterior_gap
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def logs(*shape, seed=0, sharp=1.0):
     generator = torch.Generator().manual_seed(seed)
     return torch.log_softmax(sharp * torch.randn(*shape, generator=generator, dtype=torch.float64), -1)

@@ -21,11 +21,6 @@ NET = Architecture("mlp", INPUTS, CLASSES, 3, 1, "tanh")
 CNN = Architecture("cnn", INPUTS, CLASSES, 2, 1)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def case(architecture):
     """A model, its stack, its initial values, items and classes."""
     draw = torch.Generator().manual_seed(0)

@@ -55,11 +55,6 @@ convolutional = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def stack_of(architecture, dtype=torch.float64, spread=True):
     """Lanes with gains and biases away from 1 and 0, where no permutation of them could hide."""
     stack = initial_parameters(architecture, SEEDS, dtype, "cpu")

@@ -23,11 +23,6 @@ ALL = [
 every = pytest.mark.parametrize("architecture", ALL, ids=lambda a: a.kind)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def start(architecture, seeds=SEEDS, dtype=torch.float64):
     return initial_parameters(architecture, seeds, dtype, "cpu")
 

@@ -51,11 +51,6 @@ INPUT = {"mlp": ("layers.0.weight", 16), "cnn": ("convs.0.weight", 9), "resnet":
 kinds = pytest.mark.parametrize("kind", list(SCALED))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 @kinds
 def test_learning_rates_of_table_8(kind):
     """Input weights, biases and gains: fan-out for SGD, 1 for Adam. Hidden: 1; 1 / fan-in. Output: fan-in; 1."""

@@ -21,11 +21,6 @@ ARCHITECTURES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def stack_of(architecture, dtype=torch.float64):
     """Lanes away from the symmetric start of gains, biases and positions."""
     generator = torch.Generator().manual_seed(3)

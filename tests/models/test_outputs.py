@@ -27,11 +27,6 @@ GAMMA = (0.5, 0.7, 1.0, 1.3, 1.7, 2.0, 3.0, 5.0)
 FEATURES = ("layers.0.weight", "layers.0.bias")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def real_batches(lanes: Sequence[Lane]) -> Batches:
     plain = batches_of(MLP, lanes, torch.float64)
     draw = torch.Generator().manual_seed(1)

@@ -28,11 +28,6 @@ WORLDS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def world_of(recipe, sha="good"):
     """A world whose sha is new, so that no cached sample of another is used."""
     flow = gaussian_flow(recipe).requires_grad_(False)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
-import torch
 from typer.testing import CliRunner
 
 from raysweep.cli import app
@@ -15,11 +13,6 @@ from raysweep.oracle.world import adopt
 from raysweep.store import Store
 
 RECIPE = GaussianRecipe(dim=2, classes=3, separation=2.0, layers=0)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def world() -> FlowWorld:

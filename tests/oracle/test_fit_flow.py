@@ -20,11 +20,6 @@ from raysweep.store import Store
 TINY = FlowRecipe(layers=2, hidden=16, blocks=1, epochs=3, lr=5e-3)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 class Lone:
     """A single worker that keeps its reports and checkpoints."""
 

@@ -20,11 +20,6 @@ BOUNDS = EXPERIMENT.display.bounds
 RECIPES = [GaussianRecipe(separation=2.0), GaussianRecipe(classes=4, dim=5, separation=2.5)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def labelled(recipe, n=20_000):
     flow = gaussian_flow(recipe).requires_grad_(False)
     sample = FlowWorld(flow, recipe, recipe_hash(recipe)).sample(n, "sanity")

@@ -27,11 +27,6 @@ from raysweep.oracle.transformer_world import TransformerRecipe
 TINY = TransformerRecipe(patch=4, width=16, blocks=2, layers=1, steps=24, batch=64, lr=5e-3)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 class Lone:
     """A single worker that keeps its reports and checkpoints."""
 

@@ -146,16 +146,3 @@ def test_a_source_that_is_not_the_worlds_is_refused(made: tuple[Store, str], tex
     store.write(f"{folder}/source.json", text.encode())
     with pytest.raises(OracleError, match=message):
         load_world(store, folder)
-
-
-def test_data_that_are_not_there_are_refused_for_that_and_not_for_their_side(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for folder, name, message in (
-        (tmp_path / "gone", "absent", r"data: must be .*'absent', RAYSWEEP_DATA='.*/gone', which is no folder\)"),
-        (tmp_path, "absent", r"data: must be .*'absent', RAYSWEEP_DATA='[^,]*'\)"),
-        (tmp_path, "fashion-mnist", r"NAME must be letters, digits and underscores, .*'fashion-mnist'\). Rename"),
-    ):
-        monkeypatch.setenv("RAYSWEEP_DATA", str(folder))
-        with pytest.raises(SweepError, match=message):
-            data.image_shape(name, 8)

@@ -19,11 +19,6 @@ RECIPE = GaussianRecipe(dim=3, classes=3, separation=2.0, layers=2, prior=(0.5, 
 KINDS = ("imbalance", "translation", "scale")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def world(recipe: Any = RECIPE) -> FlowWorld:
     flow = gaussian_flow(recipe)
     with torch.no_grad():

@@ -24,11 +24,6 @@ ITEMS = 40_000
 TINY = FlowRecipe(layers=2, hidden=8, blocks=1, epochs=1)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def store(tmp_path):
     return Store(str(tmp_path / "store"))

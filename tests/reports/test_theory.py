@@ -237,7 +237,7 @@ def test_few_seeds_have_no_interval_and_many_groups_are_summed_up() -> None:
     assert one.interval is None
     (said,) = sentences(found, [one] * 7)
     assert "lie between" in said
-    assert "in 7 groups; farthest 1." in said
+    assert "in 7 groups; largest deviation 1." in said
 
 
 def test_intervals_cover_as_often_as_they_say() -> None:

@@ -18,11 +18,6 @@ EVERYONE = range(5)
 QUIET = [replace(lane, label_noise=0.0, smoothing=0.0, sharpness=1.0, input_noise=0.0) for lane in FIVE]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def at(lanes, step, batch=512, dtype=torch.float64):
     return batches_of(PLANE, lanes, dtype, batch).at(torch.tensor(step))
 

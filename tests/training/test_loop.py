@@ -27,11 +27,6 @@ BOUND = CROSS_ENTROPY.bound
 optimisers = pytest.mark.parametrize("optimiser", OPTIMISERS)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def theirs_of(lane, parameters, kind):
     if kind == "adamw":
         betas = (lane.beta1, lane.beta2)

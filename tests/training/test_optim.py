@@ -19,11 +19,6 @@ CLIP = torch.tensor([math.inf, 0.5, 1e-3], dtype=torch.float64)
 SHAPES = {"a": (4, 3), "b": (2,), "c": (2, 2, 3, 2)}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def numbers(seed, scale=1.0):
     generator = torch.Generator().manual_seed(seed)
     return {n: scale * torch.randn(LANES, *s, generator=generator, dtype=torch.float64) for n, s in SHAPES.items()}

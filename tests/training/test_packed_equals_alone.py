@@ -41,11 +41,6 @@ few = pytest.mark.parametrize("architecture", FEW, ids=name_of)
 optimisers = pytest.mark.parametrize("optimiser", OPTIMISERS)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def of(lanes, last=None):
     """These lanes; with a horizon, all have it."""
     return [FIVE[i] if last is None else replace(FIVE[i], horizon=last) for i in lanes]

@@ -26,11 +26,6 @@ from raysweep.oracle.transformer_world import TransformerRecipe
 TINY = GlowRecipe(levels=2, depth=2, width=8, layers=1, steps=24, batch=64, lr=5e-3)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def bent(net: torch.nn.Module, size: float = 0.1) -> torch.nn.Module:
     """Weights away from their start, at which a flow moves numbers and does nothing else."""
     generator = torch.Generator().manual_seed(5)

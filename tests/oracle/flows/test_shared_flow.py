@@ -12,11 +12,6 @@ from raysweep.oracle.gaussian import GaussianRecipe, gaussian_flow
 TEMPERATURES = [0.5, 1.0, 3.0]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def bent(dim, classes=2, layers=4, separation=2.0, prior=None):
     """A flow far from the identity, in float64, with a base of unequal scales."""
     recipe = GaussianRecipe(dim=dim, classes=classes, layers=layers, separation=separation, prior=prior)

@@ -16,11 +16,6 @@ from raysweep.oracle.flows.tokens import Patches, Reversed
 from raysweep.oracle.flows.transformer import Causal
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def bent(net: torch.nn.Module, size: float = 0.3) -> torch.nn.Module:
     """Weights away from their start, at which a flow is the identity."""
     generator = torch.Generator().manual_seed(5)
