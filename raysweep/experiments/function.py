@@ -142,7 +142,7 @@ class _Training:
             except BaseException as error:  # also Rust's, asyncio's and sys.exit(): it ends its run, not the sweep
                 if waiting or self.context.interrupted(error):  # the pack is stopped, or the user presses Ctrl-C
                     raise
-                reason = _reason(error)
+                reason = _reason(error) + self._hint(error)
                 self.context.on_error(error)
             if self.refused is not None and (not reason or isinstance(self.refused, _ContradictionError)):
                 reason = _reason(self.refused)  # even if it was swallowed, or raised in another thread
@@ -320,6 +320,13 @@ class _Training:
             if seen and len(lacking) == len(missing) and min(lacking) > max(seen):
                 return f"{name} {max(seen)}"
         return ""
+
+    def _hint(self, error: BaseException) -> str:
+        """What to do where a function took the tuple of an observed axis for a number; else ""."""
+        if not (isinstance(error, TypeError) and "tuple" in str(error) and self.observed.names):
+            return ""
+        name = self.observed.names[0]
+        return f"\n{name} is observed: config[{name!r}] is the tuple of all values asked for. Train to the largest"
 
     def _stray(self) -> str:
         if not self.unasked:

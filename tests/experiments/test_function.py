@@ -148,7 +148,10 @@ def test_a_value_that_contradicts_its_axis_fails_the_run_with_both(given):
         ({"t": (1, 2), "loss": 1.0}, ["one value of its observed axis t", "(1, 2)"]),
         ({"t": 1, (3, 4): 1.0}, ["must have a name", "(3, 4)"]),
         ({"t": 1, "loss": None}, ["must hold a metric (not None)"]),
-        ([{"t": 1, "loss": 1}, {"t": 1, "val_loss": 2}], ["second one for t = 1", "all that was measured there in one"]),
+        (
+            [{"t": 1, "loss": 1}, {"t": 1, "val_loss": 2}],
+            ["second one for t = 1", "all that was measured there in one"],
+        ),
     ],
 )
 def test_a_row_that_is_none_fails_its_cells_with_a_clear_reason(returned, words):
@@ -206,6 +209,11 @@ def test_a_run_that_ended_early_says_which_rows_matched_no_cell():
     rows = measure(lambda config: ({"t": t, "loss": 1.0} for t in range(4)), {"a": 1, "t": [1, 2, 4]}, ["t"])
     assert [r["status"] for r in rows] == ["ok", "ok", "skipped"]
     assert "after t 2; 2 rows matched no cell, e.g. t = 0; t = 3" in rows[2]["error"]
+
+
+def test_an_observed_axis_taken_for_a_number_is_explained():
+    rows = measure(lambda config: [{"t": t, "loss": 1.0} for t in range(config["t"])], {"a": 1, "t": [1, 2]}, ["t"])
+    assert "t is observed: config['t'] is the tuple of all values asked for. Train to the largest" in rows[0]["error"]
 
 
 def test_a_row_of_very_many_metrics_keeps_them_all():
