@@ -7,7 +7,6 @@ packages enter by their version. Nothing is imported for this: imports are parse
 from __future__ import annotations
 
 import ast
-import functools
 import hashlib
 import inspect
 import site
@@ -20,7 +19,10 @@ from functools import lru_cache
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+from raysweep.callables import globals_of, origins
 
 __all__ = ["Code", "changes", "checkout", "of_files", "of_object"]
 
@@ -48,7 +50,8 @@ class Code:
 
 
 def of_object(code: Any, folders: Sequence[Path] = (), module: str = "") -> Code:
-    """The code of a function, class or instance: its module, the one that names it, and their imports.
+    """The code of a function, class or instance: its module, the one that names it, and their imports; of a notebook,
+    what it uses of other cells.
 
     Args:
         code: A function, class or instance; also wrapped, partial or bound.
@@ -59,19 +62,32 @@ def of_object(code: Any, folders: Sequence[Path] = (), module: str = "") -> Code
     named = getattr(sys.modules.get(module), "__file__", None)
     if named:
         files.append(Path(named))
-    for origin in _origins(code):
-        if not isinstance(origin, str):
-            file = getattr(inspect.getmodule(origin), "__file__", None)
-            if file is not None and Path(file).is_file():
-                files.append(Path(file))
-                continue
-            try:
-                text = inspect.getsource(origin)  # a notebook's cell
-            except (OSError, TypeError):
-                continue
-            texts[getattr(origin, "__qualname__", "function")] = _tree_sha(text)
-        else:
+    waiting, seen = list(origins(code)), set[int]()
+    while waiting:
+        origin = waiting.pop(0)
+        if isinstance(origin, str):
             texts["arguments"] = hashlib.sha256((texts.get("arguments", "") + origin).encode()).hexdigest()[:16]
+            continue
+        if id(origin) in seen:
+            continue
+        seen.add(id(origin))
+        place = origin if isinstance(origin, ModuleType) else inspect.getmodule(origin)
+        file = getattr(place, "__file__", None)
+        if file is not None and Path(file).is_file():
+            files.append(Path(file))
+            continue
+        try:
+            text = inspect.getsource(origin)  # a notebook's cell
+        except (OSError, TypeError):
+            if isinstance(origin, type):  # a notebook's class has no source of its own, but its methods have
+                waiting += [member for member in map(_function, vars(origin).values()) if member is not None]
+            continue
+        texts[getattr(origin, "__qualname__", "function")] = _tree_sha(text)
+        for name, value in globals_of(origin):  # no file holds them all
+            if isinstance(value, str):
+                texts[name] = hashlib.sha256(value.encode()).hexdigest()[:16]
+            else:
+                waiting.append(value)
     local = [file for file in files if not str(file.resolve()).startswith(_installed())]
     found = of_files(local, folders) if local else Code()
     if not texts:
@@ -79,46 +95,10 @@ def of_object(code: Any, folders: Sequence[Path] = (), module: str = "") -> Code
     return replace(_summed({**found.parts, **texts}, None), commit=found.commit, dirty=found.dirty)
 
 
-def _origins(code: Any, depth: int = 0) -> Iterator[Any]:
-    """The functions and classes that a callable consists of; and the plain values that it carries, as text."""
-    if depth > 8:
-        return
-    if isinstance(code, functools.partial):
-        yield repr([v for v in (*code.args, *sorted(code.keywords.items())) if _is_plain(v)])
-        yield from _origins(code.func, depth + 1)
-        return
-    if inspect.ismethod(code):
-        yield from (cls for cls in type(code.__self__).__mro__ if cls is not object)
-        yield from _origins(code.__func__, depth + 1)
-        return
-    if isinstance(code, type):
-        yield from (cls for cls in code.__mro__ if cls is not object)
-        return
-    if not inspect.isroutine(code):
-        yield from (cls for cls in type(code).__mro__ if cls is not object)
-        yield repr(sorted((k, v) for k, v in vars(code).items() if _is_plain(v))) if hasattr(code, "__dict__") else ""
-        return
-    yield code
-    cells = [cell.cell_contents for cell in getattr(code, "__closure__", None) or () if _has_content(cell)]
-    if kept := [value for value in cells if _is_plain(value)]:
-        yield repr(kept)
-    for inner in [*(value for value in cells if callable(value)), getattr(code, "__wrapped__", None)]:
-        if inner is not None and inner is not code:
-            yield from _origins(inner, depth + 1)
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
-
-
-def _has_content(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
+def _function(member: Any) -> Any:
+    """The function of a class's member: a method, also a static one or a property; None for any other."""
+    member = getattr(member, "fget", None) or getattr(member, "__func__", member)
+    return member if inspect.isfunction(member) else None
 
 
 def of_files(files: Sequence[Path], folders: Sequence[Path] = ()) -> Code:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
+import linecache
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from raysweep.code import changes, checkout, of_files, of_object
@@ -107,6 +112,62 @@ def test_functions_given_in_python_differ_by_what_they_carry() -> None:
     assert of_object(functools.partial(base, e=0.5)).sha == of_object(functools.partial(base, e=0.5)).sha
     assert of_object(make(0.5)).sha != of_object(make(1.0)).sha
     assert of_object(len).sha == ""
+
+
+@dataclasses.dataclass
+class _Model:
+    width: int
+
+    def train(self, config: Any) -> dict[str, float]:
+        return {"loss": 1.0 / self.width}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"lr": 0.1}, {"lr": 0.2}), ([1, {"a": 2}], [1, {"a": 3}]), ({1, 2}, {1, 3}), (Path("a"), Path("b")),
+        (np.array([1.0, 2.0]), np.array([1.0, 3.0])), (SimpleNamespace(a=1), SimpleNamespace(a=2)),
+        (_Model(1), _Model(2)),
+    ],
+)  # fmt: skip
+def test_a_structure_that_a_callable_carries_is_seen_to_change(one: Any, other: Any) -> None:
+    def base(config: Any, kept: Any) -> dict[str, float]:
+        return {"loss": kept}
+
+    def make(kept: Any) -> Callable[..., Any]:
+        return lambda config: {"loss": kept}
+
+    assert of_object(make(one)).sha != of_object(make(other)).sha
+    assert of_object(make(one)).sha == of_object(make(copy.deepcopy(one))).sha
+    assert of_object(functools.partial(base, kept=one)).sha != of_object(functools.partial(base, kept=other)).sha
+    assert of_object(_Model(one).train).sha != of_object(_Model(other).train).sha
+
+
+NOTEBOOK = {
+    "K": "K = 3\n",
+    "helper": "def helper(x):\n    return 2 * x\n",
+    "Net": "class Net:\n    def f(self):\n        return 7\n",
+    "train": "def train(config):\n    return {'loss': [helper(config['n']) * K for _ in range(1)][0] + Net().f()}\n",
+}
+
+
+@pytest.mark.parametrize("name", NOTEBOOK)
+def test_a_change_in_another_cell_of_a_notebook_is_seen(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    module = ModuleType("a_notebook")  # without a file, as is __main__ there
+    monkeypatch.setitem(sys.modules, "a_notebook", module)
+
+    def sha(cells: dict[str, str]) -> str:
+        for i, text in enumerate(cells.values()):
+            place = f"<cell {i}>"
+            monkeypatch.setitem(linecache.cache, place, (len(text), None, text.splitlines(True), place))
+            exec(compile(text, place, "exec"), vars(module))
+        return of_object(module.train).sha
+
+    before, text = sha(NOTEBOOK), NOTEBOOK[name]
+    assert sha({**NOTEBOOK, "other": "def other():\n    pass\n"}) == before
+    for digit in "1237":
+        text = text.replace(digit, str(int(digit) + 1))
+    assert sha({**NOTEBOOK, name: text}) != before
 
 
 def test_a_command_is_its_files_also_as_a_module(tmp_path: Path) -> None:

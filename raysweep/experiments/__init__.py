@@ -143,7 +143,11 @@ def imported(reference: str, folders: Sequence[Path], where: str) -> Any:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         looked = ", ".join(dict.fromkeys(map(str, folders)))
-        detail = "" if isinstance(error, ModuleNotFoundError) and error.name == module_name else f" ({error!r})"
+        absent = isinstance(error, ModuleNotFoundError) and error.name == module_name
+        detail = "" if absent else f" ({type(error).__name__}: {error})"
+        if "/" in module_name or module_name.endswith(".py"):
+            name = Path(module_name).stem
+            detail = f", which is a file. Name the module: {name}:{attribute}, beside the sweep file or on PYTHONPATH"
         raise SweepError(
             f"{where}: experiment's module must be importable, but got {module_name!r}{detail}; looked in {looked}"
         ) from error

@@ -142,7 +142,7 @@ class _Training:
             except BaseException as error:  # also Rust's, asyncio's and sys.exit(): it ends its run, not the sweep
                 if waiting or self.context.interrupted(error):  # the pack is stopped, or the user presses Ctrl-C
                     raise
-                reason = _reason(error)
+                reason = _reason(error) + self._hint(error)
                 self.context.on_error(error)
             if self.refused is not None and (not reason or isinstance(self.refused, _ContradictionError)):
                 reason = _reason(self.refused)  # even if it was swallowed, or raised in another thread
@@ -156,7 +156,7 @@ class _Training:
 
     def _steps(self, config: dict[str, Any], run: Running) -> Iterator[None]:
         """Call the function and take its rows, one per step."""
-        returned = _mapping(self.experiment.call(config))
+        returned = _rows_of(_mapping(self.experiment.call(config)))
         if isinstance(returned, Mapping):
             lacks_cell = not self.observed.names or any(n not in returned for n in self.observed.names)
             if not (run.reported and lacks_cell):
@@ -210,8 +210,8 @@ class _Training:
         cell = tuple(matched(self.axes[n], row[n], self.values[n], self.near[n]) for n in self.observed.names)
         self._check_axes(row)
         metrics = self._metrics({k: v for k, v in row.items() if k not in self.axes})
-        if not metrics:
-            raise ValueError(f"a row of {self.experiment.name} must hold a metric, but got {dict(row)!r}")
+        if all(value is None for value in metrics.values()):
+            raise ValueError(f"a row of {self.experiment.name} must hold a metric (not None), but got {dict(row)!r}")
         if cell not in self.asked:
             self.unasked.append(cell)
             return
@@ -235,7 +235,9 @@ class _Training:
         raise _ContradictionError(
             f"a cell must have one row, but {self.experiment.name} gave a second one"
             + (f" for {where}" if where else "")
-            + f"{example}. Name what changes from row to row in `observed:` of the sweep, and give it in each row"
+            + f"{example}. "
+            + ("Give all that was measured there in one row, or name what else" if where else "Name what")
+            + " changes from row to row in `observed:` of the sweep, and give it in each row"
         )
 
     def _check_axes(self, row: Mapping[str, Any]) -> None:
@@ -246,7 +248,7 @@ class _Training:
                 held = repr(self.axes[name].plain(self.row[name])) if name in self.row else "absent"
                 raise _ContradictionError(
                     f"{name} is an axis and {held} in this run, but the function gave {name} = {given!r}. "
-                    "Give the measured value another name"
+                    "Give the measured value another name, or, if it changes along a run, name it in `observed:`"
                 )
 
     def _metrics(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,7 +303,7 @@ class _Training:
             status, reason = "skipped", f"the run stopped itself at {self.stopped} ({_STOPPED})"
         elif not reason and missing and ended and not self.once and (last := self._early(missing)):
             status = "skipped"
-            reason = f"the run ended early, after {last}; if that is intended, yield `{_STOPPED}`"
+            reason = f"the run ended early, after {last}{self._stray()}; if that is intended, yield `{_STOPPED}`"
         for cell in missing:
             named = dict(zip(self.observed.names, cell, strict=True))
             said = reason or f"the function returned no row with {named}{self._stray()}"
@@ -318,6 +320,13 @@ class _Training:
             if seen and len(lacking) == len(missing) and min(lacking) > max(seen):
                 return f"{name} {max(seen)}"
         return ""
+
+    def _hint(self, error: BaseException) -> str:
+        """What to do where a function took the tuple of an observed axis for a number; else ""."""
+        if not (isinstance(error, TypeError) and "tuple" in str(error) and self.observed.names):
+            return ""
+        name = self.observed.names[0]
+        return f"\n{name} is observed: config[{name!r}] is the tuple of all values asked for. Train to the largest"
 
     def _stray(self) -> str:
         if not self.unasked:
@@ -358,6 +367,16 @@ def _mapping(row: Any) -> Any:
     if type(row).__module__.partition(".")[0] == "pandas" and hasattr(row, "to_dict") and getattr(row, "ndim", 0) == 1:
         return row.to_dict()
     return row
+
+
+def _rows_of(returned: Any) -> Any:
+    """A table of pandas or Polars as its rows; anything else as it is."""
+    library = type(returned).__module__.partition(".")[0]
+    if library == "pandas" and getattr(returned, "ndim", 0) == 2:
+        return returned.to_dict("records")
+    if library == "polars" and hasattr(returned, "iter_rows"):
+        return returned.iter_rows(named=True)
+    return returned
 
 
 def _set_seeds(config: Mapping[str, Any], key: str) -> None:

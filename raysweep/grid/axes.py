@@ -13,6 +13,7 @@ constant schedule and a lane under cosine.
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -129,9 +130,12 @@ class Axis:
         return value
 
     def plain(self, value: Value) -> Any:
-        """A value as passed to a user's function: of the axis's type, lists and mappings as they were written."""
+        """A value as passed to a user's function: of the axis's type, lists and mappings as they were written.
+
+        Each call makes new lists and mappings: what a function does to its own must not reach another run.
+        """
         if isinstance(value, Json):
-            return value.plain
+            return copy.deepcopy(value.plain)
         return float(value) if self.type is float and type(value) is int else value
 
     def _bounds(self) -> str:
@@ -196,6 +200,8 @@ def axis_values(axis: Axis, spec: Any, where: str) -> tuple[Value, ...]:
 def _range(axis: Axis, spec: Mapping[str, Any], where: str) -> list[Any]:
     if len(spec) != 1 or next(iter(spec)) not in RANGES:
         hint = nearest(str(next(iter(spec), "")), RANGES)
+        if len(spec) == 1 and isinstance(listed := next(iter(spec.values())), list | tuple) and "values" in spec:
+            hint = f"A list needs no key: {axis.name}: {list(listed)!r}"
         raise SweepError(
             f"{where}: a range must have exactly one of {', '.join(RANGES)}, but got {dict(spec)!r}. {hint}"
         )

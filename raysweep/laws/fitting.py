@@ -14,7 +14,7 @@ from raysweep.laws.batch import MOST_POINTS, Group, bootstraps, solve_all, weigh
 from raysweep.laws.bootstrap import Bootstrap
 from raysweep.laws.choice import Evidence, evidence, held_out
 from raysweep.laws.chosen import chosen
-from raysweep.laws.copies import counted_once
+from raysweep.laws.copies import counted_once, without_effect
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.dependence import clustered
 from raysweep.laws.determined import undetermined
@@ -36,6 +36,7 @@ _MANY = 5_000  # points of a group beyond which runs are averaged in batches
 _BATCHES = 100
 _SCORED = 5_000  # points held out whose intervals are looked at
 _SAME = 1e-12  # relative spread of y below which it is constant
+_EXACT = 1e-8  # residuals below this are rounding errors
 _OF_A_LINE = 2  # parameters of a straight line in logs, which a flat or rising y determines, too
 
 
@@ -54,7 +55,7 @@ def fit_groups(
         family: The laws to choose from.
     """
     options = options or Options()
-    begun = [begin(law, data, options, family) for data in groups]
+    begun = [_effective(begin(law, data, options, family), y, options.huber) for data in groups]
     sound = [i for i, group in enumerate(begun) if group.error is None]
     for i, group in zip(sound, _estimated([begun[i] for i in sound], options.huber), strict=True):
         begun[i] = _judged(clustered(group, x))
@@ -121,6 +122,18 @@ def begin(law: Law | None, data: Data, options: Options, family: Sequence[Law] =
             "for independent runs: estimates are those of all rows."
         )
     return Group(form, data, run, weights, np.zeros(0), 0, details, error)
+
+
+def _effective(group: Group, y: str, huber: float | None) -> Group:
+    """The group with each scale once where its seeds change nothing, unless it follows the law exactly."""
+    data, said = (group.data, "") if group.error is not None else without_effect(group.data, y)
+    if not said:
+        return group
+    once = replace(group, data=data, run=np.arange(data.y.size), weights=np.ones(data.y.size))
+    ((values, _),) = solve_all([once], [once.weights], huber)
+    if np.abs(np.log(group.law.predict(data.x, values)) - np.log(data.y)).max() < _EXACT:
+        return group
+    return replace(once, details={**group.details, "no_effect": said})
 
 
 def _batched(data: Data, run: npt.NDArray[np.int64]) -> tuple[Data, npt.NDArray[np.int64], Array]:

@@ -21,6 +21,16 @@ from raysweep.laws.window import Bounds
 __all__ = ["MOST", "Sanity", "clusters", "findings", "formula", "paragraphs", "parameter", "rule", "sanity", "title"]
 
 MOST = 20  # groups that are described; more are counted
+_DOUBTS = {  # what a reader must know before any number of a law, by note
+    "lack_of_fit": "means deviate by more than the runs' spread",
+    "holdout_missed": "the law did not predict the points held out",
+    "floor_needed": "a floor fits better",
+    "no_trend": "a constant fits as well",
+    "rising": "y rises",
+    "no_effect": "equal at every seed",
+    "extrapolation_untrusted": "not to be trusted beyond the data",
+    "narrow_window": "scales span less than a factor of 2",
+}
 
 
 def findings(fit: Fit) -> list[str]:
@@ -35,11 +45,10 @@ def findings(fit: Fit) -> list[str]:
             for name, value in group.params.items()
         ]
         bound = " (at a bound)" if group.status == "BOUND_HIT" else ""
-        stray = "; means deviate by more than the runs' spread (lack_of_fit)" if "lack_of_fit" in group.notes else ""
-        narrow = "; scales span less than a factor of 2 (narrow_window)" if "narrow_window" in group.notes else ""
+        doubts = "".join(f"; {said} ({code})" for code, said in _DOUBTS.items() if code in group.notes)
         sentences.append(
             f"{title(group)}: {formula(group)}, {', '.join(parts)}{bound}; {_window(group)}, {clusters(group)}, "
-            f"rms log residual {group.rmse_log:.3f}{_floor(group)}{_coupling(group)}{stray}{narrow}"
+            f"rms log residual {group.rmse_log:.3f}{_floor(group)}{_coupling(group)}{doubts}"
         )
     return sentences + _more(fit)
 

@@ -32,7 +32,7 @@ def measure(function, grid, observed=()):
     parts = [stamp(part, runs, schema, Stamp("p", 1, "cpu")) for part in experiment.run(runs, Context())]
     table = pa.concat_tables(parts, promote_options="permissive")
     kept = best_rows(table)
-    rows = (table if kept is None else table.take(pa.array(kept))).to_pylist()
+    rows = (table if kept is None else table.filter(pa.array(kept))).to_pylist()
     assert len({r["cell"] for r in rows}) == len(rows)
     assert len(rows) == runs.cells  # every cell has a row, whatever happens
     return rows
@@ -147,6 +147,11 @@ def test_a_value_that_contradicts_its_axis_fails_the_run_with_both(given):
         ({"t": float("nan"), "loss": 1.0}, ["finite value of its observed axis t", "nan"]),
         ({"t": (1, 2), "loss": 1.0}, ["one value of its observed axis t", "(1, 2)"]),
         ({"t": 1, (3, 4): 1.0}, ["must have a name", "(3, 4)"]),
+        ({"t": 1, "loss": None}, ["must hold a metric (not None)"]),
+        (
+            [{"t": 1, "loss": 1}, {"t": 1, "val_loss": 2}],
+            ["second one for t = 1", "all that was measured there in one"],
+        ),
     ],
 )
 def test_a_row_that_is_none_fails_its_cells_with_a_clear_reason(returned, words):
@@ -181,6 +186,34 @@ def test_what_is_measured_is_kept_whatever_it_is(given, columns):
     (row,) = measure(lambda config: {"kept": 1.0, **given}, {"a": 1})
     assert (row["status"], row["kept"]) == ("ok", 1.0)
     assert {name: row[name] for name in columns} == columns
+
+
+def test_what_a_function_does_to_its_config_does_not_reach_the_next_run():
+    def train(config):
+        config["layers"].append(1)
+        return {"layers_count": len(config["layers"]), "name": config["optim"].pop("name", "gone")}
+
+    rows = measure(train, {"size": [1, 2], "layers": [[8, 8]], "optim": [{"name": "sgd", "lr": 0.1}]})
+    assert [(r["layers_count"], r["name"]) for r in rows] == [(3.0, "sgd"), (3.0, "sgd")]
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_table_is_its_rows(library):
+    frame = pytest.importorskip(library).DataFrame({"t": [1, 2], "loss": [1.0, 0.5]})
+    rows = measure(lambda config: frame, {"a": 1, "t": [1, 2]}, ["t"])
+    assert [(r["t"], r["loss"], r["status"]) for r in rows] == [(1, 1.0, "ok"), (2, 0.5, "ok")]
+
+
+def test_a_run_that_ended_early_says_which_rows_matched_no_cell():
+    """As where epochs are counted from 0 in the code, but from 1 in the sweep."""
+    rows = measure(lambda config: ({"t": t, "loss": 1.0} for t in range(4)), {"a": 1, "t": [1, 2, 4]}, ["t"])
+    assert [r["status"] for r in rows] == ["ok", "ok", "skipped"]
+    assert "after t 2; 2 rows matched no cell, e.g. t = 0; t = 3" in rows[2]["error"]
+
+
+def test_an_observed_axis_taken_for_a_number_is_explained():
+    rows = measure(lambda config: [{"t": t, "loss": 1.0} for t in range(config["t"])], {"a": 1, "t": [1, 2]}, ["t"])
+    assert "t is observed: config['t'] is the tuple of all values asked for. Train to the largest" in rows[0]["error"]
 
 
 def test_a_row_of_very_many_metrics_keeps_them_all():

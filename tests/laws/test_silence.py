@@ -176,7 +176,13 @@ def test_copies_count_once_and_numbers_of_few_digits_may_agree():
     short = np.append(np.round(y, 3), np.round(y[:2], 3))
     assert fitted("power+floor", np.append(x, x[:2]), short).n_points == 12
     apart = {"seed": np.repeat([0, 1], 10)}
-    assert fitted("power+floor", np.tile(x, 2), np.tile(y, 2), others=apart).n_points == 20
+    idle = fitted("power+floor", np.tile(x, 2), np.tile(y, 2), options, others=apart)
+    assert idle.intervals == once.intervals
+    assert "though they differ in seed: each scale was counted once" in idle.details["no_effect"]
+    other = np.append(y, y * np.where(x > 1e4, 1 + 1e-9, 1))  # a seed that changes a digit somewhere has an effect
+    assert fitted("power+floor", np.tile(x, 2), other, others=apart).n_points == 20
+    exact = fitted("power+floor", np.tile(x, 2), np.tile(clean(x), 2), others=apart)
+    assert (exact.n_points, "no_effect" in exact.notes) == (20, False)  # no noise: nothing is too narrow
 
 
 # Limits
