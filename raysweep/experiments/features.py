@@ -22,16 +22,17 @@ import pyarrow as pa
 from raysweep.display import Companion, Display
 from raysweep.experiment import Context, Cost, Metric, WorldShape
 from raysweep.experiments.features_check import MOST_LOSS, check_runs
-from raysweep.grid.axes import Axis
+from raysweep.grid.axes import Axis, KindBy
 from raysweep.grid.runs import Observed, Runs
 from raysweep.grid.values import Value
-from raysweep.theory.features import Modes, flow, modes_of_width, power_law_modes
+from raysweep.theory.features import Modes, alike, flow, modes_of_width, power_law_modes
 from raysweep.theory.kernel_limit import lazy_curve, reused_data_curve
 
 __all__ = ["EXPERIMENT", "Features", "all_modes"]
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
+_SIZE = KindBy("method", {"exact": "lane"}, "shape")  # the exact flow of any model is that of its modes
 AXES = (
     Axis("method", str, "shape", "exact", choices=("exact", "steps"), help="the reduced flow, or gradient descent"),
     Axis("alpha", float, "lane", 1.5, low=1.01, high=10.0, help="capacity: kernel eigenvalues fall as k^-alpha"),
@@ -39,8 +40,8 @@ AXES = (
     Axis("gamma", float, "lane", 0.0, low=0.0, high=1e4, help="richness; 0 is the lazy limit"),
     Axis("target", str, "lane", "power", choices=("power", "random"), help="the power law, or Gaussian coefficients by "
          "the seed whose mean squares are that law"),
-    Axis("width", int, "shape", 0, low=0, high=4096, unit="units", help="N; 0: no bottleneck"),
-    Axis("inputs", int, "shape", 0, low=0, high=65536, unit="modes", help="M; 0: 8 N, at most 16,384; without a width "
+    Axis("width", int, _SIZE, 0, low=0, high=4096, unit="units", help="N; 0: no bottleneck"),
+    Axis("inputs", int, _SIZE, 0, low=0, high=65536, unit="modes", help="M; 0: 8 N, at most 16,384; without a width "
          "all modes (exact) or 800 (steps)"),
     Axis("eta", float, "lane", 0.05, low=1e-9, high=1e3, help="step size; for exact, only with a batch"),
     Axis("batch", int, "shape", 0, low=0, high=2**20, unit="items", help="fresh items a step; 0: the population"),
@@ -78,8 +79,7 @@ _DRAWS = 4  # random models that a theory of a finite width is the mean of
 _WIDEST = 1024  # width of such models
 _FLOW_STEPS = 6_000  # of the integrator, roughly
 _OTHERS = 2**62  # the first seed of a theory's draws: no run's but the last
-_LANES = 64  # of `exact` whose modes are made at a time
-_HELD = 2**15  # modes of all lanes that are integrated at a time: they stay in the processor's cache
+_LANES = 256  # of `exact` whose modes are made at a time
 
 
 @dataclass(frozen=True)
@@ -119,14 +119,15 @@ class Features:
         times = np.array(pack.observed[0].values("t"), dtype=float)
         every = [pack.row(lane) for lane in range(len(pack))]
         # Lanes of the same initial features side by side: their eigendecomposition is made once.
-        order = sorted(range(len(pack)), key=lambda lane: (every[lane]["alpha"], every[lane]["seed"]))
+        drawn = ("width", "inputs", "alpha", "seed")
+        order = sorted(range(len(pack)), key=lambda lane: tuple(every[lane][name] for name in drawn))
         for start in range(0, len(pack), _LANES):
             lanes = order[start : start + _LANES]
             modes = all_modes([every[lane] for lane in lanes])
-            # Modes with noise are not merged: few lanes at a time are then faster, and their rows come early.
-            each = max(1, _HELD // max(len(one.x) for one in modes)) if pack.value("batch") else _LANES
-            for first in range(0, len(lanes), each):
-                own, some = modes[first : first + each], lanes[first : first + each]
+            # Modes with noise are not merged: few lanes at a time are then as fast, and their rows come early.
+            parts = alike([len(one.x) for one in modes]) if pack.value("batch") else [list(range(len(lanes)))]
+            for part in parts:
+                own, some = [modes[i] for i in part], [lanes[i] for i in part]
                 rows = [every[lane] for lane in some]
                 noise = [float(r["eta"]) / int(r["batch"]) if r["batch"] else 0.0 for r in rows]
                 found = flow(own, [float(r["gamma"]) for r in rows], times, noise)

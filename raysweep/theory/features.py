@@ -19,7 +19,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import CubicSpline
 
-__all__ = ["Flow", "Modes", "compute_optimal", "flow", "modes_of_width", "phase", "power_law_modes", "time_exponent"]
+__all__ = [
+    "Flow",
+    "Modes",
+    "alike",
+    "compute_optimal",
+    "flow",
+    "modes_of_width",
+    "phase",
+    "power_law_modes",
+    "time_exponent",
+]
 
 Array = npt.NDArray[np.float64]
 _SINGLE = 40  # modes that are not merged with others
@@ -29,6 +39,8 @@ _FIRST = 1e-4  # the time from which a flow is integrated; before it, modes deca
 _STEP = 0.01  # of log time; the loss is extrapolated from this step and its half
 _CLOSE = 0.2  # of log x: closer modes are merged
 _SLOW = 1e-3  # of x times the clock at the last time: modes below it are merged
+_HELD = 2**15  # modes of all lanes that are integrated at a time: they stay in the processor's cache
+_PADDING = 4000  # of them empty: as much work as the calls that a step makes, whatever it holds
 
 
 @dataclass(frozen=True)
@@ -174,21 +186,45 @@ def _coupled(modes: Sequence[Modes], gamma: Array, noise: Array, times: Array) -
     reach = [_reach(one, g, last) for one, g in zip(modes, gamma, strict=True)]
     used = [_apart(one, far) if c else (*_merged(one, far), np.zeros(1))
             for one, far, c in zip(modes, reach, noise, strict=True)]  # fmt: skip
-    x, mass, square = (np.zeros((len(modes), max(len(columns[0]) for columns in used))) for _ in range(3))
-    for i, columns in enumerate(used):
-        for held, values in zip((x, mass, square), columns, strict=True):
-            held[i, : len(values)] = values
-    floor = np.array([m.unreachable for m in modes])
     steps = max(8, int(np.ceil(np.log(last / _FIRST) / _STEP)))
     grid = np.geomspace(_FIRST, last, 2 * steps + 1)
-    with np.errstate(over="ignore", invalid="ignore"):  # of noise that grows without bound
-        coarse = _integrate(x, mass, square, floor, gamma, noise, grid[::2])
-        fine = _integrate(x, mass, square, floor, gamma, noise, grid)
-        out = [_read(half, whole, grid[::2], times) for half, whole in zip(fine, coarse, strict=True)]
+    out = np.empty((2, len(modes), len(times)))
+    for lanes in alike([len(columns[0]) for columns in used]):
+        x, mass, square = (np.zeros((len(lanes), len(used[lanes[-1]][0]))) for _ in range(3))
+        for i, lane in enumerate(lanes):
+            for held, values in zip((x, mass, square), used[lane], strict=True):
+                held[i, : len(values)] = values
+        floor = np.array([modes[lane].unreachable for lane in lanes])
+        with np.errstate(over="ignore", invalid="ignore"):  # of noise that grows without bound
+            coarse = _integrate(x, mass, square, floor, gamma[lanes], noise[lanes], grid[::2])
+            fine = _integrate(x, mass, square, floor, gamma[lanes], noise[lanes], grid)
+            for kept, half, whole in zip(out, fine, coarse, strict=True):
+                kept[lanes] = _read(half, whole, grid[::2], times)
     early = times < _FIRST
     for i, one in enumerate(modes):
         out[0][i, early], out[1][i, early] = _lazy(one, times[early])
     return out[0], out[1]
+
+
+def alike(sizes: Sequence[int]) -> list[list[int]]:
+    """Lanes in parts that are integrated at a time, each padded to its largest; smaller ones first.
+
+    A step of a part costs some calls besides its modes, so that lanes of different models share one as long as little
+    of it is empty.
+
+    Args:
+        sizes: [lanes] number of modes.
+    """
+    parts: list[list[int]] = []
+    empty = 0
+    for lane in np.argsort(sizes, kind="stable").tolist():
+        part = parts[-1] if parts else []
+        empty += len(part) * (sizes[lane] - sizes[part[-1]]) if part else 0
+        if part and empty <= _PADDING and (len(part) + 1) * sizes[lane] <= _HELD:
+            part.append(lane)
+        else:
+            parts, empty = [*parts, [lane]], 0
+    return parts
 
 
 def _read(half: Array, whole: Array, grid: Array, times: Array) -> Array:

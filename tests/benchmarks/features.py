@@ -2,6 +2,7 @@
 
     python tests/benchmarks/features.py steps [--device cuda] [--out DIR]     lanes x steps per second, both ways
     OMP_NUM_THREADS=1 python tests/benchmarks/features.py phase [--out DIR]   sweeps/features_phase.yaml, end to end
+    OMP_NUM_THREADS=1 python tests/benchmarks/features.py packs [--out DIR]   CPU seconds of a third of it
 
 `phase`: the wall time of the whole process, from an empty store to its report. Beside it, a sample of the same runs one
 at a time: each draws its own model and solves its equations with scipy's LSODA (lazy ones in closed form, as here); the
@@ -18,6 +19,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -38,7 +40,11 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 
+from raysweep.experiment import Context  # noqa: E402
 from raysweep.experiments.features_steps import Descent  # noqa: E402
+from raysweep.plan import make_plan  # noqa: E402
+from raysweep.store import Store  # noqa: E402
+from raysweep.sweep import load_sweep  # noqa: E402
 from raysweep.theory.features import modes_of_width, power_law_modes  # noqa: E402
 
 Array = npt.NDArray[np.float64]
@@ -147,6 +153,23 @@ def phase() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def packs() -> dict[str, Any]:
+    """The packs of four alphas of the phase diagram, one after another in this process: without workers or a report."""
+    sweep = load_sweep(ROOT / "sweeps/features_phase.yaml", ["alpha=linear(1.25, 4, 4)"])
+    with tempfile.TemporaryDirectory() as folder:
+        planned = list(make_plan(sweep, Store(folder), slots=2).packs())
+    seconds = []
+    for pack in planned:
+        started = time.process_time()
+        rows = sum(len(batch) for batch in sweep.experiment.run(pack.runs, Context()))
+        seconds.append(time.process_time() - started)
+        widths = sorted({pack.runs.row(lane)["width"] for lane in range(len(pack))})
+        print(f"{len(pack)} runs, {rows:,} rows, widths {widths}: {seconds[-1]:.1f} s of CPU", flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    print(f"{len(planned)} packs: {sum(seconds):.1f} s of CPU, {peak:,.0f} MiB at most")
+    return {"sweep": "features_phase", "cpu_seconds": seconds, "runs": [len(p) for p in planned], "peak_mib": peak}
+
+
 def run_of(row: dict[str, Any]) -> tuple[float, float, float, int]:
     """What a run is of, in the order of by_itself's arguments."""
     return row["alpha"], row["beta"], row["gamma"], row["width"]
@@ -187,7 +210,7 @@ def processor() -> str:
 def main() -> None:
     """Measure one part, and keep it beside what was measured before."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("steps", "phase"))
+    parser.add_argument("part", choices=("steps", "phase", "packs"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=HERE)
     asked = parser.parse_args()
@@ -195,7 +218,7 @@ def main() -> None:
     file = asked.out / f"features-{name.lower().replace(' ', '-')}.json"
     kept = json.loads(file.read_text()) if file.is_file() else {}
     load = round(os.getloadavg()[0], 2)
-    made = steps(asked.device) if asked.part == "steps" else phase()
+    made = steps(asked.device) if asked.part == "steps" else {"phase": phase, "packs": packs}[asked.part]()
     about = {"date": date.today().isoformat(), "device": name, "python": platform.python_version()}
     host = {"cores": os.cpu_count(), "processor": processor(), "load_before": load, "torch": torch.__version__}
     kept[asked.part] = {**about, **host, "numpy": np.__version__, "result": made}

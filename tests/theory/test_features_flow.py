@@ -7,7 +7,16 @@ import numpy.typing as npt
 import pytest
 from scipy.integrate import solve_ivp
 
-from raysweep.theory.features import Modes, compute_optimal, flow, modes_of_width, phase, power_law_modes, time_exponent
+from raysweep.theory.features import (
+    Modes,
+    alike,
+    compute_optimal,
+    flow,
+    modes_of_width,
+    phase,
+    power_law_modes,
+    time_exponent,
+)
 
 # alpha, beta, gamma; L at t = 1, 10, 100, 1000; rho(1000), by LSODA at a relative tolerance of 1e-9, 1,000 modes.
 GOLDEN = [
@@ -62,6 +71,18 @@ def test_merging_close_modes_changes_nothing() -> None:
     merged, apart = flow(modes, 1.0, times), flow(modes, 1.0, times, 1e-30)  # modes with noise are not merged
     np.testing.assert_allclose(merged.loss, apart.loss, rtol=3e-5)
     np.testing.assert_allclose(merged.rho, apart.rho, rtol=3e-5)
+
+
+def test_lanes_share_a_part_while_little_of_it_is_empty_and_it_is_not_too_large() -> None:
+    sizes = [400, 50, 60, *[70] * 500, 400]
+    parts = alike(sizes)
+    assert sorted(lane for part in parts for lane in part) == list(range(len(sizes)))
+    held = [[sizes[lane] for lane in part] for part in parts]
+    assert held[0][:3] == [50, 60, 70]  # of different models
+    assert held[-1] == [400, 400]  # 330 empty modes in every other lane of its part would be more work than its own
+    assert all(sum(max(part) - size for size in part) <= 4000 and len(part) * max(part) <= 2**15 for part in held)
+    assert len(parts) == 3
+    assert alike([2**16]) == [[0]]
 
 
 @pytest.mark.filterwarnings("error")
