@@ -111,6 +111,7 @@ def _allocation(group: GroupFit, points: Points, target: _Target) -> Allocation 
     """The best use of each budget, or the cheapest way to each loss, under a group's law; or why there is none."""
     from raysweep.laws.allocate import Cost, allocate, fit_cost
     from raysweep.laws.counts import below_one
+    from raysweep.laws.misfit import UNTRUSTED
     from raysweep.laws.serving import cheapest
     from raysweep.laws.source import numbers
 
@@ -127,8 +128,10 @@ def _allocation(group: GroupFit, points: Points, target: _Target) -> Allocation 
     except FitError as error:
         return str(error)
     optimum = dict(zip(group.x, (float(made.x.min()), float(made.t.min())), strict=True))
-    small = below_one(optimum, group.least)
-    return replace(made, details={**made.details, "below_one": small}) if small else made
+    more, small = dict(made.details), below_one(optimum, group.least)
+    if "extrapolated" in more and UNTRUSTED in group.details:
+        more["extrapolated"] += f" The data speak against it ({UNTRUSTED}): do not believe them."
+    return replace(made, details={**more, "below_one": small} if small else more)
 
 
 def _known(group: GroupFit) -> Any:

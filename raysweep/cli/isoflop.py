@@ -91,7 +91,7 @@ def _show(one: GroupIsoFlop, budgets: list[float]) -> None:
         head = [one.flops, f"best {one.n}", f"{one.flops} / ({cost} {one.n})", one.y, "runs"]
         print_table(head, [*map(_valley, record["valleys"]), *map(_best, record["budgets"])])
         say(*(f"  {best['below_one']}" for best in record["budgets"] if "below_one" in best))
-    say(*(f"  {code}: {text}" for code, text in one.details.items()))
+    say(*(f"  {code}: {text}" for code, text in record["details"].items()))
 
 
 def _valley(record: dict[str, Any]) -> list[str]:

@@ -53,15 +53,23 @@ class GroupIsoFlop:
         line = self.found.frontier
         g = line.sample.interval_of(lambda values: line.line(values)[..., 0], self.level)
         pairs = (("a", line.a, line.interval(self.level)), ("G", line.g, np.exp(g)))
+        best, details = [self.best(budget) for budget in budgets], dict(self.details)
+        if beyond := [one for one in best if one["beyond"] > 1 + 1e-9]:
+            far, (low, high) = max(beyond, key=lambda one: float(one["beyond"])), line.window
+            details["extrapolated"] = (
+                f"A budget of {far['flops']:.3g} is {far['beyond']:.3g} times outside those that were measured "
+                f"({low:.3g} to {high:.3g}): intervals there take the frontier, a power of {self.flops}, to hold, and "
+                "no measurement supports it."
+            )
         return {
             **head,
             "params": [_named(name, value, ends) for name, value, ends in pairs],
             "level": self.level,
             "window": list(line.window),
             "valleys": [self._valley(one, line.c) for one in self.found.valleys],
-            "budgets": [self.best(budget) for budget in budgets],
-            "notes": list(self.details),
-            "details": dict(self.details),
+            "budgets": best,
+            "notes": list(details),
+            "details": details,
         }
 
     def best(self, budget: float) -> dict[str, Any]:

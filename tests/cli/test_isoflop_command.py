@@ -44,10 +44,15 @@ def test_each_group_has_its_frontier(cli: Cli) -> None:
         assert 6 * best["N*"]["value"] * best["D*"]["value"] == pytest.approx(1e24)
         assert 6 * best["N*"]["ci_low"] * best["D*"]["ci_high"] == pytest.approx(1e24)
         assert far["beyond"] == pytest.approx(1e3)
+        said = "1e+24 is 1e+03 times outside those that were measured (1e+18 to 1e+21): intervals there take the"
+        assert said in record["details"]["extrapolated"]
+        assert "extrapolated" in record["notes"]
     code, out, err = cli(*arguments)
     assert code == 0, err
     assert out.count("best n = G c^a, a = 0.") == 2
     assert out.count("predicted, 1e+03 times beyond") == 2
+    assert out.count("  extrapolated: A budget of 1e+24") == 2
+    assert "extrapolated" not in cli(*arguments[:-1], "1e21")[1]
     assert "Less than one" not in out
     assert cli(*arguments[:-1], "1")[1].count("Less than one: N* = 0.") == 2
 

@@ -298,6 +298,17 @@ def test_an_allocation_carries_the_notes_of_its_fit(cli: Cli) -> None:
     assert {"narrow_window", "extrapolated"} <= set(record["notes"])
 
 
+def test_an_allocation_beyond_data_that_speak_against_the_law_says_so(cli: Cli) -> None:
+    n, d = (g.ravel() for g in np.meshgrid(np.geomspace(1e7, 1e9, 6), np.geomspace(1e9, 1e11, 6)))
+    loss = (1.7 + 400 * n**-0.34 + 410 * d**-0.28) * (1 + 0.02 * np.sin(1.5 * np.log(n)))
+    pl.DataFrame({"params": n, "tokens": d, "loss": loss}).write_csv("bent.csv")
+    rest = ["allocate", "bent.csv", *SCALES, "--bootstrap", "100", "--json", "--budget"]
+    (far,) = json.loads(cli(*rest, "1e24")[1])
+    assert "extrapolation_untrusted" in far["notes"]
+    assert far["details"]["extrapolated"].endswith("(extrapolation_untrusted): do not believe them.")
+    assert "extrapolated" not in json.loads(cli(*rest, "1e19")[1])[0]["notes"]
+
+
 def test_what_a_note_asks_for_is_named_as_its_reader_types_it(cli: Cli) -> None:
     """In Python an argument, on a command line, in its JSON and in a report an option."""
     n = np.tile(np.geomspace(100, 1e6, 12), 2)
