@@ -54,7 +54,9 @@ def compare(
         str | None, typer.Option(metavar="COL", help="Compare pass@k over k, from this column of successes.")
     ] = None,
     trials: Annotated[str | None, typer.Option(metavar="COL", help="With --successes: column of trials.")] = None,
-    k: Annotated[str | None, typer.Option("--k", metavar="K,K,...", help="With --successes: budgets.")] = None,
+    k: Annotated[
+        list[str] | None, typer.Option("--k", metavar="K,K,...", help="With --successes: budgets; may be repeated.")
+    ] = None,
     rows: Rows = "current",
     figure: Annotated[
         str | None, typer.Option(metavar="FILE", help="Draw arms, comparison and bands: .png, .pdf or .svg.")
@@ -93,7 +95,7 @@ def compare(
         raise FitError(
             f"compare: --pair must be a column of units with several scales each, but got {pair}, a scale. Name another"
         )
-    if k is not None and not counts:
+    if k and not counts:
         raise FitError(
             f"compare: --k are budgets of pass@k and come with --successes and --trials, but got --k {k} alone. Give "
             "all three, or leave it out"
@@ -154,7 +156,7 @@ def _counts(
     shape: str | None,
     successes: str,
     trials: str,
-    k: str | None,
+    k: Sequence[str] | None,
 ) -> Sequence[Comparison]:
     from raysweep.laws.arms import arms_of
     from raysweep.laws.attempt_arms import compare_counts
@@ -166,7 +168,7 @@ def _counts(
         frame = counted_rows(data, successes, trials, names, asked.where)
     return compare_counts(
         frame, successes, trials, arms_of(frame, column, values), pair, by,
-        None if k is None else whole("compare", k, "--k"), shape == "ratio",
+        None if not k else whole("compare", ",".join(k), "--k"), shape == "ratio",
         options.draws, options.level, options.seed,
     )  # fmt: skip
 

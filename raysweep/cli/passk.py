@@ -43,7 +43,8 @@ def passk(
     trials: Annotated[str, typer.Option(metavar="COL", help="Column of trials, n.")],
     by: By = None,
     k: Annotated[
-        str | None, typer.Option("--k", metavar="K,K,...", help="Budgets; powers of ten if not given.")
+        list[str] | None,
+        typer.Option("--k", metavar="K,K,...", help="Budgets; powers of ten if not given. May be repeated."),
     ] = None,
     window: Annotated[
         str | None,
@@ -65,7 +66,7 @@ def passk(
 
     if not 0.5 <= level < 1:
         raise FitError(f"passk: --level must be in [0.5, 1), but got {level:g}. Try 0.95")
-    budgets = None if k is None else whole("passk", k, "--k")
+    budgets = None if not k else whole("passk", ",".join(k), "--k")
     ends = None if window is None else whole("passk", window, "--window")
     if ends is not None and len(ends) != 2:
         raise FitError(f"passk: --window must be LOW,HIGH, but got {window!r}. Write it as 10,100")

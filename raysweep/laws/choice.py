@@ -44,6 +44,12 @@ class Choice:
     estimate: Estimate
     scores: Mapping[str, float]
 
+    @property
+    def stuck(self) -> list[str]:
+        """Parameters that lie on a bound of theirs."""
+        values = zip(self.law.parameters, self.estimate.values[0].tolist(), strict=True)
+        return [one.name for one, value in values if not one.low < value < one.high]
+
     def predict(self, x: npt.ArrayLike) -> Array:
         """The law's y at scales x > 0."""
         return self.law.predict(np.asarray(x, dtype=np.float64), self.estimate.values[0])

@@ -37,6 +37,11 @@ def chosen(x: Array, y: Array, huber: float | None, family: Sequence[Law] = ()) 
                 f"{choice.law.name} was taken: the law that predicts the largest scales best (log RMSE when they are "
                 f"held out: {shown}) is no better on all points than this one, which it contains."
             )
+        elif stuck := choice.stuck:
+            text += (
+                f" Its {', '.join(stuck)} {'lies' if len(stuck) == 1 else 'lie'} on a bound, where hold-outs may take "
+                "a law by luck: compare it with `law='power+floor'`."
+            )
         few = f"{choice.law.name} was taken: scales are too few to choose a law by hold-out."
         return choice.law, text if shown else few
     first, *others = family

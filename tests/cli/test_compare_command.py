@@ -48,7 +48,7 @@ def test_pass_at_k_is_compared_with_its_figure(cli: Cli, runs: str) -> None:
     assert code == 0
     assert out.startswith("pass@k of 0.1 minus that of 1.0; 18 and 18 units, unpaired")
     assert Path("passk.png").exists()
-    (record,) = json.loads(cli("compare", runs, *COUNTS, "--as", "ratio", "--k", "1,2,4", "--json")[1])
+    (record,) = json.loads(cli("compare", runs, *COUNTS, "--as", "ratio", "--k", "1,2", "--k", "4", "--json")[1])
     assert [point["x"] for point in record["curve"]] == [1, 2, 4]
 
 

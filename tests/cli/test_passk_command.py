@@ -34,7 +34,7 @@ def told(*arguments: str) -> int:
 
 
 def test_each_model_has_a_curve_an_exponent_and_a_forecast(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--successes", "c", "--trials", "n", "--by", "model", "--k", "1,10,1e4", "--holdout", "50"]
+    options = ["--successes", "c", "--trials", "n", "--by", "model", "--k", "1,10", "--k", "1e4", "--holdout", "50"]
     assert told(str(table), *options) == 0
     said = capsys.readouterr().out
     assert "model = small: 60 problems, 500 trials each" in said

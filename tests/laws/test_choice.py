@@ -6,6 +6,7 @@ import pytest
 from raysweep.errors import FitError
 from raysweep.laws import law
 from raysweep.laws.choice import choose, evidence, f_test, held_out
+from raysweep.laws.chosen import chosen
 from raysweep.laws.estimate import estimate
 
 X = np.geomspace(10, 1e6, 24)
@@ -82,3 +83,12 @@ def test_a_joint_law_is_compared_with_itself_without_a_floor():
     assert rows["chinchilla, E = 0"].p_value < 1e-3
     without = noisy("chinchilla", [0.0, 400, 410, 0.34, 0.28], x, 0.005)
     assert {e.law: e for e in evidence(law("chinchilla"), x, without)}["chinchilla, E = 0"].p_value > 0.01
+
+
+def test_a_choice_at_a_bound_says_so_and_names_what_to_compare_it_with() -> None:
+    x = np.geomspace(1e3, 1e6, 10)
+    noise = np.exp(0.01 * np.random.default_rng(14).standard_normal(10))
+    taken, text = chosen(x[None], law("power+floor").predict(x, np.array([1.8, 30, 0.4])) * noise, None)
+    assert taken.name == "broken"
+    assert "Its f lies on a bound" in text
+    assert text.endswith("compare it with `law='power+floor'`.")
