@@ -336,7 +336,7 @@ def test_rows_that_report_more_than_was_planned_are_found() -> None:
 
 
 def test_every_broken_rule_is_said_at_once() -> None:
-    class Bad(contract_toys.Placed, contract_toys.Speechless, contract_toys.Modest):
+    class Bad(contract_toys.Placed, theory_toys.Speechless, contract_toys.Modest):
         pass
 
     grid = {"plan": "fixed", "repeats": [1, 3], "rate": [0.5, 3.0], "steps": 4, "seed": {"range": 2}}
