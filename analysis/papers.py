@@ -57,7 +57,7 @@ PAPERS = (
     ),
     Paper("2409.17858", "Feature learning and scaling laws", ("features", "richness")),
     Paper("2601.03764", "Latent instance difficulty", ("lid", "lid_cifar", "lid_gsm8k")),
-    Paper("2401.12610", "Boolean mean dimension", ("bmd", "bmd_detector", "bmd_networks")),
+    Paper("2401.12610", "Boolean mean dimension", ("bmd", "bmd_digits", "bmd_detector", "bmd_networks")),
 )
 
 

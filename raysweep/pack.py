@@ -66,26 +66,23 @@ class Group:
 
     Attributes:
         shape: The values of its shape axes.
-        index: [n] positions of its runs, the most expensive first.
+        index: [n] positions of its runs; where their work differs, the most expensive come first.
         observed: The requested observed values of each.
         cost: The mean over its runs; for bytes, the maximum.
-        starts: Positions in `index` where runs of the same work start.
+        mixed: Whether their work differs: each pack then gets its share of the expensive ones.
     """
 
     shape: Mapping[str, Value]
     index: npt.NDArray[np.int64]
     observed: Observed
     cost: Cost
-    starts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    mixed: bool = False
 
     def cut(self, count: int) -> list[npt.NDArray[np.int64]]:
         """Its runs in a number of parts of about equal size and work."""
-        # Each part gets as many runs of each amount of work as if they were dealt like cards, but neighbours: what
-        # they have in common, such as initial features, is then made in one part, and none gets one value alone.
-        level = np.searchsorted(self.starts, np.arange(len(self.index)), side="right")
-        dealt = np.arange(len(self.index)) % count
-        dealt = dealt[np.lexsort((dealt, level))]
-        return [self.index[dealt == part] for part in range(count)]
+        if self.mixed:  # dealt like cards: contiguous parts would leave all expensive runs to the first
+            return [self.index[i::count] for i in range(count)]
+        return np.array_split(self.index, count) if count > 1 else [self.index]
 
 
 @dataclass
@@ -169,22 +166,22 @@ def shape_groups(runs: Runs, axes: Mapping[str, Axis], cost: CostOf) -> list[Gro
         observed = runs.observed[int(runs.observed_code[index[0]])]
         shape = {n: v for n, v in row.items() if axes[n].kind_for(row) == "shape"}
         lanes = [n for n in row if n not in shape and len(runs.values[n]) > 1]
-        index, mean, starts = _priced(runs, index, lanes, cost)
-        groups.append(Group(shape, index, observed, mean, starts))
+        index, mean, mixed = _priced(runs, index, lanes, cost)
+        groups.append(Group(shape, index, observed, mean, mixed))
     return groups
 
 
 def _priced(
     runs: Runs, index: npt.NDArray[np.int64], lanes: Sequence[str], cost: CostOf
-) -> tuple[npt.NDArray[np.int64], Cost, npt.NDArray[np.int64]]:
-    """The runs of a group, the most expensive first; the cost of one; where runs of the same work start."""
+) -> tuple[npt.NDArray[np.int64], Cost, bool]:
+    """The runs of a group, the most expensive first if their work differs; the cost of one; whether work differs."""
     code, each = run_costs(runs, index, lanes, cost)
     work = np.array([c.flops + c.flops_eval for c in each])
     share = np.bincount(code, minlength=len(each)) / len(index)
     mean = {f: float(share @ [getattr(c, f) for c in each]) for f in ("parameters", "flops", "flops_eval")}
-    order = np.argsort(-work[code], kind="stable")
-    starts = np.flatnonzero(np.diff(work[code][order], prepend=np.nan) != 0)
-    return index[order], Cost(**mean, bytes=max(c.bytes for c in each)), starts
+    mixed = bool((work != work[0]).any())
+    order = index[np.argsort(-work[code], kind="stable")] if mixed else index
+    return order, Cost(**mean, bytes=max(c.bytes for c in each)), mixed
 
 
 def _can_be_shape(axis: Axis) -> bool:

@@ -234,16 +234,3 @@ def test_packs_of_a_mixed_group_have_equal_work_and_a_memory_bound_of_their_dear
         each = [sum(work(p.runs.row(i)).flops for i in range(len(p))) for p in dear]
         assert len(each) >= 2
         assert max(each) - min(each) <= 50 * 2 * 40  # one run
-
-
-def test_runs_of_the_same_work_are_dealt_as_neighbours():
-    """Each pack has its share of every size, and what neighbours have in common is in one pack."""
-    runs = enumerate_runs(expand({"seed": {"range": 12}, "size": [1, 2, 3]}, ROUNDS), ROUNDS, "toy")
-    (group,) = shape_groups(runs, ROUNDS, lambda row, observed: Cost(flops=float(row["size"])))
-    for count in (1, 3, 5, 36):
-        parts = [[runs.row(i) for i in part.tolist()] for part in group.cut(count)]
-        assert {len(part) for part in parts} <= {36 // count, -(-36 // count)}
-        for size in (1, 2, 3):
-            seeds = [[row["seed"] for row in part if row["size"] == size] for part in parts]
-            assert [seed for part in seeds for seed in part] == list(range(12))
-            assert {len(part) for part in seeds} <= {12 // count, -(-12 // count)}

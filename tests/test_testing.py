@@ -45,14 +45,14 @@ SWEEPS: dict[str, dict[str, Any]] = {
     },
     "bmd": {
         "grid": {
-            "dim": 6,
             "n_train": 12,
             "test_items": 100,
             "flip_items": 4,
             "concat": [
-                {"width": [5, 12], "label_noise": [0, 0.2], "seed": {"range": 2}, "ridge": [0.0, 1e-3]},
-                {"activation": "relu", "teacher": "linear", "target_noise": 0.5, "width": 20, "ridge": 0.1},
-                {"loss": "logistic", "width": [5, 20], "ridge": [1e-5, 1e-2], "activation": "sin"},
+                {"dim": 6, "width": [5, 12], "label_noise": [0, 0.2], "seed": {"range": 2}, "ridge": [0.0, 1e-3]},
+                {"dim": 6, "activation": "relu", "teacher": "linear", "target_noise": 0.5, "width": 20, "ridge": 0.1},
+                {"dim": 6, "loss": "logistic", "width": [5, 20], "ridge": [1e-5, 1e-2], "activation": "sin"},
+                {"dim": 64, "teacher": "digits", "width": 5, "label_noise": [0, 0.2], "ridge": [1e-6, 1.0]},
             ],
         }
     },

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from raysweep.display import Bound, Companion, Display
-from raysweep.errors import SweepError
 from raysweep.experiment import Context, Cost, Metric, WorldShape
+from raysweep.experiments.bmd_check import CLASSES, check_run
 from raysweep.grid.axes import Axis, KindBy
 from raysweep.grid.runs import Observed, Runs
 from raysweep.grid.values import Value
@@ -37,11 +37,13 @@ Array: TypeAlias = npt.NDArray[np.float64]
 AXES = (
     Axis("loss", str, "shape", "square", choices=("square", "logistic"), help="(y - f)^2 / 2, or log(1 + exp(-y f))"),
     Axis("activation", str, "shape", "tanh", choices=ACTIVATIONS, help="of the features"),
-    Axis("teacher", str, "shape", "sign", choices=("sign", "linear"), help="labels sign(u) or u = theta . x / sqrt(D)"),
+    Axis("teacher", str, "shape", "sign", choices=("sign", "linear", "digits"), help="labels sign(u) or u = theta . x "
+         "/ sqrt(D); digits: images of 64 pixels with an output per class"),
     Axis("width", int, "shape", 100, low=1, high=16384, unit="features", help="N"),
     Axis("n_train", int, "shape", 300, low=2, high=16384, unit="items", help="P, nested by seed"),
     Axis("dim", int, "shape", 100, low=2, high=4096, unit="bits", help="D"),
-    Axis("label_noise", float, "lane", 0.0, low=0.0, high=0.5, help="chance that a label of a sign teacher is flipped"),
+    Axis("label_noise", float, "lane", 0.0, low=0.0, high=0.5, help="chance that a label of a sign teacher is flipped, "
+         "or a digit's drawn from all ten"),
     Axis("target_noise", float, "lane", 0.0, low=0.0, high=1e6, help="variance added to labels of a linear teacher"),
     Axis("test_items", int, "shape", 10_000, low=100, high=2**24, unit="items", help="new inputs for errors, variance"),
     Axis("flip_items", int, "shape", 100, low=2, high=2**20, unit="items", help="new inputs whose bits are flipped"),
@@ -57,6 +59,7 @@ METRICS = (
     Metric("bmd", "", "Boolean mean dimension, by flips"),
     Metric("bmd_se", "", "its standard error, from finitely many inputs"),
     Metric("bmd_formula", "", "Boolean mean dimension by the formula for large D, on the trained weights"),
+    Metric("bmd_marginal", "", "mean dimension over the pixels' marginals, of digits"),
     Metric("q_w", "", "|w|^2 / N"),
     Metric("q_s", "", "|F' w|^2 / (N D), the squared linear part"),
     Metric("norm", "", "|w|"),
@@ -70,6 +73,7 @@ DISPLAY = Display(
         "train_mse": "training mean square error",
         "bmd": "Boolean mean dimension",
         "bmd_formula": "Boolean mean dimension (formula)",
+        "bmd_marginal": "mean dimension (pixels' marginals)",
     },
     x="width",
     y="test_error",
@@ -88,7 +92,6 @@ DISPLAY = Display(
 _SETTING = (
     "loss", "activation", "teacher", "width", "n_train", "dim", "label_noise", "target_noise", "ridge"
 )  # what the theory depends on  # fmt: skip
-_LEAST_LOGISTIC = 1e-8  # ridge
 _LEAST_THEORY = 1e-4  # ridge of the logistic theory, whose iteration is slow below
 _NEWTON = 25  # steps, roughly
 _SEEDS = 16  # whose inputs are held, and whose logistic runs are trained, at a time
@@ -109,29 +112,35 @@ class MeanDimension:
     def cost(self, run: Mapping[str, Value], observed: Observed, world: WorldShape | None) -> Cost:
         """Gram matrix, its eigendecomposition, solutions; then features of new inputs and of their flips."""
         n, p, d = float(run["width"]), float(run["n_train"]), float(run["dim"])
-        small, functions = min(n, p), float(len(_ridges(run, observed)))
+        small, images = min(n, p), run["teacher"] == "digits"
+        functions = float(len(_ridges(run, observed))) * (CLASSES if images else 1)
         solved, held = 4 * small * (small + n) * functions, 0.0
         if run["loss"] == "logistic":
             solved, held = _NEWTON * (2 * small**2 * p + 0.7 * small**3), small**2
         points, base = float(run["test_items"]), float(run["flip_items"])
+        # Pixels are drawn again, too, and then every changed image is multiplied by the first layer.
+        again = (points + base * (d + 1)) * n * (2 * d + _FUNCTION + 2 * functions) if images else 0.0
         return Cost(
-            parameters=n,
+            parameters=n * (CLASSES if images else 1),
             flops=p * n * (2 * d + _FUNCTION) + 2 * small * n * p + 9 * small**3 + solved,
-            flops_eval=points * n * 2 * d + (points + base * d) * n * (_FUNCTION + 2 * functions),
+            flops_eval=points * n * 2 * d + (points + base * d) * n * (_FUNCTION + 2 * functions) + again,
             bytes=8 * (2 * n * p + 3 * small**2 + held + n * d + points * (d + functions)),
         )
 
     def check(self, runs: Runs, world: WorldShape | None, gpus: float) -> None:
         """Refuse noise that the teacher's labels cannot have, and losses without a finite minimum."""
-        names = ("loss", "teacher", "label_noise", "target_noise", "ridge")
+        names = ("loss", "teacher", "n_train", "dim", "label_noise", "target_noise", "ridge")
         for i in runs.examples(name for name in names if name in runs.codes):
-            _check(runs.row(i))
+            check_run(runs.row(i))
 
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
         """One batch per run: a row per ridge. Runs of one seed share their draws, features and eigendecomposition.
 
         Logistic runs of several seeds are trained together.
         """
+        if pack.value("teacher") == "digits":
+            yield from self._digits(pack, context)
+            return
         import torch
 
         from raysweep.experiments.random_features import Features, drawn
@@ -155,16 +164,32 @@ class MeanDimension:
                 weights = [fits[i].weights[:, np.flatnonzero(fits[i].settled)] for i in mine]
                 found = one.measured(torch.cat(weights, dim=1)).split([w.shape[1] for w in weights])
                 for i, measured in zip(mine, found, strict=True):
-                    yield self._rows(pack, lanes[i], one, labels[i], fits[i], measured)
+                    linear = pack.value("teacher") == "linear"
+                    yield self._rows(pack, lanes[i], fits[i], _metrics(one, labels[i], fits[i], measured, linear))
 
-    def _rows(
-        self, pack: Runs, lane: int, features: Features, labels: Array, fit: Fit, measured: Measured
-    ) -> pa.RecordBatch:
+    def _digits(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
+        """One batch per run on digits. Runs of one seed share their images, features and eigendecomposition."""
+        from raysweep.experiments.digit_features import digits
+
+        activation = str(pack.value("activation"))
+        width, items, points, base = (int(pack.value(n)) for n in ("width", "n_train", "test_items", "flip_items"))
+        seeds = np.array(pack.column("seed"))
+        for seed in dict.fromkeys(seeds.tolist()):
+            one = digits(seed, activation, width, items, points, base, context.device)
+            for lane in np.flatnonzero(seeds == seed).tolist():
+                run = pack.row(lane)
+                labels = one.labels(float(run["label_noise"]))
+                ridges = np.array(_ridges(run, pack.observed[int(pack.observed_code[lane])]))
+                weights, fit = one.fit(labels, ridges)
+                yield self._rows(pack, lane, fit, one.metrics(labels, weights))
+
+    def _rows(self, pack: Runs, lane: int, fit: Fit, found: Mapping[str, Array]) -> pa.RecordBatch:
+        """Rows of a run from its metrics at the ridges whose fits are settled."""
         run, asked = pack.row(lane), pack.observed[int(pack.observed_code[lane])]
         ridges = _ridges(run, asked)
         values = {metric.name: np.full(len(ridges), np.nan) for metric in self.metrics}
-        for name, found in _metrics(features, labels, fit, measured, run["teacher"] == "linear").items():
-            values[name][fit.settled] = found
+        for name, value in found.items():
+            values[name][fit.settled] = value
         cost = self.cost(run, asked, None)
         return pa.RecordBatch.from_pydict(
             {
@@ -193,6 +218,9 @@ class MeanDimension:
         )
         for kind in kinds.to_pylist():
             rows = np.array(kind.pop("row_list"))
+            if kind["teacher"] == "digits":
+                reason[rows] = "the theory has random inputs and a teacher, not images"
+                continue
             numbers = {name: np.array(kind[f"{name}_list"], dtype=float) for name in _SETTING[3:]}
             if kind["loss"] == "logistic":
                 low = (numbers["ridge"] < _LEAST_THEORY) | (kind["teacher"] == "linear")
@@ -253,25 +281,6 @@ def _metrics(features: Features, labels: Array, fit: Fit, measured: Measured, li
         "q_s": q_s,
         "norm": np.sqrt(q_w * features.width),
     }
-
-
-def _check(row: Mapping[str, Any]) -> None:
-    if row["teacher"] == "linear" and row["label_noise"]:
-        raise SweepError(
-            f"label_noise: signs are flipped under teacher: sign, but got label_noise={row['label_noise']:g} with "
-            "teacher: linear. Set target_noise, the variance of real labels"
-        )
-    if row["teacher"] == "sign" and row["target_noise"]:
-        raise SweepError(
-            f"target_noise: real labels have it under teacher: linear, but got target_noise={row['target_noise']:g} "
-            "with teacher: sign. Set label_noise, the chance of a flip"
-        )
-    if row["loss"] == "logistic" and (row["teacher"] != "sign" or row["ridge"] < _LEAST_LOGISTIC):
-        raise SweepError(
-            f"loss: the logistic loss takes teacher: sign and a ridge of at least {_LEAST_LOGISTIC:g}, without which "
-            f"separable items have no minimum, but got teacher: {row['teacher']} and ridge={row['ridge']:g}. "
-            "Set both, or use loss: square"
-        )
 
 
 def _reason(loss: str, condition: float) -> str:

@@ -22,7 +22,7 @@ import pyarrow as pa
 from raysweep.display import Companion, Display
 from raysweep.experiment import Context, Cost, Metric, WorldShape
 from raysweep.experiments.features_check import MOST_LOSS, check_runs
-from raysweep.grid.axes import Axis, KindBy
+from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Observed, Runs
 from raysweep.grid.values import Value
 from raysweep.theory.features import Modes, alike, flow, modes_of_width, power_law_modes
@@ -32,7 +32,10 @@ __all__ = ["EXPERIMENT", "Features", "all_modes"]
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
-_SIZE = KindBy("method", {"exact": "lane"}, "shape")  # the exact flow of any model is that of its modes
+# `flow` takes lanes of any widths at once, but each width is a pack of its own. As lanes of one pack, widths gained
+# nothing in speed (22.8 s of CPU for 21.3), and a plan, which reckons with the widest lane's memory for each, made more
+# packs that repeat eigendecompositions: 414 GFLOP for 46 in features_phase, 4,988 for 1,534 in features_frontier.
+# See docs/features.md.
 AXES = (
     Axis("method", str, "shape", "exact", choices=("exact", "steps"), help="the reduced flow, or gradient descent"),
     Axis("alpha", float, "lane", 1.5, low=1.01, high=10.0, help="capacity: kernel eigenvalues fall as k^-alpha"),
@@ -40,8 +43,8 @@ AXES = (
     Axis("gamma", float, "lane", 0.0, low=0.0, high=1e4, help="richness; 0 is the lazy limit"),
     Axis("target", str, "lane", "power", choices=("power", "random"), help="the power law, or Gaussian coefficients by "
          "the seed whose mean squares are that law"),
-    Axis("width", int, _SIZE, 0, low=0, high=4096, unit="units", help="N; 0: no bottleneck"),
-    Axis("inputs", int, _SIZE, 0, low=0, high=65536, unit="modes", help="M; 0: 8 N, at most 16,384; without a width "
+    Axis("width", int, "shape", 0, low=0, high=4096, unit="units", help="N; 0: no bottleneck"),
+    Axis("inputs", int, "shape", 0, low=0, high=65536, unit="modes", help="M; 0: 8 N, at most 16,384; without a width "
          "all modes (exact) or 800 (steps)"),
     Axis("eta", float, "lane", 0.05, low=1e-9, high=1e3, help="step size; for exact, only with a batch"),
     Axis("batch", int, "shape", 0, low=0, high=2**20, unit="items", help="fresh items a step; 0: the population"),
@@ -119,8 +122,7 @@ class Features:
         times = np.array(pack.observed[0].values("t"), dtype=float)
         every = [pack.row(lane) for lane in range(len(pack))]
         # Lanes of the same initial features side by side: their eigendecomposition is made once.
-        drawn = ("width", "inputs", "alpha", "seed")
-        order = sorted(range(len(pack)), key=lambda lane: tuple(every[lane][name] for name in drawn))
+        order = sorted(range(len(pack)), key=lambda lane: (every[lane]["alpha"], every[lane]["seed"]))
         for start in range(0, len(pack), _LANES):
             lanes = order[start : start + _LANES]
             modes = all_modes([every[lane] for lane in lanes])

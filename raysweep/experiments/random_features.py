@@ -203,7 +203,7 @@ class Features:
         points, base = (
             torch.as_tensor(a, dtype=torch.float32, device=self.device) for a in (self.draws.points, self.draws.base)
         )
-        outputs = torch.cat([self._sum(part @ self.rows.T, weights) for part in self._parts(points, 1)])
+        outputs = self._outputs(points, weights)
         influence = []
         for part in self._parts(base, self.dim):
             before = part @ self.rows.T  # a flip adds -2 x_i F_ki to the pre-activations: no product of its own
@@ -214,6 +214,13 @@ class Features:
             influence.append((change**2).sum(1) / 4)
         values = outputs.cpu().numpy()
         return Measured(values, values.var(axis=0, ddof=1), torch.cat(influence).cpu().numpy())
+
+    def values_at(self, points: Tensor, weights: Tensor) -> Tensor:
+        """f [points, functions] of weights [N, functions] at any inputs [points, D] in float32."""
+        return self._outputs(points, weights / np.sqrt(self.width))
+
+    def _outputs(self, points: Tensor, weights: Tensor) -> Tensor:
+        return torch.cat([self._sum(part @ self.rows.T, weights) for part in self._parts(points, 1)])
 
     def _parts(self, points: Tensor, each: int) -> Iterator[Tensor]:
         yield from points.split(max(1, _HELD // (self.width * each)))

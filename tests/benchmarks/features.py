@@ -3,6 +3,7 @@
     python tests/benchmarks/features.py steps [--device cuda] [--out DIR]     lanes x steps per second, both ways
     OMP_NUM_THREADS=1 python tests/benchmarks/features.py phase [--out DIR]   sweeps/features_phase.yaml, end to end
     OMP_NUM_THREADS=1 python tests/benchmarks/features.py packs [--out DIR]   CPU seconds of a third of it
+    python tests/benchmarks/features.py draws [--out DIR]      eigendecompositions, if packs had lanes of every width
 
 `phase`: the wall time of the whole process, from an empty store to its report. Beside it, a sample of the same runs one
 at a time: each draws its own model and solves its equations with scipy's LSODA (lazy ones in closed form, as here); the
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -41,7 +43,9 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from raysweep.experiment import Context  # noqa: E402
+from raysweep.experiments.features import EXPERIMENT, size  # noqa: E402
 from raysweep.experiments.features_steps import Descent  # noqa: E402
+from raysweep.grid.axes import KindBy, index_axes  # noqa: E402
 from raysweep.plan import make_plan  # noqa: E402
 from raysweep.store import Store  # noqa: E402
 from raysweep.sweep import load_sweep  # noqa: E402
@@ -50,6 +54,7 @@ from raysweep.theory.features import modes_of_width, power_law_modes  # noqa: E4
 Array = npt.NDArray[np.float64]
 ETA, ALPHA, BETA = 0.02, 2.0, 0.5
 REPEATS = 5
+MEMORY = 4.0  # GiB of a pack, where packs are counted
 MIDDLE = 5  # place of the sample's alpha and beta among theirs
 
 
@@ -170,6 +175,38 @@ def packs() -> dict[str, Any]:
     return {"sweep": "features_phase", "cpu_seconds": seconds, "runs": [len(p) for p in planned], "peak_mib": peak}
 
 
+def draws() -> dict[str, Any]:
+    """The eigendecompositions of sweeps whose widths are shapes, as they are, and if they were lanes of `exact`."""
+    either = KindBy("method", {"exact": "lane"}, "shape")
+    axes = [replace(axis, kind=either) if axis.name in ("width", "inputs") else axis for axis in EXPERIMENT.axes]
+    made: dict[str, Any] = {"memory_gib": MEMORY}
+    for name in ("features_phase", "features_frontier", "features_exponents"):
+        for kind, of in (("shape", EXPERIMENT.axes), ("lane", axes)):
+            sweep = load_sweep(ROOT / f"sweeps/{name}.yaml")
+            sweep = replace(
+                sweep,
+                experiment=replace(EXPERIMENT, axes=of),
+                axes=index_axes(of),
+                file=sweep.file.model_copy(
+                    update={"resources": sweep.file.resources.model_copy(update={"memory_gib": MEMORY})}
+                ),
+            )
+            with tempfile.TemporaryDirectory() as folder:
+                planned = list(make_plan(sweep, Store(folder), slots=2).packs())
+            exact = [pack.runs for pack in planned if pack.runs.value("method") == "exact"]
+            rows = [{drawn_by(runs.row(lane)) for lane in range(len(runs))} - {None} for runs in exact]
+            sizes = [(one[0], one[1]) for own in rows for one in own if one]
+            work = sum(2.0 * n**2 * m + 9.0 * n**3 for n, m in sizes) / 1e9
+            made[f"{name}, {kind}"] = {"packs": len(exact), "decompositions": len(sizes), "gigaflop": work}
+            print(f"{name}, width a {kind}: {len(exact)} packs, {len(sizes)} decompositions, {work:,.0f} GFLOP")
+    return made
+
+
+def drawn_by(row: dict[str, Any]) -> tuple[Any, ...] | None:
+    """What an eigendecomposition is of, its sizes first; None where a run has none."""
+    return (*size(row), row["alpha"], row["target"], row["seed"]) if row["width"] else None
+
+
 def run_of(row: dict[str, Any]) -> tuple[float, float, float, int]:
     """What a run is of, in the order of by_itself's arguments."""
     return row["alpha"], row["beta"], row["gamma"], row["width"]
@@ -210,7 +247,7 @@ def processor() -> str:
 def main() -> None:
     """Measure one part, and keep it beside what was measured before."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("steps", "phase", "packs"))
+    parser.add_argument("part", choices=("steps", "phase", "packs", "draws"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=HERE)
     asked = parser.parse_args()
@@ -218,7 +255,9 @@ def main() -> None:
     file = asked.out / f"features-{name.lower().replace(' ', '-')}.json"
     kept = json.loads(file.read_text()) if file.is_file() else {}
     load = round(os.getloadavg()[0], 2)
-    made = steps(asked.device) if asked.part == "steps" else {"phase": phase, "packs": packs}[asked.part]()
+    made = (
+        steps(asked.device) if asked.part == "steps" else {"phase": phase, "packs": packs, "draws": draws}[asked.part]()
+    )
     about = {"date": date.today().isoformat(), "device": name, "python": platform.python_version()}
     host = {"cores": os.cpu_count(), "processor": processor(), "load_before": load, "torch": torch.__version__}
     kept[asked.part] = {**about, **host, "numpy": np.__version__, "result": made}

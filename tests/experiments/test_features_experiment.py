@@ -17,8 +17,6 @@ from raysweep.experiment import Context
 from raysweep.experiments import features
 from raysweep.experiments.features import EXPERIMENT
 from raysweep.experiments.features_steps import Descent
-from raysweep.pack import singles
-from raysweep.plan import make_plan
 from raysweep.run import run
 from raysweep.store import Store
 from raysweep.sweep import from_mapping
@@ -308,29 +306,6 @@ def test_noisy_lanes_are_integrated_a_few_at_a_time_and_a_noise_that_grows_is_na
     assert sizes == [2, 2, 1]
     assert [row["status"] for row in found[0]] == ["ok", "diverged"]
     assert "the noise of 1 items a step grows at eta = 50" in found[0][1]["error"]
-
-
-def test_widths_and_no_width_are_lanes_of_one_pack_of_the_exact_flow_and_shapes_of_steps(tmp_path: Any) -> None:
-    """So that one program integrates every (alpha, beta, gamma, N); each row is that of its run alone."""
-    models = {"width": [0, 8, 24], "gamma": [0, 1], "inputs": 40, "t": 0.1}
-
-    def plan(grid: dict[str, Any]) -> Any:
-        sweep = from_mapping({"name": "f", "experiment": "features", "grid": grid})
-        return make_plan(sweep, Store(str(tmp_path)), slots=1)
-
-    def measured(pack: Any) -> dict[str, dict[str, float]]:
-        found = pa.Table.from_batches(EXPERIMENT.run(pack.runs, Context())).to_pylist()
-        return {
-            pack.runs.key(row["lane"]): {n: row[n] for n in ("loss", "rho", "unreachable", "flops")} for row in found
-        }
-
-    (pack,) = plan(models).packs()
-    packed = measured(pack)
-    assert len(packed) == 6
-    for one in singles(pack):
-        for key, row in measured(one).items():
-            assert packed[key] == pytest.approx(row, rel=1e-12)
-    assert len(list(plan({**models, "method": "steps"}).packs())) == 3
 
 
 def test_random_targets_are_drawn_by_the_seed_alone_and_have_the_power_law_as_their_theory(tmp_path: Any) -> None:

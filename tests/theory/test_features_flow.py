@@ -73,6 +73,17 @@ def test_merging_close_modes_changes_nothing() -> None:
     np.testing.assert_allclose(merged.rho, apart.rho, rtol=3e-5)
 
 
+def test_models_of_different_widths_and_of_none_side_by_side_are_those_alone() -> None:
+    models = [power_law_modes(1.5, 0.5), power_law_modes(2, 0.8, 40, 40)]
+    models += modes_of_width(2, [0.5, 1.25], 24, 64, np.random.default_rng(0))
+    gamma, times = [1.0, 0.1, 0.0, 10.0], [1e-3, 0.1]
+    together = flow(models, gamma, times)
+    for i, (one, own) in enumerate(zip(models, gamma, strict=True)):
+        alone = flow([one], own, times)
+        np.testing.assert_allclose(together.loss[i], alone.loss[0], rtol=1e-12)
+        np.testing.assert_allclose(together.rho[i], alone.rho[0], rtol=1e-12)
+
+
 def test_lanes_share_a_part_while_little_of_it_is_empty_and_it_is_not_too_large() -> None:
     sizes = [400, 50, 60, *[70] * 500, 400]
     parts = alike(sizes)
