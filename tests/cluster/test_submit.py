@@ -107,6 +107,14 @@ def test_no_project_and_no_command_are_errors(tmp_path: Path) -> None:
         assert reason in done.stderr
 
 
+def test_a_sweep_file_that_was_not_synced_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    environment = home(tmp_path, "raise AssertionError")
+    command = [sys.executable, "submit.py", "run", "mine/new.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"mine/new.yaml is not in {tmp_path / 'raysweep'} on the head. `ray submit` ships this" in done.stderr
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_and_a_lost_connection_let_the_driver_save_what_is_finished(
     sent: signal.Signals, tmp_path: Path

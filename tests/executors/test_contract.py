@@ -35,7 +35,8 @@ def test_packs_on_ray_equal_packs_inline_in_an_oracle_that_ray_train_made(
     tmp_path: Path, make_sweep: Callable[..., Sweep]
 ) -> None:
     flow = {"kind": "flow", "data": "digits", "noise": 0.5, "layers": 2, "hidden": 16, "epochs": 3}
-    sweep = make_sweep(CLASSIFIER_SWEEP, world=flow)
+    # One worker, since each costs seconds; several at one flow are tested in tests/oracle, at one world in test_train.
+    sweep = make_sweep(CLASSIFIER_SWEEP, world=flow, resources={"oracle_workers": 1})
     stores = {name: Store(str(tmp_path / name)) for name in ("ray", "inline")}
     assert run(sweep, stores["ray"], make_executor("ray")).counts.ok == sweep.runs.cells
 
