@@ -284,6 +284,9 @@ def _page(
     ]
     for broken in dict.fromkeys(plain(one.bound.broken) for one in checked if not one.passed):
         parts.append(f"<p class=bad>{html.escape(broken)}</p>")
+    if state["failures"]:  # before the figures, as laws and means lack these cells
+        rows = [[f["status"], str(f["cells"]), f["cause"]] for f in state["failures"]]
+        parts.append(f"<h2>Failures</h2>{_table(['status', 'cells', 'cause'], rows)}")
     for drawing in drawings:
         image = base64.b64encode(drawing.png).decode()
         picture = f"<img alt='{html.escape(drawing.name)}' src='data:image/png;base64,{image}'>"
@@ -304,9 +307,6 @@ def _page(
             for c in a["checks"]
         ]
         parts.append(f"<h2>Audit of the oracle</h2>{_table(head, rows)}")
-    if state["failures"]:
-        rows = [[f["status"], str(f["cells"]), f["cause"]] for f in state["failures"]]
-        parts.append(f"<h2>Failures</h2>{_table(['status', 'cells', 'cause'], rows)}")
     if state["unreadable"]:
         rows = [[u["file"], u["reason"]] for u in state["unreadable"]]
         parts.append(f"<h2>Unreadable files</h2>{_table(['file', 'reason'], rows)}")
