@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +96,9 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
     sections: list[tuple[str, str]] = []
     drawings: list[Drawing] = []
     fitted: list[tuple[FitSpec, Fit, Points]] = []
-    for spec in file.fit:
+    if none := _nothing(state):
+        sentences.append(none)
+    for spec in () if none else file.fit:
         try:
             beside = [n for n in display.beside(spec.y) if n in columns and frame[n].dtype.is_numeric()]
             beside += [n for n in (theory_name(spec.y), REASON) if theory_name(spec.y) in frame.columns]
@@ -128,6 +130,15 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
     page = _page(file.name, state, sentences, sections, drawings, audits, checked)
     store.write(PAGE, page.encode())
     return Report(page=f"{store.uri.rstrip('/')}/{PAGE}", findings=tuple(sentences), notes=len(notes))
+
+
+def _nothing(state: Mapping[str, Any]) -> str:
+    """That no cell has a result, and why; "" where one has."""
+    if state["cells"].get("ok") or not state["failures"]:
+        return ""
+    counts = ", ".join(f"{n:,} {status}" for status, n in state["cells"].items() if n)
+    most = max(state["failures"], key=lambda failure: failure["cells"])
+    return f"No cell has a result to fit ({counts}). The most frequent cause, of {most['cells']:,}: {most['cause']}"
 
 
 def _has_theory(store: Store) -> bool:
