@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import dis
 import functools
 import hashlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from types import CodeType, ModuleType, SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 __all__ = ["globals_of", "origins"]
 
 _DEEPEST = 8
+_COLLECTING = {"add", "append", "clear", "extend", "insert", "pop", "remove", "setdefault", "update"}
 _MOST_BYTES = 2**28  # of an array that is hashed
 
 
@@ -46,7 +48,7 @@ def origins(code: Any, depth: int = 0) -> Iterator[Any]:
         return
     yield code
     cells = [cell.cell_contents for cell in getattr(code, "__closure__", None) or () if _has_content(cell)]
-    if kept := _known(cells):
+    if kept := _known(_settled(cells, code)):
         yield repr(kept)
     for inner in [*(value for value in cells if callable(value)), getattr(code, "__wrapped__", None)]:
         if inner is not None and inner is not code:
@@ -68,8 +70,8 @@ def globals_of(code: Any) -> Iterator[tuple[str, Any]]:
             value = function.__globals__[name]
             if isinstance(value, ModuleType) or inspect.isfunction(value) or isinstance(value, type):
                 yield name, value
-            elif not isinstance(value, list | set):  # which collect what a run leaves there
-                for known in _known([value]):
+            else:
+                for known in _known(_settled([value], function)):
                     yield name, repr(known)
 
 
@@ -79,7 +81,26 @@ def _names(code: CodeType) -> set[str]:
 
 
 def _held_by(instance: Any) -> str:
-    return repr(sorted(_known(vars(instance).items()))) if hasattr(instance, "__dict__") else ""
+    if not hasattr(instance, "__dict__"):
+        return ""
+    members = vars(type(instance)).items()
+    methods = [member for name, member in members if name == "__call__" or not name.startswith("__")]
+    names = {name for name, value in vars(instance).items() if _settled([value], *methods)}
+    return repr(sorted(_known((name, value) for name, value in vars(instance).items() if name in names)))
+
+
+def _settled(values: Sequence[Any], *functions: Any) -> list[Any]:
+    """The values without lists, sets and mappings where a function may collect in them what its runs leave there."""
+    collects = any(_collects(function.__code__) for function in functions if inspect.isfunction(function))
+    return [value for value in values if not (collects and isinstance(value, list | set | Mapping))]
+
+
+def _collects(code: CodeType) -> bool:
+    if not _COLLECTING.isdisjoint(code.co_names) or any(
+        one.opname == "STORE_SUBSCR" for one in dis.get_instructions(code)
+    ):
+        return True
+    return any(_collects(constant) for constant in code.co_consts if isinstance(constant, CodeType))
 
 
 def _known(values: Any) -> list[Any]:

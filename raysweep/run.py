@@ -49,6 +49,7 @@ from raysweep.sweep import Sweep
 from raysweep.sweep.current import Current, adopt_renamed, ledger_of, left_out, own_rows
 from raysweep.sweep.provenance import accepted_codes, ask, equal_codes, remember
 from raysweep.sweep.schema import Budget
+from raysweep.sweep.stale import stale
 from raysweep.sweep.stored import at_store
 from raysweep.tuning import require
 from raysweep.verdict import record
@@ -133,7 +134,7 @@ def run(
         none, mine = np.zeros(len(sweep.runs), dtype=bool), own_rows(sweep.runs, sweep.axes, sweep.identity)
         ahead = state_of(sweep, store, rows, mine, skip_failed, retry_diverged, none)
         if ahead.todo.any() and not (accept_code or same_as):
-            check_code(sweep, store, rows)
+            check_code(sweep, store)
     token = open_store(store, sweep, progress, accept_code, same_as)
     if weak := store.weaknesses():
         progress.say(f"warning: store {store.uri}: {'; '.join(weak)}")
@@ -280,7 +281,10 @@ def open_store(
         progress.say(
             f"{rows:,} rows of {same_as} were taken over; their code counts as that of {sweep.experiment.name}"
         )
-    for line in [*sweep.notes, *remember(store, sweep, accept_code, renamed)]:
+    said = remember(store, sweep, accept_code, renamed)
+    if not said and (old := stale(sweep, store)):
+        said = [f"warning: {old}"]
+    for line in [*sweep.notes, *said]:
         progress.say(line)
     store.create(f"sweeps/{sweep.hash}.yaml", sweep.text.encode())
     store.write_json(f"axes/{sweep.hash}.json", sweep.declaration)

@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from raysweep import adaptive
 from raysweep.adaptive import Look
 from raysweep.errors import SweepError
-from raysweep.experiments import BUILT_IN
 from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Runs
 from raysweep.groups import Array, Group, Settings, Whole, measured, settings_of
@@ -32,8 +30,9 @@ from raysweep.progress import Progress
 from raysweep.store import Store
 from raysweep.sweep import Sweep
 from raysweep.sweep.current import Current
-from raysweep.sweep.provenance import accepted_codes, equal_codes
+from raysweep.sweep.provenance import accepted_codes
 from raysweep.sweep.schema import SweepFile
+from raysweep.sweep.stale import other_codes
 from raysweep.sweep.stored import stored_declaration
 from raysweep.sweep.until import Target, Until
 from raysweep.terminal import counted
@@ -312,21 +311,13 @@ def _replayed(
     return replay(file.until, file.fit[file.until.fit].request, runs, axes, table, pending, gpus)
 
 
-def check_code(sweep: Sweep, store: Store, ledger: Ledger) -> None:
+def check_code(sweep: Sweep, store: Store) -> None:
     """Refuse to add runs of one code to those of another: fits keep them apart, and no interval would narrow.
 
     Raises:
         SweepError: Finished runs of the grid are of other code than the sweep's, and were not declared equal.
     """
-    table = ledger.scan(["code_sha", "status", "run"]).table
-    if sweep.file.experiment in BUILT_IN or not sweep.code.sha or "code_sha" not in table.schema.names:
-        return
-    ours = pc.and_(
-        pc.is_in(table.column("run"), pa.array([key.decode() for key in sweep.runs.keys.tolist()])),
-        pc.not_equal(table.column("status"), "failed"),
-    )
-    made = {sha or "none" for sha in table.column("code_sha").filter(ours).unique().to_pylist()}
-    if others := sorted(made - equal_codes(store, sweep.code.sha)):
+    if others := sorted(other_codes(sweep, store)):
         raise SweepError(
             f"{sweep.path}: until: the runs of its grid must be of one code, but those that are finished are of "
             f"{', '.join(sha[:8] for sha in others)}, and the code is {sweep.code.sha[:8]} now: fits would keep them "

@@ -143,6 +143,18 @@ def test_a_structure_that_a_callable_carries_is_seen_to_change(one: Any, other: 
     assert of_object(_Model(one).train).sha != of_object(_Model(other).train).sha
 
 
+def test_what_a_run_collects_is_no_change_of_code() -> None:
+    seen: list[int] = []
+
+    def train(config: Any) -> dict[str, float]:
+        seen.append(1)
+        return {"loss": 1.0}
+
+    before = of_object(train).sha
+    train({})
+    assert of_object(train).sha == before
+
+
 NOTEBOOK = {
     "K": "K = 3\n",
     "helper": "def helper(x):\n    return 2 * x\n",

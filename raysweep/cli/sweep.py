@@ -78,6 +78,7 @@ def plan(
     """Show what a sweep will run and cost, and run nothing. The plan shows how cells collapse to runs and packs."""
     from raysweep.plan import make_plan
     from raysweep.rounds import Rounds, described
+    from raysweep.sweep.stale import stale
     from raysweep.sweep.stored import stored_until
 
     sweep = _sweep(file, set_, preset, store)
@@ -98,7 +99,7 @@ def plan(
     found = planned.to_json()
     if rounds is not None:
         found["tuning"] = rounds.about(stage)
-    found["notes"] = [*sweep.notes, *_question(target, sweep)]
+    found["notes"] = [*sweep.notes, *_question(target, sweep), *filter(None, [stale(sweep, target)])]
     if sweep.file.until is not None:
         found["until"] = done
         if done and done["over"]:

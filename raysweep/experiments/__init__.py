@@ -87,7 +87,11 @@ def load_experiment(reference: str, own: Own, folders: Sequence[Path], where: st
             if known is None:
                 raise SweepError(
                     f"{where}: experiment must be built in or `module:name`, but got {reference!r}. "
-                    + nearest(reference, BUILT_IN)
+                    + (
+                        f"Did you mean {':'.join(reference.rsplit('.', 1))!r}?"
+                        if "." in reference
+                        else nearest(reference, BUILT_IN)
+                    )
                 )
             return _whole(known, own, where)
         code = imported(reference, folders, where)

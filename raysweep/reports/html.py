@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +97,9 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
     sections: list[tuple[str, str]] = []
     drawings: list[Drawing] = []
     fitted: list[tuple[FitSpec, Fit, Points]] = []
-    for spec in file.fit:
+    if none := _nothing(state):
+        sentences.append(none)
+    for spec in () if none else file.fit:
         try:
             beside = [n for n in display.beside(spec.y) if n in columns and frame[n].dtype.is_numeric()]
             beside += [n for n in (theory_name(spec.y), REASON) if theory_name(spec.y) in frame.columns]
@@ -130,6 +132,15 @@ def make_report(store: Store, experiment: Experiment | None = None, rows: str = 
     page = _page(file.name, state, sentences, sections, drawings, audits, checked)
     store.write(PAGE, page.encode())
     return Report(page=f"{store.uri.rstrip('/')}/{PAGE}", findings=tuple(sentences), notes=len(notes))
+
+
+def _nothing(state: Mapping[str, Any]) -> str:
+    """That no cell has a result, and why; "" where one has."""
+    if state["cells"].get("ok") or not state["failures"]:
+        return ""
+    counts = ", ".join(f"{n:,} {status}" for status, n in state["cells"].items() if n)
+    most = max(state["failures"], key=lambda failure: failure["cells"])
+    return f"No cell has a result to fit ({counts}). The most frequent cause, of {most['cells']:,}: {most['cause']}"
 
 
 def _has_theory(store: Store) -> bool:
@@ -295,6 +306,9 @@ def _page(
     ]
     for broken in dict.fromkeys(plain(one.bound.broken) for one in checked if not one.passed):
         parts.append(f"<p class=bad>{html.escape(broken)}</p>")
+    if state["failures"]:  # before the figures, as laws and means lack these cells
+        rows = [[f["status"], str(f["cells"]), f["cause"]] for f in state["failures"]]
+        parts.append(f"<h2>Failures</h2>{_table(['status', 'cells', 'cause'], rows)}")
     for drawing in drawings:
         image = base64.b64encode(drawing.png).decode()
         picture = f"<img alt='{html.escape(drawing.name)}' src='data:image/png;base64,{image}'>"
@@ -315,9 +329,6 @@ def _page(
             for c in a["checks"]
         ]
         parts.append(f"<h2>Audit of the oracle</h2>{_table(head, rows)}")
-    if state["failures"]:
-        rows = [[f["status"], str(f["cells"]), f["cause"]] for f in state["failures"]]
-        parts.append(f"<h2>Failures</h2>{_table(['status', 'cells', 'cause'], rows)}")
     if state["unreadable"]:
         rows = [[u["file"], u["reason"]] for u in state["unreadable"]]
         parts.append(f"<h2>Unreadable files</h2>{_table(['file', 'reason'], rows)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -125,14 +126,15 @@ def tame(figure: Figure) -> Figure:
     for axes in figure.axes:
         for side, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
             if side.get_scale() == "log" and 0 < low < high:
-                _tick(side, high / low)
+                _tick(side, low, high)
     return figure
 
 
-def _tick(side: Axis, ratio: float) -> None:
-    """Few ticks on a logarithmic axis, in plain numbers where it spans little more than a decade."""
+def _tick(side: Axis, low: float, high: float) -> None:
+    """Few ticks on a logarithmic axis, in plain numbers where it has few powers of ten."""
     side.set_minor_formatter(NullFormatter())
-    if ratio < _DECADES:
+    ratio, powers = high / low, math.floor(math.log10(high)) - math.ceil(math.log10(low)) + 1
+    if ratio < _DECADES or powers < 2:
         side.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if ratio > _NARROW else MaxNLocator(4))
         side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

@@ -21,7 +21,7 @@ from raysweep.laws.window import Bounds
 __all__ = ["MOST", "Sanity", "clusters", "findings", "formula", "paragraphs", "parameter", "rule", "sanity", "title"]
 
 MOST = 20  # groups that are described; more are counted
-_DOUBTS = {  # what a reader must know before any number of a law, by note
+_DOUBTS = {  # what a reader must know beside the numbers of a law, by note, the gravest first
     "lack_of_fit": "means deviate by more than the runs' spread",
     "holdout_missed": "the law did not predict the points held out",
     "floor_needed": "a floor fits better",
@@ -45,10 +45,12 @@ def findings(fit: Fit) -> list[str]:
             for name, value in group.params.items()
         ]
         bound = " (at a bound)" if group.status == "BOUND_HIT" else ""
-        doubts = "".join(f"; {said} ({code})" for code, said in _DOUBTS.items() if code in group.notes)
+        doubts = [code for code in _DOUBTS if code in group.notes]
+        also = f"; also {', '.join(doubts[1:])}" if doubts[1:] else ""
+        doubt = f"; {_DOUBTS[doubts[0]]} ({doubts[0]}{also})" if doubts else ""
         sentences.append(
             f"{title(group)}: {formula(group)}, {', '.join(parts)}{bound}; {_window(group)}, {clusters(group)}, "
-            f"rms log residual {group.rmse_log:.3f}{_floor(group)}{_coupling(group)}{doubts}"
+            f"rms log residual {group.rmse_log:.3f}{_floor(group)}{_coupling(group)}{doubt}"
         )
     return sentences + _more(fit)
 

@@ -1,6 +1,6 @@
 """What a store records about the code that filled it: hashes, what they were made of, axes and their defaults.
 
-A change of code without a new version is reported once, with what changed; rows of both codes are kept, and fits keep
+A change of code without a new version is reported, with what changed; rows of both codes are kept, and fits keep
 them apart until the user accepts them as equal. A change that would silently give a cell another meaning (a default, a
 new axis of a plain function) is a question, and nothing is run until it is answered.
 """
@@ -20,7 +20,7 @@ from raysweep.grid.values import Json, as_whole
 from raysweep.store import Store
 from raysweep.sweep import Sweep
 
-__all__ = ["accepted_codes", "ask", "equal_codes", "joined", "remember"]
+__all__ = ["accepted_codes", "ask", "equal_codes", "joined", "last_code", "parts_of", "remember"]
 
 _FILE = "code.json"
 _MOST = 200  # codes that are remembered
@@ -119,7 +119,7 @@ def remember(store: Store, sweep: Sweep, accept: bool = False, renamed: str = ""
     if sweep.file.experiment in BUILT_IN:  # its version says when its results change
         entry["accepted"] = joined(entry["accepted"], {*entry["codes"], code.sha, "none"})
     elif accept:  # the code last seen, or rows without a code; not every code there ever was
-        before = (entry["last"] if code.sha != entry["last"] else entry["before"]) or "none"
+        before = _before(entry, code.sha)
         entry["accepted"] = joined(entry["accepted"], {before, code.sha})
         said.append(f"rows of the code as it was ({before[:8]}) and as it is now ({code.sha[:8]}) count as one")
     if renamed:
@@ -188,6 +188,23 @@ def accepted_codes(store: Store) -> list[list[str]]:
 def equal_codes(store: Store, sha: str) -> frozenset[str]:
     """The hashes of code that were declared equal to this one, and itself."""
     return frozenset({sha}.union(*(group for group in accepted_codes(store) if sha in group)))
+
+
+def last_code(store: Store, sweep: Sweep) -> str:
+    """The code whose rows `remember(..., accept=True)` would declare equal to those of the code as it is now."""
+    name = _key(sweep.experiment.name, sweep.experiment.version)
+    return _before(_entry(_read(store), name), sweep.code.sha)
+
+
+def _before(entry: Mapping[str, Any], sha: str) -> str:
+    return str((entry["last"] if sha != entry["last"] else entry["before"]) or "none")
+
+
+def parts_of(store: Store, sweep: Sweep, sha: str) -> dict[str, str]:
+    """What a code of the sweep's experiment was made of, as `Code.parts`; empty where it is not remembered."""
+    name = _key(sweep.experiment.name, sweep.experiment.version)
+    found = _entry(_read(store), name)["codes"].get(sha)
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def _defaults(sweep: Sweep) -> dict[str, Any]:

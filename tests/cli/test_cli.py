@@ -134,6 +134,10 @@ def test_a_run_without_an_ok_cell_says_why(cli: Cli) -> None:
     assert "diverged x 2: loss not finite or above" in out
     assert "no cell is ok" in out
     assert "`--retry diverged`" in out
+    out = cli("report", "results/far")[1]
+    assert "No cell has a result to fit (2 diverged). The most frequent cause, of 2: loss not finite or above" in out
+    page = Path("results/far/report.html").read_text()
+    assert page.index("What was found") < page.index("<h2>Failures</h2>") < page.index("<h2>Regenerate</h2>")
 
 
 ERRORS = {
@@ -155,6 +159,8 @@ ERRORS = {
         "world.dim: `classes <= dim + 1` must hold",
     ),
     "unknown experiment": ({"experiment": "clasifier"}, "Did you mean 'classifier'?"),
+    "a function by a dot": ({"experiment": "mine.train"}, "Did you mean 'mine:train'?"),
+    "a function by its file": ({"experiment": "./mine.py:train"}, "which is a file. Name the module: mine:train"),
 }
 
 

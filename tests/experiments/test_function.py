@@ -255,6 +255,13 @@ def test_axes_are_typed_by_their_values(grid, types):
     assert {a.name: a.type for a in infer_axes(grid, (), "here")} == types
 
 
+def test_values_under_a_key_are_told_to_be_a_list():
+    grid = {"a": {"values": [1, 2]}}
+    axes = index_axes(infer_axes(grid, (), "here"))
+    with pytest.raises(SweepError, match=r"A list needs no key: a: \[1, 2\]"):
+        expand(grid, axes)
+
+
 def test_mixed_types_and_unknown_observed_names_are_refused():
     with pytest.raises(SweepError, match=r"here: axis a must have values of one type, but got \[1, 'x'\]"):
         infer_axes({"a": [1, "x"]}, (), "here")

@@ -17,6 +17,7 @@ from raysweep.reports.style import tame
     [
         (2.0, 50.0, ["2", "5", "10", "20", "50"]),
         (300.0, 500.0, ["300", "350", "400", "450", "500"]),
+        (12.0, 900.0, ["20", "50", "100", "200", "500"]),  # one power of ten alone would be the only label
         (1.0, 1e6, None),  # powers of ten as they are
     ],
 )

@@ -56,7 +56,7 @@ def test_a_default_in_a_signature_is_one(work: Any, tmp_path: Path) -> None:
         work(train, {"lr": [0.1], "droput": [0.5]})
 
 
-def test_a_changed_helper_is_said_once_and_its_rows_stay_apart_until_accepted(work: Any, tmp_path: Path) -> None:
+def test_a_changed_helper_is_said_and_its_rows_stay_apart_until_accepted(work: Any, tmp_path: Path) -> None:
     text = edited(tmp_path, "helper_a", "def scale():\n    return 1.0\n")
     work(text, {"n": [1, 2, 4]})
     edited(tmp_path, "helper_a", '"""Only words."""\n\ndef scale():  # a comment\n    return (1.0)\n')
@@ -72,12 +72,16 @@ def test_a_changed_helper_is_said_once_and_its_rows_stay_apart_until_accepted(wo
     assert table(tmp_path)["code_sha"].n_unique() == 2
     again = io.StringIO()
     work(text, {"n": [1, 2, 4, 8, 16]}, again)
-    assert "changed" not in again.getvalue()  # said once
+    assert "4 finished cells were made by other code than there is now (helper_a.py changed)" in again.getvalue()
+    assert "pass --accept-code; otherwise set `version: 2`" in again.getvalue()
 
     store = Store(str(tmp_path / "store"))
     rows, _ = cells(store)
     assert b"accepted" not in (rows.schema.field("code_sha").metadata or {})
+    answered = io.StringIO()
     work(text, {"n": [1, 2, 4, 8, 16]}, accept_code=True)
+    work(text, {"n": [1, 2, 4, 8, 16]}, answered)
+    assert "warning" not in answered.getvalue()
     rows, _ = cells(store)
     accepted = rows.schema.field("code_sha").metadata[b"accepted"].decode().split(",")
     assert set(rows["code_sha"].to_pylist()) <= set(accepted)
