@@ -1,4 +1,4 @@
-"""A pack of classifier runs as tensors: each lane's data, initial parameters, optimiser; `members` lanes per run."""
+"""A pack of runs as tensors: each lane's data, initial parameters, optimiser; `members` lanes per run, or one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ __all__ = ["batches_of", "initial_of", "optimiser_of", "schedule_of"]
 
 def _lanes(pack: Runs, values: Any, dtype: torch.dtype, device: str) -> Tensor:
     """[runs] repeated to [lanes]."""
-    return torch.as_tensor(np.repeat(np.asarray(values), pack.value("members"))).to(device=device, dtype=dtype)
+    members = pack.value("members") if "members" in pack.values else 1
+    return torch.as_tensor(np.repeat(np.asarray(values), members)).to(device=device, dtype=dtype)
 
 
 def _column(pack: Runs, name: str, dtype: torch.dtype, device: str) -> Tensor:
@@ -84,8 +85,8 @@ def batches_of(pack: Runs, world: World, labels: tuple[str, ...], device: str) -
     )
 
 
-def optimiser_of(pack: Runs, architecture: Architecture, device: str) -> Optimiser:
-    """The optimiser with every lane's hyper-parameters."""
+def optimiser_of(pack: Runs, architecture: Architecture | None, device: str) -> Optimiser:
+    """The optimiser with every lane's hyper-parameters, and the rates of an architecture, if it is one of ours."""
     dtype = parameter_dtype(pack.value("precision"))
     clip = _unless(pack, "clip", 0.0, dtype, device)
     kind = pack.value("optimiser")
@@ -98,7 +99,7 @@ def optimiser_of(pack: Runs, architecture: Architecture, device: str) -> Optimis
         eps=_column(pack, "eps", dtype, device),
         weight_decay=_unless(pack, "weight_decay", 0.0, dtype, device),
         clip=None if clip is None else torch.where(clip > 0, clip, torch.inf),
-        rates=architecture.rates(adaptive=kind == "adamw"),
+        rates={} if architecture is None else architecture.rates(adaptive=kind == "adamw"),
     )
 
 

@@ -1,0 +1,206 @@
+"""Networks and data of a user's own on the packed engine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import module_toy
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import yaml
+from conftest import HERE, Cli
+from torch import nn
+
+from raysweep.errors import SweepError
+from raysweep.executors import Inline
+from raysweep.experiments.own_data import own_data
+from raysweep.experiments.packed_module import PackedModule
+from raysweep.experiments.packed_module_run import _batches
+from raysweep.models.module import made
+from raysweep.pack import make_pack
+from raysweep.run import run
+from raysweep.store import Store
+from raysweep.sweep import from_mapping
+from raysweep.testing import check_experiment
+
+DOUBLE = {"precision": "float64", "batch": 8}
+
+
+def rows(experiment: PackedModule, grid: dict[str, Any], folder: Path) -> pl.DataFrame:
+    store = Store(str(folder))
+    run(from_mapping({"name": "own", "experiment": experiment, "grid": grid, "fit": []}), store, Inline())
+    return pl.read_parquet(folder / "cells.parquet")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "grid"),
+    [
+        (
+            module_toy.CLASSES,
+            {
+                "zip": {"width": [4, 4, 6], "lr": [1e-2, 1e30, 1e-2], "n_train": [20, 96, 50]},
+                "optimiser": "sgd",
+                "steps": [3, 70],
+            },
+        ),
+        (module_toy.LINE, {"schedule": "wsd", "seed": [0, 1], "steps": [5, 10]}),
+        (module_toy.CLASSES, {"schedule": "cosine", "noise": [0.2, 0.5], "items": 48, "steps": [4, 8]}),
+    ],
+)
+def test_it_keeps_the_contract(experiment: PackedModule, grid: dict[str, Any]) -> None:
+    sweep = from_mapping({"name": "own", "experiment": experiment, "grid": {**DOUBLE, **grid}})
+    check_experiment(experiment, sweep)
+
+
+def test_a_lane_is_torchs_own_training(tmp_path: Path) -> None:
+    grid = {
+        **DOUBLE,
+        "optimiser": ["sgd", "adamw"],
+        "lr": [0.05, 0.01],
+        "weight_decay": 0.1,
+        "seed": [4, 9],
+        "n_train": 30,
+    }
+    found = rows(module_toy.CLASSES, {**grid, "steps": [12]}, tmp_path)
+    assert found["status"].to_list() == ["ok"] * 8
+    data = own_data(module_toy.classes(), "data")
+    sweep = from_mapping({"name": "own", "experiment": module_toy.CLASSES, "grid": {**grid, "steps": [12]}})
+    for i in range(len(sweep.runs)):
+        run_ = sweep.runs.row(i)
+        batches = _batches(make_pack(sweep.runs.take([i])).runs, data, 3, torch.float64, "cpu")
+        module = made(lambda: module_toy.net(), int(run_["init_seed"])).double()
+        rate, decay = float(run_["lr"]), 0.1
+        trained = [p for p in module.parameters() if p.requires_grad]
+        optimiser: torch.optim.Optimizer = (
+            torch.optim.SGD(trained, rate, momentum=0.9, weight_decay=decay)
+            if run_["optimiser"] == "sgd"
+            else torch.optim.AdamW(trained, rate, weight_decay=decay)
+        )
+        for step in range(12):
+            x, targets = batches.at(torch.tensor(step))
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(module(x[0].reshape(-1, 2, 3)), targets[0]).backward()
+            optimiser.step()
+        with torch.no_grad():
+            logits = module(torch.from_numpy(data.test.x).double().reshape(-1, 2, 3))
+        y = torch.from_numpy(data.test.y)
+        (row,) = found.filter(pl.col("run") == sweep.runs.key(i)).to_dicts()
+        assert row["loss"] == pytest.approx(float(nn.functional.cross_entropy(logits, y)), rel=1e-9)
+        assert row["error_rate"] == pytest.approx(float((logits.argmax(1) != y).double().mean()))
+
+
+def test_a_line_is_learned_exactly_and_its_loss_is_the_mean_squared_error(tmp_path: Path) -> None:
+    found = rows(module_toy.LINE, {**DOUBLE, "optimiser": "sgd", "lr": 0.1, "steps": [0, 2000]}, tmp_path).sort("steps")
+    assert found["loss"][1] < 1e-12  # y is rounded to float32
+    start = made(lambda: nn.Linear(1, 1), 0).double()
+    x = torch.linspace(-1, 1, 64).double()[:, None]
+    assert found["loss"][0] == pytest.approx(float((start(x) - 3 * x).square().mean().detach()), rel=1e-6)
+    assert "error_rate" not in found.columns
+
+
+def test_parameters_of_both_functions_are_axes() -> None:
+    axes = {axis.name: axis for axis in module_toy.CLASSES.axes}
+    assert {name: (axes[name].type, axes[name].kind, axes[name].default) for name in ("width", "noise", "items")} == {
+        "width": (int, "shape", 8),
+        "noise": (float, "shape", 0.5),
+        "items": (int, "shape", 96),
+    }
+    assert axes["lr"].kind == "lane"
+
+
+def test_a_sweep_file_names_it(cli: Cli) -> None:
+    file = {
+        "name": "own",
+        "experiment": "module_toy:CLASSES",
+        "grid": {"n_train": [20, 40, 80], "seed": [0, 1], "steps": 20},
+    }
+    Path("own.yaml").write_text(yaml.safe_dump({**file, "fit": [{"law": "power", "x": "n_train", "y": "loss"}]}))
+    code, out, err = cli("run", "own.yaml", "--store", "s", "--executor", "inline")
+    assert code == 0, err
+    assert "6 ok of 6 cells" in out
+    assert "loss = A n_train^-alpha" in out
+    code, out, err = cli("plan", "own.yaml", "--set", "width=7", "--set", "n_train=97")
+    assert (code, out) == (2, "")
+    assert "grid.n_train: `n_train <= items of train` must hold, but got (n_train=97, items=96)" in err
+
+
+def test_the_docs_example_runs_as_written(cli: Cli) -> None:
+    text = (HERE.parent / "docs/packing.md").read_text()
+    (code,), (file,) = (re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("python", "yaml"))
+    Path("my_net.py").write_text(code)
+    Path("mine.yaml").write_text(file)
+    code, out, err = cli("plan", "mine.yaml")
+    assert (code, "60 runs -> 2 packs" in " ".join(out.split())) == (0, True), err
+    small = ("--set", "n_train=50,100,200", "--set", "seed=0", "--set", "steps=5", "--set", "width=16")
+    code, out, err = cli("run", "mine.yaml", "--executor", "inline", *small)
+    assert code == 0, err
+    assert "3 ok of 3 cells" in out
+
+
+X, Y = np.zeros((4, 2)), np.array([0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ((X, Y), 'must return {"train": (x, y), "test": (x, y)}, and may add "select", but returned tuple'),
+        ({"train": (X, Y)}, "but returned ['train']"),
+        ({"train": (X, Y), "test": (X, Y), "valid": (X, Y)}, "but returned ['test', 'train', 'valid']"),
+        ({"train": (X, Y), "test": X}, "test: must be a pair (x, y), but is ndarray"),
+        ({"train": (X, Y[:3]), "test": (X, Y)}, "train: x and y must have one row per item, at least one, but got 4"),
+        ({"train": (X[:0], Y[:0]), "test": (X, Y)}, "but got 0 and 0"),
+        ({"train": (X[:, 0], Y), "test": (X, Y)}, "x must have shape [items, ...], but got [4]"),
+        ({"train": (X, Y - 1), "test": (X, Y)}, "classes from 0, one per item, but got shape [4] and a least value"),
+        ({"train": (X, np.stack([Y, Y], 1)), "test": (X, Y)}, "but got shape [4, 2]"),
+        ({"train": (X, Y), "test": (X, Y * 1.0)}, "y must be of one kind in all parts"),
+        ({"train": (X, Y), "test": (np.zeros((4, 3)), Y)}, "train has [2] float64 and test has [3] float64"),
+        ({"train": (X * [1, np.nan], Y), "test": (X, Y)}, "must be finite, but 4 of its 8 numbers are not"),
+        ({"train": (X.astype(str), Y), "test": (X, Y)}, "must be an array of numbers, but has type <U"),
+        ({"train": (np.full((4, 2), 2**24), Y), "test": (np.full((4, 2), 2), Y)}, "must be below 16,777,216"),
+    ],
+)  # fmt: skip
+def test_data_that_cannot_be_trained_on_is_refused(found: Any, words: str) -> None:
+    with pytest.raises(SweepError) as caught:
+        own_data(found, "data")
+    assert words in str(caught.value)
+
+
+def _raises() -> None:
+    raise OSError("no disk")
+
+
+def _fails() -> nn.Module:
+    raise ValueError("too deep")
+
+
+@pytest.mark.parametrize(
+    ("make", "grid", "words"),
+    [
+        (lambda: PackedModule(module_toy.net, module_toy.line, loss="mse"), {}, "loss must be one of cross_entropy"),
+        (lambda: PackedModule(nn.Linear(1, 1), 3), {}, "data must be a function, but got int"),  # type: ignore[arg-type]
+        (lambda: PackedModule(lambda size: nn.Linear(size, 1), module_toy.line), {}, "but got `size`. Give it"),
+        (lambda: PackedModule(lambda **more: nn.Linear(1, 1), module_toy.line), {}, "but got `**more`"),
+        (lambda: PackedModule(lambda lr=1.0: nn.Linear(1, 1), module_toy.line), {}, "not take an axis of training"),
+        (lambda: PackedModule(lambda items=5: nn.Linear(1, 1), module_toy.classes), {}, "must agree on 'items'"),
+        (lambda: PackedModule(lambda: nn.Linear(1, 1), module_toy.line), {}, "loss cross_entropy needs classes"),
+        (lambda: PackedModule(module_toy.net, module_toy.classes, loss="square"), {}, "loss square needs real targets"),
+        (lambda: PackedModule(lambda: nn.Linear(1, 1), module_toy.line, loss="logistic"), {}, "needs y of -1 and +1"),
+        (lambda: PackedModule(lambda: nn.Linear(1, 2), module_toy.line, loss="square"), {}, "model must return 1 "),
+        (lambda: PackedModule(lambda: nn.Linear(1, 1), _raises), {}, "_raises: must return arrays, but raised"),
+        (lambda: module_toy.CLASSES, {"depth": [0]}, "(at width=8, depth=0)"),
+        (lambda: PackedModule(_fails, module_toy.classes), {}, "must return a module, but raised ValueError: too deep"),
+        (lambda: module_toy.CLASSES, {"precision": "tf32"}, "tf32 must run on a GPU"),
+    ],
+)  # fmt: skip
+def test_an_experiment_that_cannot_run_is_refused_before_it_does(
+    make: Callable[[], PackedModule], grid: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SweepError) as caught:
+        rows(make(), grid, tmp_path)
+    assert words in str(caught.value)
+    assert not list(tmp_path.rglob("*.parquet"))
