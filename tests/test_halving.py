@@ -95,9 +95,8 @@ def stores() -> tuple[Store, Store, Outcome]:
     store, grid = (Store(f"memory://{uuid.uuid4().hex}") for _ in range(2))
     outcome = execute(halved(), store)
     rates = sorted(set(frame(store)["lr"]))
-    execute(
-        from_mapping({**HALVED, "grid": {**HALVED["grid"], "lr": rates}, "tune": {}, "tuner": {}}, "t", [HERE]), grid
-    )
+    plain = {key: value for key, value in HALVED.items() if key not in ("tune", "tuner")}
+    execute(from_mapping({**plain, "grid": {**HALVED["grid"], "lr": rates}}, "t", [HERE]), grid)
     return store, grid, outcome
 
 
