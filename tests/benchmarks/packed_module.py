@@ -6,7 +6,9 @@ The network and the data are those of docs/packing.md, with widths 16 and 64, tw
 ways train on batches of 64 items, by AdamW in float32, and measure the loss on the test items at the end. The plain
 loop is what a careful user writes: data on the device, no synchronisation inside; once with the threads that torch
 takes by itself, once with one thread, which suits small networks better. Each way runs once to warm up and then three
-times, in turn. Prints and writes packed_module-<device>.json: runs per second, medians of three, their ratios, and the largest
+times, in turn.
+
+Prints and writes packed_module-<device>.json: runs per second, medians of three, their ratios, and the largest
 difference between mean test losses of the two ways in standard errors (batches are drawn by other generators).
 """
 
