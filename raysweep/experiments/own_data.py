@@ -112,9 +112,15 @@ def _pair(part: Any, where: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
 
 
 def _array(one: Any, where: str) -> npt.NDArray[Any]:
-    """A numpy array or torch tensor as float32, float64 or int64."""
-    values: npt.NDArray[Any] = np.asarray(one.detach().cpu() if hasattr(one, "detach") else one)
-    if np.issubdtype(values.dtype, np.integer):
+    """A numpy array or torch tensor as float32, float64 or int64; truth values are 0 and 1, whole for y."""
+    if hasattr(one, "detach"):
+        one = one.detach().cpu()
+        one = one.float() if str(one.dtype) == "torch.bfloat16" else one  # a type that NumPy has not
+    try:
+        values: npt.NDArray[Any] = np.asarray(one)
+    except (ValueError, TypeError) as error:
+        raise SweepError(f"{where}: must be an array of numbers, but is {type(one).__name__}: {error}") from error
+    if np.issubdtype(values.dtype, np.integer) or (values.dtype == bool and where.endswith("y")):
         return values.astype(np.int64)
     if not (np.issubdtype(values.dtype, np.floating) or values.dtype == bool):
         raise SweepError(f"{where}: must be an array of numbers, but has type {values.dtype}")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from raysweep.errors import PackError
@@ -157,7 +158,8 @@ def _work(module: nn.Module, x: Tensor, trained: Mapping[str, Tensor]) -> tuple[
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // tensor.element_size()
         return tensor
 
-    with _seeded(2), saved_tensors_hooks(pack, lambda tensor: tensor):
+    # As plain products: the counter does not know every fused kernel of attention.
+    with _seeded(2), saved_tensors_hooks(pack, lambda tensor: tensor), sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False) as ahead:
             outputs = module(x)
         with FlopCounterMode(display=False) as back:

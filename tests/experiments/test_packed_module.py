@@ -160,6 +160,7 @@ X, Y = np.zeros((4, 2)), np.array([0, 1, 0, 1])
         ({"train": (X, Y), "test": (X, Y * 1.0)}, "y must be of one kind in all parts"),
         ({"train": (X, Y), "test": (np.zeros((4, 3)), Y)}, "train has [2] float64 and test has [3] float64"),
         ({"train": (X * [1, np.nan], Y), "test": (X, Y)}, "must be finite, but 4 of its 8 numbers are not"),
+        ({"train": ([[1.0, 2.0], [3.0]], Y[:2]), "test": (X, Y)}, "train: x: must be an array of numbers, but is list"),
         ({"train": (X.astype(str), Y), "test": (X, Y)}, "must be an array of numbers, but has type <U"),
         ({"train": (np.full((4, 2), 2**24), Y), "test": (np.full((4, 2), 2), Y)}, "must be below 16,777,216"),
     ],
@@ -168,6 +169,14 @@ def test_data_that_cannot_be_trained_on_is_refused(found: Any, words: str) -> No
     with pytest.raises(SweepError) as caught:
         own_data(found, "data")
     assert words in str(caught.value)
+
+
+def test_data_of_any_numeric_type_are_taken() -> None:
+    found = own_data(
+        {"train": (torch.ones(3, 2, dtype=torch.bfloat16), [True, False, True]), "test": (X[:2] > 0, Y[:2])}, ""
+    )
+    assert (found.train.x.dtype, found.test.x.dtype, found.classes, found.whole) == (np.float32, np.float32, 2, False)
+    assert found.train.y.tolist() == [1, 0, 1]
 
 
 def _raises() -> None:

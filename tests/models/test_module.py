@@ -36,6 +36,18 @@ class Tied(nn.Module):
         return found
 
 
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(8, 24), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in self.into(x).chunk(3, -1))
+        heads = F.scaled_dot_product_attention(q, k, v)
+        found: Tensor = self.out(heads.transpose(1, 2).flatten(2).mean(1))
+        return found
+
+
 class Of(nn.Module):
     """A linear layer, and then whatever a test does to its outputs."""
 
@@ -130,6 +142,13 @@ def test_work_is_that_of_the_products() -> None:
     assert found.backward_flops == 2 * (6 * 5 + 2 * 5 * 3)  # inputs have no gradient
     assert (found.outputs, found.constants) == (3, 0)
     assert 6 + 5 <= found.activations <= 2 * (6 + 5 + 5)
+
+
+def test_fused_attention_is_counted() -> None:
+    items = 16
+    found = examine(Attending, (items, 8), False)
+    assert found.forward_flops == 2 * (items * 8 * 24 + 8 * 2) + 2 * 2 * 2 * items * items * 4
+    assert found.vectorised
 
 
 def _spoilt(outputs: Tensor, module: nn.Module) -> Tensor:
