@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,31 @@ import numpy.typing as npt
 from raysweep.errors import SweepError
 from raysweep.experiment import Items
 
-__all__ = ["OwnData", "own_data"]
+__all__ = ["Examples", "OwnData", "own_data"]
 
 _PARTS = ("train", "test", "select")
 _EXACT = 2**24  # whole numbers below it survive float32
 Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Items to try a module on, equal where their numbers are.
+
+    Attributes:
+        content: Their bytes, float64 or int64.
+        shape: [items, ...].
+        whole: Whether they are whole numbers.
+    """
+
+    content: bytes
+    shape: tuple[int, ...]
+    whole: bool
+
+    @property
+    def array(self) -> npt.NDArray[Any]:
+        """A copy that may be written to."""
+        return np.frombuffer(self.content, np.int64 if self.whole else np.float64).reshape(self.shape).copy()
 
 
 @dataclass(frozen=True)
@@ -41,6 +62,23 @@ class OwnData:
     def real(self) -> bool:
         """Whether y is real."""
         return not self.classes
+
+    @cached_property
+    def examples(self) -> Examples:
+        """Four items like those of the data: real numbers of train, each a little smaller, so that no two are equal;
+        of whole numbers the largest and the smallest of each place, which an embedding must know, and two of train.
+        """
+        x = self.train.x
+        some = x[np.linspace(0, len(x) - 1, 4).astype(int)]
+        if self.whole:
+            everything = [part.x for part in (self.train, self.test, self.select) if part is not None]
+            some = np.stack(
+                [np.max([x.max(0) for x in everything], 0), np.min([x.min(0) for x in everything], 0), *some[1:3]]
+            )
+        else:
+            some = some * np.random.default_rng(0).uniform(0.8, 1.0, some.shape)
+        some = some.astype(np.int64 if self.whole else np.float64)
+        return Examples(some.tobytes(), (4, *self.item), self.whole)
 
     @property
     def targets(self) -> int:

@@ -22,7 +22,8 @@ import pyarrow as pa
 from raysweep.display import Display
 from raysweep.errors import PackError, SweepError
 from raysweep.experiment import Context, Cost, Metric, WorldShape
-from raysweep.experiments.own_data import OwnData, own_data
+from raysweep.experiments.own_data import Examples, OwnData, own_data
+from raysweep.generators import seeded
 from raysweep.grid.axes import Axis, KindBy
 from raysweep.grid.runs import Observed, Runs
 from raysweep.grid.values import Value
@@ -187,7 +188,7 @@ class PackedModule:
 
     def _examined(self, run: Mapping[str, Value]) -> Examined:
         data = self._data(run)
-        return _examined(self.model, tuple(self._given(run, "model").items()), data.item, data.whole)
+        return _examined(self.model, tuple(self._given(run, "model").items()), data.examples)
 
     def _checked(self, run: Mapping[str, Value]) -> Examined:
         """The module's examination, once it fits the data."""
@@ -213,8 +214,9 @@ class PackedModule:
                 f"{'real targets' if data.classes else 'classes, which are whole numbers'}, but y of data holds "
                 f"{'classes' if data.classes else 'floating-point numbers'}. Choose another loss, or convert y"
             )
-        if self.loss == "logistic" and not np.isin(data.train.y, (-1, 1)).all():
-            other = data.train.y[~np.isin(data.train.y, (-1, 1))][0]
+        y = np.concatenate([part.y.ravel() for part in (data.train, data.test, data.select) if part is not None])
+        if self.loss == "logistic" and not np.isin(y, (-1, 1)).all():
+            other = y[~np.isin(y, (-1, 1))][0]
             raise SweepError(
                 f"experiment {self.name}: loss logistic needs y of -1 and +1, but y of data holds {other:g}"
             )
@@ -240,20 +242,21 @@ def _parameters(function: Callable[..., Any], what: str) -> list[Axis]:
 def _loaded(data: Callable[..., Any], given: tuple[tuple[str, Any], ...]) -> OwnData:
     where = f"data function {getattr(data, '__name__', 'data')}"
     try:
-        found = data(**dict(given))
+        with seeded(0):  # what a function draws without a generator of its own is the same in every worker
+            found = data(**dict(given))
     except Exception as error:
         raise SweepError(f"{where}: must return arrays, but raised {type(error).__name__}: {error}") from error
     return own_data(found, where)
 
 
 @lru_cache(maxsize=4096)
-def _examined(
-    model: Callable[..., Any], given: tuple[tuple[str, Any], ...], item: tuple[int, ...], whole: bool
-) -> Examined:
+def _examined(model: Callable[..., Any], given: tuple[tuple[str, Any], ...], examples: Examples) -> Examined:
+    import torch
+
     from raysweep.models.module import examine
 
     try:
-        return examine(partial(model, **dict(given)), item, whole)
+        return examine(partial(model, **dict(given)), torch.from_numpy(examples.array))
     except PackError as error:
         shown = ", ".join(f"{name}={value}" for name, value in given)
         raise SweepError(f"{error}{f' (at {shown})' if shown else ''}") from error

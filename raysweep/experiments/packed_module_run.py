@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def trained(pack: Runs, context: Context, work: Work) -> Iterator[pa.RecordBatch
     row, device, precision = pack.row(0), context.device, str(pack.value("precision"))
     data, shape, loss, dtype = work.data, work.shape, work.loss, parameter_dtype(precision)
     parameters, constants = starts(work.make, pack.column("init_seed"), dtype, device)
-    base = made(work.make, 0).to(dtype).to(device)
+    base = copy.deepcopy(made(work.make, 0)).to(dtype).to(device)  # parts that calls share stay as they are
     times = sorted({t for i in range(len(pack)) for t in times_of(pack.row(i), pack.observed[0])})
     own_end = np.array(pack.column("steps")) if row["schedule"] == "cosine" else None
     step_flops = int(row["batch"]) * (shape.forward_flops + shape.backward_flops)

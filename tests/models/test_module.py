@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from module_toy import Net
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 
 from raysweep.errors import PackError
 from raysweep.models.module import examine, made, stacked, starts
@@ -48,6 +51,36 @@ class Attending(nn.Module):
         return found
 
 
+class Keeping(nn.Module):
+    """A linear layer, and an attribute beside it."""
+
+    def __init__(self, kept: object, forward: Callable[[Tensor, Keeping], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.kept, self.call = nn.Linear(4, 2), kept, forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(x, self)
+
+
+def hooked() -> nn.Module:
+    layer = nn.Linear(4, 2)
+    nn.init.zeros_(layer.bias)
+    layer.register_forward_hook(lambda module, x, y: y + layer.bias)
+    return layer
+
+
+def centring(x: Tensor, module: Keeping) -> Tensor:
+    y: Tensor = module.layer(x)
+    module.kept = y.mean().detach() if module.kept is None else module.kept
+    return y - module.kept
+
+
+def counting(x: Tensor, module: Keeping) -> Tensor:
+    module.kept += 1
+    y: Tensor = module.layer(x)
+    return y if module.kept < 100 else -y
+
+
 class Of(nn.Module):
     """A linear layer, and then whatever a test does to its outputs."""
 
@@ -57,6 +90,28 @@ class Of(nn.Module):
 
     def forward(self, x: Tensor) -> object:
         return self.change(self.layer(x), self)
+
+
+def items(item: tuple[int, ...], whole: bool = False) -> Tensor:
+    """[4, ...] numbers to try a module on."""
+    generator = torch.Generator().manual_seed(1)
+    if whole:
+        return torch.randint(0, 2, (4, *item), generator=generator)
+    return torch.randn(4, *item, generator=generator, dtype=torch.float64)
+
+
+SHARED, COUNT = nn.Linear(4, 2), itertools.count()
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.register_buffer("noise", torch.from_numpy(np.random.default_rng().normal(size=2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layer(x) + self.noise
+        return found
 
 
 def conv() -> nn.Module:
@@ -87,7 +142,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool, bool]] 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_stack_equals_each_module_alone(name: str) -> None:
     make, item, whole, vectorised = MODULES[name]
-    found = examine(make, item, whole)
+    found = examine(make, items(item, whole))
     assert found.vectorised == vectorised
     seeds, shape = [3, 1, 3], (3, 5, *item)
     generator = torch.Generator().manual_seed(0)
@@ -115,12 +170,37 @@ def test_a_stack_equals_each_module_alone(name: str) -> None:
 
 def test_images_of_whole_numbers_are_told_to_be_converted() -> None:
     with pytest.raises(PackError, match="convert images to floating point"):
-        examine(conv, (1, 8, 8), True)
+        examine(conv, items((1, 8, 8), True))
 
 
 def test_a_module_that_looks_at_its_data_runs_lane_by_lane() -> None:
-    found = examine(lambda: Of(lambda y, m: y if m.layer.bias.sum() > 0 else -y), (4,), False)
+    found = examine(lambda: Of(lambda y, m: y if m.layer.bias.sum() > 0 else -y), items((4,)))
     assert not found.vectorised
+
+
+def test_what_a_weight_is_made_of_is_counted_once_per_batch() -> None:
+    plain = examine(lambda: nn.Linear(4, 2), items((4,)))
+    found = examine(lambda: parametrizations.orthogonal(nn.Linear(4, 2)), items((4,)))
+    assert (found.forward_flops, found.backward_flops) == (plain.forward_flops, plain.backward_flops)
+    assert found.activations == plain.activations
+
+
+def test_numpys_generator_is_seeded_too_and_left_as_it_was() -> None:
+    def make() -> nn.Module:
+        layer = nn.Linear(4, 2)
+        layer.register_buffer("mask", torch.from_numpy(np.random.rand(4)))
+        return layer
+
+    before = np.random.get_state()[1].tolist()
+    _, constants = starts(make, [1, 2, 1], torch.float64, "cpu")
+    assert np.random.get_state()[1].tolist() == before
+    assert torch.equal(constants["mask"][0], constants["mask"][2])
+    assert not torch.equal(constants["mask"][0], constants["mask"][1])
+
+
+def test_a_seed_may_not_change_the_shapes() -> None:
+    with pytest.raises(PackError, match="the same names and shapes at every seed, but"):
+        starts(lambda: nn.Linear(4, 1 + int(torch.randint(9, ()))), [1, 2, 3, 4], torch.float64, "cpu")
 
 
 def test_a_start_is_a_function_of_the_seed_alone_and_leaves_torchs_generator() -> None:
@@ -136,7 +216,7 @@ def test_a_start_is_a_function_of_the_seed_alone_and_leaves_torchs_generator() -
 
 
 def test_work_is_that_of_the_products() -> None:
-    found = examine(lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), (6,), False)
+    found = examine(lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), items((6,)))
     assert found.parameters == 6 * 5 + 5 + 5 * 3 + 3
     assert found.forward_flops == 2 * (6 * 5 + 5 * 3)
     assert found.backward_flops == 2 * (6 * 5 + 2 * 5 * 3)  # inputs have no gradient
@@ -145,9 +225,9 @@ def test_work_is_that_of_the_products() -> None:
 
 
 def test_fused_attention_is_counted() -> None:
-    items = 16
-    found = examine(Attending, (items, 8), False)
-    assert found.forward_flops == 2 * (items * 8 * 24 + 8 * 2) + 2 * 2 * 2 * items * items * 4
+    length = 16
+    found = examine(Attending, items((length, 8)))
+    assert found.forward_flops == 2 * (length * 8 * 24 + 8 * 2) + 2 * 2 * 2 * length * length * 4
     assert found.vectorised
 
 
@@ -173,9 +253,25 @@ def _spoilt(outputs: Tensor, module: nn.Module) -> Tensor:
         (lambda: Of(lambda y, m: 0 * y.detach() + m.layer.bias), "(unused=['layer.weight'])"),
         (lambda: nn.Linear(4, 2).requires_grad_(False), "must have parameters that require a gradient"),
         (lambda: F.relu, "must return a torch.nn.Module, but got"),
+        (lambda: Keeping(torch.rand(4), lambda x, m: m.layer(x * m.kept)), "may differ only in parameters and buffers"),
+        (lambda: Keeping(torch.rand(()).item(), lambda x, m: m.kept * m.layer(x)), "may differ only in parameters"),
+        (hooked, "let hooks use the module that they are given"),
+        (lambda: SHARED, "two calls share the parameters ['weight', 'bias']"),
+        (lambda: Keeping(None, centring), "or on earlier calls"),
+        (lambda: Keeping(0, counting), "its attributes ['kept'] change"),
+        (lambda: nn.Sequential(nn.Linear(4, 2), nn.Dropout(1e-6)), "must not draw random numbers"),
+        (lambda: Of(lambda y, m: y if m.training else y.softmax(-1)), "the same in training and in evaluation mode"),
+        (lambda: Of(lambda y, m: y if m.training else y[:, :1]), "the same in training and in evaluation mode"),
+        (lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 2)), "must not change its items x in place"),
+        (lambda: nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 2)), "as in lazy modules"),
+        (lambda: nn.Linear(4, 2, dtype=torch.complex64), "trained parameters must be real numbers"),
+        (lambda: Of(lambda y, m: y.round().long()), "must return real numbers, but it gave torch.int64"),
+        (lambda: Of(lambda y, m: y.detach()), "outputs must have a gradient"),
+        (lambda: nn.Linear(4, 2) if next(COUNT) % 2 else nn.Linear(4, 2, bias=False), "names differ"),
+        (lambda: Noisy(), "['noise'] differ. Draw them from torch's own generator"),
     ],
 )
 def test_what_cannot_stand_beside_others_is_refused(make: Callable[[], nn.Module], words: str) -> None:
     with pytest.raises(PackError) as caught:
-        examine(make, (4,), False)
+        examine(make, items((4,)))
     assert words in str(caught.value)
