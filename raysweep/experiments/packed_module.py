@@ -10,7 +10,7 @@ the grid, beside those of training. See docs/packing.md.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -80,7 +80,7 @@ class PackedModule:
         data: Returns {"train": (x, y), "test": (x, y)}, and "select" where hyper-parameters are chosen, as numpy arrays
             or tensors; y holds classes from 0 (whole numbers) or real numbers. Its parameters are axes, too.
         loss: One of `LOSSES`: cross-entropy of classes, the square of real targets, or logistic of targets -1 and +1.
-        name: Of the experiment, in stores; the model's by default.
+        name: Of the experiment, in stores; by default the names of model and data, and the loss unless cross-entropy.
         version: Another one makes all cells new.
     """
 
@@ -96,10 +96,22 @@ class PackedModule:
         for what in ("model", "data"):
             if not callable(given := getattr(self, what)):
                 raise SweepError(f"PackedModule: {what} must be a function, but got {type(given).__name__}")
+            if not isinstance(given, Hashable):
+                raise SweepError(
+                    f"PackedModule: {what} must be hashable, but {type(given).__name__} is not. Use a function"
+                )
         if self.loss not in LOSSES:
             raise SweepError(f"PackedModule: loss must be one of {', '.join(LOSSES)}, but got {self.loss!r}")
         if not self.name:
-            object.__setattr__(self, "name", getattr(self.model, "__name__", type(self.model).__name__))
+            # A store tells experiments apart by name, so it has all that sets one apart from another.
+            names = [getattr(given, "__name__", "<nameless>") for given in (self.model, self.data)]
+            if odd := [what for what, name in zip(("model", "data"), names, strict=True) if "<" in name]:
+                raise SweepError(
+                    f"PackedModule: name must be given where {' and '.join(odd)} has none, as a lambda or a partial, "
+                    'since a store tells experiments apart by name. Pass name="..."'
+                )
+            losses = [] if self.loss == LOSSES[0] else [self.loss]
+            object.__setattr__(self, "name", "-".join([*names, *losses]))
 
     @cached_property
     def metrics(self) -> Sequence[Metric]:
@@ -227,12 +239,13 @@ def _parameters(function: Callable[..., Any], what: str) -> list[Axis]:
     """An axis for every parameter of a function."""
     found = []
     for p in inspect.signature(function).parameters.values():
-        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY) or not isinstance(
-            p.default, bool | int | float | str
-        ):
+        named = p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY)
+        if not named or type(p.default) not in (bool, int, float, str):
+            # Written with spaces, so that it does not look like a parameter of raysweep's own.
+            shown = str(p) if p.default is p.empty else f"{p.name} = {p.default!r}"
             raise SweepError(
                 f"PackedModule: every parameter of {what} is an axis and must have a name and a default that is a "
-                f"number, a word, or true or false, but got `{p}`. Give it a default, or leave it out"
+                f"number, a word, or true or false, but got `{shown}`. Give it another default, or leave it out"
             )
         found.append(Axis(p.name, type(p.default), "shape", p.default, help=f"of {what}"))
     return found

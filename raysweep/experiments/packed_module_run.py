@@ -149,10 +149,10 @@ class _Part:
         own, size = snapshot.parameters, max(batch, CHUNK)
         total = torch.zeros(len(snapshot.lanes), dtype=torch.float64, device=self.x.device)
         wrong = torch.zeros_like(total)
+        starts_at = range(0, len(self.x), size) if len(snapshot.lanes) else ()  # not every module runs without lanes
         with torch.no_grad():
-            for x, targets, start in zip(
-                self.x.split(size), self.targets.split(size), range(0, len(self.x), size), strict=True
-            ):
+            for start in starts_at:
+                x, targets = self.x[start : start + size], self.targets[start : start + size]
                 outputs = forward(model, own, x)
                 value, _ = loss.value_and_gradient(outputs, targets.expand(len(outputs), *targets.shape).contiguous())
                 total += value.double() * len(x)

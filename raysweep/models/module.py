@@ -124,7 +124,7 @@ def examine(make: Callable[[], nn.Module], x: Tensor) -> Examined:
 def _trained(make: Callable[[], nn.Module], module: nn.Module) -> list[str]:
     """Names of the parameters that are trained, once modules are new and a function of the seed."""
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    if lazy := [name for name, t in tensors.items() if isinstance(t, nn.parameter.UninitializedTensorMixin)]:
+    if lazy := [name for name, t in tensors.items() if nn.parameter.is_lazy(t)]:
         raise PackError(
             f"model: every parameter must have a shape from the start, but {lazy[:5]} have none yet, as in lazy "
             "modules. Give the number of inputs"

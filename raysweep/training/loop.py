@@ -140,7 +140,7 @@ class _Stack:
             loss, downstream = given.loss.value_and_gradient(outputs, targets)
             if given.share is not None:
                 loss, downstream = loss * part, downstream * part
-        return loss, torch.autograd.grad(outputs, list(self.parameters.values()), downstream)
+        return loss, _apart(torch.autograd.grad(outputs, list(self.parameters.values()), downstream))
 
     def _move(self, loss: Tensor, gradients: Sequence[Tensor]) -> None:
         """Update every lane. One that fails is frozen before its update."""
@@ -260,6 +260,24 @@ def train(
             left = torch.nonzero(busy)[:, 0]
             if 2 * len(left) <= len(busy) > 0:
                 stack = stack.take(left)
+
+
+def _apart(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients that may each be overwritten: autograd gives both terms of a sum one tensor, and a mean's parts one
+    number."""
+    found: list[Tensor] = []
+    taken: dict[int, list[tuple[int, int]]] = {}
+    for g in gradients:
+        steps = [(n - 1) * stride for n, stride in zip(g.shape, g.stride(), strict=True) if n > 1]
+        start = g.storage_offset()
+        stop = start + 1 + sum(steps)
+        own = taken.setdefault(g.untyped_storage().data_ptr(), [])
+        if 0 in steps or any(start < b and a < stop for a, b in own):
+            g = g.clone(memory_format=torch.contiguous_format)
+        else:
+            own.append((start, stop))
+        found.append(g)
+    return found
 
 
 def _check(batches: Batches | Whole, loss: Loss, parameters: Parameters, frozen: Parameters) -> None:

@@ -77,7 +77,7 @@ class Optimiser:
             step: Updates done before.
         """
         if self.clip is not None:
-            norm = sum(g.flatten(1).square().sum(1) for g in gradients.values()) ** 0.5
+            norm = sum(g.reshape(len(g), -1).square().sum(1) for g in gradients.values()) ** 0.5
             scale = (self.clip / (norm + 1e-6)).clamp(max=1)
             for g in gradients.values():
                 g.mul_(_over(scale, g))

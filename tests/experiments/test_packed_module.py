@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,23 +59,27 @@ def test_it_keeps_the_contract(experiment: PackedModule, grid: dict[str, Any]) -
     check_experiment(experiment, sweep)
 
 
-def test_a_lane_is_torchs_own_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [module_toy.net, "shared"])
+def test_a_lane_is_torchs_own_training(make: Any, tmp_path: Path) -> None:
+    make = shared if make == "shared" else make
+    experiment = PackedModule(make, module_toy.classes)
     grid = {
         **DOUBLE,
         "optimiser": ["sgd", "adamw"],
         "lr": [0.05, 0.01],
         "weight_decay": 0.1,
+        "clip": 0.5,
         "seed": [4, 9],
         "n_train": 30,
     }
-    found = rows(module_toy.CLASSES, {**grid, "steps": [12]}, tmp_path)
+    found = rows(experiment, {**grid, "steps": [12]}, tmp_path)
     assert found["status"].to_list() == ["ok"] * 8
     data = own_data(module_toy.classes(), "data")
-    sweep = from_mapping({"name": "own", "experiment": module_toy.CLASSES, "grid": {**grid, "steps": [12]}})
+    sweep = from_mapping({"name": "own", "experiment": experiment, "grid": {**grid, "steps": [12]}})
     for i in range(len(sweep.runs)):
         run_ = sweep.runs.row(i)
         batches = _batches(make_pack(sweep.runs.take([i])).runs, data, 3, torch.float64, "cpu")
-        module = made(lambda: module_toy.net(), int(run_["init_seed"])).double()
+        module = made(make, int(run_["init_seed"])).double()
         rate, decay = float(run_["lr"]), 0.1
         trained = [p for p in module.parameters() if p.requires_grad]
         optimiser: torch.optim.Optimizer = (
@@ -85,6 +91,7 @@ def test_a_lane_is_torchs_own_training(tmp_path: Path) -> None:
             x, targets = batches.at(torch.tensor(step))
             optimiser.zero_grad()
             nn.functional.cross_entropy(module(x[0].reshape(-1, 2, 3)), targets[0]).backward()
+            nn.utils.clip_grad_norm_(trained, float(run_["clip"]))
             optimiser.step()
         with torch.no_grad():
             logits = module(torch.from_numpy(data.test.x).double().reshape(-1, 2, 3))
@@ -183,6 +190,83 @@ def _raises() -> None:
     raise OSError("no disk")
 
 
+@dataclass
+class Unhashable:
+    width: int = 4
+
+    def __call__(self) -> nn.Module:
+        return nn.Linear(1, self.width)
+
+
+def unit() -> nn.Module:
+    return nn.Linear(1, 1)
+
+
+def pair() -> nn.Module:
+    return nn.Linear(1, 2)
+
+
+def _none(width: int | None = None) -> nn.Module:
+    return nn.Linear(1, width or 1)
+
+
+def _mixed() -> dict[str, Any]:
+    return {"train": (X, Y * 2.0 - 1), "test": (X, Y * 1.0)}
+
+
+def _few() -> nn.Module:
+    return nn.Sequential(nn.Embedding(20, 4), nn.Flatten(), nn.Linear(8, 2))
+
+
+def _tokens() -> dict[str, Any]:
+    return {"train": (X.astype(int), Y), "test": (np.full((4, 2), 20), Y)}
+
+
+class Shared(nn.Module):
+    """Two weights that are added, and a number: their gradients share memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Parameter(torch.randn(6, 3)), nn.Parameter(torch.randn(6, 3))
+        self.shift, self.scale = nn.Parameter(torch.randn(5)), nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale * (x.flatten(1) @ (self.one + self.two)) + self.shift.mean()
+
+
+def shared() -> nn.Module:
+    return Shared()
+
+
+def drawn() -> dict[str, Any]:
+    return {"train": (torch.randn(4, 2), np.random.randint(0, 2, 4)), "test": (X.astype(np.float32), Y)}
+
+
+def test_data_drawn_without_a_generator_are_the_same_in_every_process() -> None:
+    one, two = (PackedModule(module_toy.net, lambda: drawn(), name="own")._data({}) for _ in range(2))
+    assert np.array_equal(one.train.x, two.train.x)
+    assert np.array_equal(one.train.y, two.train.y)
+
+
+def recurrent() -> nn.Module:
+    class Last(nn.GRU):
+        def forward(self, x: Any) -> Any:  # type: ignore[override]
+            return super().forward(x)[0][:, -1]
+
+    return Last(3, 3, batch_first=True)
+
+
+def test_a_pack_whose_lanes_all_left_has_diverged(tmp_path: Path) -> None:
+    grid = {**DOUBLE, "optimiser": "sgd", "lr": 1e300, "weight_decay": 1e300, "steps": [3, 4, 5]}
+    found = rows(PackedModule(recurrent, module_toy.classes), grid, tmp_path)
+    assert found["status"].to_list() == ["diverged"] * 3
+
+
+def test_experiments_of_one_store_have_names_of_their_own() -> None:
+    assert PackedModule(module_toy.net, module_toy.classes).name == "net-classes"
+    assert PackedModule(module_toy.net, module_toy.line, loss="square").name == "net-line-square"
+
+
 def _fails() -> nn.Module:
     raise ValueError("too deep")
 
@@ -192,15 +276,21 @@ def _fails() -> nn.Module:
     [
         (lambda: PackedModule(module_toy.net, module_toy.line, loss="mse"), {}, "loss must be one of cross_entropy"),
         (lambda: PackedModule(nn.Linear(1, 1), 3), {}, "data must be a function, but got int"),  # type: ignore[arg-type]
-        (lambda: PackedModule(lambda size: nn.Linear(size, 1), module_toy.line), {}, "but got `size`. Give it"),
-        (lambda: PackedModule(lambda **more: nn.Linear(1, 1), module_toy.line), {}, "but got `**more`"),
-        (lambda: PackedModule(lambda lr=1.0: nn.Linear(1, 1), module_toy.line), {}, "not take an axis of training"),
-        (lambda: PackedModule(lambda items=5: nn.Linear(1, 1), module_toy.classes), {}, "must agree on 'items'"),
-        (lambda: PackedModule(lambda: nn.Linear(1, 1), module_toy.line), {}, "loss cross_entropy needs classes"),
+        (lambda: PackedModule(lambda size: unit(), module_toy.line, name="own"), {}, "but got `size`. Give it another"),
+        (lambda: PackedModule(lambda **more: unit(), module_toy.line, name="own"), {}, "but got `**more`"),
+        (lambda: PackedModule(lambda lr=1.0: unit(), module_toy.line, name="own"), {}, "not take an axis of training"),
+        (lambda: PackedModule(lambda items=5: unit(), module_toy.classes, name="own"), {}, "must agree on 'items'"),
+        (lambda: PackedModule(unit, module_toy.line), {}, "loss cross_entropy needs classes"),
         (lambda: PackedModule(module_toy.net, module_toy.classes, loss="square"), {}, "loss square needs real targets"),
-        (lambda: PackedModule(lambda: nn.Linear(1, 1), module_toy.line, loss="logistic"), {}, "needs y of -1 and +1"),
-        (lambda: PackedModule(lambda: nn.Linear(1, 2), module_toy.line, loss="square"), {}, "model must return 1 "),
-        (lambda: PackedModule(lambda: nn.Linear(1, 1), _raises), {}, "_raises: must return arrays, but raised"),
+        (lambda: PackedModule(unit, module_toy.line, loss="logistic"), {}, "needs y of -1 and +1"),
+        (lambda: PackedModule(pair, module_toy.line, loss="square"), {}, "model must return 1 "),
+        (lambda: PackedModule(unit, _raises), {}, "_raises: must return arrays, but raised"),
+        (lambda: PackedModule(lambda: nn.Linear(1, 1), lambda: ()), {}, "name must be given where model and data has"),
+        (lambda: PackedModule(partial(module_toy.net, width=4), module_toy.classes), {}, "where model has none"),
+        (lambda: PackedModule(Unhashable(), module_toy.classes), {}, "model must be hashable, but Unhashable is not"),
+        (lambda: PackedModule(_none, module_toy.line), {}, "but got `width = None`. Give it another default"),
+        (lambda: PackedModule(module_toy.net, _mixed, loss="logistic"), {}, "of -1 and +1, but y of data holds 0"),
+        (lambda: PackedModule(_few, _tokens), {}, "it raised IndexError: index out of range"),
         (lambda: module_toy.CLASSES, {"depth": [0]}, "(at width=8, depth=0)"),
         (lambda: PackedModule(_fails, module_toy.classes), {}, "must return a module, but raised ValueError: too deep"),
         (lambda: module_toy.CLASSES, {"precision": "tf32"}, "tf32 must run on a GPU"),
