@@ -269,8 +269,8 @@ def _apart(gradients: Sequence[Tensor]) -> list[Tensor]:
     taken: dict[int, list[tuple[int, int]]] = {}
     for g in gradients:
         steps = [(n - 1) * stride for n, stride in zip(g.shape, g.stride(), strict=True) if n > 1]
-        start = g.storage_offset()
-        stop = start + 1 + sum(steps)
+        start = int(g.storage_offset())
+        stop = start + 1 + int(sum(steps))
         own = taken.setdefault(g.untyped_storage().data_ptr(), [])
         if 0 in steps or any(start < b and a < stop for a, b in own):
             g = g.clone(memory_format=torch.contiguous_format)
