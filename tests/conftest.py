@@ -16,7 +16,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read by NumPy at import: t
 
 import torch
 
-# The suite starts hundreds of Python processes: each would compile the package anew.
+# The suite starts hundreds of Python processes: without compiled files, each compiles the package.
 if sys.dont_write_bytecode:
     os.environ["PYTHONDONTWRITEBYTECODE"] = ""
     sys.dont_write_bytecode = False

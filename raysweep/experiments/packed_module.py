@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,10 @@ import pyarrow as pa
 from raysweep.display import Display
 from raysweep.errors import PackError, SweepError
 from raysweep.experiment import Context, Cost, Metric, WorldShape
+from raysweep.experiments.classifier_axes import AXES
 from raysweep.experiments.own_data import Examples, OwnData, own_data
 from raysweep.generators import seeded
-from raysweep.grid.axes import Axis, KindBy
+from raysweep.grid.axes import Axis
 from raysweep.grid.runs import Observed, Runs
 from raysweep.grid.values import Value
 from raysweep.training.legs import legs
@@ -36,29 +37,17 @@ if TYPE_CHECKING:  # torch takes seconds to import
 __all__ = ["CHUNK", "LOSSES", "PackedModule", "tests_of", "times_of"]
 
 LOSSES = ("cross_entropy", "square", "logistic")
-_TIME = KindBy("schedule", {"cosine": "lane"}, "observed")  # a cosine needs its horizon from the start
+_CLASSIFIER = {axis.name: axis for axis in AXES}
 _TRAINING = (
-    Axis("n_train", int, "lane", 0, low=0, high=2**31 - 1, unit="items",
-         help="training items, nested by data_seed; 0: all"),
-    Axis("optimiser", str, "shape", "adamw", choices=("sgd", "nesterov", "adamw")),
-    Axis("lr", float, "lane", 1e-3, low=0.0, help="peak learning rate"),
-    Axis("momentum", float, "lane", 0.9, low=0.0, high=1.0, help="for sgd and nesterov"),
-    Axis("beta1", float, "lane", 0.9, low=0.0, high=0.999999, help="for adamw"),
-    Axis("beta2", float, "lane", 0.999, low=0.0, high=0.999999, help="for adamw"),
-    Axis("eps", float, "lane", 1e-8, low=1e-30, help="for adamw"),
-    Axis("weight_decay", float, "lane", 0.0, low=0.0, help="L2 for sgd and nesterov; decoupled for adamw"),
-    Axis("clip", float, "lane", 0.0, low=0.0, help="largest norm of the whole gradient; 0: none"),
-    Axis("batch", int, "shape", 64, low=1, high=2**20, unit="items", help="drawn with replacement"),
-    Axis("schedule", str, "shape", "constant", choices=("constant", "wsd", "cosine"), help="of the learning rate"),
-    Axis("warmup", int, "lane", 0, low=0, high=2**32 - 1, unit="steps", help="linear warm-up"),
-    Axis("decay", float, "shape", 0.2, low=0.0, high=1.0, help="share of the steps that decay, under wsd"),
-    Axis("steps", int, _TIME, 1000, low=0, high=2**32 - 1, unit="steps", role="time", help="training time"),
-    Axis("precision", str, "shape", "float32", choices=("float32", "float64", "tf32"), help="of products"),
-    Axis("seed", int, "lane", 0, low=0, high=2**62, role="seed", help="default of the three seeds below"),
-    Axis("data_seed", int, "lane", follows="seed", low=0, high=2**62, role="seed", help="which items are drawn"),
-    Axis("init_seed", int, "lane", follows="seed", low=0, high=2**62, role="seed", help="initial parameters"),
-    Axis("order_seed", int, "lane", follows="seed", low=0, high=2**62, role="seed", help="batch order"),
-)  # fmt: skip
+    replace(_CLASSIFIER["n_train"], default=0, low=0, help="training items, nested by data_seed; 0: all"),
+    replace(_CLASSIFIER["optimiser"], default="adamw"),
+    replace(_CLASSIFIER["lr"], default=1e-3),
+    *(_CLASSIFIER[n] for n in ("momentum", "beta1", "beta2", "eps", "weight_decay", "clip", "batch", "schedule")),
+    *(_CLASSIFIER[n] for n in ("warmup", "decay")),
+    replace(_CLASSIFIER["steps"], default=1000),
+    replace(_CLASSIFIER["precision"], choices=("float32", "float64", "tf32"), help="of products"),
+    *(_CLASSIFIER[n] for n in ("seed", "data_seed", "init_seed", "order_seed")),
+)
 _LOSS_METRICS = {
     "cross_entropy": ("nats", "cross-entropy"),
     "square": ("", "mean squared error, over items and outputs"),
