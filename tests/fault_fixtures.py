@@ -27,7 +27,7 @@ def nodes(cluster: Nodes) -> Nodes:
     """A head, a second node to drive from, and two nodes that work, whatever the test before did to them."""
     while len(cluster.workers) < 2:
         cluster.add()
-    cluster.cluster.wait_for_nodes(60)
+    cluster.cluster.wait_for_nodes(200)
     return cluster
 
 

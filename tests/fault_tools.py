@@ -98,7 +98,7 @@ class Run:
     def log(self, driver: int) -> Path:
         return self.folder / f"driver-{driver}.log"
 
-    def ends(self, code: int = 0, seconds: float = 200.0) -> str:
+    def ends(self, code: int = 0, seconds: float = 500.0) -> str:
         """Wait for the newest driver to end, with this exit code; what it said."""
         found = self.drivers[-1].wait(seconds)
         said = self.log(len(self.drivers) - 1).read_text(errors="replace")
@@ -109,7 +109,7 @@ class Run:
         """Every finished cell's row as it is in the ledger, by cell."""
         return {r["cell"]: r for r in Ledger(self.store).scan().table.to_pylist() if r["status"] == "ok"}
 
-    def until(self, cells: int, seconds: float = 150.0) -> dict[str, dict[str, Any]]:
+    def until(self, cells: int, seconds: float = 400.0) -> dict[str, dict[str, Any]]:
         """Wait for so many finished cells."""
         end = time.monotonic() + seconds
         while len(found := self.finished()) < cells:
@@ -320,7 +320,7 @@ class Nodes:
                     marker.unlink()
         return found
 
-    def wait_busy(self, run: Run, count: int = 1, seconds: float = 150.0) -> dict[int, int]:
+    def wait_busy(self, run: Run, count: int = 1, seconds: float = 400.0) -> dict[int, int]:
         """The same, once there are so many."""
         end = time.monotonic() + seconds
         while len(found := self.busy(run.state)) < count:

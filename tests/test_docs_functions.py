@@ -69,7 +69,7 @@ def killed_at(folder: Path, sign: str, *arguments: str) -> None:
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
-    end = time.monotonic() + 100
+    end = time.monotonic() + 300
 
     def is_there() -> bool:
         return any(not found.name.startswith(TEMPORARY) for found in folder.glob(sign))

@@ -315,12 +315,12 @@ def test_on_s3_while_a_sweep_runs(s3_store: Store, make_sweep: Callable[..., Swe
     sweep = make_sweep(CLASSIFIER_SWEEP, resources={"lanes": 1})
     thread = threading.Thread(target=lambda: run(sweep, s3_store, make_executor("inline")), daemon=True)
     thread.start()
-    looks, seen, deadline = [], Seen(), time.monotonic() + 150
+    looks, seen, deadline = [], Seen(), time.monotonic() + 400
     while thread.is_alive() and time.monotonic() < deadline:
         if s3_store.exists("env.json"):
             looks.append(status(s3_store, seen))
         time.sleep(0.05)
-    thread.join(timeout=30)
+    thread.join(timeout=200)
     done = [look["done"] for look in looks]
     assert done == sorted(done)
     assert any(look["drivers"] and look["drivers"][0]["alive"] for look in looks)

@@ -120,6 +120,16 @@ def _share(job: Job, rank: int) -> Share:
     return Share(rank, job.workers, add)
 
 
+def _meet(job: Job, share: Share) -> None:
+    """Wait until all workers of a pack are here.
+
+    They load the sweep and its world at their own pace, and none may do so within the time of a run.
+    """
+    import torch
+
+    share.add(torch.zeros(1, device=device_of(job)[0]))
+
+
 def _follow(job: Job, mail: Any, rank: int) -> None:
     """Train, together with worker 0, what it announces."""
     experiment, _, world = opened(job)
@@ -128,6 +138,7 @@ def _follow(job: Job, mail: Any, rank: int) -> None:
     while (part := ray.get(mail.get.remote(rank))) is not None:
         pack, saved = ray.get(part[0])
         try:
+            _meet(job, share)
             for _ in experiment.run(pack.runs, Context(device, world, _Read(saved), share)):
                 pass  # worker 0 has the rows
         except Parted:
@@ -178,7 +189,9 @@ class _Lead:
             self._mail.put.remote(rank, [part])  # in a list Ray leaves a reference what it is
         self._flush = flush
         try:
-            yield _share(self._job, 0)
+            share = _share(self._job, 0)
+            _meet(self._job, share)
+            yield share
         except BaseException as error:
             self._broken = True
             if not isinstance(error, Parted):

@@ -115,8 +115,8 @@ def test_watching_ends_when_nothing_is_pending(arguments: list[str], tmp_path: P
     rest = threading.Thread(target=lambda: said.extend(watch.stdout or ()))
     rest.start()
     assert run(sweep, store, make_executor("inline")).counts.ok == 18
-    assert watch.wait(timeout=60) == 0
-    rest.join(timeout=10)
+    assert watch.wait(timeout=200) == 0
+    rest.join(timeout=200)
     if arguments:
         looks = [json.loads(line) for line in said]
         assert (looks[0]["pending"], looks[-1]["pending"]) == (18, 0)
@@ -134,7 +134,7 @@ def test_watching_waits_for_a_store_that_is_about_to_be_made(arguments: list[str
     first = [watch.stdout.readline() for _ in range(1 if arguments else 2)]  # with the time of day above
     assert not (tmp_path / "store").exists()  # looking makes nothing
     assert run(sweep, store, make_executor("inline")).counts.ok == 18
-    said, _ = watch.communicate(timeout=60)
+    said, _ = watch.communicate(timeout=200)
     assert watch.returncode == 0
     waiting = f"waiting for {store.uri} to be created"
     if arguments:

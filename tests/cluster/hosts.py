@@ -112,7 +112,7 @@ def boot(network: Network, name: str) -> None:
     _inside(first, "ip", "link", "set", "lo", "up")
     _inside(first, "ip", "addr", "add", address, "dev", "eth0")
     _inside(first, "ip", "link", "set", "eth0", "up")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 200
     answers = ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/22"]
     while subprocess.run(["nsenter", "-t", str(first), "-n", *answers], capture_output=True, check=False).returncode:
         if time.monotonic() > deadline or network.outer[name].poll() is not None:
@@ -123,7 +123,7 @@ def boot(network: Network, name: str) -> None:
 def pull_plug(network: Network, name: str) -> None:
     """Kill every process of a host at once, sshd included."""
     os.kill(network.first.pop(name), 9)
-    network.outer.pop(name).wait(timeout=60)
+    network.outer.pop(name).wait(timeout=200)
 
 
 def command_on(network: Network, name: str, command: str) -> list[str]:
@@ -131,7 +131,7 @@ def command_on(network: Network, name: str, command: str) -> list[str]:
     return ["nsenter", "-t", str(network.first[name]), "--all", "--wd=/root", "bash", "-lc", command]
 
 
-def call(network: Network, name: str, command: str, timeout: float = 180) -> subprocess.CompletedProcess[str]:
+def call(network: Network, name: str, command: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run a command on a host; its output is stdout and stderr together."""
     return subprocess.run(
         command_on(network, name, command),
@@ -169,7 +169,7 @@ def make_hosts(scratch: Path) -> Iterator[Network]:
             pull_plug(network, name)
         for process in (*network.outer.values(), switch):
             process.kill()
-            process.wait(timeout=60)
+            process.wait(timeout=200)
 
 
 def _run(*command: str) -> None:
@@ -183,7 +183,7 @@ def _inside(pid: int, *command: str) -> None:
 
 
 def _until_own_net(pid: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 200
     while os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net"):
         if time.monotonic() > deadline:
             raise RuntimeError("a network namespace does not come up")
@@ -192,7 +192,7 @@ def _until_own_net(pid: int) -> None:
 
 def _child(outer: subprocess.Popen[bytes]) -> int:
     """The first process in the new namespaces."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline and outer.poll() is None:
         found = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
         if found:

@@ -38,13 +38,13 @@ def bucket(cluster: Cluster) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )
     make = f"import urllib.request as u; u.urlopen(u.Request('{S3}/bucket', method='PUT'))"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while cluster.client(f'python -c "{make}"').returncode:
         assert server.poll() is None
         assert time.monotonic() < deadline
     yield f"s3://bucket/{{}}?endpoint_override={ADDRESS['client']}:5000&scheme=http&region=us-east-1"
     server.kill()
-    server.wait(timeout=60)
+    server.wait(timeout=200)
 
 
 def rows_of(cluster: Cluster, store: str) -> pl.DataFrame:

@@ -93,12 +93,12 @@ def test_an_interrupted_driver_is_resumed_by_the_same_command(tmp_path: Path) ->
     path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "RAYSWEEP_TEST_STUCK": "6"}  # it must not end before the signal
     driver = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while Ledger(store).scan(["cell"]).parts < 3 and driver.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     assert listening_addresses(driver.pid) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
     driver.send_signal(signal.SIGINT)
-    output, _ = driver.communicate(timeout=60)
+    output, _ = driver.communicate(timeout=300)
     assert driver.returncode == 130, output
     assert "interrupted; run the same command again" in output
     sweep = load_sweep(file)
@@ -122,7 +122,7 @@ def test_two_drivers_on_one_store_share_the_oracle_and_the_packs(
     file.write_text(yaml.safe_dump({**CLASSIFIER_SWEEP, "world": flow}))
     command = [sys.executable, "-m", "raysweep", "run", str(file), "--store", store.uri, "--executor", "inline"]
     pair = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
-    said = [driver.communicate(timeout=120)[0] for driver in pair]
+    said = [driver.communicate(timeout=300)[0] for driver in pair]
     assert [driver.returncode for driver in pair] == [0, 0], said
     assert sorted(s.count("flow world ready") + 2 * s.count("flow world found") for s in said) == [1, 2], said
     frame = pl.read_parquet(store.path("cells.parquet"))

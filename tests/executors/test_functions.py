@@ -49,7 +49,7 @@ def train(config):
     if how == "exit":
         os._exit(7)
     while how == "endless":
-        pass
+        time.sleep(0.1)
     start = 0
     if saved := raysweep.checkpoint.load():
         start = int((saved / "epoch").read_text())
@@ -95,7 +95,7 @@ def test_each_way_to_fail_is_a_row_with_its_reason_and_the_others_finish(tmp_pat
             "concat": [{"how": HOWS, "n": 1}, {"how": ["fine", "panic", "tasks"], "n": 2}],
             "epoch": [1, 3],
         },
-        "resources": {"timeout": 6, "attempts": 2},
+        "resources": {"timeout": 20, "attempts": 2},
     }
     store = Store(str(tmp_path / "store"))
     outcome = run(from_mapping(raw, "t.yaml", [tmp_path]), store, make_executor("ray"))
@@ -110,8 +110,8 @@ def test_each_way_to_fail_is_a_row_with_its_reason_and_the_others_finish(tmp_pat
     for error in frame.filter(pl.col("how") == "tasks")["error"]:
         assert "resources.child_cpus: a run that starts Ray tasks" in error
     assert "its worker died" in reasons["exit"]
-    assert "took longer than 6 s" in reasons["endless"]
-    assert 'while how == "endless"' in reasons["endless"]  # where it was
+    assert "took longer than 20 s" in reasons["endless"]
+    assert "time.sleep(0.1)" in reasons["endless"]  # where it was
     killed = frame.filter(pl.col("how") == "killed").sort("epoch")
     assert killed["start"].to_list() == [0, 2]  # it went on from its checkpoint
     for run_key in set(frame.filter(pl.col("how") == "exit")["run"]):
@@ -145,7 +145,7 @@ def test_a_function_of_a_script_itself_runs_on_ray(tmp_path: Path) -> None:
         print(run(sweep, Store("store"), make_executor("ray")).counts.ok)
     """
     (tmp_path / "script.py").write_text(textwrap.dedent(script))
-    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=400)
     assert done.stdout.strip() == "2", done.stderr
     frame = pl.read_parquet(tmp_path / "store" / CELLS)
     assert sorted(frame["loss"]) == [0.5, 1.0]

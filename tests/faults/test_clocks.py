@@ -13,7 +13,7 @@ from fault_tools import ENVIRONMENT, Nodes, Run
 
 LIBRARY = next(Path("/usr/lib").rglob("libfaketimeMT.so.1"), None) if Path("/usr/lib").is_dir() else None
 pytestmark = [
-    pytest.mark.timeout(480),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(LIBRARY is None, reason="needs libfaketime (Debian: faketime)"),
 ]
 

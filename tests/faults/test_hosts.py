@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from fault_tools import Nodes, Run
 
-pytestmark = pytest.mark.timeout(480)
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_a_bad_host_is_set_aside(nodes: Nodes, make_run: Callable[..., Run], tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_a_bad_host_is_set_aside(nodes: Nodes, make_run: Callable[..., Run], tmp
         if len(nodes.workers) > good:
             break
     assert len(nodes.workers) == good + 1, "this machine could not start another node"
-    nodes.cluster.wait_for_nodes(60)
+    nodes.cluster.wait_for_nodes(200)
     bad = nodes.workers[-1]
     grid = {"run_id": {"range": 60}, "epoch": 1, "state": str(tmp_path)}
     run = make_run(experiment="toy_experiment:picky", observed=[], grid=grid)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from fault_tools import Nodes, Run
 
-pytestmark = pytest.mark.timeout(480)
+pytestmark = pytest.mark.timeout(900)
 LONGER = {"epoch": [1, 2, 3, 4], "duration": 0.6}
 
 

@@ -12,7 +12,7 @@ from fault_tools import Nodes, Run, S3Server, filled, small_disk
 
 from raysweep.store import Store
 
-pytestmark = pytest.mark.timeout(480)
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_an_s3_server_killed_twice_and_restarted_costs_time_only(

@@ -14,7 +14,7 @@ from fault_tools import Nodes, Run, kill
 
 from raysweep.ledger.log import CELLS
 
-pytestmark = pytest.mark.timeout(480)
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_killed_workers_cost_one_more_try_of_their_own_packs_and_nothing_else(

@@ -106,7 +106,7 @@ class Ranks:
 
     def __init__(self, size):
         self.size, self.slots = size, [None] * size
-        self.barrier = threading.Barrier(size, timeout=60)
+        self.barrier = threading.Barrier(size, timeout=200)
 
     def average(self, rank, gradient):
         self.slots[rank] = gradient

@@ -91,7 +91,7 @@ class Ranks:
     def __init__(self, size: int) -> None:
         self.size = size
         self.slots: list[Any] = [None] * size
-        self.barrier = threading.Barrier(size, timeout=60)
+        self.barrier = threading.Barrier(size, timeout=200)
 
     def average(self, rank: int, gradient: torch.Tensor) -> torch.Tensor:
         self.slots[rank] = gradient

@@ -161,7 +161,7 @@ def test_the_posterior_is_that_of_x_as_stored(make):
 def test_devices_share_the_items_and_keep_their_order():
     flow = tiny_flow()
     alone, shared = (unpacked(TINY, fresh_flow, packed(flow), "t", ["cpu"] * n) for n in (1, 2))
-    worked, meet = [], threading.Barrier(2, timeout=60)  # a device that works alone never gets through
+    worked, meet = [], threading.Barrier(2, timeout=200)  # a device that works alone never gets through
 
     def seen(net, _):
         worked.append(id(net))

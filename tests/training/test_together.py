@@ -26,7 +26,7 @@ class Workers:
     def __init__(self, count: int) -> None:
         self.count, self.sums = count, 0
         self.slots = [torch.zeros(0)] * count
-        self.barrier = threading.Barrier(count, timeout=30)
+        self.barrier = threading.Barrier(count, timeout=200)
 
     def share(self, rank: int) -> Share:
         def add(tensor):
