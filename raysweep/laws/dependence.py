@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtr
 
 from raysweep.laws.batch import Group
 from raysweep.laws.definition import Array, Law
@@ -20,7 +21,10 @@ from raysweep.laws.resampling import beyond, tangent
 
 __all__ = ["Dependence", "clustered", "dependence", "levels_of"]
 
-_CORRELATED = 2.5  # standard errors; in independent worlds exceeded in under 0.6 % (tests/benchmarks/laws_notes.py)
+_UNLIKELY = 0.01  # p-value below which neighbours count as correlated
+_DRAWS = 1000  # data sets of independent errors, whose statistic a p-value compares with
+_MANY = 1000  # points from which on the statistic is normal
+_SLIGHT = 1.0  # standard errors that no number of points makes significant
 _FEWEST = 16  # points below which correlation is not seen and blocks are too short
 _BLOCKS = 8  # found by coverage
 _LEVELS = 50  # values of a column beyond which it is not looked at
@@ -35,12 +39,14 @@ class Dependence:
 
     Attributes:
         z: The correlation of neighbours' residuals in standard errors.
+        p_value: The share of data sets with independent errors in which it is as clear.
         along: What neighbours are ordered by.
         unit: What the clusters are called: a scale, a column, or `block`.
         cluster: The cluster of each point, from 0, [points].
     """
 
     z: float
+    p_value: float
     along: str
     unit: str
     cluster: Labels
@@ -90,9 +96,10 @@ def clustered(group: Group, names: Sequence[str]) -> Group:
     count = int(found.cluster.max()) + 1
     units = f"{count} blocks of neighbouring points" if found.unit == "block" else f"the {count} values of {found.unit}"
     text = (
-        f"Residuals of neighbouring points along {found.along} are correlated ({found.z:.1f} standard errors), as "
-        f"those of checkpoints of one run are, or those of a law of the wrong form. Intervals take {units} as their "
-        "independent units, not rows. Where rows belong to several runs, name the column of runs with `run=`."
+        f"Residuals of neighbouring points along {found.along} are correlated ({found.z:.1f} standard errors, "
+        f"p = {found.p_value:.1g}), as those of checkpoints of one run are, or those of a law of the wrong form. "
+        f"Intervals take {units} as their independent units, not rows. Where rows belong to several runs, name the "
+        "column of runs with `run=`."
     )
     data = replace(data, run=found.cluster, cluster=found.unit)
     return replace(group, data=data, details={**group.details, "correlated_rows": text})
@@ -105,7 +112,8 @@ def dependence(
 
     The statistic is the sum of products of neighbouring residuals, freed of what the fit took from it, over its
     standard error: the larger of that for equal variances and that for unequal ones (the root of the sum of squared
-    products), so that neither noise that grows nor heavy tails look like correlation.
+    products), so that neither noise that grows nor heavy tails look like correlation. Its distribution is that of
+    simulated independent errors: few residuals are correlated by less than the normal distribution allows for.
 
     Args:
         names: The scales' columns.
@@ -123,13 +131,28 @@ def dependence(
     residual = (t - centre) * root
     if np.sqrt((residual**2).mean()) < _EXACT:
         return None
-    found = [(_statistic(one, residual, root, q), one) for one in _sequences(names, x, others)]
-    z, best = max(found, key=lambda pair: pair[0], default=(0.0, None))
-    if best is None or z <= _CORRELATED:
+    chains = list(_sequences(names, x, others))
+    found = [float(_statistic(one, residual, root, q)) for one in chains]
+    z = max(found, default=0.0)
+    if z <= _SLIGHT:
         return None
+    p_value = _p_value(z, chains, root, q)
+    if p_value >= _UNLIKELY:
+        return None
+    best = chains[found.index(z)]
     cluster = _units(best, x, max(_BLOCKS, len(law.parameters) + 2))
     unit = best.unit if cluster.max() == best.chain.max() > 0 else "block"
-    return Dependence(z, best.along, unit, cluster)
+    return Dependence(z, p_value, best.along, unit, cluster)
+
+
+def _p_value(z: float, chains: Sequence[_Chains], root: Array, q: Array) -> float:
+    """The share of data sets with independent errors whose largest statistic is z or more."""
+    if root.size > _MANY:
+        return min(1.0, len(chains) * float(ndtr(-z)))
+    noise = np.random.default_rng(0).standard_normal((_DRAWS, root.size))
+    noise -= noise @ q @ q.T
+    largest = np.max([_statistic(one, noise, root, q) for one in chains], axis=0)
+    return (1 + int((largest >= z).sum())) / (1 + _DRAWS)
 
 
 def _sequences(names: Sequence[str], x: Array, others: Mapping[str, Labels]) -> Iterator[_Chains]:
@@ -148,30 +171,31 @@ def _sequences(names: Sequence[str], x: Array, others: Mapping[str, Labels]) -> 
             yield _Chains(", ".join(names), name, code, size, column=True)
 
 
-def _statistic(chains: _Chains, residual: Array, root: Array, q: Array) -> float:
-    """The correlation of neighbours in standard errors; 0 where there are too few."""
+def _statistic(chains: _Chains, residual: Array, root: Array, q: Array) -> Array:
+    """The correlation of neighbours in standard errors, for residuals [..., points]; 0 where there are too few."""
+    none = np.zeros(residual.shape[:-1])
     if chains.column:  # levels of the column are another matter (`pooling`): they are taken out
         more = beyond(q, np.eye(chains.chain.max() + 1)[chains.chain] * root[:, None])
-        residual, q = residual - more @ (more.T @ residual), np.hstack([q, more])
+        residual, q = residual - residual @ more @ more.T, np.hstack([q, more])
     order = np.lexsort((chains.place, chains.chain))
     chain, place = chains.chain[order], chains.place[order]
     new = np.concatenate([[True], (np.diff(chain) != 0) | (np.diff(place) != 0)])
     first = np.flatnonzero(new)
     if first.size < _FEWEST:
-        return 0.0
+        return none
     # Replicates act as their mean.
     many = np.sqrt(np.diff(np.append(first, order.size)))
-    e = np.add.reduceat(residual[order], first) / many
+    e = np.add.reduceat(residual[..., order], first, axis=-1) / many
     rows = np.add.reduceat(q[order], first, axis=0) / many[:, None]
     pair = np.flatnonzero(np.diff(chain[first]) == 0)
     spare = first.size - q.shape[1]
     if spare < 1 or pair.size < _FEWEST // 2:
-        return 0.0
-    product = e[pair] * e[pair + 1]
-    variance = float(e @ e) / spare
+        return none
+    product = e[..., pair] * e[..., pair + 1]
+    variance = (e**2).sum(axis=-1) / spare
     taken = variance * float((rows[pair] * rows[pair + 1]).sum())  # a fit makes neighbours' residuals differ
-    error = max(math.sqrt(pair.size) * variance, math.sqrt(float((product**2).sum())))
-    return float((product.sum() + taken) / error)
+    error = np.maximum(math.sqrt(pair.size) * variance, np.sqrt((product**2).sum(axis=-1)))
+    return np.asarray((product.sum(axis=-1) + taken) / error)
 
 
 def _units(chains: _Chains, x: Array, fewest: int) -> Labels:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -12,8 +13,15 @@ from raysweep.laws.column import Column
 from raysweep.laws.notes import Note, Regrouped, each
 from raysweep.laws.source import gather
 
-__all__ = ["Kept", "finite", "keep_measured"]
+__all__ = ["Kept", "finite", "keep_measured", "state_of"]
 
+# The states of a run in exports of W&B (`State` from its page, `state` from its API) and of Optuna (`state`): the word
+# for a finished one, and all words. A crashed or pruned run holds the last value that it reported.
+_STATES = (
+    ("finished", {"finished", "crashed", "failed", "killed", "preempted", "preempting", "running", "pending"}),
+    ("COMPLETE", {"COMPLETE", "FAIL", "PRUNED", "RUNNING", "WAITING"}),
+)
+_STATE_COLUMNS = ("State", "state")
 _FLAGS = ("_status", "_candidate", "_finite")
 _LENGTH = "_len"
 
@@ -62,11 +70,42 @@ def finite(name: str) -> pl.Expr:
     return pl.col(name).cast(pl.Float64).is_finite().fill_null(False)
 
 
-def keep_measured(rows: pl.LazyFrame, columns: Mapping[str, Column], y: str, measured: Sequence[str]) -> Kept:
+def state_of(rows: pl.LazyFrame, named: Collection[str | None], where: str | None) -> tuple[str, str] | None:
+    """The column of a plain table that says whether a run finished, and its word for that; None without one.
+
+    Args:
+        rows: The table.
+        named: Columns that the user named: they mean what the user takes them for.
+        where: The user's condition, and what it names.
+    """
+    schema = rows.collect_schema()
+    for name in _STATE_COLUMNS:
+        if schema.get(name) == pl.String and name not in named and not re.search(rf"\b{name}\b", where or ""):
+            found = set(gather(rows.select(pl.col(name).unique()))[name].to_list())
+            for word, words in _STATES:
+                if word in found and found <= words:
+                    return name, word
+    return None
+
+
+def keep_measured(
+    rows: pl.LazyFrame,
+    columns: Mapping[str, Column],
+    y: str,
+    measured: Sequence[str],
+    state: tuple[str, str] | None = None,
+) -> Kept:
     """The rows of finished cells of one world that have a finite number in each of `measured`, without candidates.
 
     A candidate only served to choose a hyper-parameter. A run whose own function returned a metric that is not finite
     has diverged in that metric alone.
+
+    Args:
+        rows: The table.
+        columns: What a ledger's columns are; empty for a plain table.
+        y: The measurement.
+        measured: Columns that must hold a finite number.
+        state: See `state_of`.
 
     Raises:
         FitError: The rows are from several worlds.
@@ -76,6 +115,9 @@ def keep_measured(rows: pl.LazyFrame, columns: Mapping[str, Column], y: str, mea
         return pl.col(name).cast(pl.String) if name in columns else pl.lit(None, pl.String)
 
     status = text("status").fill_null("unknown") if "status" in columns else pl.lit("ok")
+    if state is not None:
+        column, word = state
+        status = pl.when(pl.col(column) == word).then(pl.lit("ok")).otherwise(pl.col(column))
     if columns.get(y, Column()).free:
         status = pl.when((status == "diverged") & finite(y)).then(pl.lit("ok")).otherwise(status)
     candidate = (text("role") == "candidate").fill_null(False)
@@ -94,7 +136,7 @@ def keep_measured(rows: pl.LazyFrame, columns: Mapping[str, Column], y: str, mea
     counted &= pl.col("_finite")
     # Flags that are constant are dropped, so that a file's reader can skip them.
     kept = whole
-    if "status" in columns:
+    if "status" in columns or state is not None:
         kept &= status == "ok"
     if "role" in columns:
         kept &= ~candidate

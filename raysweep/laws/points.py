@@ -23,7 +23,7 @@ from raysweep.laws.averages import averaged
 from raysweep.laws.bounded import BOUNDS, bounded, inside, of_groups
 from raysweep.laws.column import Column
 from raysweep.laws.grouping import Grouping, accounted, collapsed, grouped, varying
-from raysweep.laws.kept import Kept, finite, keep_measured
+from raysweep.laws.kept import Kept, finite, keep_measured, state_of
 from raysweep.laws.kinds import moment
 from raysweep.laws.notes import Note, Regrouped, counts, details_of, each, group_name
 from raysweep.laws.opened import Table, opened
@@ -133,7 +133,9 @@ def points(data: Source, request: FitRequest, keep: Sequence[str] = ()) -> Point
                 f"must not call a parameter as a column of the table, but {request.formula!r} has {', '.join(clash)}, "
                 f"and x is {', '.join(request.x)}. Name the column as x if it is a scale, or rename the parameter.",
             )
-    kept = keep_measured(table.rows, table.columns, request.y, table.measured)
+    named = {*request.x, request.y, *request.by, *request.x_se, *keep, table.run}
+    state = None if table.columns else state_of(table.rows, named, request.where)
+    kept = keep_measured(table.rows, table.columns, request.y, table.measured, state)
     if request.window is not None:
         kept, keep = replace(kept, rows=bounded(kept.rows, request.window)), (*keep, *BOUNDS)
     others = _unnamed(kept, table, request, keep)

@@ -231,3 +231,21 @@ def test_a_long_parquet_table_is_averaged_block_by_block(tmp_path: Path, monkeyp
     row = found.frame.filter((pl.col("n") == 7) & (pl.col("arm") == 1))
     assert isinstance(one, float)
     assert row["loss"].item() == pytest.approx(np.exp(one))
+
+
+@pytest.mark.parametrize(
+    ("column", "word", "other"), [("State", "finished", "crashed"), ("state", "COMPLETE", "PRUNED")]
+)
+def test_a_run_that_did_not_finish_does_not_count(column: str, word: str, other: str) -> None:
+    n = np.array([1, 2, 4, 8, 16, 32, 64.0])
+    frame = pl.DataFrame({"n": n, "loss": 2 * n**-0.5, column: [word] * 7}).with_columns(
+        pl.when(pl.col("n") == 32).then(9.0).otherwise("loss").alias("loss"),
+        pl.when(pl.col("n") == 32).then(pl.lit(other)).otherwise(column).alias(column),
+    )
+    found = fit(frame, "power", x="n", y="loss", bootstrap=0).only
+    assert found.params["alpha"] == pytest.approx(0.5)
+    assert found.details[f"dropped_{other}"] == f"1 of 7 rows with status {other} were dropped."
+    for mine in ({"where": f"{column} != 'killed'"}, {"by": (column,)}):  # the user decides
+        assert points(frame, FitRequest(("n",), "loss", **mine)).frame.height == 7
+    free = frame.with_columns(pl.lit("resting").alias(column))  # no word of theirs: a column like any other
+    assert points(free, FitRequest(("n",), "loss")).frame.height == 7

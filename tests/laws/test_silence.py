@@ -15,6 +15,7 @@ from raysweep.laws.forms import LAWS
 from raysweep.laws.group import Data, GroupFit
 from raysweep.laws.predicted import predicted
 from raysweep.laws.request import Options
+from raysweep.laws.resampling import tangent
 from raysweep.laws.trend import trend
 
 QUICK = Options(draws=0, holdout=0)
@@ -74,9 +75,11 @@ def test_runs_are_found_in_a_scale_or_in_another_column():
 @pytest.mark.parametrize("growth", [1.0, 8.0])
 def test_independent_rows_are_rarely_called_correlated(growth):
     rng, x, form = np.random.default_rng(5), np.geomspace(50, 5e4, 40), LAWS["power+floor"]
-    sigma, fired = 0.02 * np.geomspace(growth**-0.5, growth**0.5, 40), 0
-    for _ in range(300):  # residuals about the truth: a fit's own are less alike
-        y = clean(x) * np.exp(sigma * rng.standard_normal(40))
+    sigma, fired, u = 0.02 * np.geomspace(growth**-0.5, growth**0.5, 40), 0, np.log(x)[None]
+    centre, _, q = tangent(form, u, np.log(clean(x)), np.ones(40), VALUES)
+    for _ in range(300):
+        error = sigma * rng.standard_normal(40)
+        y = np.exp(centre + error - q @ (q.T @ error))  # what a fit leaves of it
         fired += dependence(form, ["n"], x[None], y, np.ones(40), VALUES, {}) is not None
     assert fired <= 9  # 3 %
 
