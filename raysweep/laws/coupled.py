@@ -23,7 +23,7 @@ from raysweep.laws.definition import Law
 from raysweep.laws.dependence import clustered
 from raysweep.laws.determined import undetermined
 from raysweep.laws.estimate import Status, distinct, solve
-from raysweep.laws.fitting import Drawn, begin, fit_groups, intervals_of, outcome, scored
+from raysweep.laws.fitting import Drawn, begin, effective, fit_groups, intervals_of, outcome, scored
 from raysweep.laws.group import Data, GroupFit, Holdout
 from raysweep.laws.joint import Joint
 from raysweep.laws.noise import ignored
@@ -67,7 +67,7 @@ def fit_coupled(
     elif priors:
         plain = fit_groups(law, groups, x, y, options)
     eased = _eased(law, shared, priors)
-    begun = [replace(begin(eased, data, options), law=law) for data in groups]
+    begun = [effective(replace(begin(eased, data, options), law=law), y, options.huber) for data in groups]
     out = {
         i: outcome(group, x, y, options, Drawn(None, {}, {}), None, ())
         for i, group in enumerate(begun)

@@ -28,7 +28,7 @@ from raysweep.laws.pooling import pooled
 from raysweep.laws.remains import remains
 from raysweep.laws.request import Options
 
-__all__ = ["Drawn", "begin", "fit_groups", "intervals_of", "outcome", "scored"]
+__all__ = ["Drawn", "begin", "effective", "fit_groups", "intervals_of", "outcome", "scored"]
 
 _ROUNDS = 3  # alternations of weights and fit
 _BATCH = 4_000_000  # numbers of draws' points held at a time
@@ -55,7 +55,7 @@ def fit_groups(
         family: The laws to choose from.
     """
     options = options or Options()
-    begun = [_effective(begin(law, data, options, family), y, options.huber) for data in groups]
+    begun = [effective(begin(law, data, options, family), y, options.huber) for data in groups]
     sound = [i for i, group in enumerate(begun) if group.error is None]
     for i, group in zip(sound, _estimated([begun[i] for i in sound], options.huber), strict=True):
         begun[i] = _judged(clustered(group, x))
@@ -124,15 +124,16 @@ def begin(law: Law | None, data: Data, options: Options, family: Sequence[Law] =
     return Group(form, data, run, weights, np.zeros(0), 0, details, error)
 
 
-def _effective(group: Group, y: str, huber: float | None) -> Group:
+def effective(group: Group, y: str, huber: float | None) -> Group:
     """The group with each scale once where its seeds change nothing, unless it follows the law exactly."""
     data, said = (group.data, "") if group.error is not None else without_effect(group.data, y)
     if not said:
         return group
     once = replace(group, data=data, run=np.arange(data.y.size), weights=np.ones(data.y.size))
-    ((values, _),) = solve_all([once], [once.weights], huber)
-    if np.abs(np.log(group.law.predict(data.x, values)) - np.log(data.y)).max() < _EXACT:
-        return group
+    if data.y.size > group.law.free:  # as many points follow any law exactly
+        ((values, _),) = solve_all([once], [once.weights], huber)
+        if np.abs(np.log(group.law.predict(data.x, values)) - np.log(data.y)).max() < _EXACT:
+            return group
     return replace(once, details={**group.details, "no_effect": said})
 
 

@@ -170,3 +170,14 @@ def test_too_many_parameters_in_all_are_refused():
     many = pl.concat([pl.DataFrame({"arm": g, "x": X[:4], "y": X[:4] ** -0.4 + 1}) for g in range(60)])
     with pytest.raises(RequestError, match="at most 100 parameters in all, but 60 groups make 121"):
         fitted(many)
+
+
+@pytest.mark.parametrize("how", [{}, {"shared": (), "prior": {"alpha": [0.4, 0.1]}}])
+def test_a_seed_that_changes_nothing_makes_no_runs(how):
+    once = arms(runs=1).with_columns(seed=pl.lit(0))
+    idle = pl.concat([once, once.with_columns(seed=pl.lit(1))])
+    for one, both in zip(
+        fitted(once, bootstrap=100, **how), fitted(idle, bootstrap=100, run="seed", **how), strict=True
+    ):
+        assert both.intervals == one.intervals
+        assert ("no_effect" in one.notes, "no_effect" in both.notes) == (False, True)
