@@ -24,6 +24,7 @@ from raysweep.laws.request import FitRequest, Options
 from raysweep.laws.window import Window
 from raysweep.oracle.recipe import Recipe, kinds, recipe_of
 from raysweep.sweep.until import Count, Number, Until
+from raysweep.sweep.wandb import in_our_form
 from raysweep.validation import first_fault
 
 __all__ = ["Budget", "FitSpec", "Halving", "Resources", "SweepFile", "Tuner", "explain"]
@@ -265,6 +266,12 @@ def explain(error: ValidationError, raw: Any, path: str) -> str:
     fault = first_fault(error.errors(), raw)
     key = ".".join(map(str, fault.place))
     hint = ""
+    if ours := in_our_form(raw):
+        return (
+            f"{path}: parameters: a sweep file of W&B must be written otherwise here. Its axes are `{ours}`; beside "
+            "them stand a `name`, and as `experiment` a function (`train.py:train`) that takes a config and returns its "
+            "metrics, or a `command` with the `result` file it writes"
+        )
     if fault.kind == "unknown":
         hint = f". {nearest(str(fault.place[-1]), _keys_at(fault.place[:-1], raw))}"
     return f"{path}: {key}: {fault.broken}{hint}"
