@@ -269,8 +269,8 @@ def explain(error: ValidationError, raw: Any, path: str) -> str:
     if ours := in_our_form(raw):
         return (
             f"{path}: parameters: a sweep file of W&B must be written otherwise here. Its axes are `{ours}`; beside "
-            "them stand a `name`, and as `experiment` a function (`train.py:train`) that takes a config and returns its "
-            "metrics, or a `command` with the `result` file it writes"
+            "them stand a `name`, and as `experiment` a function (`train.py:train`) that takes a config and returns "
+            "its metrics, or a `command` with the `result` file it writes"
         )
     if fault.kind == "unknown":
         hint = f". {nearest(str(fault.place[-1]), _keys_at(fault.place[:-1], raw))}"
