@@ -149,7 +149,7 @@ def test_an_oracle_survives_a_host_whose_plug_is_pulled(cluster: Cluster) -> Non
             boot(network, "worker2")  # the autoscaler takes it in again, by ssh
     assert at_work == ["head", *WORKERS]
     assert driver.returncode == 0, output
-    assert "world: 32 ok of 32 cells" in output
+    assert "world: 16 ok of 16 cells" in output
     curve = epochs(curves[0])
     assert [p["epoch"] for p in curve] == list(range(1, 19))
     starts = sorted({int(p["start"]) for p in curve})
@@ -158,4 +158,4 @@ def test_an_oracle_survives_a_host_whose_plug_is_pulled(cluster: Cluster) -> Non
     assert starts[1] >= 2  # which went on from a checkpoint
     assert curve[-1]["nll"] < curve[0]["nll"] - 10
     rows = rows_of(cluster, "world")
-    assert (rows.height, rows["world_sha"].n_unique()) == (32, 1)
+    assert (rows.height, rows["world_sha"].n_unique()) == (16, 1)

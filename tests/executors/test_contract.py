@@ -31,26 +31,24 @@ def rows_of(store: Store) -> pl.DataFrame:
 
 
 @pytest.mark.usefixtures("ray_up")
-def test_packs_on_ray_equal_packs_inline_in_an_oracle_that_ray_train_made(
-    tmp_path: Path, make_sweep: Callable[..., Sweep]
-) -> None:
+def test_packs_on_ray_equal_packs_inline_in_a_trained_world(tmp_path: Path, make_sweep: Callable[..., Sweep]) -> None:
     flow = {"kind": "flow", "data": "digits", "noise": 0.5, "layers": 2, "hidden": 16, "epochs": 3}
-    # One worker, since each costs seconds; several at one flow are tested in tests/oracle, at one world in test_train.
-    sweep = make_sweep(CLASSIFIER_SWEEP, world=flow, resources={"oracle_workers": 1})
-    stores = {name: Store(str(tmp_path / name)) for name in ("ray", "inline")}
-    assert run(sweep, stores["ray"], make_executor("ray")).counts.ok == sweep.runs.cells
+    sweep = make_sweep(CLASSIFIER_SWEEP, world=flow)
+    stores = {name: Store(str(tmp_path / name)) for name in ("inline", "ray")}
+    # The world is trained without Ray Train, whose workers cost seconds: test_train and tests/cluster do that.
+    assert run(sweep, stores["inline"], make_executor("inline")).counts.ok == sweep.runs.cells
 
-    (folder,) = stores["ray"].folders("oracle")
-    curve = stores["ray"].read_json(f"oracle/{folder}/curve.json")
+    (folder,) = stores["inline"].folders("oracle")
+    curve = stores["inline"].read_json(f"oracle/{folder}/curve.json")
     assert [p["epoch"] for p in curve] == [1, 2, 3]
     assert curve[-1]["nll"] < curve[0]["nll"]
-    assert not stores["ray"].folders(f"oracle/{folder}")  # checkpoints are gone
-    assert all(a["passed"] for a in stores["ray"].read_json(f"oracle/{folder}/audit.json"))
-    world = load_world(stores["ray"], f"oracle/{folder}")
-    assert set(rows_of(stores["ray"])["world_sha"]) == {world.sha}
+    assert not stores["inline"].list(f"oracle/{folder}/checkpoint")  # it has ended
+    assert all(a["passed"] for a in stores["inline"].read_json(f"oracle/{folder}/audit.json"))
+    world = load_world(stores["inline"], f"oracle/{folder}")
 
-    shutil.copytree(tmp_path / "ray/oracle", tmp_path / "inline/oracle")
-    assert run(sweep, stores["inline"], make_executor("inline")).counts.ok == sweep.runs.cells
+    shutil.copytree(tmp_path / "inline/oracle", tmp_path / "ray/oracle")
+    assert run(sweep, stores["ray"], make_executor("ray")).counts.ok == sweep.runs.cells
+    assert set(rows_of(stores["ray"])["world_sha"]) == {world.sha}
     inline, ray = (rows_of(stores[name]).drop("pack", "lane") for name in ("inline", "ray"))
     assert_frame_equal(inline, ray, rel_tol=1e-4, abs_tol=1e-6)
 
