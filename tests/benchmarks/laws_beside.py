@@ -269,7 +269,9 @@ def main() -> None:
         return
     if args.rival is None:
         parser.error("--rival must name the interpreter of an environment that has simple-scaling-laws==0.2.0")
-    record: dict[str, Any] = {"worlds": args.worlds, "draws": DRAWS}
+    from laws_data import here  # the rival's interpreter lacks what it imports
+
+    record: dict[str, Any] = {"where": here(), "worlds": args.worlds, "draws": DRAWS}
     for side, python in (("raysweep", sys.executable), ("simple-scaling-laws 0.2.0", args.rival)):
         which = "ours" if side == "raysweep" else "rival"
         command = [python, __file__, "--side", which, "--worlds", str(args.worlds)]

@@ -23,7 +23,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":  # before numpy is imported; a test that imports this leaves its process as it is
@@ -32,6 +31,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
+from laws_data import here  # noqa: E402
 from scipy.special import betaincinv, betaln  # noqa: E402
 
 from raysweep.laws import law  # noqa: E402
@@ -224,7 +224,7 @@ def main() -> None:
         table[name] = run(design, args.worlds, args.draws)
         print(f"{name:40s}", json.dumps(table[name]), flush=True)
     seconds = round(time.process_time() - begun, 1)
-    record: dict[str, Any] = {"worlds": args.worlds, "draws": args.draws, "cpu_s": seconds, "designs": table}
+    record = {"where": here(), "worlds": args.worlds, "draws": args.draws, "cpu_s": seconds, "designs": table}
     (HERE / "laws-compare.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from laws_data import here
 
 from raysweep.laws import GroupFit, law
 from raysweep.laws.coupled import fit_coupled
@@ -111,7 +112,7 @@ def main() -> None:
     for name, world in designs.items():
         table[name] = judged(world, args.worlds)
         print(f"{name:60s}", json.dumps(table[name]), flush=True)
-    record = {"draws": args.draws, "cpu_seconds": round(time.process_time() - begun), "designs": table}
+    record = {"where": here(), "draws": args.draws, "cpu_seconds": round(time.process_time() - begun), "designs": table}
     (HERE / "laws-coupled.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

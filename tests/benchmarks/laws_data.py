@@ -14,7 +14,19 @@ import numpy.typing as npt
 import polars as pl
 from packing_meter import installed, where
 
-__all__ = ["DOMAINS", "Array", "Curve", "MissingData", "Table", "curves", "folder", "joint_points", "save", "tables"]
+__all__ = [
+    "DOMAINS",
+    "Array",
+    "Curve",
+    "MissingData",
+    "Table",
+    "curves",
+    "folder",
+    "here",
+    "joint_points",
+    "save",
+    "tables",
+]
 
 Array = npt.NDArray[np.float64]
 
@@ -108,12 +120,17 @@ def _table(name: str, frame: pl.DataFrame, n: str, d: str, loss: str, remark: st
     return Table(name, sizes, tokens, losses, stated, remark)
 
 
-def save(path: Path, verb: str, results: dict[str, Any]) -> None:
-    """Replace the part `verb` of the JSON at `path`; every part says by itself when and where it was measured."""
-    known = json.loads(path.read_text()) if path.is_file() else {}
+def here() -> dict[str, Any]:
+    """When and where laws are fitted: date, machine and versions."""
     place = where("cpu")
     del place["versions"]["torch"], place["versions"]["ray"]
     place["versions"] |= {name: installed(name) for name in ("scipy", "polars", "pyarrow")}
-    known[verb] = {"where": place, **results}
+    return place
+
+
+def save(path: Path, verb: str, results: dict[str, Any]) -> None:
+    """Replace the part `verb` of the JSON at `path`; every part says by itself when and where it was measured."""
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    known[verb] = {"where": here(), **results}
     path.write_text(json.dumps({name: known[name] for name in sorted(known)}, indent=1) + "\n")
     print(f"wrote {verb} to {path}")

@@ -24,6 +24,7 @@ if __name__ == "__main__":  # before numpy is imported; a test that imports this
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import numpy as np  # noqa: E402
+from laws_data import here  # noqa: E402
 
 from raysweep.laws import law  # noqa: E402
 from raysweep.laws.fitting import fit_groups  # noqa: E402
@@ -97,7 +98,7 @@ def main() -> None:
         table[name] = {key: run(one, args.worlds, args.draws, key == "x_se") for key in ("as exact", "x_se")}
         print(f"{name:42s}", *(json.dumps(each) for each in table[name].values()), sep="\n    ", flush=True)
     seconds = round(time.process_time() - begun, 1)
-    record = {"worlds": args.worlds, "draws": args.draws, "cpu_s": seconds, "designs": table}
+    record = {"where": here(), "worlds": args.worlds, "draws": args.draws, "cpu_s": seconds, "designs": table}
     (HERE / "laws-inexact.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -24,6 +24,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 import numpy as np  # noqa: E402
 import polars as pl  # noqa: E402
+from laws_data import here  # noqa: E402
 
 from raysweep.laws import GroupFit, fit, law  # noqa: E402
 from raysweep.laws.chain import fit_chain  # noqa: E402
@@ -128,7 +129,7 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, default=100)
     parser.add_argument("--out", type=Path, default=HERE / "laws-named.json")
     args = parser.parse_args()
-    results: dict[str, Any] = {"worlds": args.worlds, "level": 0.95}
+    results: dict[str, Any] = {"where": here(), "worlds": args.worlds, "level": 0.95}
     for name in LAWS:
         results[name] = of_law(name, args.worlds)
         print(name, results[name], flush=True)
