@@ -120,10 +120,11 @@ def test_ctrl_c_and_a_lost_connection_let_the_driver_save_what_is_finished(
     sent: signal.Signals, tmp_path: Path
 ) -> None:
     program = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background is born deaf to it
 pathlib.Path("started").touch()
 try:
-    time.sleep(60)
+    time.sleep(600)
 except KeyboardInterrupt:
     pathlib.Path("saved").touch()
     sys.exit(130)
