@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from common import Array, save
+from common import Array, save, window_of
 from features_common import CLOCK, by_seed, claim, exponent, falls, sampled, span, within
 from matplotlib import pyplot as plt
 
@@ -16,9 +16,9 @@ from raysweep.reports.style import COLOURS
 from raysweep.theory.features import phase, power_law_modes
 from raysweep.theory.kernel_limit import data_plateau, width_plateau
 
-PLATEAUS = (  # method, axis, column, claim, cap of beta, smallest size, formula
-    ("exact", "width", "unreachable", "H3", 1.0, 64, width_plateau),
-    ("steps", "n_train", "loss", "H4", 2.0, 16, data_plateau),
+PLATEAUS = (  # method, axis, column, claim, cap of beta, sizes, formula
+    ("exact", "width", "unreachable", "H3", 1.0, window_of("features_plateaus", 0), width_plateau),
+    ("steps", "n_train", "loss", "H4", 2.0, window_of("features_plateaus", 1), data_plateau),
 )
 # Where 5 modes and more are learned, in less than half a per cent of the plateau's time.
 BEFORE_PLATEAU = Window(f"5 ** {CLOCK}", f"0.005 * width ** {CLOCK}")
@@ -29,9 +29,9 @@ AT = (30.0, 100.0, 300.0)
 
 def of_size(frame: pl.DataFrame, rows: list[Claim]) -> None:
     """H3 and H4: exponents of plateaus."""
-    for method, axis, value, id_, most, least, formula in PLATEAUS:
+    for method, axis, value, id_, most, sizes, formula in PLATEAUS:
         for (alpha, beta), part in sorted(frame.filter(pl.col("method") == method).group_by("alpha", "beta")):
-            size, values = by_seed(part.filter(pl.col(axis) >= least), axis, value)
+            size, values = by_seed(within(part, sizes, axis), axis, value)
             name = "N" if id_ == "H3" else "P"
             one = sampled(span(name, size), values, lambda v, x=size: falls(x, np.exp(np.log(v).mean(1))))
             known = float(alpha) * min(most, float(beta))

@@ -62,6 +62,16 @@ def test_windows_of_time_are_those_of_the_modes_that_are_learned(common: ModuleT
     np.testing.assert_allclose(high, [102.4**2, 102.4**1.5, 102.4 ** (1 / 0.75)])
 
 
+def test_windows_without_a_bottleneck_begin_late_and_past_the_crossover(common: ModuleType) -> None:
+    """At 10^4, or 10^5 where alpha reaches 4, and at a thousand times gamma^(-1 / (1 - beta)); random targets alike."""
+    time, phase = (importlib.import_module(f"features_{name}") for name in ("time", "phase"))
+    settings = {"beta": [0.5, 0.5, 0.5, 0.5, 1.25], "gamma": [0.0, 1.0, 10.0, 0.1, 0.1]}
+    for window, first in ((time.UNBOUNDED, 1e4), (time.RANDOM_TARGETS, 1e4), (phase.LATE, 1e5)):
+        low, high = window.bounds(settings)
+        np.testing.assert_allclose(low, [first, first, first, 1e5, first])
+        assert high == np.inf
+
+
 @pytest.mark.parametrize(("alpha", "beta", "noise"), [(1.5, 0.5, 0.0), (2, 1.25, 0.0), (1.5, 3.5, 0.3)])
 def test_lazy_frontiers_of_three_phases(alpha: float, beta: float, noise: float, compute: ModuleType) -> None:
     """Of the deterministic equivalent, by envelope and by IsoFLOP: L* within .04 and N* within .08 of the table."""
