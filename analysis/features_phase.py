@@ -11,7 +11,7 @@ from features_common import claim, computed, falls, within
 from matplotlib import pyplot as plt
 
 from raysweep.claims import Claim, Rule
-from raysweep.theory.features import time_exponent
+from raysweep.theory.exponents import time_exponent
 
 LATE = window_of("features_phase")
 

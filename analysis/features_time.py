@@ -13,7 +13,8 @@ from matplotlib import pyplot as plt
 from raysweep.claims import Claim, Measured, Rule
 from raysweep.laws.window import Window
 from raysweep.reports.style import COLOURS
-from raysweep.theory.features import power_law_modes, time_exponent
+from raysweep.theory.exponents import crossover_exponent, time_exponent
+from raysweep.theory.features import power_law_modes
 from raysweep.theory.kernel_limit import lazy_curve, width_plateau
 
 # The sweep files say why.
@@ -149,9 +150,9 @@ def of_crossover(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
         late = WEAK.mask({"gamma": g}, "gamma")
         found = exponent("gamma", g[late], c[late])
         setting = f"exponent of 1/gamma in the crossover time, where gamma rho = 1; alpha 1.5, beta {beta:g}"
-        rows.append(claim("H1", setting, 1 / (1 - beta), found, Rule("near theory", 0.1), "crossover"))
+        rows.append(claim("H1", setting, crossover_exponent(beta), found, Rule("near theory", 0.1), "crossover"))
         axes[0].plot(g, c, "o", ms=4, mfc="none", color=colour, label=f"beta = {beta:g}")
-        axes[0].plot(g, c[0] * (g / g[0]) ** (-1 / (1 - beta)), "--", lw=1, color=colour)
+        axes[0].plot(g, c[0] * (g / g[0]) ** -crossover_exponent(beta), "--", lw=1, color=colour)
     axes[0].set(xscale="log", yscale="log", xlabel="richness gamma", ylabel="crossover time t_c")
     axes[0].legend(fontsize=7)
     axes[1].set_ylabel("local exponent: 0 lazy, 1 rich")

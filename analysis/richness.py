@@ -36,7 +36,7 @@ from raysweep.reports.style import COLOURS, STYLE
 from raysweep.store import Store
 from raysweep.sweep.current import cells
 from raysweep.theory.circle import POWERS
-from raysweep.theory.features import time_exponent
+from raysweep.theory.exponents import time_exponent
 
 STATEMENTS = {
     "H8": "an MLP on the circle follows t^(-beta max(1, 2 / (1 + beta))) when features are learned, and t^-beta lazily",
