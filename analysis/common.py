@@ -13,9 +13,12 @@ from matplotlib import pyplot as plt
 from scipy.special import ndtri, stdtrit
 
 from raysweep.claims import Measured
+from raysweep.laws.window import Window
+from raysweep.sweep import load_sweep
 
 Array = npt.NDArray[np.float64]
 CLAIMS = Path(__file__).parent / "claims"  # tables that are committed; docs/papers.md shows them
+SWEEPS = Path(__file__).parent.parent / "sweeps"
 
 DRAWS = 1000
 _SEEDED = 7
@@ -83,6 +86,11 @@ def measured(window: str, seeds: int, value: Any, ends: Any = (None, None)) -> M
     """A measurement for a claim, to four significant digits, as a table of claims keeps it."""
     low, high = (None if end is None else float(f"{end:.4g}") for end in ends)
     return Measured(float(f"{value:.4g}"), window, seeds, low, high)
+
+
+def window_of(sweep: str, fit: int = 0) -> Window:
+    """The window of a fit of a sweep file, so that claims are fitted to the same rows as the report of the sweep."""
+    return Window.of_mapping(load_sweep(SWEEPS / f"{sweep}.yaml").file.fit[fit].window)
 
 
 def slope(k: Array, failure: Array) -> Array:

@@ -63,6 +63,7 @@ def score(asked: argparse.Namespace) -> None:
     from richness import IMAGES as LATER
     from richness import SGD
 
+    on_circle, on_images = (tuple(map(float, rule.bounds({}))) for rule in (SGD, LATER))
     cells = {
         name: pl.read_parquet(asked.results / f"richness_{name}" / "cells.parquet").filter(pl.col("status") == "ok")
         for name in ("circle", "images")
@@ -80,7 +81,7 @@ def score(asked: argparse.Namespace) -> None:
     for row in json.loads(asked.file.read_text())["rows"]:
         model = row["model"]
         if row["data"].startswith("circle"):
-            window, all_cells = SGD, cells["circle"].filter(
+            window, all_cells = on_circle, cells["circle"].filter(
                 (pl.col("beta") == float(row["data"].partition(":")[2])) & (pl.col("activation") == "relu")
             )  # fmt: skip
             lazy = measured(all_cells.filter(pl.col("method") == "ntk"), window)
@@ -91,7 +92,7 @@ def score(asked: argparse.Namespace) -> None:
                 ), window,
             )  # fmt: skip
         else:
-            window = LATER
+            window = on_images
             mine = cells["images"].filter((pl.col("data") == row["data"]) & (pl.col("model") == model["kind"]))
             lazy, rich = (measured(mine.filter(pl.col("gamma") == gamma), window) for gamma in (0.03, 1.0))
         beta, exponent = row["beta"], row["time_exponent"]["rich"]

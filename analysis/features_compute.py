@@ -17,7 +17,8 @@ from matplotlib import pyplot as plt
 from raysweep.claims import Claim, Rule
 from raysweep.laws.isoflop import IsoFlop, isoflop
 from raysweep.reports.style import COLOURS
-from raysweep.theory.features import compute_optimal, flow, phase, power_law_modes
+from raysweep.theory.exponents import compute_optimal, phase
+from raysweep.theory.features import flow, power_law_modes
 from raysweep.theory.kernel_limit import lazy_curve
 
 DECADES = 2.0  # of compute, the last whose best width lies within the grid

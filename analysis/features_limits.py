@@ -6,35 +6,43 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from common import Array, save
+from common import Array, save, window_of
 from features_common import CLOCK, by_seed, claim, exponent, falls, sampled, span, within
 from matplotlib import pyplot as plt
 
 from raysweep.claims import Claim, Rule
 from raysweep.laws.window import Window
 from raysweep.reports.style import COLOURS
-from raysweep.theory.features import phase, power_law_modes
+from raysweep.theory.exponents import (
+    data_plateau_exponent,
+    noise_exponent,
+    phase,
+    transient_exponent,
+    width_plateau_exponent,
+)
+from raysweep.theory.features import power_law_modes
 from raysweep.theory.kernel_limit import data_plateau, width_plateau
 
-PLATEAUS = (  # method, axis, column, claim, cap of beta, smallest size, formula
-    ("exact", "width", "unreachable", "H3", 1.0, 64, width_plateau),
-    ("steps", "n_train", "loss", "H4", 2.0, 16, data_plateau),
+PLATEAUS = (  # method, axis, column, claim, sizes, exponent, formula
+    ("exact", "width", "unreachable", "H3", window_of("features_plateaus", 0), width_plateau_exponent, width_plateau),
+    ("steps", "n_train", "loss", "H4", window_of("features_plateaus", 1), data_plateau_exponent, data_plateau),
 )
 # Where 5 modes and more are learned, in less than half a per cent of the plateau's time.
 BEFORE_PLATEAU = Window(f"5 ** {CLOCK}", f"0.005 * width ** {CLOCK}")
 LATE = Window(1e4, 1e6)
 SAMPLED = Window(25, 300)  # of descent on minibatches; before the last of the 200 modes
 AT = (30.0, 100.0, 300.0)
+BETA = 2.5  # of the tasks with noise
 
 
 def of_size(frame: pl.DataFrame, rows: list[Claim]) -> None:
     """H3 and H4: exponents of plateaus."""
-    for method, axis, value, id_, most, least, formula in PLATEAUS:
+    for method, axis, value, id_, sizes, theory, formula in PLATEAUS:
         for (alpha, beta), part in sorted(frame.filter(pl.col("method") == method).group_by("alpha", "beta")):
-            size, values = by_seed(part.filter(pl.col(axis) >= least), axis, value)
+            size, values = by_seed(within(part, sizes, axis), axis, value)
             name = "N" if id_ == "H3" else "P"
             one = sampled(span(name, size), values, lambda v, x=size: falls(x, np.exp(np.log(v).mean(1))))
-            known = float(alpha) * min(most, float(beta))
+            known = theory(float(alpha), float(beta))
             setting = f"alpha {alpha:g}, beta {beta:g}" + ("" if id_ == "H3" else ", at the last time")
             inputs = int(part["inputs"].max())
             modes = power_law_modes(alpha, beta, inputs, inputs) if inputs else power_law_modes(alpha, beta)
@@ -62,9 +70,7 @@ def of_transient(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
                 times.append(t[keep])
                 excess.append(extra[keep])
             n, at, all_of = np.concatenate(sizes), np.concatenate(times), np.concatenate(excess)
-            hard = beta < 1
-            known = beta - 1 / alpha if hard else 1 - 1 / alpha
-            known *= 2 / (1 + beta) if hard and gamma else 1.0
+            known = transient_exponent(alpha, beta, rich=gamma > 0)
             design = np.stack([np.ones(len(n)), np.log(n / n.min()), np.log(at / at.min())], axis=1)
             design[:, 1:] -= design[:, 1:].mean(0)
 
@@ -99,8 +105,9 @@ def of_noise(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
     for axis, alpha in zip(axes, alphas, strict=True):
         for colour, gamma in zip(COLOURS, (0.0, 1.0), strict=False):
             mine = frame.filter((pl.col("alpha") == alpha) & (pl.col("gamma") == gamma))
-            how = f"{'rich (gamma 1)' if gamma else 'lazy'}, alpha {alpha:g}, beta 2.5"
-            of_volterra(mine.filter(pl.col("inputs") == 0), how, alpha, rows)
+            how = f"{'rich (gamma 1)' if gamma else 'lazy'}, alpha {alpha:g}, beta {BETA:g}"
+            unbounded = noise_exponent(alpha, BETA, rich=gamma > 0)
+            of_volterra(mine.filter(pl.col("inputs") == 0), how, unbounded, rows)
             cut = mine.filter(pl.col("inputs") > 0)
             flow = cut.filter((pl.col("method") == "exact") & (pl.col("batch") == 0))["loss"].to_numpy()
             known = cut.filter((pl.col("method") == "exact") & (pl.col("batch") > 0))["loss"].to_numpy()
@@ -117,20 +124,21 @@ def of_noise(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
             one = sampled(span("t", t[inside]), extra, lambda v, x=t[inside]: falls(x, v.mean(1)))
             expected = float(falls(t[inside], (known - flow)[inside]))
             setting = f"exponent in t of what minibatches of {batch} add, by descent; {how}"
-            why = f"theory: the Volterra form over this window, with 200 modes; without a bound {2 - 1 / alpha:.3f}"
+            why = f"theory: the Volterra form over this window, with 200 modes; without a bound {unbounded:.3f}"
             rows.append(claim("H6", setting, expected, one, Rule("near theory", 0.1), "noise", why))
             name = "rich" if gamma else "lazy"
             axis.plot(t, flow, ":", lw=1, color=colour)
             axis.plot(t, known, "-", lw=1.2, color=colour, label=f"{name}: Volterra form (dotted: gradient flow)")
             axis.plot(t, loss.mean(1), "o", ms=4, mfc="none", color=colour, label=f"{name}: descent, 24 seeds")
-        axis.set(xscale="log", yscale="log", xlabel="time t", title=f"alpha {alpha:g}, beta 2.5, batches of {batch}")
+        title = f"alpha {alpha:g}, beta {BETA:g}, batches of {batch}"
+        axis.set(xscale="log", yscale="log", xlabel="time t", title=title)
         axis.legend(fontsize=7)
     axes[0].set_ylabel("loss")
     save(fig, figure)
 
 
-def of_volterra(part: pl.DataFrame, how: str, alpha: float, rows: list[Claim]) -> None:
-    """Exponents in time and in eta / B of the Volterra form without a bottleneck."""
+def of_volterra(part: pl.DataFrame, how: str, theory: float, rows: list[Claim]) -> None:
+    """Exponents in time, beside the theory's, and in eta / B of the Volterra form without a bottleneck."""
     inside = within(part, LATE)
     t = np.unique(inside["t"].to_numpy())
     flow = inside.filter(pl.col("batch") == 0)["loss"].to_numpy()
@@ -138,9 +146,9 @@ def of_volterra(part: pl.DataFrame, how: str, alpha: float, rows: list[Claim]) -
     extra = np.stack([inside.filter(pl.col("batch") == b)["loss"].to_numpy() - flow for b in batches])
     sizes = np.array(batches, dtype=float)
     in_time, in_batch = exponent("t", t, extra[-1]), exponent("B", sizes, extra[:, -1])
-    for name, one, theory, at, near in (
-        ("t", in_time, 2 - 1 / alpha, f"eta / B {0.05 / batches[-1]:.3g}", 0.02),
+    for name, one, known, at, near in (
+        ("t", in_time, theory, f"eta / B {0.05 / batches[-1]:.3g}", 0.02),
         ("B", in_batch, 1.0, f"t {t[-1]:g}", 0.05),
     ):
         setting = f"exponent in {name} of what minibatches add, by the Volterra form at {at}; {how}"
-        rows.append(claim("H6", setting, theory, one, Rule("near theory", near), "noise"))
+        rows.append(claim("H6", setting, known, one, Rule("near theory", near), "noise"))

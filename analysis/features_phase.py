@@ -6,16 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from common import save
+from common import save, window_of
 from features_common import claim, computed, falls, within
 from matplotlib import pyplot as plt
 
 from raysweep.claims import Claim, Rule
-from raysweep.laws.window import Window
-from raysweep.theory.features import time_exponent
+from raysweep.theory.exponents import time_exponent
 
-# Late enough for alpha = 4, of which only the first t^(1/alpha) modes are learned.
-LATE = Window(1e5, 1e8)
+LATE = window_of("features_phase")
 
 
 def of_phase(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:

@@ -6,31 +6,25 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from common import Array, save
-from features_common import CLOCK, by_seed, claim, exponent, falls, sampled, slopes, span, within
+from common import Array, save, window_of
+from features_common import by_seed, claim, exponent, falls, sampled, slopes, span, within
 from matplotlib import pyplot as plt
 
 from raysweep.claims import Claim, Measured, Rule
 from raysweep.laws.window import Window
 from raysweep.reports.style import COLOURS
-from raysweep.theory.features import power_law_modes, time_exponent
+from raysweep.theory.exponents import crossover_exponent, time_exponent
+from raysweep.theory.features import power_law_modes
 from raysweep.theory.kernel_limit import lazy_curve, width_plateau
 
-# Past the crossover, which is at t = 1 for gamma = 1, by enough for the first modes to matter no more.
-UNBOUNDED = Window(1e4, 1e6)
-# From ten modes that are learned to one in twenty of those that the model has; on easy tasks, also while the transient
-# of the width, relative to the loss t^(beta - 1 + 1/alpha) / N, is below a twentieth.
-_SHARE = "(0.05 * {size}) ** " + CLOCK
-BEFORE_PLATEAU = Window(
-    f"10 ** {CLOCK}",
-    f"(0.05 * width) ** (1 / (beta - 1 + 1 / alpha)) if beta > 1 else {_SHARE.format(size='width')}",
-)
-BEFORE_LAST = Window(f"10 ** {CLOCK}", _SHARE.format(size="inputs"))
-ABOVE = 5.0  # times the plateau
+# The sweep files say why.
+UNBOUNDED, BEFORE_PLATEAU, BEFORE_LAST = (window_of("features_exponents", i) for i in range(3))
+RANDOM_TARGETS = window_of("features_targets")
+ABOVE = 5.0  # times the plateau; of means over seeds, where the sweep's own fit takes row by row
 EXACT = 0.02  # tolerance of an exponent that has no bottleneck
 EARLY = 30.0  # before it the first modes make the local exponent
-WEAK = 0.01  # gamma: rho = A t^(1 - beta) - B is 1 / gamma at t_c, so that B matters by B gamma
-HORIZON = 20.0  # past the crossover of gamma = 1
+WEAK = Window(high=0.01)  # of gamma: rho = A t^(1 - beta) - B is 1 / gamma at t_c, so that B matters by B gamma
+HORIZONS = Window("20 * gamma ** (-1 / (1 - beta))")  # past the crossover
 KINDS = (  # method, whether of a width, whether on minibatches, marker, label
     ("exact", False, False, "o", "exact flow"),
     ("exact", True, False, "s", "exact flow, width 2,048"),
@@ -108,7 +102,7 @@ def in_window(beta: float, rich: bool, t: Array) -> tuple[float, str]:
 def of_targets(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
     """The exponents of the exact flow for targets with Gaussian coefficients, with intervals over targets."""
     fig, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
-    inside = within(frame, UNBOUNDED)
+    inside = within(frame, RANDOM_TARGETS)
     for axis, rich in zip(axes, (False, True), strict=True):
         mine = inside.filter((pl.col("gamma") > 0) == rich)
         name = "rich (gamma 1)" if rich else "lazy"
@@ -153,12 +147,12 @@ def of_crossover(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
         axis.axhline(0, color="0.7", lw=0.8)
         axis.axhline(1, color="0.7", lw=0.8)
         g, c = np.array(gammas), np.array(crossed)
-        late = g <= WEAK * 1.001
+        late = WEAK.mask({"gamma": g}, "gamma")
         found = exponent("gamma", g[late], c[late])
         setting = f"exponent of 1/gamma in the crossover time, where gamma rho = 1; alpha 1.5, beta {beta:g}"
-        rows.append(claim("H1", setting, 1 / (1 - beta), found, Rule("near theory", 0.1), "crossover"))
+        rows.append(claim("H1", setting, crossover_exponent(beta), found, Rule("near theory", 0.1), "crossover"))
         axes[0].plot(g, c, "o", ms=4, mfc="none", color=colour, label=f"beta = {beta:g}")
-        axes[0].plot(g, c[0] * (g / g[0]) ** (-1 / (1 - beta)), "--", lw=1, color=colour)
+        axes[0].plot(g, c[0] * (g / g[0]) ** -crossover_exponent(beta), "--", lw=1, color=colour)
     axes[0].set(xscale="log", yscale="log", xlabel="richness gamma", ylabel="crossover time t_c")
     axes[0].legend(fontsize=7)
     axes[1].set_ylabel("local exponent: 0 lazy, 1 rich")
@@ -180,8 +174,7 @@ def of_step_size(frame: pl.DataFrame, rows: list[Claim], figure: Path) -> None:
             (axes[0], "t", mine.filter(pl.col("eta") == small), True, f"time, at step size {small:g}"),
             (axes[1], "n", mine.filter(pl.col("eta") != small), False, "steps, each horizon at 0.9 of its stable size"),
         ):
-            at, loss = part[x].to_numpy(), part["loss"].to_numpy()
-            keep = part["t"].to_numpy() >= HORIZON
+            at, loss, keep = part[x].to_numpy(), part["loss"].to_numpy(), HORIZONS.mask(part, "t")
             one = exponent(x, at[keep], loss[keep])
             known = time_exponent(beta, rich)
             setting = f"exponent in {name}; steps, gamma 1, alpha 2, beta {beta:g}"

@@ -27,7 +27,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import polars as pl
-from common import CLAIMS, save
+from common import CLAIMS, save, window_of
 from matplotlib import pyplot as plt
 from richness_curves import Curve, curves, exponent, falls, gained, halves, infinite
 
@@ -36,7 +36,7 @@ from raysweep.reports.style import COLOURS, STYLE
 from raysweep.store import Store
 from raysweep.sweep.current import cells
 from raysweep.theory.circle import POWERS
-from raysweep.theory.features import time_exponent
+from raysweep.theory.exponents import time_exponent
 
 STATEMENTS = {
     "H8": "an MLP on the circle follows t^(-beta max(1, 2 / (1 + beta))) when features are learned, and t^-beta lazily",
@@ -47,8 +47,8 @@ STAND_IN = {"mnist": "H9", "fashion_mnist": "H9", "cifar10_jpeg_60k": "H10", "di
 STANDS_IN = "a stand-in for the paper's data: other images, each used more than once"
 PAPER = {("cnn", "mnist"): (0.30, 0.46), ("cnn", "cifar10_jpeg_60k"): (0.075, 0.14)}  # lazy, rich
 RICH = (1.0, 3.0)  # richness of the claims on images
-SGD, ADAM = (30.0, 300.0), (1.0, 10.0)  # t of the circle's windows
-IMAGES = (10.0, 100.0)  # and of images
+SGD, ADAM = (window_of("richness_circle", i) for i in range(2))  # the sweep files say why
+IMAGES = window_of("richness_images")
 NEAR, SHARE = 0.05, 0.25  # tolerance on the circle; on images, as a share of the value
 BENT = 0.1  # largest difference between the slopes in a window's halves of a curve that has an exponent
 CROSSED = 1.0  # least gamma of a network whose window may lie past the crossover, by assumption

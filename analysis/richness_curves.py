@@ -10,6 +10,7 @@ import polars as pl
 from common import Array, measured, over_seeds
 
 from raysweep.claims import Measured
+from raysweep.laws.window import Window
 from raysweep.theory.circle import modes
 from raysweep.theory.features import flow
 
@@ -32,9 +33,9 @@ class Curve:
     loss: Array
     seeds: tuple[str, ...]
 
-    def within(self, window: tuple[float, float]) -> Curve | None:
+    def within(self, window: Window) -> Curve | None:
         """The part in a window, if it holds enough times."""
-        keep = (self.t >= window[0] * 0.999) & (self.t <= window[1] * 1.001)
+        keep = window.mask({"t": self.t}, "t")
         return replace(self, t=self.t[keep], loss=self.loss[keep]) if keep.sum() >= LEAST else None
 
     def of(self, seeds: tuple[str, ...]) -> Array:

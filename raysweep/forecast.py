@@ -16,7 +16,8 @@ import numpy.typing as npt
 from raysweep.errors import PackError, SweepError
 from raysweep.models import ACTIVATIONS, Architecture, image_of
 from raysweep.task import Task
-from raysweep.theory.features import Modes, compute_optimal, flow, time_exponent
+from raysweep.theory.exponents import compute_optimal, time_exponent
+from raysweep.theory.features import Modes, flow
 from raysweep.theory.kernel_limit import data_plateau, reused_data_curve
 from raysweep.theory.spectrum import (
     LAST,

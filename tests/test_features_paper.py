@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from raysweep.claims import read_claims
-from raysweep.theory.features import compute_optimal, flow, modes_of_width, power_law_modes
+from raysweep.theory.exponents import compute_optimal, mode_exponent
+from raysweep.theory.features import flow, modes_of_width, power_law_modes
 from raysweep.theory.kernel_limit import lazy_curve
 
 ROOT = Path(__file__).parent.parent
@@ -51,15 +52,31 @@ def test_the_range_of_an_exponent_is_that_of_its_local_values(common: ModuleType
 
 
 def test_windows_of_time_are_those_of_the_modes_that_are_learned(common: ModuleType) -> None:
-    """From 10 modes to one in twenty: mode k at t = k^alpha, or k^(alpha (1 + beta) / 2) on rich hard tasks."""
-    time = importlib.import_module("features_time")
-    settings = {"alpha": [2.0] * 3, "beta": [0.5, 0.5, 1.25], "gamma": [0.0, 1.0, 1.0], "inputs": [800] * 3}
+    """From 10 modes to one in twenty, and in `features_limits` from 5 to a share of the plateau's time."""
+    time, limits = (importlib.import_module(f"features_{name}") for name in ("time", "limits"))
+    beta, gamma = [0.5, 0.5, 1.25], [0.0, 1.0, 1.0]
+    settings = {"alpha": [2.0] * 3, "beta": beta, "gamma": gamma, "inputs": [800] * 3, "width": [2048] * 3}
+    power = np.array([mode_exponent(2, b, g > 0) for b, g in zip(beta, gamma, strict=True)])
+    np.testing.assert_allclose(power, [2, 1.5, 2])
     low, high = time.BEFORE_LAST.bounds(settings)
-    np.testing.assert_allclose(low, [10**2, 10**1.5, 10**2])
-    np.testing.assert_allclose(high, [40**2, 40**1.5, 40**2])
-    low, high = time.BEFORE_PLATEAU.bounds({**settings, "width": [2048] * 3})
-    np.testing.assert_allclose(low, [10**2, 10**1.5, 10**2])
+    np.testing.assert_allclose(low, 10**power)
+    np.testing.assert_allclose(high, 40**power)
+    low, high = time.BEFORE_PLATEAU.bounds(settings)
+    np.testing.assert_allclose(low, 10**power)
     np.testing.assert_allclose(high, [102.4**2, 102.4**1.5, 102.4 ** (1 / 0.75)])
+    low, high = limits.BEFORE_PLATEAU.bounds(settings)
+    np.testing.assert_allclose(low, 5**power)
+    np.testing.assert_allclose(high, 0.005 * 2048**power)
+
+
+def test_windows_without_a_bottleneck_begin_late_and_past_the_crossover(common: ModuleType) -> None:
+    """At 10^4, or 10^5 where alpha reaches 4, and at a thousand times gamma^(-1 / (1 - beta)); random targets alike."""
+    time, phase = (importlib.import_module(f"features_{name}") for name in ("time", "phase"))
+    settings = {"beta": [0.5, 0.5, 0.5, 0.5, 1.25], "gamma": [0.0, 1.0, 10.0, 0.1, 0.1]}
+    for window, first in ((time.UNBOUNDED, 1e4), (time.RANDOM_TARGETS, 1e4), (phase.LATE, 1e5)):
+        low, high = window.bounds(settings)
+        np.testing.assert_allclose(low, [first, first, first, 1e5, first])
+        assert high == np.inf
 
 
 @pytest.mark.parametrize(("alpha", "beta", "noise"), [(1.5, 0.5, 0.0), (2, 1.25, 0.0), (1.5, 3.5, 0.3)])

@@ -13,7 +13,7 @@ from raysweep.forecast import forecast, kernel_bytes
 from raysweep.models.mean_field import MeanField
 from raysweep.models.ntk import ntk
 from raysweep.task import Task, task_of
-from raysweep.theory.features import compute_optimal
+from raysweep.theory.exponents import compute_optimal
 from raysweep.theory.kernel_limit import data_plateau
 
 

@@ -1,4 +1,4 @@
-"""A solvable two-layer model that learns features: its gradient flow, its exponents, its compute-optimal laws.
+"""A solvable two-layer model that learns features: its gradient flow. Its exponents are in `theory.exponents`.
 
 The model (Bordelon, Atanasov and Pehlevan, arXiv 2409.17858) has features psi with eigenvalues lambda_k ~ k^-alpha and
 a target whose mass beyond k falls as k^(-alpha beta); gamma is the richness. Its gradient flow from w = 0 reduces
@@ -23,12 +23,9 @@ __all__ = [
     "Flow",
     "Modes",
     "alike",
-    "compute_optimal",
     "flow",
     "modes_of_width",
-    "phase",
     "power_law_modes",
-    "time_exponent",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -337,29 +334,3 @@ def _decay(rate: Array) -> tuple[Array, Array]:
     mean = (1 - decay) / np.where(small, 1.0, rate)
     np.copyto(mean, 1 - rate / 2, where=small)
     return decay, mean
-
-
-def time_exponent(beta: float, rich: bool) -> float:
-    """chi of L ~ t^-chi at infinite width: beta, or beta max(1, 2 / (1 + beta)) with feature learning."""
-    return beta * max(1.0, 2 / (1 + beta)) if rich else beta
-
-
-def phase(alpha: float, beta: float) -> str:
-    """`hard` (beta < 1), `easy`, or `super-easy` (beta > 2 - 1 / alpha, where the noise of SGD overtakes)."""
-    return "hard" if beta < 1 else "easy" if beta < 2 - 1 / alpha else "super-easy"
-
-
-def compute_optimal(alpha: float, beta: float, rich: bool) -> tuple[float, float]:
-    """(x, y) of the compute-optimal laws L* ~ C^-x and N* ~ C^y, with C = N t and alpha > 1.
-
-    Hard: the time term against N^(-alpha beta). Easy: t^-beta against the transient N^-1 t^-(1 - 1/alpha). Super-easy:
-    that transient against the noise of SGD, t^-(2 - 1/alpha) / B.
-    """
-    name = phase(alpha, beta)
-    if name == "hard":
-        if rich:
-            return 2 * alpha * beta / (alpha * (1 + beta) + 2), 2 / (alpha * (1 + beta) + 2)
-        return alpha * beta / (alpha + 1), 1 / (1 + alpha)
-    if name == "easy":
-        return alpha * beta / (alpha * beta + 1), (alpha * beta - alpha + 1) / (alpha * beta + 1)
-    return 1 - 1 / (2 * alpha), 0.5

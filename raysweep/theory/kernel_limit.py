@@ -57,7 +57,7 @@ def reused_data_curve(modes: Modes, times: npt.ArrayLike, items: float) -> Array
 
 
 def width_plateau(modes: Modes, width: float) -> float:
-    """The loss that training online ends at, ~ N^(-alpha min(1, beta))."""
+    """The loss that training online ends at; see `exponents.width_plateau_exponent`."""
     kappa = _kappa(modes, width)
     return float(modes.unreachable + (modes.mass * kappa / (modes.x + kappa)).sum())
 
@@ -69,7 +69,7 @@ def ensemble_plateau(modes: Modes, width: float) -> float:
 
 
 def data_plateau(modes: Modes, items: float) -> float:
-    """The loss at infinite width that training on P items ends at, ~ P^(-alpha min(2, beta))."""
+    """The loss at infinite width that training on P items ends at; see `exponents.data_plateau_exponent`."""
     kappa = _kappa(modes, items)
     if kappa == 0:  # as many items as modes
         return modes.unreachable

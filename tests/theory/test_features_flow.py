@@ -7,16 +7,8 @@ import numpy.typing as npt
 import pytest
 from scipy.integrate import solve_ivp
 
-from raysweep.theory.features import (
-    Modes,
-    alike,
-    compute_optimal,
-    flow,
-    modes_of_width,
-    phase,
-    power_law_modes,
-    time_exponent,
-)
+from raysweep.theory.exponents import time_exponent
+from raysweep.theory.features import Modes, alike, flow, modes_of_width, power_law_modes
 
 # alpha, beta, gamma; L at t = 1, 10, 100, 1000; rho(1000), by LSODA at a relative tolerance of 1e-9, 1,000 modes.
 GOLDEN = [
@@ -255,22 +247,3 @@ def test_a_random_target_of_a_width_is_a_sum_of_what_its_modes_have_and_what_the
     mass = power_law_modes(1.5, 0.5, 256, 256).mass
     assert total.mean() == pytest.approx(1, abs=4 * np.sqrt(2 * (mass**2).sum() / len(drawn)))
     assert np.mean([one.unreachable for one in drawn]) == pytest.approx(means[0].unreachable, rel=0.2)
-
-
-@pytest.mark.parametrize(
-    ("alpha", "beta", "rich", "name", "expected"),
-    [
-        (1.5, 0.5, False, "hard", (0.300, 0.400)),
-        (1.5, 0.5, True, "hard", (0.353, 0.471)),
-        (2, 0.5, True, "hard", (0.400, 0.400)),
-        (2, 1.25, True, "easy", (0.714, 0.429)),
-        (1.5, 2.5, False, "super-easy", (0.667, 0.500)),
-    ],
-)
-def test_the_compute_optimal_table(
-    alpha: float, beta: float, rich: bool, name: str, expected: tuple[float, float]
-) -> None:
-    assert phase(alpha, beta) == name
-    edges = (0.99, "hard"), (1.0, "easy"), (1.99 - 1 / alpha, "easy"), (2.01 - 1 / alpha, "super-easy")
-    assert [phase(alpha, at) for at, _ in edges] == [said for _, said in edges]
-    assert compute_optimal(alpha, beta, rich) == pytest.approx(expected, abs=1e-3)
