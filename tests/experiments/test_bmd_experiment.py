@@ -220,8 +220,8 @@ def test_the_formula_holds_for_any_weights(name: str, tolerance: float) -> None:
 
 @pytest.mark.parametrize("name", ["tanh", "relu"])
 def test_both_curves_peak_where_the_width_is_the_number_of_items(name: str) -> None:
-    """Section 8 of the notes, no. 4, on the grid of table T1 and its P / D = 3, no label noise. At its D = 100 this takes 7 s for
-    each activation, at D = 50 a tenth of it."""
+    """Section 8 of the notes, no. 4, on the grid of table T1 and at its P / D = 3. At its D = 100 this takes 7 s of a
+    core for each activation, at D = 50 a tenth of it."""
     grid = {
         "dim": 50, "n_train": 150, "test_items": 2000, "flip_items": 30, "ridge": 1e-6, "activation": name,
         "width": [75, 120, 150, 188, 300], "seed": {"range": 5},
