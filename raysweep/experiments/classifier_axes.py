@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AXES", "BMD_METRICS", "BMD_VARIANCE_POINTS", "DISPLAY", "LABELS", "METRICS", "PRECISIONS", "SHIFTS",
-    "SHIFT_METRICS", "bmd_flops",
+    "SHIFT_METRICS", "bmd_flops", "flip_flops",
 ]  # fmt: skip
 
 LABELS = ("hard", "argmax", "soft")
@@ -153,10 +153,16 @@ DISPLAY = Display(
 )
 
 
-def bmd_flops(run: Mapping[str, Value], layout: Layout, inputs: int) -> int:
+def bmd_flops(run: Mapping[str, Value], layout: Layout, inputs: int) -> float:
     """FLOPs of a snapshot's mean dimension; a perceptron's first layer is not computed again for changed inputs."""
-    points = int(run["bmd_points"])
-    if not points:
-        return 0
     first = 2 * sum(p.macs for p in layout.parameters if p.first) if run["model"] == "mlp" else 0
-    return (points + BMD_VARIANCE_POINTS) * layout.forward_flops + points * inputs * (layout.forward_flops - first)
+    return flip_flops(int(run["bmd_points"]), inputs, layout.forward_flops, layout.forward_flops - first)
+
+
+def flip_flops(points: int, inputs: int, forward: float, flipped: float) -> float:
+    """FLOPs of a Boolean mean dimension; none without points.
+
+    Args:
+        forward, flipped: Of an item, and of an item one of whose inputs is flipped.
+    """
+    return (points + BMD_VARIANCE_POINTS) * forward + points * inputs * flipped if points else 0.0

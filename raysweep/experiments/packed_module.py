@@ -22,7 +22,7 @@ import pyarrow as pa
 from raysweep.display import Display
 from raysweep.errors import PackError, SweepError
 from raysweep.experiment import Context, Cost, Metric, WorldShape
-from raysweep.experiments.classifier_axes import AXES
+from raysweep.experiments.classifier_axes import AXES, BMD_METRICS, flip_flops
 from raysweep.experiments.own_data import Examples, OwnData, own_data
 from raysweep.generators import seeded
 from raysweep.grid.axes import Axis
@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # torch takes seconds to import
     from raysweep.models.module import Examined
     from raysweep.training.loss import Loss
 
-__all__ = ["CHUNK", "LOSSES", "PackedModule", "tests_of", "times_of"]
+__all__ = ["CHUNK", "LOSSES", "PackedModule", "bmd_flops_of", "tests_of", "times_of"]
 
 LOSSES = ("cross_entropy", "square", "logistic")
 _CLASSIFIER = {axis.name: axis for axis in AXES}
@@ -47,13 +47,19 @@ _TRAINING = (
     replace(_CLASSIFIER["steps"], default=1000),
     replace(_CLASSIFIER["precision"], choices=("float32", "float64", "tf32"), help="of products"),
     *(_CLASSIFIER[n] for n in ("seed", "data_seed", "init_seed", "order_seed")),
+    replace(_CLASSIFIER["bmd_points"], help=_CLASSIFIER["bmd_points"].help.replace("logits", "outputs")),
 )
+_BMD_METRICS = tuple(replace(m, help=m.help.replace("logits", "outputs")) for m in BMD_METRICS)
 _LOSS_METRICS = {
     "cross_entropy": ("nats", "cross-entropy"),
     "square": ("", "mean squared error, over items and outputs"),
     "logistic": ("nats", "logistic loss"),
 }
-_DISPLAY = Display(labels={"n_train": "training items N", "steps": "training steps"}, x="n_train", y="loss")
+_DISPLAY = Display(
+    labels={"n_train": "training items N", "steps": "training steps", "bmd": "Boolean mean dimension"},
+    x="n_train",
+    y="loss",
+)
 CHUNK = 256  # test items in a forward pass, at least
 _MOMENTS = {"adamw": 2}  # optimiser numbers per parameter; 1 otherwise
 Floats = npt.NDArray[np.float64]
@@ -104,13 +110,13 @@ class PackedModule:
 
     @cached_property
     def metrics(self) -> Sequence[Metric]:
-        """The loss, and the share of wrong classes, on test items and on those to choose by."""
+        """The loss, and the share of wrong classes, on test items and on those to choose by; the mean dimension."""
         unit, what = _LOSS_METRICS[self.loss]
         found = [Metric("loss", unit, f"{what}, on test items", "low")]
         if self.loss != "square":
             found.append(Metric("error_rate", "", "share of test items whose predicted class is wrong", "low"))
         other = "the same on the items `select`, to choose hyper-parameters by; null where there are none"
-        return (*found, *(Metric(f"{m.name}_select", m.unit, other, "low") for m in found))
+        return (*found, *(Metric(f"{m.name}_select", m.unit, other, "low") for m in found), *_BMD_METRICS)
 
     @cached_property
     def axes(self) -> Sequence[Axis]:
@@ -140,15 +146,16 @@ class PackedModule:
         wide = 8 if run["precision"] == "float64" else 4
         state = 2 + _MOMENTS.get(str(run["optimiser"]), 1)
         items = max(3 * batch, CHUNK)
+        each = tests_of(data) * shape.forward_flops + bmd_flops_of(run, data, shape)
         return Cost(
             parameters=shape.parameters,
             flops=float(trained) * batch * (shape.forward_flops + shape.backward_flops),
-            flops_eval=float(len(times)) * tests_of(data) * shape.forward_flops,
+            flops_eval=len(times) * each,
             bytes=float(wide) * (state * shape.parameters + shape.constants + items * shape.activations),
         )
 
     def check(self, runs: Runs, world: WorldShape | None, gpus: float) -> None:
-        """Check the data and the model of every shape, that data sets fit, and the device of TF32."""
+        """Check the data and the model of every shape, that data sets fit, the device of TF32 and the points of BMD."""
         if "tf32" in runs.values["precision"] and not gpus:
             raise SweepError(
                 "grid.precision: tf32 must run on a GPU, but got (precision=tf32, resources.gpus=0). "
@@ -163,8 +170,20 @@ class PackedModule:
                     f"grid.n_train: `n_train <= items of train` must hold, but got (n_train={row['n_train']}, "
                     f"items={pool}). Take less"
                 )
-        for i in runs.examples(own):
-            self._checked(runs.row(i))
+        for i in runs.examples([*own, "bmd_points"]):
+            row = runs.row(i)
+            self._checked(row)
+            points = int(row["bmd_points"])
+            if points and self._data(row).whole:
+                raise SweepError(
+                    "grid.bmd_points: must be 0 where x of data holds whole numbers, such as tokens, but got "
+                    f"(bmd_points={points}). Inputs are flipped between -1 and +1: leave it out, or give x as "
+                    "floating-point numbers"
+                )
+            if points and (points < 4 or points % 2):
+                raise SweepError(
+                    f"grid.bmd_points: must be 0, or even and at least 4, but got (bmd_points={points}). 100 are usual"
+                )
 
     def run(self, pack: Runs, context: Context) -> Iterator[pa.RecordBatch]:
         """Train the pack's lanes together; one batch of rows per time, one row per run."""
@@ -272,3 +291,8 @@ def times_of(run: Mapping[str, Value], observed: Observed) -> list[int]:
 def tests_of(data: OwnData) -> int:
     """Items of an evaluation."""
     return len(data.test.x) + (0 if data.select is None else len(data.select.x))
+
+
+def bmd_flops_of(run: Mapping[str, Value], data: OwnData, shape: Examined) -> float:
+    """FLOPs of an evaluation's mean dimension; every flip is a forward pass."""
+    return flip_flops(int(run["bmd_points"]), data.train.x.shape[1], shape.forward_flops, shape.forward_flops)

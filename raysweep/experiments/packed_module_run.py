@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from raysweep.experiment import Context, Items
+from raysweep.experiments.held_out import boolean_mean_dimension
 from raysweep.experiments.lanes import optimiser_of, schedule_of
 from raysweep.experiments.own_data import OwnData
-from raysweep.experiments.packed_module import CHUNK, tests_of, times_of
+from raysweep.experiments.packed_module import CHUNK, bmd_flops_of, tests_of, times_of
 from raysweep.grid.runs import Runs
 from raysweep.models.module import Examined, made, stacked, starts
 from raysweep.training.batches import Batches, nested_rows
@@ -60,7 +61,8 @@ def trained(pack: Runs, context: Context, work: Work) -> Iterator[pa.RecordBatch
     times = sorted({t for i in range(len(pack)) for t in times_of(pack.row(i), pack.observed[0])})
     own_end = np.array(pack.column("steps")) if row["schedule"] == "cosine" else None
     step_flops = int(row["batch"]) * (shape.forward_flops + shape.backward_flops)
-    evaluation = tests_of(data) * shape.forward_flops
+    seeds, points, inputs = pack.column("seed"), int(pack.value("bmd_points")), data.train.x.shape[1]
+    evaluation = tests_of(data) * shape.forward_flops + bmd_flops_of(row, data, shape)
     parts = {
         suffix: _Part.of(items, data, shape.outputs, dtype, device)
         for suffix, items in (("", data.test), ("_select", data.select))
@@ -87,6 +89,11 @@ def trained(pack: Runs, context: Context, work: Work) -> Iterator[pa.RecordBatch
                 for name, values in part.measured(judge, snapshot, len(pack), loss, int(row["batch"])).items():
                     found[name + suffix] = values[here]
             at = snapshot.diverged_at.cpu().numpy()[here]
+            sound = here[at < 0]
+            own = [int(seeds[run]) for run in sound]
+            for name, values in boolean_mean_dimension(judge, snapshot, sound, own, inputs, points).items():
+                found[name] = np.full(len(here), np.nan)
+                found[name][at < 0] = values
             spent[here] += evaluation
             flops = np.where(at < 0, snapshot.step, at) * step_flops
             yield _rows(snapshot.step, here, at, work.metrics, found, flops, spent[here], loss.rule)

@@ -234,6 +234,7 @@ def stack_of(
             "dropped and items depend on each other). Call f.eval() first"
         )
     own = list((parameters or {}).values()) or (list(f.parameters()) if isinstance(f, nn.Module) else [])
+    own = [p for p in own if p.is_floating_point()] or own  # a stack may hold whole numbers, such as masks, too
     dtype = dtype or (own[0].dtype if own else torch.get_default_dtype())
     if not dtype.is_floating_point:
         raise MetricError(f"dtype: must be a floating-point type, but got (dtype={_name(dtype)}). Use torch.float32")

@@ -1,6 +1,7 @@
 """Mean dimensions of many networks from `metrics.mean_dimension` against a loop over lanes and pixels.
 
-    python tests/benchmarks/mean_dimension.py [--device cuda] [--lanes L] [--nets 784-128-10 ...] [--out DIR]
+    python tests/benchmarks/mean_dimension.py [--device cuda] [--lanes L] [--nets 784-128-10 ...] [--machine NAME]
+                                              [--out DIR]
 
 The rival is what one writes first: one network, one pixel flipped in a forward pass, 100 items in a batch, on the same
 device, in float32. It is timed on some networks (--rivals), and the shortest of these times is scaled to all. Both ways
@@ -17,22 +18,29 @@ operations that read or write every change, and the units that may switch.
 
 Columns: evaluations per second over all lanes; the relative standard error after one second, se sqrt(seconds), median
 over lanes; `ratio`, the rival's time for the same standard error over ours; `ratio_best`, the same with each side's
-better estimator. Writes mean_dimension-<device>.json beside this file, or into DIR.
+better estimator; `cpu_ratio`, that of CPU times. Where other programs use the cores, too, the threads of the rival's
+many small products wait for each other, and only a run with OMP_NUM_THREADS=1 is meaningful. Each row has its date,
+versions, processor and threads, and the load of the machine before it. Writes mean_dimension-<device>.json, with
+--machine mean_dimension-<device>-NAME.json, beside this file or into DIR. Rows of networks that are not among --nets
+stay there, and on a CPU those of another number of threads.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from packing_meter import device_name as processor
 from torch import Tensor, nn
 
 HERE = Path(__file__).parent
@@ -57,16 +65,17 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def timed(work: Callable[[], Any], device: str, repeats: int) -> float:
-    """The shortest of some runs."""
-    best = float("inf")
-    for _ in range(repeats):
+def timed(works: Sequence[Callable[[], Any]], device: str) -> tuple[float, float]:
+    """The shortest time of some runs, and their least CPU time, which other programs hardly change."""
+    times = []
+    for work in works:
         synchronise(device)
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         work()
         synchronise(device)
-        best = min(best, time.perf_counter() - started)
-    return best
+        times.append((time.perf_counter() - started, time.process_time() - used))
+    shortest, least = (min(each) for each in zip(*times, strict=True))
+    return shortest, least
 
 
 def network(architecture: Architecture, stack: dict[str, Tensor], lane: int) -> Callable[[Tensor], Tensor]:
@@ -136,16 +145,17 @@ def measure(name: str, lanes: int | None, rivals: int, device: str, repeats: int
             found[kept:] = [mean_dimension(model, INPUTS, parameters=stack, **each)]
 
         ours()
-        seconds = timed(ours, device, repeats)
+        seconds, cpu = timed([ours] * repeats, device)
         values: list[float] = []
         nets = [network(architecture, stack, lane) for lane in range(rivals)]
         rival(nets[0], points, BATCH, False, device)  # first use of every kernel of the device
-        times = []
-        for f in nets:
-            started = time.perf_counter()
+
+        def theirs(
+            f: Callable[[Tensor], Tensor], values: list[float] = values, points: int = points, pairs: bool = pairs
+        ) -> None:
             values.append(rival(f, points, variance_points, pairs, device))
-            times.append(time.perf_counter() - started)
-        naive = min(times) * lanes
+
+        naive, naive_cpu = (t * lanes for t in timed([partial(theirs, f) for f in nets], device))
         result = found[0]
         error = float((result.error / result.value).median())
         both = [float(v) for v in result.value[:rivals]]
@@ -162,15 +172,29 @@ def measure(name: str, lanes: int | None, rivals: int, device: str, repeats: int
                 "relative_se": error,
                 "seconds": seconds,
                 "rival_seconds": naive,
+                "cpu_seconds": cpu,
+                "rival_cpu_seconds": naive_cpu,
                 "evaluations_per_s": result.evaluations * lanes / seconds,
                 "rival_evaluations_per_s": result.evaluations * lanes / naive,
                 "relative_se_after_1_s": error * seconds**0.5,
                 "rival_relative_se_after_1_s": error * naive**0.5,
                 "ratio": naive / seconds,
+                "cpu_ratio": naive_cpu / cpu,
             }
         )
     best = min(row["rival_relative_se_after_1_s"] for row in rows) / min(row["relative_se_after_1_s"] for row in rows)
     return [{**row, "ratio_best": best**2} for row in rows]
+
+
+def kept(file: Path, measured: Sequence[str], threads: int | None) -> list[dict[str, Any]]:
+    """Rows of a file but those that are measured now, with this number of threads or with any. What the file says of
+    all its rows goes into each."""
+    if not file.exists():
+        return []
+    found = json.loads(file.read_text())
+    about = {name: value for name, value in found.items() if name not in ("rows", "device")}
+    rows = [{**about, **row} for row in found["rows"]]
+    return [row for row in rows if row["net"] not in measured or threads not in (None, row["threads"])]
 
 
 def main() -> None:
@@ -181,20 +205,24 @@ def main() -> None:
     parser.add_argument("--rivals", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
+    parser.add_argument("--machine", help="a machine whose rows have a file of their own")
     parser.add_argument("--out", type=Path, default=HERE)
     asked = parser.parse_args()
     device_name = torch.cuda.get_device_name() if asked.device == "cuda" else "cpu"
-    rows = []
+    asked.out.mkdir(parents=True, exist_ok=True)
+    where = "-".join(filter(None, [device_name.lower().replace(" ", "-"), asked.machine]))
+    file = asked.out / f"mean_dimension-{where}.json"
+    rows = kept(file, asked.nets, torch.get_num_threads() if asked.device == "cpu" else None)
+    about = {"date": date.today().isoformat(), "python": platform.python_version(), "torch": torch.__version__}
+    about |= {"processor": processor("cpu"), "threads": torch.get_num_threads()}
     with products("float32"):
         for name in asked.nets:
+            load = round(os.getloadavg()[0], 2)
             for row in measure(name, asked.lanes, asked.rivals, asked.device, asked.repeats):
-                rows.append(row)
+                rows.append({**about, "load_before": load, **row})
                 print({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-    about = {"date": date.today().isoformat(), "device": device_name, "python": platform.python_version()}
-    about |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    asked.out.mkdir(parents=True, exist_ok=True)
-    file = asked.out / f"mean_dimension-{device_name.lower().replace(' ', '-')}.json"
-    file.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    rows.sort(key=lambda row: list(NETS).index(row["net"]))
+    file.write_text(json.dumps({"device": device_name, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

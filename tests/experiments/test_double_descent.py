@@ -159,6 +159,19 @@ def test_contributions_of_inputs_add_up_to_the_mean_dimension(tmp_path: Any) -> 
     assert found.filter(pl.col("pixel") == -1)["contribution"].to_list() == [None]
 
 
+def test_error_and_mean_dimension_are_highest_where_networks_begin_to_interpolate(tmp_path: Any) -> None:
+    """The twin peaks of a teacher's noisy labels, as an ordering of three widths by more than two standard errors."""
+    grid = {"activation": "tanh", "loss": "square", "label_noise": 0.1, "lr": 0.03, "steps": 300, "seed": {"range": 24}}
+    sizes = {"dim": 20, "n_train": 100, "test_items": 1000, "bmd_points": 10, "precision": "float32"}
+    found = rows(tmp_path, **grid, **sizes, width=[2, 5, 20]).sort("seed", "width")
+    below, at, beyond = found["train_error"].to_numpy().reshape(24, 3).mean(0)
+    assert below > 0.03 > 0.01 > at >= beyond
+    for name in ("test_error", "bmd"):
+        values = found[name].to_numpy().reshape(24, 3)
+        rises = values[:, 1:2] - values[:, [0, 2]]
+        assert (rises.mean(0) > 2 * rises.std(0, ddof=1) / np.sqrt(24)).all()
+
+
 def test_attacks_of_more_steps_are_stronger_and_flips_of_every_sign_turn_an_odd_function(tmp_path: Any) -> None:
     grid = {"task": "images", "n_train": 200, "test_items": 500, "width": 32, "steps": 200, "pgd_steps": 20}
     found = rows(tmp_path / "images", **grid, eps=[0.0, 0.1, 0.3]).sort("eps")

@@ -23,6 +23,7 @@ from raysweep.executors import Inline
 from raysweep.experiments.own_data import own_data
 from raysweep.experiments.packed_module import PackedModule
 from raysweep.experiments.packed_module_run import _batches
+from raysweep.metrics.mean_dimension import mean_dimension
 from raysweep.models.module import made
 from raysweep.pack import make_pack
 from raysweep.run import run
@@ -48,10 +49,14 @@ def rows(experiment: PackedModule, grid: dict[str, Any], folder: Path) -> pl.Dat
                 "zip": {"width": [4, 4, 6], "lr": [1e-2, 1e30, 1e-2], "n_train": [20, 96, 50]},
                 "optimiser": "sgd",
                 "steps": [3, 70],
+                "bmd_points": 4,
             },
         ),
-        (module_toy.LINE, {"schedule": "wsd", "seed": [0, 1], "steps": [5, 10]}),
-        (module_toy.CLASSES, {"schedule": "cosine", "noise": [0.2, 0.5], "items": 48, "steps": [4, 8]}),
+        (module_toy.LINE, {"schedule": "wsd", "seed": [0, 1], "steps": [5, 10], "bmd_points": 4}),
+        (
+            module_toy.CLASSES,
+            {"schedule": "cosine", "noise": [0.2, 0.5], "items": 48, "steps": [4, 8], "bmd_points": [0, 4]},
+        ),
     ],
 )
 def test_it_keeps_the_contract(experiment: PackedModule, grid: dict[str, Any]) -> None:
@@ -71,6 +76,7 @@ def test_a_lane_is_torchs_own_training(make: Any, tmp_path: Path) -> None:
         "clip": 0.5,
         "seed": [4, 9],
         "n_train": 30,
+        "bmd_points": 10,
     }
     found = rows(experiment, {**grid, "steps": [12]}, tmp_path)
     assert found["status"].to_list() == ["ok"] * 8
@@ -99,10 +105,14 @@ def test_a_lane_is_torchs_own_training(make: Any, tmp_path: Path) -> None:
         (row,) = found.filter(pl.col("run") == sweep.runs.key(i)).to_dicts()
         assert row["loss"] == pytest.approx(float(nn.functional.cross_entropy(logits, y)), rel=1e-9)
         assert row["error_rate"] == pytest.approx(float((logits.argmax(1) != y).double().mean()))
+        alone = mean_dimension(module.eval(), (2, 3), points=10, seed=int(run_["seed"]))
+        assert (row["bmd"], row["bmd_se"]) == pytest.approx((float(alone.value), float(alone.error)), rel=1e-9)
 
 
 def test_a_line_is_learned_exactly_and_its_loss_is_the_mean_squared_error(tmp_path: Path) -> None:
-    found = rows(module_toy.LINE, {**DOUBLE, "optimiser": "sgd", "lr": 0.1, "steps": [0, 2000]}, tmp_path).sort("steps")
+    grid = {**DOUBLE, "optimiser": "sgd", "lr": 0.1, "steps": [0, 2000], "bmd_points": 4}
+    found = rows(module_toy.LINE, grid, tmp_path).sort("steps")
+    assert (found["bmd"] - 1).abs().to_list() <= (4 * found["bmd_se"]).to_list()
     assert found["loss"][1] < 1e-12  # y is rounded to float32
     start = made(lambda: nn.Linear(1, 1), 0).double()
     x = torch.linspace(-1, 1, 64).double()[:, None]
@@ -118,6 +128,22 @@ def test_parameters_of_both_functions_are_axes() -> None:
         "items": (int, "shape", 96),
     }
     assert axes["lr"].kind == "lane"
+
+
+def test_the_mean_dimension_is_off_by_default_and_then_costs_nothing(tmp_path: Path) -> None:
+    grids = ({}, {"bmd_points": 0}, {"bmd_points": 20})
+    plain, off, on = (
+        from_mapping({"name": "own", "experiment": module_toy.CLASSES, "grid": {**DOUBLE, "steps": 2, **grid}}).runs
+        for grid in grids
+    )
+    assert plain.keys == off.keys != on.keys
+    assert plain.keys.tolist() == [b"e8df76b989307dd375c4"]  # that of a version without the axis
+    costs = [module_toy.CLASSES.cost(runs.row(0), runs.observed[0], None) for runs in (plain, off, on)]
+    forward = module_toy.CLASSES._examined(plain.row(0)).forward_flops
+    assert costs[0] == costs[1]
+    assert costs[2].flops_eval - costs[0].flops_eval == (20 + 10_000 + 20 * 6) * forward
+    found = rows(module_toy.CLASSES, {**DOUBLE, "steps": 2}, tmp_path)
+    assert found["bmd"].to_list() == found["bmd_se"].to_list() == [None]
 
 
 def test_a_sweep_file_names_it(cli: Cli) -> None:
@@ -214,8 +240,8 @@ def _mixed() -> dict[str, Any]:
     return {"train": (X, Y * 2.0 - 1), "test": (X, Y * 1.0)}
 
 
-def _few() -> nn.Module:
-    return nn.Sequential(nn.Embedding(20, 4), nn.Flatten(), nn.Linear(8, 2))
+def _few(tokens: int = 20) -> nn.Module:
+    return nn.Sequential(nn.Embedding(tokens, 4), nn.Flatten(), nn.Linear(8, 2))
 
 
 def _tokens() -> dict[str, Any]:
@@ -223,15 +249,16 @@ def _tokens() -> dict[str, Any]:
 
 
 class Shared(nn.Module):
-    """Two weights that are added, and a number: their gradients share memory."""
+    """Two weights that are added, and a number: their gradients share memory. Its mask holds whole numbers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.one, self.two = nn.Parameter(torch.randn(6, 3)), nn.Parameter(torch.randn(6, 3))
         self.shift, self.scale = nn.Parameter(torch.randn(5)), nn.Parameter(torch.tensor(1.5))
+        self.register_buffer("mask", torch.tensor([1, 1, 0, 1, 1, 1]))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.scale * (x.flatten(1) @ (self.one + self.two)) + self.shift.mean()
+        return self.scale * (x.flatten(1) * self.mask @ (self.one + self.two)).tanh() + self.shift.mean()
 
 
 def shared() -> nn.Module:
@@ -294,6 +321,8 @@ def _fails() -> nn.Module:
         (lambda: module_toy.CLASSES, {"depth": [0]}, "(at width=8, depth=0)"),
         (lambda: PackedModule(_fails, module_toy.classes), {}, "must return a module, but raised ValueError: too deep"),
         (lambda: module_toy.CLASSES, {"precision": "tf32"}, "tf32 must run on a GPU"),
+        (lambda: module_toy.CLASSES, {"bmd_points": [4, 7]}, "bmd_points: must be 0, or even and at least 4, but got"),
+        (lambda: PackedModule(_few, _tokens), {"tokens": 21, "bmd_points": 4}, "holds whole numbers, such as tokens"),
     ],
 )  # fmt: skip
 def test_an_experiment_that_cannot_run_is_refused_before_it_does(

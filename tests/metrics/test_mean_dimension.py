@@ -74,6 +74,23 @@ def test_estimates_lie_within_their_errors_of_the_closed_forms(name, way):
     assert found.error.item() < 0.15 * wanted
 
 
+@pytest.mark.parametrize("inputs", [100, 400])
+def test_the_mean_dimension_of_a_sign_grows_with_the_root_of_its_inputs(inputs):
+    """sign(w . x) of normal w: a flip of input i passes the threshold with a chance of 2 |w_i| / (|w| sqrt(2 pi)), and
+    the variance is 1, so that the mean over w is (2 / pi) sqrt(n), up to 1 / n."""
+
+    class Sign(nn.Module):
+        def forward(self, x):
+            return x.sign()
+
+    net = nn.Sequential(nn.Linear(inputs, 200, bias=False), Sign()).eval()  # flips need no products
+    nn.init.normal_(net[0].weight, generator=torch.Generator().manual_seed(0))
+    found = mean_dimension(net, inputs, points=400)
+    over_weights = found.each.std().item() / math.sqrt(len(found.each))
+    error = math.hypot(found.mean_error.item(), over_weights)  # of the drawn inputs, and of the drawn w
+    assert abs(found.mean.item() - 2 / math.pi * math.sqrt(inputs)) < 3 * error < 0.05 * found.mean.item()
+
+
 def test_enumeration_agrees_with_flips_and_redraws_of_every_point():
     inputs, outputs = 6, 3
     f = random_function(inputs, outputs)
