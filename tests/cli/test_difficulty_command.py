@@ -142,7 +142,7 @@ def test_what_was_trained_is_read_before_anything_is_measured(
         (["no_such_images"], "data: must be digits or NAME"),
         (["gone.npz"], "an .npz that exists, but there is no file gone.npz"),
         ([*FAST, "--out", "task.txt"], "--out must be a .json in a folder that exists, but got 'task.txt'"),
-        ([*FAST, "--figure", "task.gif"], "--figure must be a .png or .pdf or .svg"),
+        ([*FAST, "--figure", "task.gif"], "--figure must be a .png, .pdf or .svg"),
         ([*FAST, "--device", "tpu"], "--device must be one that is here, but got 'tpu'"),
         ([*FAST, "--seeds", "1"], "`seeds >= 2` must hold"),
         ([*FAST, "--memory", "nan"], "--memory must be positive and below 1,048,576 GiB, but got nan"),
