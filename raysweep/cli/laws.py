@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from raysweep.cli.asking import Asked, Json, asking
+from raysweep.cli.commands import Command
 from raysweep.cli.figure import draw, figure_files
 from raysweep.cli.fitted import Printed, Table, WithDraws
 from raysweep.cli.naming import naming
@@ -42,7 +42,7 @@ Rows = Annotated[
 _LARGE = 1 << 28  # bytes of a compacted ledger
 
 
-class OfLaws(TyperCommand):
+class OfLaws(Command):
     """A command whose --help ends with a paragraph on each law, for which alone the laws are imported."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
