@@ -166,9 +166,8 @@ def suggestion(store: Store, targets: Sequence[Target], fit: int = 0) -> Suggest
             half = float(adaptive.half_width(slopes, group.seen, per_run))
             low, high = group.interval(target, half)
             of = f" ({group.name})" if group.name else ""
-            now.append(
-                f"{target.text}{of} = {group.estimate(target):.4g} [{low:.4g}, {high:.4g}] so far, {_width(target, half)}"
-            )
+            interval = f"{group.estimate(target):.4g} [{low:.4g}, {high:.4g}] so far"
+            now.append(f"{target.text}{of} = {interval}, {_width(target, half)}")
             found = adaptive.bend(group.u, slopes, group.seen, group.residual, per_run)
             if found.p < adaptive.BENT:
                 now.append(f"  but the law {group.fit.law.name} does not hold over the grid (p = {found.p:.1g})")
