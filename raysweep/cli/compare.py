@@ -176,10 +176,11 @@ def _show(one: Comparison) -> None:
     a, b = one.arm.names
     title = group_name(one.group, " = ")
     how = f"{one.y} of {a} over that of {b}" if one.ratio else f"{one.y} of {a} minus that of {b}"
+    differ = f" ({one.unit})" if "units_differ" in one.details else ""
     units = (
         f"{one.units[0]:,} pairs by {one.unit}"
         if one.paired
-        else f"{one.units[0]:,} and {one.units[1]:,} units, unpaired"
+        else f"{one.units[0]:,} and {one.units[1]:,} units{differ}, unpaired"
     )
     say(f"{title + ': ' if title else ''}{how}; {units}, {one.level:.0%} intervals")
     found = one.contrast
