@@ -238,7 +238,7 @@ def _compared(
         )
     units = [_unit(fit, together) for fit in (one, other)]
     if units[0] != units[1]:
-        each = [f"{n} by {_counted(*of)}" for n, *of in zip(arm.names, (a.runs, b.runs), units, strict=True)]
+        each = [f"{name} by {_counted(n, u)}" for name, n, u in zip(arm.names, (a.runs, b.runs), units, strict=True)]
         more["units_differ"] = (
             f"The arms are resampled by different units: {', '.join(each)}. Name the column of both with `run=`."
         )
