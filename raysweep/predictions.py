@@ -8,12 +8,8 @@ forgotten, or count again.
 Besides the law's own interval of a new run there is that of a law that may bend (`laws.deviation`): it is the one to go
 by where the law may be wrong.
 
-The conformal interval (conformalised quantiles, Romano et al. 2019) asks how wrong the same law was before: it is
-fitted to the smallest scales only, and each run beyond them counts by how far it lies outside the law's own interval
-there, per d (d + r), where d is the distance beyond the fitted scales and r their range, both in log scale: this is how
-the error of a straight line grows where the truth is curved. Larger scales are not exchangeable with smaller ones, so
-its level is not guaranteed; it is the record of this law on these data. Where the law is wrong it held .34 to .75 of
-runs in place of .95, the interval of a law that may bend .68 to .95 (`tests/benchmarks/predictions.py`).
+The third is conformal (`conformal.py`): the record of this law on these data. Where the law is wrong it held .34 to .75
+of runs in place of .95, the interval of a law that may bend .68 to .95 (`tests/benchmarks/predictions.py`).
 """
 
 from __future__ import annotations
@@ -28,24 +24,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from raysweep.conformal import Record, conformal
 from raysweep.errors import FitError, LedgerError
 from raysweep.grid.runs import Runs
-from raysweep.laws.request import FitRequest, Options
+from raysweep.laws.request import FitRequest
 from raysweep.store import Store, UnreachableError
-from raysweep.sweep.current import cells
+from raysweep.sweep.current import cells, current
 
 if TYPE_CHECKING:
     from raysweep.laws.group import GroupFit
     from raysweep.laws.points import Points
 
-__all__ = ["Kept", "Record", "conformal", "drop_scores", "kept", "predict_ahead", "score", "sentences"]
+__all__ = ["Kept", "drop_scores", "kept", "predict_ahead", "score", "sentences"]
 
 _FOLDER = "predictions"
-_LEVEL = 0.95
-_DRAWS = 100  # of each fit to the smallest scales
-_LEAST = 4  # scales of such a fit, at least
-_CUTS = 6  # such fits, at most
 _SAME = 1e-9  # relative difference of scales that are one
 
 
@@ -111,6 +106,8 @@ def predict_ahead(
 ) -> list[Kept]:
     """Predict the pending scales that lie beyond all that was measured, and keep what is new.
 
+    Where no run of the grid has ended, the rows of other grids of the same experiment and version are fitted.
+
     Args:
         requests: The fits of the sweep.
         pending: [runs] whether a run is still to be done.
@@ -118,11 +115,11 @@ def predict_ahead(
     Raises:
         LedgerError: The store cannot be written.
     """
-    made = []
+    made, whole = [], bool(pending.all())
     ahead = [
-        one for one in requests if _of_runs(one, runs) and _goes_beyond(one, runs, pending)
+        one for one in requests if _of_runs(one, runs) and (whole or _goes_beyond(one, runs, pending))
     ]  # else, nothing is read
-    for request, taken, fits in _fitted(store, ahead, runs):
+    for request, taken, fits in _fitted(store, ahead, runs, whole=whole):
         for group in fits:
             larger = _larger(group, request, runs, pending)
             record = _record(group, request, taken) if larger else None
@@ -143,8 +140,19 @@ def score(store: Store, requests: Sequence[FitRequest], runs: Runs) -> list[Kept
     open_ = [one for one in kept(store) if one.score is None]
     if not open_:
         return []
+    done = _scored(store, requests, runs, open_)
+    if len(done) < len(open_):  # some may have been made from the rows of other grids
+        scored = {one.key for one in done}
+        done += _scored(store, requests, runs, [one for one in open_ if one.key not in scored], whole=True)
+    return done
+
+
+def _scored(
+    store: Store, requests: Sequence[FitRequest], runs: Runs, open_: Sequence[Kept], whole: bool = False
+) -> list[Kept]:
+    """The predictions that some rows can score, with their scores, which are kept; `whole` as of `_fitted`."""
     done = []
-    for request, taken, fits in _fitted(store, requests, runs, draws=0):
+    for request, taken, fits in _fitted(store, requests, runs, draws=0, whole=whole):
         for group in fits:
             frame = taken.of(group.group)
             y = frame[request.y].to_numpy().astype(np.float64)
@@ -212,67 +220,14 @@ def _sentence(one: Kept) -> str:
     return f"{text}; measured {float(one.score['measured']):.4g} over {one.score['runs']} runs ({error:+.1f} %)."
 
 
-@dataclass(frozen=True)
-class Record:
-    """How wrong a law was beyond the scales that it was fitted to.
-
-    Attributes:
-        excess: By how much runs lay outside the law's own interval, in log y per d (d + r): a quantile.
-        level: The share that as many errors can stand for; at most 95 %.
-        low, high: Ends of the log scales that all of its points have.
-    """
-
-    excess: float
-    level: float
-    low: float
-    high: float
-
-    def widened(self, own: Sequence[float], x: Sequence[float]) -> list[float]:
-        """The law's own interval of a run at scales `x`, widened by this record."""
-        distance = max(float(np.log(x).mean()) - self.high, 0.0)
-        factor = math.exp(self.excess * distance * (distance + self.high - self.low))
-        return [float(own[0]) / factor, float(own[1]) * factor]
-
-
-def conformal(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], request: FitRequest) -> Record | None:
-    """The record of a law on the points of one group; None where there are too few scales.
+def _fitted(
+    store: Store, requests: Sequence[FitRequest], runs: Runs, draws: int | None = None, whole: bool = False
+) -> Iterator[tuple[FitRequest, Points, Sequence[GroupFit]]]:
+    """The fits whose scales are axes that each run has one value of, as far as they can be made here and now.
 
     Args:
-        x: [scales, points].
-        y: [points].
+        whole: To the rows of all grids of the sweep's experiment and version, instead of its own.
     """
-    from raysweep.laws.fitting import fit_groups
-    from raysweep.laws.group import Data
-
-    u = np.log(x).mean(axis=0)
-    steps = np.unique(u)
-    ends = steps[max(_LEAST, len(steps) - _CUTS) - 1 : -1]
-    if not len(ends):
-        return None
-    options = Options(draws=_DRAWS, holdout=0.0, huber=request.options.huber)
-    parts = [u <= end for end in ends]
-    fits = fit_groups(request.form, [Data(x[:, part], y[part]) for part in parts], request.x, request.y, options)
-    errors: list[float] = []
-    for end, part, fit in zip(ends, parts, fits, strict=True):
-        if fit.error is not None:
-            continue
-        own, there = np.log(fit.prediction(x[:, ~part])), np.log(y[~part])
-        outside = np.maximum(np.maximum(own[:, 0] - there, there - own[:, 1]), 0.0)
-        distance = u[~part] - end
-        each = outside / (distance * (distance + end - steps[0]))
-        errors += each[np.isfinite(each)].tolist()
-    if not errors:
-        return None
-    n = len(errors)
-    rank = math.ceil((n + 1) * _LEVEL)
-    excess = float(np.sort(errors)[min(rank, n) - 1])
-    return Record(excess, min(_LEVEL, n / (n + 1)), float(steps[0]), float(steps[-1]))
-
-
-def _fitted(
-    store: Store, requests: Sequence[FitRequest], runs: Runs, draws: int | None = None
-) -> Iterator[tuple[FitRequest, Points, Sequence[GroupFit]]]:
-    """The fits whose scales are axes that each run has one value of, as far as they can be made here and now."""
     wanted = [one for one in requests if _of_runs(one, runs)]
     if not wanted:
         return
@@ -280,7 +235,7 @@ def _fitted(
         from raysweep.laws.points import points
         from raysweep.laws.table import fit_points
 
-        table, _ = cells(store)
+        table = _of_all_grids(store) if whole else cells(store)[0]
     except ModuleNotFoundError:  # fits need Polars, which a driver may lack
         return
     except UnreachableError:
@@ -296,6 +251,24 @@ def _fitted(
         except FitError:
             continue
         yield request, taken, [group for group in fits if group.error is None]
+
+
+def _of_all_grids(store: Store) -> pa.Table:
+    """The rows of a store that are of the experiment and version of its sweep.
+
+    Raises:
+        LedgerError: There are none.
+    """
+    table, own = cells(store, "all")[0], current(store).own
+    if "experiment" in table.schema.names and "experiment_version" in table.schema.names:
+        same = pc.and_(
+            pc.equal(table.column("experiment"), own.experiment),
+            pc.equal(table.column("experiment_version"), own.version),
+        )
+        table = table.filter(same)
+    if not len(table):
+        raise LedgerError(f"store {store.uri}: must hold rows of its sweep's experiment, but holds none")
+    return table
 
 
 def _of_runs(request: FitRequest, runs: Runs) -> bool:

@@ -21,7 +21,7 @@ import numpy as np
 
 from raysweep import __version__
 from raysweep.capacity import Device
-from raysweep.errors import PackError
+from raysweep.errors import LedgerError, PackError
 from raysweep.execution import execute
 from raysweep.executors import Executor, Job
 from raysweep.executors.keeping import sweep_up
@@ -269,7 +269,12 @@ class _Probe:
 def open_store(
     store: Store, sweep: Sweep, progress: Progress, accept_code: bool = False, same_as: str | None = None
 ) -> str:
-    """Create or adopt the store's folder: its token, the resolved sweep file, the environment."""
+    """Create or adopt the store's folder: its token, the resolved sweep file, the environment.
+
+    Raises:
+        LedgerError: The folder is no store, and has a file that a store would replace.
+    """
+    _check_folder(store)
     store.create("store.json", json.dumps({"id": secrets.token_hex(8), "sweep": sweep.name}).encode())
     adopted = Ledger(store).adopt()
     if adopted:
@@ -303,6 +308,24 @@ def open_store(
     }
     store.write_json("env.json", environment)
     return store.read_text("store.json")
+
+
+def _check_folder(store: Store) -> None:
+    """Refuse a folder of something else with a file that a store writes over.
+
+    Raises:
+        LedgerError: It is one.
+    """
+    if any(map(store.exists, ("store.json", "sweeps", "ledger", CELLS))):
+        return
+    known = store.read_json("env.json") if store.exists("env.json") else None
+    if isinstance(known, dict) and "raysweep" in known:
+        return
+    if taken := [name for name in ("env.json", "report.html") if store.exists(name)]:
+        raise LedgerError(
+            f"store {store.uri}: must be a new folder, or a store, but is neither and has a file {taken[0]}, which "
+            "would be replaced. Name another folder with --store"
+        )
 
 
 def _version(name: str) -> str | None:

@@ -181,8 +181,10 @@ def _chosen(store: Store, file: SweepFile, seen: Seen, scan: Scan) -> dict[str, 
     state, whole = seen.state[1], now.runs.cells
     if state is None:
         return {}
-    total, pending = now.runs.take(state.chosen).cells, scan.pending(now.runs.take(state.todo)).cells
-    found = {"total": total, "runs": int(state.chosen.sum()), "pending": pending, "done": total - pending}
+    # Rows that a later round chose before rows of an earlier one were forgotten count, too.
+    chosen = state.chosen | ~np.isin(now.runs.keys, scan.pending(now.runs).keys)
+    total, pending = now.runs.take(chosen).cells, scan.pending(now.runs.take(state.todo)).cells
+    found = {"total": total, "runs": int(chosen.sum()), "pending": pending, "done": total - pending}
     return {**found, **({"not_needed": whole - total} if state.over else {"round": state.rounds, "grid": whole})}
 
 

@@ -22,6 +22,7 @@ from raysweep.sweep.until import Target, check_targets
 
 __all__ = ["Row", "Suggestion", "suggestion"]
 
+_HOPELESS = 1e4  # times what was spent so far: an interval a hundredth as wide as it is
 _LOOKS = 40  # rounds of one design: each may double the cost
 
 
@@ -71,6 +72,19 @@ class Suggestion:
     def seconds(self) -> float:
         return sum(row.seconds for row in self.rows)
 
+    @property
+    def hopeless(self) -> str:
+        """A sentence where what is wanted costs out of all proportion; else empty."""
+        times = self.cost / self.spent if self.spent else 0.0
+        if times < _HOPELESS:
+            return ""
+        runs = sum(row.add for row in self.rows)
+        return (
+            f"out of reach: it would take {runs:,} runs, {times:.1g} times what was spent so far. An interval narrows "
+            "with the root of the cost, ten times of it to about a third: ask for a wider one, or measure scales "
+            "further apart"
+        )
+
     def dollars(self, machine: Machine) -> dict[str, Any]:
         """The price of the pack time on a machine whose slots are all in use, at the speed measured so far.
 
@@ -97,7 +111,15 @@ class Suggestion:
             "cost_in": "flops" if self.in_flops else "seconds",
             "seconds": self.seconds,
             "spent": self.spent,
+            "hopeless": self.hopeless or None,
         }
+
+
+def _width(target: Target, half: float) -> str:
+    """How wide an interval is, and how wide it should be; that of y relative to y."""
+    if target.at is None:
+        return f"{2 * half:.3g} wide; wanted: {target.width:g}"
+    return f"{2 * half:.3g} of {target.name} wide; wanted: {target.width:g}"
 
 
 def suggestion(store: Store, targets: Sequence[Target], fit: int = 0) -> Suggestion:
@@ -144,7 +166,8 @@ def suggestion(store: Store, targets: Sequence[Target], fit: int = 0) -> Suggest
             half = float(adaptive.half_width(slopes, group.seen, per_run))
             low, high = group.interval(target, half)
             of = f" ({group.name})" if group.name else ""
-            now.append(f"{target.text}{of} = {group.estimate(target):.4g} [{low:.4g}, {high:.4g}] so far")
+            interval = f"{group.estimate(target):.4g} [{low:.4g}, {high:.4g}] so far"
+            now.append(f"{target.text}{of} = {interval}, {_width(target, half)}")
             found = adaptive.bend(group.u, slopes, group.seen, group.residual, per_run)
             if found.p < adaptive.BENT:
                 now.append(f"  but the law {group.fit.law.name} does not hold over the grid (p = {found.p:.1g})")

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 
 from raysweep.cli.status import lines
 from raysweep.executors import make_executor
 from raysweep.forget import choose, drop_statements
-from raysweep.laws.request import FitRequest
-from raysweep.predictions import conformal, kept
+from raysweep.predictions import kept
 from raysweep.reports import make_report
 from raysweep.run import run
 from raysweep.status import status
@@ -83,22 +81,21 @@ def test_larger_scales_are_predicted_before_they_run_and_scored_after(
     assert any("predicted" in line and "measured" in line for line in make_report(memory_store).findings)
 
 
+def test_a_grid_of_large_scales_alone_is_predicted_from_the_other_grids_of_the_store(
+    make_sweep: Callable[..., Sweep], memory_store: Store
+) -> None:
+    executor = make_executor("inline")
+    run(make_sweep(SWEEP, {"bend": 0}), memory_store, executor)
+    assert kept(memory_store) == []
+    run(make_sweep(SWEEP, {"bend": 0, "size": [10000]}), memory_store, executor)
+    (one,) = kept(memory_store)
+    assert (one.x["size"], one.scales) == (1e4, 8)
+    assert one.value == pytest.approx(3 * 1e4**-0.4, rel=0.15)
+    assert one.score is not None
+    assert one.score["runs"] == 2
+
+
 def test_a_foreign_file_among_predictions_is_left_out(memory_store: Store) -> None:
     for content in (b"", b"[]", b'{"value": 1}'):
         memory_store.write("predictions/0.json", content)
         assert kept(memory_store) == []
-
-
-def test_the_conformal_interval_learns_from_errors_that_the_law_does_not_expect() -> None:
-    x, rng = np.repeat(np.geomspace(10, 1e4, 10), 3), np.random.default_rng(0)
-    request = FitRequest(x=("x",), y="y")
-    straight = 3 * x**-0.4 * np.exp(0.03 * rng.standard_normal(x.size))
-    right, wrong = conformal(x[None], straight, request), conformal(x[None], straight + 0.15, request)
-    assert right is not None
-    assert wrong is not None
-    assert right.level == wrong.level == 0.95
-    narrow, wide = (np.log(one.widened([1.0, 1.1], [3e4])) for one in (right, wrong))
-    assert np.log(1.1) <= narrow[1] - narrow[0] < 1.5 * np.log(1.1)  # its own interval is about right
-    assert wide[1] - wide[0] > 3 * np.log(1.1)  # a floor that the law lacks
-    assert wrong.widened([1.0, 1.1], [1e4]) == [1.0, 1.1]  # within what was measured
-    assert conformal(x[None, :12], straight[:12], request) is None  # four scales leave none to be wrong at

@@ -33,14 +33,14 @@ from raysweep.cli import (
     suggest,
     sweep,
 )
-from raysweep.cli.commands import Commands
+from raysweep.cli.commands import App, Commands
 from raysweep.cli.show import say
 from raysweep.errors import RaysweepError
 
 __all__ = ["app", "main"]
 
 
-app = typer.Typer(
+app = App(
     cls=Commands,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

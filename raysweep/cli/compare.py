@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raysweep.cli.asking import Asked, Json, asking
+from raysweep.cli.figure import draw, figure_files
 from raysweep.cli.laws import Data, OfLaws, Rows, source
 from raysweep.cli.naming import naming
 from raysweep.cli.passk import counted_rows, whole
@@ -17,12 +17,13 @@ from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import FitError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from raysweep.laws.arms import Comparison
 
 _MOST = 20  # groups that are shown
 _SHAPES = ("ratio", "difference")
 _ROWS = 9  # values of x that are printed
-_DPI = 150
 _FEWEST = 100  # draws
 _OF_LAW = {
     "law", "formula", "positive", "fix", "tie", "bound", "huber", "holdout", "envelope", "window", "se", "x_se", "run",
@@ -100,11 +101,7 @@ def compare(
             f"compare: --k are budgets of pass@k and come with --successes and --trials, but got --k {k} alone. Give "
             "all three, or leave it out"
         )
-    if figure is not None and (Path(figure).suffix not in (".png", ".pdf", ".svg") or not Path(figure).parent.is_dir()):
-        raise FitError(
-            f"compare: --figure must be a .png, .pdf or .svg in a folder that exists, but got {figure!r}. Name such a "
-            "file"
-        )
+    files = figure_files("compare", figure)
     if asked.bootstrap < _FEWEST:
         raise FitError(
             f"compare: --bootstrap must be at least {_FEWEST}, for the bands, but got {asked.bootstrap}. Leave it "
@@ -114,8 +111,8 @@ def compare(
         found = _counts(data, column, values, asked, pair, shape, str(successes), str(trials), k)
     else:
         found = _laws(data, column, values, asked, pair, shape, predict or (), rows, json)
-    if figure is not None:
-        _draw(found, Path(figure))
+    for file in files:
+        _draw(found, file)
     if json:
         print_json([one.to_json() for one in found])
         return
@@ -179,10 +176,11 @@ def _show(one: Comparison) -> None:
     a, b = one.arm.names
     title = group_name(one.group, " = ")
     how = f"{one.y} of {a} over that of {b}" if one.ratio else f"{one.y} of {a} minus that of {b}"
+    differ = f" ({one.unit})" if "units_differ" in one.details else ""
     units = (
         f"{one.units[0]:,} pairs by {one.unit}"
         if one.paired
-        else f"{one.units[0]:,} and {one.units[1]:,} units, unpaired"
+        else f"{one.units[0]:,} and {one.units[1]:,} units{differ}, unpaired"
     )
     say(f"{title + ': ' if title else ''}{how}; {units}, {one.level:.0%} intervals")
     found = one.contrast
@@ -210,6 +208,5 @@ def _draw(found: Sequence[Comparison], path: Path) -> None:
 
     matplotlib.use("Agg")
     from raysweep.reports.arms import arms_figure
-    from raysweep.reports.style import tame
 
-    tame(arms_figure(found)).savefig(path, dpi=_DPI)
+    draw(arms_figure(found), path)

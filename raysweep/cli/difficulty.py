@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raysweep.cli.asking import By, Json, Level, Where
+from raysweep.cli.figure import draw, figure_files
 from raysweep.cli.show import print_json, print_table, say
 from raysweep.errors import FitError, PackError
 from raysweep.terminal import counted
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _SHOWN = 4  # one time of so many in a table: a decade
 _GIB = 2**30
 _MOST_GIB = 2**20
+_KEYS = {"data", "lambda_1", "time_exponent", "verdict"}  # by which a file of --out is known
 
 
 def add_to(app: typer.Typer) -> None:
@@ -64,11 +66,9 @@ def difficulty(
     json: Json = False,
 ) -> None:
     """Measure how hard a data set is for a network, before training."""
-    for name, file, endings in (("out", out, (".json",)), ("figure", figure, (".png", ".pdf", ".svg"))):
-        if file is not None and (Path(file).suffix not in endings or not Path(file).parent.is_dir()):
-            raise FitError(
-                f"difficulty: --{name} must be a {' or '.join(endings)} in a folder that exists, but got {file!r}"
-            )
+    if out is not None:
+        _check_out(out)
+    files = figure_files("difficulty", figure)
     from raysweep.forecast import forecast
     from raysweep.task import task_of
 
@@ -86,15 +86,44 @@ def difficulty(
     if against is not None:
         record["against"] = [_scored(made, one) for one in fits]
     if out is not None:
-        Path(out).write_text(jsonlib.dumps(record, indent=1) + "\n")
-    if figure is not None:
-        _draw(made, figure)
+        try:
+            Path(out).write_text(jsonlib.dumps(record, indent=1) + "\n")
+        except OSError as error:
+            raise FitError(f"difficulty: --out must be a file that can be written, but is not: {error}") from error
+    for file in files:
+        _draw(made, file)
     if json:
         print_json(record)
         return
     _show(made)
     if fits:
         _show_score(made, fits, x, y)
+
+
+def _check_out(file: str) -> None:
+    """Refuse a file that `--out` may not write.
+
+    Raises:
+        FitError: It has another ending, lies in no folder, or holds anything but what `--out` writes.
+    """
+    from raysweep.replacing import replaceable
+
+    if Path(file).suffix != ".json" or not Path(file).parent.is_dir():
+        raise FitError(f"difficulty: --out must be a .json in a folder that exists, but got {file!r}")
+    if not replaceable(file, _written):
+        raise FitError(
+            f"difficulty: --out must be a new file, or one that `raysweep difficulty --out` wrote, but got {file!r}, "
+            "which holds something else. Name another, or remove it first"
+        )
+
+
+def _written(content: bytes) -> bool:
+    """Whether a file holds what `--out` writes."""
+    try:
+        found = jsonlib.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.keys() >= _KEYS
 
 
 def _check_device(device: str) -> None:
@@ -237,12 +266,11 @@ def _show_score(made: Forecast, fits: list[GroupFit], x: str, y: str) -> None:
     say(*(f"  note: {reason}" for reason in reasons))
 
 
-def _draw(made: Forecast, file: str) -> None:
+def _draw(made: Forecast, file: Path) -> None:
     """Spectrum and target on the left, learning curves on the right."""
     import matplotlib
 
     matplotlib.use("Agg")
     from raysweep.reports.forecast import forecast_figure
-    from raysweep.reports.style import tame
 
-    tame(forecast_figure(made)).savefig(file, dpi=150)
+    draw(forecast_figure(made), file)

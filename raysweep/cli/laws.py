@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from raysweep.cli.asking import Asked, Json, asking
+from raysweep.cli.commands import Command
+from raysweep.cli.figure import draw, figure_files
 from raysweep.cli.fitted import Printed, Table, WithDraws
 from raysweep.cli.naming import naming
 from raysweep.cli.predict import Predict, places
@@ -39,10 +40,9 @@ Rows = Annotated[
 ]
 
 _LARGE = 1 << 28  # bytes of a compacted ledger
-_DPI = 150
 
 
-class OfLaws(TyperCommand):
+class OfLaws(Command):
     """A command whose --help ends with a paragraph on each law, for which alone the laws are imported."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
@@ -113,15 +113,34 @@ def fit(
             "Leave --save out and use --predict, or --json --draws"
         )
     wanted = [places(predict or (), request.x, "fit: --predict") for request in requests for _ in range(_fits(request))]
+    files = figure_files("fit", figure, len(wanted))
+    if save is not None:
+        _check_save(save, files)
     fitted = fitted_points("fit", data, asked, requests, rows, json, metric=metric)
-    if figure is not None:
-        _draw(fitted, wanted, Path(figure))
+    if files:
+        _draw(fitted, wanted, files)
     fits = [law for law, _ in fitted]
     if save is not None:
         from raysweep.laws.saved import save_fits
 
         save_fits(save, fits)
     printed.show(fits, wanted)
+
+
+def _check_save(save: str, figures: Sequence[Path]) -> None:
+    """Refuse a file that `--save` may not write.
+
+    Raises:
+        FitError: It holds anything but saved fits, or is a figure's, too.
+    """
+    from raysweep.laws.saved import check_save
+
+    try:
+        check_save(save)
+    except FitError as error:
+        raise FitError(f"fit: --save: {error}") from error
+    if Path(save).resolve() in [file.resolve() for file in figures]:
+        raise FitError(f"fit: --save and --figure must name different files, but both got {save!r}. Name another")
 
 
 def _named(data: Sequence[str], asked: Asked) -> list[FitRequest]:
@@ -226,21 +245,16 @@ def fitted_points(
         return [one for request in requests for one in fits_of(points(table, request, keep), request)]
 
 
-def _draw(fitted: Sequence[tuple[Fit, Points]], wanted: Sequence[Sequence[Mapping[str, float]]], path: Path) -> None:
-    """One file per fit, drawn to where it predicts: FILE, then FILE with -2, -3, ... before its ending."""
-    if path.suffix not in (".png", ".pdf", ".svg") or not path.parent.is_dir():
-        raise FitError(
-            f"fit: --figure must be a .png, .pdf or .svg in a folder that exists, but got {str(path)!r}. "
-            "Name such a file"
-        )
+def _draw(
+    fitted: Sequence[tuple[Fit, Points]], wanted: Sequence[Sequence[Mapping[str, float]]], files: Sequence[Path]
+) -> None:
+    """One file per fit, drawn to where it predicts."""
     import matplotlib
 
     matplotlib.use("Agg")
     from raysweep.reports.diagnostics import diagnostics_figure
-    from raysweep.reports.style import tame
 
-    for i, ((law, kept), ahead) in enumerate(zip(fitted, wanted, strict=True)):
-        name = path if i == 0 else path.with_stem(f"{path.stem}-{i + 1}")
-        tame(diagnostics_figure(law, kept, predict=ahead)).savefig(name, dpi=_DPI)
+    for (law, kept), ahead, file in zip(fitted, wanted, files, strict=True):
+        draw(diagnostics_figure(law, kept, predict=ahead), file)
     if len(fitted) > 1:
-        say(f"note: {len(fitted)} fits were drawn, {path.name} to {name.name}", stream=sys.stderr)
+        say(f"note: {len(fitted)} fits were drawn, {files[0].name} to {files[-1].name}", stream=sys.stderr)

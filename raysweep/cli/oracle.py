@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raysweep.cli.asking import Json
-from raysweep.cli.commands import Commands
+from raysweep.cli.commands import App, Commands
 from raysweep.cli.show import print_json, say
 from raysweep.errors import OracleError, SweepError
 
@@ -22,7 +22,7 @@ _World = Annotated[
 _FILES = ("recipe.json", "weights.safetensors")  # without them a folder holds no world
 _BESIDE = ("audit.json", "curve.json", "card.md", "samples.png")
 
-app = typer.Typer(
+app = App(
     cls=Commands,
     rich_markup_mode=None,
     invoke_without_command=True,

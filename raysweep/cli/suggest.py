@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from raysweep.terminal import counted
 
 if TYPE_CHECKING:
     from raysweep.suggest import Suggestion
+    from raysweep.sweep.until import Target
 
 _SHOWN = 40  # settings that are printed
 
@@ -45,17 +47,8 @@ def suggest(
 
     from raysweep.store import Store
     from raysweep.suggest import suggestion
-    from raysweep.sweep.until import read_target
 
-    targets = []
-    for one in ci95:
-        text, _, width = one.rpartition("=")
-        try:
-            targets.append(read_target(text, float(width)))
-        except ValueError as error:
-            raise SweepError(
-                f"--ci95: must be NAME=WIDTH, as in alpha=0.02, but got {one!r}: {error}. Correct it"
-            ) from error
+    targets = _targets(ci95)
     if prices is not None and price is None:
         raise LedgerError("suggest: --prices goes with --price; give it, e.g. --price aws:p5")
     found = suggestion(Store(store), targets, fit)
@@ -71,8 +64,42 @@ def suggest(
     if not found.rows:
         say("nothing more is needed")
         return
+    if found.hopeless:
+        say(found.hopeless)
+        return
     _table(found)
     say(_price(found, dollars))
+
+
+def _targets(texts: Sequence[str]) -> list[Target]:
+    """The intervals that are wanted, each once.
+
+    Raises:
+        SweepError: A text is not NAME=WIDTH, or an interval has two widths.
+    """
+    from raysweep.sweep.until import read_target
+
+    found: dict[tuple[Any, ...], Target] = {}
+    for one in texts:
+        name, mark, width = one.rpartition("=")
+        try:
+            number = float(width)
+        except ValueError:
+            number = None
+        if not mark or number is None:
+            wrong = f"whose width {width!r} is no number" if mark else "which has no width"
+            raise SweepError(f"--ci95: must be NAME=WIDTH, as in alpha=0.02, but got {one!r}, {wrong}. Correct it")
+        try:
+            target = read_target(name, number)
+        except ValueError as error:
+            raise SweepError(f"--ci95: {error}. Write it as alpha=0.02 or loss(1e9)=0.1") from error
+        before = found.setdefault((target.name, target.at), target)
+        if before.width != target.width:
+            raise SweepError(
+                f"--ci95: an interval must have one width, but got {before.text}={before.width:g} and "
+                f"{target.text}={target.width:g}. Leave one out"
+            )
+    return list(found.values())
 
 
 def _table(found: Suggestion) -> None:

@@ -68,7 +68,7 @@ class Comparison:
         x, y: What is compared over what.
         ratio: Whether the first over the second is compared, or else the first minus the second.
         paired: Whether clusters of both arms were drawn together; if not, the arms are taken to be independent.
-        unit: What a cluster is.
+        unit: What a cluster is; both, where the arms' differ.
         units: How many clusters each arm has.
         level: Nominal coverage.
         contrast: The comparison over x, of logs where it is a ratio.

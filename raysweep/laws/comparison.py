@@ -236,6 +236,12 @@ def _compared(
             "Nothing pairs the arms, so they are taken to be independent. Where they share seeds or data, name the "
             "column with `pair=`: the comparison is then sharper."
         )
+    units = [_unit(fit, together) for fit in (one, other)]
+    if units[0] != units[1]:
+        each = [f"{name} by {_counted(n, u)}" for name, n, u in zip(arm.names, (a.runs, b.runs), units, strict=True)]
+        more["units_differ"] = (
+            f"The arms are resampled by different units: {', '.join(each)}. Name the column of both with `run=`."
+        )
     for fit, name in zip((one, other), arm.names, strict=True):
         said = [code for code in fit.notes if code in _DOUBTS]
         if said:
@@ -262,7 +268,7 @@ def _compared(
         one.y,
         ratio,
         together,
-        one.cluster if together else "row" if a.labels is None else one.cluster,
+        " and ".join(dict.fromkeys(units)),
         (a.runs, b.runs),
         one.level,
         curves,
@@ -271,6 +277,16 @@ def _compared(
         points,
         more,
     )
+
+
+def _unit(fit: GroupFit, together: bool) -> str:
+    """What a cluster of an arm is."""
+    return "row" if not together and (fit.draws is None or fit.draws.labels is None) else fit.cluster
+
+
+def _counted(count: int, unit: str) -> str:
+    """`20 rows`, `8 blocks`, `2 values of opt`."""
+    return f"{count:,} {unit}s" if unit in ("row", "run", "block") else f"{count:,} values of {unit}"
 
 
 def _together(one: GroupFit, other: GroupFit) -> bool:

@@ -6,6 +6,7 @@ and the sizes reach far or lie off the optimum (arXiv 2603.22339), so a valley i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +21,7 @@ from raysweep.laws.frontier import FEWEST, Frontier, itself, positive
 __all__ = ["IsoFlop", "Valley", "isoflop"]
 
 _SUSPICIOUS = 0.001  # p-value below which a line is flagged
+_SHOWN = 5  # budgets that a note names
 _WEBB = np.sqrt([0.5, 1.0, 1.5])
 
 
@@ -113,12 +115,12 @@ def isoflop(
     details = {}
     if few:
         details["too_few_scales"] = (
-            f"A valley of degree {degree} needs {degree + 2} distinct sizes; left out with fewer: {', '.join(few)}. "
+            f"A valley of degree {degree} needs {degree + 2} distinct sizes; left out with fewer: {_listed(few)}. "
             + ("Add sizes, or use `degree=2`." if degree == 3 else "Add sizes.")
         )
     if astray := [_edge(valley) for valley in valleys if valley.n is None]:
         details["isoflop_minimum_not_bracketed"] = (
-            f"Budgets whose least loss lies on the edge of their sizes were left out: {'; '.join(astray)}."
+            f"Budgets whose least loss lies on the edge of their sizes were left out: {_listed(astray)}."
         )
     kept = np.array([valley.n is not None for valley in valleys], dtype=bool)
     if kept.sum() < FEWEST:
@@ -130,6 +132,11 @@ def isoflop(
     sample = _line(seen, precision[kept], details)
     window = seen[0].budget, seen[-1].budget
     return IsoFlop(valleys, Frontier("isoflop", sample, itself, c, window, details))
+
+
+def _listed(budgets: Sequence[str]) -> str:
+    more = len(budgets) - _SHOWN
+    return "; ".join(budgets[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _edge(valley: Valley) -> str:

@@ -20,8 +20,9 @@ from raysweep.laws.prior import Prior
 from raysweep.laws.remains import Remains
 from raysweep.laws.result import Fit
 from raysweep.laws.window import Bounds, Window
+from raysweep.replacing import replaceable
 
-__all__ = ["load_fits", "save_fits"]
+__all__ = ["check_save", "load_fits", "save_fits"]
 
 _FORMAT = 1  # of the file; a later one is refused
 _KEY = "raysweep_fits"
@@ -36,14 +37,36 @@ def save_fits(path: str | Path, fits: Sequence[Fit]) -> None:
     """Write fits with their draws to a JSON file, which `load_fits` reads.
 
     Raises:
-        FitError: The file cannot be written, or a law cannot be written as data, see `form.written`.
+        FitError: The file cannot be written, holds anything but saved fits, or a law cannot be written as data, see
+            `form.written`.
     """
+    check_save(path)
     text = json.dumps({_KEY: _FORMAT, "fits": [[_record(group) for group in fit] for fit in fits]}, default=str)
     try:
         Path(path).write_text(text)
     except OSError as error:
         raise FitError(
             f"A fit is saved to a file in a folder that exists, but {path} cannot be written: {error}. Name another."
+        ) from error
+
+
+def check_save(path: str | Path) -> None:
+    """Refuse a file that fits may not be saved to, before they are made.
+
+    Raises:
+        FitError: It lies in no folder, or holds anything but saved fits.
+    """
+    try:
+        if Path(path).is_dir() or not Path(path).parent.is_dir():
+            raise FitError(f"A fit is saved to a file in a folder that exists, but got {str(path)!r}. Name another.")
+        if not replaceable(path, lambda content: content.lstrip().startswith(f'{{"{_KEY}"'.encode())):
+            raise FitError(
+                f"A fit is saved to a new file, or in place of saved fits, but {path} holds something else. Name "
+                "another, or remove it first."
+            )
+    except OSError as error:
+        raise FitError(
+            f"A fit is saved to a file that can be read, but {path} is not: {error}. Name another."
         ) from error
 
 

@@ -18,6 +18,7 @@ from raysweep.laws.source import Source, numbers
 
 __all__ = ["GroupIsoFlop", "isoflops"]
 
+_LARGE, _SMALL = 1e6, 1e3  # no loss lies above the one, and no size or budget below the other
 _EQUAL = 1.02  # ratio of neighbouring measured budgets up to which they are one: counts of FLOPs are rarely round
 
 
@@ -158,7 +159,10 @@ def _of_part(taken: Points, part: Part, degree: int, cost_per: float, options: O
     rows, (n, flops) = taken.of(part.group), taken.x
     details = dict(part.details)
     found: IsoFlop | str
+    asked = _swapped(numbers(rows, n), numbers(rows, flops), numbers(rows, taken.y))
     try:
+        if asked and "`y=`" in asked:  # what could be fitted would mean nothing
+            raise FitError("A frontier needs sizes, budgets and losses.")
         compute, merged = _merged(numbers(rows, flops))
         if merged:
             details["merged_budgets"] = f"{merged} measured budgets within 2 % of another were taken to be the same."
@@ -173,8 +177,19 @@ def _of_part(taken: Points, part: Part, degree: int, cost_per: float, options: O
         )
         details |= found.frontier.details
     except FitError as error:
-        found = str(error)
+        found = f"{error} {asked}".rstrip()
     return GroupIsoFlop(part.group, n, flops, taken.y, options.level, found, details)
+
+
+def _swapped(n: Array, flops: Array, y: Array) -> str:
+    """The question whether two columns were swapped, where their values look like it; else empty."""
+    if y.min() > _LARGE and flops.min() < _SMALL:
+        return f"Are `flops=` and `y=` swapped? y is {y.min():.3g} or more, flops goes down to {flops.min():.3g}."
+    if y.min() > _LARGE and n.min() < _SMALL:
+        return f"Are `n=` and `y=` swapped? y is {y.min():.3g} or more, n goes down to {n.min():.3g}."
+    if np.median(flops) < np.median(n):
+        return f"Are `n=` and `flops=` swapped? The sizes ({np.median(n):.3g}) exceed the budgets."
+    return ""
 
 
 def _merged(compute: Array) -> tuple[Array, int]:

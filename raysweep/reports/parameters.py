@@ -10,12 +10,14 @@ import polars as pl
 
 from raysweep.errors import FitError, plain
 from raysweep.laws import Fit, GroupFit
+from raysweep.laws.notes import group_name
 from raysweep.laws.predicted import IF, Prediction, predicted
 from raysweep.reports.tables import formula
 
 __all__ = ["FORMS", "parameter_table"]
 
 FORMS = ("md", "latex", "csv")
+_NAMED = 3  # groups that are named beside the code of a note
 _GREEK = ("alpha", "beta", "gamma", "delta")
 _SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -26,7 +28,8 @@ _SPECIAL = {
 def parameter_table(fits: Sequence[Fit], form: str, predict: Sequence[Sequence[Mapping[str, float]]] = ()) -> str:
     """Parameters, derived quantities and predictions with their intervals.
 
-    As Markdown and LaTeX there is one table for each law of each fit: a row for each group, with four digits. CSV is
+    As Markdown and LaTeX there is one table for each law of each fit: a row for each group, with four digits, and below
+    them the codes of the notes. CSV is
     one table of all fits in full precision: the rows of `Fit.to_frame`, and one for each interval of a prediction
     (`y(n=1e10) if the law may bend`, `y(n=1e10) if the law holds`; `y(n=1e10)` where there is none).
 
@@ -111,7 +114,9 @@ def _markdown(groups: Sequence[GroupFit], points: Sequence[Mapping[str, float]])
         rms = "not fitted" if group.rmse_log is None else f"{group.rmse_log:.4f}"
         rows.append([*map(_value, group.group.values()), *shown, str(group.n_points), rms])
     table = [f"| {' | '.join(cell if i == 1 else _plain_cell(cell) for cell in row)} |" for i, row in enumerate(rows)]
-    return "\n".join([_plain_cell(_about(groups, points)), "", *table, ""])
+    notes = _notes(groups)
+    below = ["", _plain_cell(f"Notes: {notes}")] if notes else []
+    return "\n".join([_plain_cell(_about(groups, points)), "", *table, *below, ""])
 
 
 def _latex(groups: Sequence[GroupFit], points: Sequence[Mapping[str, float]]) -> str:
@@ -129,7 +134,25 @@ def _latex(groups: Sequence[GroupFit], points: Sequence[Mapping[str, float]]) ->
         rms = "not fitted" if group.rmse_log is None else f"${group.rmse_log:.4f}$"
         values = [_escaped(_value(value)) for value in group.group.values()]
         lines.append(f"{' & '.join([*values, *shown, f'${group.n_points}$', rms])} \\\\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+    lines.append(r"\bottomrule")
+    if notes := _notes(groups):
+        lines.append(rf"\multicolumn{{{len(by) + len(names) + 2}}}{{l}}{{\footnotesize Notes: {_escaped(notes)}}} \\")
+    return "\n".join([*lines, r"\end{tabular}", ""])
+
+
+def _notes(groups: Sequence[GroupFit]) -> str:
+    """The codes of the notes, each with the groups that have it."""
+    codes = dict.fromkeys(code for group in groups for code in group.details)
+    out = []
+    for code in codes:
+        having = [group for group in groups if code in group.details]
+        who = f"{len(having):,} of {len(groups):,} groups" if len(having) > _NAMED else "; ".join(map(_name, having))
+        out.append(code if len(having) == len(groups) else f"{code} ({who})")
+    return ", ".join(out)
+
+
+def _name(group: GroupFit) -> str:
+    return plain(group_name(group.group)).replace("\n", " ")
 
 
 def _value(value: Any) -> str:

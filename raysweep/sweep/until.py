@@ -51,7 +51,7 @@ def read_target(text: str, width: float) -> Target:
     if (not found and not re.fullmatch(r"[A-Za-z_]\w*", text.strip())) or (at and min(at) <= 0):
         raise ValueError(f"must name a parameter, or y at scales above 0 such as loss(1e9), but got {text!r}")
     if not 0 < width < float("inf"):
-        raise ValueError(f"must be the width of an interval, above 0, but got ({text}={width})")
+        raise ValueError(f"must be the width of an interval, above 0 and finite, but got ({text}={width:g})")
     return Target(text.strip(), width, found[1] if found else text.strip(), at)
 
 

@@ -26,11 +26,11 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import numpy as np  # noqa: E402
 
+from raysweep.conformal import conformal  # noqa: E402
 from raysweep.laws.fitting import fit_groups  # noqa: E402
 from raysweep.laws.group import Data  # noqa: E402
 from raysweep.laws.misfit import bent_band  # noqa: E402
 from raysweep.laws.request import FitRequest, Options  # noqa: E402
-from raysweep.predictions import conformal  # noqa: E402
 
 X = np.repeat(np.geomspace(10, 1e3, 10), 3)
 AHEAD = (3, 10)

@@ -57,6 +57,19 @@ def test_each_group_has_its_frontier(cli: Cli) -> None:
     assert cli(*arguments[:-1], "1")[1].count("Less than one: N* = 0.") == 2
 
 
+def test_columns_that_are_swapped_are_asked_about_in_a_short_error(cli: Cli) -> None:
+    table().write_csv("runs.csv")
+    for n, flops, y, said in (
+        ("c", "n", "loss", "Are --n and --flops swapped? The sizes (5.5e+19) exceed the budgets."),
+        ("n", "loss", "c", "Are --flops and --y swapped? y is 1e+18 or more, flops goes down to 2."),
+        ("loss", "c", "n", "Are --n and --y swapped? y is 1.02e+08 or more, n goes down to 2."),
+    ):
+        code, out, err = cli("isoflop", "runs.csv", "--n", n, "--flops", flops, "--y", y, "--where", "arm = 'a'")
+        assert (code, out) == (2, "")
+        assert said in err
+        assert len(err) < 500
+
+
 def test_it_is_the_function_on_arrays() -> None:
     rows = table().filter(arm="a")
     (found,) = isoflops(rows, **FUNCTION)

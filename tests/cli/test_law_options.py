@@ -5,6 +5,7 @@ Every option of every command was tried with some thirty wrong values; here is o
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def table(tmp_path: Path) -> None:
         ([*FIT, "--at", "3"], "fit: --at: a time needs an axis of time"),
         ([*FIT, "--rows", "nope"], "--rows must be current or all, but got 'nope'"),
         ([*FIT, "--huber", "abc"], "'--huber': it must be a valid number, unable to parse string as"),
-        ([*FIT, "--bootstrap", LARGE], "fit: --bootstrap: must be at most 1,000,000 draws"),
+        ([*FIT[:6], "--bootstrap", LARGE], "fit: --bootstrap: must be at most 1,000,000 draws"),
         ([*FIT, "--level", "1e-300"], "fit: --level: must lie in [0.01, 1), but got level=1e-300"),
         ([*FIT, "--metric", "nope", "--then", "sigmoid"], "fit: --metric: There is no column 'nope'"),
         ([*FIT, "--formula", "E + A*n**-a"], "fit: --formula: must not call a parameter as a column of the table, but"),
@@ -60,6 +61,22 @@ def test_a_wrong_value_is_one_sentence_that_names_its_option(cli: Cli, arguments
     assert (code, out) == (2, "")
     assert said in err
     assert len(err.splitlines()) == 1
+
+
+def test_an_option_of_one_value_is_not_given_two_and_one_that_repeats_is_untouched(cli: Cli) -> None:
+    for options, said in (
+        ([*FIT, "--law", "power", "--law=m4"], "'--law': it takes one value, but got 'power' and 'm4'"),
+        ([*FIT, "--y", "d"], "'--y': it takes one value, but got 'loss' and 'd'"),
+        (["run", "s.yaml", "--store", "a", "--store", "b"], "'--store': it takes one value, but got 'a' and 'b'"),
+        (["oracle", "fit", "w.yaml", "--store", "a", "--store", "b"], "'--store': it takes one value, but got 'a' and"),
+    ):
+        code, out, err = cli(*options)
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert said in err
+    code, out, err = cli(*FIT, "--y", "loss", "--by", "d", "--by", "ok", "--predict", "1", "--predict", "2", "--json")
+    assert code == 0, err
+    assert [len(one["predictions"]) for one in json.loads(out)] == [2] * 4
+    assert list(json.loads(out)[0]["group"]) == ["d", "ok"]
 
 
 def test_a_prediction_beyond_the_range_of_numbers_warns_of_nothing(cli: Cli) -> None:

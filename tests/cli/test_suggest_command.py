@@ -39,12 +39,21 @@ def test_what_is_suggested_costs_less_than_more_of_the_whole_grid(beside: Cli) -
     _, out, _ = beside("suggest", "s", "--ci95", "alpha=0.006")
     assert "of them need seeds that the grid does not have yet" in " ".join(out.split())
     assert f"spent so far: {found['spent']:.2g} FLOP" in " ".join(out.split())
-    assert "nothing more is needed" in beside("suggest", "s", "--ci95", "alpha=0.5")[1]
+    _, out, _ = beside("suggest", "s", "--ci95", "alpha=0.5", "--ci95", "alpha=.5")
+    assert "nothing more is needed" in out
+    assert out.count(" wide; wanted: 0.5\n") == 1
+    _, out, _ = beside("suggest", "s", "--ci95", "alpha=1e-9")
+    assert " times what was spent so far. An interval narrows with the root of the cost" in out
+    assert len(out.splitlines()) == 2
     assert sorted(Path("s").rglob("*")) == before
 
 
 REFUSED = [
     (["--ci95", "alpha"], "--ci95: must be NAME=WIDTH, as in alpha=0.02, but got 'alpha'"),
+    (["--ci95", "alpha"], "but got 'alpha', which has no width. Correct it"),
+    (["--ci95", "alpha=wide"], "but got 'alpha=wide', whose width 'wide' is no number"),
+    (["--ci95", "alpha=0"], "--ci95: must be the width of an interval, above 0 and finite, but got (alpha=0)"),
+    (["--ci95", "alpha=.1", "--ci95", "alpha=.2"], "must have one width, but got alpha=0.1 and alpha=0.2. Leave one"),
     (["--ci95", "gamma=0.1"], "must name a parameter of the law, or loss at a scale such as loss(1e9)"),
     (["--ci95", "alpha=0.1", "--fit", "2"], "but got (fit=2, fits=1)"),
     (["--ci95", "alpha=0.1", "--prices", "x"], "--prices goes with --price"),

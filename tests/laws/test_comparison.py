@@ -55,6 +55,22 @@ def test_pairs_cancel_what_they_share() -> None:
     assert alpha.low < 0 < alpha.high
 
 
+def test_arms_that_are_resampled_by_different_units_say_by_which() -> None:
+    """Rows of one arm are checkpoints of 3 runs in an unnamed column, those of the other are independent."""
+    rng, n = np.random.default_rng(0), np.geomspace(1e2, 1e6, 20)
+    frames = []
+    for labels, walk in (("hard", 0.95), ("soft", 0.0)):
+        for c in range(3):
+            e = rng.standard_normal(n.size)
+            for i in range(1, n.size):
+                e[i] += walk * e[i - 1]
+            frames.append(pl.DataFrame({"n": n, "loss": 3 * n**-0.4 * np.exp(0.03 * e), "labels": labels, "c": c}))
+    found = compared(pl.concat(frames))
+    assert (found.unit, found.units) == ("c and row", (3, 60))
+    assert "hard by 3 values of c, soft by 60 rows. Name the column of both with" in found.details["units_differ"]
+    assert "units_differ" not in compared(table()).details
+
+
 def test_the_other_order_is_the_reciprocal() -> None:
     frame = table()
     one = compared(frame, pair="seed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -102,6 +103,19 @@ def test_latex_is_mathematics_and_nothing_in_it_is_a_command(fitted: Fit) -> Non
     assert any(row.startswith(r"50\% \& \$x\$ & $") for row in rows)
     assert r" \times 10^{12}" in rows[0]
     assert "e+" not in "".join(rows)
+
+
+def test_the_codes_of_notes_stand_below_the_table_with_the_groups_that_have_them(fitted: Fit) -> None:
+    details = [{"rising": "It rises.", "few_seeds": "Few."}, {"rising": "It rises."}, {"rising": "It rises."}]
+    groups = tuple(replace(group, details=d) for group, d in zip(fitted, details, strict=True))
+    noted = Fit(fitted.x, fitted.y, groups)
+    *table, blank, notes = parameter_table([noted], "md").splitlines()
+    assert table[-1].startswith("| short |")
+    assert not blank
+    assert notes == r"Notes: rising, few\_seeds (arm=50% & $x$)"
+    *_, notes, end = parameter_table([noted], "latex").splitlines()
+    assert notes == r"\multicolumn{6}{l}{\footnotesize Notes: rising, few\_seeds (arm=50\% \& \$x\$)} \\"
+    assert end == r"\end{tabular}"
 
 
 def test_each_fit_has_a_table_of_its_own_but_one_csv(fitted: Fit) -> None:
