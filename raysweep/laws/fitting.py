@@ -37,7 +37,7 @@ _BATCHES = 100
 _SCORED = 5_000  # points held out whose intervals are looked at
 _SAME = 1e-12  # relative spread of y below which it is constant
 _EXACT = 1e-8  # residuals below this are rounding errors
-_OF_A_LINE = 2  # parameters of a straight line in logs, which a flat or rising y determines, too
+_OF_A_LINE = 2  # parameters of a straight line in logs, which a flat y determines, too
 
 
 def fit_groups(
@@ -287,8 +287,9 @@ def outcome(
         rivals = ()
     elif rivals is None:
         rivals = tuple(evidence(law, data.x, data.y, group.weights, options.holdout, options.huber))
-    trend, determined = caveats.of_trend(group, x, y)
-    rises = "rising" in trend and not determined  # what such a law leaves widens intervals until they hold anything
+    trend = caveats.of_trend(group, x, y)
+    determined, rises = trend.determined, trend.rises
+    # What such a law leaves widens intervals until they hold anything.
     if rises and holdout is not None:
         holdout = replace(holdout, coverage=None, p_value=None)
     judged = drawn.sample is not None and options.envelope is None
@@ -296,7 +297,7 @@ def outcome(
     details = {
         **group.details,
         **caveats.of_search(Status(group.status)),
-        **trend,
+        **trend.notes,
         **(caveats.of_residuals(group, residual) | pooled(group, residual) if options.envelope is None else {}),
         **caveats.of_window(group, x, residual),
         **caveats.of_place(group),
@@ -308,11 +309,10 @@ def outcome(
     if left is not None and (determined or rises):
         details |= of_form(group, left, rivals, details, rises)
     intervals = drawn.intervals
-    if not determined and law.free > _OF_A_LINE and intervals:
+    if not determined and (law.free > _OF_A_LINE or rises) and intervals:
         intervals = {}
-        details["no_interval"] = f"These data do not determine the parameters of {law.name!r}. " + "".join(
-            trend.values()
-        )
+        why = "follow" if rises else "determine the parameters of"
+        details["no_interval"] = f"These data do not {why} {law.name!r}. " + "".join(trend.notes.values())
     with np.errstate(divide="ignore", invalid="ignore"):
         derived = {d.name: float(d.of(values)) for d in law.derived}
     return replace(
