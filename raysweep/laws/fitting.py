@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raysweep.errors import FitError
-from raysweep.laws import caveats, forms
+from raysweep.laws import caveats, forms, stated
 from raysweep.laws.batch import MOST_POINTS, Group, bootstraps, solve_all, weights_of
 from raysweep.laws.bootstrap import Bootstrap
 from raysweep.laws.choice import Evidence, evidence, held_out
@@ -298,6 +298,7 @@ def outcome(
         **group.details,
         **caveats.of_search(Status(group.status)),
         **trend.notes,
+        **_of_errors(group, residual),
         **(caveats.of_residuals(group, residual) | pooled(group, residual) if options.envelope is None else {}),
         **caveats.of_window(group, x, residual),
         **caveats.of_place(group),
@@ -328,6 +329,14 @@ def outcome(
         draws=drawn.sample,
         left=left,
     )
+
+
+def _of_errors(group: Group, residual: Array) -> dict[str, str]:
+    """Whether the standard errors of y exceed its log residuals, [points]; with errors of x that is known already."""
+    data = group.data
+    if data.se is None or data.x_se is not None:
+        return {}
+    return stated.of_y(residual**2, data.se / data.y, data.y.size - group.law.free)
 
 
 def _failed(group: Group, x: Sequence[str], y: str, options: Options) -> GroupFit:
