@@ -231,6 +231,11 @@ class Law:
 
     def restore(self, values: Array, u0: Array, t0: Array) -> Array:
         """Values for x and y, from those for x / exp(u0) and y / exp(t0); u0 [..., axes], t0 [...]."""
+        # An amplitude grows as a scale to the power of its exponent: `determined.overflown` refuses what is no number.
+        with np.errstate(all="ignore"):
+            return self._restored(values, u0, t0)
+
+    def _restored(self, values: Array, u0: Array, t0: Array) -> Array:
         if self.implicit is not None:
             return self.implicit.restore(values, u0, t0)
         assert self.restore_terms is not None

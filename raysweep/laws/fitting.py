@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from raysweep.laws.chosen import chosen
 from raysweep.laws.copies import counted_once, without_effect
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.dependence import clustered
-from raysweep.laws.determined import undetermined
+from raysweep.laws.determined import overflown, undetermined
 from raysweep.laws.estimate import Status, check, distinct, scales_of
 from raysweep.laws.floors import floors
 from raysweep.laws.group import Data, GroupFit, Holdout
@@ -58,7 +59,8 @@ def fit_groups(
     begun = [effective(begin(law, data, options, family), y, options.huber) for data in groups]
     sound = [i for i, group in enumerate(begun) if group.error is None]
     for i, group in zip(sound, _estimated([begun[i] for i in sound], options.huber), strict=True):
-        begun[i] = _judged(clustered(group, x))
+        judged = _judged(group)
+        begun[i] = clustered(judged, x) if judged.error is None else judged
     if options.envelope is None:
         begun = followed(begun, x, options.huber)
     else:  # weights and clusters are those of the mean
@@ -77,11 +79,11 @@ def fit_groups(
 
 
 def _judged(group: Group) -> Group:
-    """The group, refused where its data do not determine the law."""
-    if group.law.proved:
-        return group
-    there = group.weights > 0
-    return replace(group, error=undetermined(group.law, group.data.x[:, there], group.values))
+    """The group, refused where its data do not determine the law, or its estimate is beyond the range of numbers."""
+    law, there, error = group.law, group.weights > 0, None
+    if not law.proved:
+        error = undetermined(law, group.data.x[:, there], group.values)
+    return replace(group, error=error or overflown(law, group.data.x[:, there], group.values))
 
 
 def begin(law: Law | None, data: Data, options: Options, family: Sequence[Law] = ()) -> Group:
@@ -212,7 +214,7 @@ def _drawn(groups: Sequence[Group], options: Options, keep: bool) -> list[Drawn]
 def intervals_of(sample: Bootstrap, level: float) -> dict[str, tuple[float, float]]:
     law = sample.law
     ends = dict(zip(law.names, map(tuple, sample.interval(level).tolist()), strict=True))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):  # parameters at a bound may leave no finite quantity
         derived = {d.name: tuple(sample.interval_of(d.of, level, d.log).tolist()) for d in law.derived}
     return ends | {name: both for name, both in derived.items() if np.isfinite(both).all()}
 
@@ -233,6 +235,9 @@ def _held_out(groups: Sequence[Group], options: Options) -> list[Holdout | None]
     weights = [groups[i].weights * ~rest[i] for i in index]
     solved = solve_all([groups[i] for i in index], weights, options.huber, options.envelope)
     second = [replace(groups[i], values=v) for i, (v, _) in zip(index, solved, strict=True)]
+    sound = [overflown(group.law, group.data.x, group.values) is None for group in second]
+    index, weights = list(compress(index, sound)), list(compress(weights, sound))
+    second = list(compress(second, sound))
     # An envelope has no interval of a measurement.
     covered = len(groups) <= caveats.MOST_JUDGED and options.envelope is None
     samples = bootstraps(second, weights, options) if covered else [(None, "")] * len(index)
@@ -255,10 +260,11 @@ def scored(group: Group, left: npt.NDArray[np.bool_], sample: Bootstrap | None, 
             noise = sample.spread * group.growth.at(x)
         outside, p_value = sample.missed(x, y, options.level, noise)
         coverage = 1.0 - outside
-    size = np.exp(np.log(data.x).sum(axis=0))
+    with np.errstate(over="ignore"):  # a product of scales
+        cut = float(np.exp(np.log(data.x[:, ~left]).sum(axis=0).max()))
     return Holdout(
         options.holdout,
-        float(size[~left].max()),
+        cut,
         dict(zip(group.law.names, group.values.tolist(), strict=True)),
         int(left.sum()),
         float(np.sqrt((missed**2).mean())),
@@ -314,7 +320,7 @@ def outcome(
         intervals = {}
         why = "follow" if rises else "determine the parameters of"
         details["no_interval"] = f"These data do not {why} {law.name!r}. " + "".join(trend.notes.values())
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):  # parameters at a bound may leave no finite quantity
         derived = {d.name: float(d.of(values)) for d in law.derived}
     return replace(
         failed,

@@ -318,3 +318,35 @@ def test_auto_takes_power_and_floor_where_the_best_law_comes_to_that(values, low
     found = choose(x, y)
     assert name in [law for law, score in found.scores.items() if score <= 1.05 * min(found.scores.values())]
     assert found.law.name == "power+floor"
+
+
+# Scales that do not suit a law
+
+
+@pytest.mark.parametrize(
+    ("name", "grow", "refused"),
+    [
+        ("overtrained-CM", -0.2, False),  # as with swapped columns
+        ("kaplan1.5", -0.2, False),
+        ("kaplan", -0.2, False),
+        ("chinchilla", -0.2, True),
+        ("repeated+excess-epochs", 0.2, True),
+    ],
+)
+def test_a_law_of_other_scales_warns_of_nothing_and_is_refused_in_words_where_it_has_no_numbers(name, grow, refused):
+    count, steps = len(law(name).axes), 5 if len(law(name).axes) == 2 else 3
+    ends = [(5, 320), (1e17, 1e20)] if count == 2 else [(1e3, 1e5)] * count
+    grid = np.meshgrid(*(np.geomspace(*end, steps) for end in ends), indexing="ij")
+    x = np.stack([axis.ravel() for axis in grid])
+    u = np.log(x)
+    u = (u - u.mean(axis=1, keepdims=True)) / u.std(axis=1, keepdims=True)
+    x = np.exp(200 * u) if name in ("chinchilla", "kaplan") else x  # no scale of any run
+    y = np.exp(grow * u.sum(axis=0) + 0.02 * np.random.default_rng(22).standard_normal(x.shape[1]))
+    names = list("nmd")[:count]
+    (found,) = fit_groups(law(name), [Data(x, y)], names, "y", Options(draws=60))  # a warning is an error here
+    if refused:
+        assert found.status == "FAILED"
+        assert "exceeds the range of numbers" in found.error
+    else:
+        assert found.error is None
+        assert predicted(found, [{one: window[1] for one, window in zip(names, found.window, strict=True)}])
