@@ -30,6 +30,7 @@ import pyarrow.compute as pc
 from raysweep.conformal import Record, conformal
 from raysweep.errors import FitError, LedgerError
 from raysweep.grid.runs import Runs
+from raysweep.laws.reach import ABSURD
 from raysweep.laws.request import FitRequest
 from raysweep.store import Store, UnreachableError
 from raysweep.sweep.current import cells, current
@@ -301,6 +302,7 @@ def _larger(
     x = np.array([np.array(runs.values[name], dtype=np.float64)[runs.codes[name][mine]] for name in request.x])
     low, high = np.array(group.window).T[..., None]
     beyond = (x > high * (1 + _SAME)).any(axis=0) & (x >= low * (1 - _SAME)).all(axis=0)
+    beyond &= (x < high * ABSURD).all(axis=0)
     return [tuple(map(float, point)) for point in np.unique(x[:, beyond], axis=1).T]
 
 

@@ -89,7 +89,7 @@ def _paragraphs(law: Fit, found: Sequence[Sequence[Prediction]]) -> list[list[st
 
 
 def _sentences(group: GroupFit, one: Prediction) -> list[str]:
-    from raysweep.laws.counts import below_one
+    from raysweep.laws.counts import above_all, below_one
     from raysweep.laws.predicted import IF
 
     where = ", ".join(f"{name} = {value:.6g}" for name, value in one.x.items())
@@ -103,7 +103,9 @@ def _sentences(group: GroupFit, one: Prediction) -> list[str]:
     if one.beyond > 1:
         text += f"; {one.beyond:.3g} times beyond the range that was fitted"
     small = below_one(one.x, group.least)
-    lines = [text, *([f"    {small}"] if small else [])]
+    shown = [end for ends in (one.interval, one.new_run, one.own, one.own_new, one.bent) for end in ends or ()]
+    large = above_all(group.y, group.params.get(group.law.ceiling), shown)
+    lines = [text, *(f"    {said}" for said in (small, large) if said)]
     if one.noticed is None or one.noticed >= _ENOUGH:
         return lines
     return [

@@ -8,7 +8,6 @@ budgets at once. So is a budget that also pays for inference, `C = c x^p t^q + 2
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,13 +19,13 @@ from raysweep.errors import FitError
 from raysweep.laws import terms
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.draws import Sample
+from raysweep.laws.reach import check_reach
 
 __all__ = ["Allocation", "Cost", "allocate", "extrapolation", "fit_cost", "minimum", "optimal_line", "optimum"]
 
 _REACH = 50.0  # log units that the search goes to either side of x = t
 _SERVED = 2.0  # FLOPs of inference per parameter and token
 _POOR = 0.2  # relative misfit from which a cost model is flagged
-_ABSURD = 1e12  # times outside the compute that was fitted, where a budget is a mistake
 _GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
 
 
@@ -280,12 +279,13 @@ def extrapolation(budget: Array, window: tuple[float, float]) -> str:
         FitError: A budget lies so far outside that its unit must be another.
     """
     low, high = window
-    if not (low / _ABSURD < budget.min() and budget.max() / _ABSURD < high < math.inf):
-        raise FitError(
-            f"A budget of training must lie within a factor of {_ABSURD:.0e} of the compute that was fitted ({low:.3g} "
-            f"to {high:.3g}), but got {budget.min():.3g} to {budget.max():.3g}. Check the units of budgets and scales, "
-            "and what training costs."
-        )
+    check_reach(
+        "A budget of training",
+        budget.ravel().tolist(),
+        "compute that was",
+        window,
+        "Check the units of budgets and scales, and what training costs.",
+    )
     parts = []
     if budget.max() > high * (1 + 1e-9):
         parts.append(

@@ -130,7 +130,8 @@ class Bootstrap:
         def scale(values: Array) -> Array:
             return np.where(log, np.log(np.where(log, values, 1.0)), values)
 
-        ends = self._interval(scale(self.values), scale(self.draws), level)
+        with np.errstate(divide="ignore", invalid="ignore"):  # an amplitude of a draw may vanish
+            ends = self._interval(scale(self.values), scale(self.draws), level)
         ends = np.where(log[:, None], np.exp(np.where(log[:, None], ends, 0.0)), ends)
         return np.clip(ends, [[p.low] for p in parameters], [[p.high] for p in parameters])
 

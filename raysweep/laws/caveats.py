@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from raysweep.laws.batch import Group
 from raysweep.laws.choice import Evidence, f_test
 from raysweep.laws.definition import Array, Law
+from raysweep.laws.deviation import departure
 from raysweep.laws.estimate import Status, distinct
 from raysweep.laws.forms import compared
 from raysweep.laws.group import Holdout, lack_of_fit
 from raysweep.laws.own import FORMULA
+from raysweep.laws.remains import remains
 from raysweep.laws.request import Options
+from raysweep.laws.rise import rise
 from raysweep.laws.trend import trend
 
 __all__ = [
     "MOST_COMPARED",
     "MOST_JUDGED",
+    "Trends",
     "of_comparison",
     "of_holdout",
     "of_place",
@@ -34,6 +39,7 @@ MOST_COMPARED = 50  # groups beyond which rivals are not fitted, but for a floor
 MOST_JUDGED = 2000  # groups beyond which no floor and no form is tested, and draws are not kept, only their intervals
 _SUSPICIOUS = 0.001  # p-value below which a fit is flagged
 _UNCERTAIN = 0.05  # p-value of no floor above which the data cannot distinguish a floor from none
+_BENT = 0.01  # p-value of the law's form below which a rise that lags behind it is no rise of its kind
 _FAR = 1e60  # times the largest scale: a power of .05 has grown a thousandfold
 _NARROW = 2.0  # ratio of scales below which an exponent is not to be trusted
 _JUDGED = 8  # points held out that can speak against a law
@@ -57,19 +63,36 @@ def of_search(status: Status) -> dict[str, str]:
     return {}
 
 
-def of_trend(group: Group, names: Sequence[str], y: str) -> tuple[dict[str, str], bool]:
-    """Whether y does not depend on the scales, called `names`, or rises with one and the law does not; and whether the
-    data still determine the law's parameters.
+@dataclass(frozen=True)
+class Trends:
+    """What is to be said of how y changes with the scales.
+
+    Attributes:
+        notes: A sentence for each code.
+        determined: Whether the data determine the law's parameters.
+        rises: How y rises where the law does not follow, for the reader; empty where it follows.
     """
-    data, law = group.data, group.law
-    found = trend(data.x, data.y, group.weights)
+
+    notes: Mapping[str, str]
+    determined: bool = True
+    rises: str = ""
+
+
+def of_trend(group: Group, names: Sequence[str], y: str) -> Trends:
+    """Whether y does not depend on the scales, called `names`, or rises with one and the law does not, or not so."""
+    data, law, weights = group.data, group.law, group.weights
+    found = trend(data.x, data.y, weights)
     if found is None:
-        return {}, True
+        return Trends({})
     predicted = law.predict(data.x, group.values)
-    if found.flat > _UNCERTAIN and law.free > 1:
-        constant = np.average(np.log(data.y), weights=group.weights)
-        small = float((group.weights * (np.log(data.y) - constant) ** 2).sum())
-        large = float((group.weights * (np.log(data.y) - np.log(predicted)) ** 2).sum())
+    size = np.log(data.x).sum(axis=0)
+    curve = rise(size, np.log(data.y), weights)
+    # A y that falls, too, as about an optimum, is none that rises to a ceiling.
+    climbs = curve is not None and curve.p_value < _SUSPICIOUS and curve.up > 2 * curve.down
+    if found.flat > _UNCERTAIN and law.free > 1 and not climbs:
+        constant = np.average(np.log(data.y), weights=weights)
+        small = float((weights * (np.log(data.y) - constant) ** 2).sum())
+        large = float((weights * (np.log(data.y) - np.log(predicted)) ** 2).sum())
         spare = data.y.size - law.free
         if spare < 1 or large <= 0 or f_test(small, large, spare, law.free - 1) > _SUSPICIOUS:
             text = (
@@ -77,28 +100,58 @@ def of_trend(group: Group, names: Sequence[str], y: str) -> tuple[dict[str, str]
                 f"constant, {math.exp(constant):.4g}, fits as well, and no exponent or floor can be read from it; "
                 f"intervals of {y} itself, at any scale, stay. Widen the range of scales, or report the constant."
             )
-            return {"no_trend": text}, False
-    followed = trend(data.x, predicted, group.weights)
-    for axis in np.flatnonzero(found.rising < _SUSPICIOUS).tolist():
-        slope, name = found.slopes[axis], names[axis]
-        shown = f"{y} rises with {name} (about as {name}^{slope:.2g})"
-        cure = (
-            "fit what is left to its ceiling as a column of its own, such as 1 - accuracy, or a law with a ceiling: "
-            "sigmoid, or a formula such as T - A*x**-a"
-        )
-        if followed is None or followed.slopes[axis] < slope / 2:
-            return {"rising": f"{shown}, which {law.name!r} cannot follow: {cure}."}, False
-        if data.y.max() <= 1.0 and not _levels_off(group, axis):
-            return {"rising": f"{shown}, and {law.name!r} has no ceiling: if {y} is a share, {cure}."}, True
-    return {}, True
+            return Trends({"no_trend": text}, determined=False)
+    followed = trend(data.x, predicted, weights)
+    cure = (
+        "fit what is left to its ceiling as a column of its own, such as 1 - accuracy, or a law with a ceiling: "
+        "sigmoid, or a formula such as T - A*x**-a"
+    )
+    rising: list[tuple[int | None, str, float]]
+    rising = [(a, names[a], found.slopes[a]) for a in np.flatnonzero(found.rising < _SUSPICIOUS).tolist()]
+    lost = [followed is None or bool(followed.slopes[axis] < slope / 2) for axis, _, slope in rising]
+    if climbs and curve is not None:
+        left = rise(size, np.log(data.y) - np.log(predicted), weights)
+        rising.append((None, " times ".join(names), found.slopes.mean()))
+        lost.append(left is not None and left.up > curve.up / 2)
+    for (axis, name, slope), not_followed in zip(rising, lost, strict=True):
+        shown = f"{y} rises with {name}" + (f" (about as {name}^{slope:.2g})" if axis is not None else "")
+        if not_followed:
+            text = f"{shown}, which {law.name!r} cannot follow: {cure}."
+            return Trends({"rising": text}, determined=False, rises="they rise, which it cannot")
+        if _levels_off(group, axis):
+            continue
+        if _bends_down(group, size, predicted):
+            text = f"{shown}, ever more slowly, while {law.name!r} has no ceiling: {cure}."
+            return Trends({"rising": text}, determined=False, rises="they rise ever more slowly, and it does not")
+        if data.y.max() <= 1.0:
+            return Trends({"rising": f"{shown}, and {law.name!r} has no ceiling: if {y} is a share, {cure}."})
+    return Trends({})
 
 
-def _levels_off(group: Group, axis: int) -> bool:
-    """Whether the law stays near the data far beyond them along an axis."""
+def _levels_off(group: Group, axis: int | None) -> bool:
+    """Whether the law stays near the data far beyond them along an axis, or along all for None."""
     far = group.data.x.copy()
-    far[axis] = far[axis].max() * _FAR
+    some = slice(None) if axis is None else slice(axis, axis + 1)
+    far[some] = far[some].max(axis=1, keepdims=True) * _FAR
     with np.errstate(over="ignore"):
         return bool(group.law.predict(far, group.values).max() < 10 * group.data.y.max())
+
+
+def _bends_down(group: Group, size: Array, predicted: Array) -> bool:
+    """Whether the data depart from a law that rises, and lag behind it where scales are largest.
+
+    Args:
+        size: Log product of all scales, [points].
+        predicted: The law there, [points].
+    """
+    data, weights = group.data, group.weights
+    residual = np.log(data.y) - np.log(predicted)
+    large = size >= (size.min() + size.max()) / 2
+    away = size[large] - np.average(size[large], weights=weights[large])
+    if float((weights[large] * away) @ residual[large]) >= 0:
+        return False
+    p_value = departure(group.law, group.values, remains(np.log(data.x), residual, weights))
+    return p_value is not None and p_value < _BENT
 
 
 def of_residuals(group: Group, residual: Array) -> dict[str, str]:

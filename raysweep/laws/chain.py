@@ -184,6 +184,7 @@ def _law(first: Law, step: Step) -> Chain:
         fewest_scales=max(first.fewest_scales, step.law.fewest_scales),
         source=f"{first.source}; {step.law.source}",
         when=step.law.when,
+        ceiling=names.get(step.law.ceiling, ""),
         levels=first.levels,
         first=first,
         second=step,

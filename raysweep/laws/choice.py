@@ -60,8 +60,7 @@ def held_out(x: Array, share: float) -> npt.NDArray[np.bool_]:
 
     Several scales are judged by their product, which compute is proportional to.
     """
-    size = np.exp(np.log(x).sum(axis=0)) if len(x) > 1 else x[0]
-    size = np.round(np.log(size), 9)  # products of equal compute differ in their last digits
+    size = np.round(np.log(x).sum(axis=0), 9)  # products of equal compute differ in their last digits
     scales = np.unique(size)
     out = min(max(1, math.ceil(share * scales.size - 1e-9)), scales.size - 1)
     return np.asarray(size > scales[scales.size - out - 1])

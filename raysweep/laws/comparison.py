@@ -23,6 +23,7 @@ from raysweep.laws.group import GroupFit
 from raysweep.laws.misfit import UNTRUSTED
 from raysweep.laws.notes import group_name
 from raysweep.laws.points import Points, points
+from raysweep.laws.reach import check_reach
 from raysweep.laws.request import FitRequest
 from raysweep.laws.source import Source, numbers
 from raysweep.laws.table import fit_points
@@ -220,6 +221,7 @@ def _compared(
             f"The arms need a common range of {one.x[0]}, but theirs are {spans}. Measure both at some of the same "
             "scales."
         )
+    check_reach(f"A comparison's {one.x[0]}", at, "scales that were", (low, high))
     a, b = drawn
     together = _together(one, other)
     if must is not None and not together:

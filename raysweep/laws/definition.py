@@ -124,6 +124,7 @@ class Law:
         inside: The one of `rivals` that is this law with its constraints lifted, which hold no parameter at the edge of
             its range; empty where there is none.
         surrounded: Parameters that are scales, which an estimate should have data on both sides of.
+        ceiling: The parameter that y rises to, such as that of an accuracy; empty where there is none.
         costs: Whether compute is proportional to the product of its two scales, so that it can be allocated to them.
         of_axes: The same law of another number of axes; None where the number is fixed.
         proved: Whether the parameters are known to be distinguishable wherever scales suffice. Where they are not, as
@@ -158,6 +159,7 @@ class Law:
     floorless: str = ""
     inside: str = ""
     surrounded: tuple[str, ...] = ()
+    ceiling: str = ""
     costs: bool = False
     of_axes: Callable[[int], Law] | None = None
     proved: bool = True
@@ -229,6 +231,11 @@ class Law:
 
     def restore(self, values: Array, u0: Array, t0: Array) -> Array:
         """Values for x and y, from those for x / exp(u0) and y / exp(t0); u0 [..., axes], t0 [...]."""
+        # An amplitude grows as a scale to the power of its exponent: `determined.overflown` refuses what is no number.
+        with np.errstate(all="ignore"):
+            return self._restored(values, u0, t0)
+
+    def _restored(self, values: Array, u0: Array, t0: Array) -> Array:
         if self.implicit is not None:
             return self.implicit.restore(values, u0, t0)
         assert self.restore_terms is not None

@@ -6,10 +6,27 @@ import numpy as np
 
 from raysweep.laws.definition import Array, Law
 
-__all__ = ["undetermined"]
+__all__ = ["overflown", "undetermined"]
 
 _RANK = 1e-9  # a direction of parameters that moves y by less than this share of another does not move it
 _PART = 0.05  # share of a parameter in such a direction from which it is named
+
+
+def overflown(law: Law, x: Array, values: Array) -> str | None:
+    """Why `values`, [parameters], at scales x > 0, [axes, points], are no numbers to go on with; None where they are.
+
+    Amplitudes grow as scales to the power of exponents, beyond what a float holds where a law does not suit its data.
+    """
+    with np.errstate(all="ignore"):
+        log, rows = law.evaluate(np.log(x), values)
+        moved = [row * value if p.log else row for row, value, p in zip(rows, values, law.parameters, strict=True)]
+    if all(np.isfinite(one).all() for one in (values, log, *moved)):
+        return None
+    shown = ", ".join(f"{name} = {value:.3g}" for name, value in zip(law.names, values, strict=True))
+    return (
+        f"The search ended where {law.formula} exceeds the range of numbers ({shown}): the law does not suit these "
+        "data, or their units are extreme. Check the columns and their order, take units nearer to 1, or another law."
+    )
 
 
 def undetermined(law: Law, x: Array, values: Array) -> str | None:
@@ -23,6 +40,8 @@ def undetermined(law: Law, x: Array, values: Array) -> str | None:
             f"The search found no parameters at which {law.formula} is positive at every scale. State the signs of its "
             "parameters (positive), or their ranges (bound)."
         )
+    if not all(np.isfinite(row).all() for row in rows):
+        return overflown(law, x, values)
     free = [j for j, p in enumerate(law.parameters) if p.low < values[j] < p.high]
     columns = np.stack(
         [np.broadcast_to(rows[j] * (values[j] if law.parameters[j].log else 1.0), log.shape) for j in free], axis=1

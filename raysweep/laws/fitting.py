@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
 
 from raysweep.errors import FitError
-from raysweep.laws import caveats, forms
+from raysweep.laws import caveats, forms, stated
 from raysweep.laws.batch import MOST_POINTS, Group, bootstraps, solve_all, weights_of
 from raysweep.laws.bootstrap import Bootstrap
 from raysweep.laws.choice import Evidence, evidence, held_out
@@ -17,7 +18,7 @@ from raysweep.laws.chosen import chosen
 from raysweep.laws.copies import counted_once, without_effect
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.dependence import clustered
-from raysweep.laws.determined import undetermined
+from raysweep.laws.determined import overflown, undetermined
 from raysweep.laws.estimate import Status, check, distinct, scales_of
 from raysweep.laws.floors import floors
 from raysweep.laws.group import Data, GroupFit, Holdout
@@ -37,7 +38,7 @@ _BATCHES = 100
 _SCORED = 5_000  # points held out whose intervals are looked at
 _SAME = 1e-12  # relative spread of y below which it is constant
 _EXACT = 1e-8  # residuals below this are rounding errors
-_OF_A_LINE = 2  # parameters of a straight line in logs, which a flat or rising y determines, too
+_OF_A_LINE = 2  # parameters of a straight line in logs, which a flat y determines, too
 
 
 def fit_groups(
@@ -58,7 +59,8 @@ def fit_groups(
     begun = [effective(begin(law, data, options, family), y, options.huber) for data in groups]
     sound = [i for i, group in enumerate(begun) if group.error is None]
     for i, group in zip(sound, _estimated([begun[i] for i in sound], options.huber), strict=True):
-        begun[i] = _judged(clustered(group, x))
+        judged = _judged(group)
+        begun[i] = clustered(judged, x) if judged.error is None else judged
     if options.envelope is None:
         begun = followed(begun, x, options.huber)
     else:  # weights and clusters are those of the mean
@@ -77,11 +79,11 @@ def fit_groups(
 
 
 def _judged(group: Group) -> Group:
-    """The group, refused where its data do not determine the law."""
-    if group.law.proved:
-        return group
-    there = group.weights > 0
-    return replace(group, error=undetermined(group.law, group.data.x[:, there], group.values))
+    """The group, refused where its data do not determine the law, or its estimate is beyond the range of numbers."""
+    law, there, error = group.law, group.weights > 0, None
+    if not law.proved:
+        error = undetermined(law, group.data.x[:, there], group.values)
+    return replace(group, error=error or overflown(law, group.data.x[:, there], group.values))
 
 
 def begin(law: Law | None, data: Data, options: Options, family: Sequence[Law] = ()) -> Group:
@@ -212,7 +214,7 @@ def _drawn(groups: Sequence[Group], options: Options, keep: bool) -> list[Drawn]
 def intervals_of(sample: Bootstrap, level: float) -> dict[str, tuple[float, float]]:
     law = sample.law
     ends = dict(zip(law.names, map(tuple, sample.interval(level).tolist()), strict=True))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):  # parameters at a bound may leave no finite quantity
         derived = {d.name: tuple(sample.interval_of(d.of, level, d.log).tolist()) for d in law.derived}
     return ends | {name: both for name, both in derived.items() if np.isfinite(both).all()}
 
@@ -233,6 +235,9 @@ def _held_out(groups: Sequence[Group], options: Options) -> list[Holdout | None]
     weights = [groups[i].weights * ~rest[i] for i in index]
     solved = solve_all([groups[i] for i in index], weights, options.huber, options.envelope)
     second = [replace(groups[i], values=v) for i, (v, _) in zip(index, solved, strict=True)]
+    sound = [overflown(group.law, group.data.x, group.values) is None for group in second]
+    index, weights = list(compress(index, sound)), list(compress(weights, sound))
+    second = list(compress(second, sound))
     # An envelope has no interval of a measurement.
     covered = len(groups) <= caveats.MOST_JUDGED and options.envelope is None
     samples = bootstraps(second, weights, options) if covered else [(None, "")] * len(index)
@@ -255,10 +260,11 @@ def scored(group: Group, left: npt.NDArray[np.bool_], sample: Bootstrap | None, 
             noise = sample.spread * group.growth.at(x)
         outside, p_value = sample.missed(x, y, options.level, noise)
         coverage = 1.0 - outside
-    size = np.exp(np.log(data.x).sum(axis=0))
+    with np.errstate(over="ignore"):  # a product of scales
+        cut = float(np.exp(np.log(data.x[:, ~left]).sum(axis=0).max()))
     return Holdout(
         options.holdout,
-        float(size[~left].max()),
+        cut,
         dict(zip(group.law.names, group.values.tolist(), strict=True)),
         int(left.sum()),
         float(np.sqrt((missed**2).mean())),
@@ -287,8 +293,9 @@ def outcome(
         rivals = ()
     elif rivals is None:
         rivals = tuple(evidence(law, data.x, data.y, group.weights, options.holdout, options.huber))
-    trend, determined = caveats.of_trend(group, x, y)
-    rises = "rising" in trend and not determined  # what such a law leaves widens intervals until they hold anything
+    trend = caveats.of_trend(group, x, y)
+    determined, rises = trend.determined, trend.rises
+    # What such a law leaves widens intervals until they hold anything.
     if rises and holdout is not None:
         holdout = replace(holdout, coverage=None, p_value=None)
     judged = drawn.sample is not None and options.envelope is None
@@ -296,7 +303,8 @@ def outcome(
     details = {
         **group.details,
         **caveats.of_search(Status(group.status)),
-        **trend,
+        **trend.notes,
+        **_of_errors(group, residual),
         **(caveats.of_residuals(group, residual) | pooled(group, residual) if options.envelope is None else {}),
         **caveats.of_window(group, x, residual),
         **caveats.of_place(group),
@@ -308,12 +316,11 @@ def outcome(
     if left is not None and (determined or rises):
         details |= of_form(group, left, rivals, details, rises)
     intervals = drawn.intervals
-    if not determined and law.free > _OF_A_LINE and intervals:
+    if not determined and (law.free > _OF_A_LINE or rises) and intervals:
         intervals = {}
-        details["no_interval"] = f"These data do not determine the parameters of {law.name!r}. " + "".join(
-            trend.values()
-        )
-    with np.errstate(divide="ignore", invalid="ignore"):
+        why = "follow" if rises else "determine the parameters of"
+        details["no_interval"] = f"These data do not {why} {law.name!r}. " + "".join(trend.notes.values())
+    with np.errstate(all="ignore"):  # parameters at a bound may leave no finite quantity
         derived = {d.name: float(d.of(values)) for d in law.derived}
     return replace(
         failed,
@@ -328,6 +335,14 @@ def outcome(
         draws=drawn.sample,
         left=left,
     )
+
+
+def _of_errors(group: Group, residual: Array) -> dict[str, str]:
+    """Whether the standard errors of y exceed its log residuals, [points]; with errors of x that is known already."""
+    data = group.data
+    if data.se is None or data.x_se is not None:
+        return {}
+    return stated.of_y(residual**2, data.se / data.y, data.y.size - group.law.free)
 
 
 def _failed(group: Group, x: Sequence[str], y: str, options: Options) -> GroupFit:

@@ -340,6 +340,7 @@ LAWS: dict[str, Law] = {
             starts=3,
             rivals=("power", "power+floor", "shifted"),
             surrounded=("d",),
+            ceiling="T",
         ),
         Law(
             name="valley",

@@ -17,6 +17,7 @@ from raysweep.errors import FitError
 from raysweep.laws.allocate import Cost, optimal_line
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.draws import Sample
+from raysweep.laws.reach import check_reach
 
 __all__ = ["FEWEST", "Comparison", "Frontier", "compare_approaches", "itself", "joint", "positive"]
 
@@ -147,6 +148,8 @@ def compare_approaches(
     frontiers: Sequence[Frontier], compute: float, *, factor: float = 1.5, level: float = 0.95
 ) -> Comparison:
     """Disagreement of approaches on N* at a budget: disjoint intervals, or estimates more than `factor` apart."""
+    for line in frontiers:
+        check_reach("A budget of training", [compute], f"compute of {line.approach} that was", line.window)
     n = {f.approach: float(f.n(compute)) for f in frontiers}
     ends = {f.approach: f.n_interval(compute, level) for f in frontiers}
     quarrels = []

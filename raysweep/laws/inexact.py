@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from scipy.special import chdtr
 
+from raysweep.laws import stated
 from raysweep.laws.batch import RATIO, Group
 from raysweep.laws.definition import Array, Law
 from raysweep.laws.estimate import solve
@@ -26,7 +26,6 @@ _ROUNDS = 100
 _SETTLED = 1e-9  # change of log y at every point
 _RELATIVE = 1e-8  # see `estimate`: an end within 1e-4 standard errors
 _STEP = 1e-4  # of log x, for slopes
-_SUSPICIOUS = 0.001  # p-value of residuals that are smaller than the stated errors
 _HALVINGS = 60
 
 
@@ -54,12 +53,12 @@ def at_likely_scales(group: Group, huber: float | None) -> Group:
     of_y = np.zeros_like(t) if data.se is None else (data.se / data.y) ** 2
     spare = max(t.size - law.free, 1)
     values, at, weights, seen, status = group.values, u, group.weights, t, group.status
-    share = 1.0
+    residual = size = np.zeros_like(t)
     for _ in range(_ROUNDS):
         steep = slopes(law, at, values)
         residual = t - law.evaluate(at, values)[0] - (steep * (u - at)).sum(axis=0)
         size = of_y + (steep**2 * of_x).sum(axis=0)
-        between, share = _between(residual**2, size, spare)
+        between = _between(residual**2, size, spare)
         variance = np.maximum(size + between, 1e-300)
         at = u + steep * of_x / variance * residual
         seen = t - (slopes(law, at, values) * (u - at)).sum(axis=0)
@@ -76,19 +75,15 @@ def at_likely_scales(group: Group, huber: float | None) -> Group:
         "errors_in_x": f"x was measured with errors (median standard error {np.sqrt(np.median(of_x)):.2g} of log x). "
         f"The law goes through the points moved to their most likely x; with x as exact, {', '.join(shown)}.",
     }
-    if chdtr(spare, share * spare) < _SUSPICIOUS:
-        details["x_errors_too_large"] = (
-            f"The stated errors alone would scatter y {1 / np.sqrt(share):.3g} times as much as it does: they are "
-            "smaller than stated, or x is nominal and the truth scatters about it, which needs no correction. Check "
-            "x_se, or leave it out."
-        )
+    own = {} if data.se is None else stated.of_y(residual**2, data.se / data.y, spare)
+    details |= own or stated.of_x(residual**2, size, spare)
     adjusted = replace(data, x=np.exp(at), y=np.exp(seen), x_seen=data.x)
     return replace(group, data=adjusted, values=values, status=status, weights=weights, details=details)
 
 
-def _between(squares: Array, size: Array, spare: int) -> tuple[float, float]:
+def _between(squares: Array, size: Array, spare: int) -> float:
     """The variance of y besides `size`, so that squared residuals over variances sum to the degrees of freedom (Paule &
-    Mandel 1982); and that sum without it, over the degrees of freedom.
+    Mandel 1982).
 
     Args:
         squares: Squared residuals, [points].
@@ -96,11 +91,10 @@ def _between(squares: Array, size: Array, spare: int) -> tuple[float, float]:
         spare: Points less parameters.
     """
     least = np.maximum(size, 1e-300)
-    share = float((squares / least).sum()) / spare
-    if share <= 1.0:
-        return 0.0, share
+    if float((squares / least).sum()) <= spare:
+        return 0.0
     low, high = 0.0, float(squares.sum()) / spare  # with which the sum is at most the degrees of freedom
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if float((squares / (least + middle)).sum()) > spare else (low, middle)
-    return high, share
+    return high

@@ -22,7 +22,7 @@ _LEAD = 10.0  # by which a rival's AICc then is better
 
 
 def of_form(
-    group: Group, left: Remains, rivals: Sequence[Evidence], details: Mapping[str, str], rises: bool = False
+    group: Group, left: Remains, rivals: Sequence[Evidence], details: Mapping[str, str], rises: str = ""
 ) -> dict[str, str]:
     """Whether the data speak against the form of a group's law, or against independent rows, which look the same.
 
@@ -30,9 +30,9 @@ def of_form(
         left: What the fit leaves of the data.
         rivals: The comparison with other laws.
         details: Notes that are known already.
-        rises: y rises with a scale, which the law cannot follow.
+        rises: How y rises where the law does not follow, for the reader; empty where it follows.
     """
-    said = ["they rise, which it cannot"] if rises else []
+    said = [rises] if rises else []
     if "correlated_rows" in details:
         said.append("residuals of neighbouring points are correlated")
     if "lack_of_fit" in details:

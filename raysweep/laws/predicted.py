@@ -16,6 +16,7 @@ import numpy as np
 from raysweep.laws.definition import Array
 from raysweep.laws.group import GroupFit
 from raysweep.laws.misfit import UNTRUSTED, bent_band, would_notice
+from raysweep.laws.reach import check_reach
 
 __all__ = ["IF", "Prediction", "believed", "predicted"]
 
@@ -93,9 +94,14 @@ def predicted(group: GroupFit, points: Sequence[Mapping[str, float]]) -> tuple[P
 
     Args:
         points: The value of each scale, positive, by its column.
+
+    Raises:
+        FitError: A scale lies so far outside those that were fitted that its unit must be another.
     """
     if group.error is not None or not points:
         return ()
+    for name, window in zip(group.x, group.window, strict=True):
+        check_reach(f"A prediction's {name}", [point[name] for point in points], "scales that were", window)
     x = np.array([[point[name] for point in points] for name in group.x])
     mean, beyond, wide = group.predict(x), _beyond(group, x), bent_band(group, x)
     own, own_new, power = group.band(x), group.prediction(x), np.where(beyond > 1, would_notice(group, x), np.nan)

@@ -31,7 +31,8 @@ def decayed(r: Array, most: Array) -> tuple[Array, Array, Array]:
     """What 1 + r repetitions are worth, h = 1 + R (1 - exp(-r / R)); dh / dr; dh / dR."""
     z = r / most
     left = np.exp(-z)
-    slope = np.where(z < _SMALL, z * z * (0.5 - z / 3), -np.expm1(-z) - z * left)
+    with np.errstate(over="ignore"):  # in the branch that is not taken
+        slope = np.where(z < _SMALL, z * z * (0.5 - z / 3), -np.expm1(-z) - z * left)
     return 1.0 - most * np.expm1(-z), left, slope
 
 

@@ -159,6 +159,12 @@ class FitRequest:
                     f"x, y and by must be different columns, but got x={', '.join(self.x)}, y={self.y}, "
                     f"by={', '.join(self.by) or 'nothing'}. Name each column once.",
                 )
+        if self.run is not None and self.run in (self.y, self.se, *(self.x if len(self.x) == 1 else ())):
+            raise RequestError(
+                "run",
+                f"must name the column of runs, which is neither y, se nor the only x, but got {self.run!r}. Name "
+                "another, or leave it out where every row is a run.",
+            )
         if self.x_se and len(self.x_se) != len(self.x):
             raise RequestError(
                 "x_se",

@@ -79,6 +79,7 @@ _SIGMOID = Law(
     levels=(6,),
     starts=3,
     surrounded=("L0",),
+    ceiling="T",
     proved=False,
 )
 _EXPONENTIAL = replace(

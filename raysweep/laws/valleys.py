@@ -13,6 +13,7 @@ from raysweep.laws.counts import below_one
 from raysweep.laws.definition import Array
 from raysweep.laws.isoflop import IsoFlop, Valley, isoflop
 from raysweep.laws.points import Part, Points, points
+from raysweep.laws.reach import check_reach
 from raysweep.laws.request import FitRequest, Options
 from raysweep.laws.source import Source, numbers
 
@@ -47,6 +48,9 @@ class GroupIsoFlop:
 
         Args:
             budgets: FLOPs at which the frontier predicts, too.
+
+        Raises:
+            FitError: A budget lies so far outside those that were fitted that its unit must be another.
         """
         head = {"group": dict(self.group), "n": self.n, "flops": self.flops, "y": self.y}
         if isinstance(self.found, str):
@@ -54,6 +58,7 @@ class GroupIsoFlop:
         line = self.found.frontier
         g = line.sample.interval_of(lambda values: line.line(values)[..., 0], self.level)
         pairs = (("a", line.a, line.interval(self.level)), ("G", line.g, np.exp(g)))
+        check_reach("A budget", budgets, "budgets that were", line.window, "Check its unit, and that of the column.")
         best, details = [self.best(budget) for budget in budgets], dict(self.details)
         if beyond := [one for one in best if one["beyond"] > 1 + 1e-9]:
             far, (low, high) = max(beyond, key=lambda one: float(one["beyond"])), line.window

@@ -160,6 +160,25 @@ def accuracy(x: Array) -> Array:
     return np.asarray(0.95 - 0.5 * (x / 1e6) ** -0.2)
 
 
+RISING: dict[str, Callable[[Array], Array]] = {
+    ".9 - .8 u^-.4": lambda x: 0.9 - 0.8 * (x / 1e6) ** -0.4,
+    "1 - .9 u^-.5": lambda x: 1 - 0.9 * (x / 1e6) ** -0.5,
+    ".9 - .5 u^-.2": lambda x: 0.9 - 0.5 * (x / 1e6) ** -0.2,
+    "sigmoid at 3": lambda x: 0.1 + 0.8 / (1 + (x / 3e6) ** -1.5),
+    "sigmoid at 30": lambda x: 0.1 + 0.8 / (1 + (x / 3e7) ** -1.5),
+    "sigmoid at 300": lambda x: 0.25 + 0.6 / (1 + (x / 3e8) ** -1.5),
+}  # accuracies that saturate inside the scales, but for the last; u = x / 1e6
+
+
+def percent(of: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    return lambda x: 100 * of(x)
+
+
+def size(x: Array) -> Array:
+    """An optimal size against compute: it rises without a ceiling, and a power law follows it."""
+    return np.asarray(40 * x**0.5)
+
+
 def floored(x: Array) -> Array:
     return law("power+floor").predict(x, np.array([E, A, ALPHA]))
 
@@ -170,7 +189,7 @@ def bend(x: Array) -> Array:
 
 def designs() -> dict[str, Design]:
     return {
-        "right: 10 scales": line(10),
+        "right: 10 scales": replace(line(10), worlds=2.5),
         "right: 8 scales x 3 seeds, column seed": line(8, 3, column=True),
         "right: 20 scales": line(20),
         "right: 40 scales": line(40),
@@ -181,6 +200,9 @@ def designs() -> dict[str, Design]:
         "right: chinchilla 8x30": surface(8, 30),
         "right: power, 4 scales": curve("power", 4, 1, 0.05, power),
         "right: power, 8 scales x 3": curve("power", 8, 3, 0.05, power),
+        "right: rising power, 10 scales": replace(curve("power", 10, 1, 0.01, size), worlds=2.5),
+        "right: rising power, 8 scales x 3": replace(curve("power", 8, 3, 0.05, size), worlds=2.5),
+        "right: rising: sigmoid, 10 scales": curve("sigmoid", 10, 1, 0.01, RISING["sigmoid at 30"]),
         "one run of 20, AR(.9)": line(20, phi=0.9),
         "one run of 40, AR(.5)": line(40, phi=0.5),
         "one run of 40, AR(.9)": line(40, phi=0.9),
@@ -199,6 +221,16 @@ def designs() -> dict[str, Design]:
         "flat, 10 scales x 3": curve("power+floor", 10, 3, 0.01, flat, "no_trend"),
         "accuracy under power+floor": curve("power+floor", 10, 3, 0.01, accuracy, "rising"),
         "accuracy under power": curve("power", 10, 3, 0.01, accuracy, "rising"),
+        **{
+            f"rising: {name}{unit} under {form}": replace(curve(form, 10, 1, 0.01, of, "rising"), worlds=worlds)
+            for name, share in RISING.items()
+            for form, unit, of, worlds in (
+                ("power+floor", "", share, 0.5),
+                ("power", "", share, 0.5),
+                ("power", " in percent", percent(share), 0.5),
+                ("auto", " in percent", percent(share), 0.1),
+            )
+        },
         "every row twice": doubled(line(10)),
         "power under a floor, 4 scales": curve("power", 4, 1, 0.001, floored, "floor_needed"),
         "power under a floor, 8 scales x 3": curve("power", 8, 3, 0.01, floored, "floor_needed"),

@@ -79,12 +79,13 @@ def test_an_option_of_one_value_is_not_given_two_and_one_that_repeats_is_untouch
     assert list(json.loads(out)[0]["group"]) == ["d", "ok"]
 
 
-def test_a_prediction_beyond_the_range_of_numbers_warns_of_nothing(cli: Cli) -> None:
+def test_a_prediction_far_beyond_warns_of_nothing_and_one_beyond_belief_is_refused(cli: Cli) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         for law in ("power", "valley"):
-            for x in ("1e300", "5e-324"):
-                assert cli(*FIT, "--law", law, "--predict", x)[0] == 0
+            for x, code in (("1e20", 0), ("1e-4", 0), ("1e300", 2), ("5e-324", 2)):
+                assert cli(*FIT, "--law", law, "--predict", x)[0] == code
+    assert "A prediction's n must lie within a factor of 1e+12 of the scales" in cli(*FIT, "--predict", "1e300")[2]
 
 
 def test_help_names_what_the_command_takes_alone(cli: Cli) -> None:

@@ -152,7 +152,7 @@ def test_options_that_are_given_apply_to_the_fits_that_a_sweep_names(cli: Cli) -
     assert shown() == [("power", {"epoch": epoch}, 8, 1e-3) for epoch in (1, 2)]
     assert shown("--where", "epoch = 2 OR size > 0 AND epoch = 2") == [("power", {"epoch": 2}, 8, 1e-3)]
     assert shown("--law", "power+floor", "--huber", "0.1")[0] == ("power+floor", {"epoch": 1}, 8, 0.1)
-    assert {one["cluster"] for one in fitted("--run", "size")} == {"size"}
+    assert {one["cluster"] for one in fitted("--run", "seed")} == {"seed"}
     assert shown("--by", "seed", "--where", "epoch = 1") == [("power", {"seed": s}, 4, 1e-3) for s in (0, 1)]
     windowed = fitted("--window", "{low: 10 * epoch, high: 300}")
     assert [(one["window"], one["bounds"]["low"], one["bounds"]["rows"]) for one in windowed] == [

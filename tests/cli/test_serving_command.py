@@ -10,6 +10,8 @@ import polars as pl
 import pytest
 from conftest import Cli
 
+from raysweep.laws.counts import above_all
+
 
 @pytest.fixture
 def arguments(tmp_path: Path) -> list[str]:
@@ -68,3 +70,15 @@ def test_less_than_one_parameter_is_said_to_be_no_run(cli: Cli, tmp_path: Path) 
     fit = ["fit", str(tmp_path / "counts.csv"), "--law", "chinchilla", *asked]
     assert "Less than one: N = 0.5;" in cli(*fit, "--predict", "N=.5,D=20")[1]
     assert "Less than one" not in cli(*fit, "--predict", "N=1.5,D=20")[1]
+
+
+def test_an_interval_above_the_whole_is_said_to_be_impossible_for_a_share(cli: Cli, tmp_path: Path) -> None:
+    n = np.geomspace(1e5, 1e8, 10)
+    noise = np.exp(0.05 * np.random.default_rng(1).standard_normal(n.size))
+    share = (0.1 + 0.7 / (1 + (n / 3e6) ** -0.8)) * noise
+    asked = ["--x", "n", "--y", "acc", "--law", "sigmoid", "--bootstrap", "60", "--predict", "1e10"]
+    for times, said in ((1, "If acc is a share, it is at most 1:"), (100, "If acc is in percent, it is at most 100:")):
+        pl.DataFrame({"n": n, "acc": times * share}).write_csv(tmp_path / "acc.csv")
+        assert said in cli("fit", str(tmp_path / "acc.csv"), *asked)[1]
+        assert "is at most" not in cli("fit", str(tmp_path / "acc.csv"), *asked[:-1], "1e6")[1]
+    assert above_all("score", 300.0, [1e9]) == above_all("loss", None, [1e9]) == ""

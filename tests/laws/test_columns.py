@@ -120,7 +120,7 @@ def test_some_columns_of_a_store_are_fitted_where_each_run_has_one_row_and_refus
     last = some.with_columns(frame["step"]).drop_nulls().group_by("run").agg(pl.all().sort_by("step").last())
     only = fit(last.drop("step"), bootstrap=0).only
     assert (only.n_points, only.group) == (20, {})
-    assert fit(some.drop("run"), bootstrap=0).only.n_points == 36  # nothing says it is a store's: copies
+    assert fit(some.drop("run"), bootstrap=0).only.n_points == 30  # nothing says it is a store's: copies
 
 
 def test_an_observed_axis_that_a_table_has_lost_is_named_where_its_rows_need_it(tmp_path):

@@ -103,10 +103,11 @@ def test_a_comparison_is_plain_data() -> None:
     [
         ({"seed": pl.lit(0)}, {"pair": "seed"}, "Pairs need 2 values"),
         ({"n": pl.col("n") * pl.when(pl.col("labels") == "soft").then(1e5).otherwise(1)}, {}, "common range of n"),
+        ({}, {"at": [1e300]}, r"comparison's n must lie within a factor of 1e\+12 of the scales that were fitted"),
         ({"k": pl.when(pl.col("labels") == "soft").then(1).otherwise(2)}, {"by": ("k",)}, None),
         ({"k": pl.col("seed") + 10 * (pl.col("labels") == "soft")}, {"by": ("k",)}, "no group in common"),
     ],
-    ids=["one pair", "no common x", "column that follows the arm", "no common group"],
+    ids=["one pair", "no common x", "far beyond", "column that follows the arm", "no common group"],
 )
 def test_arms_without_anything_in_common_are_refused(change, options, said) -> None:
     frame = table().with_columns(**change)

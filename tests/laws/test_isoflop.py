@@ -246,6 +246,8 @@ def test_approaches_that_disagree_are_flagged_in_words():
     exact = joint(CHINCHILLA, around(values), BUDGETS)
     right = compare_approaches([isoflop(*runs).frontier, exact], 1e21)
     assert right.notes == ()
+    with pytest.raises(FitError, match=r"within .* of the compute of isoflop that was fitted"):
+        compare_approaches([isoflop(*runs).frontier, exact], 1e40)
     wrong = compare_approaches([isoflop(*runs, degree=2).frontier, exact], 1e22)
     assert wrong.notes == ("approaches_disagree", "extrapolated")
     assert "isoflop" in wrong.details["approaches_disagree"]

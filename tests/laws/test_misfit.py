@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from scipy.stats import t as student
 
+from raysweep.errors import FitError
 from raysweep.laws import deviation as module
 from raysweep.laws import fit, law
 from raysweep.laws.deviation import departure, deviation
@@ -169,6 +170,9 @@ def test_where_the_data_speak_against_the_form_its_interval_beyond_them_is_withh
     assert beyond.to_json()["own_low"] is None
     assert beyond.new_run[0] < beyond.interval[0] < floored(1e7) < beyond.interval[1] < beyond.new_run[1]
     assert all(one.own is not None for one in predicted(right.only, points))
+    for absurd in (1e300, 1e-9):
+        with pytest.raises(FitError, match=r"prediction\'s x must lie within a factor of 1e\+12 of the scales"):
+            predicted(right.only, [*points, {"x": absurd}])
     save_fits(tmp_path / "fit.json", [wrong])
     assert predicted(load_fits(tmp_path / "fit.json")[0].only, points) == (inside, beyond)
 

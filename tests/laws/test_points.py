@@ -113,6 +113,17 @@ def test_noisy_points_count_less():
     assert 1.0 < fit(table, x="n", y="loss", se="se", bootstrap=0).params["A"] < plain
 
 
+@pytest.mark.parametrize("floor", ["power", "power+floor"])
+def test_errors_of_y_that_the_residuals_contradict_are_noted(floor):
+    n = np.geomspace(10, 1e4, 12)
+    loss = (0.2 + n**-0.5) * np.exp(0.02 * np.random.default_rng(2).standard_normal(12) * (floor == "power+floor"))
+    for error, speaks in ((n, True), (np.full(12, 5.0), True), (0.02 * loss, False), (0 * n, False)):
+        found = fit(pl.DataFrame({"n": n, "loss": loss, "se": error}), floor, x="n", y="loss", se="se", bootstrap=0)
+        assert ("y_errors_too_large" in found.only.notes) == speaks
+    both = pl.DataFrame({"n": n, "loss": loss, "se": n, "of_n": 0.1 * n})
+    assert "y_errors_too_large" in fit(both, floor, x="n", y="loss", se="se", x_se="of_n", bootstrap=0).only.notes
+
+
 def test_rows_without_a_standard_error_are_dropped_and_counted():
     table = pl.DataFrame({"n": [1.0, 2, 4, 8, 16], "loss": [5.0, 4, 3, 2, 1], "se": [0.1, None, 0.1, 0.1, 0.1]})
     fitted = fit(table, x="n", y="loss", se="se", bootstrap=0)
@@ -126,6 +137,8 @@ def test_rows_without_a_standard_error_are_dropped_and_counted():
         ({"huber": -1.0}, "huber=-1"),
         ({"holdout": 0.95}, r"\[0, 0.9\], but got holdout=0.95"),
         ({"holdout": -0.1}, "holdout=-0.1"),
+        ({"run": "loss"}, "run: must name the column of runs, .*, but got 'loss'"),
+        ({"run": "n"}, "nor the only x, but got 'n'"),
         ({"se": "los"}, "no column 'los'. Did you mean 'loss'"),
         ({"where": "sise > 3"}, "no column 'sise'"),
         ({"where": "n > 'a'"}, "cannot compare string"),

@@ -16,6 +16,7 @@ from raysweep.laws.group import Data, GroupFit
 from raysweep.laws.predicted import predicted
 from raysweep.laws.request import Options
 from raysweep.laws.resampling import tangent
+from raysweep.laws.rise import _p_value, rise
 from raysweep.laws.trend import trend
 
 QUICK = Options(draws=0, holdout=0)
@@ -154,6 +155,44 @@ def test_a_rising_y_is_spoken_of_where_the_law_cannot_follow_or_has_no_ceiling()
     assert "rising" not in fitted("power", x, 40 * x**0.5 * noise).notes  # an optimal size against compute
 
 
+@pytest.mark.parametrize("share", [lambda u: 0.9 - 0.8 * u**-0.4, lambda u: 0.1 + 0.8 / (1 + (u / 3) ** -1.5)])
+def test_an_accuracy_that_saturates_rises_too_in_any_unit(share):
+    x, noise = np.geomspace(1e5, 1e8, 10), np.exp(0.01 * np.random.default_rng(19).standard_normal(10))
+    y = share(x / 1e5) * noise
+    wrong = fitted("power+floor", x, y, Options(draws=100))
+    assert "cannot follow" in wrong.details["rising"]
+    assert dict(wrong.intervals) == {}
+    for name in ("power", "auto"):
+        table = pl.DataFrame({"n": x, "acc": 100 * y})
+        percent = fit(table, name, x="n", y="acc", bootstrap=100).only
+        assert "ever more slowly, while" in percent.details["rising"]
+        assert dict(percent.intervals) == {}
+    assert "rising" not in fitted("sigmoid", x, y).notes
+    both = np.stack(np.meshgrid(x[::2], x[::2])).reshape(2, -1)
+    surface = share((both[0] * both[1]) ** 0.5 / 1e5)
+    assert "rising" in fitted("chinchilla", both, surface * np.exp(0.01 * np.sin(np.arange(25)))).notes
+
+
+def test_a_rising_power_law_in_any_unit_and_an_optimum_are_no_saturation():
+    rng, x = np.random.default_rng(20), np.geomspace(1e5, 1e8, 10)
+    worlds = [Data(x[None], 40 * x**0.5 * np.exp(0.1 * rng.standard_normal(10))) for _ in range(12)]
+    assert not any("rising" in group.notes for group in fit_groups(law("power"), worlds, ["n"], "y", QUICK))
+    valley = np.exp(0.1 * np.log(x / 3e6) ** 2) * np.exp(0.01 * rng.standard_normal(10))
+    assert "rising" not in fitted("power+floor", x, valley).notes
+
+
+def test_a_rise_is_tested_at_its_level_and_seen_in_any_shape():
+    assert _p_value(1 - 1e-12, 6, 6) == pytest.approx(1 / 720, rel=1e-4)  # the one order of 6 values that rises
+    rng, u = np.random.default_rng(21), np.repeat(np.arange(8.0), 3)
+    flat = np.array([rise(u, rng.standard_normal(24), np.ones(24)).p_value for _ in range(1000)])
+    assert (flat < 0.1).mean() == pytest.approx(0.1, abs=0.03)
+    step = (u > 0) + 0.05 * rng.standard_normal(24)
+    found, turned = rise(u, step, np.ones(24)), rise(-u, step, np.ones(24))
+    assert found.p_value < 1e-6
+    assert (found.up, found.down) == pytest.approx((turned.down, turned.up))
+    assert rise([0.0, 0.0, 1.0], [1.0, 2.0, 3.0], np.ones(3)) is None
+
+
 def test_the_trend_is_a_straight_line_in_logs():
     rng = np.random.default_rng(10)
     x = np.exp(rng.standard_normal((2, 30)))
@@ -176,8 +215,17 @@ def test_copies_count_once_and_numbers_of_few_digits_may_agree():
     assert thrice.details["duplicated_rows"].startswith("20 of 30 rows equal another in every number and were counted")
     some = fitted("power+floor", np.append(x, x[:2]), np.append(y, y[:2]))
     assert some.n_points == 10
-    short = np.append(np.round(y, 3), np.round(y[:2], 3))
+    short = np.append(np.round(y, 2), np.round(y[:2], 2))
     assert fitted("power+floor", np.append(x, x[:2]), short).n_points == 12
+    six = np.round(y, 5)  # most scales repeat exactly, but one is new, or lacks a copy
+    new = fitted("power+floor", np.append(np.tile(x, 2), 8e4), np.append(np.tile(six, 2), 0.44))
+    assert new.n_points == 11
+    less = fitted("power+floor", np.tile(x, 3)[:-1], np.tile(six, 3)[:-1], options)
+    assert less.n_points == 10
+    assert np.ptp(less.interval("E")) == pytest.approx(np.ptp(once.interval("E")), rel=0.02)
+    seeds = np.round(0.9 - 0.6 * np.tile(x / 50, 5) ** -0.3 * np.exp(0.01 * rng.standard_normal(50)), 3)
+    runs = fitted("power", np.tile(x, 5), seeds)  # some of three digits agree
+    assert (runs.n_points, "taken for runs" in runs.details["duplicated_rows"]) == (50, True)
     apart = {"seed": np.repeat([0, 1], 10)}
     idle = fitted("power+floor", np.tile(x, 2), np.tile(y, 2), options, others=apart)
     assert idle.intervals == once.intervals
@@ -270,3 +318,35 @@ def test_auto_takes_power_and_floor_where_the_best_law_comes_to_that(values, low
     found = choose(x, y)
     assert name in [law for law, score in found.scores.items() if score <= 1.05 * min(found.scores.values())]
     assert found.law.name == "power+floor"
+
+
+# Scales that do not suit a law
+
+
+@pytest.mark.parametrize(
+    ("name", "grow", "refused"),
+    [
+        ("overtrained-CM", -0.2, False),  # as with swapped columns
+        ("kaplan1.5", -0.2, False),
+        ("kaplan", -0.2, False),
+        ("chinchilla", -0.2, True),
+        ("repeated+excess-epochs", 0.2, True),
+    ],
+)
+def test_a_law_of_other_scales_warns_of_nothing_and_is_refused_in_words_where_it_has_no_numbers(name, grow, refused):
+    count, steps = len(law(name).axes), 5 if len(law(name).axes) == 2 else 3
+    ends = [(5, 320), (1e17, 1e20)] if count == 2 else [(1e3, 1e5)] * count
+    grid = np.meshgrid(*(np.geomspace(*end, steps) for end in ends), indexing="ij")
+    x = np.stack([axis.ravel() for axis in grid])
+    u = np.log(x)
+    u = (u - u.mean(axis=1, keepdims=True)) / u.std(axis=1, keepdims=True)
+    x = np.exp(200 * u) if name in ("chinchilla", "kaplan") else x  # no scale of any run
+    y = np.exp(grow * u.sum(axis=0) + 0.02 * np.random.default_rng(22).standard_normal(x.shape[1]))
+    names = list("nmd")[:count]
+    (found,) = fit_groups(law(name), [Data(x, y)], names, "y", Options(draws=60))  # a warning is an error here
+    if refused:
+        assert found.status == "FAILED"
+        assert "exceeds the range of numbers" in found.error
+    else:
+        assert found.error is None
+        assert predicted(found, [{one: window[1] for one, window in zip(names, found.window, strict=True)}])
