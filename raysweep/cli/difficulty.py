@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SHOWN = 4  # one time of so many in a table: a decade
 _GIB = 2**30
 _MOST_GIB = 2**20
-_KEYS = {"data", "lambda_1", "time_exponent", "verdict"}  # by which a file of --out is known
+_KEYS = {"lambda_1", "time_exponent", "verdict"}  # by which a file of --out is known
 
 
 def add_to(app: typer.Typer) -> None:
