@@ -86,7 +86,10 @@ def of_trend(group: Group, names: Sequence[str], y: str) -> Trends:
         return Trends({})
     predicted = law.predict(data.x, group.values)
     size = np.log(data.x).sum(axis=0)
-    curve = rise(size, np.log(data.y), weights)
+    logs = np.log(data.y)
+    # Most data fall: where so many groups are fitted, each test counts.
+    falls = float(weights * (size - np.average(size, weights=weights)) @ logs) <= 0
+    curve = None if falls else rise(size, logs, weights)
     # A y that falls, too, as about an optimum, is none that rises to a ceiling.
     climbs = curve is not None and curve.p_value < _SUSPICIOUS and curve.up > 2 * curve.down
     if found.flat > _UNCERTAIN and law.free > 1 and not climbs:

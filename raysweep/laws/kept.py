@@ -15,13 +15,14 @@ from raysweep.laws.source import gather
 
 __all__ = ["Kept", "finite", "keep_measured", "state_of"]
 
-# The states of a run in exports of W&B (`State` from its page, `state` from its API) and of Optuna (`state`): the word
-# for a finished one, and all words. A crashed or pruned run holds the last value that it reported.
+# The states of a run in exports of W&B (`State` from its page, `state` from its API), Optuna (`state`) and MLflow
+# (`status`): the word for a finished one, and all words. A crashed or pruned run holds the last value that it reported.
 _STATES = (
     ("finished", {"finished", "crashed", "failed", "killed", "preempted", "preempting", "running", "pending"}),
     ("COMPLETE", {"COMPLETE", "FAIL", "PRUNED", "RUNNING", "WAITING"}),
+    ("FINISHED", {"FINISHED", "FAILED", "KILLED", "RUNNING", "SCHEDULED"}),
 )
-_STATE_COLUMNS = ("State", "state")
+_STATE_COLUMNS = ("State", "state", "status")
 _FLAGS = ("_status", "_candidate", "_finite")
 _LENGTH = "_len"
 

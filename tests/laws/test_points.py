@@ -247,7 +247,12 @@ def test_a_long_parquet_table_is_averaged_block_by_block(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("column", "word", "other"), [("State", "finished", "crashed"), ("state", "COMPLETE", "PRUNED")]
+    ("column", "word", "other"),
+    [
+        ("State", "finished", "crashed"),
+        ("state", "COMPLETE", "PRUNED"),
+        ("status", "FINISHED", "FAILED"),
+    ],
 )
 def test_a_run_that_did_not_finish_does_not_count(column: str, word: str, other: str) -> None:
     n = np.array([1, 2, 4, 8, 16, 32, 64.0])
